@@ -1,0 +1,187 @@
+//! Files on the ring: positioned reads and writes with owned buffers.
+//!
+//! A buffer given to the kernel comes back with the result. A future that is dropped leaves its
+//! buffer with the ring until the kernel is done with it.
+
+use crate::io::buffer::AlignedBuf;
+use io_uring::{cqueue, opcode, types};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+/// How writes become durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// `O_DIRECT | O_DSYNC`: a write that has returned is durable.
+    Direct,
+    /// Buffered; [`File::sync_data`] after each write makes it durable.
+    Buffered,
+}
+
+/// Opens `path` for reading and, if `write`, writing. Blocks: for start and helper threads.
+pub fn open_blocking(path: &Path, write: bool, durability: Durability) -> io::Result<fs::File> {
+    let flags = match durability {
+        Durability::Direct => libc::O_DIRECT | libc::O_DSYNC,
+        Durability::Buffered => 0,
+    };
+    fs::OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(flags | libc::O_CLOEXEC)
+        .open(path)
+}
+
+/// A file used on the ring of the thread that made it.
+#[derive(Clone)]
+pub struct File {
+    inner: Rc<fs::File>,
+    durability: Durability,
+}
+
+impl File {
+    pub fn new(file: fs::File, durability: Durability) -> Self {
+        File {
+            inner: Rc::new(file),
+            durability,
+        }
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    fn fd(&self) -> types::Fd {
+        types::Fd(self.inner.as_raw_fd())
+    }
+
+    /// Writes the first `length` bytes of `buffer` at `position`, all of them or an error. With
+    /// [`Durability::Direct`] both are whole blocks and the bytes are durable on `Ok`.
+    pub async fn write_all_at(
+        &self,
+        buffer: AlignedBuf,
+        length: usize,
+        position: u64,
+    ) -> (io::Result<()>, AlignedBuf) {
+        assert!(length <= buffer.capacity());
+        let mut buffer = buffer;
+        let mut done = 0;
+        while done < length {
+            // SAFETY of the pointer: `done < length <= capacity`; the operation keeps the buffer.
+            let entry = opcode::Write::new(
+                self.fd(),
+                buffer[done..].as_ptr(),
+                u32::try_from(length - done).expect("commits are far below 4 GiB"),
+            )
+            .offset(position + done as u64)
+            .build();
+            let (result, returned) = self.submit(buffer, entry).await;
+            buffer = returned;
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
+                Ok(written) => done += written as usize,
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
+    /// Reads up to `length` bytes at `position` into the front of `buffer`; how many were read,
+    /// fewer only at the end of the file.
+    pub async fn read_at(
+        &self,
+        buffer: AlignedBuf,
+        length: usize,
+        position: u64,
+    ) -> (io::Result<usize>, AlignedBuf) {
+        assert!(length <= buffer.capacity());
+        let mut buffer = buffer;
+        let mut done = 0;
+        while done < length {
+            let entry = opcode::Read::new(
+                self.fd(),
+                buffer[done..].as_mut_ptr(),
+                u32::try_from(length - done).expect("reads are far below 4 GiB"),
+            )
+            .offset(position + done as u64)
+            .build();
+            let (result, returned) = self.submit(buffer, entry).await;
+            buffer = returned;
+            match result {
+                Ok(0) => break,
+                Ok(read) => done += read as usize,
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(done), buffer)
+    }
+
+    /// `fdatasync(2)`. After an error the file must be given up: the kernel may have dropped the
+    /// dirty pages, and a second sync would succeed without them.
+    pub async fn sync_data(&self) -> io::Result<()> {
+        let entry = opcode::Fsync::new(self.fd())
+            .flags(types::FsyncFlags::DATASYNC)
+            .build();
+        UnsubmittedOneshot::new(self.inner.clone(), ResultOnly, entry)
+            .submit()
+            .await
+            .map(drop)
+    }
+
+    async fn submit(
+        &self,
+        buffer: AlignedBuf,
+        entry: io_uring::squeue::Entry,
+    ) -> (io::Result<u32>, AlignedBuf) {
+        let keep = Keep {
+            _file: self.inner.clone(),
+            buffer,
+        };
+        UnsubmittedOneshot::new(keep, WithBuffer, entry)
+            .submit()
+            .await
+    }
+}
+
+impl AsRawFd for File {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
+/// What must outlive the operation: the descriptor stays open, the memory stays in place.
+struct Keep {
+    _file: Rc<fs::File>,
+    buffer: AlignedBuf,
+}
+
+fn result_of(entry: &cqueue::Entry) -> io::Result<u32> {
+    u32::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()))
+}
+
+struct WithBuffer;
+
+impl OneshotOutputTransform for WithBuffer {
+    type Output = (io::Result<u32>, AlignedBuf);
+    type StoredData = Keep;
+
+    fn transform_oneshot_output(self, data: Keep, entry: cqueue::Entry) -> Self::Output {
+        (result_of(&entry), data.buffer)
+    }
+}
+
+struct ResultOnly;
+
+impl OneshotOutputTransform for ResultOnly {
+    type Output = io::Result<u32>;
+    type StoredData = Rc<fs::File>;
+
+    fn transform_oneshot_output(self, _: Rc<fs::File>, entry: cqueue::Entry) -> Self::Output {
+        result_of(&entry)
+    }
+}

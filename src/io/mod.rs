@@ -1,0 +1,5 @@
+pub mod buffer;
+pub mod clock;
+pub mod file;
+pub mod net;
+pub mod runtime;

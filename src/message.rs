@@ -1,0 +1,247 @@
+//! What a message is between the rooms: identity, envelope, and how it was received.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Names a message for ever. Never reused: `run` grows with every start of the relay on this
+/// spool, `core` is the log it was accepted into, `sequence` grows within the run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MessageId {
+    pub run: u32,
+    pub core: u16,
+    pub sequence: u64,
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}-{:X}-{:X}", self.run, self.core, self.sequence)
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('-');
+        let (Some(run), Some(core), Some(sequence), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(());
+        };
+        Ok(MessageId {
+            run: u32::from_str_radix(run, 16).map_err(drop)?,
+            core: u16::from_str_radix(core, 16).map_err(drop)?,
+            sequence: u64::from_str_radix(sequence, 16).map_err(drop)?,
+        })
+    }
+}
+
+/// A mailbox (RFC 5321 section 4.1.2): local-part as it was written, quotes included, and domain.
+///
+/// The domain is a name, an address literal with its brackets, or empty for the bare
+/// `Postmaster` of RFC 5321 section 4.1.1.3. Holds no control characters, ever: `smtp::address`
+/// is the only source of mailboxes that come from a peer.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Mailbox {
+    text: Box<str>,
+    local_part_bytes: u32,
+}
+
+impl Mailbox {
+    pub fn new(local_part: &str, domain: &str) -> Self {
+        let mut text = String::with_capacity(local_part.len() + 1 + domain.len());
+        text.push_str(local_part);
+        if !domain.is_empty() {
+            text.push('@');
+            text.push_str(domain);
+        }
+        Mailbox {
+            text: text.into_boxed_str(),
+            local_part_bytes: local_part.len() as u32,
+        }
+    }
+
+    pub fn local_part(&self) -> &str {
+        &self.text[..self.local_part_bytes as usize]
+    }
+
+    /// Without the `@`; empty for a bare `Postmaster`.
+    pub fn domain(&self) -> &str {
+        self.text
+            .get(self.local_part_bytes as usize + 1..)
+            .unwrap_or("")
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// True if passing this on needs SMTPUTF8 (RFC 6531).
+    pub fn needs_smtputf8(&self) -> bool {
+        !self.text.is_ascii()
+    }
+}
+
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}>", self.text)
+    }
+}
+
+/// Where a non-delivery report goes. `None` is the null reverse-path `<>` (RFC 5321 section 4.5.5).
+pub type ReversePath = Option<Mailbox>;
+
+/// `BODY=` of RFC 6152.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BodyType {
+    #[default]
+    SevenBit,
+    EightBitMime,
+}
+
+/// `RET=` of RFC 3461 section 4.3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ret {
+    Full,
+    Headers,
+}
+
+/// `NOTIFY=` of RFC 3461 section 4.1. `NEVER` is all three false.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Notify {
+    pub success: bool,
+    pub failure: bool,
+    pub delay: bool,
+}
+
+impl Notify {
+    pub const NEVER: Notify = Notify {
+        success: false,
+        failure: false,
+        delay: false,
+    };
+}
+
+/// One recipient of a message: the forward-path and its DSN parameters.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recipient {
+    pub forward_path: Mailbox,
+    /// `None`: the parameter was absent, which asks for reports on failure (and may on delay).
+    pub notify: Option<Notify>,
+    /// `ORCPT=` exactly as it came (`rfc822;` and xtext), to be passed on.
+    pub orcpt: Option<Box<str>>,
+}
+
+impl Recipient {
+    pub fn new(forward_path: Mailbox) -> Self {
+        Recipient {
+            forward_path,
+            notify: None,
+            orcpt: None,
+        }
+    }
+
+    /// RFC 3461 section 4.1: a report on failure is due unless NOTIFY says otherwise.
+    pub fn wants_failure_report(&self) -> bool {
+        self.notify.is_none_or(|notify| notify.failure)
+    }
+
+    pub fn wants_success_report(&self) -> bool {
+        self.notify.is_some_and(|notify| notify.success)
+    }
+}
+
+/// The envelope (RFC 5321 section 2.3.1) with the parameters that must travel on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Envelope {
+    pub reverse_path: ReversePath,
+    pub body_type: BodyType,
+    /// `SMTPUTF8` was given on MAIL (RFC 6531).
+    pub smtputf8: bool,
+    pub ret: Option<Ret>,
+    /// `ENVID=` exactly as it came (xtext), to be passed on.
+    pub envid: Option<Box<str>>,
+    pub recipients: Vec<Recipient>,
+}
+
+/// Why a peer's certificate was, or was not, believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Verdict {
+    /// No certificate was asked for or none was judged.
+    #[default]
+    Unasked,
+    /// The chain leads to a trusted root and the name is that of the host.
+    Verified,
+    /// The chain leads to a trusted root, the name is another's.
+    NameMismatch,
+    /// The chain does not lead to a trusted root.
+    Untrusted,
+    /// The certificate is out of its time of validity.
+    Expired,
+    /// The certificate cannot be parsed as webpki understands certificates.
+    Unparsable,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Unasked => "unasked",
+            Verdict::Verified => "verified",
+            Verdict::NameMismatch => "name-mismatch",
+            Verdict::Untrusted => "untrusted",
+            Verdict::Expired => "expired",
+            Verdict::Unparsable => "unparsable",
+        })
+    }
+}
+
+/// What was agreed in a TLS handshake, for trace headers and log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TlsSummary {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// The IANA name, such as `TLS_AES_128_GCM_SHA256`.
+    pub cipher: &'static str,
+    /// The named group, such as `X25519`; empty when the handshake had none (TLS 1.2 resumed).
+    pub key_exchange: &'static str,
+    pub resumed: bool,
+    pub verdict: Verdict,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_id_reads_back() {
+        let id = MessageId {
+            run: 0x2f,
+            core: 3,
+            sequence: 0xdead_beef,
+        };
+        assert_eq!(id.to_string(), "2F-3-DEADBEEF");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!("2F-3".parse::<MessageId>(), Err(()));
+    }
+
+    #[test]
+    fn bare_postmaster_has_no_domain() {
+        let postmaster = Mailbox::new("Postmaster", "");
+        assert_eq!(postmaster.as_str(), "Postmaster");
+        assert_eq!(postmaster.domain(), "");
+        assert_eq!(postmaster.local_part(), "Postmaster");
+    }
+
+    #[test]
+    fn notify_absent_asks_for_failure_only() {
+        let recipient = Recipient::new(Mailbox::new("a", "b.test"));
+        assert!(recipient.wants_failure_report());
+        assert!(!recipient.wants_success_report());
+    }
+}

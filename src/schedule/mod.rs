@@ -1,0 +1,5 @@
+pub mod dsn;
+pub mod judge;
+pub mod next_hop;
+pub mod outcome;
+pub mod retry;

@@ -1,0 +1,5 @@
+pub mod certificate;
+pub mod client;
+pub mod policy;
+pub mod server;
+pub mod session;
