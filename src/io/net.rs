@@ -1,1 +1,361 @@
+//! Sockets: readiness comes through the ring, bytes move by non-blocking calls.
+//!
+//! Waiting pins no buffer: an idle connection costs a poll entry, and all connections of a thread
+//! receive into one scratch buffer. Since no read is ever pending, none can swallow bytes when a
+//! deadline passes.
+//!
+//! Promise: a socket whose deadline has passed completes its pending wait with
+//! [`std::io::ErrorKind::TimedOut`], at most one tick of [`sweep_deadlines`] late.
 
+use crate::time::Now;
+use io_uring::{cqueue, opcode, types};
+use slab::Slab;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::mem;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+/// Connections accepted for one readiness of a listener before other tasks get their turn.
+const ACCEPT_BATCH: usize = 16;
+
+/// Whether a pending wait is for bytes to come or for room to send.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Reading,
+    Writing,
+}
+
+struct State {
+    stream: TcpStream,
+    deadline: Cell<Now>,
+    expired: Cell<bool>,
+    waiting: Cell<Waiting>,
+}
+
+thread_local! {
+    /// Every socket of this thread, for the deadline sweep.
+    static SOCKETS: RefCell<Slab<Rc<State>>> = const { RefCell::new(Slab::new()) };
+}
+
+/// Ends the waits of all sockets of this thread whose deadline has passed. Called by the thread's
+/// tick; cost is one comparison per open socket.
+pub fn sweep_deadlines(now: Now) {
+    SOCKETS.with_borrow(|sockets| {
+        for (_, state) in sockets {
+            if state.deadline.get() <= now {
+                state.expire();
+            }
+        }
+    });
+}
+
+/// How many sockets this thread has open.
+pub fn open_sockets() -> usize {
+    SOCKETS.with_borrow(Slab::len)
+}
+
+impl State {
+    fn expire(&self) {
+        self.deadline.set(Now::NEVER);
+        self.expired.set(true);
+        // A reader still wants to say 421, so only its receiving half is closed. The shutdown
+        // makes the pending poll complete. An error means that the peer is gone already.
+        let half = match self.waiting.get() {
+            Waiting::Reading => Shutdown::Read,
+            Waiting::Writing => Shutdown::Both,
+        };
+        let _ = self.stream.shutdown(half);
+    }
+}
+
+/// A connected TCP socket of this thread.
+pub struct Socket {
+    state: Rc<State>,
+    key: usize,
+}
+
+impl Socket {
+    fn new(stream: TcpStream) -> Self {
+        let state = Rc::new(State {
+            stream,
+            deadline: Cell::new(Now::NEVER),
+            expired: Cell::new(false),
+            waiting: Cell::new(Waiting::Reading),
+        });
+        let key = SOCKETS.with_borrow_mut(|sockets| sockets.insert(state.clone()));
+        Socket { state, key }
+    }
+
+    /// Takes over a descriptor that another thread accepted.
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Socket::new(TcpStream::from(fd))
+    }
+
+    /// Connects to `peer`, from `source` if given; gives up at `deadline`.
+    pub async fn connect(
+        peer: SocketAddr,
+        source: Option<std::net::IpAddr>,
+        deadline: Now,
+    ) -> io::Result<Socket> {
+        let socket = socket2::Socket::new(
+            Domain::for_address(peer),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(address) = source {
+            socket.bind(&SockAddr::from(SocketAddr::new(address, 0)))?;
+        }
+        let pending = match socket.connect(&SockAddr::from(peer)) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+            Err(error) => return Err(error),
+        };
+        let socket = Socket::new(TcpStream::from(OwnedFd::from(socket)));
+        socket.set_deadline(deadline);
+        if pending {
+            socket.writable().await?;
+            if let Some(error) = socket.state.stream.take_error()? {
+                return Err(error);
+            }
+        }
+        Ok(socket)
+    }
+
+    /// When the next wait ends with `TimedOut`; [`Now::NEVER`] lifts the deadline. A deadline
+    /// that has already passed stays passed.
+    pub fn set_deadline(&self, deadline: Now) {
+        self.state.deadline.set(deadline);
+    }
+
+    pub fn has_expired(&self) -> bool {
+        self.state.expired.get()
+    }
+
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.state.stream.peer_addr()
+    }
+
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.state.stream.local_addr()
+    }
+
+    /// Resolves when a receive would not block: bytes, end of stream or an error are there.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.wait(Waiting::Reading, libc::POLLIN).await
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        self.wait(Waiting::Writing, libc::POLLOUT).await
+    }
+
+    async fn wait(&self, waiting: Waiting, events: libc::c_short) -> io::Result<()> {
+        if self.state.expired.get() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.state.waiting.set(waiting);
+        poll(self.state.clone(), events).await?;
+        if self.state.expired.get() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
+    /// Receives what is there; 0 is the end of the stream, `WouldBlock` means wait again.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match (&self.state.stream).read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits for bytes and receives them; 0 is the end of the stream.
+    pub async fn wait_and_receive(&self, buffer: &Scratch) -> io::Result<usize> {
+        loop {
+            self.readable().await?;
+            match buffer.with(|bytes| self.receive(bytes)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends everything, waiting for room in between.
+    pub async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match (&self.state.stream).write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what fits without waiting: for a last word to a peer that may not be listening.
+    pub fn send_now(&self, bytes: &[u8]) {
+        let _ = (&self.state.stream).write(bytes);
+    }
+
+    /// No more bytes will be sent; the peer sees the end of the stream.
+    pub fn finish_sending(&self) {
+        let _ = self.state.stream.shutdown(Shutdown::Write);
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        SOCKETS.with_borrow_mut(|sockets| sockets.remove(self.key));
+    }
+}
+
+/// The receive buffer that all connections of a thread share. Borrowed only between awaits.
+pub struct Scratch(RefCell<Box<[u8]>>);
+
+impl Scratch {
+    pub fn new(bytes: usize) -> Self {
+        Scratch(RefCell::new(vec![0; bytes].into_boxed_slice()))
+    }
+
+    pub fn with<R>(&self, body: impl FnOnce(&mut [u8]) -> R) -> R {
+        body(&mut self.0.borrow_mut())
+    }
+}
+
+/// A listening socket of this thread, one of several on the same address (`SO_REUSEPORT`).
+pub struct Listener {
+    socket: Rc<socket2::Socket>,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds and listens. Port 0 lets the kernel choose; [`Listener::address`] tells which.
+    pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<Listener> {
+        let socket = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // Accepted sockets inherit it.
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(backlog)?;
+        let address = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Listener {
+            socket: Rc::new(socket),
+            address,
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for connections and hands each to `each`, a bounded batch at a time. An error is the
+    /// host's (descriptors used up, memory): the caller pauses before it tries again.
+    pub async fn accept(&self, mut each: impl FnMut(Socket, SocketAddr)) -> io::Result<()> {
+        poll(self.socket.clone(), libc::POLLIN).await?;
+        self.accept_ready(ACCEPT_BATCH, &mut each).map(drop)
+    }
+
+    /// Accepts up to `most` connections that are already queued; how many there were.
+    pub fn accept_ready(
+        &self,
+        most: usize,
+        mut each: impl FnMut(Socket, SocketAddr),
+    ) -> io::Result<usize> {
+        for accepted in 0..most {
+            match accept_nonblocking(self.socket.as_raw_fd()) {
+                Ok((fd, peer)) => each(Socket::adopt(fd), peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(accepted),
+                // The peer was gone before we came; others may wait behind it.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(most)
+    }
+
+    /// Stops accepting: the pending wait completes, queued connections can still be taken with
+    /// [`Listener::accept_ready`] before the listener is dropped.
+    pub fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+fn accept_nonblocking(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
+    // SAFETY: `try_init` hands out storage of the length that it states; the kernel fills it.
+    let (fd, address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let fd = libc::accept4(
+                listener,
+                storage.cast(),
+                length,
+                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            );
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+            Ok(OwnedFd::from_raw_fd(fd))
+        })
+    }?;
+    let peer = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    Ok((fd, peer))
+}
+
+/// Makes a close send RST at once instead of lingering: for peers that are thrown out.
+pub fn abort_on_close(socket: &Socket) {
+    let _ = SockRef::from(&socket.state.stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Waits on the ring until one of `events` (or an error or hang-up) is true of `file`, which stays
+/// open as long as the kernel watches it.
+fn poll<F: AsRawFd + 'static>(
+    file: Rc<F>,
+    events: libc::c_short,
+) -> impl Future<Output = io::Result<()>> {
+    let entry = opcode::PollAdd::new(types::Fd(file.as_ref().as_raw_fd()), events as u32).build();
+    UnsubmittedOneshot::new(file, PollResult(std::marker::PhantomData), entry).submit()
+}
+
+impl AsRawFd for State {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
+struct PollResult<F>(std::marker::PhantomData<Rc<F>>);
+
+impl<F: 'static> OneshotOutputTransform for PollResult<F> {
+    type Output = io::Result<()>;
+    type StoredData = Rc<F>;
+
+    fn transform_oneshot_output(self, _: Rc<F>, entry: cqueue::Entry) -> io::Result<()> {
+        if entry.result() < 0 {
+            return Err(io::Error::from_raw_os_error(-entry.result()));
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(mem::size_of::<Socket>() <= 16);
