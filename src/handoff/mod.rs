@@ -5,6 +5,8 @@
 //! that is back-pressure, not loss.
 //! Not here: what the items mean.
 
+pub mod job;
+
 use crossbeam::queue::ArrayQueue;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

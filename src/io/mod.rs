@@ -2,4 +2,5 @@ pub mod buffer;
 pub mod clock;
 pub mod file;
 pub mod net;
+pub mod pool;
 pub mod runtime;

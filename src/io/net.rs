@@ -24,6 +24,9 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 /// Connections accepted for one readiness of a listener before other tasks get their turn.
 const ACCEPT_BATCH: usize = 16;
 
+/// Most bytes taken from a socket at once: four full TLS records.
+pub const SCRATCH_BYTES: usize = 64 * 1024;
+
 /// Whether a pending wait is for bytes to come or for room to send.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
@@ -36,11 +39,14 @@ struct State {
     deadline: Cell<Now>,
     expired: Cell<bool>,
     waiting: Cell<Waiting>,
+    interruptible: Cell<bool>,
 }
 
 thread_local! {
     /// Every socket of this thread, for the deadline sweep.
     static SOCKETS: RefCell<Slab<Rc<State>>> = const { RefCell::new(Slab::new()) };
+    /// The receive buffer that all sockets of this thread share. Out on loan only between awaits.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Ends the waits of all sockets of this thread whose deadline has passed. Called by the thread's
@@ -49,6 +55,17 @@ pub fn sweep_deadlines(now: Now) {
     SOCKETS.with_borrow(|sockets| {
         for (_, state) in sockets {
             if state.deadline.get() <= now {
+                state.expire();
+            }
+        }
+    });
+}
+
+/// Ends the waits of this thread's sockets that are [`Socket::set_interruptible`]: for a drain.
+pub fn interrupt_idle() {
+    SOCKETS.with_borrow(|sockets| {
+        for (_, state) in sockets {
+            if state.interruptible.get() {
                 state.expire();
             }
         }
@@ -87,6 +104,7 @@ impl Socket {
             deadline: Cell::new(Now::NEVER),
             expired: Cell::new(false),
             waiting: Cell::new(Waiting::Reading),
+            interruptible: Cell::new(false),
         });
         let key = SOCKETS.with_borrow_mut(|sockets| sockets.insert(state.clone()));
         Socket { state, key }
@@ -134,8 +152,9 @@ impl Socket {
         self.state.deadline.set(deadline);
     }
 
-    pub fn has_expired(&self) -> bool {
-        self.state.expired.get()
+    /// Whether [`interrupt_idle`] may end this socket's wait as if its deadline had passed.
+    pub fn set_interruptible(&self, interruptible: bool) {
+        self.state.interruptible.set(interruptible);
     }
 
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
@@ -177,13 +196,28 @@ impl Socket {
         }
     }
 
-    /// Waits for bytes and receives them; 0 is the end of the stream.
-    pub async fn wait_and_receive(&self, buffer: &Scratch) -> io::Result<usize> {
+    /// Waits for bytes, receives them into the thread's scratch and hands them to `each`, empty at
+    /// the end of the stream.
+    pub async fn receive_with<R>(&self, each: impl FnOnce(&mut [u8]) -> R) -> io::Result<R> {
         loop {
             self.readable().await?;
-            match buffer.with(|bytes| self.receive(bytes)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+            let mut scratch = SCRATCH.take();
+            scratch.resize(SCRATCH_BYTES, 0);
+            let result = self
+                .receive(&mut scratch)
+                .map(|received| (received, &mut scratch));
+            match result {
+                Ok((received, bytes)) => {
+                    let value = each(&mut bytes[..received]);
+                    SCRATCH.set(scratch);
+                    return Ok(value);
+                }
+                Err(error) => {
+                    SCRATCH.set(scratch);
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -202,9 +236,19 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends what fits without waiting: for a last word to a peer that may not be listening.
-    pub fn send_now(&self, bytes: &[u8]) {
-        let _ = (&self.state.stream).write(bytes);
+    /// Sends what fits without waiting; how much that was.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match (&self.state.stream).write(bytes) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Ok(0)
+            }
+            result => result,
+        }
     }
 
     /// No more bytes will be sent; the peer sees the end of the stream.
@@ -216,19 +260,6 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         SOCKETS.with_borrow_mut(|sockets| sockets.remove(self.key));
-    }
-}
-
-/// The receive buffer that all connections of a thread share. Borrowed only between awaits.
-pub struct Scratch(RefCell<Box<[u8]>>);
-
-impl Scratch {
-    pub fn new(bytes: usize) -> Self {
-        Scratch(RefCell::new(vec![0; bytes].into_boxed_slice()))
-    }
-
-    pub fn with<R>(&self, body: impl FnOnce(&mut [u8]) -> R) -> R {
-        body(&mut self.0.borrow_mut())
     }
 }
 

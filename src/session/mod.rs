@@ -1,1 +1,342 @@
+//! One inbound connection: drives `smtp::server` over a stream and makes messages durable.
+//!
+//! Promise: the machine says 250 only with a receipt of the spool in hand.
+//! Not here: what happens to a message afterwards. It leaves through [`Context::accepted`].
 
+mod incoming;
+
+use crate::handoff::job::{Body, BodyBudget, Message};
+use crate::io::net::Socket;
+use crate::io::{clock, pool};
+use crate::message::{Envelope, TlsSummary};
+use crate::smtp::server::{PeerInfo, Phase, Policy, Refusal, Server, Settings, Step};
+use crate::spool::{Spool, SpoolError};
+use crate::time::Now;
+use crate::tls::failures::FailureMemory;
+use crate::tls::server::ServerTls;
+use crate::tls::stream::{Received, Stream, StreamError};
+use incoming::Incoming;
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How long a client may take. Every wait has one of these; none is lifted by single bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For the next whole command (RFC 5321 section 4.5.3.2.7).
+    pub command: Duration,
+    /// For the next piece of a message.
+    pub data: Duration,
+    /// For a TLS handshake.
+    pub handshake: Duration,
+    /// For a whole message, and for the whole connection.
+    pub message: Duration,
+    pub session: Duration,
+}
+
+/// What all sessions of a core share.
+pub struct Context {
+    pub settings: Rc<Settings>,
+    pub relay: Arc<RelayPolicy>,
+    pub timeouts: Timeouts,
+    /// Bodies up to this size stay in memory until their commit.
+    pub in_memory_bytes: usize,
+    pub offers_starttls: bool,
+    pub spool: Spool,
+    pub core: usize,
+    pub tls: RefCell<Rc<ServerTls>>,
+    /// Clients whose handshakes keep failing are not offered STARTTLS for a while.
+    pub broken_tls: RefCell<FailureMemory<IpAddr>>,
+    pub bodies: Arc<BodyBudget>,
+    /// Takes over a message that is durable.
+    pub accepted: Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>,
+    pub draining: Cell<bool>,
+    pub open: Cell<usize>,
+    pub metrics: Arc<CoreMetrics>,
+    pub log: Logger,
+}
+
+impl Policy for Context {
+    fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
+        self.relay.recipient(trusted, path)
+    }
+
+    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        self.spool
+            .admit(declared_bytes)
+            .map_err(|_| spool_refusal(&SpoolError::Full))
+    }
+}
+
+fn spool_refusal(error: &SpoolError) -> Refusal {
+    match error {
+        SpoolError::Full => Refusal::new(452, (4, 3, 1), "Insufficient system storage, try later"),
+        _ => Refusal::new(451, (4, 3, 0), "Local error in storing the message, try later"),
+    }
+}
+
+/// Why a conversation ended.
+enum End {
+    Closed,
+    PeerGone { clean: bool },
+    Stream(StreamError),
+    Handshake(StreamError),
+    Draining,
+}
+
+/// Serves one connection from greeting to close, and writes its line to the log.
+pub async fn serve(context: Rc<Context>, socket: Socket, peer: SocketAddr, implicit_tls: bool) {
+    context.open.set(context.open.get() + 1);
+    let mut session = Session::new(context.clone(), socket, peer, implicit_tls);
+    let end = match session.converse(implicit_tls).await {
+        Ok(()) => End::Closed,
+        Err(end) => end,
+    };
+    session.finish(end).await;
+    context.open.set(context.open.get() - 1);
+}
+
+struct Session {
+    context: Rc<Context>,
+    stream: Stream,
+    peer: SocketAddr,
+    server: Server,
+    started: Now,
+    /// Received and not yet parsed: `input[parsed..]`.
+    input: Vec<u8>,
+    parsed: usize,
+    /// Replies not yet sent.
+    out: Vec<u8>,
+    incoming: Option<Incoming>,
+    tls: Option<TlsSummary>,
+}
+
+impl Session {
+    fn new(context: Rc<Context>, socket: Socket, peer: SocketAddr, implicit_tls: bool) -> Self {
+        let started = clock::now();
+        let offer_starttls = !implicit_tls
+            && context.offers_starttls
+            && !context.broken_tls.borrow().is_broken(&peer.ip(), started);
+        let info = PeerInfo {
+            address: peer.ip(),
+            trusted: context.relay.is_trusted(peer.ip()),
+            offer_starttls,
+            tls: None,
+        };
+        Session {
+            server: Server::new(context.settings.clone(), info),
+            stream: Stream::new(socket),
+            context,
+            peer,
+            started,
+            input: Vec::new(),
+            parsed: 0,
+            out: Vec::new(),
+            incoming: None,
+            tls: None,
+        }
+    }
+
+    async fn converse(&mut self, implicit_tls: bool) -> Result<(), End> {
+        if implicit_tls {
+            self.handshake().await?;
+        }
+        self.server.greet(&mut self.out);
+        self.flush().await?;
+        loop {
+            self.receive().await?;
+            if self.serve_input().await? == Flow::Close {
+                return self.flush().await;
+            }
+            self.flush().await?;
+        }
+    }
+
+    /// Waits for input until the deadline of the machine's phase. An idle session holds no buffer.
+    async fn receive(&mut self) -> Result<(), End> {
+        let idle = self.server.is_idle();
+        if idle && self.context.draining.get() {
+            return Err(End::Draining);
+        }
+        self.stream.set_deadline(self.deadline);
+        self.stream.socket().set_interruptible(idle);
+        let received = self.stream.receive(&mut self.input).await;
+        self.stream.socket().set_interruptible(false);
+        match received {
+            Ok(Received::Bytes) => Ok(()),
+            Ok(Received::End { clean }) => Err(End::PeerGone { clean }),
+            Err(StreamError::TimedOut) if self.context.draining.get() => Err(End::Draining),
+            Err(error) => Err(End::Stream(error)),
+        }
+    }
+
+    /// Lets the machine work until it wants more input.
+    async fn serve_input(&mut self) -> Result<Flow, End> {
+        loop {
+            let mut nowhere = Vec::new();
+            let body = match &mut self.incoming {
+                Some(incoming) => &mut incoming.body,
+                None => &mut nowhere,
+            };
+            let input = &self.input[self.parsed..];
+            let (taken, step) = self
+                .server
+                .handle(input, &*self.context, body, &mut self.out);
+            self.parsed += taken;
+            match step {
+                Step::NeedInput => {
+                    self.forget_input();
+                    self.spill().await;
+                    return Ok(Flow::Continue);
+                }
+                Step::BeginBody => self.begin_body(),
+                Step::BodyAborted => self.incoming = None,
+                Step::EndOfData(envelope) => self.commit(*envelope).await,
+                Step::StartTls => {
+                    self.forget_input();
+                    self.flush().await?;
+                    self.handshake().await?;
+                    return Ok(Flow::Continue);
+                }
+                Step::Close => return Ok(Flow::Close),
+            }
+        }
+    }
+
+    /// Drops what was received, parsed or not. After STARTTLS that is the promise of RFC 3207
+    /// section 4.2; otherwise everything has been parsed.
+    fn forget_input(&mut self) {
+        pool::give(std::mem::take(&mut self.input));
+        self.parsed = 0;
+    }
+
+    fn begin_body(&mut self) {
+        let id = self.context.spool.next_id();
+        let mut incoming = Incoming::new(
+            id,
+            self.server.declared_bytes(),
+            self.context.in_memory_bytes,
+        );
+        self.server
+            .trace(id, incoming.received_at, &mut incoming.body);
+        self.incoming = Some(incoming);
+        self.message_deadline = clock::now() + self.context.timeouts.message;
+    }
+
+    /// Moves a body that has outgrown memory to the log.
+    async fn spill(&mut self) {
+        if let Some(incoming) = &mut self.incoming {
+            let context = &self.context;
+            self.stream.set_deadline(Now::NEVER);
+            incoming
+                .spill(&context.spool, context.in_memory_bytes)
+                .await;
+        }
+    }
+
+    /// Makes the received message durable and lets the machine answer.
+    async fn commit(&mut self, envelope: Envelope) {
+        let incoming = self
+            .incoming
+            .take()
+            .expect("a body ends only after it began");
+        self.stream.set_deadline(Now::NEVER);
+        match incoming.commit(&self.context.spool, &envelope).await {
+            Ok(durable) => {
+                self.server.committed(durable.id, &mut self.out);
+                self.hand_over(durable, envelope);
+            }
+            Err(error) => {
+                self.context.metrics.messages_refused.add(1);
+                self.server
+                    .not_committed(spool_refusal(&error), &mut self.out);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, durable: Durable, envelope: Envelope) {
+        let context = &self.context;
+        context.metrics.messages_accepted.add(1);
+        self.log_accepted(&durable, &envelope);
+        let message = Arc::new(Message {
+            id: durable.id,
+            received_at: durable.received_at,
+            envelope,
+            place: durable.receipt.into_place(),
+            home: context.core,
+        });
+        let body = durable.body.and_then(|body| context.bodies.hold(body));
+        (context.accepted)(message, body);
+    }
+
+    async fn handshake(&mut self) -> Result<(), End> {
+        let context = self.context.clone();
+        let now = clock::now();
+        self.stream.set_deadline(now + context.timeouts.handshake);
+        let session = context.tls.borrow().accept();
+        let result = match session {
+            Ok(session) => self.stream.handshake(session, &mut self.input).await,
+            Err(error) => Err(StreamError::Tls(error)),
+        };
+        match result {
+            Ok(summary) => {
+                context
+                    .broken_tls
+                    .borrow_mut()
+                    .succeeded(&self.peer.ip());
+                context.metrics.handshake_in(summary.resumed);
+                self.server.tls_established(summary);
+                self.tls = Some(summary);
+                self.arm_deadline();
+                Ok(())
+            }
+            Err(error) => {
+                context.broken_tls.borrow_mut().failed(self.peer.ip(), now);
+                context.metrics.handshakes_in_failed.add(1);
+                Err(End::Handshake(error))
+            }
+        }
+    }
+
+    /// The next wait's deadline starts to run. Called when the machine has answered something or
+    /// more of a message has come, not for every byte of a slow command.
+    fn arm_deadline(&mut self) {
+        let timeouts = &self.context.timeouts;
+        let now = clock::now();
+        let phase = match self.server.phase() {
+            Phase::Body => (now + timeouts.data).min(self.message_deadline),
+            _ => now + timeouts.command,
+        };
+        self.deadline = phase.min(self.started + timeouts.session);
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.out.is_empty() {
+            if self.server.phase() == Phase::Body {
+                self.arm_deadline();
+            }
+            return Ok(());
+        }
+        self.arm_deadline();
+        self.stream.set_deadline(self.deadline);
+        let sent = self.stream.send(&self.out).await;
+        pool::give(std::mem::take(&mut self.out));
+        sent.map_err(End::Stream)
+    }
+
+    /// Says the last word where one is due, closes, and writes the session's line.
+    async fn finish(mut self, end: End) {
+        match end {
+            End::Stream(StreamError::TimedOut) => self.server.timed_out(&mut self.out),
+            End::Draining => self.server.shutting_down(&mut self.out),
+            _ => {}
+        }
+        if !self.out.is_empty() {
+            self.stream
+                .set_deadline(clock::now() + LAST_WORD_TIMEOUT);
+            let _ = self.stream.send(&self.out).await;
+        }
+        self.log_end(&end);
+        self.stream.close();
+    }

@@ -1,0 +1,117 @@
+//! What travels between cores: accepted messages on their way, and news about them.
+
+use crate::message::{Envelope, MessageId};
+use crate::schedule::outcome::RecipientState;
+use crate::spool::{Note, Place};
+use crate::time::WallTime;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// An accepted message, shared by the cores that deliver it. Its body is in the spool at `place`.
+pub struct Message {
+    pub id: MessageId,
+    pub received_at: WallTime,
+    pub envelope: Envelope,
+    pub place: Place,
+    /// The core whose spool holds it and counts its open recipients.
+    pub home: usize,
+}
+
+/// How many bytes of message bodies the messages accepted by one core may hold in memory.
+/// A cache: a body that does not fit is read back from the spool when it is due.
+pub struct BodyBudget {
+    held_bytes: AtomicU64,
+    max_bytes: u64,
+}
+
+impl BodyBudget {
+    pub fn new(max_bytes: u64) -> Arc<Self> {
+        Arc::new(BodyBudget {
+            held_bytes: AtomicU64::new(0),
+            max_bytes,
+        })
+    }
+
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Keeps `bytes` in memory if the budget has room for them. Called by the owning core only;
+    /// any core may drop the body.
+    pub fn hold(self: &Arc<Self>, bytes: Vec<u8>) -> Option<Arc<Body>> {
+        let size = bytes.capacity() as u64;
+        if self.held_bytes() + size > self.max_bytes {
+            return None;
+        }
+        self.held_bytes.fetch_add(size, Ordering::Relaxed);
+        Some(Arc::new(Body {
+            bytes,
+            budget: self.clone(),
+        }))
+    }
+}
+
+/// A body in memory, in wire form; gives its bytes back to the budget when dropped.
+pub struct Body {
+    bytes: Vec<u8>,
+    budget: Arc<BodyBudget>,
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.budget
+            .held_bytes
+            .fetch_sub(self.bytes.capacity() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Recipients of one message that are to be delivered together, or reported on together.
+pub struct Job {
+    pub message: Arc<Message>,
+    /// `None`: to be read back from the spool.
+    pub body: Option<Arc<Body>>,
+    /// Index into the envelope's recipients, and where each stands; none is finished.
+    pub recipients: Vec<(u32, RecipientState)>,
+}
+
+/// What one core tells another.
+pub enum ToCore {
+    Deliver(Box<Job>),
+    /// `recipients` more recipients of the message are finished, and that is durable.
+    Finished { message: MessageId, recipients: u32 },
+    Spool(Note),
+    /// A connection accepted by a core that has more than its share.
+    Connection(Box<Accepted>),
+}
+
+/// A freshly accepted connection.
+pub struct Accepted {
+    pub descriptor: OwnedFd,
+    pub peer: std::net::SocketAddr,
+    pub implicit_tls: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_body_gives_its_bytes_back() {
+        let budget = BodyBudget::new(100);
+        let held = budget.hold(vec![0; 80]).expect("fits");
+        assert!(budget.hold(vec![0; 30]).is_none());
+        drop(held);
+        assert_eq!(budget.held_bytes(), 0);
+        assert!(budget.hold(vec![0; 30]).is_some());
+    }
+}

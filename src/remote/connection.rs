@@ -1,0 +1,377 @@
+//! One outbound connection: drives `smtp::client` over a stream, from connect to QUIT.
+//!
+//! Promise: plaintext is used only where the level of the destination allows it.
+//! Not here: which host, whose mail, and what a failure means for it.
+
+use crate::io::net::Socket;
+use crate::io::{clock, pool};
+use crate::message::TlsSummary;
+use crate::smtp::client::{
+    Cause, Client, ClientSettings, ClientStep, Failure, TlsWish, Transaction, TransactionResult,
+};
+use crate::smtp::reply::{Reply, Stage};
+use crate::spool::Place;
+use crate::time::Now;
+use crate::tls::client::ClientTls;
+use crate::tls::policy::{Judge, Level};
+use crate::tls::stream::{Received, Stream, StreamError};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a next hop may take (RFC 5321 section 4.5.3.2).
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub greeting: Duration,
+    /// EHLO, STARTTLS, MAIL and RCPT.
+    pub command: Duration,
+    pub handshake: Duration,
+    /// The reply to DATA.
+    pub data: Duration,
+    /// Each block of the content.
+    pub block: Duration,
+    /// The reply to the content.
+    pub final_dot: Duration,
+    pub quit: Duration,
+}
+
+impl Timeouts {
+    fn of(&self, stage: Stage) -> Duration {
+        match stage {
+            Stage::Connect => self.connect,
+            Stage::Greeting => self.greeting,
+            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Rcpt | Stage::Idle => self.command,
+            Stage::Handshake => self.handshake,
+            Stage::Data => self.data,
+            Stage::Body => self.block,
+            Stage::FinalDot => self.final_dot,
+            Stage::Quit => self.quit,
+        }
+    }
+}
+
+/// What all outbound connections of a core share.
+pub struct Context {
+    /// One for each [`TlsWish`]: never, if offered, required.
+    settings: [Rc<ClientSettings>; 3],
+    tls: ClientTls,
+    judge: Judge,
+    timeouts: Timeouts,
+    sends_sni: bool,
+    source: Option<IpAddr>,
+}
+
+impl Context {
+    pub fn new(
+        hostname: &str,
+        tls: ClientTls,
+        judge: Judge,
+        timeouts: Timeouts,
+        sends_sni: bool,
+        source: Option<IpAddr>,
+    ) -> Self {
+        let settings = |starttls| {
+            Rc::new(ClientSettings {
+                hostname: hostname.to_owned(),
+                starttls,
+                detect_loop: true,
+            })
+        };
+        Context {
+            settings: [TlsWish::Never, TlsWish::IfOffered, TlsWish::Required].map(settings),
+            tls,
+            judge,
+            timeouts,
+            sends_sni,
+            source,
+        }
+    }
+
+    fn settings(&self, wish: TlsWish) -> Rc<ClientSettings> {
+        self.settings[wish as usize].clone()
+    }
+}
+
+/// Whom to connect to, and how much TLS is demanded.
+pub struct Target<'a> {
+    pub site: &'a str,
+    /// The MX host's name, or the address in brackets.
+    pub host: &'a str,
+    pub address: SocketAddr,
+    pub level: Level,
+    /// False after a failed handshake that the level forgives.
+    pub try_tls: bool,
+}
+
+impl Target<'_> {
+    fn wish(&self) -> TlsWish {
+        match (self.level.wants_tls(), self.level.allows_plaintext()) {
+            (true, false) => TlsWish::Required,
+            (true, true) if self.try_tls => TlsWish::IfOffered,
+            _ => TlsWish::Never,
+        }
+    }
+}
+
+/// Why no session came about.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The TCP connection failed.
+    Unreachable(std::io::Error),
+    /// The handshake failed, or took too long.
+    Handshake(StreamError),
+    /// The handshake worked, but not with the host that was meant.
+    Untrusted(TlsSummary),
+    /// The session ended before it was ready for mail.
+    Session(Failure),
+}
+
+/// Where the content of a message comes from. Wire form.
+pub enum Content<'a> {
+    Memory(&'a [u8]),
+    Spool(&'a Place),
+}
+
+/// A session that is ready for a transaction.
+pub struct Connection {
+    context: Rc<Context>,
+    stream: Stream,
+    client: Client,
+    input: Vec<u8>,
+    parsed: usize,
+    out: Vec<u8>,
+    tls: Option<TlsSummary>,
+}
+
+impl Connection {
+    /// Connects, greets, and negotiates TLS as the target's level says.
+    pub async fn open(
+        context: Rc<Context>,
+        target: &Target<'_>,
+    ) -> Result<Connection, OpenError> {
+        let deadline = clock::now() + context.timeouts.connect;
+        let socket = Socket::connect(target.address, context.source, deadline)
+            .await
+            .map_err(OpenError::Unreachable)?;
+        let client = Client::new(context.settings(target.wish()));
+        let mut connection = Connection {
+            context,
+            stream: Stream::new(socket),
+            client,
+            input: Vec::new(),
+            parsed: 0,
+            out: Vec::new(),
+            tls: None,
+        };
+        connection.negotiate(target).await?;
+        Ok(connection)
+    }
+
+    async fn negotiate(&mut self, target: &Target<'_>) -> Result<(), OpenError> {
+        loop {
+            match self.step().await {
+                ClientStep::StartTls => self.handshake(target).await?,
+                ClientStep::Ready => return Ok(()),
+                ClientStep::Failed(failure) => {
+                    self.say_last_word();
+                    return Err(OpenError::Session(failure));
+                }
+                _ => {
+                    return Err(OpenError::Session(Failure {
+                        stage: self.client.phase(),
+                        cause: Cause::PeerClosed,
+                    }));
+                }
+            }
+        }
+    }
+
+    async fn handshake(&mut self, target: &Target<'_>) -> Result<(), OpenError> {
+        self.flush().await.map_err(OpenError::Handshake)?;
+        self.forget_input();
+        let session = self
+            .context
+            .tls
+            .connect(target.site, target.host, self.context.sends_sni)
+            .map_err(|error| OpenError::Handshake(StreamError::Tls(error)))?;
+        self.stream
+            .set_deadline(clock::now() + self.context.timeouts.handshake);
+        let mut summary = self
+            .stream
+            .handshake(session, &mut self.input)
+            .await
+            .map_err(OpenError::Handshake)?;
+        if let Some(session) = self.stream.session() {
+            summary.verdict = self.context.judge.judge(
+                session.peer_certificates(),
+                target.host,
+                clock::wall_time(),
+            );
+        }
+        if !target.level.accepts(summary.verdict) {
+            return Err(OpenError::Untrusted(summary));
+        }
+        self.tls = Some(summary);
+        self.client.tls_established(&mut self.out);
+        Ok(())
+    }
+
+    /// What TLS this session has, with the verdict on the peer's certificate.
+    pub fn tls(&self) -> Option<&TlsSummary> {
+        self.tls.as_ref()
+    }
+
+    /// Most recipients that the peer takes in one transaction, if it said so.
+    pub fn recipients_max(&self) -> Option<u32> {
+        self.client.features().rcpt_max
+    }
+
+    /// True if another transaction may begin. False once the peer has said or closed enough.
+    pub fn is_usable(&self) -> bool {
+        self.client.can_begin()
+    }
+
+    /// Carries one transaction through. Every recipient gets a verdict; whether the connection
+    /// lives on is told by `reusable`.
+    pub async fn transact(
+        &mut self,
+        transaction: &Transaction<'_>,
+        content: Content<'_>,
+    ) -> TransactionResult {
+        if let Err(unfit) = self.client.begin(transaction, &mut self.out) {
+            return TransactionResult::unfit(transaction, &unfit);
+        }
+        loop {
+            match self.step().await {
+                ClientStep::SendBody => self.send_body(&content).await,
+                ClientStep::Done(result) => return result,
+                // The machine ends every open transaction with `Done` before anything else.
+                step => unreachable!("{step:?} while a transaction is open"),
+            }
+        }
+    }
+
+    async fn send_body(&mut self, content: &Content<'_>) {
+        let sent = match content {
+            Content::Memory(bytes) => self.send_slices(bytes).await,
+            Content::Spool(place) => self.send_stored(place).await,
+        };
+        match sent {
+            Ok(()) => self.client.body_sent(),
+            Err(error) => self.lost(&error),
+        }
+    }
+
+    async fn send_slices(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        for slice in bytes.chunks(BODY_SLICE_BYTES) {
+            self.stream
+                .set_deadline(clock::now() + self.context.timeouts.block);
+            self.stream.send(slice).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_stored(&mut self, place: &Place) -> Result<(), StreamError> {
+        let mut reader = place.reader();
+        loop {
+            let mut piece = pool::take();
+            let read = reader.read(&mut piece).await;
+            let sent = match read {
+                Ok(0) => return Ok(()),
+                Ok(_) => self.send_slices(&piece).await,
+                Err(error) => Err(StreamError::Gone(error)),
+            };
+            pool::give(piece);
+            sent?;
+        }
+    }
+
+    /// The next step of the machine; waits for the peer as long as the phase allows.
+    async fn step(&mut self) -> ClientStep {
+        loop {
+            let (taken, step) = self
+                .client
+                .handle(&self.input[self.parsed..], &mut self.out);
+            self.parsed += taken;
+            if step != ClientStep::NeedInput {
+                return step;
+            }
+            self.forget_input();
+            if let Err(error) = self.exchange().await {
+                self.lost(&error);
+            }
+        }
+    }
+
+    async fn exchange(&mut self) -> Result<(), StreamError> {
+        self.flush().await?;
+        self.arm_deadline();
+        match self.stream.receive(&mut self.input).await? {
+            Received::Bytes => Ok(()),
+            Received::End { .. } => Err(StreamError::Gone(
+                std::io::ErrorKind::UnexpectedEof.into(),
+            )),
+        }
+    }
+
+    /// Tells the machine how the connection ended; its steps follow from `handle`.
+    fn lost(&mut self, error: &StreamError) {
+        self.out.clear();
+        let first = match error {
+            StreamError::TimedOut => self.client.timed_out(),
+            StreamError::Gone(_) | StreamError::Tls(_) => self.client.peer_closed(),
+        };
+        self.first_step = Some(first);
+    }
+
+    fn arm_deadline(&self) {
+        let wait = self.context.timeouts.of(self.client.phase());
+        self.stream.set_deadline(clock::now() + wait);
+    }
+
+    async fn flush(&mut self) -> Result<(), StreamError> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.arm_deadline();
+        let sent = self.stream.send(&self.out).await;
+        self.out.clear();
+        sent
+    }
+
+    fn forget_input(&mut self) {
+        pool::give(std::mem::take(&mut self.input));
+        self.parsed = 0;
+    }
+
+    /// Sends what the machine still wanted to say, if that needs no waiting.
+    fn say_last_word(&mut self) {
+        if !self.stream.is_encrypted() {
+            let _ = self.stream.socket().send_now(&self.out);
+        }
+        self.out.clear();
+    }
+
+    /// Waits until the peer says something unasked or closes, or the deadline passes: true if it
+    /// was the deadline, and the session may go on.
+    pub async fn wait_idle(&mut self, until: Now) -> bool {
+        self.stream.set_deadline(until);
+        matches!(
+            self.stream.receive(&mut self.input).await,
+            Err(StreamError::TimedOut)
+        )
+    }
+
+    /// Ends the session with QUIT, waiting only briefly for its answer.
+    pub async fn quit(mut self) {
+        self.client.quit(&mut self.out);
+        if !self.out.is_empty() {
+            while !matches!(
+                self.step().await,
+                ClientStep::Closed(_) | ClientStep::Failed(_)
+            ) {}
+        }
+        self.stream.close();
+    }
+}

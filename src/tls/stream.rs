@@ -1,0 +1,219 @@
+//! A connection that may or may not be encrypted: a socket with a TLS session on it, or not yet.
+//!
+//! Promise: plaintext goes in and comes out; what arrived before a handshake never comes out after
+//! it (RFC 3207 section 4.2), because nothing received is kept here but the TLS session's own
+//! incomplete record.
+
+use crate::io::net::Socket;
+use crate::io::pool;
+use crate::message::TlsSummary;
+use crate::time::Now;
+use crate::tls::session::{Session, TlsError};
+use std::fmt;
+use std::io;
+
+/// Why a stream ended, by who ended it.
+#[derive(Debug)]
+pub enum StreamError {
+    /// The deadline passed.
+    TimedOut,
+    /// The connection is gone: reset, broken pipe, unreachable.
+    Gone(io::Error),
+    /// The handshake or a record failed; the alert has been sent.
+    Tls(TlsError),
+}
+
+impl From<io::Error> for StreamError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::TimedOut {
+            StreamError::TimedOut
+        } else {
+            StreamError::Gone(error)
+        }
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StreamError::TimedOut => f.write_str("timed out"),
+            StreamError::Gone(error) => write!(f, "connection lost: {error}"),
+            StreamError::Tls(error) => write!(f, "TLS: {error}"),
+        }
+    }
+}
+
+/// What a receive brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    Bytes,
+    /// The peer will send nothing more. `clean` tells whether TLS said so too (close_notify), and
+    /// is always true without TLS.
+    End {
+        clean: bool,
+    },
+}
+
+pub struct Stream {
+    socket: Socket,
+    tls: Option<Box<Session>>,
+    /// Set once the end has been seen; bytes that came with it are handed out first.
+    ended: Option<Received>,
+}
+
+impl Stream {
+    pub fn new(socket: Socket) -> Self {
+        Stream {
+            socket,
+            tls: None,
+            ended: None,
+        }
+    }
+
+    /// When the next wait of this stream fails with [`StreamError::TimedOut`].
+    pub fn set_deadline(&self, deadline: Now) {
+        self.socket.set_deadline(deadline);
+    }
+
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Appends to `plain` what the peer sent. Returns with bytes, or at the end of the stream.
+    /// A `plain` without capacity is lent from the pool once there are bytes for it.
+    pub async fn receive(&mut self, plain: &mut Vec<u8>) -> Result<Received, StreamError> {
+        if let Some(end) = self.ended {
+            return Ok(end);
+        }
+        let before = plain.len();
+        loop {
+            let received = match &mut self.tls {
+                None => receive_plain(&self.socket, plain).await?,
+                Some(tls) => receive_records(&self.socket, tls, plain).await?,
+            };
+            if received != Received::Bytes {
+                self.ended = Some(received);
+            }
+            if plain.len() > before {
+                return Ok(Received::Bytes);
+            }
+            if let Some(end) = self.ended {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Sends `plain`, encrypted if TLS is on.
+    pub async fn send(&mut self, plain: &[u8]) -> Result<(), StreamError> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(self.socket.send_all(plain).await?);
+        };
+        let mut records = pool::take();
+        let result = match tls.encrypt(plain, &mut records) {
+            Ok(()) => self.socket.send_all(&records).await.map_err(Into::into),
+            Err(error) => Err(StreamError::Tls(error)),
+        };
+        pool::give(records);
+        result
+    }
+
+    /// The TLS session, if there is one: for the peer's certificates.
+    pub fn session(&self) -> Option<&Session> {
+        self.tls.as_deref()
+    }
+
+    /// Performs the handshake of `session` on this connection, with the deadline already set, and
+    /// encrypts from then on. Application data that came with the peer's last flight is appended
+    /// to `plain`.
+    pub async fn handshake(
+        &mut self,
+        session: Session,
+        plain: &mut Vec<u8>,
+    ) -> Result<TlsSummary, StreamError> {
+        let mut tls = Box::new(session);
+        let mut first_flight = pool::take();
+        tls.start(&mut first_flight);
+        let sent = self.socket.send_all(&first_flight).await;
+        pool::give(first_flight);
+        sent?;
+        while tls.is_handshaking() {
+            if let Received::End { .. } = receive_records(&self.socket, &mut tls, plain).await? {
+                return Err(StreamError::Gone(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        let summary = tls.summary().ok_or(StreamError::Gone(io::ErrorKind::InvalidData.into()))?;
+        self.tls = Some(tls);
+        Ok(summary)
+    }
+
+    /// Says goodbye without waiting for an answer: close_notify if TLS is on, then end of stream.
+    pub fn close(mut self) {
+        if let Some(tls) = &mut self.tls {
+            let mut alert = pool::take();
+            tls.close(&mut alert);
+            let _ = self.socket.send_now(&alert);
+            pool::give(alert);
+        }
+        self.socket.finish_sending();
+    }
+}
+
+async fn receive_plain(socket: &Socket, plain: &mut Vec<u8>) -> io::Result<Received> {
+    socket
+        .receive_with(|bytes| {
+            lend(plain);
+            plain.extend_from_slice(bytes);
+            match bytes.is_empty() {
+                true => Received::End { clean: true },
+                false => Received::Bytes,
+            }
+        })
+        .await
+}
+
+fn lend(buffer: &mut Vec<u8>) {
+    if buffer.capacity() == 0 {
+        *buffer = pool::take();
+    }
+}
+
+/// Receives once and lets the session answer. `Bytes` may have brought no plaintext.
+async fn receive_records(
+    socket: &Socket,
+    tls: &mut Session,
+    plain: &mut Vec<u8>,
+) -> Result<Received, StreamError> {
+    // Nothing is borrowed from the pool while the connection is idle.
+    let mut answer = Vec::new();
+    let result = socket
+        .receive_with(|cipher| {
+            if cipher.is_empty() {
+                return Ok(Received::End { clean: false });
+            }
+            lend(plain);
+            answer = pool::take();
+            let progress = tls.receive(cipher, plain, &mut answer)?;
+            Ok(match progress.peer_closed {
+                true => Received::End { clean: true },
+                false => Received::Bytes,
+            })
+        })
+        .await;
+    let sent = match &result {
+        Ok(Ok(_)) if !answer.is_empty() => socket.send_all(&answer).await,
+        Ok(Err(_)) => socket.send_now(&answer).map(drop),
+        _ => Ok(()),
+    };
+    pool::give(answer);
+    match result? {
+        Ok(received) => {
+            sent?;
+            Ok(received)
+        }
+        Err(error) => Err(StreamError::Tls(error)),
+    }
+}
