@@ -1,1 +1,717 @@
+//! Who may be sent mail now: the queues and connection windows of one delivery core.
+//!
+//! Promise: every job that is pushed comes back exactly once, from [`Schedule::take`] or in an
+//! [`Action`]; a hop that answers slowly, or not at all, holds up nobody else's mail.
+//! Not here: connections, DNS, the spool, the clock. The driver asks [`Schedule::poll`] what to
+//! do until it has nothing to say, then sleeps until [`Schedule::deadline`] or the next event.
+//!
+//! ```text
+//!             defer                        push
+//!  judge ---------------> due queue      -------> todo of the hop --- take --> connection
+//!                            | Retry (route again)        | Postpone (waited too long)
+//! ```
+//!
+//! A connection is always in one of these states; the driver reports each change:
+//!
+//! ```text
+//!  Open --> opening -- connected --> busy -- take: Job --> busy
+//!              | connect_failed       |  ^-- Wake ------------.
+//!              v                      |-- take: Wait ------> idle -- idle_closed --> gone
+//!             gone                    |-- take: Close \        | Close
+//!                                     v                v       v
+//!                                  closed / broke     busy, to be closed
+//! ```
+//!
+//! A deferred job is handed back to be *routed again*, not to its old hop: hours later its domain
+//! may have other MX hosts.
+//!
+//! **A hop that cannot be reached.** After `failures_until_dead` failures in a row the hop is dead:
+//! no connection until a pause (doubling from `probe_wait_min` to `probe_wait_max`) is over, then one
+//! at a time until a transaction succeeds. Its jobs stay where they are, so that everything flows at
+//! once when a short outage ends; a failure costs the same whether one job waits or a million. A job that has
+//! waited `blocked_wait_max` is handed back as [`Action::Postpone`], one at a time: the driver counts an
+//! attempt with the hop's last diagnosis and defers it or, past its lifetime, reports it expired.
 
+mod due;
+mod health;
+mod hop;
+
+use crate::time::Now;
+use due::DueQueue;
+use hop::{Hop, Step};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::Duration;
+
+/// The limits of one delivery core's schedule.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Connections to a hop that has shown nothing yet. 1 to `window_max`.
+    pub window_initial: u32,
+    /// Most connections to one hop. At least 1.
+    pub window_max: u32,
+    /// Most connections of this core, idle ones included. At least 1. One hop alone gets at most
+    /// half of them, so that there is always room for others.
+    pub connections_max: u32,
+    /// A further connection is opened for this many jobs that nobody is about to take: a
+    /// handshake costs as much CPU as about five messages.
+    pub jobs_per_new_connection: u32,
+    /// ... and only when the oldest job has waited this long for a busy connection.
+    pub reuse_wait: Duration,
+    /// A job that has waited this long gets a further connection, however few wait with it.
+    pub slow_wait: Duration,
+    /// A connection without work is kept this long.
+    pub idle_wait: Duration,
+    /// Connection failures in a row (all hosts of the hop tried) until it counts as dead. At least 1.
+    pub failures_until_dead: u32,
+    /// First pause of a dead hop; doubles with every failed probe.
+    pub probe_wait_min: Duration,
+    pub probe_wait_max: Duration,
+    /// First pause after a refusal; doubles with every further one until a success.
+    pub refusal_wait_min: Duration,
+    pub refusal_wait_max: Duration,
+    /// A job is handed back after this long at a hop that is dead or paused.
+    pub blocked_wait_max: Duration,
+    /// A job is handed back after this long at a hop that is merely slow, so that it can expire.
+    pub queue_wait_max: Duration,
+    /// Jobs that a hop takes before it gives up a connection to a hop that has none, when the
+    /// core's connections are all in use.
+    pub jobs_per_turn: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            window_initial: 5,
+            window_max: 20,
+            connections_max: 1000,
+            jobs_per_new_connection: 10,
+            reuse_wait: Duration::from_millis(5),
+            slow_wait: Duration::from_millis(100),
+            idle_wait: Duration::from_secs(5),
+            failures_until_dead: 3,
+            probe_wait_min: Duration::from_secs(10),
+            probe_wait_max: Duration::from_secs(300),
+            refusal_wait_min: Duration::from_secs(5),
+            refusal_wait_max: Duration::from_secs(300),
+            blocked_wait_max: Duration::from_secs(60),
+            queue_wait_max: Duration::from_secs(3600),
+            jobs_per_turn: 100,
+        }
+    }
+}
+
+impl Settings {
+    fn assert_sound(&self) {
+        assert!(1 <= self.window_initial && self.window_initial <= self.window_max);
+        assert!(self.connections_max >= 1 && self.failures_until_dead >= 1);
+        assert!(self.jobs_per_new_connection >= 1 && self.jobs_per_turn >= 1);
+    }
+
+    /// Hops that have delivered nothing yet leave an eighth of the connections to those that have.
+    fn unproven_connections_max(&self) -> u32 {
+        self.connections_max - self.connections_max / 8
+    }
+}
+
+/// Names a hop as long as it has jobs, connections or a pause. Means nothing afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HopId {
+    slot: u32,
+    generation: u32,
+}
+
+/// What the driver is to do.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Action<J> {
+    /// Connect to the hop; then [`Schedule::connected`] or [`Schedule::connect_failed`].
+    Open { hop: HopId },
+    /// One idle connection of the hop is busy from now on, and calls [`Schedule::take`].
+    Wake { hop: HopId },
+    /// One idle connection of the hop is to be closed; then [`Schedule::closed`].
+    Close { hop: HopId },
+    /// The job has waited at this hop for too long. Counts as an attempt.
+    Postpone { hop: HopId, job: J },
+    /// The job is due: find its next hop and push it.
+    Retry { job: J },
+}
+
+/// The answer to a connection that asks for work.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Take<J> {
+    Job(J),
+    /// The connection is idle now, until woken or told to close; past `until` it closes itself and
+    /// reports [`Schedule::idle_closed`].
+    Wait {
+        until: Now,
+    },
+    /// The connection is to be closed: too many for this hop, or another hop needs the room.
+    Close,
+}
+
+/// What a hop refuses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// One more connection (421 in place of a greeting, 421 in mid-session): those that are open go on.
+    Connection,
+    /// Mail at this rate (451 4.7.x and the like): no connection gets a job for a while.
+    Mail,
+}
+
+/// A hop as metrics and the admin see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HopStatus {
+    pub todo: usize,
+    pub opening: u32,
+    pub busy: u32,
+    pub idle: u32,
+    pub window: u32,
+    /// No new connection before this; may be past.
+    pub paused_until: Now,
+    pub is_dead: bool,
+}
+
+/// The scheduler. `K` names a hop, `J` is a job, `C` is what the driver keeps with a hop for as
+/// long as the hop is known (its last diagnosis, handles of its idle connections).
+///
+/// Every call costs O(log n) at most in the number of jobs and hops.
+pub struct Schedule<K, J, C = ()> {
+    settings: Settings,
+    slots: Vec<Slot<K, J, C>>,
+    free: Vec<u32>,
+    by_key: HashMap<K, HopId>,
+    /// Hops to look at, in turn. None is in it twice.
+    ring: VecDeque<HopId>,
+    /// Hops with work, no connection, and no room under the core's limit: `[unproven, proven]`.
+    starved: [VecDeque<HopId>; 2],
+    /// Whose turn it is among the starved.
+    proven_first: bool,
+    /// One entry for each hop that waits for the clock.
+    timers: BTreeSet<(Now, u32)>,
+    /// Hops with idle connections, longest idle first.
+    idle: BTreeSet<(Now, u32)>,
+    deferred: DueQueue<J>,
+    queued: usize,
+    /// Invariant: connections <= connections_max, and the sum over all hops.
+    connections: u32,
+    /// Those of hops that are not proven.
+    unproven_connections: u32,
+    /// Connections that have been told to close.
+    closing: u32,
+    connected_hops: u32,
+}
+
+struct Slot<K, J, C> {
+    generation: u32,
+    hop: Option<Hop<K, J, C>>,
+}
+
+impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+    /// Panics if the settings contradict each other.
+    pub fn new(settings: Settings) -> Self {
+        settings.assert_sound();
+        Schedule {
+            settings,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            ring: VecDeque::new(),
+            starved: [VecDeque::new(), VecDeque::new()],
+            proven_first: true,
+            timers: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            deferred: DueQueue::new(),
+            queued: 0,
+            connections: 0,
+            unproven_connections: 0,
+            closing: 0,
+            connected_hops: 0,
+        }
+    }
+
+    /// Queues a job for its hop, behind those that wait already. Memory is bounded by admission.
+    pub fn push(&mut self, key: &K, job: J, now: Now) -> HopId {
+        let id = match self.by_key.get(key) {
+            Some(id) => *id,
+            None => self.add_hop(key),
+        };
+        self.queued += 1;
+        self.hop_mut(id).push(job, now);
+        self.list(id);
+        id
+    }
+
+    /// Keeps a job until `due`, then hands it back as [`Action::Retry`].
+    pub fn defer(&mut self, job: J, due: Now) {
+        self.deferred.push(due, job);
+    }
+
+    /// The next thing to do now; `None`: nothing until [`Schedule::deadline`] or another call.
+    pub fn poll(&mut self, now: Now) -> Option<Action<J>> {
+        self.fire_timers(now);
+        self.poll_starved(now)
+            .or_else(|| self.poll_ring(now))
+            .or_else(|| self.poll_room())
+            .or_else(|| self.deferred.pop(now).map(|job| Action::Retry { job }))
+    }
+
+    /// When to poll again if nothing else happens.
+    pub fn deadline(&self) -> Option<Now> {
+        if !self.ring.is_empty() {
+            return Some(Now(0));
+        }
+        let timer = self.timers.first().map(|(at, _)| *at);
+        match (timer, self.deferred.deadline()) {
+            (Some(timer), Some(due)) => Some(timer.min(due)),
+            (timer, due) => timer.or(due),
+        }
+    }
+
+    /// A busy connection asks for its next job.
+    pub fn take(&mut self, id: HopId, now: Now) -> Take<J> {
+        let yields = self.must_yield(id);
+        let settings = &self.settings;
+        let hop = expect_hop(&mut self.slots, id);
+        assert!(hop.busy > hop.closing);
+        hop.woken = hop.woken.saturating_sub(1);
+        let too_many = hop.staying() > hop.health.room(settings);
+        if yields || too_many || hop.health.takes_from > now {
+            hop.turn_jobs = 0;
+            hop.closing += 1;
+            self.closing += 1;
+            self.list(id);
+            return Take::Close;
+        }
+        let Some(job) = hop.pop() else {
+            return self.rest(id, now);
+        };
+        hop.turn_jobs = hop.turn_jobs.saturating_add(1);
+        let more = hop.has_work();
+        self.queued -= 1;
+        if more {
+            self.list(id);
+        }
+        Take::Job(job)
+    }
+
+    /// The connection stands (greeting and EHLO done) and is about to call [`Schedule::take`].
+    pub fn connected(&mut self, id: HopId) {
+        let hop = self.hop_mut(id);
+        assert!(hop.opening > 0);
+        hop.opening -= 1;
+        hop.busy += 1;
+        hop.woken += 1;
+    }
+
+    /// No host of the hop could be reached, or none wanted to talk. A handshake that failed and
+    /// was followed by plaintext is not a failure.
+    pub fn connect_failed(&mut self, id: HopId, now: Now) {
+        let hop = self.hop_mut(id);
+        assert!(hop.opening > 0);
+        hop.opening -= 1;
+        self.connection_gone(id);
+        self.failed(id, now);
+    }
+
+    /// A busy connection, or one that was told to close, has ended without anybody's fault.
+    pub fn closed(&mut self, id: HopId) {
+        let hop = expect_hop(&mut self.slots, id);
+        assert!(hop.busy > 0);
+        hop.busy -= 1;
+        if hop.closing > 0 {
+            hop.closing -= 1;
+            self.closing -= 1;
+        }
+        hop.woken = hop.woken.min(hop.busy - hop.closing);
+        self.connection_gone(id);
+    }
+
+    /// A busy connection was lost in mid-session. Counts as a failure of the hop.
+    pub fn broke(&mut self, id: HopId, now: Now) {
+        self.closed(id);
+        self.failed(id, now);
+    }
+
+    /// An idle connection has ended: its time was up, or the peer closed it.
+    pub fn idle_closed(&mut self, id: HopId) {
+        self.leave_idle(id);
+        self.connection_gone(id);
+    }
+
+    /// The hop took part in a transaction to its end, whatever it said about the recipients.
+    pub fn delivered(&mut self, id: HopId) {
+        let hop = expect_hop(&mut self.slots, id);
+        hop.health.succeeded();
+        if !hop.proven {
+            hop.proven = true;
+            self.unproven_connections -= hop.connections();
+        }
+        self.list(id);
+    }
+
+    /// The hop asked for less. What becomes of the job and of the connection is reported apart.
+    pub fn refused(&mut self, id: HopId, refusal: Refusal, now: Now) {
+        let hop = expect_hop(&mut self.slots, id);
+        hop.health.refused(now, refusal, &self.settings);
+        self.list(id);
+    }
+
+    /// Most connections to this hop from now on: its share of `window_max`, when several cores serve it.
+    pub fn set_window_max(&mut self, id: HopId, window_max: u32) {
+        self.hop_mut(id).health.set_window_max(window_max);
+        self.list(id);
+    }
+
+    /// Jobs in the schedule: queued and deferred, without those that were taken.
+    pub fn len(&self) -> usize {
+        self.queued + self.deferred.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Jobs that wait for their time.
+    pub fn deferred(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// Hops that are known now.
+    pub fn hops(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Connections of all hops, in whatever state.
+    pub fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// `None`: the hop is not known (any more).
+    pub fn hop(&self, key: &K) -> Option<HopId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The hop must be known: it has a connection, or an action has just named it.
+    pub fn key(&self, id: HopId) -> &K {
+        &self.known(id).key
+    }
+
+    /// The hop must be known.
+    pub fn context(&mut self, id: HopId) -> &mut C {
+        &mut self.hop_mut(id).context
+    }
+
+    /// Every hop that is known now, in no order. For the admin: costs O(hops).
+    pub fn each_hop(&self) -> impl Iterator<Item = (&K, HopStatus)> {
+        let hops = self.slots.iter().filter_map(|slot| slot.hop.as_ref());
+        hops.map(|hop| (&hop.key, hop.status(&self.settings)))
+    }
+
+    /// `None`: the hop is not known (any more).
+    pub fn status(&self, id: HopId) -> Option<HopStatus> {
+        let slot = self.slots.get(id.slot as usize)?;
+        let hop = slot.hop.as_ref()?;
+        (slot.generation == id.generation).then(|| hop.status(&self.settings))
+    }
+}
+
+// Turns: which hop is looked at, and what it may do.
+impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+    fn fire_timers(&mut self, now: Now) {
+        while let Some((at, slot)) = self.timers.first().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop_first();
+            let generation = self.slots[slot as usize].generation;
+            let id = HopId { slot, generation };
+            self.hop_mut(id).timer = Now::NEVER;
+            self.list(id);
+        }
+    }
+
+    /// Hops that wait for room go first, in turn; proven and unproven ones alternate.
+    fn poll_starved(&mut self, now: Now) -> Option<Action<J>> {
+        for proven in [self.proven_first, !self.proven_first] {
+            while self.has_room(proven) {
+                let Some(id) = self.starved[usize::from(proven)].pop_front() else {
+                    break;
+                };
+                self.hop_mut(id).starved = false;
+                if let Some(action) = self.look_at(id, now, true) {
+                    self.proven_first = !proven;
+                    return Some(action);
+                }
+            }
+        }
+        None
+    }
+
+    fn poll_ring(&mut self, now: Now) -> Option<Action<J>> {
+        while let Some(id) = self.ring.pop_front() {
+            self.hop_mut(id).listed = false;
+            if let Some(action) = self.look_at(id, now, false) {
+                return Some(action);
+            }
+        }
+        None
+    }
+
+    /// Closes an idle connection for each hop that waits for room.
+    fn poll_room(&mut self) -> Option<Action<J>> {
+        let slot = self.idle.first()?.1;
+        let generation = self.slots[slot as usize].generation;
+        let hop = HopId { slot, generation };
+        if self.wanted_connections(self.known(hop).proven) <= self.closing {
+            return None;
+        }
+        let action = self.close_idle(hop);
+        self.list(hop);
+        Some(action)
+    }
+
+    fn look_at(&mut self, id: HopId, now: Now, its_turn: bool) -> Option<Action<J>> {
+        let step = self.known(id).step(now, &self.settings);
+        if matches!(step, Step::Open) && !self.may_open(id, its_turn) {
+            self.starve(id, now);
+            return None;
+        }
+        self.act(id, step)
+    }
+
+    fn act(&mut self, hop: HopId, step: Step) -> Option<Action<J>> {
+        let action = match step {
+            Step::Open => self.open(hop),
+            Step::Wake => self.wake(hop),
+            Step::CloseIdle => self.close_idle(hop),
+            Step::Postpone => self.postpone(hop),
+            Step::Wait(at) => {
+                self.arm(hop, at);
+                return None;
+            }
+            Step::Forget => {
+                self.forget(hop);
+                return None;
+            }
+        };
+        self.list(hop);
+        Some(action)
+    }
+
+    fn open(&mut self, id: HopId) -> Action<J> {
+        let hop = expect_hop(&mut self.slots, id);
+        self.connected_hops += u32::from(hop.connections() == 0);
+        self.unproven_connections += u32::from(!hop.proven);
+        hop.opening += 1;
+        self.connections += 1;
+        Action::Open { hop: id }
+    }
+
+    fn wake(&mut self, id: HopId) -> Action<J> {
+        self.leave_idle(id);
+        let hop = self.hop_mut(id);
+        hop.busy += 1;
+        hop.woken += 1;
+        Action::Wake { hop: id }
+    }
+
+    fn close_idle(&mut self, id: HopId) -> Action<J> {
+        self.leave_idle(id);
+        let hop = self.hop_mut(id);
+        hop.busy += 1;
+        hop.closing += 1;
+        self.closing += 1;
+        Action::Close { hop: id }
+    }
+
+    fn postpone(&mut self, id: HopId) -> Action<J> {
+        let job = self.hop_mut(id).pop().expect("a hop postpones what it has");
+        self.queued -= 1;
+        Action::Postpone { hop: id, job }
+    }
+}
+
+// The core's connection limit.
+impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+    fn has_room(&self, proven: bool) -> bool {
+        let unproven_max = self.settings.unproven_connections_max();
+        self.connections < self.settings.connections_max
+            && (proven || self.unproven_connections < unproven_max)
+    }
+
+    fn may_open(&self, id: HopId, its_turn: bool) -> bool {
+        let hop = self.known(id);
+        if !self.has_room(hop.proven) {
+            return false;
+        }
+        if hop.connections() == 0 {
+            return its_turn || self.starved[usize::from(hop.proven)].is_empty();
+        }
+        // No hop has more connections than are left for all others.
+        let left = self.settings.connections_max - self.connections;
+        self.wanted_connections(true) == 0 && hop.connections() < left
+    }
+
+    /// A hop that may not open: without any connection it queues for room, otherwise it asks
+    /// again when one of its connections wants work, or after `slow_wait`.
+    fn starve(&mut self, id: HopId, now: Now) {
+        let hop = expect_hop(&mut self.slots, id);
+        let stale_at = hop.stale_at(now, &self.settings);
+        if hop.connections() > 0 {
+            self.arm(id, stale_at.min(now + self.settings.slow_wait));
+            return;
+        }
+        if !hop.starved {
+            hop.starved = true;
+            self.starved[usize::from(hop.proven)].push_back(id);
+        }
+        self.arm(id, stale_at);
+    }
+
+    /// Hops that could use the connection if a hop of that kind gave one up.
+    fn wanted_connections(&self, of_proven: bool) -> u32 {
+        let [unproven, proven] = &self.starved;
+        let unproven_max = self.settings.unproven_connections_max();
+        let mut wanted = proven.len();
+        if !of_proven || self.unproven_connections < unproven_max {
+            wanted += unproven.len();
+        }
+        u32::try_from(wanted).unwrap_or(u32::MAX)
+    }
+
+    /// True if the hop should close this connection for the sake of another.
+    fn must_yield(&self, id: HopId) -> bool {
+        let hop = self.known(id);
+        let wanted = self.wanted_connections(hop.proven);
+        if wanted <= self.closing {
+            return false;
+        }
+        let share = self.settings.connections_max / self.connected_hops.saturating_add(wanted);
+        !hop.has_work()
+            || hop.staying() > share.max(1)
+            || hop.turn_jobs >= self.settings.jobs_per_turn
+    }
+}
+
+// Bookkeeping.
+impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+    fn add_hop(&mut self, key: &K) -> HopId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                hop: None,
+            });
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 hops")
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.hop = Some(Hop::new(key.clone(), C::default(), &self.settings));
+        let generation = entry.generation;
+        let id = HopId { slot, generation };
+        self.by_key.insert(key.clone(), id);
+        id
+    }
+
+    fn forget(&mut self, id: HopId) {
+        // It is still in a queue, and is looked at again from there.
+        if self.known(id).starved || self.known(id).listed {
+            return;
+        }
+        self.disarm(id);
+        let slot = &mut self.slots[id.slot as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        let hop = slot.hop.take().expect("a hop is forgotten once");
+        assert!(hop.connections() == 0 && !hop.has_work());
+        self.by_key.remove(&hop.key);
+        self.free.push(id.slot);
+    }
+
+    fn list(&mut self, id: HopId) {
+        let hop = expect_hop(&mut self.slots, id);
+        if !hop.listed {
+            hop.listed = true;
+            self.ring.push_back(id);
+        }
+    }
+
+    /// Looks at the hop again at `at`, unless that is arranged for an earlier time.
+    fn arm(&mut self, id: HopId, at: Now) {
+        if at >= self.known(id).timer {
+            return;
+        }
+        self.disarm(id);
+        self.hop_mut(id).timer = at;
+        self.timers.insert((at, id.slot));
+    }
+
+    fn disarm(&mut self, id: HopId) {
+        let hop = expect_hop(&mut self.slots, id);
+        if hop.timer != Now::NEVER {
+            self.timers.remove(&(hop.timer, id.slot));
+            hop.timer = Now::NEVER;
+        }
+    }
+
+    fn rest(&mut self, id: HopId, now: Now) -> Take<J> {
+        let hop = expect_hop(&mut self.slots, id);
+        hop.busy -= 1;
+        hop.idle += 1;
+        if hop.idle_since.is_none() {
+            hop.idle_since = Some(now);
+            self.idle.insert((now, id.slot));
+        }
+        Take::Wait {
+            until: now + self.settings.idle_wait,
+        }
+    }
+
+    fn leave_idle(&mut self, id: HopId) {
+        let hop = expect_hop(&mut self.slots, id);
+        assert!(hop.idle > 0);
+        hop.idle -= 1;
+        if hop.idle == 0
+            && let Some(since) = hop.idle_since.take()
+        {
+            self.idle.remove(&(since, id.slot));
+        }
+    }
+
+    fn connection_gone(&mut self, id: HopId) {
+        let hop = expect_hop(&mut self.slots, id);
+        self.connections -= 1;
+        self.unproven_connections -= u32::from(!hop.proven);
+        self.connected_hops -= u32::from(hop.connections() == 0);
+        self.list(id);
+    }
+
+    fn failed(&mut self, id: HopId, now: Now) {
+        let hop = expect_hop(&mut self.slots, id);
+        hop.health.failed(now, &self.settings);
+        if hop.proven {
+            hop.proven = false;
+            self.unproven_connections += hop.connections();
+        }
+    }
+
+    fn known(&self, id: HopId) -> &Hop<K, J, C> {
+        let slot = &self.slots[id.slot as usize];
+        assert_eq!(slot.generation, id.generation, "the hop is not known");
+        slot.hop.as_ref().expect("the hop is known")
+    }
+
+    fn hop_mut(&mut self, id: HopId) -> &mut Hop<K, J, C> {
+        expect_hop(&mut self.slots, id)
+    }
+}
+
+fn expect_hop<K, J, C>(slots: &mut [Slot<K, J, C>], id: HopId) -> &mut Hop<K, J, C> {
+    let slot = &mut slots[id.slot as usize];
+    assert_eq!(slot.generation, id.generation, "the hop is not known");
+    slot.hop.as_mut().expect("the hop is known")
+}
+
+#[cfg(test)]
+mod tests;

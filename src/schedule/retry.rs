@@ -1,1 +1,232 @@
+//! When to try again, and when to give up (RFC 5321 section 4.5.4.1).
+//!
+//! In calendar time, since both the arrival and the due time outlive a restart. The caller turns
+//! a due time into a deadline on the monotonic clock.
 
+use super::outcome::Diagnosis;
+use crate::smtp::reply::EnhancedStatus;
+use crate::time::WallTime;
+use std::time::Duration;
+
+/// RFC 3463: X.4.7, delivery time expired.
+pub const DELIVERY_TIME_EXPIRED: EnhancedStatus = EnhancedStatus::new(4, 4, 7);
+
+/// Exponential back-off with a lifetime.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RetryPolicy {
+    /// Wait after the first failure; doubles with every further one. At least 1 s makes sense.
+    pub min: Duration,
+    /// The wait grows no further than this. Equal to `min`: a flat interval, exactly.
+    pub max: Duration,
+    /// A recipient that could not be delivered this long after its arrival is returned.
+    pub lifetime: Duration,
+    /// The wait is drawn from this many percent around its value, but never outside of `min` to
+    /// `max`. 0 to 100.
+    pub jitter_percent: u32,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        RetryPolicy {
+            min: Duration::from_secs(300),
+            max: Duration::from_secs(4000),
+            lifetime: Duration::from_secs(5 * 24 * 3600),
+            jitter_percent: 20,
+        }
+    }
+}
+
+/// What follows a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NextTry {
+    At(WallTime),
+    /// The lifetime is over: bounce with [`expired`].
+    Expired,
+}
+
+impl RetryPolicy {
+    /// After the try number `attempts` (1: the first) has failed at `now`. The last try is made
+    /// when the lifetime ends, however late the back-off would place it.
+    ///
+    /// `random` is any number, evenly distributed. A calendar that was set back keeps a recipient
+    /// longer; one that was set forward still gives every recipient the try that has just failed.
+    pub fn after_failure(
+        &self,
+        attempts: u32,
+        received_at: WallTime,
+        now: WallTime,
+        random: u64,
+    ) -> NextTry {
+        if self.is_expired(received_at, now) {
+            return NextTry::Expired;
+        }
+        let due = now + self.interval(attempts, random);
+        NextTry::At(due.min(received_at + self.lifetime))
+    }
+
+    pub fn is_expired(&self, received_at: WallTime, now: WallTime) -> bool {
+        now >= received_at + self.lifetime
+    }
+
+    /// The wait after `attempts` tries, from `min` to `max`.
+    pub fn interval(&self, attempts: u32, random: u64) -> Duration {
+        let doublings = attempts.saturating_sub(1);
+        let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        let max = self.max.max(self.min);
+        let middle = self.min.saturating_mul(factor).min(max);
+        let spread = middle.saturating_mul(self.jitter_percent.min(100)) / 100;
+        let low = middle.saturating_sub(spread).max(self.min);
+        let high = middle.saturating_add(spread).min(max);
+        low + fraction(high - low, random)
+    }
+}
+
+/// Zero to all of `span`, as `random` goes from 0 to its maximum. In milliseconds.
+fn fraction(span: Duration, random: u64) -> Duration {
+    let steps = span.as_millis().min(u128::from(u64::MAX)) + 1;
+    // At most u64::MAX steps times u64::MAX, which fits.
+    Duration::from_millis(((steps * u128::from(random)) >> 64) as u64)
+}
+
+/// The diagnosis of a recipient that was not delivered in time; quotes what was heard last.
+pub fn expired(last: Option<&Diagnosis>) -> Diagnosis {
+    let mut text = String::from("delivery time expired");
+    if let Some(last) = last {
+        text.push_str("; last: ");
+        text.push_str(&last.text);
+    }
+    while text.len() > Diagnosis::TEXT_BYTES_MAX {
+        text.pop();
+    }
+    Diagnosis {
+        status: DELIVERY_TIME_EXPIRED,
+        text: text.into_boxed_str(),
+        remote_host: last.map_or("".into(), |last| last.remote_host.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HALF: u64 = 1 << 63;
+
+    fn policy(min: u64, max: u64, lifetime: u64) -> RetryPolicy {
+        RetryPolicy {
+            min: Duration::from_secs(min),
+            max: Duration::from_secs(max),
+            lifetime: Duration::from_secs(lifetime),
+            jitter_percent: 20,
+        }
+    }
+
+    #[test]
+    fn intervals_double_from_min_to_max() {
+        // attempts, random, seconds
+        let table = [
+            (0, 0, 300.0),
+            (1, 0, 300.0),
+            (1, u64::MAX, 360.0),
+            (2, 0, 480.0),
+            (2, HALF, 600.0),
+            (2, u64::MAX, 720.0),
+            (3, HALF, 1200.0),
+            (4, HALF, 2400.0),
+            (5, 0, 3200.0),
+            (5, u64::MAX, 4000.0),
+            (90, u64::MAX, 4000.0),
+        ];
+        let policy = policy(300, 4000, 10_000);
+        for (attempts, random, seconds) in table {
+            let interval = policy.interval(attempts, random);
+            assert_eq!(
+                interval,
+                Duration::from_secs_f64(seconds),
+                "{attempts} {random}"
+            );
+        }
+    }
+
+    #[test]
+    fn equal_min_and_max_give_a_flat_interval() {
+        let policy = policy(1, 1, 100);
+        for attempts in 0..70 {
+            let random = u64::from(attempts).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            assert_eq!(policy.interval(attempts, random), Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn last_try_is_made_when_the_lifetime_ends() {
+        let policy = policy(300, 300, 1000);
+        let received = WallTime(5000);
+        let after = |now| policy.after_failure(1, received, WallTime(now), 0);
+        assert_eq!(after(5000), NextTry::At(WallTime(305_000)));
+        assert_eq!(after(905_000), NextTry::At(WallTime(1_005_000)));
+        assert_eq!(after(1_004_999), NextTry::At(WallTime(1_005_000)));
+        assert_eq!(after(1_005_000), NextTry::Expired);
+    }
+
+    #[test]
+    fn calendar_set_back_does_not_expire() {
+        let policy = policy(300, 300, 1000);
+        let next = policy.after_failure(1, WallTime(9_000_000), WallTime(1), 0);
+        assert_eq!(next, NextTry::At(WallTime(300_001)));
+    }
+
+    #[test]
+    fn expiry_quotes_the_last_diagnosis_within_its_bound() {
+        let last = Diagnosis {
+            status: EnhancedStatus::new(4, 2, 1),
+            text: "451 4.2.1 later".into(),
+            remote_host: "mx.a.test".into(),
+        };
+        let diagnosis = expired(Some(&last));
+        assert_eq!(diagnosis.status.to_string(), "4.4.7");
+        assert_eq!(
+            &*diagnosis.text,
+            "delivery time expired; last: 451 4.2.1 later"
+        );
+        assert_eq!(&*diagnosis.remote_host, "mx.a.test");
+        assert_eq!(&*expired(None).text, "delivery time expired");
+
+        let long = Diagnosis {
+            text: "é".repeat(Diagnosis::TEXT_BYTES_MAX / 2).into(),
+            ..last
+        };
+        assert!(expired(Some(&long)).text.len() <= Diagnosis::TEXT_BYTES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn interval_stays_within_its_bounds(
+            min in 0_u64..u64::MAX / 1000, max in 0_u64..u64::MAX / 1000,
+            jitter_percent in 0_u32..200, attempts: u32, random: u64,
+        ) {
+            let policy = RetryPolicy {
+                jitter_percent,
+                ..policy(min, max, 0)
+            };
+            let interval = policy.interval(attempts, random);
+            prop_assert!(interval >= policy.min);
+            prop_assert!(interval <= policy.max.max(policy.min));
+        }
+
+        #[test]
+        fn due_is_in_the_future_and_within_the_lifetime(
+            policy in (1_u64..5000, 0_u64..5000, 0_u64..1_000_000)
+                .prop_map(|(min, more, lifetime)| policy(min, min + more, lifetime)),
+            attempts: u32, received in 0_u64..1 << 50, age in 0_u64..1 << 40, random: u64,
+        ) {
+            let (received, now) = (WallTime(received), WallTime(received + age));
+            match policy.after_failure(attempts, received, now, random) {
+                NextTry::Expired => prop_assert!(now.since(received) >= policy.lifetime),
+                NextTry::At(due) => {
+                    prop_assert!(due > now);
+                    prop_assert!(due <= received + policy.lifetime);
+                }
+            }
+        }
+    }
+}

@@ -1,1 +1,659 @@
+//! The sending side of a session, from greeting to QUIT (RFC 5321 section 3): bytes in, bytes and
+//! steps out.
+//!
+//! ```text
+//! Greeting -> Ehlo -> [StartTls -> Handshake -> Ehlo] -> Session -> Over
+//!               \-> Helo ----------------------------------/
+//! ```
+//!
+//! Within `Session` a queue of expected replies is all the state there is. With PIPELINING the
+//! commands of a transaction go out in one piece, and those of the next one directly behind the
+//! content of this one, before its final reply (RFC 2920 section 3.1); without it one at a time.
+//!
+//! Promise: every recipient offered gets exactly one verdict, whatever the peer sends or omits; and
+//! never `Accepted` without a positive reply that came after the whole content was sent.
+//! Not here: sockets, TLS, time, and what a failure means for the mail (`schedule::judge`).
 
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::smtp::reply::{Reply, ReplyError, ReplyParser, Stage};
+
+mod features;
+mod transaction;
+
+pub use features::Features;
+use transaction::{Body, Open};
+pub use transaction::{RecipientVerdict, Transaction, TransactionResult, Unfit};
+
+/// What the policy for this destination says about STARTTLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsWish {
+    /// Plaintext, or TLS is already there (implicit TLS).
+    Never,
+    /// Use it if it is offered; go on in plaintext if it is not, or is refused.
+    IfOffered,
+    /// No TLS, no mail.
+    Required,
+}
+
+/// Our own part of the configuration, shared by the sessions of a core.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// Our name in EHLO.
+    pub hostname: String,
+    pub starttls: TlsWish,
+    /// A peer that greets, or answers EHLO, with our own name is ourselves: give up.
+    pub detect_loop: bool,
+}
+
+/// What the driver has to do next. After every step but `NeedInput`, `Closed` and `Failed`, call
+/// [`Client::handle`] again with the rest of the input, which may be empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClientStep {
+    /// All input is consumed: flush `out`, read more.
+    NeedInput,
+    /// Flush `out`, throw away all unread input (RFC 3207 section 4.2), shake hands; then
+    /// [`Client::tls_established`], or give the connection up.
+    StartTls,
+    /// The session stands: [`Client::begin`] or [`Client::quit`].
+    Ready,
+    /// Flush `out` and send the content in wire form; then [`Client::body_sent`]. Replies may be
+    /// handled meanwhile: the peer may give up early.
+    SendBody,
+    /// The oldest transaction has ended.
+    Done(TransactionResult),
+    /// Over in good order: QUIT was answered, or the peer ended an idle session. Close.
+    Closed(Option<Rc<Reply>>),
+    /// Over. Whatever was open has had its `Done`. Flush `out` if that needs no waiting, close.
+    Failed(Failure),
+}
+
+/// Why a session ended before its time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    pub stage: Stage,
+    pub cause: Cause,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// 4yz or 5yz where that ends the session: greeting, HELO, any 421.
+    Refused(Rc<Reply>),
+    /// A reply that this command cannot have, such as 250 to DATA.
+    Unexpected(Rc<Reply>),
+    /// The peer bears our own name (5.4.6).
+    Loop(Rc<Reply>),
+    /// TLS is required, and is not offered (`None`) or refused.
+    TlsUnavailable(Option<Rc<Reply>>),
+    PeerClosed,
+    TimedOut,
+    /// What came is no reply.
+    Malformed(ReplyError),
+}
+
+impl Cause {
+    pub fn reply(&self) -> Option<&Rc<Reply>> {
+        match self {
+            Cause::Refused(reply) | Cause::Unexpected(reply) | Cause::Loop(reply) => Some(reply),
+            Cause::TlsUnavailable(reply) => reply.as_ref(),
+            Cause::PeerClosed | Cause::TimedOut | Cause::Malformed(_) => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    Handshake,
+    Session,
+    /// With the step that says so, for ever.
+    Over(ClientStep),
+}
+
+/// A reply that the peer owes. Mail, Rcpt and Data of one transaction stand together and in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Expect {
+    Rset,
+    Mail,
+    /// Position within the transaction's recipients.
+    Rcpt(usize),
+    Data,
+    FinalDot,
+    /// To the lone dot after a 354 that nobody wanted (RFC 2920 section 3.1).
+    EmptyDot,
+    Quit,
+}
+
+/// The machine. Holds at most one reply, the commands of one transaction, and verdicts.
+#[derive(Debug)]
+pub struct Client {
+    settings: Rc<ClientSettings>,
+    state: State,
+    parser: ReplyParser,
+    features: Features,
+    tls: bool,
+    greeting: Box<str>,
+    peer_name: Box<str>,
+    expected: VecDeque<Expect>,
+    /// Oldest first; at most two. Of two the first has sent its body, and `expected` begins with
+    /// its final reply.
+    open: VecDeque<Open>,
+    /// Not yet returned.
+    steps: VecDeque<ClientStep>,
+    /// The peer may still hold a transaction that we have given up.
+    needs_rset: bool,
+    transactions_ended: u32,
+}
+
+impl Client {
+    /// Bytes kept of greeting and host name, each.
+    pub const NAME_BYTES_MAX: usize = 255;
+
+    /// A session whose connection stands. With implicit TLS (RFC 8314) the handshake comes first
+    /// and [`Client::tls_established`] is called before the greeting.
+    pub fn new(settings: Rc<ClientSettings>) -> Client {
+        Client {
+            settings,
+            state: State::Greeting,
+            parser: ReplyParser::new(),
+            features: Features::default(),
+            tls: false,
+            greeting: Box::default(),
+            peer_name: Box::default(),
+            expected: VecDeque::new(),
+            open: VecDeque::new(),
+            steps: VecDeque::new(),
+            needs_rset: false,
+            transactions_ended: 0,
+        }
+    }
+
+    /// Consumes a prefix of `input` up to the next step, appends commands to `out`. What comes
+    /// between `StartTls` and [`Client::tls_established`] is thrown away.
+    pub fn handle(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, ClientStep) {
+        let mut consumed = 0;
+        loop {
+            if let Some(step) = self.next_step() {
+                return (consumed, step);
+            }
+            if matches!(self.state, State::Handshake) {
+                return (input.len(), ClientStep::NeedInput);
+            }
+            let (taken, result) = self.parser.feed(&input[consumed..]);
+            consumed += taken;
+            match result {
+                Ok(None) => return (consumed, ClientStep::NeedInput),
+                Ok(Some(reply)) => self.on_reply(reply, out),
+                Err(error) => self.end(Cause::Malformed(error)),
+            }
+        }
+    }
+
+    /// The handshake is done: forgets what EHLO said before it (RFC 3207 section 4.2), says EHLO.
+    pub fn tls_established(&mut self, out: &mut Vec<u8>) {
+        self.tls = true;
+        match self.state {
+            State::Greeting => {}
+            State::Handshake => {
+                assert!(self.expected.is_empty() && !self.parser.is_mid_reply());
+                self.send_ehlo(out);
+            }
+            _ => panic!("a handshake that the machine did not ask for"),
+        }
+    }
+
+    /// True if [`Client::begin`] may be called now: nothing is open, or the peer does PIPELINING
+    /// and the only open transaction has sent its body.
+    pub fn can_begin(&self) -> bool {
+        let room = match self.open.front() {
+            None => true,
+            Some(open) => {
+                self.open.len() == 1 && open.body == Body::Sent && self.features.pipelining
+            }
+        };
+        room && matches!(self.state, State::Session) && !self.expected.contains(&Expect::Quit)
+    }
+
+    /// Begins a transaction: appends its first commands to `out`. `Err`: this session cannot carry
+    /// the message; nothing has changed. Panics unless [`Client::can_begin`].
+    ///
+    /// With PIPELINING all commands go out at once: the driver must be ready to read while it
+    /// writes if they could exceed the socket's buffers (RFC 2920 section 3.1).
+    pub fn begin(&mut self, transaction: &Transaction<'_>, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        assert!(self.can_begin(), "begin: no transaction may begin now");
+        assert!(!transaction.recipients.is_empty(), "begin: no recipients");
+        transaction::check(transaction, &self.features)?;
+        let rset = std::mem::take(&mut self.needs_rset);
+        let mut open = Open::new(transaction, &self.features, rset, out);
+        if rset {
+            self.expected.push_back(Expect::Rset);
+        }
+        if self.features.pipelining {
+            self.expected.push_back(Expect::Mail);
+            let rcpts = 0..open.recipient_count();
+            self.expected.extend(rcpts.map(Expect::Rcpt));
+            self.expected.push_back(Expect::Data);
+        } else {
+            open.send_next_command(out);
+            if !rset {
+                self.expected.push_back(Expect::Mail);
+            }
+        }
+        self.open.push_back(open);
+        Ok(())
+    }
+
+    /// The content is written, to its last byte. May come after the session has ended.
+    pub fn body_sent(&mut self) {
+        if let Some(open) = self.open.front_mut() {
+            assert_eq!(open.body, Body::Asked, "a body that nobody asked for");
+            open.body = Body::Sent;
+        }
+    }
+
+    /// Says QUIT. Where [`Client::can_begin`] holds; with PIPELINING that may be directly behind
+    /// the content. Otherwise nothing happens: close the connection instead.
+    pub fn quit(&mut self, out: &mut Vec<u8>) {
+        if self.can_begin() {
+            out.extend_from_slice(b"QUIT\r\n");
+            self.expected.push_back(Expect::Quit);
+        }
+    }
+
+    /// The peer has closed or the connection broke, reading or writing. Returns the first step;
+    /// [`Client::handle`] with no input returns the others.
+    pub fn peer_closed(&mut self) -> ClientStep {
+        self.end(Cause::PeerClosed);
+        self.next_step().unwrap_or(ClientStep::NeedInput)
+    }
+
+    /// The deadline for this [`Client::phase`] has passed. Steps as with [`Client::peer_closed`].
+    pub fn timed_out(&mut self) -> ClientStep {
+        self.end(Cause::TimedOut);
+        self.next_step().unwrap_or(ClientStep::NeedInput)
+    }
+
+    /// What the session waits for. The driver maps it to a timeout (RFC 5321 section 4.5.3.2).
+    pub fn phase(&self) -> Stage {
+        match self.state {
+            State::Greeting => Stage::Greeting,
+            State::Ehlo | State::Helo => Stage::Ehlo,
+            State::StartTls => Stage::StartTls,
+            State::Handshake => Stage::Handshake,
+            State::Over(_) => Stage::Idle,
+            State::Session => match self.expected.front() {
+                None => Stage::Idle,
+                Some(Expect::Rset | Expect::Mail) => Stage::Mail,
+                Some(Expect::Rcpt(_)) => Stage::Rcpt,
+                Some(Expect::Data) => Stage::Data,
+                Some(Expect::FinalDot) if self.body_is_going_out() => Stage::Body,
+                Some(Expect::FinalDot | Expect::EmptyDot) => Stage::FinalDot,
+                Some(Expect::Quit) => Stage::Quit,
+            },
+        }
+    }
+
+    /// What the last EHLO offered; nothing before it, or after HELO.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The first line of the greeting, without its code.
+    pub fn greeting(&self) -> &str {
+        &self.greeting
+    }
+
+    /// The name that the peer gave itself in its EHLO or HELO reply.
+    pub fn peer_name(&self) -> &str {
+        &self.peer_name
+    }
+
+    /// Transactions that this session has ended, whatever their verdicts.
+    pub fn transactions_ended(&self) -> u32 {
+        self.transactions_ended
+    }
+
+    fn next_step(&mut self) -> Option<ClientStep> {
+        self.steps.pop_front().or_else(|| match &self.state {
+            State::Over(step) => Some(step.clone()),
+            _ => None,
+        })
+    }
+
+    fn body_is_going_out(&self) -> bool {
+        self.open
+            .front()
+            .is_some_and(|open| open.body == Body::Asked)
+    }
+
+    fn on_reply(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        match self.state {
+            State::Session => self.on_session_reply(reply, out),
+            State::Handshake | State::Over(_) => {}
+            _ if reply.code == 421 => self.end(Cause::Refused(Rc::new(reply))),
+            State::Greeting => self.on_greeting(reply, out),
+            State::Ehlo => self.on_ehlo(reply, out),
+            State::Helo => self.on_helo(reply, out),
+            State::StartTls => self.on_starttls(reply, out),
+        }
+    }
+}
+
+/// From the greeting to the session.
+impl Client {
+    fn on_greeting(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        self.greeting = bounded(&reply.lines[0]);
+        if !reply.is_positive() {
+            self.end_politely(refusal(reply), out);
+        } else if self.is_ourselves(&reply) {
+            self.end_politely(Cause::Loop(Rc::new(reply)), out);
+        } else {
+            self.send_ehlo(out);
+        }
+    }
+
+    fn send_ehlo(&mut self, out: &mut Vec<u8>) {
+        self.features = Features::default();
+        self.state = State::Ehlo;
+        self.hello("EHLO", out);
+    }
+
+    fn hello(&self, verb: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(verb.as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(self.settings.hostname.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn on_ehlo(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if reply.is_permanent() {
+            // RFC 5321 section 3.2: an old server that does not know EHLO.
+            self.state = State::Helo;
+            self.hello("HELO", out);
+        } else if !reply.is_positive() {
+            self.end_politely(refusal(reply), out);
+        } else if self.is_ourselves(&reply) {
+            self.end_politely(Cause::Loop(Rc::new(reply)), out);
+        } else {
+            self.peer_name = bounded(reply.first_word());
+            self.features = Features::parse(&reply);
+            self.tls_or_session(out);
+        }
+    }
+
+    fn on_helo(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if !reply.is_positive() {
+            self.end_politely(refusal(reply), out);
+        } else if self.is_ourselves(&reply) {
+            self.end_politely(Cause::Loop(Rc::new(reply)), out);
+        } else {
+            self.peer_name = bounded(reply.first_word());
+            self.tls_or_session(out);
+        }
+    }
+
+    fn tls_or_session(&mut self, out: &mut Vec<u8>) {
+        match self.settings.starttls {
+            _ if self.tls => self.enter_session(),
+            TlsWish::IfOffered | TlsWish::Required if self.features.starttls => {
+                self.state = State::StartTls;
+                out.extend_from_slice(b"STARTTLS\r\n");
+            }
+            TlsWish::Required => self.end_politely(Cause::TlsUnavailable(None), out),
+            TlsWish::Never | TlsWish::IfOffered => self.enter_session(),
+        }
+    }
+
+    fn on_starttls(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if reply.is_positive() {
+            self.features = Features::default();
+            self.peer_name = Box::default();
+            self.state = State::Handshake;
+            self.steps.push_back(ClientStep::StartTls);
+        } else if self.settings.starttls == TlsWish::Required {
+            self.end_politely(Cause::TlsUnavailable(Some(Rc::new(reply))), out);
+        } else {
+            self.enter_session();
+        }
+    }
+
+    fn enter_session(&mut self) {
+        self.state = State::Session;
+        self.steps.push_back(ClientStep::Ready);
+    }
+
+    fn is_ourselves(&self, reply: &Reply) -> bool {
+        let bare = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+        self.settings.detect_loop && bare(reply.first_word()) == bare(&self.settings.hostname)
+    }
+}
+
+/// Within the session.
+impl Client {
+    fn on_session_reply(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        match self.expected.front() {
+            None => self.end(Cause::Unexpected(Rc::new(reply))),
+            Some(Expect::Quit) => self.over(ClientStep::Closed(Some(Rc::new(reply)))),
+            Some(_) if reply.code == 421 => self.end(Cause::Refused(Rc::new(reply))),
+            Some(Expect::Rset) => self.on_rset(reply, out),
+            Some(Expect::Mail) => self.on_mail(reply, out),
+            Some(&Expect::Rcpt(position)) => self.on_rcpt(position, reply, out),
+            Some(Expect::Data) => self.on_data(reply, out),
+            Some(Expect::FinalDot) if self.body_is_going_out() => self.on_early_end(reply),
+            Some(Expect::FinalDot) => self.on_final_dot(reply),
+            Some(Expect::EmptyDot) => self.end_of_refused(true),
+        }
+    }
+
+    fn on_rset(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if !reply.is_positive() {
+            return self.end(Cause::Unexpected(Rc::new(reply)));
+        }
+        self.answered(Some(Expect::Mail), out);
+    }
+
+    fn on_mail(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        if reply.is_intermediate() {
+            return self.end(Cause::Unexpected(Rc::new(reply)));
+        }
+        if reply.is_positive() {
+            return self.answered(Some(Expect::Rcpt(0)), out);
+        }
+        let open = self.transaction();
+        open.mail_refused = true;
+        open.settle(RecipientVerdict::Refused {
+            stage: Stage::Mail,
+            reply: Rc::new(reply),
+        });
+        if self.features.pipelining {
+            self.answered(None, out);
+        } else {
+            self.end_of_refused(false);
+        }
+    }
+
+    fn on_rcpt(&mut self, position: usize, reply: Reply, out: &mut Vec<u8>) {
+        if reply.is_intermediate() {
+            return self.end(Cause::Unexpected(Rc::new(reply)));
+        }
+        let open = self.transaction();
+        if reply.is_positive() {
+            open.accept_recipient(position);
+        } else {
+            open.refuse_recipient(position, reply);
+        }
+        let (is_last, has_accepted) = (position + 1 == open.recipient_count(), open.has_accepted());
+        if !is_last {
+            self.answered(Some(Expect::Rcpt(position + 1)), out);
+        } else if has_accepted || self.features.pipelining {
+            self.answered(Some(Expect::Data), out);
+        } else {
+            self.end_of_refused(true);
+        }
+    }
+
+    fn on_data(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        let open = self.transaction();
+        match reply.code / 100 {
+            3 if open.has_accepted() => {
+                open.body = Body::Asked;
+                self.expected.pop_front();
+                self.expected.push_front(Expect::FinalDot);
+                self.steps.push_back(ClientStep::SendBody);
+            }
+            // Not even a dot: a peer that forgets its own refusal might deliver an empty message.
+            3 if open.mail_refused => self.end(Cause::Unexpected(Rc::new(reply))),
+            3 => {
+                out.extend_from_slice(b".\r\n");
+                self.expected.pop_front();
+                self.expected.push_front(Expect::EmptyDot);
+            }
+            2 => self.end(Cause::Unexpected(Rc::new(reply))),
+            _ => {
+                let needs_rset = !open.mail_refused;
+                open.settle(RecipientVerdict::Refused {
+                    stage: Stage::Data,
+                    reply: Rc::new(reply),
+                });
+                self.end_of_refused(needs_rset);
+            }
+        }
+    }
+
+    /// A reply while the content is going out. What follows of it would be read as commands, so
+    /// the connection must end; and no such reply can be an acceptance.
+    fn on_early_end(&mut self, reply: Reply) {
+        let reply = Rc::new(reply);
+        if !reply.is_transient() && !reply.is_permanent() {
+            return self.end(Cause::Unexpected(reply));
+        }
+        self.transaction().settle(RecipientVerdict::Refused {
+            stage: Stage::Body,
+            reply: reply.clone(),
+        });
+        self.end(Cause::Refused(reply));
+    }
+
+    fn on_final_dot(&mut self, reply: Reply) {
+        let reply = Rc::new(reply);
+        let verdict = match reply.code / 100 {
+            2 => RecipientVerdict::Accepted { reply },
+            4 | 5 => RecipientVerdict::Refused {
+                stage: Stage::FinalDot,
+                reply,
+            },
+            _ => return self.end(Cause::Unexpected(reply)),
+        };
+        self.transaction().settle(verdict);
+        self.end_of_transaction();
+    }
+
+    /// The first expected reply has come. Without PIPELINING the next command goes out.
+    fn answered(&mut self, next: Option<Expect>, out: &mut Vec<u8>) {
+        self.expected.pop_front();
+        if !self.features.pipelining
+            && let Some(next) = next
+        {
+            self.transaction().send_next_command(out);
+            self.expected.push_back(next);
+        }
+    }
+
+    /// A transaction that never came to its content.
+    fn end_of_refused(&mut self, needs_rset: bool) {
+        self.needs_rset = needs_rset;
+        self.end_of_transaction();
+    }
+
+    fn end_of_transaction(&mut self) {
+        self.expected.pop_front();
+        self.transactions_ended = self.transactions_ended.saturating_add(1);
+        let open = self
+            .open
+            .pop_front()
+            .expect("a reply belongs to an open transaction");
+        self.steps.push_back(ClientStep::Done(open.finish(true)));
+    }
+
+    /// The transaction that the first expected reply belongs to.
+    fn transaction(&mut self) -> &mut Open {
+        self.open
+            .front_mut()
+            .expect("a reply to a transaction's command belongs to an open transaction")
+    }
+}
+
+/// Endings.
+impl Client {
+    /// With a QUIT that nobody waits for.
+    fn end_politely(&mut self, cause: Cause, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"QUIT\r\n");
+        self.end(cause);
+    }
+
+    fn end(&mut self, cause: Cause) {
+        if matches!(self.state, State::Over(_)) {
+            return;
+        }
+        let stage = self.phase();
+        for (number, mut open) in std::mem::take(&mut self.open).into_iter().enumerate() {
+            open.settle(match number {
+                0 => self.cut_short(open.body, stage, &cause),
+                _ => RecipientVerdict::NotAttempted,
+            });
+            self.steps.push_back(ClientStep::Done(open.finish(false)));
+        }
+        self.over(match stage {
+            Stage::Idle | Stage::Quit => ClientStep::Closed(cause.reply().cloned()),
+            _ => ClientStep::Failed(Failure { stage, cause }),
+        });
+    }
+
+    /// The verdict for the open transaction that the session's end has hit.
+    fn cut_short(&self, body: Body, stage: Stage, cause: &Cause) -> RecipientVerdict {
+        let refused = |reply: &Rc<Reply>| RecipientVerdict::Refused {
+            stage,
+            reply: reply.clone(),
+        };
+        // The peer closed a session that was idle for too long, as our MAIL was under way to it.
+        let was_idle = stage == Stage::Mail && self.transactions_ended > 0;
+        match (body, cause) {
+            (Body::NotAsked, Cause::Refused(_)) if was_idle => RecipientVerdict::NotAttempted,
+            (_, Cause::Refused(reply)) | (Body::NotAsked, Cause::Unexpected(reply)) => {
+                refused(reply)
+            }
+            (Body::NotAsked, _) => RecipientVerdict::NotAttempted,
+            (Body::Asked, _) => RecipientVerdict::LostInBody,
+            (Body::Sent, _) => RecipientVerdict::LostAfterData,
+        }
+    }
+
+    fn over(&mut self, step: ClientStep) {
+        self.expected.clear();
+        self.state = State::Over(step);
+    }
+}
+
+fn refusal(reply: Reply) -> Cause {
+    let reply = Rc::new(reply);
+    match reply.code / 100 {
+        4 | 5 => Cause::Refused(reply),
+        _ => Cause::Unexpected(reply),
+    }
+}
+
+fn bounded(text: &str) -> Box<str> {
+    let mut end = text.len().min(Client::NAME_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
+}

@@ -1,1 +1,559 @@
+//! The relay's own certificate: given by the operator, or made at the first start and kept.
+//!
+//! Promise: STARTTLS needs no configuration. Errors say which file is at fault and what to do.
 
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
+use ring::digest::{SHA256, digest};
+use rustls::crypto::ring::{Ticketer, sign::any_supported_type};
+use rustls::server::ProducesTickets;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use time::OffsetDateTime;
+use webpki::EndEntityCert;
+
+use super::client::parse_server_name;
+use super::der;
+use crate::time::WallTime;
+
+/// How long a certificate that we make is valid. Nobody renews it by hand.
+const GENERATED_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Made valid from a little earlier, for peers whose clock is behind.
+const GENERATED_BACKDATING: Duration = Duration::from_secs(24 * 3600);
+
+/// A kept certificate is made anew this long before it runs out.
+const RENEWAL_MARGIN: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A PEM file larger than this is none of ours to read.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+const KEPT_CERTIFICATE: &str = "generated-cert.pem";
+const KEPT_KEY: &str = "generated-key.pem";
+
+/// RFC 5280 appendix A.1, ub-common-name.
+const COMMON_NAME_BYTES_MAX: usize = 64;
+
+/// What a server needs to know about itself, shared by all cores: chain, key, and the keys of
+/// the tickets that it hands out.
+#[derive(Clone)]
+pub struct ServerKeys {
+    key: Arc<CertifiedKey>,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl ServerKeys {
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        certificate_path: &Path,
+        key_path: &Path,
+    ) -> Result<Self, CertificateError> {
+        let complain = |path: &Path, problem| CertificateError {
+            path: path.to_owned(),
+            problem,
+        };
+        let key = any_supported_type(&key)
+            .map_err(|error| complain(key_path, Problem::BadKey(error.to_string())))?;
+        let fields = chain
+            .first()
+            .and_then(|own| der::fields(own))
+            .ok_or_else(|| complain(certificate_path, Problem::BadCertificate))?;
+        if key.public_key().is_some_and(|spki| *spki != *fields.spki) {
+            let certificate = certificate_path.to_owned();
+            return Err(complain(key_path, Problem::KeyDoesNotFit { certificate }));
+        }
+        let tickets = Ticketer::new()
+            .map_err(|error| complain(key_path, Problem::BadKey(error.to_string())))?;
+        Ok(ServerKeys {
+            key: Arc::new(CertifiedKey::new(chain, key)),
+            tickets,
+        })
+    }
+
+    pub(super) fn certified_key(&self) -> CertifiedKey {
+        CertifiedKey::clone(&self.key)
+    }
+
+    pub(super) fn ticketer(&self) -> Arc<dyn ProducesTickets> {
+        self.tickets.clone()
+    }
+
+    /// These keys with the ticket keys of `previous`: after a reload clients still resume.
+    pub fn keeping_tickets_of(self, previous: &ServerKeys) -> Self {
+        ServerKeys {
+            tickets: previous.tickets.clone(),
+            ..self
+        }
+    }
+
+    /// SHA-256 of our own certificate as `AB:CD:...`, as `openssl x509 -fingerprint` prints it.
+    pub fn fingerprint(&self) -> String {
+        let hash = digest(&SHA256, self.own());
+        let bytes: Vec<_> = hash.as_ref().iter().map(|b| format!("{b:02X}")).collect();
+        bytes.join(":")
+    }
+
+    /// The last second in which our certificate is valid.
+    pub fn valid_until(&self) -> Option<WallTime> {
+        let seconds = u64::try_from(der::fields(self.own())?.not_after?).ok()?;
+        Some(WallTime(seconds.saturating_mul(1000)))
+    }
+
+    /// True if the certificate bears this name (RFC 9525).
+    pub fn is_for(&self, hostname: &str) -> bool {
+        let own = CertificateDer::from(self.own());
+        let (Ok(parsed), Some(name)) = (EndEntityCert::try_from(&own), parse_server_name(hostname))
+        else {
+            return false;
+        };
+        parsed.verify_is_valid_for_subject_name(&name).is_ok()
+    }
+
+    /// What the operator should hear at the start: nothing of it keeps the relay from running.
+    pub fn warnings(&self, hostname: &str, now: WallTime) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let Some(fields) = der::fields(self.own()) else {
+            return warnings;
+        };
+        let now_s = (now.0 / 1000) as i64;
+        let margin_s = RENEWAL_MARGIN.as_secs() as i64;
+        match (fields.not_before, fields.not_after) {
+            (_, Some(end)) if end < now_s => {
+                warnings.push(format!("the certificate expired on {}", day(end)));
+            }
+            (_, Some(end)) if end < now_s.saturating_add(margin_s) => {
+                warnings.push(format!("the certificate expires on {}", day(end)));
+            }
+            (Some(start), _) if start > now_s => {
+                warnings.push(format!(
+                    "the certificate is not valid before {}",
+                    day(start)
+                ));
+            }
+            _ => {}
+        }
+        if !self.is_for(hostname) {
+            warnings.push(format!("the certificate is not for {hostname}"));
+        }
+        warnings
+    }
+
+    fn own(&self) -> &[u8] {
+        self.key.cert.first().map_or(&[], |own| own.as_ref())
+    }
+}
+
+/// Leaves the private key out.
+impl fmt::Debug for ServerKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerKeys")
+            .field("fingerprint", &self.fingerprint())
+            .finish_non_exhaustive()
+    }
+}
+
+fn day(unix_seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix_seconds)
+        .map_or_else(|_| "?".to_owned(), |time| time.date().to_string())
+}
+
+/// Which file is at fault, and why.
+#[derive(Debug)]
+pub struct CertificateError {
+    pub path: PathBuf,
+    pub problem: Problem,
+}
+
+#[derive(Debug)]
+pub enum Problem {
+    Io(io::Error),
+    TooLarge,
+    NotPem(String),
+    NoCertificate,
+    NoKey,
+    /// The first certificate of the file is not X.509.
+    BadCertificate,
+    BadKey(String),
+    KeyDoesNotFit {
+        certificate: PathBuf,
+    },
+    /// The name cannot be put into a certificate.
+    Name(String),
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.problem {
+            Problem::Io(error) => match error.kind() {
+                io::ErrorKind::NotFound => write!(f, "{path} does not exist"),
+                io::ErrorKind::PermissionDenied => write!(
+                    f,
+                    "{path} may not be accessed: give the relay's user the permission"
+                ),
+                _ => write!(f, "{path}: {error}"),
+            },
+            Problem::TooLarge => write!(f, "{path} is larger than {PEM_BYTES_MAX} bytes: no PEM"),
+            Problem::NotPem(why) => write!(
+                f,
+                "{path} is damaged ({why}): give a PEM file, with -----BEGIN and -----END lines"
+            ),
+            Problem::NoCertificate => write!(
+                f,
+                "{path} has no certificate: it should hold the host's own certificate as PEM, \
+                 then the intermediate ones (-----BEGIN CERTIFICATE-----)"
+            ),
+            Problem::NoKey => write!(
+                f,
+                "{path} has no private key that can be used: give an unencrypted PEM file with \
+                 -----BEGIN PRIVATE KEY-----, EC PRIVATE KEY or RSA PRIVATE KEY"
+            ),
+            Problem::BadCertificate => {
+                write!(f, "{path}: the first certificate is not X.509")
+            }
+            Problem::BadKey(why) => write!(
+                f,
+                "{path}: this private key cannot be used ({why}): EC P-256 or P-384, Ed25519 \
+                 and RSA of 2048 bits and more can"
+            ),
+            Problem::KeyDoesNotFit { certificate } => write!(
+                f,
+                "{path} is not the key of the first certificate in {}: the host's own \
+                 certificate comes first, the others after it",
+                certificate.display()
+            ),
+            Problem::Name(why) => write!(f, "no certificate can be made for this name: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for CertificateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CertificateError + '_ {
+    |error| CertificateError {
+        path: path.to_owned(),
+        problem: Problem::Io(error),
+    }
+}
+
+/// The operator's certificate: a PEM chain, the host's own certificate first, and its key as
+/// PKCS #8, SEC1 or PKCS #1. Both may be the same file. An expired certificate is used; see
+/// [`ServerKeys::warnings`].
+pub fn load(certificate_path: &Path, key_path: &Path) -> Result<ServerKeys, CertificateError> {
+    let chain = read_chain(certificate_path)?;
+    let key = read_key(key_path)?;
+    ServerKeys::new(chain, key, certificate_path, key_path)
+}
+
+/// All certificates of a PEM file; at least one.
+pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let complain = |problem| CertificateError {
+        path: path.to_owned(),
+        problem,
+    };
+    let pem = read(path)?;
+    let chain = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| complain(Problem::NotPem(error.to_string())))?;
+    if chain.is_empty() {
+        return Err(complain(Problem::NoCertificate));
+    }
+    Ok(chain)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    let pem = read(path)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| CertificateError {
+        path: path.to_owned(),
+        problem: match error {
+            rustls_pki_types::pem::Error::NoItemsFound => Problem::NoKey,
+            error => Problem::NotPem(error.to_string()),
+        },
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
+    let metadata = fs::metadata(path).map_err(io_error(path))?;
+    if metadata.len() > PEM_BYTES_MAX {
+        return Err(CertificateError {
+            path: path.to_owned(),
+            problem: Problem::TooLarge,
+        });
+    }
+    fs::read(path).map_err(io_error(path))
+}
+
+/// Where the certificate of [`load_or_generate`] came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Made at an earlier start.
+    Kept,
+    /// Made just now, because...
+    Generated(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Kept => f.write_str("self-signed, kept from an earlier start"),
+            Origin::Generated(why) => write!(f, "self-signed, made now: {why}"),
+        }
+    }
+}
+
+/// The certificate kept in `directory`; a new one (EC P-256, self-signed, for ten years) if there
+/// is none for `hostname`, if it is about to run out at `now`, or if it cannot be used.
+///
+/// Two files, the key with mode 0600, each replaced whole. A crash between the two leaves a pair
+/// that does not fit, which the next start replaces.
+pub fn load_or_generate(
+    directory: &Path,
+    hostname: &str,
+    now: WallTime,
+) -> Result<(ServerKeys, Origin), CertificateError> {
+    let certificate_path = directory.join(KEPT_CERTIFICATE);
+    let key_path = directory.join(KEPT_KEY);
+    let reason = match load(&certificate_path, &key_path) {
+        Ok(keys) => match reason_to_renew(&keys, hostname, now) {
+            None => return Ok((keys, Origin::Kept)),
+            Some(reason) => reason,
+        },
+        Err(error) if !certificate_path.exists() && !key_path.exists() => {
+            debug_assert!(matches!(error.problem, Problem::Io(_)));
+            "there was none".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    let (certificate, key) = generate(hostname, now).map_err(|error| CertificateError {
+        path: certificate_path.clone(),
+        problem: Problem::Name(error.to_string()),
+    })?;
+    create_directory(directory).map_err(io_error(directory))?;
+    write_durably(directory, KEPT_KEY, &key, 0o600).map_err(io_error(&key_path))?;
+    write_durably(directory, KEPT_CERTIFICATE, &certificate, 0o644)
+        .map_err(io_error(&certificate_path))?;
+    let keys = load(&certificate_path, &key_path)?;
+    Ok((keys, Origin::Generated(reason)))
+}
+
+fn reason_to_renew(keys: &ServerKeys, hostname: &str, now: WallTime) -> Option<String> {
+    if !keys.is_for(hostname) {
+        return Some("the host has another name now".to_owned());
+    }
+    if keys
+        .valid_until()
+        .is_none_or(|end| end < now + RENEWAL_MARGIN)
+    {
+        return Some("the old one was about to expire".to_owned());
+    }
+    None
+}
+
+/// Certificate and key as PEM.
+fn generate(hostname: &str, now: WallTime) -> Result<(String, String), rcgen::Error> {
+    let name = hostname.strip_suffix('.').unwrap_or(hostname);
+    let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    let common_name = if name.len() <= COMMON_NAME_BYTES_MAX {
+        name
+    } else {
+        "ringpost"
+    };
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.is_ca = rcgen::IsCa::ExplicitNoCa;
+    let now = OffsetDateTime::UNIX_EPOCH + Duration::from_millis(now.0);
+    params.not_before = now - GENERATED_BACKDATING;
+    params.not_after = now + GENERATED_VALIDITY;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let certificate = params.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn create_directory(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+}
+
+/// Writes beside, syncs, renames over `name`, and syncs the directory: `name` is the old or the
+/// new file, whatever happens.
+fn write_durably(directory: &Path, name: &str, content: &str, mode: u32) -> io::Result<()> {
+    let beside = directory.join(format!("{name}.new"));
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)?;
+    // The umask may have taken bits away.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: WallTime = WallTime(1_780_000_000_000); // in 2026
+
+    fn kept(directory: &Path) -> (PathBuf, PathBuf) {
+        (directory.join(KEPT_CERTIFICATE), directory.join(KEPT_KEY))
+    }
+
+    fn origin(directory: &Path, hostname: &str, now: WallTime) -> Origin {
+        load_or_generate(directory, hostname, now).unwrap().1
+    }
+
+    #[test]
+    fn generated_once_and_kept() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = temp.path().join("new/tls");
+        let (first, origin) = load_or_generate(&directory, "mx.test", NOW).unwrap();
+        assert_eq!(origin, Origin::Generated("there was none".to_owned()));
+        let (second, origin) = load_or_generate(&directory, "mx.test", NOW).unwrap();
+        assert_eq!(origin, Origin::Kept);
+        assert_eq!(first.fingerprint(), second.fingerprint());
+        assert_eq!(first.fingerprint().len(), 32 * 3 - 1);
+        assert!(first.warnings("mx.test", NOW).is_empty());
+        let mode = fs::metadata(kept(&directory).1)
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn made_anew_for_another_name_or_near_its_end() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = temp.path();
+        origin(directory, "mx.test", NOW);
+        let Origin::Generated(why) = origin(directory, "mail.test.", NOW) else {
+            panic!("kept the certificate of another name");
+        };
+        assert!(why.contains("another name"));
+        let late = NOW + GENERATED_VALIDITY - Duration::from_secs(3600);
+        let Origin::Generated(why) = origin(directory, "mail.test", late) else {
+            panic!("kept a certificate that is about to expire");
+        };
+        assert!(why.contains("expire"));
+        assert_eq!(origin(directory, "mail.test", late), Origin::Kept);
+    }
+
+    #[test]
+    fn made_anew_when_damaged_or_half_written() {
+        let temp = tempfile::tempdir().unwrap();
+        let (certificate, key) = kept(temp.path());
+        origin(temp.path(), "mx.test", NOW);
+        let old_key = fs::read(&key).unwrap();
+        for file in [&certificate, &key] {
+            for content in [&b""[..], b"noise", b"-----BEGIN CERTIFICATE-----\n"] {
+                fs::write(file, content).unwrap();
+                let Origin::Generated(why) = origin(temp.path(), "mx.test", NOW) else {
+                    panic!("used a damaged file");
+                };
+                assert!(why.contains(file.to_str().unwrap()), "{why}");
+            }
+        }
+        fs::write(&key, old_key).unwrap();
+        let Origin::Generated(why) = origin(temp.path(), "mx.test", NOW) else {
+            panic!("used a key that does not fit");
+        };
+        assert!(why.contains("not the key"), "{why}");
+        fs::remove_file(&key).unwrap();
+        let Origin::Generated(why) = origin(temp.path(), "mx.test", NOW) else {
+            panic!("there was no key");
+        };
+        assert!(why.contains("does not exist"), "{why}");
+    }
+
+    #[test]
+    fn addresses_and_long_names_get_certificates_too() {
+        let long = format!("{0}.{0}.example", "m".repeat(63));
+        for name in ["192.0.2.1", &long] {
+            let temp = tempfile::tempdir().unwrap();
+            let (keys, _) = load_or_generate(temp.path(), name, NOW).unwrap();
+            assert!(keys.is_for(name), "{name}");
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let error = load_or_generate(temp.path(), "mäx.test", NOW).unwrap_err();
+        assert!(error.to_string().contains("for this name"), "{error}");
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_remedy() {
+        let temp = tempfile::tempdir().unwrap();
+        let (certificate, key) = kept(temp.path());
+        origin(temp.path(), "mx.test", NOW);
+        let missing = temp.path().join("missing.pem");
+        let complaint =
+            |certificate: &Path, key: &Path| load(certificate, key).unwrap_err().to_string();
+        assert!(complaint(&missing, &key).contains("missing.pem does not exist"));
+        assert!(complaint(&key, &key).contains("has no certificate"));
+        assert!(complaint(&certificate, &certificate).contains("has no private key"));
+        let der = temp.path().join("der");
+        fs::write(&der, [0x30, 0x82, 0, 1, 0]).unwrap();
+        assert!(complaint(&der, &key).contains("no certificate"));
+        let large = temp.path().join("large");
+        fs::write(&large, vec![b'x'; PEM_BYTES_MAX as usize + 1]).unwrap();
+        assert!(complaint(&large, &key).contains("larger"));
+    }
+
+    #[test]
+    fn certificate_and_key_may_share_a_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let (certificate, key) = kept(temp.path());
+        origin(temp.path(), "mx.test", NOW);
+        let both = temp.path().join("both.pem");
+        let content = fs::read_to_string(key).unwrap() + &fs::read_to_string(certificate).unwrap();
+        fs::write(&both, content).unwrap();
+        load(&both, &both).unwrap();
+    }
+
+    #[test]
+    fn warns_of_the_clock_and_the_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let (keys, _) = load_or_generate(temp.path(), "mx.test", NOW).unwrap();
+        let end = keys.valid_until().unwrap();
+        let warnings = keys.warnings("mail.test", end + Duration::from_secs(1));
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("expired on 2036-"), "{warnings:?}");
+        assert!(warnings[1].contains("mail.test"));
+        let early = NOW.0 - 3 * 24 * 3_600_000;
+        assert!(keys.warnings("mx.test", WallTime(early))[0].contains("not valid before"));
+        assert!(!format!("{keys:?}").contains("PRIVATE"));
+    }
+}

@@ -1,1 +1,415 @@
+//! The sending side: TLS with whoever answers, and tickets for the next time.
+//!
+//! One [`ClientTls`] per core. Its tickets are kept per site, server name and use of SNI: two
+//! sites may share a name, and a ticket must not say to one what was said to the other.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+    UnbufferedClientConnection,
+};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::cache::Generations;
+use super::der::{self, KeyKind};
+use super::session::{Session, TlsError};
+use super::{Versions, provider};
+
+/// Servers whose tickets are remembered, per core. Beyond it the least recently used are
+/// forgotten, which costs them a full handshake. Typically 8 KB each.
+pub const HOSTS_MAX: usize = 1024;
+
+/// TLS 1.3 tickets kept per server; each is used once (RFC 8446 appendix C.4), so this is how
+/// many connections can be opened at once without a full handshake.
+pub const TICKETS_PER_HOST_MAX: usize = 4;
+
+/// Every ticket keeps a copy of the server's chain. No tickets are kept from servers whose chain
+/// is longer than this.
+pub const TICKET_CHAIN_BYTES_MAX: usize = 16 * 1024;
+
+/// Some servers refuse a ClientHello that does not come in one segment: 1,460 bytes of TCP
+/// payload, less the room for options. A ticket that makes the hello larger is not used.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 1380;
+
+/// Stands in for names that cannot be a server name; never sent.
+const NAMELESS: &str = "nameless.invalid";
+
+/// The client configuration of one core.
+pub struct ClientTls {
+    base: ClientConfig,
+    hosts: RefCell<Generations<HostKey, Host>>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct HostKey {
+    site: Box<str>,
+    server_name: Box<str>,
+    sni: bool,
+}
+
+#[derive(Clone)]
+struct Host {
+    config: Arc<ClientConfig>,
+    tickets: Arc<HostTickets>,
+    name: ServerName<'static>,
+}
+
+impl ClientTls {
+    /// Errors: [`TlsError::Ours`], if rustls refuses the configuration.
+    pub fn new(versions: Versions) -> Result<Self, TlsError> {
+        let provider = provider();
+        let verifier = Arc::new(AnyCertificate {
+            algorithms: provider.signature_verification_algorithms,
+        });
+        // Before it resumes, rustls compares verifiers (and client certificates) by pointer: all
+        // hosts share these.
+        let base = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions.of_rustls())?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(ClientTls {
+            base,
+            hosts: RefCell::new(Generations::new(HOSTS_MAX)),
+        })
+    }
+
+    /// A session with `server_name`, an MX host's name or an address (brackets allowed), as
+    /// reached for `site`. Send what [`Session::start`] says first.
+    ///
+    /// With `sni` the name is told to the server, unless it is an address or nothing that could
+    /// be a host name. The certificate is not judged here, and no certificate makes the handshake
+    /// fail; see [`super::policy::Judge`].
+    pub fn connect(&self, site: &str, server_name: &str, sni: bool) -> Result<Session, TlsError> {
+        let host = self.host(site, server_name, sni);
+        let session = host.session()?;
+        if session.hello_bytes() <= CLIENT_HELLO_BYTES_MAX {
+            return Ok(session);
+        }
+        host.tickets.forget();
+        host.session()
+    }
+
+    fn host(&self, site: &str, server_name: &str, sni: bool) -> Host {
+        let key = HostKey {
+            site: site.into(),
+            server_name: server_name.into(),
+            sni,
+        };
+        let mut hosts = self.hosts.borrow_mut();
+        if let Some(host) = hosts.get(&key) {
+            return host.clone();
+        }
+        let host = self.new_host(server_name, sni);
+        hosts.insert(key, host.clone());
+        host
+    }
+
+    fn new_host(&self, server_name: &str, sni: bool) -> Host {
+        let name = parse_server_name(server_name);
+        let tickets = Arc::new(HostTickets::default());
+        let mut config = self.base.clone();
+        config.enable_sni = sni && name.is_some();
+        config.resumption = Resumption::store(tickets.clone());
+        Host {
+            config: Arc::new(config),
+            tickets,
+            name: name.unwrap_or_else(|| {
+                ServerName::try_from(NAMELESS).expect("a constant that is a name")
+            }),
+        }
+    }
+}
+
+impl Host {
+    fn session(&self) -> Result<Session, TlsError> {
+        let connection = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())?;
+        Session::client(connection, self.tickets.clone())
+    }
+}
+
+/// A host name without its final dot, or an address with or without the brackets of an address
+/// literal (RFC 5321 section 4.1.3). `None`: neither.
+pub(super) fn parse_server_name(text: &str) -> Option<ServerName<'static>> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    let bare = bare.strip_prefix("IPv6:").unwrap_or(bare);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Some(ServerName::IpAddress(address.into()));
+    }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    ServerName::try_from(name.to_ascii_lowercase()).ok()
+}
+
+/// The tickets of one server. The mutex is there because rustls asks for `Sync`; only the threads
+/// of one core take it, so it is never contended.
+#[derive(Default)]
+pub(super) struct HostTickets(Mutex<Tickets>);
+
+#[derive(Default)]
+struct Tickets {
+    key_exchange: Option<NamedGroup>,
+    tls12: Option<Tls12ClientSessionValue>,
+    /// Oldest first. Invariant: len() <= TICKETS_PER_HOST_MAX.
+    tls13: VecDeque<Tls13ClientSessionValue>,
+    refuses: bool,
+}
+
+impl HostTickets {
+    fn lock(&self) -> MutexGuard<'_, Tickets> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told after each handshake how large the server's chain is.
+    pub fn bound(&self, chain_bytes: usize) {
+        let mut tickets = self.lock();
+        tickets.refuses = chain_bytes > TICKET_CHAIN_BYTES_MAX;
+        if tickets.refuses {
+            tickets.tls12 = None;
+            tickets.tls13.clear();
+        }
+    }
+
+    fn forget(&self) {
+        let mut tickets = self.lock();
+        tickets.tls12 = None;
+        tickets.tls13.clear();
+    }
+}
+
+impl fmt::Debug for HostTickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostTickets").finish_non_exhaustive()
+    }
+}
+
+impl ClientSessionStore for HostTickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.lock().key_exchange = Some(group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.lock().key_exchange
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
+        let mut tickets = self.lock();
+        if !tickets.refuses {
+            tickets.tls12 = Some(value);
+        }
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.lock().tls12.clone()
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.lock().tls12 = None;
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
+        let mut tickets = self.lock();
+        if tickets.refuses {
+            return;
+        }
+        if tickets.tls13.len() == TICKETS_PER_HOST_MAX {
+            tickets.tls13.pop_front();
+        }
+        tickets.tls13.push_back(value);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.lock().tls13.pop_back()
+    }
+}
+
+/// Takes any certificate, but only from whoever holds its key.
+///
+/// webpki checks the signature wherever it can parse the certificate. Where it cannot (X.509 v1,
+/// unknown critical extensions), and for RSA keys under 2,048 bits with TLS 1.2, the key comes
+/// from [`der`]. Such certificates are never judged `Verified`, so a difference between the
+/// two parsers cannot lend a good name to a wrong key.
+#[derive(Debug)]
+struct AnyCertificate {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms).or_else(|error| {
+            verify_beyond_webpki(message, certificate, signed, tls12_algorithm).ok_or(error)
+        })
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms).or_else(|error| {
+            verify_beyond_webpki(message, certificate, signed, tls13_algorithm).ok_or(error)
+        })
+    }
+
+    /// EC first: those handshakes cost the server a tenth of RSA.
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+            SignatureScheme::ED25519,
+            SignatureScheme::RSA_PSS_SHA256,
+            SignatureScheme::RSA_PSS_SHA384,
+            SignatureScheme::RSA_PSS_SHA512,
+            SignatureScheme::RSA_PKCS1_SHA256,
+            SignatureScheme::RSA_PKCS1_SHA384,
+            SignatureScheme::RSA_PKCS1_SHA512,
+        ]
+    }
+}
+
+type Algorithm = &'static dyn VerificationAlgorithm;
+
+/// For what webpki cannot do; `None` if it could, or if the signature is wrong.
+fn verify_beyond_webpki(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithm: fn(SignatureScheme, KeyKind) -> Option<Algorithm>,
+) -> Option<HandshakeSignatureValid> {
+    let fields = der::fields(certificate)?;
+    let parses = webpki::EndEntityCert::try_from(certificate).is_ok();
+    if parses && !fields.key_kind.is_weak_rsa() {
+        return None;
+    }
+    UnparsedPublicKey::new(algorithm(signed.scheme, fields.key_kind)?, fields.key)
+        .verify(message, signed.signature())
+        .ok()
+        .map(|()| HandshakeSignatureValid::assertion())
+}
+
+/// RFC 8446 section 4.2.3: the scheme fixes the curve; PKCS #1 is not for handshakes.
+fn tls13_algorithm(scheme: SignatureScheme, key: KeyKind) -> Option<Algorithm> {
+    use KeyKind::{Ed25519, P256, P384, Rsa};
+    use SignatureScheme as Scheme;
+    Some(match (scheme, key) {
+        (Scheme::ECDSA_NISTP256_SHA256, P256) => &signature::ECDSA_P256_SHA256_ASN1,
+        (Scheme::ECDSA_NISTP384_SHA384, P384) => &signature::ECDSA_P384_SHA384_ASN1,
+        (Scheme::ED25519, Ed25519) => &signature::ED25519,
+        (Scheme::RSA_PSS_SHA256, Rsa { .. }) => &signature::RSA_PSS_2048_8192_SHA256,
+        (Scheme::RSA_PSS_SHA384, Rsa { .. }) => &signature::RSA_PSS_2048_8192_SHA384,
+        (Scheme::RSA_PSS_SHA512, Rsa { .. }) => &signature::RSA_PSS_2048_8192_SHA512,
+        _ => return None,
+    })
+}
+
+/// RFC 5246 section 7.4.1.4.1: the scheme names a hash, the key its own curve.
+fn tls12_algorithm(scheme: SignatureScheme, key: KeyKind) -> Option<Algorithm> {
+    use KeyKind::{P256, P384, Rsa};
+    use SignatureScheme as Scheme;
+    Some(match (scheme, key) {
+        (Scheme::ECDSA_NISTP256_SHA256, P384) => &signature::ECDSA_P384_SHA256_ASN1,
+        (Scheme::ECDSA_NISTP384_SHA384, P256) => &signature::ECDSA_P256_SHA384_ASN1,
+        (Scheme::RSA_PKCS1_SHA256, Rsa { .. }) => {
+            &signature::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY
+        }
+        (Scheme::RSA_PKCS1_SHA384, Rsa { .. }) => &signature::RSA_PKCS1_2048_8192_SHA384,
+        (Scheme::RSA_PKCS1_SHA512, Rsa { .. }) => {
+            &signature::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY
+        }
+        _ => return tls13_algorithm(scheme, key),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_names_are_names_or_addresses() {
+        let name = |text| parse_server_name(text).map(|name| name.to_str().into_owned());
+        assert_eq!(name("Mx.Example.").as_deref(), Some("mx.example"));
+        assert_eq!(
+            name("under_score.example").as_deref(),
+            Some("under_score.example")
+        );
+        assert_eq!(name("192.0.2.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(name("[192.0.2.1]").as_deref(), Some("192.0.2.1"));
+        assert_eq!(name("[IPv6:2001:db8::1]").as_deref(), Some("2001:db8::1"));
+        for odd in ["", ".", "-", "a b", "mx..example", "täst.example", "[x]"] {
+            assert_eq!(name(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn odd_names_do_not_make_tls_impossible() {
+        let client = ClientTls::new(Versions::default()).unwrap();
+        for odd in [
+            "",
+            "a b",
+            "mx..example",
+            "täst.example",
+            "192.0.2.1",
+            "_x.example",
+        ] {
+            let mut hello = Vec::new();
+            client.connect("site", odd, true).unwrap().start(&mut hello);
+            assert!(!hello.is_empty());
+            assert!(!hello.windows(7).any(|w| w == b"invalid"), "{odd}");
+            assert!(!hello.windows(9).any(|w| w == b"192.0.2.1"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn hello_fits_one_segment() {
+        let client = ClientTls::new(Versions::default()).unwrap();
+        let name = format!("{0}.{0}.{0}.example", "m".repeat(63));
+        let mut hello = Vec::new();
+        client
+            .connect("site", &name, true)
+            .unwrap()
+            .start(&mut hello);
+        assert!(hello.windows(name.len()).any(|w| w == name.as_bytes()));
+        assert!(hello.len() < 600, "{} bytes", hello.len());
+    }
+
+    #[test]
+    fn sni_can_be_switched_off() {
+        let client = ClientTls::new(Versions::default()).unwrap();
+        for sni in [false, true] {
+            let mut hello = Vec::new();
+            client
+                .connect("site", "mx.example", sni)
+                .unwrap()
+                .start(&mut hello);
+            assert_eq!(hello.windows(10).any(|w| w == b"mx.example"), sni);
+        }
+    }
+}

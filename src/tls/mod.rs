@@ -1,5 +1,68 @@
+//! TLS on both sides: sessions without sockets, certificates, and what to think of a peer's.
+//!
+//! Promise: opportunistic TLS never ends in plaintext because of a certificate. Whether a
+//! certificate is good is judged after every handshake, by [`policy`]; that the peer holds its
+//! key is checked within every full handshake, whatever the certificate looks like.
+//! Not here: sockets, timeouts, the decision to fall back to plaintext.
+//!
+//! This is the only room that names rustls, webpki, rcgen and ring.
+
+mod cache;
 pub mod certificate;
 pub mod client;
+mod der;
 pub mod policy;
 pub mod server;
 pub mod session;
+
+use std::sync::Arc;
+
+use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
+use rustls::version::{TLS12, TLS13};
+
+pub use certificate::{CertificateError, Origin, ServerKeys};
+pub use client::ClientTls;
+pub use policy::{Judge, Level, TrustAnchors};
+pub use server::ServerTls;
+pub use session::{Progress, Session, TlsError};
+
+/// The protocol versions that one side is willing to speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Versions {
+    #[default]
+    Tls12AndTls13,
+    Tls12Only,
+    Tls13Only,
+}
+
+impl Versions {
+    fn of_rustls(self) -> &'static [&'static SupportedProtocolVersion] {
+        const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+        match self {
+            Versions::Tls12AndTls13 => BOTH,
+            Versions::Tls12Only => &BOTH[1..],
+            Versions::Tls13Only => &BOTH[..1],
+        }
+    }
+}
+
+/// ring with AES-128-GCM first: the fastest suite wherever the CPU has AES instructions. No
+/// post-quantum group: ring has none, and the ClientHello has to fit one segment.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = default_provider();
+    provider.cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
+    Arc::new(provider)
+}

@@ -1,1 +1,441 @@
+//! What a peer's certificate is worth, and what a destination demands.
+//!
+//! Judged after every handshake, resumed or not: a resumed session brings the chain of the first
+//! one along, and the clock and the name may have changed since.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::digest::{Context, SHA256, digest};
+use rustls::crypto::ring::default_provider;
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::cache::Generations;
+use super::certificate::{CertificateError, read_chain};
+use super::client::parse_server_name;
+use super::der;
+use crate::message::Verdict;
+use crate::time::WallTime;
+
+/// Chains whose verdict is remembered, per core; 100 bytes each. Checking one costs 53 us,
+/// hashing it 2 us.
+pub const VERDICTS_MAX: usize = 8192;
+
+/// For how long a verdict is believed, unless a certificate of the chain runs out before.
+pub const VERDICT_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// How much TLS a destination demands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Level {
+    /// Never TLS.
+    None,
+    /// TLS if it works (RFC 7435): plaintext if it is not offered or fails.
+    #[default]
+    May,
+    /// TLS with whoever answers, never plaintext.
+    Encrypt,
+    /// TLS with the host that was meant, proven by a certificate.
+    Verify,
+}
+
+impl Level {
+    pub const ALL: [Level; 4] = [Level::None, Level::May, Level::Encrypt, Level::Verify];
+
+    /// True if mail may go out without TLS, also after TLS was tried and failed.
+    pub fn allows_plaintext(self) -> bool {
+        self <= Level::May
+    }
+
+    /// True if STARTTLS is used where it is offered.
+    pub fn wants_tls(self) -> bool {
+        self != Level::None
+    }
+
+    /// True if mail may go over TLS with a peer judged so.
+    pub fn accepts(self, verdict: Verdict) -> bool {
+        self < Level::Verify || verdict == Verdict::Verified
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Level::None => "none",
+            Level::May => "may",
+            Level::Encrypt => "encrypt",
+            Level::Verify => "verify",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Level::ALL
+            .into_iter()
+            .find(|level| level.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is none of none, may, encrypt, verify"))
+    }
+}
+
+/// The certificates that are trusted; loaded once, shared by all cores.
+pub struct TrustAnchors {
+    anchors: Vec<TrustAnchor<'static>>,
+    /// SHA-256 of certificates that the operator named: trusted also where they are not CAs, as
+    /// self-signed certificates of internal hosts are.
+    named: HashSet<[u8; 32]>,
+}
+
+impl TrustAnchors {
+    /// Nobody is trusted: every chain is [`Verdict::Untrusted`] at best.
+    pub fn none() -> Self {
+        TrustAnchors {
+            anchors: Vec::new(),
+            named: HashSet::new(),
+        }
+    }
+
+    /// The system's store (or what `SSL_CERT_FILE` and `SSL_CERT_DIR` say) and the PEM file
+    /// `extra`. Also returns what could not be used of the system's store, for the log: that is
+    /// no error, since a host may have no store at all.
+    pub fn load(extra: Option<&Path>) -> Result<(Self, Vec<String>), CertificateError> {
+        let system = rustls_native_certs::load_native_certs();
+        let complaints = system.errors.iter().map(ToString::to_string).collect();
+        let mut trusted = Self::none();
+        for certificate in &system.certs {
+            trusted.add_anchor(certificate);
+        }
+        if let Some(path) = extra {
+            for certificate in read_chain(path)? {
+                trusted.add(&certificate);
+            }
+        }
+        Ok((trusted, complaints))
+    }
+
+    /// Trusts one certificate that the operator named, as a CA and as itself.
+    pub fn add(&mut self, certificate: &CertificateDer<'_>) {
+        self.named.insert(sha256(certificate));
+        self.add_anchor(certificate);
+    }
+
+    pub fn len(&self) -> usize {
+        self.anchors.len().max(self.named.len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn add_anchor(&mut self, certificate: &CertificateDer<'_>) {
+        if let Ok(anchor) = webpki::anchor_from_trusted_cert(certificate) {
+            self.anchors.push(anchor.to_owned());
+        }
+    }
+}
+
+impl fmt::Debug for TrustAnchors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustAnchors")
+            .field("anchors", &self.anchors.len())
+            .field("named", &self.named.len())
+            .finish()
+    }
+}
+
+/// Judges certificates and remembers its verdicts. One per core.
+pub struct Judge {
+    trusted: Arc<TrustAnchors>,
+    algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
+    memory: RefCell<Generations<[u8; 32], Remembered>>,
+}
+
+struct Remembered {
+    verdict: Verdict,
+    from: WallTime,
+    until: WallTime,
+}
+
+impl Judge {
+    pub fn new(trusted: Arc<TrustAnchors>) -> Self {
+        Judge {
+            trusted,
+            algorithms: default_provider().signature_verification_algorithms.all,
+            memory: RefCell::new(Generations::new(VERDICTS_MAX)),
+        }
+    }
+
+    /// Whether `peer_certificates` (the chain as it was sent, the peer's own first) proves that
+    /// the peer is `server_name`, a host name or an address, at `now`. RFC 5280 for the chain,
+    /// RFC 9525 for the name; revocation is not looked at. An empty chain is `Unasked`.
+    pub fn judge(
+        &self,
+        peer_certificates: &[CertificateDer<'_>],
+        server_name: &str,
+        now: WallTime,
+    ) -> Verdict {
+        if peer_certificates.is_empty() {
+            return Verdict::Unasked;
+        }
+        let key = memory_key(peer_certificates, server_name);
+        let mut memory = self.memory.borrow_mut();
+        if let Some(remembered) = memory.get(&key)
+            && (remembered.from..remembered.until).contains(&now)
+        {
+            return remembered.verdict;
+        }
+        let verdict = self.judge_afresh(peer_certificates, server_name, now);
+        let until = (now + VERDICT_LIFETIME).min(next_expiry(peer_certificates, now));
+        memory.insert(
+            key,
+            Remembered {
+                verdict,
+                from: now,
+                until,
+            },
+        );
+        verdict
+    }
+
+    fn judge_afresh(
+        &self,
+        peer_certificates: &[CertificateDer<'_>],
+        server_name: &str,
+        now: WallTime,
+    ) -> Verdict {
+        let (own, others) = (&peer_certificates[0], &peer_certificates[1..]);
+        let Ok(parsed) = EndEntityCert::try_from(own) else {
+            return Verdict::Unparsable;
+        };
+        let chain = if self.trusted.named.contains(&sha256(own)) {
+            judge_validity(own, now)
+        } else {
+            self.judge_chain(&parsed, others, now)
+        };
+        if chain != Verdict::Verified {
+            return chain;
+        }
+        if der::fields(own).is_none_or(|fields| fields.key_kind.is_weak_rsa()) {
+            return Verdict::Untrusted;
+        }
+        match parse_server_name(server_name) {
+            Some(name) if parsed.verify_is_valid_for_subject_name(&name).is_ok() => {
+                Verdict::Verified
+            }
+            _ => Verdict::NameMismatch,
+        }
+    }
+
+    fn judge_chain(
+        &self,
+        own: &EndEntityCert<'_>,
+        others: &[CertificateDer<'_>],
+        now: WallTime,
+    ) -> Verdict {
+        let time = UnixTime::since_unix_epoch(Duration::from_millis(now.0));
+        let path = own.verify_for_usage(
+            self.algorithms,
+            &self.trusted.anchors,
+            others,
+            time,
+            KeyUsage::server_auth(),
+            None,
+            None,
+        );
+        match path {
+            Ok(_) => Verdict::Verified,
+            Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
+                Verdict::Expired
+            }
+            Err(_) => Verdict::Untrusted,
+        }
+    }
+}
+
+/// For a certificate that is trusted by itself: only the clock can speak against it.
+fn judge_validity(certificate: &CertificateDer<'_>, now: WallTime) -> Verdict {
+    let now = (now.0 / 1000) as i64;
+    let validity = der::fields(certificate).and_then(|f| Some((f.not_before?, f.not_after?)));
+    match validity {
+        Some((from, to)) if from <= now && now <= to => Verdict::Verified,
+        Some(_) => Verdict::Expired,
+        None => Verdict::Untrusted,
+    }
+}
+
+/// The first moment after `now` at which a certificate starts or ceases to be valid.
+fn next_expiry(certificates: &[CertificateDer<'_>], now: WallTime) -> WallTime {
+    certificates
+        .iter()
+        .filter_map(|certificate| der::fields(certificate))
+        .flat_map(|fields| [fields.not_before, fields.not_after.map(|last| last + 1)])
+        .flatten()
+        .filter_map(|seconds| u64::try_from(seconds).ok()?.checked_mul(1000))
+        .filter(|&change| change > now.0)
+        .min()
+        .map_or(WallTime(u64::MAX), WallTime)
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+/// SHA-256 over the chain and the name, each with its length in front.
+fn memory_key(certificates: &[CertificateDer<'_>], server_name: &str) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for part in certificates
+        .iter()
+        .map(|certificate| certificate.as_ref())
+        .chain([server_name.as_bytes()])
+    {
+        context.update(&(part.len() as u64).to_le_bytes());
+        context.update(part);
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    const NOW: WallTime = WallTime(1_780_000_000_000); // in 2026
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        certificate: CertificateDer<'static>,
+    }
+
+    fn authority() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let issuer = Issuer::new(params, key);
+        Authority {
+            issuer,
+            certificate,
+        }
+    }
+
+    fn params(names: &[&str]) -> CertificateParams {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        params
+    }
+
+    fn issue(authority: &Authority, params: &CertificateParams) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &authority.issuer).unwrap();
+        signed.der().clone()
+    }
+
+    fn judge_trusting(certificate: &CertificateDer<'_>) -> Judge {
+        let mut trusted = TrustAnchors::none();
+        trusted.add(certificate);
+        Judge::new(Arc::new(trusted))
+    }
+
+    #[test]
+    fn names_are_names_or_addresses() {
+        let ca = authority();
+        let leaf = issue(&ca, &params(&["mx.test", "*.wild.test", "192.0.2.1"]));
+        let judge = judge_trusting(&ca.certificate);
+        for (name, verdict) in [
+            ("mx.test", Verdict::Verified),
+            ("MX.test.", Verdict::Verified),
+            ("a.wild.test", Verdict::Verified),
+            ("[192.0.2.1]", Verdict::Verified),
+            ("192.0.2.2", Verdict::NameMismatch),
+            ("a.b.wild.test", Verdict::NameMismatch),
+            ("other.test", Verdict::NameMismatch),
+            ("no name", Verdict::NameMismatch),
+            ("", Verdict::NameMismatch),
+        ] {
+            assert_eq!(judge.judge(&[leaf.clone()], name, NOW), verdict, "{name}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_untrusted() {
+        let leaf = issue(&authority(), &params(&["mx.test"]));
+        let nobody = Judge::new(Arc::new(TrustAnchors::none()));
+        let another = judge_trusting(&authority().certificate);
+        assert_eq!(
+            nobody.judge(&[leaf.clone()], "mx.test", NOW),
+            Verdict::Untrusted
+        );
+        assert_eq!(another.judge(&[leaf], "mx.test", NOW), Verdict::Untrusted);
+        assert_eq!(nobody.judge(&[], "mx.test", NOW), Verdict::Unasked);
+        let noise = CertificateDer::from(vec![0x30; 20]);
+        assert_eq!(nobody.judge(&[noise], "mx.test", NOW), Verdict::Unparsable);
+    }
+
+    #[test]
+    fn a_remembered_verdict_ends_with_the_certificate() {
+        let ca = authority();
+        let leaf = [issue(&ca, &params(&["mx.test"]))];
+        let judge = judge_trusting(&ca.certificate);
+        let end = WallTime(1_893_456_000_000); // 2030-01-01, still valid in that second
+        let just_before = WallTime(end.0 - 60_000);
+        assert_eq!(
+            judge.judge(&leaf, "mx.test", just_before),
+            Verdict::Verified
+        );
+        assert_eq!(judge.judge(&leaf, "mx.test", end), Verdict::Verified);
+        let after = WallTime(end.0 + 1000);
+        assert_eq!(judge.judge(&leaf, "mx.test", after), Verdict::Expired);
+        // The clock was set back: what was remembered for later does not count.
+        assert_eq!(judge.judge(&leaf, "mx.test", NOW), Verdict::Verified);
+        let early = WallTime(1_500_000_000_000);
+        assert_eq!(judge.judge(&leaf, "mx.test", early), Verdict::Expired);
+    }
+
+    #[test]
+    fn a_named_self_signed_certificate_is_verified() {
+        let key = KeyPair::generate().unwrap();
+        let own = params(&["exchange.test"]).self_signed(&key).unwrap();
+        let chain = [own.der().clone()];
+        let judge = judge_trusting(own.der());
+        assert_eq!(judge.judge(&chain, "exchange.test", NOW), Verdict::Verified);
+        assert_eq!(judge.judge(&chain, "mx.test", NOW), Verdict::NameMismatch);
+        let late = WallTime(1_900_000_000_000);
+        assert_eq!(judge.judge(&chain, "exchange.test", late), Verdict::Expired);
+        let nobody = Judge::new(Arc::new(TrustAnchors::none()));
+        assert_eq!(
+            nobody.judge(&chain, "exchange.test", NOW),
+            Verdict::Untrusted
+        );
+    }
+
+    #[test]
+    fn levels_read_back_and_demand_more_and_more() {
+        for level in Level::ALL {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        assert!("Verify".parse::<Level>().is_err());
+        assert!(Level::May.allows_plaintext() && !Level::Encrypt.allows_plaintext());
+        assert!(!Level::None.wants_tls() && Level::May.wants_tls());
+        assert!(Level::Encrypt.accepts(Verdict::Untrusted));
+        assert!(!Level::Verify.accepts(Verdict::NameMismatch));
+        assert!(!Level::Verify.accepts(Verdict::Unasked));
+        assert!(Level::Verify.accepts(Verdict::Verified));
+    }
+}

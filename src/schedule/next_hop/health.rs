@@ -1,0 +1,190 @@
+//! What a next hop has shown so far: how many connections it bears, and whether to leave it alone.
+
+use super::{Refusal, Settings};
+use crate::time::Now;
+use std::time::Duration;
+
+/// The window (additive increase, multiplicative decrease) and the pauses of one next hop.
+///
+/// Invariant: `1 <= window <= window_max`.
+pub(super) struct Health {
+    window: u32,
+    window_max: u32,
+    /// Successes since the window last changed.
+    successes: u32,
+    /// Connection failures since the last success.
+    failures: u32,
+    /// Refusals since the last success.
+    refusals: u32,
+    /// No new connection before this.
+    pub opens_from: Now,
+    /// No job is handed to any connection before this.
+    pub takes_from: Now,
+}
+
+impl Health {
+    pub fn new(settings: &Settings) -> Self {
+        Health {
+            window: settings.window_initial,
+            window_max: settings.window_max,
+            successes: 0,
+            failures: 0,
+            refusals: 0,
+            opens_from: Now(0),
+            takes_from: Now(0),
+        }
+    }
+
+    pub fn window(&self) -> u32 {
+        self.window
+    }
+
+    pub fn set_window_max(&mut self, window_max: u32) {
+        self.window_max = window_max.max(1);
+        self.window = self.window.min(self.window_max);
+    }
+
+    /// Too many failures in a row: one connection at a time, and only now and then.
+    pub fn is_dead(&self, settings: &Settings) -> bool {
+        self.failures >= settings.failures_until_dead
+    }
+
+    /// Connections that the hop may have now.
+    pub fn room(&self, settings: &Settings) -> u32 {
+        if self.is_dead(settings) {
+            1
+        } else {
+            self.window
+        }
+    }
+
+    /// When every pause is over.
+    pub fn paused_until(&self) -> Now {
+        self.opens_from.max(self.takes_from)
+    }
+
+    /// The window grows by one for each window of successes.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+        self.refusals = 0;
+        self.successes += 1;
+        if self.successes >= self.window {
+            self.successes = 0;
+            self.window = (self.window + 1).min(self.window_max);
+        }
+    }
+
+    /// A connection could not be made, or broke. Failures within a pause belong to the round
+    /// that caused it, and count no further.
+    pub fn failed(&mut self, now: Now, settings: &Settings) {
+        if self.opens_from > now {
+            return;
+        }
+        self.shrink();
+        self.failures = self.failures.saturating_add(1);
+        if let Some(excess) = self.failures.checked_sub(settings.failures_until_dead) {
+            let wait = doubled(settings.probe_wait_min, excess, settings.probe_wait_max);
+            self.opens_from = now + wait;
+        }
+    }
+
+    /// The host answers, but wants less. Refusals within a pause count no further.
+    pub fn refused(&mut self, now: Now, refusal: Refusal, settings: &Settings) {
+        let already = match refusal {
+            Refusal::Connection => self.opens_from > now,
+            Refusal::Mail => self.takes_from > now,
+        };
+        if already {
+            return;
+        }
+        self.shrink();
+        let wait = doubled(
+            settings.refusal_wait_min,
+            self.refusals,
+            settings.refusal_wait_max,
+        );
+        self.refusals = self.refusals.saturating_add(1);
+        self.opens_from = self.opens_from.max(now + wait);
+        if refusal == Refusal::Mail {
+            self.takes_from = now + wait;
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.window = (self.window / 2).max(1);
+        self.successes = 0;
+    }
+}
+
+/// `min` doubled `times` times, at most `max`.
+fn doubled(min: Duration, times: u32, max: Duration) -> Duration {
+    min.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
+        .min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(count: u64) -> Now {
+        Now(count * 1_000_000)
+    }
+
+    #[test]
+    fn window_grows_by_one_per_window_and_stops_at_the_maximum() {
+        let settings = Settings {
+            window_initial: 2,
+            window_max: 4,
+            ..Settings::default()
+        };
+        let mut health = Health::new(&settings);
+        let mut seen = Vec::new();
+        for _ in 0..12 {
+            health.succeeded();
+            seen.push(health.window());
+        }
+        assert_eq!(seen, [2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4]);
+    }
+
+    #[test]
+    fn five_connections_failing_together_are_one_round() {
+        let settings = Settings {
+            failures_until_dead: 1,
+            probe_wait_min: Duration::from_secs(10),
+            probe_wait_max: Duration::from_secs(35),
+            ..Settings::default()
+        };
+        let mut health = Health::new(&settings);
+        for _ in 0..5 {
+            health.failed(seconds(1), &settings);
+        }
+        assert_eq!(health.opens_from, seconds(11));
+        health.failed(seconds(11), &settings);
+        assert_eq!(health.opens_from, seconds(31));
+        health.failed(seconds(31), &settings);
+        assert_eq!(health.opens_from, seconds(66));
+        assert!(health.is_dead(&settings));
+        health.succeeded();
+        assert!(!health.is_dead(&settings));
+        assert_eq!(health.window(), 2, "one success at a window of one");
+    }
+
+    #[test]
+    fn refused_connection_leaves_the_others_at_work() {
+        let settings = Settings::default();
+        let mut health = Health::new(&settings);
+        health.refused(seconds(1), Refusal::Connection, &settings);
+        assert!(health.opens_from > seconds(1));
+        assert_eq!(health.takes_from, Now(0));
+        health.refused(seconds(1), Refusal::Mail, &settings);
+        assert!(health.takes_from > seconds(1));
+        assert_eq!(health.window(), 1);
+    }
+
+    #[test]
+    fn doubling_never_overflows() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(doubled(Duration::from_secs(1), 200, hour), hour);
+        assert_eq!(doubled(Duration::ZERO, 200, hour), Duration::ZERO);
+    }
+}

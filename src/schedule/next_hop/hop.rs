@@ -1,0 +1,198 @@
+//! One next hop: its queue, its connections, and what it wants to happen next.
+
+use super::health::Health;
+use super::{HopStatus, Settings};
+use crate::time::Now;
+use std::collections::VecDeque;
+
+/// A queue that has grown past this gives its memory back when it is empty again.
+const SPARE_CAPACITY_MAX: usize = 1024;
+
+pub(super) struct Hop<K, J, C> {
+    pub key: K,
+    pub context: C,
+    /// Jobs in the order they came, with the time.
+    todo: VecDeque<(Now, J)>,
+    pub health: Health,
+    pub opening: u32,
+    /// At work, woken, or closing.
+    pub busy: u32,
+    pub idle: u32,
+    /// Those of `busy` that are on their way to ask for a job.
+    pub woken: u32,
+    /// Those of `busy` that have been told to close.
+    pub closing: u32,
+    /// Has delivered since it was last found failing: may use the reserve of connections.
+    pub proven: bool,
+    /// Jobs taken since this hop last made room for another.
+    pub turn_jobs: u32,
+    /// Is in the ring of hops to look at.
+    pub listed: bool,
+    /// Is in a queue of hops that wait for the core's connection limit.
+    pub starved: bool,
+    /// The time it is noted under among the timers; `NEVER`: it is not.
+    pub timer: Now,
+    /// The time it is noted under among those with idle connections.
+    pub idle_since: Option<Now>,
+}
+
+/// What a hop wants.
+pub(super) enum Step {
+    Open,
+    Wake,
+    CloseIdle,
+    Postpone,
+    /// Nothing before this time, unless something happens.
+    Wait(Now),
+    Forget,
+}
+
+impl<K, J, C> Hop<K, J, C> {
+    pub fn new(key: K, context: C, settings: &Settings) -> Self {
+        Hop {
+            key,
+            context,
+            todo: VecDeque::new(),
+            health: Health::new(settings),
+            opening: 0,
+            busy: 0,
+            idle: 0,
+            woken: 0,
+            closing: 0,
+            proven: false,
+            turn_jobs: 0,
+            listed: false,
+            starved: false,
+            timer: Now::NEVER,
+            idle_since: None,
+        }
+    }
+
+    pub fn connections(&self) -> u32 {
+        self.opening + self.busy + self.idle
+    }
+
+    /// Without those that are on their way out.
+    pub fn staying(&self) -> u32 {
+        self.connections() - self.closing
+    }
+
+    pub fn has_work(&self) -> bool {
+        !self.todo.is_empty()
+    }
+
+    pub fn push(&mut self, job: J, now: Now) {
+        self.todo.push_back((now, job));
+    }
+
+    pub fn pop(&mut self) -> Option<J> {
+        let (_, job) = self.todo.pop_front()?;
+        if self.todo.is_empty() && self.todo.capacity() > SPARE_CAPACITY_MAX {
+            self.todo = VecDeque::new();
+        }
+        Some(job)
+    }
+
+    pub fn status(&self, settings: &Settings) -> HopStatus {
+        HopStatus {
+            todo: self.todo.len(),
+            opening: self.opening,
+            busy: self.busy,
+            idle: self.idle,
+            window: self.health.window(),
+            paused_until: self.health.paused_until(),
+            is_dead: self.health.is_dead(settings),
+        }
+    }
+
+    /// Looks at this hop alone; the core's connection limit is the caller's affair.
+    pub fn step(&self, now: Now, settings: &Settings) -> Step {
+        let Some((since, _)) = self.todo.front() else {
+            return self.step_without_work(now, settings);
+        };
+        let stale_at = self.stale_at(now, settings);
+        if stale_at <= now {
+            return Step::Postpone;
+        }
+        match self.step_for_work(*since, now, settings) {
+            Step::Wait(at) => Step::Wait(at.min(stale_at)),
+            step => step,
+        }
+    }
+
+    fn step_without_work(&self, now: Now, settings: &Settings) -> Step {
+        if self.idle > 0 && self.staying() > self.health.room(settings) {
+            return Step::CloseIdle;
+        }
+        if self.connections() > 0 {
+            return Step::Wait(Now::NEVER);
+        }
+        // Its pauses are worth remembering as long as they last.
+        match self.health.paused_until() {
+            until if until > now => Step::Wait(until),
+            _ => Step::Forget,
+        }
+    }
+
+    fn step_for_work(&self, since: Now, now: Now, settings: &Settings) -> Step {
+        let health = &self.health;
+        if health.takes_from > now {
+            return Step::Wait(health.takes_from);
+        }
+        if self.idle > 0 {
+            return self.step_with_idle(settings);
+        }
+        if self.staying() >= health.room(settings) {
+            return Step::Wait(Now::NEVER);
+        }
+        if health.opens_from > now {
+            return Step::Wait(health.opens_from);
+        }
+        match self.open_at(since, settings) {
+            at if at <= now => Step::Open,
+            at => Step::Wait(at),
+        }
+    }
+
+    fn step_with_idle(&self, settings: &Settings) -> Step {
+        if self.staying() > self.health.room(settings) {
+            Step::CloseIdle
+        } else if self.todo.len() > self.woken as usize {
+            Step::Wake
+        } else {
+            Step::Wait(Now::NEVER)
+        }
+    }
+
+    /// When one more connection is worth its handshake.
+    fn open_at(&self, since: Now, settings: &Settings) -> Now {
+        if self.staying() == 0 {
+            return since;
+        }
+        let unclaimed = self.todo.len().saturating_sub(self.woken as usize);
+        let enough = settings.jobs_per_new_connection as usize * (self.opening as usize + 1);
+        if unclaimed >= enough {
+            since + settings.reuse_wait
+        } else if self.opening == 0 {
+            since + settings.slow_wait
+        } else {
+            Now::NEVER
+        }
+    }
+
+    /// When the oldest job has waited long enough to be handed back.
+    pub fn stale_at(&self, now: Now, settings: &Settings) -> Now {
+        let Some((since, _)) = self.todo.front() else {
+            return Now::NEVER;
+        };
+        let since = *since;
+        let health = &self.health;
+        let blocked =
+            health.takes_from > now || (health.opens_from > now && self.connections() == 0);
+        if blocked || self.health.is_dead(settings) {
+            since + settings.blocked_wait_max
+        } else {
+            since + settings.queue_wait_max
+        }
+    }
+}

@@ -1,0 +1,381 @@
+use super::*;
+
+const MILLISECOND: u64 = 1000;
+const SECOND: u64 = 1_000_000;
+
+type TestSchedule = Schedule<&'static str, u32>;
+
+fn schedule(settings: Settings) -> TestSchedule {
+    Schedule::new(settings)
+}
+
+fn open_all(schedule: &mut TestSchedule, now: Now) -> Vec<HopId> {
+    let mut opened = Vec::new();
+    while let Some(action) = schedule.poll(now) {
+        let Action::Open { hop } = action else {
+            panic!("expected only Open, got {action:?}");
+        };
+        opened.push(hop);
+    }
+    opened
+}
+
+/// Opens the one connection that the schedule asks for and makes it ask for work.
+fn connect(schedule: &mut TestSchedule, now: Now) -> (HopId, Take<u32>) {
+    let opened = open_all(schedule, now);
+    assert_eq!(opened.len(), 1);
+    schedule.connected(opened[0]);
+    (opened[0], schedule.take(opened[0], now))
+}
+
+/// Lets time pass until `at`: nothing happens before, whatever wakes the driver.
+fn quiet_until(schedule: &mut TestSchedule, at: Option<Now>) {
+    while let Some(now) = schedule.deadline()
+        && at.is_none_or(|at| now < at)
+    {
+        assert_eq!(schedule.poll(now), None);
+    }
+    assert_eq!(schedule.deadline(), at);
+}
+
+#[test]
+fn one_job_and_no_connection_opens_at_once() {
+    let mut schedule = schedule(Settings::default());
+    schedule.push(&"a", 1, Now(0));
+    let (hop, take) = connect(&mut schedule, Now(0));
+    assert_eq!(take, Take::Job(1));
+    assert_eq!(schedule.len(), 0);
+    schedule.delivered(hop);
+    let until = Now(5 * SECOND);
+    assert_eq!(schedule.take(hop, Now(0)), Take::Wait { until });
+    quiet_until(&mut schedule, None);
+}
+
+#[test]
+fn idle_connection_is_woken_rather_than_another_opened() {
+    let mut schedule = schedule(Settings::default());
+    schedule.push(&"a", 1, Now(0));
+    let (hop, _) = connect(&mut schedule, Now(0));
+    schedule.take(hop, Now(0));
+    schedule.push(&"a", 2, Now(5));
+    assert_eq!(schedule.poll(Now(5)), Some(Action::Wake { hop }));
+    assert_eq!(schedule.poll(Now(5)), None);
+    assert_eq!(schedule.take(hop, Now(5)), Take::Job(2));
+}
+
+#[test]
+fn second_job_waits_briefly_for_a_busy_connection() {
+    let mut schedule = schedule(Settings::default());
+    schedule.push(&"a", 1, Now(0));
+    let (hop, _) = connect(&mut schedule, Now(0));
+    schedule.push(&"a", 2, Now(0));
+    assert_eq!(schedule.poll(Now(0)), None);
+    assert_eq!(schedule.deadline(), Some(Now(100 * MILLISECOND)));
+    assert_eq!(schedule.take(hop, Now(MILLISECOND)), Take::Job(2));
+}
+
+#[test]
+fn slow_connection_is_joined_by_another() {
+    let mut schedule = schedule(Settings::default());
+    schedule.push(&"a", 1, Now(0));
+    let (hop, _) = connect(&mut schedule, Now(0));
+    schedule.push(&"a", 2, Now(0));
+    assert_eq!(schedule.poll(Now(0)), None);
+    let slow = schedule.deadline().unwrap();
+    assert_eq!(schedule.poll(slow), Some(Action::Open { hop }));
+    assert_eq!(schedule.poll(slow), None, "one at a time");
+}
+
+#[test]
+fn burst_opens_one_connection_for_ten_jobs_up_to_the_window() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..35 {
+        schedule.push(&"a", job, Now(0));
+    }
+    assert_eq!(open_all(&mut schedule, Now(0)).len(), 1);
+    assert_eq!(open_all(&mut schedule, Now(5 * MILLISECOND)).len(), 2);
+    for job in 0..1000 {
+        schedule.push(&"a", job, Now(6 * MILLISECOND));
+    }
+    assert_eq!(open_all(&mut schedule, Now(11 * MILLISECOND)).len(), 2);
+    assert_eq!(schedule.connections(), 5);
+}
+
+#[test]
+fn unreachable_hop_is_probed_by_one_connection_and_keeps_its_jobs() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..100 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let mut now = Now(0);
+    for _ in 0..3 {
+        for hop in open_all(&mut schedule, now) {
+            schedule.connect_failed(hop, now);
+        }
+    }
+    assert_eq!(schedule.len(), 100);
+    let hop = schedule.hop(&"a").unwrap();
+    assert!(schedule.status(hop).unwrap().is_dead);
+
+    for wait in [10, 20] {
+        assert_eq!(schedule.poll(now), None);
+        now = schedule.status(hop).unwrap().paused_until;
+        quiet_until(&mut schedule, Some(now));
+        assert_eq!(open_all(&mut schedule, now), [hop], "a single probe");
+        schedule.connect_failed(hop, now);
+        let paused = schedule.status(hop).unwrap().paused_until;
+        assert_eq!(paused, now + Duration::from_secs(2 * wait));
+    }
+}
+
+#[test]
+fn all_jobs_flow_when_a_short_outage_ends() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..100 {
+        schedule.push(&"a", job, Now(0));
+    }
+    for _ in 0..3 {
+        for hop in open_all(&mut schedule, Now(0)) {
+            schedule.connect_failed(hop, Now(0));
+        }
+    }
+    let (hop, take) = connect(&mut schedule, Now(10 * SECOND));
+    assert_eq!(take, Take::Job(0));
+    schedule.delivered(hop);
+    for job in 1..100 {
+        let now = Now(10 * SECOND + u64::from(job) * MILLISECOND);
+        while schedule.poll(now).is_some() {}
+        assert_eq!(schedule.take(hop, now), Take::Job(job));
+        schedule.delivered(hop);
+    }
+    assert!(schedule.status(hop).unwrap().window > 5);
+}
+
+#[test]
+fn job_of_a_dead_hop_comes_back_to_be_counted_and_deferred() {
+    let mut schedule = schedule(Settings {
+        failures_until_dead: 1,
+        ..Settings::default()
+    });
+    for job in 0..3 {
+        schedule.push(&"a", job, Now(u64::from(job)));
+    }
+    let hop = open_all(&mut schedule, Now(2))[0];
+    schedule.connect_failed(hop, Now(2));
+    let mut postponed = Vec::new();
+    let mut now = Now(2);
+    while postponed.len() < 3 {
+        match schedule.poll(now) {
+            Some(Action::Postpone { job, .. }) => postponed.push((job, now)),
+            Some(Action::Open { hop }) => schedule.connect_failed(hop, now),
+            Some(action) => panic!("{action:?}"),
+            None => now = schedule.deadline().unwrap(),
+        }
+    }
+    let minute = 60 * SECOND;
+    let expected = [(0, minute), (1, minute + 1), (2, minute + 2)];
+    assert_eq!(postponed, expected.map(|(job, at)| (job, Now(at))));
+    schedule.defer(0, Now(100 * SECOND));
+    assert_eq!(
+        schedule.poll(Now(100 * SECOND)),
+        Some(Action::Retry { job: 0 })
+    );
+}
+
+#[test]
+fn rate_refusal_pauses_the_hop_and_halves_its_window() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..100 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let (hop, _) = connect(&mut schedule, Now(0));
+    schedule.refused(hop, Refusal::Mail, Now(0));
+    assert_eq!(schedule.status(hop).unwrap().window, 2);
+    assert_eq!(schedule.take(hop, Now(0)), Take::Close);
+    schedule.closed(hop);
+    quiet_until(&mut schedule, Some(Now(5 * SECOND)));
+    let action = schedule.poll(Now(5 * SECOND));
+    assert_eq!(action, Some(Action::Open { hop }));
+}
+
+#[test]
+fn empty_hop_is_forgotten_and_its_name_dies_with_it() {
+    let mut schedule = schedule(Settings::default());
+    schedule.push(&"a", 1, Now(0));
+    let (hop, _) = connect(&mut schedule, Now(0));
+    schedule.take(hop, Now(0));
+    schedule.idle_closed(hop);
+    assert_eq!(schedule.poll(Now(0)), None);
+    assert_eq!(schedule.hops(), 0);
+    assert_eq!(schedule.status(hop), None);
+    let again = schedule.push(&"a", 1, Now(0));
+    assert_ne!(again, hop);
+}
+
+#[test]
+fn empty_dead_hop_is_remembered_for_its_pause_only() {
+    let mut schedule = schedule(Settings {
+        failures_until_dead: 1,
+        blocked_wait_max: Duration::from_secs(1),
+        ..Settings::default()
+    });
+    schedule.push(&"a", 1, Now(0));
+    let hop = open_all(&mut schedule, Now(0))[0];
+    schedule.connect_failed(hop, Now(0));
+    assert_eq!(schedule.poll(Now(0)), None);
+    let action = schedule.poll(Now(SECOND));
+    assert_eq!(action, Some(Action::Postpone { hop, job: 1 }));
+    assert_eq!(schedule.poll(Now(SECOND)), None);
+    assert_eq!(schedule.hops(), 1);
+    assert_eq!(schedule.poll(Now(10 * SECOND)), None);
+    assert_eq!(schedule.hops(), 0);
+    assert_eq!(schedule.deadline(), None);
+}
+
+#[test]
+fn slow_hops_do_not_hold_all_connections() {
+    let mut schedule: Schedule<u32, u32> = Schedule::new(Settings {
+        connections_max: 100,
+        ..Settings::default()
+    });
+    let mut opened = HashMap::<HopId, u32>::new();
+    for slow in 0..50 {
+        for job in 0..100 {
+            schedule.push(&slow, job, Now(0));
+        }
+    }
+    for at in 0..100 {
+        while let Some(Action::Open { hop }) = schedule.poll(Now(at * 50 * MILLISECOND)) {
+            *opened.entry(hop).or_default() += 1;
+        }
+    }
+    assert_eq!(opened.len(), 50);
+    assert!(
+        schedule.connections() <= 88,
+        "unproven hops leave a reserve"
+    );
+    let fast = schedule.push(&1000, 1, Now(5 * SECOND));
+    assert_eq!(schedule.poll(Now(5 * SECOND)), None, "the reserve is full");
+    let some = *opened.keys().next().unwrap();
+    schedule.connect_failed(some, Now(5 * SECOND));
+    let action = schedule.poll(Now(5 * SECOND));
+    assert_eq!(action, Some(Action::Open { hop: fast }));
+}
+
+#[test]
+fn idle_connection_makes_room_for_a_starved_hop() {
+    let mut schedule = schedule(Settings {
+        connections_max: 1,
+        ..Settings::default()
+    });
+    schedule.push(&"a", 1, Now(0));
+    let (a, _) = connect(&mut schedule, Now(0));
+    schedule.take(a, Now(0));
+    let b = schedule.push(&"b", 2, Now(1));
+    assert_eq!(schedule.poll(Now(1)), Some(Action::Close { hop: a }));
+    assert_eq!(schedule.poll(Now(1)), None);
+    schedule.closed(a);
+    assert_eq!(schedule.poll(Now(1)), Some(Action::Open { hop: b }));
+}
+
+#[test]
+fn busy_hop_yields_to_a_starved_one_after_its_turn() {
+    let mut schedule = schedule(Settings {
+        connections_max: 1,
+        jobs_per_turn: 3,
+        ..Settings::default()
+    });
+    for job in 0..10 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let (a, _) = connect(&mut schedule, Now(0));
+    let b = schedule.push(&"b", 100, Now(0));
+    assert_eq!(schedule.poll(Now(0)), None);
+    assert_eq!(schedule.take(a, Now(0)), Take::Job(1));
+    assert_eq!(schedule.take(a, Now(0)), Take::Job(2));
+    assert_eq!(schedule.take(a, Now(0)), Take::Close);
+    schedule.closed(a);
+    assert_eq!(schedule.poll(Now(0)), Some(Action::Open { hop: b }));
+}
+
+#[test]
+fn tarpit_hop_hands_jobs_back_so_that_they_can_expire() {
+    let mut schedule = schedule(Settings {
+        window_initial: 1,
+        window_max: 1,
+        ..Settings::default()
+    });
+    schedule.push(&"a", 1, Now(0));
+    schedule.push(&"a", 2, Now(0));
+    let (hop, _) = connect(&mut schedule, Now(0));
+    assert_eq!(schedule.poll(Now(0)), None);
+    let hour = schedule.deadline().unwrap();
+    assert_eq!(hour, Now(3600 * SECOND));
+    let action = schedule.poll(hour);
+    assert_eq!(action, Some(Action::Postpone { hop, job: 2 }));
+}
+
+#[test]
+fn a_shard_gets_its_share_of_the_window() {
+    let mut schedule = schedule(Settings::default());
+    let hop = schedule.push(&"a", 0, Now(0));
+    schedule.set_window_max(hop, 2);
+    for job in 1..1000 {
+        schedule.push(&"a", job, Now(0));
+    }
+    open_all(&mut schedule, Now(0));
+    open_all(&mut schedule, Now(SECOND));
+    assert_eq!(schedule.connections(), 2);
+}
+
+#[test]
+fn context_lives_as_long_as_the_hop() {
+    let mut schedule: Schedule<&str, u32, Option<&str>> = Schedule::new(Settings::default());
+    let hop = schedule.push(&"a", 1, Now(0));
+    *schedule.context(hop) = Some("connection refused");
+    assert_eq!(schedule.push(&"a", 2, Now(0)), hop);
+    assert_eq!(*schedule.context(hop), Some("connection refused"));
+    assert_eq!(*schedule.key(hop), "a");
+}
+
+#[test]
+fn a_million_jobs_pass_quickly() {
+    const JOBS: u32 = 1_000_000;
+    let started = std::time::Instant::now();
+    let mut schedule: Schedule<u32, u32> = Schedule::new(Settings::default());
+    for job in 0..JOBS / 2 {
+        schedule.push(&(job % 1000), job, Now(0));
+        schedule.defer(
+            job,
+            Now(u64::from(job.wrapping_mul(2_654_435_761) % 1_000_000)),
+        );
+    }
+    let mut taken = 0;
+    let mut now = Now(0);
+    while taken < JOBS {
+        match schedule.poll(now) {
+            Some(Action::Open { hop }) => {
+                schedule.connected(hop);
+                while let Take::Job(_) = schedule.take(hop, now) {
+                    taken += 1;
+                }
+            }
+            Some(Action::Wake { hop }) => {
+                while let Take::Job(_) = schedule.take(hop, now) {
+                    taken += 1;
+                }
+            }
+            Some(Action::Close { hop }) => schedule.closed(hop),
+            Some(Action::Retry { job }) => {
+                schedule.push(&(job % 1000), job, now);
+            }
+            Some(Action::Postpone { .. }) => taken += 1,
+            None => now = now.max(schedule.deadline().expect("work is left")),
+        }
+    }
+    assert!(schedule.is_empty());
+    let elapsed = started.elapsed();
+    assert!(elapsed < Duration::from_secs(2), "took {elapsed:?}");
+}
+
+mod simulation;

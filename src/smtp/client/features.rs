@@ -1,0 +1,136 @@
+//! What an EHLO reply offers (RFC 5321 section 4.1.1.1).
+
+use crate::smtp::reply::Reply;
+
+/// The extensions that matter to a sender. All absent after HELO.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    pub pipelining: bool,
+    /// `SIZE` (RFC 1870), in bytes. `Some(0)`: offered without a fixed limit.
+    pub size: Option<u64>,
+    pub eight_bit_mime: bool,
+    pub smtputf8: bool,
+    pub dsn: bool,
+    pub chunking: bool,
+    pub starttls: bool,
+    pub enhanced_status: bool,
+    /// `LIMITS RCPTMAX=` (RFC 9422): recipients that one transaction may have.
+    pub rcpt_max: Option<u32>,
+    /// `LIMITS MAILMAX=` (RFC 9422): transactions that one session may have.
+    pub mail_max: Option<u32>,
+}
+
+impl Features {
+    /// Reads the lines after the first, which names the host. Keywords count in any case, also
+    /// with `=` for the space (`AUTH=LOGIN`); what is unknown (`X-ANONYMOUSTLS`, `XEXCH50`) is
+    /// passed over.
+    pub fn parse(reply: &Reply) -> Self {
+        let mut features = Features::default();
+        for line in reply.lines.iter().skip(1) {
+            features.keyword_line(line);
+        }
+        features
+    }
+
+    fn keyword_line(&mut self, line: &str) {
+        let line = line.trim();
+        let end = line.find([' ', '=']).unwrap_or(line.len());
+        let parameters = line[end..].trim_start_matches([' ', '=']);
+        match line[..end].to_ascii_uppercase().as_str() {
+            "PIPELINING" => self.pipelining = true,
+            "SIZE" => self.size = Some(size_limit(parameters)),
+            "8BITMIME" => self.eight_bit_mime = true,
+            "SMTPUTF8" => self.smtputf8 = true,
+            "DSN" => self.dsn = true,
+            "CHUNKING" => self.chunking = true,
+            "STARTTLS" => self.starttls = true,
+            "ENHANCEDSTATUSCODES" => self.enhanced_status = true,
+            "LIMITS" => self.limits(parameters),
+            _ => {}
+        }
+    }
+
+    fn limits(&mut self, parameters: &str) {
+        for parameter in parameters.split_whitespace() {
+            let Some((name, value)) = parameter.split_once('=') else {
+                continue;
+            };
+            let value = value.parse().ok().filter(|&limit| limit > 0);
+            if name.eq_ignore_ascii_case("RCPTMAX") {
+                self.rcpt_max = value;
+            } else if name.eq_ignore_ascii_case("MAILMAX") {
+                self.mail_max = value;
+            }
+        }
+    }
+}
+
+/// No number, or one that cannot be read, is no limit: the peer says at MAIL what it will not take.
+fn size_limit(parameters: &str) -> u64 {
+    parameters
+        .split_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(lines: &str) -> Features {
+        Features::parse(&Reply::new(250, &format!("host.test Hello\n{lines}")))
+    }
+
+    #[test]
+    fn exchange_keywords() {
+        let features = parse(
+            "SIZE 37748736\nPIPELINING\nDSN\nENHANCEDSTATUSCODES\nSTARTTLS\nX-ANONYMOUSTLS\nAUTH NTLM\n\
+             X-EXPS GSSAPI NTLM\n8BITMIME\nBINARYMIME\nCHUNKING\nXEXCH50\nSMTPUTF8\nXRDST\nXSHADOWREQUEST",
+        );
+        assert_eq!(
+            features,
+            Features {
+                pipelining: true,
+                size: Some(37_748_736),
+                eight_bit_mime: true,
+                smtputf8: true,
+                dsn: true,
+                chunking: true,
+                starttls: true,
+                enhanced_status: true,
+                rcpt_max: None,
+                mail_max: None,
+            }
+        );
+    }
+
+    #[test]
+    fn odd_spellings() {
+        assert_eq!(parse("size").size, Some(0));
+        assert_eq!(parse("SIZE 0").size, Some(0));
+        assert_eq!(parse("Size=1000").size, Some(1000));
+        assert_eq!(parse("SIZE lots").size, Some(0));
+        assert_eq!(parse("SIZE 99999999999999999999999").size, Some(0));
+        assert!(parse("  StartTLS  ").starttls);
+        assert_eq!(
+            parse("AUTH=LOGIN\nAUTH LOGIN\nSTARTTLSX\n8BIT\n\n=\n "),
+            Features::default()
+        );
+        assert_eq!(
+            Features::parse(&Reply::new(250, "STARTTLS")),
+            Features::default(),
+            "the first line names the host"
+        );
+    }
+
+    #[test]
+    fn limits_of_rfc_9422() {
+        let features = parse("LIMITS MAILMAX=100 RCPTMAX=20 RCPTDOMAINMAX=1 X=");
+        assert_eq!(
+            (features.mail_max, features.rcpt_max),
+            (Some(100), Some(20))
+        );
+        assert_eq!(parse("LIMITS RCPTMAX=0").rcpt_max, None);
+    }
+}
