@@ -1,1 +1,383 @@
+//! Paths and mailboxes (RFC 5321 section 4.1.2, RFC 6531 section 3.3): text from a peer in,
+//! `Mailbox` out.
+//!
+//! Promise: a mailbox that comes from here holds no control character and no space outside of
+//! quotes, fits the limits below, and its domain is a host name or an address literal.
+//!
+//! More is taken than the grammar allows where real clients need it and nothing is lost by it:
+//! a path without angle brackets (`MAIL FROM:a@b`, as Postfix does), a space before it, dots
+//! anywhere in a local part (mobile carriers handed out `a..b.@`), underscores in domain names.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::message::{Mailbox, ReversePath};
+
+/// Octets of a local-part as written, quotes included. RFC 5321 section 4.5.3.1.1 asks to take 64 at
+/// least; rewritten senders (SRS, VERP) of today's mail are longer.
+pub const LOCAL_PART_BYTES_MAX: usize = 128;
+/// Octets of a domain (RFC 5321 section 4.5.3.1.2).
+pub const DOMAIN_BYTES_MAX: usize = 255;
+/// Octets of a label of a domain name (RFC 1035 section 2.3.4). For a label that is not ASCII it
+/// bounds the characters: its A-label is at least as long.
+pub const LABEL_BYTES_MAX: usize = 63;
+/// Octets of a path with its brackets (RFC 5321 section 4.5.3.1.3), without a source route.
+pub const PATH_BYTES_MAX: usize = 256;
+
+const _: () = assert!(LOCAL_PART_BYTES_MAX < PATH_BYTES_MAX);
+
+/// Why a path was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathError {
+    /// Not a path by the grammar.
+    Syntax,
+    /// One of the limits of this module.
+    TooLong,
+    /// A local-part without a domain (and not `Postmaster`, where that is allowed).
+    NoDomain,
+}
+
+/// Parses the reverse-path at the start of `text`: `<>`, `<a@b>` or `a@b`. Returns it with the
+/// rest of the text, which is empty or starts with a space.
+pub fn reverse_path(text: &str) -> Result<(ReversePath, &str), PathError> {
+    if let Some(rest) = text.strip_prefix("<>") {
+        return ends_here(rest).map(|rest| (None, rest));
+    }
+    let (mailbox, rest) = path(text)?;
+    if mailbox.domain().is_empty() {
+        return Err(PathError::NoDomain);
+    }
+    Ok((Some(mailbox), rest))
+}
+
+/// Parses the forward-path at the start of `text`: `<a@b>`, `a@b` or `<Postmaster>` (RFC 5321
+/// section 4.1.1.3). Returns it with the rest of the text, which is empty or starts with a space.
+pub fn forward_path(text: &str) -> Result<(Mailbox, &str), PathError> {
+    let (mailbox, rest) = path(text)?;
+    if mailbox.domain().is_empty() && !mailbox.as_str().eq_ignore_ascii_case("postmaster") {
+        return Err(PathError::NoDomain);
+    }
+    Ok((mailbox, rest))
+}
+
+/// Parses a whole mailbox without brackets, as in a list of recipients. Non-ASCII is allowed;
+/// see [`Mailbox::needs_smtputf8`].
+pub fn mailbox(text: &str) -> Result<Mailbox, PathError> {
+    let parsed = split_mailbox(text)?;
+    if parsed.domain().is_empty() {
+        return Err(PathError::NoDomain);
+    }
+    Ok(parsed)
+}
+
+fn path(text: &str) -> Result<(Mailbox, &str), PathError> {
+    let (inner, rest) = match text.strip_prefix('<') {
+        Some(inner) => {
+            let inner = without_source_route(inner)?;
+            let end = end_unquoted(inner, b'>').ok_or(PathError::Syntax)?;
+            (&inner[..end], &inner[end + 1..])
+        }
+        None => {
+            let end = end_unquoted(text, b' ').unwrap_or(text.len());
+            text.split_at(end)
+        }
+    };
+    let rest = ends_here(rest)?;
+    Ok((split_mailbox(inner)?, rest))
+}
+
+fn ends_here(rest: &str) -> Result<&str, PathError> {
+    if rest.is_empty() || rest.starts_with(' ') {
+        Ok(rest)
+    } else {
+        Err(PathError::Syntax)
+    }
+}
+
+/// Drops `@a,@b:` (RFC 5321 appendix C: accept, and ignore).
+fn without_source_route(inner: &str) -> Result<&str, PathError> {
+    if !inner.starts_with('@') {
+        return Ok(inner);
+    }
+    let (route, mailbox) = inner.split_once(':').ok_or(PathError::Syntax)?;
+    for hop in route.split(',') {
+        check_domain(hop.strip_prefix('@').ok_or(PathError::Syntax)?)?;
+    }
+    Ok(mailbox)
+}
+
+/// Where `end` stands first outside of a quoted string.
+fn end_unquoted(text: &str, end: u8) -> Option<usize> {
+    let mut quoted = false;
+    let mut escaped = false;
+    for (at, &byte) in text.as_bytes().iter().enumerate() {
+        if escaped {
+            escaped = false;
+        } else if quoted && byte == b'\\' {
+            escaped = true;
+        } else if byte == b'"' {
+            quoted = !quoted;
+        } else if byte == end && !quoted {
+            return Some(at);
+        }
+    }
+    None
+}
+
+fn split_mailbox(text: &str) -> Result<Mailbox, PathError> {
+    if text.len() + 2 > PATH_BYTES_MAX {
+        return Err(PathError::TooLong);
+    }
+    let (local_part, domain) = match end_unquoted(text, b'@') {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    };
+    check_local_part(local_part)?;
+    if let Some(domain) = domain {
+        check_domain(domain)?;
+    }
+    Ok(Mailbox::new(local_part, domain.unwrap_or("")))
+}
+
+fn check_local_part(text: &str) -> Result<(), PathError> {
+    if text.len() > LOCAL_PART_BYTES_MAX {
+        return Err(PathError::TooLong);
+    }
+    let good = match text.strip_prefix('"') {
+        Some(quoted) => is_quoted_rest(quoted),
+        None => {
+            !text.is_empty()
+                && text.bytes().all(|byte| is_atext(byte) || byte == b'.')
+                && !has_unicode_control(text)
+        }
+    };
+    if good { Ok(()) } else { Err(PathError::Syntax) }
+}
+
+/// The rest of a quoted string after its first quote: `qtextSMTP` and quoted pairs (RFC 5321
+/// section 4.1.2), then one quote at the very end.
+fn is_quoted_rest(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return bytes.next().is_none() && !has_unicode_control(text),
+            b'\\' if !bytes.next().is_some_and(|next| matches!(next, 32..=126)) => return false,
+            0..=31 | 127 => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// `atext` of RFC 5322, with RFC 6531's UTF-8 beyond ASCII.
+fn is_atext(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte >= 0x80 || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+}
+
+/// C1 controls are controls too, though UTF-8 hides them in two octets.
+fn has_unicode_control(text: &str) -> bool {
+    !text.is_ascii() && text.chars().any(char::is_control)
+}
+
+/// Accepts a domain name or an address literal with its brackets.
+pub fn check_domain(text: &str) -> Result<(), PathError> {
+    if text.len() > DOMAIN_BYTES_MAX {
+        return Err(PathError::TooLong);
+    }
+    if text.starts_with('[') {
+        return if is_address_literal(text) {
+            Ok(())
+        } else {
+            Err(PathError::Syntax)
+        };
+    }
+    text.split('.').try_for_each(check_label)
+}
+
+/// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 section 4.1.3). No other tag was ever standardised.
+pub fn is_address_literal(text: &str) -> bool {
+    let Some(inner) = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    else {
+        return false;
+    };
+    match inner.split_at_checked(5) {
+        Some((tag, address)) if tag.eq_ignore_ascii_case("ipv6:") => {
+            address.parse::<Ipv6Addr>().is_ok()
+        }
+        _ => inner.parse::<Ipv4Addr>().is_ok(),
+    }
+}
+
+fn check_label(label: &str) -> Result<(), PathError> {
+    let is_ascii = label.is_ascii();
+    if label.len() > LABEL_BYTES_MAX && (is_ascii || label.chars().count() > LABEL_BYTES_MAX) {
+        return Err(PathError::TooLong);
+    }
+    let good = !label.is_empty()
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.bytes().all(|byte| {
+            byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' || byte >= 0x80
+        })
+        && (is_ascii || !label.chars().any(is_unfit_in_label));
+    if good { Ok(()) } else { Err(PathError::Syntax) }
+}
+
+/// Controls and white space, and the full stops that IDNA would take for the dot between labels:
+/// routing must see the labels that everybody else sees.
+fn is_unfit_in_label(character: char) -> bool {
+    character.is_control()
+        || character.is_whitespace()
+        || matches!(character, '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn forward(text: &str) -> Result<String, PathError> {
+        let (mailbox, rest) = forward_path(text)?;
+        Ok(format!(
+            "{}|{}|{rest}",
+            mailbox.local_part(),
+            mailbox.domain()
+        ))
+    }
+
+    fn taken(text: &str, expected: &str) {
+        assert_eq!(forward(text).as_deref(), Ok(expected), "{text}");
+    }
+
+    fn refused(text: &str, expected: PathError) {
+        assert_eq!(forward(text), Err(expected), "{text}");
+    }
+
+    #[test]
+    fn plain_paths() {
+        taken("<a@b.test>", "a|b.test|");
+        taken("<a@b.test> SIZE=1", "a|b.test| SIZE=1");
+        taken("a@b.test NOTIFY=NEVER", "a|b.test| NOTIFY=NEVER");
+        taken("<user+tag=x@b>", "user+tag=x|b|");
+        taken("<a..b.@carrier.test>", "a..b.|carrier.test|");
+        taken("<a@under_score.test>", "a|under_score.test|");
+    }
+
+    #[test]
+    fn quoted_local_parts_are_kept_as_written() {
+        taken(r#"<"a b"@c.test>"#, r#""a b"|c.test|"#);
+        taken(r#"<"a@b>c\"d"@c.test> X"#, r#""a@b>c\"d"|c.test| X"#);
+        taken(r#"<""@c.test>"#, r#"""|c.test|"#);
+        taken(r#""a b"@c.test X"#, r#""a b"|c.test| X"#);
+        refused(r#"<"a@c.test>"#, PathError::Syntax);
+        refused(r#"<"a"b@c.test>"#, PathError::Syntax);
+        refused("<\"a\tb\"@c.test>", PathError::Syntax);
+        refused("<\"a\\\u{7f}\"@c.test>", PathError::Syntax);
+        refused("<\"a\u{85}\"@c.test>", PathError::Syntax);
+    }
+
+    #[test]
+    fn source_routes_are_stripped() {
+        taken("<@a.test,@b.test:u@c.test>", "u|c.test|");
+        taken("<@[192.0.2.1]:u@c.test>", "u|c.test|");
+        refused("<@a.test,b.test:u@c.test>", PathError::Syntax);
+        refused("<@a.test>", PathError::Syntax);
+        refused("<@:u@c.test>", PathError::Syntax);
+    }
+
+    #[test]
+    fn address_literals() {
+        taken("<a@[192.0.2.1]>", "a|[192.0.2.1]|");
+        taken("<a@[IPv6:2001:db8::1]>", "a|[IPv6:2001:db8::1]|");
+        taken("<a@[ipv6:::1]>", "a|[ipv6:::1]|");
+        for bad in [
+            "[]",
+            "[1.2.3]",
+            "[::1]",
+            "[x:y]",
+            "[IPv6:1.2.3.4]",
+            "[1.2.3.4",
+            "[é]",
+        ] {
+            refused(&format!("<a@{bad}>"), PathError::Syntax);
+        }
+    }
+
+    #[test]
+    fn only_postmaster_may_lack_a_domain() {
+        taken("<Postmaster>", "Postmaster||");
+        taken("<POSTMASTER>", "POSTMASTER||");
+        refused("<root>", PathError::NoDomain);
+        assert_eq!(reverse_path("<postmaster>"), Err(PathError::NoDomain));
+    }
+
+    #[test]
+    fn null_reverse_path() {
+        assert_eq!(reverse_path("<>"), Ok((None, "")));
+        assert_eq!(reverse_path("<> BODY=7BIT"), Ok((None, " BODY=7BIT")));
+        assert_eq!(reverse_path("<>x"), Err(PathError::Syntax));
+        refused("<>", PathError::Syntax);
+    }
+
+    #[test]
+    fn limits() {
+        let long = |bytes: usize| "a".repeat(bytes);
+        taken(
+            &format!("<{}@b>", long(LOCAL_PART_BYTES_MAX)),
+            &format!("{}|b|", long(LOCAL_PART_BYTES_MAX)),
+        );
+        refused(
+            &format!("<{}@b>", long(LOCAL_PART_BYTES_MAX + 1)),
+            PathError::TooLong,
+        );
+        assert!(forward(&format!("<a@{}.test>", long(63))).is_ok());
+        refused(&format!("<a@{}.test>", long(64)), PathError::TooLong);
+        let domain = format!("{0}.{0}.{0}.{1}", long(63), long(60));
+        assert!(forward(&format!("<a@{domain}>")).is_ok());
+        refused(&format!("<aa@{domain}>"), PathError::TooLong);
+        assert_eq!(
+            check_domain(&format!("{domain}{}", long(4))),
+            Err(PathError::TooLong)
+        );
+    }
+
+    #[test]
+    fn what_is_no_path() {
+        for bad in [
+            "", "<", ">", "<a@b", "<a@b>x", "<a@@b>", "<a@b@c>", "<@b>", "<a@>", "<a@.b>",
+            "<a@b.>", "<a@-b>", "<a@b->", "<a b@c>", "< a@b>", "<a@b >", "<a@b c>", "<a@b,c>",
+            "<a\\b@c>", "<(x)a@c>", "<a@b>>", "<<a@b>>", "a@b>", " <a@b>",
+        ] {
+            assert!(forward(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn utf8_mailboxes() {
+        taken("<用户@例子.test>", "用户|例子.test|");
+        refused("<a\u{85}@b>", PathError::Syntax);
+        refused("<a@b\u{9b}>", PathError::Syntax);
+        refused("<a@b\u{3002}test>", PathError::Syntax);
+        assert!(mailbox("ü@b.test").unwrap().needs_smtputf8());
+        assert_eq!(mailbox("a"), Err(PathError::NoDomain));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_clean(text in r#"<?[ -~\u{1}\u{85}äé.@"\\a-c]{0,24}>?"#) {
+            if let Ok((mailbox, rest)) = forward_path(&text) {
+                prop_assert!(!mailbox.as_str().chars().any(char::is_control));
+                prop_assert!(mailbox.as_str().len() <= PATH_BYTES_MAX - 2);
+                prop_assert!(rest.is_empty() || rest.starts_with(' '));
+            }
+        }
+
+        #[test]
+        fn a_mailbox_reads_back(text in r#"([a-z.]{1,5}|"[ -!#-\[\]-~]{0,5}")@[a-z]{1,5}(\.[a-z]{1,5}){0,2}"#) {
+            let (bracketed, _) = forward_path(&format!("<{text}>")).unwrap();
+            prop_assert_eq!(bracketed.as_str(), text.as_str());
+            prop_assert_eq!(mailbox(&text).unwrap(), bracketed);
+        }
+    }
+}

@@ -1,1 +1,71 @@
+//! The service extensions that we offer (RFC 5321 section 4.1.1.1), as EHLO lists them.
 
+/// Appends the whole 250 reply to EHLO: our name, then one keyword a line.
+///
+/// `SIZE` (RFC 1870) says `max_message_bytes`. `STARTTLS` (RFC 3207) is listed only if
+/// `offer_starttls`: never within TLS.
+pub fn write_ehlo(hostname: &str, max_message_bytes: u64, offer_starttls: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"250-");
+    out.extend_from_slice(hostname.as_bytes());
+    out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
+    push_decimal(max_message_bytes, out);
+    if offer_starttls {
+        out.extend_from_slice(b"\r\n250-STARTTLS");
+    }
+    out.extend_from_slice(
+        b"\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\
+          \r\n250-DSN\r\n250 CHUNKING\r\n",
+    );
+}
+
+/// Appends `number` in decimal, without the machinery of `format!`.
+pub fn push_decimal(mut number: u64, out: &mut Vec<u8>) {
+    const DIGITS_MAX: usize = 20;
+    let mut digits = [0u8; DIGITS_MAX];
+    let mut first = DIGITS_MAX;
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(offer_starttls: bool) -> String {
+        let mut out = Vec::new();
+        write_ehlo("mx.test", 52_428_800, offer_starttls, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn starttls_is_listed_only_when_offered() {
+        assert!(listed(true).contains("\r\n250-STARTTLS\r\n"));
+        assert!(!listed(false).contains("STARTTLS"));
+    }
+
+    #[test]
+    fn every_line_but_the_last_goes_on() {
+        let text = listed(true);
+        let lines: Vec<&str> = text.strip_suffix("\r\n").unwrap().split("\r\n").collect();
+        let (last, before) = lines.split_last().unwrap();
+        assert!(last.starts_with("250 "));
+        assert!(before.iter().all(|line| line.starts_with("250-")));
+        assert!(text.contains("\r\n250-SIZE 52428800\r\n"));
+    }
+
+    #[test]
+    fn decimal_is_that_of_format() {
+        for number in [0, 7, 10, 99, 1_000, u64::MAX] {
+            let mut out = Vec::new();
+            push_decimal(number, &mut out);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}
