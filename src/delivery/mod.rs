@@ -1,1 +1,381 @@
+//! The delivery side of a core: drives `schedule`, and lends its work to `remote`.
+//!
+//! ```text
+//! submit -> route -> schedule -> worker (one per connection) -> settle -> spool, schedule
+//! ```
+//!
+//! Promise: a job that was submitted ends with every recipient finished and recorded, or deferred
+//! and recorded, or handed back to the schedule. Nothing is dropped on the way, because nothing
+//! but [`settle`] ends a recipient.
+//! Not here: SMTP, TLS and DNS (`remote`), and what a failure means (`schedule::judge`).
 
+mod report;
+mod settle;
+mod worker;
+
+use crate::handoff::job::{Job, Message};
+use crate::io::runtime::spawn;
+use crate::io::{clock, runtime};
+use crate::message::{Mailbox, MessageId};
+use crate::metrics::CoreMetrics;
+use crate::remote::connection;
+use crate::remote::resolve::{Host, ResolveError, Resolver};
+use crate::remote::route::{NextHop, RouteTable};
+use crate::schedule::judge::Verdict;
+use crate::schedule::next_hop::{self, Action, HopId, Schedule};
+use crate::schedule::outcome::{Diagnosis, RecipientState};
+use crate::schedule::retry::RetryPolicy;
+use crate::spool::Spool;
+use crate::time::{Now, WallTime};
+use crate::tls::failures::FailureMemory;
+use crate::tls::policy::Level;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
+const BROKEN_TLS_REMEMBERED: Duration = Duration::from_secs(15 * 60);
+
+/// What delivery needs to know, and whom to tell.
+pub struct Context {
+    pub hostname: String,
+    pub routes: Arc<RouteTable>,
+    pub resolver: Resolver,
+    pub remote: Rc<connection::Context>,
+    pub spool: Spool,
+    pub retry: RetryPolicy,
+    /// For reports, which nobody waits for.
+    pub report_retry: RetryPolicy,
+    pub recipients_per_transaction: usize,
+    pub transactions_per_connection: u32,
+    /// How much TLS a recipient domain demands.
+    pub level_for: Box<dyn Fn(&str) -> Level>,
+    /// So many more recipients of a message are finished, and that is durable.
+    pub finished: Box<dyn Fn(&Message, u32)>,
+    pub metrics: Arc<CoreMetrics>,
+    pub log: crate::engine::log::Logger,
+}
+
+/// A set of hosts that mail is sent to on the same terms: what the schedule calls a hop.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Site(Rc<str>);
+
+/// What is kept with a hop as long as the schedule knows it.
+#[derive(Default)]
+struct HopState {
+    hosts: Rc<[Host]>,
+    level: Level,
+    idle: VecDeque<Rc<Idle>>,
+    last: Option<Diagnosis>,
+}
+
+/// An idle connection, waiting to be told.
+#[derive(Default)]
+struct Idle {
+    told: Cell<Option<Told>>,
+    notify: Notify,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Work,
+    Close,
+}
+
+/// The delivery side of one core.
+#[derive(Clone)]
+pub struct Delivery(Rc<Inner>);
+
+struct Inner {
+    context: Context,
+    schedule: RefCell<Schedule<Site, Box<Job>, HopState>>,
+    broken_tls: RefCell<FailureMemory<SocketAddr>>,
+    random: Cell<u64>,
+    /// Rings when the schedule may have something to do.
+    stirred: Notify,
+    draining: Cell<bool>,
+    /// Connections, look-ups and outcomes under way.
+    at_work: Cell<usize>,
+}
+
+impl Delivery {
+    pub fn new(context: Context, settings: next_hop::Settings, seed: u64) -> Self {
+        let delivery = Delivery(Rc::new(Inner {
+            context,
+            schedule: RefCell::new(Schedule::new(settings)),
+            broken_tls: RefCell::new(FailureMemory::new(1, BROKEN_TLS_REMEMBERED)),
+            random: Cell::new(seed),
+            stirred: Notify::new(),
+            draining: Cell::new(false),
+            at_work: Cell::new(0),
+        }));
+        spawn(delivery.0.clone().drive());
+        delivery
+    }
+
+    /// Takes over a job: recipients that wait for delivery are routed by their own domain, owed
+    /// reports by that of the reverse-path.
+    pub fn submit(&self, job: Box<Job>) {
+        self.0.clone().submit(job);
+    }
+
+    /// Takes over a job that was read from the spool at start: recipients that are not due wait.
+    pub fn resume(&self, job: Box<Job>) {
+        let due = job.recipients.iter().map(|(_, state)| due_of(state)).min();
+        let wait = due.map_or(Duration::ZERO, |due| due.since(clock::wall_time()));
+        self.0.defer(job, wait);
+    }
+
+    /// Jobs queued, deferred or at work.
+    pub fn pending(&self) -> usize {
+        self.0.schedule.borrow().len() + self.0.at_work.get()
+    }
+
+    /// No new transaction begins from now on; resolves when the last one has ended. What is left
+    /// is in the spool.
+    pub async fn drain(&self) {
+        self.0.draining.set(true);
+        self.0.stir();
+        while self.0.at_work.get() > 0 {
+            self.0.stirred.notified().await;
+        }
+    }
+}
+
+fn due_of(state: &RecipientState) -> WallTime {
+    match state {
+        RecipientState::Waiting { due, .. } | RecipientState::ReportOwed { due, .. } => *due,
+        RecipientState::Finished => WallTime(0),
+    }
+}
+
+/// Where a recipient's next transaction goes, and on what terms.
+#[derive(PartialEq, Eq, Hash)]
+struct Way {
+    /// A report on the recipient, to the reverse-path.
+    is_report: bool,
+    next_hop: NextHop,
+    level: Level,
+    vouching_domain: Option<Box<str>>,
+}
+
+impl Way {
+    /// Hosts and terms as one name. Domains with the same hosts share connections only at the
+    /// same level of TLS, so that no connection carries mail that demands more than it was opened
+    /// with.
+    fn site(&self, hosts: &[Host]) -> Site {
+        let mut names: Vec<String> = hosts.iter().map(Host::key).collect();
+        names.sort_unstable();
+        let mut site = names.join(",");
+        if let Some(domain) = &self.vouching_domain {
+            site.push_str(" for ");
+            site.push_str(domain);
+        }
+        site.push(' ');
+        site.push_str(&self.level.to_string());
+        Site(site.into())
+    }
+}
+
+impl Inner {
+    /// Performs what the schedule asks for, then sleeps until it may ask again.
+    async fn drive(self: Rc<Self>) {
+        loop {
+            let deadline = self.act();
+            match deadline {
+                None => self.stirred.notified().await,
+                Some(deadline) => {
+                    let wait = deadline.since(clock::now());
+                    tokio::select! {
+                        () = self.stirred.notified() => {}
+                        () = runtime::sleep(wait) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn act(self: &Rc<Self>) -> Option<Now> {
+        while !self.draining.get() {
+            let action = self.schedule.borrow_mut().poll(clock::now());
+            match action {
+                None => return self.schedule.borrow().deadline(),
+                Some(Action::Open { hop }) => self.open(hop),
+                Some(Action::Wake { hop }) => self.tell_idle(hop, Told::Work),
+                Some(Action::Close { hop }) => self.tell_idle(hop, Told::Close),
+                Some(Action::Postpone { hop, job }) => self.postpone(hop, job),
+                Some(Action::Retry { job }) => self.clone().submit(job),
+            }
+        }
+        None
+    }
+
+    fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    fn tell_idle(&self, hop: HopId, told: Told) {
+        let idle = self
+            .schedule
+            .borrow_mut()
+            .context(hop)
+            .idle
+            .pop_front()
+            .expect("the schedule counts idle connections as we do");
+        idle.told.set(Some(told));
+        idle.notify.notify_one();
+    }
+
+    /// The job waited at its hop for too long: that counts as an attempt that failed in the way
+    /// the hop last failed.
+    fn postpone(self: &Rc<Self>, hop: HopId, job: Box<Job>) {
+        let last = self.schedule.borrow_mut().context(hop).last.clone();
+        let diagnosis = last.unwrap_or_else(settle::nobody_answered);
+        let verdict = match diagnosis.status.class {
+            5 => Verdict::Bounce,
+            _ => Verdict::Defer,
+        };
+        self.settle_all(*job, verdict, &diagnosis);
+    }
+
+    fn submit(self: Rc<Self>, job: Box<Job>) {
+        for (way, part) in self.split_by_way(*job) {
+            match way.next_hop {
+                NextHop::Address(address) => {
+                    self.queue(&way, Rc::new([Host::literal(address)]), part);
+                }
+                _ => {
+                    let this = self.clone();
+                    self.at_work.set(self.at_work.get() + 1);
+                    spawn(async move {
+                        this.resolve_and_queue(way, part).await;
+                        this.work_done();
+                    });
+                }
+            }
+        }
+    }
+
+    /// One job for each way to go, with the recipients that share it: they may share a transaction.
+    fn split_by_way(&self, job: Job) -> Vec<(Way, Box<Job>)> {
+        let Job {
+            message,
+            body,
+            recipients,
+        } = job;
+        let mut ways: HashMap<Way, Vec<(u32, RecipientState)>> = HashMap::new();
+        for (index, state) in recipients {
+            if let Some(way) = self.way(&message, index, &state) {
+                ways.entry(way).or_default().push((index, state));
+            }
+        }
+        let part = |recipients| Job {
+            message: message.clone(),
+            body: body.clone(),
+            recipients,
+        };
+        ways.into_iter()
+            .map(|(way, recipients)| (way, Box::new(part(recipients))))
+            .collect()
+    }
+
+    /// `None` for a recipient that is finished: it goes nowhere.
+    fn way(&self, message: &Message, index: u32, state: &RecipientState) -> Option<Way> {
+        let (is_report, mailbox) = match state {
+            RecipientState::Waiting { .. } => (
+                false,
+                &message.envelope.recipients[index as usize].forward_path,
+            ),
+            RecipientState::ReportOwed { .. } => (true, message.envelope.reverse_path.as_ref()?),
+            RecipientState::Finished => return None,
+        };
+        let level = (self.context.level_for)(mailbox.domain());
+        Some(Way {
+            is_report,
+            next_hop: self.context.routes.lookup(mailbox.domain()),
+            level,
+            // The certificate is judged against the host's name, but who vouches for that name is
+            // the domain.
+            vouching_domain: (level == Level::Verify).then(|| mailbox.domain().into()),
+        })
+    }
+
+    fn work_done(&self) {
+        self.at_work.set(self.at_work.get() - 1);
+        if self.draining.get() {
+            self.stir();
+        }
+    }
+
+    async fn resolve_and_queue(self: &Rc<Self>, way: Way, job: Box<Job>) {
+        let resolver = &self.context.resolver;
+        match resolver.resolve(&way.next_hop, self.random()).await {
+            Ok(hosts) => self.queue(&way, hosts.into(), job),
+            Err(error) => self.unroutable(&error, *job),
+        }
+    }
+
+    fn unroutable(self: &Rc<Self>, error: &ResolveError, job: Job) {
+        let verdict = match error.is_permanent() {
+            true => Verdict::Bounce,
+            false => Verdict::Defer,
+        };
+        self.settle_all(job, verdict, &error.diagnosis());
+    }
+
+    fn queue(&self, way: &Way, hosts: Rc<[Host]>, job: Box<Job>) {
+        let site = way.site(&hosts);
+        let mut schedule = self.schedule.borrow_mut();
+        let now = clock::now();
+        let mut hop = None;
+        for part in split_by_count(*job, self.context.recipients_per_transaction) {
+            hop = Some(schedule.push(&site, part, now));
+        }
+        if let Some(hop) = hop {
+            let state = schedule.context(hop);
+            state.hosts = hosts;
+            state.level = way.level;
+        }
+        drop(schedule);
+        self.stir();
+    }
+
+    fn defer(&self, mut job: Box<Job>, wait: Duration) {
+        job.body = None;
+        let due = clock::now() + wait;
+        self.schedule.borrow_mut().defer(job, due);
+        self.stir();
+    }
+
+    /// Splitmix64: spreads retries and equal MX preferences; nothing depends on its quality.
+    fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Jobs of at most `most` recipients each. A report is one transaction however many it speaks of.
+fn split_by_count(mut job: Job, most: usize) -> Vec<Box<Job>> {
+    let is_report = matches!(
+        job.recipients.first(),
+        Some((_, RecipientState::ReportOwed { .. }))
+    );
+    let mut parts = Vec::new();
+    while job.recipients.len() > most && !is_report {
+        let rest = job.recipients.split_off(most);
+        parts.push(Box::new(Job {
+            message: job.message.clone(),
+            body: job.body.clone(),
+            recipients: std::mem::replace(&mut job.recipients, rest),
+        }));
+    }
+    parts.push(Box::new(job));
+    parts
+}

@@ -1,0 +1,330 @@
+//! One outbound connection as a task: opens it, carries jobs, waits idle, closes.
+
+use super::{HopState, Idle, Inner, Told, report};
+use crate::handoff::job::Job;
+use crate::io::clock;
+use crate::io::runtime::spawn;
+use crate::message::TlsSummary;
+use crate::remote::connection::{Connection, Content, OpenError, Target};
+use crate::remote::resolve::Host;
+use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
+use crate::schedule::next_hop::{HopId, Refusal, Take};
+use crate::schedule::outcome::{Diagnosis, RecipientState};
+use crate::smtp::client::{Transaction, TransactionResult};
+use crate::smtp::reply::Stage;
+use crate::tls::policy::Level;
+use crate::tls::stream::StreamError;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// Addresses tried for one connection, over all hosts of the hop.
+const ADDRESSES_MAX: usize = 10;
+
+/// Whom a connection is with, for outcomes and log lines.
+pub struct Peer {
+    pub host: Box<str>,
+    pub address: SocketAddr,
+}
+
+/// How one try to open a connection ended.
+enum Tried {
+    Open(Box<Connection>, Peer),
+    /// For the log and the recipients; `throttle` if the hop asks for less.
+    Failed {
+        diagnosis: Diagnosis,
+        throttle: bool,
+    },
+}
+
+/// What becomes of a connection after a transaction.
+enum After {
+    GoOn,
+    Close,
+    Broke,
+}
+
+impl Inner {
+    /// The schedule wants one more connection to the hop.
+    pub(super) fn open(self: &Rc<Self>, hop: HopId) {
+        let this = self.clone();
+        self.at_work.set(self.at_work.get() + 1);
+        spawn(async move {
+            match this.connect(hop).await {
+                Tried::Open(connection, peer) => this.serve(hop, *connection, peer).await,
+                Tried::Failed {
+                    diagnosis,
+                    throttle,
+                } => this.connect_failed(hop, diagnosis, throttle),
+            }
+            this.work_done();
+            this.stir();
+        });
+    }
+
+    fn connect_failed(&self, hop: HopId, diagnosis: Diagnosis, throttle: bool) {
+        self.log_connect_failed(hop, &diagnosis);
+        self.context.metrics.connections_failed.add(1);
+        let mut schedule = self.schedule.borrow_mut();
+        let now = clock::now();
+        schedule.context(hop).last = Some(diagnosis);
+        if throttle {
+            schedule.refused(hop, Refusal::Connection, now);
+        }
+        schedule.connect_failed(hop, now);
+    }
+
+    /// Tries the hop's hosts in order of preference, and each address of a host in turn.
+    async fn connect(self: &Rc<Self>, hop: HopId) -> Tried {
+        let (site, hosts, level) = {
+            let mut schedule = self.schedule.borrow_mut();
+            let site = schedule.key(hop).0.clone();
+            let HopState { hosts, level, .. } = schedule.context(hop);
+            (site, hosts.clone(), *level)
+        };
+        let addresses: Vec<(&Host, SocketAddr)> = hosts
+            .iter()
+            .flat_map(|host| host.addresses.iter().map(move |address| (host, *address)))
+            .take(ADDRESSES_MAX)
+            .collect();
+        let mut last = None;
+        for (number, (host, address)) in addresses.iter().enumerate() {
+            let situation = Situation {
+                more_hosts: number + 1 < addresses.len(),
+                plaintext_allowed: level.allows_plaintext(),
+                session_worked: false,
+            };
+            match self.connect_address(&site, host, *address, level, situation).await {
+                (Verdict::TryNextHost, failed) => last = Some(failed),
+                (_, tried) => return tried,
+            }
+        }
+        last.unwrap_or(Tried::Failed {
+            diagnosis: super::settle::nobody_answered(),
+            throttle: false,
+        })
+    }
+
+    async fn connect_address(
+        self: &Rc<Self>,
+        site: &str,
+        host: &Host,
+        address: SocketAddr,
+        level: Level,
+        situation: Situation,
+    ) -> (Verdict, Tried) {
+        let mut target = Target {
+            site,
+            host: &host.name,
+            address,
+            level,
+            try_tls: !self.broken_tls.borrow().is_broken(&address, clock::now()),
+        };
+        loop {
+            let error = match Connection::open(self.context.remote.clone(), &target).await {
+                Ok(connection) => {
+                    self.opened(address, connection.tls());
+                    let peer = Peer {
+                        host: host.name.clone(),
+                        address,
+                    };
+                    return (Verdict::Delivered, Tried::Open(Box::new(connection), peer));
+                }
+                Err(error) => error,
+            };
+            let situation = Situation {
+                plaintext_allowed: situation.plaintext_allowed && target.try_tls,
+                ..situation
+            };
+            let (verdict, tried) = judge_opening(&error, &host.name, situation);
+            if verdict != Verdict::TryPlaintext {
+                return (verdict, tried);
+            }
+            self.log_fallback(&host.name, address, &error);
+            self.context.metrics.handshakes_out_failed.add(1);
+            self.broken_tls.borrow_mut().failed(address, clock::now());
+            target.try_tls = false;
+        }
+    }
+
+    fn opened(&self, address: SocketAddr, tls: Option<&TlsSummary>) {
+        self.context.metrics.connections_out.add(1);
+        if let Some(tls) = tls {
+            self.broken_tls.borrow_mut().succeeded(&address);
+            self.context.metrics.handshake_out(tls.resumed);
+        }
+    }
+
+    /// Carries jobs until there is no more reason to keep the connection.
+    async fn serve(self: &Rc<Self>, hop: HopId, mut connection: Connection, peer: Peer) {
+        self.schedule.borrow_mut().connected(hop);
+        let mut carried = 0;
+        loop {
+            let take = match self.draining.get() {
+                true => Take::Close,
+                false => self.schedule.borrow_mut().take(hop, clock::now()),
+            };
+            let after = match take {
+                Take::Job(job) => {
+                    carried += 1;
+                    let after = self.carry(hop, &mut connection, &peer, carried, job).await;
+                    match after {
+                        After::GoOn if carried >= self.context.transactions_per_connection => {
+                            After::Close
+                        }
+                        after => after,
+                    }
+                }
+                Take::Close => After::Close,
+                Take::Wait { until } => match self.wait(hop, &mut connection, until).await {
+                    Some(Told::Work) => After::GoOn,
+                    Some(Told::Close) => After::Close,
+                    None => {
+                        self.stir();
+                        return connection.quit().await;
+                    }
+                },
+            };
+            match after {
+                After::GoOn => {}
+                After::Close => {
+                    self.schedule.borrow_mut().closed(hop);
+                    self.stir();
+                    return connection.quit().await;
+                }
+                After::Broke => {
+                    self.schedule.borrow_mut().broke(hop, clock::now());
+                    return self.stir();
+                }
+            }
+        }
+    }
+
+    /// Waits idle until told what to do. `None`: time is up or the peer has ended the session, and
+    /// the schedule has been told.
+    async fn wait(
+        &self,
+        hop: HopId,
+        connection: &mut Connection,
+        until: crate::time::Now,
+    ) -> Option<Told> {
+        let idle = Rc::new(Idle::default());
+        self.schedule
+            .borrow_mut()
+            .context(hop)
+            .idle
+            .push_back(idle.clone());
+        self.stir();
+        // An idle connection is no work in progress: a drain need not wait for it.
+        self.at_work.set(self.at_work.get() - 1);
+        tokio::select! {
+            biased;
+            () = idle.notify.notified() => {}
+            () = connection.wait_idle(until) => {}
+        }
+        self.at_work.set(self.at_work.get() + 1);
+        if let Some(told) = idle.told.get() {
+            return Some(told);
+        }
+        let mut schedule = self.schedule.borrow_mut();
+        let waiting = &mut schedule.context(hop).idle;
+        waiting.retain(|other| !Rc::ptr_eq(other, &idle));
+        schedule.idle_closed(hop);
+        None
+    }
+
+    /// One transaction, and what its verdicts mean for recipients, hop and connection.
+    async fn carry(
+        self: &Rc<Self>,
+        hop: HopId,
+        connection: &mut Connection,
+        peer: &Peer,
+        carried: u32,
+        job: Box<Job>,
+    ) -> After {
+        let started = clock::now();
+        let is_report = matches!(
+            job.recipients.first(),
+            Some((_, RecipientState::ReportOwed { .. }))
+        );
+        let result = match is_report {
+            true => self.carry_report(connection, &job).await,
+            false => carry_message(connection, &job).await,
+        };
+        let reusable = result.reusable && connection.is_usable();
+        let answered = self.settle(hop, *job, result, connection, peer, started, carried > 1);
+        match (reusable, answered) {
+            (true, _) => After::GoOn,
+            (false, true) => After::Close,
+            (false, false) => After::Broke,
+        }
+    }
+
+    async fn carry_report(&self, connection: &mut Connection, job: &Job) -> TransactionResult {
+        let report = report::render(job, &self.context.hostname).await;
+        let transaction = Transaction {
+            envelope: &report.envelope,
+            recipients: &[0],
+            body_bytes: report.body.len() as u64,
+            body_is_8bit: report.is_8bit,
+        };
+        connection
+            .transact(&transaction, Content::Memory(&report.body))
+            .await
+    }
+}
+
+async fn carry_message(connection: &mut Connection, job: &Job) -> TransactionResult {
+    let message = &job.message;
+    let recipients: Vec<u32> = job.recipients.iter().map(|(index, _)| *index).collect();
+    let transaction = Transaction {
+        envelope: &message.envelope,
+        recipients: &recipients,
+        body_bytes: message.place.body_bytes(),
+        body_is_8bit: false,
+    };
+    let content = match &job.body {
+        Some(body) => Content::Memory(body),
+        None => Content::Spool(&message.place),
+    };
+    connection.transact(&transaction, content).await
+}
+
+/// What a failed opening means, for the next try and for those that wait.
+fn judge_opening(error: &OpenError, host: &str, situation: Situation) -> (Verdict, Tried) {
+    let (stage, event) = match error {
+        OpenError::Unreachable(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            (Stage::Connect, Event::Trouble(Trouble::TimedOut))
+        }
+        OpenError::Unreachable(_) => (Stage::Connect, Event::Trouble(Trouble::Unreachable)),
+        OpenError::Handshake(error) => (Stage::Handshake, Event::Trouble(handshake_trouble(error))),
+        OpenError::Untrusted(_) => (Stage::Handshake, Event::Trouble(Trouble::TlsUntrusted)),
+        OpenError::Session(failure) => (failure.stage, judge::event_of_cause(&failure.cause)),
+    };
+    let (_, verdict) = judge::judge(stage, event, situation);
+    let mut diagnosis = judge::diagnose(stage, event, verdict, host);
+    if let Some(detail) = detail_of(error) {
+        diagnosis.text = format!("{} ({detail})", diagnosis.text).into();
+    }
+    let tried = Tried::Failed {
+        diagnosis,
+        throttle: verdict == Verdict::Throttle,
+    };
+    (verdict, tried)
+}
+
+fn handshake_trouble(error: &StreamError) -> Trouble {
+    match error {
+        StreamError::TimedOut => Trouble::TimedOut,
+        StreamError::Gone(_) => Trouble::PeerClosed,
+        StreamError::Tls(_) => Trouble::HandshakeFailed,
+    }
+}
+
+fn detail_of(error: &OpenError) -> Option<String> {
+    match error {
+        OpenError::Unreachable(error) => Some(error.to_string()),
+        OpenError::Handshake(error) => Some(error.to_string()),
+        OpenError::Untrusted(tls) => Some(format!("certificate {}", tls.verdict)),
+        OpenError::Session(_) => None,
+    }
+}
