@@ -112,6 +112,8 @@ struct Player<'a> {
     split: Split,
     out: Vec<u8>,
     steps: VecDeque<ClientStep>,
+    /// The script has seen the last step, which comes for ever.
+    is_over: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -200,6 +202,7 @@ impl Player<'_> {
         let step = self.steps.pop_front();
         let step = step.unwrap_or_else(|| panic!("no step, not {expected:?}"));
         assert_eq!(tell(&step), expected.trim());
+        self.is_over = matches!(step, ClientStep::Closed(_) | ClientStep::Failed(_));
     }
 
     fn drive(&mut self, what: &str) {
@@ -244,9 +247,9 @@ impl Player<'_> {
         if self.steps.is_empty() {
             self.pump();
         }
-        let is_over =
-            |step: &ClientStep| matches!(step, ClientStep::Closed(_) | ClientStep::Failed(_));
-        self.steps.retain(|step| !is_over(step));
+        if self.is_over {
+            self.steps.clear();
+        }
         assert_eq!(self.steps, [], "steps nobody expected");
         assert_eq!(String::from_utf8_lossy(&self.out), "", "said at the end");
     }
@@ -318,6 +321,7 @@ fn check_with(wish: TlsWish, script: &str) {
             split,
             out: Vec::new(),
             steps: VecDeque::new(),
+            is_over: false,
         };
         player.play();
         player.said
@@ -574,6 +578,37 @@ fn sendmail() {
          S: 221 2.0.0 mail.dst.test closing connection
          = closed 221 2.0.0 mail.dst.test closing connection",
     );
+}
+
+/// Canaries: the player must notice what is wrong.
+mod canaries {
+    use super::check_session;
+
+    #[test]
+    #[should_panic(expected = "steps nobody expected")]
+    fn an_end_that_the_script_does_not_know() {
+        check_session(super::PLAIN, "S: 421 bye");
+    }
+
+    #[test]
+    #[should_panic(expected = "said at the end")]
+    fn a_command_that_the_script_does_not_know() {
+        check_session(super::PLAIN, "> quit");
+    }
+
+    #[test]
+    #[should_panic(expected = "0:RCPT 550 no")]
+    fn another_verdict() {
+        check_session(
+            super::PLAIN,
+            "> begin one
+             C: MAIL FROM:<a@src.test>
+             S: 250 ok
+             C: RCPT TO:<b@dst.test>
+             S: 550 no
+             = done 0:ok 250 ok",
+        );
+    }
 }
 
 #[test]
