@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// `class.subject.detail` of RFC 3463, such as `5.1.1`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EnhancedStatus {
     pub class: u8,
     pub subject: u16,
