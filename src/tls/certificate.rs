@@ -82,6 +82,19 @@ impl ServerKeys {
         })
     }
 
+    /// For tests that need what [`load`] refuses or makes itself.
+    #[cfg(test)]
+    pub(super) fn unchecked(
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
+        tickets: Arc<dyn ProducesTickets>,
+    ) -> Self {
+        ServerKeys {
+            key: Arc::new(CertifiedKey::new(chain, any_supported_type(key).unwrap())),
+            tickets,
+        }
+    }
+
     pub(super) fn certified_key(&self) -> CertifiedKey {
         CertifiedKey::clone(&self.key)
     }

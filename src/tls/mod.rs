@@ -14,6 +14,8 @@ mod der;
 pub mod policy;
 pub mod server;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -303,6 +303,20 @@ impl Session {
         self.unread.capacity()
     }
 
+    /// Asks for new keys in both directions (RFC 8446 section 4.6.3). rustls does so by itself
+    /// when it is due.
+    #[cfg(test)]
+    pub(super) fn update_keys(&mut self, out: &mut Vec<u8>) {
+        let Side::Client(connection, _) = &mut self.side else {
+            panic!("only tried from the client");
+        };
+        match connection.process_tls_records(&mut []).state.unwrap() {
+            ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys().unwrap(),
+            other => panic!("{other:?}"),
+        }
+        flush(&mut ***connection, out);
+    }
+
     fn at_rest(&self) -> Progress {
         Progress {
             handshake_done_now: false,
