@@ -707,6 +707,35 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     }
 }
 
+#[cfg(test)]
+impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+    /// The sums and the links between the tables.
+    fn check(&self) {
+        let hops = || self.slots.iter().filter_map(|slot| slot.hop.as_ref());
+        let sum = |count: fn(&Hop<K, J, C>) -> u32| hops().map(count).sum::<u32>();
+        assert_eq!(self.connections, sum(|hop| hop.connections()));
+        assert_eq!(self.closing, sum(|hop| hop.closing));
+        assert_eq!(
+            self.connected_hops,
+            sum(|hop| u32::from(hop.connections() > 0))
+        );
+        let unproven = sum(|hop| if hop.proven { 0 } else { hop.connections() });
+        assert_eq!(self.unproven_connections, unproven);
+        assert_eq!(self.ring.len(), hops().filter(|hop| hop.listed).count());
+        let starved = self.starved.iter().map(VecDeque::len).sum::<usize>();
+        assert_eq!(starved, hops().filter(|hop| hop.starved).count());
+        assert_eq!(
+            self.timers.len(),
+            hops().filter(|hop| hop.timer != Now::NEVER).count()
+        );
+        assert_eq!(self.idle.len(), hops().filter(|hop| hop.idle > 0).count());
+        assert_eq!(self.by_key.len(), hops().count());
+        for hop in hops() {
+            assert!(hop.closing <= hop.busy && hop.woken <= hop.busy);
+        }
+    }
+}
+
 fn expect_hop<K, J, C>(slots: &mut [Slot<K, J, C>], id: HopId) -> &mut Hop<K, J, C> {
     let slot = &mut slots[id.slot as usize];
     assert_eq!(slot.generation, id.generation, "the hop is not known");
