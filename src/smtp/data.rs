@@ -1,1 +1,571 @@
+//! The content of a message on its way in (RFC 5321 sections 4.1.1.4 and 4.5.2, RFC 3030): found
+//! whole, checked, and turned into wire form.
+//!
+//! Wire form is what goes out after a 354: dot-stuffed lines that all end in CRLF, and `.CRLF` as
+//! the last three octets. DATA arrives in it and is copied once, in large pieces. What BDAT brings is
+//! stuffed and ended as it passes.
+//!
+//! Promise: what [`Scanner`] lets through has no CR without LF, no LF without CR and no NUL, and
+//! `CRLF.CRLF` stands in it once, at its end. So no next hop, however lenient, finds two messages in
+//! it. The result does not depend on how the network cut the input.
+//!
+//! ```text
+//! on the wire            Refuse                       Normalise
+//! CR LF . CR LF          end of data                  end of data
+//! LF   (anything else)   refused                      CRLF
+//! CR..CR LF              refused                      one CRLF
+//! CR   (anything else)   refused                      a run of them is one space
+//! . alone on a line,     refused                      a line with one dot, stuffed: never the end
+//!   ended otherwise
+//! NUL                    refused                      refused: some next hops drop it, and then
+//!                                                     CR LF NUL . CR LF is an end of data
+//! ```
 
+use memchr::{memchr2, memchr3};
+
+/// What becomes of a CR or LF that stands alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum BareLineEnds {
+    /// The message is refused.
+    #[default]
+    Refuse,
+    /// LF is taken as a line end, CR as a space. Only for clients that are known: it changes what
+    /// a signature (DKIM) may have covered.
+    Normalise,
+}
+
+/// What content must keep to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    pub bare_line_ends: BareLineEnds,
+    /// Octets of content as RFC 1870 counts them: with CRLFs, without stuffing and the final dot.
+    pub message_bytes_max: u64,
+    /// Octets of a line without its CRLF. Longer lines are refused: nothing is ever folded.
+    pub line_bytes_max: usize,
+    /// `Received:` fields in the header section (RFC 5321 section 6.3).
+    pub hops_max: u32,
+}
+
+/// Why content is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Violation {
+    BareCr,
+    BareLf,
+    Nul,
+    LineTooLong,
+    TooLarge,
+    TooManyHops,
+}
+
+/// How far [`Scanner::feed`] came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// All input was consumed, the content goes on.
+    More,
+    /// The end of data was consumed. Never for chunks, whose end is counted.
+    End,
+    /// The octet that is at fault is not consumed. The scanner is of no more use: see
+    /// [`Scanner::into_swallower`].
+    Refused(Violation),
+}
+
+/// What is known of content once it is whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Content {
+    /// As [`Rules::message_bytes_max`] counts.
+    pub message_bytes: u64,
+    /// Octets above 127 occurred, whatever `BODY=` said.
+    pub is_8bit: bool,
+    /// `Received:` fields in the header section.
+    pub hops: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Framing {
+    /// DATA: stuffed, ended by a dot.
+    Dot,
+    /// BDAT: as it is, ended by a count.
+    Chunks,
+}
+
+/// Where in a line the next octet stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Line {
+    Start,
+    /// After the dot at the start of a line (`Framing::Dot` only).
+    Dot,
+    /// After `.CR`.
+    DotCr,
+    Text,
+    /// After a CR that is not part of `DotCr`.
+    Cr,
+}
+
+const RECEIVED: &[u8] = b"received:";
+/// No longer a prefix of [`RECEIVED`].
+const NAME_DIFFERS: usize = usize::MAX;
+
+/// Reads content from slices that are cut anywhere, and appends it to a body in wire form.
+#[derive(Debug)]
+pub struct Scanner {
+    rules: Rules,
+    framing: Framing,
+    line: Line,
+    /// The last line end was CRLF on the wire too. Always true under `Refuse`.
+    after_crlf: bool,
+    /// The last line was a dot that did not end the data.
+    after_lone_dot: bool,
+    line_bytes: usize,
+    in_header: bool,
+    /// Octets of [`RECEIVED`] that this line has matched so far, or [`NAME_DIFFERS`].
+    name_bytes: usize,
+    hops: u32,
+    is_8bit: bool,
+    /// Octets consumed by earlier calls.
+    wire_bytes: u64,
+    /// Content is `wire_bytes` and this: less for stuffing, more for added line ends.
+    adjust_bytes: i64,
+}
+
+impl Scanner {
+    /// For DATA: the first octet after the 354.
+    pub fn for_data(rules: Rules) -> Self {
+        Scanner::new(rules, Framing::Dot)
+    }
+
+    /// For BDAT: the first octet of the first chunk.
+    pub fn for_chunks(rules: Rules) -> Self {
+        Scanner::new(rules, Framing::Chunks)
+    }
+
+    fn new(rules: Rules, framing: Framing) -> Self {
+        Scanner {
+            rules,
+            framing,
+            line: Line::Start,
+            after_crlf: true,
+            after_lone_dot: false,
+            line_bytes: 0,
+            in_header: true,
+            name_bytes: 0,
+            hops: 0,
+            is_8bit: false,
+            wire_bytes: 0,
+            adjust_bytes: 0,
+        }
+    }
+
+    /// Consumes a prefix of `input` and appends what it means to `body`. After `Refused` the body
+    /// is worthless.
+    pub fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, Progress) {
+        let mut copier = Copier::new(input, body);
+        let mut progress = self.scan(&mut copier);
+        if self.content_bytes(copier.at) > self.rules.message_bytes_max {
+            progress = Progress::Refused(Violation::TooLarge);
+        }
+        if progress == Progress::End {
+            self.consume_end(&mut copier);
+        }
+        copier.flush();
+        let consumed = copier.at;
+        self.wire_bytes += consumed as u64;
+        self.is_8bit = self.is_8bit || !input[..consumed].is_ascii();
+        (consumed, progress)
+    }
+
+    /// Ends chunked content: adds the CRLF that may be missing, and the final dot.
+    pub fn finish_chunks(&mut self, body: &mut Vec<u8>) -> Result<(), Violation> {
+        assert_eq!(self.framing, Framing::Chunks);
+        match (self.line, self.rules.bare_line_ends) {
+            (Line::Start, _) => {}
+            (Line::Cr, BareLineEnds::Refuse) => return Err(Violation::BareCr),
+            (Line::Cr, BareLineEnds::Normalise) => self.add_line_end(1, body),
+            _ => self.add_line_end(2, body),
+        }
+        body.extend_from_slice(b".\r\n");
+        Ok(())
+    }
+
+    fn add_line_end(&mut self, adjust_bytes: i64, body: &mut Vec<u8>) {
+        self.adjust_bytes += adjust_bytes;
+        self.line = Line::Start;
+        body.extend_from_slice(b"\r\n");
+    }
+
+    /// What was found; final after `Progress::End` or [`Scanner::finish_chunks`].
+    pub fn content(&self) -> Content {
+        Content {
+            message_bytes: self.content_bytes(0),
+            is_8bit: self.is_8bit,
+            hops: self.hops,
+        }
+    }
+
+    /// True if the sender may believe that it is done: a dot stood alone on the last line, but
+    /// not between CRLFs. What follows decides; a time-out should be short.
+    pub fn may_be_over(&self) -> bool {
+        self.after_lone_dot && self.line == Line::Start
+    }
+
+    /// Goes on without keeping anything, to find the end of refused data.
+    pub fn into_swallower(self) -> Swallower {
+        Swallower {
+            line: self.line,
+            after_crlf: self.after_crlf,
+        }
+    }
+
+    /// Content octets when `at` octets of the current input are consumed.
+    fn content_bytes(&self, at: usize) -> u64 {
+        // The CR may belong to the end of data, which is no content.
+        let pending = i64::from(self.line == Line::DotCr);
+        (self.wire_bytes + at as u64).saturating_add_signed(self.adjust_bytes - pending)
+    }
+
+    fn scan(&mut self, copier: &mut Copier<'_>) -> Progress {
+        while let Some(&byte) = copier.rest().first() {
+            let stopped = match self.line {
+                Line::Text => self.in_text(copier),
+                Line::Start => self.at_start(byte, copier),
+                Line::Cr => self.after_cr(byte, copier),
+                Line::Dot => self.after_dot(byte, copier),
+                Line::DotCr => self.after_dot_cr(byte, copier),
+            };
+            if let Some(progress) = stopped {
+                return progress;
+            }
+        }
+        Progress::More
+    }
+
+    fn at_start(&mut self, byte: u8, copier: &mut Copier<'_>) -> Option<Progress> {
+        self.line = Line::Text;
+        if byte == b'.' {
+            self.name_bytes = NAME_DIFFERS;
+            match self.framing {
+                Framing::Dot => {
+                    self.line = Line::Dot;
+                    self.adjust_bytes -= 1;
+                }
+                Framing::Chunks => {
+                    copier.insert(b".");
+                    self.line_bytes = 1;
+                }
+            }
+            copier.keep(1);
+        }
+        None
+    }
+
+    /// The hot path: from one line end to the next.
+    fn in_text(&mut self, copier: &mut Copier<'_>) -> Option<Progress> {
+        let rest = copier.rest();
+        let text_bytes = memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
+        let room = self.rules.line_bytes_max - self.line_bytes;
+        let text = &rest[..text_bytes.min(room)];
+        if self.in_header
+            && let Some(name_bytes) = self.hop_name_end(text)
+        {
+            self.hops += 1;
+            if self.hops > self.rules.hops_max {
+                copier.keep(name_bytes);
+                return Some(Progress::Refused(Violation::TooManyHops));
+            }
+        }
+        copier.keep(text.len());
+        if text_bytes > room {
+            return Some(Progress::Refused(Violation::LineTooLong));
+        }
+        self.line_bytes += text_bytes;
+        match rest[text_bytes..] {
+            [b'\r', b'\n', ..] => {
+                copier.keep(2);
+                self.end_line(true);
+                None
+            }
+            [b'\r', ..] => {
+                self.line = Line::Cr;
+                self.hold_cr(copier);
+                None
+            }
+            [b'\n', ..] => self.bare_lf(copier),
+            [_, ..] => Some(Progress::Refused(Violation::Nul)),
+            [] => None,
+        }
+    }
+
+    fn bare_lf(&mut self, copier: &mut Copier<'_>) -> Option<Progress> {
+        if self.refuses() {
+            return Some(Progress::Refused(Violation::BareLf));
+        }
+        copier.replace(1, b"\r\n");
+        self.adjust_bytes += 1;
+        self.end_line(false);
+        None
+    }
+
+    fn after_cr(&mut self, byte: u8, copier: &mut Copier<'_>) -> Option<Progress> {
+        match byte {
+            b'\n' => {
+                self.release_crlf(copier);
+                self.end_line(true);
+            }
+            _ if self.refuses() => return Some(Progress::Refused(Violation::BareCr)),
+            b'\r' => self.drop_cr(copier),
+            _ => {
+                copier.insert(b" ");
+                self.line = Line::Text;
+                // A line that is full refuses the next octet, whatever it is.
+                self.line_bytes = (self.line_bytes + 1).min(self.rules.line_bytes_max);
+            }
+        }
+        None
+    }
+
+    fn after_dot(&mut self, byte: u8, copier: &mut Copier<'_>) -> Option<Progress> {
+        match byte {
+            b'\r' => {
+                self.line = Line::DotCr;
+                self.hold_cr(copier);
+            }
+            b'\n' if self.refuses() => return Some(Progress::Refused(Violation::BareLf)),
+            b'\n' => {
+                copier.replace(1, b".\r\n");
+                self.adjust_bytes += 2;
+                self.end_lone_dot(false);
+            }
+            _ => self.line = Line::Text,
+        }
+        None
+    }
+
+    fn after_dot_cr(&mut self, byte: u8, copier: &mut Copier<'_>) -> Option<Progress> {
+        match byte {
+            b'\n' if self.after_crlf => return Some(Progress::End),
+            b'\n' => {
+                copier.replace(1, b".\r\n");
+                self.adjust_bytes += 1;
+                self.end_lone_dot(true);
+            }
+            _ if self.refuses() => return Some(Progress::Refused(Violation::BareCr)),
+            b'\r' => {
+                // `.CR CR LF` is not the end either.
+                self.after_crlf = false;
+                self.drop_cr(copier);
+            }
+            _ => {
+                copier.insert(b" ");
+                self.line = Line::Text;
+                self.line_bytes = 1;
+            }
+        }
+        None
+    }
+
+    fn consume_end(&mut self, copier: &mut Copier<'_>) {
+        self.release_crlf(copier);
+        self.line = Line::Start;
+        self.adjust_bytes -= 2;
+    }
+
+    fn refuses(&self) -> bool {
+        self.rules.bare_line_ends == BareLineEnds::Refuse
+    }
+
+    /// Under `Refuse` a CR is good or the message is lost, so it is copied with what precedes it.
+    /// Otherwise the next octet decides what it becomes.
+    fn hold_cr(&self, copier: &mut Copier<'_>) {
+        if self.refuses() {
+            copier.keep(1);
+        } else {
+            copier.replace(1, b"");
+        }
+    }
+
+    fn release_crlf(&self, copier: &mut Copier<'_>) {
+        if self.refuses() {
+            copier.keep(1);
+        } else {
+            copier.replace(1, b"\r\n");
+        }
+    }
+
+    fn drop_cr(&mut self, copier: &mut Copier<'_>) {
+        copier.replace(1, b"");
+        self.adjust_bytes -= 1;
+    }
+
+    fn end_lone_dot(&mut self, after_crlf: bool) {
+        self.line_bytes = 1;
+        self.end_line(after_crlf);
+        self.after_lone_dot = true;
+    }
+
+    fn end_line(&mut self, after_crlf: bool) {
+        if self.line_bytes == 0 {
+            self.in_header = false;
+        }
+        self.line = Line::Start;
+        self.line_bytes = 0;
+        self.name_bytes = 0;
+        self.after_crlf = after_crlf;
+        self.after_lone_dot = false;
+    }
+
+    /// Once in a line, when its name turns out to be `Received:`: where in `text` that is.
+    fn hop_name_end(&mut self, text: &[u8]) -> Option<usize> {
+        let wanted = RECEIVED.get(self.name_bytes..)?;
+        let compared = wanted.len().min(text.len());
+        if !wanted[..compared].eq_ignore_ascii_case(&text[..compared]) {
+            self.name_bytes = NAME_DIFFERS;
+            return None;
+        }
+        self.name_bytes += compared;
+        if self.name_bytes < RECEIVED.len() {
+            return None;
+        }
+        self.name_bytes = NAME_DIFFERS;
+        Some(compared)
+    }
+}
+
+/// Copies input to a body in runs that are as long as possible.
+struct Copier<'a> {
+    input: &'a [u8],
+    body: &'a mut Vec<u8>,
+    /// Octets consumed. Invariant: copied <= at <= input.len().
+    at: usize,
+    /// Octets consumed that are in the body, or were replaced there.
+    copied: usize,
+}
+
+impl<'a> Copier<'a> {
+    fn new(input: &'a [u8], body: &'a mut Vec<u8>) -> Self {
+        Copier {
+            input,
+            body,
+            at: 0,
+            copied: 0,
+        }
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        &self.input[self.at..]
+    }
+
+    fn keep(&mut self, bytes: usize) {
+        self.at += bytes;
+    }
+
+    fn insert(&mut self, text: &[u8]) {
+        self.flush();
+        self.body.extend_from_slice(text);
+    }
+
+    fn replace(&mut self, bytes: usize, text: &[u8]) {
+        self.insert(text);
+        self.at += bytes;
+        self.copied = self.at;
+    }
+
+    fn flush(&mut self) {
+        self.body
+            .extend_from_slice(&self.input[self.copied..self.at]);
+        self.copied = self.at;
+    }
+}
+
+/// Looks for the end of data that was refused, and keeps nothing.
+#[derive(Debug)]
+pub struct Swallower {
+    line: Line,
+    after_crlf: bool,
+}
+
+/// How far [`Swallower::feed`] came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swallowed {
+    /// All input was consumed.
+    More,
+    /// `CRLF.CRLF` was consumed: the next octet belongs to a command.
+    End,
+    /// A dot stood alone on a line, but not between CRLFs. Whoever ends data so now waits for an
+    /// answer; for anybody else it is text. Only answering and closing is safe for both.
+    FalseEnd,
+}
+
+impl Swallower {
+    /// Consumes a prefix of `input`.
+    pub fn feed(&mut self, input: &[u8]) -> (usize, Swallowed) {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
+            if self.line == Line::Text {
+                at += memchr2(b'\r', b'\n', &input[at..]).unwrap_or(input.len() - at);
+                let Some(&end) = input.get(at) else { break };
+                self.end_text(end);
+                at += 1;
+                continue;
+            }
+            match (self.line, byte) {
+                (Line::Start, b'.') => self.line = Line::Dot,
+                (Line::Dot, b'\r') => self.line = Line::DotCr,
+                (Line::Dot, b'\n') => return (at + 1, Swallowed::FalseEnd),
+                (Line::DotCr, b'\n') if self.after_crlf => return (at + 1, Swallowed::End),
+                (Line::DotCr, b'\n') => return (at + 1, Swallowed::FalseEnd),
+                (Line::Cr, b'\n') => self.begin_line(true),
+                (Line::Cr | Line::DotCr, b'\r') => self.line = Line::Cr,
+                _ => {
+                    self.line = Line::Text;
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        (at, Swallowed::More)
+    }
+
+    fn end_text(&mut self, end: u8) {
+        if end == b'\r' {
+            self.line = Line::Cr;
+        } else {
+            self.begin_line(false);
+        }
+    }
+
+    fn begin_line(&mut self, after_crlf: bool) {
+        self.line = Line::Start;
+        self.after_crlf = after_crlf;
+    }
+}
+
+/// Content (our own: a report, a test message) in wire form. Bare line ends are normalised; a
+/// missing last CRLF is added.
+pub fn to_wire_form(content: &[u8]) -> Vec<u8> {
+    const ANYTHING: Rules = Rules {
+        bare_line_ends: BareLineEnds::Normalise,
+        message_bytes_max: u64::MAX,
+        line_bytes_max: usize::MAX,
+        hops_max: u32::MAX,
+    };
+    let without_nul: Vec<u8> = content.iter().copied().filter(|&byte| byte != 0).collect();
+    let mut body = Vec::with_capacity(content.len() + content.len() / 32 + 8);
+    let mut scanner = Scanner::for_chunks(ANYTHING);
+    let (_, progress) = scanner.feed(&without_nul, &mut body);
+    assert_eq!(progress, Progress::More);
+    // Normalising refuses nothing that is left.
+    let _ = scanner.finish_chunks(&mut body);
+    body
+}
+
+/// The content of a body in wire form: unstuffed, without the final dot.
+pub fn from_wire_form(body: &[u8]) -> Vec<u8> {
+    let lines = body.strip_suffix(b".\r\n").unwrap_or(body);
+    let mut content = Vec::with_capacity(lines.len());
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+    }
+    content
+}
+
+#[cfg(test)]
+mod tests;
