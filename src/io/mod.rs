@@ -1,5 +1,6 @@
 pub mod buffer;
 pub mod clock;
+pub mod cpu;
 pub mod file;
 pub mod net;
 pub mod pool;

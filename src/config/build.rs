@@ -1,0 +1,551 @@
+//! From flags to settings: defaults that depend on the host, files, and contradictions.
+
+use super::flags::{Flags, Relaying, Tls, variable_of};
+use super::units::Bytes;
+use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, TlsLevel};
+use super::{
+    CertificateSource, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig, LogConfig,
+    RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings, TlsConfig, Validators,
+};
+use clap::CommandFactory;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Descriptors that are neither sessions nor deliveries: logs, segments, rings, resolvers.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Every host takes lines of this many octets (RFC 5321 section 4.5.3.1.6).
+const LINE_BYTES_LEAST: u64 = 1000;
+
+/// A segment holds at least this many chunks, so that commits fill it well.
+const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
+
+/// Open, spare and being emptied, for messages and for outcomes: what one core needs to run.
+const SEGMENTS_MIN: u64 = 8;
+
+/// All settings, or everything that is wrong with them.
+pub fn config(
+    flags: Flags,
+    validators: &Validators,
+    surroundings: &Surroundings,
+) -> Result<Config, Vec<String>> {
+    let mut complaints = contradictions(&flags);
+    complaints.extend(unreadable_files(&flags));
+    let spool = spool_dir(flags.spool.spool.clone(), surroundings);
+    let certificate = certificate(&flags.tls, surroundings);
+    complaints.extend(spool.clone().err());
+    complaints.extend(certificate.clone().err());
+    let hostname = flags
+        .listening
+        .hostname
+        .clone()
+        .unwrap_or_else(|| surroundings.host_name.clone());
+    let relay = relay(&flags.relaying, &hostname, validators, &mut complaints);
+    let (Ok(spool), Ok(certificate), true) = (spool, certificate, complaints.is_empty()) else {
+        return Err(complaints);
+    };
+    let mut config = Config {
+        listen: listen(&flags),
+        session: session(&flags, &hostname),
+        tls: tls(&flags.tls, &hostname, certificate),
+        relay,
+        spool: spool_part(&flags, spool),
+        delivery: delivery(&flags, &hostname),
+        dns: DnsConfig {
+            servers: flags.dns.dns,
+            timeout: flags.dns.dns_timeout.0,
+            ip_version: flags.delivery.ip_version,
+        },
+        cores: CoreConfig {
+            ingress: flags.cores.ingress_cores.map(|list| list.0),
+            delivery: flags.cores.delivery_cores.map(|list| list.0),
+            pin: !flags.cores.no_pin,
+        },
+        log: LogConfig {
+            format: flags.logging.log_format,
+            level: flags.logging.log_level,
+            file: flags.logging.log_file,
+        },
+        hints: Vec::new(),
+    };
+    config.hints = hints(&config, surroundings);
+    Ok(config)
+}
+
+/// `--spool`, or its place in the state directory.
+pub fn spool_dir(flag: Option<PathBuf>, surroundings: &Surroundings) -> Result<PathBuf, String> {
+    flag.or_else(|| Some(surroundings.state_dir.as_ref()?.join("spool")))
+        .ok_or_else(|| no_state_dir("--spool"))
+}
+
+fn certificate(flags: &Tls, surroundings: &Surroundings) -> Result<CertificateSource, String> {
+    if let (Some(chain), Some(key)) = (&flags.tls_cert, &flags.tls_key) {
+        return Ok(CertificateSource::Files {
+            chain: chain.clone(),
+            key: key.clone(),
+        });
+    }
+    flags
+        .tls_dir
+        .clone()
+        .or_else(|| Some(surroundings.state_dir.as_ref()?.join("tls")))
+        .map(|dir| CertificateSource::Generated { dir })
+        .ok_or_else(|| no_state_dir("--tls-dir"))
+}
+
+fn no_state_dir(flag: &str) -> String {
+    format!(
+        "{flag} is needed: neither $STATE_DIRECTORY nor $XDG_STATE_HOME nor a home directory \
+         says where state is kept"
+    )
+}
+
+fn none_if_zero(value: u64) -> Option<u64> {
+    (value > 0).then_some(value)
+}
+
+fn listen(flags: &Flags) -> ListenConfig {
+    ListenConfig {
+        plain: flags.listening.listen.clone(),
+        implicit_tls: flags.listening.listen_tls.clone(),
+        backlog: flags.listening.backlog,
+        connections_max: flags.limits.max_connections,
+        connections_per_address_max: Some(flags.limits.max_connections_per_address)
+            .filter(|&limit| limit > 0),
+        drain_timeout: flags.timeouts.drain_timeout.0,
+    }
+}
+
+fn session(flags: &Flags, hostname: &str) -> SessionConfig {
+    let (limits, timeouts) = (&flags.limits, &flags.timeouts);
+    SessionConfig {
+        hostname: hostname.to_owned(),
+        banner: flags.listening.banner.clone(),
+        offer_starttls: !flags.tls.no_starttls,
+        require_tls: flags.tls.tls_require,
+        message_bytes_max: limits.max_message_size.0,
+        recipients_max: limits.max_recipients,
+        messages_max: Some(limits.max_messages_per_session).filter(|&limit| limit > 0),
+        errors_max: limits.max_errors,
+        hops_max: limits.max_hops,
+        line_bytes_max: none_if_zero(limits.max_line_length.0),
+        bare_line_ends: limits.bare_line_ends,
+        command_timeout: timeouts.command_timeout.0,
+        data_timeout: timeouts.data_timeout.0,
+        handshake_timeout: timeouts.handshake_timeout.0,
+        session_timeout: Some(timeouts.session_timeout.0).filter(|limit| !limit.is_zero()),
+    }
+}
+
+fn tls(flags: &Tls, hostname: &str, certificate: CertificateSource) -> TlsConfig {
+    let mut out_levels: Vec<_> = flags
+        .tls_out_for
+        .iter()
+        .map(|entry| (entry.domain.clone(), entry.level))
+        .collect();
+    // A name before patterns, a longer pattern before a shorter: the closest word counts.
+    out_levels.sort_by_key(|(pattern, _)| match pattern {
+        DomainPattern::Exact(_) => (0, 0),
+        DomainPattern::Below(domain) => (1, usize::MAX - domain.len()),
+    });
+    TlsConfig {
+        hostname: hostname.to_owned(),
+        certificate,
+        out_level: flags.tls_out,
+        out_levels,
+        roots: flags.tls_ca.clone(),
+        send_sni: !flags.no_sni,
+        broken_for: flags.tls_broken_for.0,
+    }
+}
+
+fn spool_part(flags: &Flags, dir: PathBuf) -> SpoolConfig {
+    let spool = &flags.spool;
+    SpoolConfig {
+        dir,
+        bytes_max: none_if_zero(spool.spool_size.0),
+        segment_bytes: spool.segment_size.0,
+        durability: spool.spool_durability,
+        chunk_bytes: spool.chunk_size.0,
+        in_memory_bytes: spool.in_memory_size.0,
+        memory_bytes_max: spool.memory_max.0,
+        message_bytes_max: flags.limits.max_message_size.0,
+    }
+}
+
+fn delivery(flags: &Flags, hostname: &str) -> DeliveryConfig {
+    let (delivery, timeouts) = (&flags.delivery, &flags.timeouts);
+    DeliveryConfig {
+        hostname: hostname.to_owned(),
+        retry_min: delivery.retry_min.0,
+        retry_max: delivery.retry_max.0,
+        queue_lifetime: delivery.queue_lifetime.0,
+        bounce_lifetime: delivery.bounce_lifetime.0,
+        connections_per_hop_max: delivery.delivery_connections,
+        connections_max: delivery.delivery_connections_total,
+        idle_timeout: delivery.idle_timeout.0,
+        messages_per_connection_max: delivery.max_deliveries_per_connection,
+        recipients_per_transaction_max: delivery.recipients_per_transaction,
+        mx_port: u16::try_from(delivery.mx_port).expect("bounded by its flag"),
+        ip_version: delivery.ip_version,
+        source_addresses: delivery.source_address.clone(),
+        connect_timeout: timeouts.connect_timeout.0,
+        greeting_timeout: timeouts.greeting_timeout.0,
+        handshake_timeout: timeouts.handshake_timeout.0,
+        reply_timeout: timeouts.reply_timeout.0,
+        send_timeout: timeouts.send_timeout.0,
+        final_reply_timeout: timeouts.final_reply_timeout.0,
+    }
+}
+
+fn relay(
+    flags: &Relaying,
+    hostname: &str,
+    validators: &Validators,
+    complaints: &mut Vec<String>,
+) -> RelayConfig {
+    let mut domains = flags.relay_domain.clone();
+    let mut routes: Vec<RouteText> = flags
+        .route
+        .iter()
+        .map(|text| RouteText {
+            text: text.trim().to_owned(),
+            source: "--route".to_owned(),
+        })
+        .collect();
+    if let Some(path) = &flags.relay_domains_file {
+        for (source, text) in lines("--relay-domains-file", path, complaints) {
+            match text.parse() {
+                Ok(domain) => domains.push(domain),
+                Err(allowed) => complaints.push(format!("{source}: '{text}': {allowed}")),
+            }
+        }
+    }
+    if let Some(path) = &flags.routes_file {
+        let of_file = lines("--routes-file", path, complaints);
+        routes.extend(
+            of_file
+                .into_iter()
+                .map(|(source, text)| RouteText { text, source }),
+        );
+    }
+    for RouteText { text, source } in &routes {
+        if let Err(allowed) = (validators.route)(text) {
+            complaints.push(format!("{source}: '{text}': {allowed}"));
+        }
+    }
+    RelayConfig {
+        hostname: hostname.to_owned(),
+        trusted_nets: flags
+            .relay_from
+            .iter()
+            .filter_map(|net| match net {
+                ClientNet::None => None,
+                ClientNet::Net(net) => Some(*net),
+            })
+            .collect(),
+        domains,
+        recipients: flags
+            .recipients_file
+            .as_ref()
+            .map(|path| recipients(path, complaints)),
+        routes,
+    }
+}
+
+fn recipients(path: &Path, complaints: &mut Vec<String>) -> Vec<String> {
+    let mut recipients = Vec::new();
+    for (source, text) in lines("--recipients-file", path, complaints) {
+        match text.rsplit_once('@') {
+            Some((_, domain)) if domain.parse::<DomainPattern>().is_ok() => recipients.push(text),
+            _ => complaints.push(format!(
+                "{source}: '{text}': an address (user@example.com), or @example.com for all of it"
+            )),
+        }
+    }
+    recipients
+}
+
+/// The lines of a file without comments and blanks, each with its place.
+fn lines(flag: &str, path: &Path, complaints: &mut Vec<String>) -> Vec<(String, String)> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            complaints.push(format!("{flag} {}: {error}", path.display()));
+            return Vec::new();
+        }
+    };
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| {
+            let place = format!("{flag} {}:{}", path.display(), index + 1);
+            (place, line.trim().to_owned())
+        })
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+}
+
+fn unreadable_files(flags: &Flags) -> Vec<String> {
+    [
+        ("--tls-cert", &flags.tls.tls_cert),
+        ("--tls-key", &flags.tls.tls_key),
+        ("--tls-ca", &flags.tls.tls_ca),
+    ]
+    .into_iter()
+    .filter_map(|(flag, path)| {
+        let path = path.as_ref()?;
+        let error = fs::File::open(path).err()?;
+        Some(format!("{flag} {}: {error}", path.display()))
+    })
+    .collect()
+}
+
+/// Flags that are good one by one but not together.
+fn contradictions(flags: &Flags) -> Vec<String> {
+    let mut found = Vec::new();
+    tls_contradictions(flags, &mut found);
+    listen_contradictions(flags, &mut found);
+    spool_contradictions(flags, &mut found);
+    delivery_contradictions(flags, &mut found);
+
+    let relay_from = &flags.relaying.relay_from;
+    if relay_from.len() > 1 && relay_from.contains(&ClientNet::None) {
+        found.push("--relay-from: none stands alone, or not at all".to_owned());
+    }
+    let (data, session) = (flags.timeouts.data_timeout, flags.timeouts.session_timeout);
+    if !session.0.is_zero() {
+        at_most(
+            &mut found,
+            ("--data-timeout", data),
+            ("--session-timeout", session),
+        );
+    }
+    let limits = &flags.limits;
+    if (1..LINE_BYTES_LEAST).contains(&limits.max_line_length.0) {
+        found.push(format!(
+            "--max-line-length {}: at least {LINE_BYTES_LEAST} (RFC 5321 section 4.5.3.1.6), or 0",
+            limits.max_line_length
+        ));
+    }
+    at_most(
+        &mut found,
+        (
+            "--max-connections-per-address",
+            limits.max_connections_per_address,
+        ),
+        ("--max-connections", limits.max_connections),
+    );
+    found
+}
+
+fn at_most<T: PartialOrd + std::fmt::Display>(
+    found: &mut Vec<String>,
+    (small_flag, small): (&str, T),
+    (large_flag, large): (&str, T),
+) {
+    if small > large {
+        found.push(format!(
+            "{small_flag} {small} is more than {large_flag} {large}: it must be at most that"
+        ));
+    }
+}
+
+fn tls_contradictions(flags: &Flags, found: &mut Vec<String>) {
+    let tls = &flags.tls;
+    match (&tls.tls_cert, &tls.tls_key) {
+        (Some(_), None) => found.push("--tls-cert needs --tls-key beside it".to_owned()),
+        (None, Some(_)) => found.push("--tls-key needs --tls-cert beside it".to_owned()),
+        _ => {}
+    }
+    if tls.no_starttls && tls.tls_require {
+        found.push("--tls-require and --no-starttls leave clients no way to TLS".to_owned());
+    }
+    for (index, entry) in tls.tls_out_for.iter().enumerate() {
+        let earlier = &tls.tls_out_for[..index];
+        if earlier
+            .iter()
+            .any(|other| other.domain == entry.domain && other.level != entry.level)
+        {
+            found.push(format!(
+                "--tls-out-for: two different levels for {}",
+                entry.domain
+            ));
+        }
+    }
+}
+
+fn listen_contradictions(flags: &Flags, found: &mut Vec<String>) {
+    let listening = &flags.listening;
+    let all: Vec<&SocketAddr> = listening
+        .listen
+        .iter()
+        .chain(&listening.listen_tls)
+        .collect();
+    for (index, address) in all.iter().enumerate() {
+        if address.port() != 0 && all[..index].contains(address) {
+            found.push(format!("--listen and --listen-tls: {address} twice"));
+        }
+    }
+}
+
+fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
+    let spool = &flags.spool;
+    let (segment, chunk) = (spool.segment_size.0, spool.chunk_size.0);
+    let segment_share = Bytes(segment / CHUNKS_PER_SEGMENT_MIN);
+    for (flag, bytes) in [
+        ("--chunk-size", chunk),
+        ("--in-memory-size", spool.in_memory_size.0),
+    ] {
+        if bytes > segment_share.0 {
+            found.push(format!(
+                "{flag} {}: at most a {CHUNKS_PER_SEGMENT_MIN}th of --segment-size, {segment_share}",
+                Bytes(bytes)
+            ));
+        }
+    }
+    at_most(
+        found,
+        ("--in-memory-size", spool.in_memory_size),
+        ("--memory-max", spool.memory_max),
+    );
+    let least = (SEGMENTS_MIN * segment).max(4 * flags.limits.max_message_size.0);
+    if spool.spool_size.0 != 0 && spool.spool_size.0 < least {
+        found.push(format!(
+            "--spool-size {}: at least {} with this --segment-size and --max-message-size, or 0",
+            spool.spool_size,
+            Bytes(least)
+        ));
+    }
+}
+
+fn delivery_contradictions(flags: &Flags, found: &mut Vec<String>) {
+    let delivery = &flags.delivery;
+    at_most(
+        found,
+        ("--retry-min", delivery.retry_min),
+        ("--retry-max", delivery.retry_max),
+    );
+    at_most(
+        found,
+        ("--delivery-connections", delivery.delivery_connections),
+        (
+            "--delivery-connections-total",
+            delivery.delivery_connections_total,
+        ),
+    );
+    for (version, is_that, unused) in [
+        ("IPv4", true, IpVersion::V6),
+        ("IPv6", false, IpVersion::V4),
+    ] {
+        let of_version = delivery
+            .source_address
+            .iter()
+            .filter(|address| address.is_ipv4() == is_that)
+            .count();
+        if of_version > 1 {
+            found.push(format!("--source-address: at most one for {version}"));
+        }
+        if of_version > 0 && delivery.ip_version == unused {
+            found.push(format!(
+                "--source-address: {version} is not used with this --ip-version"
+            ));
+        }
+    }
+}
+
+/// What works but is probably not meant.
+fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
+    let mut hints = Vec::new();
+    relay_hints(config, &mut hints);
+    if !config.session.hostname.contains('.') {
+        hints.push(format!(
+            "this host calls itself '{}', which is not a full name: many receivers refuse that; \
+             set --hostname",
+            config.session.hostname
+        ));
+    }
+    let wanted = u64::from(config.listen.connections_max)
+        + u64::from(config.delivery.connections_max)
+        + OTHER_DESCRIPTORS;
+    if let Some(allowed) = surroundings.open_files_max
+        && allowed < wanted
+    {
+        hints.push(format!(
+            "--max-connections and --delivery-connections-total may need {wanted} open files, \
+             and this process may open {allowed} (ulimit -Hn, LimitNOFILE=)"
+        ));
+    }
+    if config.session.bare_line_ends == BareLineEnds::Normalise && listens_outside(config) {
+        hints.push(
+            "--bare-line-ends normalise is for clients inside, and this relay listens outside"
+                .to_owned(),
+        );
+    }
+    if config.tls.out_level == TlsLevel::None {
+        hints.push("--tls-out none sends all mail in plaintext".to_owned());
+    }
+    hints.extend(
+        unknown_variables().map(|name| format!("{name} is set, but no flag has that name")),
+    );
+    hints
+}
+
+fn relay_hints(config: &Config, hints: &mut Vec<String>) {
+    let relay = &config.relay;
+    let inside_only = relay
+        .trusted_nets
+        .iter()
+        .all(|net| net.network().is_loopback());
+    if inside_only && relay.domains.is_empty() && listens_outside(config) {
+        hints.push(
+            "this relay listens outside but takes mail from this host only: --relay-from lets \
+             networks send, --relay-domain lets everybody send to a domain"
+                .to_owned(),
+        );
+    } else if !relay.routes.is_empty() && relay.domains.is_empty() && inside_only {
+        hints.push(
+            "there are routes, but nobody outside this host may send to them: a route does not \
+             make its domain a relay domain; see --relay-domain"
+                .to_owned(),
+        );
+    }
+    for net in &relay.trusted_nets {
+        if net.prefix_len() == 0 {
+            hints.push(format!(
+                "--relay-from {net} lets the whole world relay anywhere: an open relay"
+            ));
+        }
+    }
+    if !relay.domains.is_empty() && relay.recipients.is_none() {
+        hints.push(
+            "recipients of the relay domains are not known here: what the next hop refuses \
+             becomes a bounce to a sender who may be forged; see --recipients-file"
+                .to_owned(),
+        );
+    }
+    if relay.recipients.is_some() && relay.domains.is_empty() {
+        hints.push("--recipients-file has no use without --relay-domain".to_owned());
+    }
+}
+
+fn listens_outside(config: &Config) -> bool {
+    let listen = &config.listen;
+    listen
+        .plain
+        .iter()
+        .chain(&listen.implicit_tls)
+        .any(|address| !address.ip().is_loopback())
+}
+
+fn unknown_variables() -> impl Iterator<Item = String> {
+    let known: Vec<String> = Flags::command()
+        .get_arguments()
+        .filter_map(|arg| arg.get_long().map(variable_of))
+        .collect();
+    std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(move |name| {
+            name.starts_with(super::flags::ENVIRONMENT_PREFIX) && !known.contains(name)
+        })
+}

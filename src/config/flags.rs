@@ -1,0 +1,534 @@
+//! Every flag: name, unit, default, bounds, and what it costs. The only place that knows them;
+//! the help, the environment variables and `--check` are made from it.
+
+use super::units::{Bounded, Bytes, Span};
+use super::values::{
+    self, BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel,
+    SpoolDurability, TlsFor, TlsLevel,
+};
+use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// The prefix of the environment variables: `--max-hops` is `RINGPOST_MAX_HOPS`.
+pub const ENVIRONMENT_PREFIX: &str = "RINGPOST_";
+
+/// Flags that mean something only on the command line.
+const NOT_FROM_ENVIRONMENT: [&str; 3] = ["help", "version", "check"];
+
+const ABOUT: &str = "\
+A durable SMTP relay with automatic TLS.
+
+Without any flag it listens on 127.0.0.1:2525, offers STARTTLS, relays for
+this host, and finds the next hop by MX.";
+
+const USAGE: &str = "\
+ringpost [FLAGS] [@FILE]     run the relay until Ctrl-C or SIGTERM
+       ringpost --check [FLAGS]     judge the flags and show what they come to
+       ringpost spool list [DIR]    show what waits in a stopped relay's spool
+       ringpost spool verify [DIR]  check every record of that spool";
+
+const EPILOGUE: &str = "\
+Values:
+  <1s..7d>    a value in this range, bounds included
+  durations   500ms, 90s, 5m, 4h, 5d, 1h30m
+  sizes       bytes, or by 1,024: 64k, 50MiB, 2G
+  lists       <A,...> takes several values with commas between them, or the
+              flag several times
+
+Where flags come from:
+  command     ringpost --max-hops 50
+  file        ringpost @/etc/ringpost.flags    one flag per line, # comments,
+              and @OTHER to include another file
+  variable    RINGPOST_MAX_HOPS=50             any flag: upper case, _ for -
+  On the command line, files included, a later value replaces an earlier one,
+  and lists grow. Variables count where the command line is silent, defaults
+  where both are.
+
+Examples:
+  A smarthost for the hosts of one network:
+    ringpost --listen 0.0.0.0:25 --relay-from 127.0.0.0/8,10.0.0.0/8
+  A gateway in front of a mail server:
+    ringpost --listen 0.0.0.0:25 --relay-domain example.com \\
+             --route 'example.com=[10.0.0.5]'";
+
+/// The whole command line.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ringpost",
+    version,
+    about = ABOUT,
+    override_usage = USAGE,
+    after_help = EPILOGUE,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    next_line_help = true,
+    max_term_width = 100
+)]
+pub struct Flags {
+    #[command(flatten)]
+    pub listening: Listening,
+    #[command(flatten)]
+    pub tls: Tls,
+    #[command(flatten)]
+    pub relaying: Relaying,
+    #[command(flatten)]
+    pub spool: Spool,
+    #[command(flatten)]
+    pub delivery: Delivery,
+    #[command(flatten)]
+    pub dns: Dns,
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub timeouts: Timeouts,
+    #[command(flatten)]
+    pub cores: Cores,
+    #[command(flatten)]
+    pub logging: Logging,
+    #[command(flatten)]
+    pub general: General,
+    #[command(subcommand)]
+    pub action: Option<Action>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Action {
+    /// Look into the spool of a stopped relay
+    #[command(subcommand, hide = true)]
+    Spool(SpoolAction),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum SpoolAction {
+    /// Print one line per message: id, age, sender, recipients and where they stand
+    List { dir: Option<PathBuf> },
+    /// Check every record; exit code 1 if something is damaged
+    Verify { dir: Option<PathBuf> },
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Listening")]
+pub struct Listening {
+    /// Take mail here, with STARTTLS offered
+    #[arg(long, value_name = "ADDR:PORT,...", default_value = "127.0.0.1:2525",
+          value_parser = values::listen_address, value_delimiter = ',')]
+    pub listen: Vec<SocketAddr>,
+
+    /// Take mail here with TLS from the first byte (RFC 8314; port 465 by custom)
+    #[arg(long, value_name = "ADDR:PORT,...",
+          value_parser = values::listen_address, value_delimiter = ',')]
+    pub listen_tls: Vec<SocketAddr>,
+
+    /// What this host calls itself in greetings, EHLO and trace headers [default: the host's
+    /// full name]
+    #[arg(long, value_name = "NAME", value_parser = values::host_name)]
+    pub hostname: Option<String>,
+
+    /// What the greeting says after the host name
+    #[arg(long, value_name = "TEXT", default_value = "ESMTP ringpost",
+          value_parser = values::banner)]
+    pub banner: String,
+
+    /// Connections the kernel holds for a listener until it takes them
+    #[arg(long, count = "1..65535", default_value = "1024")]
+    pub backlog: u32,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "TLS")]
+pub struct Tls {
+    /// Certificate chain for clients, PEM [default: one is generated and kept]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert, PEM; EC P-256 costs a sixth of RSA-2048
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Where the generated certificate is kept [default: tls in the state directory]
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
+
+    /// Do not offer STARTTLS to clients
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub no_starttls: bool,
+
+    /// Take mail only over TLS; otherwise 530 5.7.0
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub tls_require: bool,
+
+    /// TLS towards next hops: may uses it wherever it works, encrypt and verify never fall back
+    /// to plaintext
+    #[arg(
+        long,
+        value_name = "none|may|encrypt|verify",
+        hide_possible_values = true,
+        default_value = "may",
+        ignore_case = true
+    )]
+    pub tls_out: TlsLevel,
+
+    /// TLS towards the next hops of a domain (.example.com: all below it)
+    #[arg(long, value_name = "DOMAIN=LEVEL,...", value_delimiter = ',')]
+    pub tls_out_for: Vec<TlsFor>,
+
+    /// Roots to trust, PEM [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Do not tell next hops the name that we want (SNI)
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub no_sni: bool,
+
+    /// How long a next hop with broken TLS gets plaintext without another try (level may)
+    #[arg(long, span = "0s..7d", default_value = "10m")]
+    pub tls_broken_for: Span,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Relaying")]
+pub struct Relaying {
+    /// Clients that may relay to anywhere, or none
+    #[arg(
+        long,
+        value_name = "CIDR,...",
+        default_value = "127.0.0.0/8,::1/128",
+        value_delimiter = ','
+    )]
+    pub relay_from: Vec<ClientNet>,
+
+    /// Domains that anybody may send to (.example.com: all below it)
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub relay_domain: Vec<DomainPattern>,
+
+    /// More relay domains, one per line
+    #[arg(long, value_name = "FILE")]
+    pub relay_domains_file: Option<PathBuf>,
+
+    /// The recipients that exist in the relay domains, one per line (@example.com: all of it);
+    /// others get 550 5.1.1 [default: all are taken]
+    #[arg(long, value_name = "FILE")]
+    pub recipients_file: Option<PathBuf>,
+
+    /// Where mail for a domain goes instead of its MX hosts: example.com=relay.example:25 (by
+    /// MX), 'example.com=[10.0.0.5]:25' (no MX), '*=[192.0.2.1]' (all the rest)
+    #[arg(long, value_name = "DOMAIN=HOST;...", value_delimiter = ';')]
+    pub route: Vec<String>,
+
+    /// More routes, one per line
+    #[arg(long, value_name = "FILE")]
+    pub routes_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Spool")]
+pub struct Spool {
+    /// Where accepted mail is kept until it is delivered [default: spool in $STATE_DIRECTORY,
+    /// $XDG_STATE_HOME/ringpost or ~/.local/state/ringpost]
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+
+    /// The most disk the spool may take; 0: what the file system has
+    #[arg(long, size = "0..1024TiB", default_value = "0")]
+    pub spool_size: Bytes,
+
+    /// Size of a log segment. Each core keeps two open and some spare
+    #[arg(long, size = "4MiB..1GiB", default_value = "64MiB")]
+    pub segment_size: Bytes,
+
+    /// How commits reach the disk; direct costs a third of the CPU
+    #[arg(
+        long,
+        value_name = "auto|direct|buffered",
+        hide_possible_values = true,
+        default_value = "auto",
+        ignore_case = true
+    )]
+    pub spool_durability: SpoolDurability,
+
+    /// Messages larger than this go to the disk in pieces of this size: the most memory that a
+    /// session or a delivery takes for a body
+    #[arg(long, size = "16KiB..4MiB", default_value = "256KiB")]
+    pub chunk_size: Bytes,
+
+    /// Messages up to this size are delivered from memory, larger ones are read back
+    #[arg(long, size = "0..16MiB", default_value = "256KiB")]
+    pub in_memory_size: Bytes,
+
+    /// Memory for message bodies, all cores together; beyond it bodies are read back
+    #[arg(long, size = "1MiB..1TiB", default_value = "256MiB")]
+    pub memory_max: Bytes,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Delivery")]
+pub struct Delivery {
+    /// Wait before the second attempt; doubles with every attempt, give or take jitter
+    #[arg(long, span = "1s..7d", default_value = "5m")]
+    pub retry_min: Span,
+
+    /// Longest wait between attempts; equal to --retry-min: a flat interval
+    #[arg(long, span = "1s..7d", default_value = "1h")]
+    pub retry_max: Span,
+
+    /// How long delivery is tried before the mail bounces; 0s: one attempt
+    #[arg(long, span = "0s..90d", default_value = "5d")]
+    pub queue_lifetime: Span,
+
+    /// The same for bounces, which are dropped after it
+    #[arg(long, span = "0s..90d", default_value = "5d")]
+    pub bounce_lifetime: Span,
+
+    /// Connections to one next hop, all cores together
+    #[arg(long, count = "1..10000", default_value = "20")]
+    pub delivery_connections: u32,
+
+    /// Connections to all next hops
+    #[arg(long, count = "1..1000000", default_value = "2000")]
+    pub delivery_connections_total: u32,
+
+    /// How long a connection without work is kept for the next message; 0s: closed at once
+    #[arg(long, span = "0s..5m", default_value = "10s")]
+    pub idle_timeout: Span,
+
+    /// Messages sent over one connection before it is closed
+    #[arg(long, count = "1..1000000", default_value = "1000")]
+    pub max_deliveries_per_connection: u32,
+
+    /// Recipients in one transaction; RFC 5321 has every host take 100
+    #[arg(long, count = "1..10000", default_value = "100")]
+    pub recipients_per_transaction: u32,
+
+    /// Port of MX hosts; a route may name another
+    #[arg(long, count = "1..65535", default_value = "25")]
+    pub mx_port: u32,
+
+    /// Which addresses of next hops are used
+    #[arg(
+        long,
+        value_name = "both|4|6",
+        hide_possible_values = true,
+        default_value = "both"
+    )]
+    pub ip_version: IpVersion,
+
+    /// Connect from this address; one per IP version
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
+    pub source_address: Vec<IpAddr>,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "DNS")]
+pub struct Dns {
+    /// Resolvers to ask [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "ADDR[:PORT],...",
+          value_parser = values::resolver_address, value_delimiter = ',')]
+    pub dns: Vec<SocketAddr>,
+
+    /// How long one resolver has for an answer
+    #[arg(long, span = "100ms..1m", default_value = "5s")]
+    pub dns_timeout: Span,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Largest message, as SIZE tells the client; beyond it 552 5.3.4
+    #[arg(long, size = "64KiB..4GiB", default_value = "50MiB")]
+    pub max_message_size: Bytes,
+
+    /// Recipients of one message; beyond it 452 4.5.3
+    #[arg(long, count = "100..50000", default_value = "1000")]
+    pub max_recipients: u32,
+
+    /// Messages in one session; beyond it 421. 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "0")]
+    pub max_messages_per_session: u32,
+
+    /// Wrong commands and refused recipients in one session; beyond it 421 4.7.0
+    #[arg(long, count = "1..10000", default_value = "20")]
+    pub max_errors: u32,
+
+    /// Received: headers at which a message counts as looping (554 5.4.6)
+    #[arg(long, count = "10..1000", default_value = "100")]
+    pub max_hops: u32,
+
+    /// Longest line of a message; beyond it 554 5.6.0. RFC 5321 says 1000, but real mail has
+    /// longer ones and most hosts take them. 0: no limit
+    #[arg(long, size = "0..4GiB", default_value = "0")]
+    pub max_line_length: Bytes,
+
+    /// A bare CR or LF in a message. To normalise is for old clients inside only
+    #[arg(
+        long,
+        value_name = "refuse|normalise",
+        hide_possible_values = true,
+        default_value = "refuse",
+        ignore_case = true
+    )]
+    pub bare_line_ends: BareLineEnds,
+
+    /// Open sessions; beyond it 421. An idle one costs 6 KB of memory, 10 KB with TLS
+    #[arg(long, count = "1..1000000", default_value = "10000")]
+    pub max_connections: u32,
+
+    /// Open sessions of one IPv4 address or IPv6 /64 outside --relay-from. 0: no limit
+    #[arg(long, count = "0..1000000", default_value = "100")]
+    pub max_connections_per_address: u32,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Timeouts")]
+pub struct Timeouts {
+    /// Clients: the next command. RFC 5321 asks for 5m at least
+    #[arg(long, span = "1s..1h", default_value = "5m")]
+    pub command_timeout: Span,
+
+    /// Clients: the next bytes of a message
+    #[arg(long, span = "1s..1h", default_value = "5m")]
+    pub data_timeout: Span,
+
+    /// Clients: the session as a whole, then 421 4.4.2. 0s: no limit
+    #[arg(long, span = "0s..7d", default_value = "2h")]
+    pub session_timeout: Span,
+
+    /// Both sides: a TLS handshake
+    #[arg(long, span = "1s..10m", default_value = "20s")]
+    pub handshake_timeout: Span,
+
+    /// Next hops: until a connection stands
+    #[arg(long, span = "1s..10m", default_value = "30s")]
+    pub connect_timeout: Span,
+
+    /// Next hops: the greeting
+    #[arg(long, span = "1s..1h", default_value = "5m")]
+    pub greeting_timeout: Span,
+
+    /// Next hops: the reply to a command
+    #[arg(long, span = "1s..1h", default_value = "5m")]
+    pub reply_timeout: Span,
+
+    /// Next hops: the window to open for the next bytes of a message
+    #[arg(long, span = "1s..1h", default_value = "3m")]
+    pub send_timeout: Span,
+
+    /// Next hops: the reply after the message. A short one makes doubles
+    #[arg(long, span = "1s..2h", default_value = "10m")]
+    pub final_reply_timeout: Span,
+
+    /// At a stop: how long open transactions may still take
+    #[arg(long, span = "0s..1h", default_value = "30s")]
+    pub drain_timeout: Span,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Cores")]
+pub struct Cores {
+    /// CPUs that take mail in: 0-3,8. A number twice makes two threads. On a CPU in both lists
+    /// one thread does both [default: chosen, see --check]
+    #[arg(long, value_name = "LIST")]
+    pub ingress_cores: Option<CpuList>,
+
+    /// CPUs that deliver
+    #[arg(long, value_name = "LIST")]
+    pub delivery_cores: Option<CpuList>,
+
+    /// Do not tie threads to CPUs; the lists then only say how many
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub no_pin: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Logging")]
+pub struct Logging {
+    /// key=value for people, or one JSON object per line
+    #[arg(
+        long,
+        value_name = "text|json",
+        hide_possible_values = true,
+        default_value = "text",
+        ignore_case = true
+    )]
+    pub log_format: LogFormat,
+
+    /// info has one line per session and per delivery attempt
+    #[arg(
+        long,
+        value_name = "error|info|debug",
+        hide_possible_values = true,
+        default_value = "info",
+        ignore_case = true
+    )]
+    pub log_level: LogLevel,
+
+    /// Append here, opened anew on SIGHUP [default: standard error]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "General")]
+pub struct General {
+    /// Judge the flags, print the effective settings, and end: 0 if good, 2 if not
+    #[arg(long)]
+    pub check: bool,
+
+    /// Print this
+    #[arg(short, long, action = ArgAction::HelpShort, global = true)]
+    pub help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    pub version: Option<bool>,
+}
+
+/// The command as clap sees it: every flag gets its environment variable, and one that is set
+/// but empty counts as not set.
+pub fn command() -> Command {
+    Flags::command().mut_args(|arg| {
+        let Some(long) = arg.get_long() else {
+            return arg;
+        };
+        let variable = variable_of(long);
+        if NOT_FROM_ENVIRONMENT.contains(&long)
+            || std::env::var_os(&variable).is_none_or(|value| value.is_empty())
+        {
+            return arg;
+        }
+        arg.env(variable).hide_env(true)
+    })
+}
+
+/// The environment variable of a flag, given its name without the dashes.
+pub fn variable_of(long: &str) -> String {
+    format!(
+        "{ENVIRONMENT_PREFIX}{}",
+        long.to_uppercase().replace('-', "_")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_help_and_a_heading() {
+        for arg in command().get_arguments() {
+            assert!(arg.get_help().is_some(), "--{}", arg.get_id());
+            assert!(arg.get_help_heading().is_some(), "--{}", arg.get_id());
+        }
+    }
+
+    #[test]
+    fn variables_are_named_after_flags() {
+        assert_eq!(variable_of("max-hops"), "RINGPOST_MAX_HOPS");
+    }
+}

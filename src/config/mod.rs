@@ -1,0 +1,286 @@
+//! Every setting of the relay, read once at start and from then on plain values.
+//!
+//! `flags` defines what can be set, `build` turns flags into a [`Config`] or says what is wrong,
+//! `report` prints what they come to. A room gets its own part, never the whole.
+//!
+//! Not here: what routes mean (`remote` judges them, through [`Validators`]), and which thread
+//! runs on which CPU (`engine::placement`).
+
+mod argument_file;
+mod build;
+mod flags;
+pub mod relay;
+mod report;
+mod surroundings;
+mod units;
+mod values;
+
+pub use surroundings::Surroundings;
+pub use units::{Bytes, Span};
+pub use values::{
+    BareLineEnds, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel, SpoolDurability, TlsLevel,
+};
+
+use clap::FromArgMatches;
+use flags::{Action, Flags, SpoolAction};
+use ipnet::IpNet;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All settings. Every value is inside the bounds of its flag and no two contradict each other.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: ListenConfig,
+    pub session: SessionConfig,
+    pub tls: TlsConfig,
+    pub relay: RelayConfig,
+    pub spool: SpoolConfig,
+    pub delivery: DeliveryConfig,
+    pub dns: DnsConfig,
+    pub cores: CoreConfig,
+    pub log: LogConfig,
+    /// What works but is probably not meant, for the log at start.
+    pub hints: Vec<String>,
+}
+
+/// For `listener`.
+#[derive(Clone, Debug)]
+pub struct ListenConfig {
+    pub plain: Vec<SocketAddr>,
+    /// TLS from the first byte (RFC 8314 section 3.3).
+    pub implicit_tls: Vec<SocketAddr>,
+    pub backlog: u32,
+    /// Open sessions of all listeners and cores.
+    pub connections_max: u32,
+    /// Per IPv4 address or IPv6 /64; trusted clients are exempt. `None`: no limit.
+    pub connections_per_address_max: Option<u32>,
+    pub drain_timeout: Duration,
+}
+
+/// For `session` and `smtp::server`.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    pub hostname: String,
+    pub banner: String,
+    pub offer_starttls: bool,
+    /// Mail is taken only over TLS (530 5.7.0 otherwise).
+    pub require_tls: bool,
+    pub message_bytes_max: u64,
+    pub recipients_max: u32,
+    /// `None`: no limit.
+    pub messages_max: Option<u32>,
+    pub errors_max: u32,
+    pub hops_max: u32,
+    /// Octets of a body line with its CRLF. `None`: no limit.
+    pub line_bytes_max: Option<u64>,
+    pub bare_line_ends: BareLineEnds,
+    pub command_timeout: Duration,
+    pub data_timeout: Duration,
+    pub handshake_timeout: Duration,
+    /// `None`: no limit.
+    pub session_timeout: Option<Duration>,
+}
+
+/// For `tls`, both sides.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    pub hostname: String,
+    pub certificate: CertificateSource,
+    pub out_level: TlsLevel,
+    /// The first that matches counts; exact names stand before patterns.
+    pub out_levels: Vec<(DomainPattern, TlsLevel)>,
+    /// PEM. `None`: the roots of the system.
+    pub roots: Option<PathBuf>,
+    pub send_sni: bool,
+    /// How long a host whose TLS failed at level `may` gets plaintext at once.
+    pub broken_for: Duration,
+}
+
+/// Where the certificate for clients comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CertificateSource {
+    /// PEM files.
+    Files { chain: PathBuf, key: PathBuf },
+    /// Generated once and kept in this directory.
+    Generated { dir: PathBuf },
+}
+
+/// Who may relay what where; [`relay::RelayPolicy`] answers from it.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    pub hostname: String,
+    pub trusted_nets: Vec<IpNet>,
+    pub domains: Vec<DomainPattern>,
+    /// Lines of the recipients file. `None`: every recipient of a relay domain is taken.
+    pub recipients: Option<Vec<String>>,
+    pub routes: Vec<RouteText>,
+}
+
+/// A route as it was written; `remote::route` knows what it means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteText {
+    pub text: String,
+    /// `--route`, or the file and line: for messages about it.
+    pub source: String,
+}
+
+/// For `spool`.
+#[derive(Clone, Debug)]
+pub struct SpoolConfig {
+    pub dir: PathBuf,
+    /// `None`: as much as the file system has.
+    pub bytes_max: Option<u64>,
+    pub segment_bytes: u64,
+    pub durability: SpoolDurability,
+    pub chunk_bytes: u64,
+    /// Messages up to this are delivered from memory.
+    pub in_memory_bytes: u64,
+    /// Message bodies in memory, all cores together.
+    pub memory_bytes_max: u64,
+    /// The largest message that has to fit.
+    pub message_bytes_max: u64,
+}
+
+/// For `delivery` and `remote`.
+#[derive(Clone, Debug)]
+pub struct DeliveryConfig {
+    pub hostname: String,
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+    pub queue_lifetime: Duration,
+    pub bounce_lifetime: Duration,
+    /// To one next hop, all cores together.
+    pub connections_per_hop_max: u32,
+    pub connections_max: u32,
+    pub idle_timeout: Duration,
+    pub messages_per_connection_max: u32,
+    pub recipients_per_transaction_max: u32,
+    pub mx_port: u16,
+    pub ip_version: IpVersion,
+    /// At most one per IP version.
+    pub source_addresses: Vec<IpAddr>,
+    pub connect_timeout: Duration,
+    pub greeting_timeout: Duration,
+    pub handshake_timeout: Duration,
+    pub reply_timeout: Duration,
+    pub send_timeout: Duration,
+    pub final_reply_timeout: Duration,
+}
+
+/// For the resolver in `remote`.
+#[derive(Clone, Debug)]
+pub struct DnsConfig {
+    /// Empty: those of /etc/resolv.conf.
+    pub servers: Vec<SocketAddr>,
+    pub timeout: Duration,
+    pub ip_version: IpVersion,
+}
+
+/// For `engine::placement`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CoreConfig {
+    /// CPU numbers with repeats. `None`: to be chosen.
+    pub ingress: Option<Vec<usize>>,
+    pub delivery: Option<Vec<usize>>,
+    pub pin: bool,
+}
+
+/// For `engine::log`.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    pub level: LogLevel,
+    /// `None`: standard error.
+    pub file: Option<PathBuf>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    Run(Box<Config>),
+    /// Judged and good: print this text, say where threads would run, and end.
+    Check(Box<Config>, String),
+    SpoolList(PathBuf),
+    SpoolVerify(PathBuf),
+}
+
+/// Judges of values that other rooms understand.
+#[derive(Clone, Copy)]
+pub struct Validators {
+    /// Ok, or what is wrong with the route and what is allowed.
+    pub route: fn(&str) -> Result<(), String>,
+}
+
+/// Why the program ends before it began: help, version, or a bad flag.
+#[derive(Debug)]
+pub enum Exit {
+    Clap(clap::Error),
+    /// One or more complaints, each naming its flag.
+    Refused(Vec<String>),
+}
+
+impl Exit {
+    /// Prints to where it belongs; returns the exit code, 0 for help and version, 2 for errors.
+    pub fn print(&self) -> u8 {
+        match self {
+            Exit::Clap(error) => {
+                // Nothing can be done about a closed terminal.
+                let _ = error.print();
+                u8::try_from(error.exit_code()).unwrap_or(2)
+            }
+            Exit::Refused(complaints) => {
+                for complaint in complaints {
+                    eprintln!("error: {complaint}");
+                }
+                eprintln!("\nFor more information, try '--help'.");
+                2
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Reads the command line (the first argument is the program's name), files of flags, and the
+    /// environment.
+    ///
+    /// # Errors
+    /// [`Exit`] if help was asked for or a value is refused.
+    pub fn from_args(
+        arguments: impl IntoIterator<Item = OsString>,
+        validators: &Validators,
+    ) -> Result<Command, Exit> {
+        Self::from_args_on(arguments, validators, &Surroundings::of_this_host())
+    }
+
+    /// As [`Config::from_args`], on a host that is described by `surroundings`.
+    pub fn from_args_on(
+        arguments: impl IntoIterator<Item = OsString>,
+        validators: &Validators,
+        surroundings: &Surroundings,
+    ) -> Result<Command, Exit> {
+        let refused = |complaint| Exit::Refused(vec![complaint]);
+        let expanded = argument_file::expand(arguments).map_err(refused)?;
+        let matches = flags::command()
+            .try_get_matches_from(expanded.arguments)
+            .map_err(Exit::Clap)?;
+        let mut flags = Flags::from_arg_matches(&matches).map_err(Exit::Clap)?;
+
+        if let Some(Action::Spool(action)) = flags.action.take() {
+            let dir = build::spool_dir(flags.spool.spool, surroundings).map_err(refused)?;
+            return Ok(match action {
+                SpoolAction::List { dir: named } => Command::SpoolList(named.unwrap_or(dir)),
+                SpoolAction::Verify { dir: named } => Command::SpoolVerify(named.unwrap_or(dir)),
+            });
+        }
+        let check = flags.general.check;
+        let config = build::config(flags, validators, surroundings).map_err(Exit::Refused)?;
+        let config = Box::new(config);
+        if !check {
+            return Ok(Command::Run(config));
+        }
+        let report = report::effective(&config, &matches, &expanded.given_in);
+        Ok(Command::Check(config, report))
+    }
+}

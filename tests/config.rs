@@ -1,0 +1,282 @@
+//! The command line as people meet it: the binary is run, its output is read.
+
+use std::fs;
+use std::process::{Command, Output};
+
+fn ringpost(words: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .args(words)
+        .env_clear()
+        .env("HOME", "/home/tester")
+        .env("COLUMNS", "80")
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the binary starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+/// The line of a flag in what `--check` prints, in single spaces.
+fn effective(flag: &str, words: &[&str], variables: &[(&str, &str)]) -> String {
+    let words: Vec<&str> = ["--check"].iter().chain(words).copied().collect();
+    let output = ringpost(&words, variables);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    let line = text
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(flag))
+        .unwrap_or_else(|| panic!("{flag} in {text}"));
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[track_caller]
+fn refused(words: &[&str], variables: &[(&str, &str)], complaint: &[&str]) {
+    let words: Vec<&str> = ["--check"].iter().chain(words).copied().collect();
+    let output = ringpost(&words, variables);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
+    for part in complaint {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+}
+
+#[test]
+fn help_fits_80_columns_and_is_grouped() {
+    let output = ringpost(&["--help"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    for line in text.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    for heading in [
+        "Listening",
+        "TLS",
+        "Relaying",
+        "Spool",
+        "Delivery",
+        "DNS",
+        "Limits",
+        "Timeouts",
+        "Cores",
+        "Logging",
+    ] {
+        assert!(text.contains(&format!("\n{heading}:\n")), "{heading}");
+    }
+}
+
+#[test]
+fn help_is_the_same_whatever_the_environment() {
+    let quiet = ringpost(&["--help"], &[]);
+    let loud = ringpost(&["--help"], &[("RINGPOST_MAX_HOPS", "50")]);
+    assert_eq!(stdout(&quiet), stdout(&loud));
+    assert_eq!(ringpost(&["spool", "--help"], &[]).status.code(), Some(0));
+}
+
+#[test]
+fn no_flag_is_a_good_configuration() {
+    assert_eq!(
+        effective("--listen", &[], &[]),
+        "--listen 127.0.0.1:2525 (default)"
+    );
+    assert_eq!(
+        effective("--spool", &[], &[]),
+        "--spool /home/tester/.local/state/ringpost/spool (default)"
+    );
+    assert_eq!(
+        effective("--spool", &[], &[("STATE_DIRECTORY", "/var/lib/ringpost")]),
+        "--spool /var/lib/ringpost/spool (default)"
+    );
+}
+
+#[test]
+fn flags_stand_before_the_environment() {
+    let variable = [("RINGPOST_MAX_HOPS", "40")];
+    assert_eq!(
+        effective("--max-hops", &[], &variable),
+        "--max-hops 40 (RINGPOST_MAX_HOPS)"
+    );
+    assert_eq!(
+        effective("--max-hops", &["--max-hops", "50"], &variable),
+        "--max-hops 50 (flag)"
+    );
+    assert_eq!(
+        effective("--max-hops", &[], &[("RINGPOST_MAX_HOPS", "")]),
+        "--max-hops 100 (default)"
+    );
+    assert_eq!(
+        effective("--no-pin", &[], &[("RINGPOST_NO_PIN", "on")]),
+        "--no-pin yes (RINGPOST_NO_PIN)"
+    );
+    assert_eq!(
+        effective("--no-pin", &[], &[("RINGPOST_NO_PIN", "0")]),
+        "--no-pin no (RINGPOST_NO_PIN)"
+    );
+}
+
+#[test]
+fn a_file_of_flags_counts_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ringpost.flags");
+    fs::write(
+        &path,
+        "# A gateway\n\n--listen 127.0.0.1:2526,[::1]:2526\n--route '*=[192.0.2.1]' # all\n--max-hops=50\n",
+    )
+    .unwrap();
+    let file = format!("@{}", path.display());
+    let words = [file.as_str()];
+    let from_file = format!("(file {})", path.display());
+    assert_eq!(
+        effective("--listen", &words, &[]),
+        format!("--listen 127.0.0.1:2526,[::1]:2526 {from_file}")
+    );
+    assert_eq!(
+        effective("--route", &words, &[]),
+        format!("--route *=[192.0.2.1] {from_file}")
+    );
+    assert_eq!(
+        effective("--max-hops", &[&file, "--max-hops", "60"], &[]),
+        "--max-hops 60 (flag)"
+    );
+    assert_eq!(
+        effective("--max-hops", &["--max-hops", "60", &file], &[]),
+        format!("--max-hops 50 {from_file}")
+    );
+}
+
+#[test]
+fn a_bad_value_names_flag_value_and_what_is_allowed() {
+    refused(
+        &["--retry-min", "500ms"],
+        &[],
+        &["--retry-min", "500ms", "from 1s to 7d"],
+    );
+    refused(
+        &[],
+        &[("RINGPOST_MAX_ERRORS", "0")],
+        &["--max-errors", "'0'", "from 1 to 10000"],
+    );
+    refused(
+        &["--listen", ":25"],
+        &[],
+        &["--listen", ":25", "0.0.0.0:25"],
+    );
+    refused(
+        &["--tls-out", "dane"],
+        &[],
+        &["--tls-out", "dane", "encrypt"],
+    );
+    refused(
+        &["--relay-from", "lan"],
+        &[],
+        &["--relay-from", "lan", "10.0.0.0/8"],
+    );
+    refused(
+        &["--hostname", "mx 1"],
+        &[],
+        &["--hostname", "mx 1", "mx1.example.com"],
+    );
+    refused(
+        &["--ingress-cores", "65000"],
+        &[],
+        &["--ingress-cores", "CPU 65000", "allowed are"],
+    );
+    refused(&["@/nonexistent"], &[], &["@/nonexistent", "No such file"]);
+}
+
+#[test]
+fn contradictions_are_all_named_at_once() {
+    refused(
+        &[
+            "--tls-cert",
+            "/nonexistent/cert.pem",
+            "--retry-min",
+            "2h",
+            "--retry-max",
+            "1h",
+            "--no-starttls",
+            "--tls-require",
+            "--chunk-size",
+            "4MiB",
+            "--segment-size",
+            "4MiB",
+            "--delivery-connections",
+            "50",
+            "--delivery-connections-total",
+            "10",
+            "--listen",
+            "127.0.0.1:25",
+            "--listen-tls",
+            "127.0.0.1:25",
+            "--source-address",
+            "192.0.2.1",
+            "--ip-version",
+            "6",
+            "--max-line-length",
+            "80",
+            "--spool-size",
+            "1MiB",
+        ],
+        &[],
+        &[
+            "--tls-cert needs --tls-key",
+            "--tls-cert /nonexistent/cert.pem: No such file",
+            "--retry-min 2h is more than --retry-max 1h",
+            "--tls-require and --no-starttls",
+            "--chunk-size 4MiB: at most",
+            "--delivery-connections 50 is more than",
+            "127.0.0.1:25 twice",
+            "--source-address: IPv4 is not used",
+            "--max-line-length 80: at least 1000",
+            "--spool-size 1MiB: at least",
+        ],
+    );
+}
+
+#[test]
+fn files_of_domains_and_recipients_name_the_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let domains = write("domains", "# ours\nexample.com\nnot a domain\n");
+    let recipients = write("recipients", "a@example.com\n\nnobody\n");
+    refused(
+        &[
+            "--relay-domains-file",
+            &domains,
+            "--recipients-file",
+            &recipients,
+        ],
+        &[],
+        &["domains:3: 'not a domain'", "recipients:3: 'nobody'"],
+    );
+}
+
+#[test]
+fn what_is_probably_not_meant_is_hinted_at() {
+    let hints = |words: &[&str], variables: &[(&str, &str)]| {
+        let words: Vec<&str> = ["--check"].iter().chain(words).copied().collect();
+        let output = ringpost(&words, variables);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let text = hints(&["--route", "a.test=[192.0.2.1]"], &[]);
+    assert!(
+        text.contains("a route does not make its domain a relay domain"),
+        "{text}"
+    );
+    let text = hints(&["--relay-from", "0.0.0.0/0"], &[]);
+    assert!(text.contains("an open relay"), "{text}");
+    let text = hints(&["--hostname", "mx"], &[]);
+    assert!(text.contains("not a full name"), "{text}");
+    let text = hints(&[], &[("RINGPOST_LISEN", "x")]);
+    assert!(text.contains("RINGPOST_LISEN is set"), "{text}");
+}
