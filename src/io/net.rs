@@ -10,7 +10,7 @@
 use crate::time::Now;
 use io_uring::{cqueue, opcode, types};
 use slab::Slab;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+use socket2::{Domain, Protocol, SockAddr, Type};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, Read, Write};
@@ -18,11 +18,7 @@ use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
-
-/// Connections accepted for one readiness of a listener before other tasks get their turn.
-const ACCEPT_BATCH: usize = 16;
 
 /// Most bytes taken from a socket at once: four full TLS records.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
@@ -260,18 +256,24 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         SOCKETS.with_borrow_mut(|sockets| sockets.remove(self.key));
+        // A wait that was dropped before it completed keeps the descriptor open until it
+        // completes; the shutdown makes it.
+        if Rc::strong_count(&self.state) > 1 {
+            let _ = self.state.stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
-/// A listening socket of this thread, one of several on the same address (`SO_REUSEPORT`).
-pub struct Listener {
-    socket: Rc<socket2::Socket>,
+/// A bound, listening socket that has not been given to a thread yet.
+pub struct Bound {
+    socket: socket2::Socket,
     address: SocketAddr,
 }
 
-impl Listener {
-    /// Binds and listens. Port 0 lets the kernel choose; [`Listener::address`] tells which.
-    pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<Listener> {
+impl Bound {
+    /// Binds and listens with `SO_REUSEPORT`, so that every ingress core has its own queue of
+    /// connections on the same address. Port 0 lets the kernel choose.
+    pub fn new(address: SocketAddr, backlog: i32) -> io::Result<Bound> {
         let socket = socket2::Socket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking().cloexec(),
@@ -290,46 +292,66 @@ impl Listener {
             .local_addr()?
             .as_socket()
             .ok_or(io::ErrorKind::Unsupported)?;
-        Ok(Listener {
-            socket: Rc::new(socket),
-            address,
-        })
+        Ok(Bound { socket, address })
+    }
+
+    /// Fails if anybody else listens on `address`. `SO_REUSEPORT` alone would let two relays of
+    /// one user share a port without a word.
+    pub fn check_free(address: SocketAddr) -> io::Result<()> {
+        let socket = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(1)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// A listening socket of this thread.
+pub struct Listener {
+    socket: Rc<socket2::Socket>,
+    address: SocketAddr,
+}
+
+impl Listener {
+    pub fn new(bound: Bound) -> Listener {
+        Listener {
+            socket: Rc::new(bound.socket),
+            address: bound.address,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits for connections and hands each to `each`, a bounded batch at a time. An error is the
-    /// host's (descriptors used up, memory): the caller pauses before it tries again.
-    pub async fn accept(&self, mut each: impl FnMut(Socket, SocketAddr)) -> io::Result<()> {
-        poll(self.socket.clone(), libc::POLLIN).await?;
-        self.accept_ready(ACCEPT_BATCH, &mut each).map(drop)
+    /// Waits until there is a connection to accept.
+    pub async fn ready(&self) -> io::Result<()> {
+        poll(self.socket.clone(), libc::POLLIN).await
     }
 
-    /// Accepts up to `most` connections that are already queued; how many there were.
-    pub fn accept_ready(
-        &self,
-        most: usize,
-        mut each: impl FnMut(Socket, SocketAddr),
-    ) -> io::Result<usize> {
-        for accepted in 0..most {
+    /// Takes one queued connection; `None` if there is none. An error is the host's (descriptors
+    /// used up, memory): the caller pauses before it tries again.
+    pub fn accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+        loop {
             match accept_nonblocking(self.socket.as_raw_fd()) {
-                Ok((fd, peer)) => each(Socket::adopt(fd), peer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(accepted),
+                Ok(accepted) => return Ok(Some(accepted)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 // The peer was gone before we came; others may wait behind it.
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(most)
-    }
-
-    /// Stops accepting: the pending wait completes, queued connections can still be taken with
-    /// [`Listener::accept_ready`] before the listener is dropped.
-    pub fn descriptor(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 
@@ -352,11 +374,6 @@ fn accept_nonblocking(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
     }?;
     let peer = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
     Ok((fd, peer))
-}
-
-/// Makes a close send RST at once instead of lingering: for peers that are thrown out.
-pub fn abort_on_close(socket: &Socket) {
-    let _ = SockRef::from(&socket.state.stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Waits on the ring until one of `events` (or an error or hang-up) is true of `file`, which stays

@@ -1,1 +1,102 @@
+//! Accepts connections, admits or refuses them, and starts a session for each.
+//!
+//! Promise: whoever is refused is told so with a 421, within bounds; a listener that is drained
+//! leaves nobody in its queue unanswered.
 
+mod admission;
+
+pub use admission::{AddressCounts, Admission, Load};
+
+use crate::handoff::job::Accepted;
+use crate::io::net::{Listener, Socket};
+use crate::io::runtime::{sleep, spawn};
+use crate::session::{self, Context};
+use admission::Refused;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Connections accepted at once before other tasks get their turn.
+const ACCEPT_BATCH: usize = 16;
+/// How long accepting pauses when the host is out of descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the listeners of a core share.
+pub struct Ingress {
+    pub context: Rc<Context>,
+    pub admission: Admission,
+    /// Gives a connection to another core. The other core does not pass it on again.
+    pub pass_on: Box<dyn Fn(usize, Box<Accepted>)>,
+    pub draining: Cell<bool>,
+}
+
+impl Ingress {
+    /// Accepts on `listener` until the core drains.
+    pub async fn listen(self: Rc<Self>, listener: Listener, implicit_tls: bool) {
+        while !self.draining.get() {
+            let result = match listener.ready().await {
+                Ok(()) => self.accept_batch(&listener, implicit_tls),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                self.context.log_accept_failed(&error);
+                sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+
+    fn accept_batch(
+        self: &Rc<Self>,
+        listener: &Listener,
+        implicit_tls: bool,
+    ) -> std::io::Result<()> {
+        for _ in 0..ACCEPT_BATCH {
+            let Some((descriptor, peer)) = listener.accept()? else {
+                return Ok(());
+            };
+            let accepted = Accepted {
+                descriptor,
+                peer,
+                implicit_tls,
+            };
+            match self.admission.lighter_core() {
+                Some(core) => (self.pass_on)(core, Box::new(accepted)),
+                None => self.start(accepted),
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the session of a connection that this core keeps.
+    pub fn start(self: &Rc<Self>, accepted: Accepted) {
+        let Accepted {
+            descriptor,
+            peer,
+            implicit_tls,
+        } = accepted;
+        let socket = Socket::adopt(descriptor);
+        let trusted = self.context.relay.is_trusted(peer.ip());
+        match self.admission.admit(peer.ip(), trusted, self.draining.get()) {
+            Ok(admitted) => {
+                let context = self.context.clone();
+                spawn(async move {
+                    session::serve(context, socket, peer, implicit_tls).await;
+                    drop(admitted);
+                });
+            }
+            Err(refused) => self.refuse(&socket, peer, refused, implicit_tls),
+        }
+    }
+
+    /// One reply, if it fits into the socket's buffer, and the end. On a port of implicit TLS
+    /// nobody could read it.
+    fn refuse(&self, socket: &Socket, peer: SocketAddr, refused: Refused, implicit_tls: bool) {
+        if !implicit_tls {
+            let reply = refused.reply(&self.context.settings.hostname);
+            let _ = socket.send_now(reply.as_bytes());
+        }
+        socket.finish_sending();
+        self.context.log_refused(peer, refused.reason());
+    }
+}

@@ -3,13 +3,14 @@
 //! Promise: plaintext is used only where the level of the destination allows it.
 //! Not here: which host, whose mail, and what a failure means for it.
 
+use crate::io::buffer::AlignedBuf;
 use crate::io::net::Socket;
 use crate::io::{clock, pool};
 use crate::message::TlsSummary;
 use crate::smtp::client::{
     Cause, Client, ClientSettings, ClientStep, Failure, TlsWish, Transaction, TransactionResult,
 };
-use crate::smtp::reply::{Reply, Stage};
+use crate::smtp::reply::Stage;
 use crate::spool::Place;
 use crate::time::Now;
 use crate::tls::client::ClientTls;
@@ -18,6 +19,9 @@ use crate::tls::stream::{Received, Stream, StreamError};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Bytes of a body that are read, encrypted and sent at once.
+const BODY_SLICE_BYTES: usize = 64 * 1024;
 
 /// How long a next hop may take (RFC 5321 section 4.5.3.2).
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +146,10 @@ pub struct Connection {
     parsed: usize,
     out: Vec<u8>,
     tls: Option<TlsSummary>,
+    /// A step that the machine gave outside of `handle`.
+    pending: Option<ClientStep>,
+    /// Why the content could not be read from the spool.
+    content_error: Option<std::io::Error>,
 }
 
 impl Connection {
@@ -163,6 +171,8 @@ impl Connection {
             parsed: 0,
             out: Vec::new(),
             tls: None,
+            pending: None,
+            content_error: None,
         };
         connection.negotiate(target).await?;
         Ok(connection)
@@ -272,24 +282,38 @@ impl Connection {
         Ok(())
     }
 
+    /// Streams the content from the spool. If the spool cannot give it whole, the connection must
+    /// end without the final dot.
     async fn send_stored(&mut self, place: &Place) -> Result<(), StreamError> {
         let mut reader = place.reader();
+        let mut buffer = AlignedBuf::new(BODY_SLICE_BYTES);
         loop {
-            let mut piece = pool::take();
-            let read = reader.read(&mut piece).await;
-            let sent = match read {
-                Ok(0) => return Ok(()),
-                Ok(_) => self.send_slices(&piece).await,
-                Err(error) => Err(StreamError::Gone(error)),
-            };
-            pool::give(piece);
-            sent?;
+            let (read, returned) = reader.next(buffer).await;
+            buffer = returned;
+            match read {
+                Ok(piece) if piece.is_empty() => return Ok(()),
+                Ok(piece) => self.send_slices(&buffer[piece]).await?,
+                Err(error) => {
+                    self.content_error = Some(error);
+                    return Err(StreamError::Gone(std::io::ErrorKind::InvalidData.into()));
+                }
+            }
         }
+    }
+
+    /// Why the content of the last transaction could not be read, if that was its trouble.
+    pub fn take_content_error(&mut self) -> Option<std::io::Error> {
+        self.content_error.take()
     }
 
     /// The next step of the machine; waits for the peer as long as the phase allows.
     async fn step(&mut self) -> ClientStep {
         loop {
+            if let Some(step) = self.pending.take()
+                && step != ClientStep::NeedInput
+            {
+                return step;
+            }
             let (taken, step) = self
                 .client
                 .handle(&self.input[self.parsed..], &mut self.out);
@@ -322,7 +346,7 @@ impl Connection {
             StreamError::TimedOut => self.client.timed_out(),
             StreamError::Gone(_) | StreamError::Tls(_) => self.client.peer_closed(),
         };
-        self.first_step = Some(first);
+        self.pending = Some(first);
     }
 
     fn arm_deadline(&self) {
@@ -353,14 +377,15 @@ impl Connection {
         self.out.clear();
     }
 
-    /// Waits until the peer says something unasked or closes, or the deadline passes: true if it
-    /// was the deadline, and the session may go on.
-    pub async fn wait_idle(&mut self, until: Now) -> bool {
+    /// Waits until the peer says something unasked or closes, or the time is up: in any case the
+    /// session should end. Dropping the future changes nothing.
+    pub async fn wait_idle(&mut self, until: Now) {
         self.stream.set_deadline(until);
-        matches!(
-            self.stream.receive(&mut self.input).await,
-            Err(StreamError::TimedOut)
-        )
+        while let Ok(Received::Bytes) = self.stream.receive_unasked(&mut self.input).await {
+            if !self.input.is_empty() {
+                return;
+            }
+        }
     }
 
     /// Ends the session with QUIT, waiting only briefly for its answer.

@@ -11,9 +11,11 @@ mod cache;
 pub mod certificate;
 pub mod client;
 mod der;
+pub mod failures;
 pub mod policy;
 pub mod server;
 pub mod session;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 

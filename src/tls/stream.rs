@@ -107,6 +107,16 @@ impl Stream {
         }
     }
 
+    /// Waits until the peer has sent something or ended the stream, and receives it: no bytes at
+    /// all if that was TLS's own business. Dropping the future loses nothing.
+    pub async fn receive_unasked(&mut self, plain: &mut Vec<u8>) -> Result<Received, StreamError> {
+        self.socket.readable().await?;
+        match &mut self.tls {
+            None => Ok(receive_plain(&self.socket, plain).await?),
+            Some(tls) => receive_records(&self.socket, tls, plain).await,
+        }
+    }
+
     /// Sends `plain`, encrypted if TLS is on.
     pub async fn send(&mut self, plain: &[u8]) -> Result<(), StreamError> {
         let Some(tls) = &mut self.tls else {
