@@ -7,7 +7,7 @@ use crate::time::WallTime;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// An accepted message, shared by the cores that deliver it. Its body is in the spool at `place`.
 pub struct Message {
@@ -17,6 +17,35 @@ pub struct Message {
     pub place: Place,
     /// The core whose spool holds it and counts its open recipients.
     pub home: usize,
+    open_recipients: AtomicU32,
+}
+
+impl Message {
+    /// `open_recipients`: how many are not finished.
+    pub fn new(
+        id: MessageId,
+        received_at: WallTime,
+        envelope: Envelope,
+        place: Place,
+        home: usize,
+        open_recipients: u32,
+    ) -> Arc<Self> {
+        Arc::new(Message {
+            id,
+            received_at,
+            envelope,
+            place,
+            home,
+            open_recipients: AtomicU32::new(open_recipients),
+        })
+    }
+
+    /// Counts recipients as finished, which must be durable; true if these were the last.
+    pub fn finish(&self, recipients: u32) -> bool {
+        let before = self.open_recipients.fetch_sub(recipients, Ordering::AcqRel);
+        assert!(before >= recipients, "a recipient was finished twice");
+        before == recipients
+    }
 }
 
 /// How many bytes of message bodies the messages accepted by one core may hold in memory.
@@ -87,11 +116,15 @@ pub struct Job {
 /// What one core tells another.
 pub enum ToCore {
     Deliver(Box<Job>),
-    /// `recipients` more recipients of the message are finished, and that is durable.
-    Finished { message: MessageId, recipients: u32 },
+    /// All recipients of the message are finished, and that is durable. To its home.
+    Finished(MessageId),
     Spool(Note),
     /// A connection accepted by a core that has more than its share.
     Connection(Box<Accepted>),
+    /// Accept nothing more, end sessions and deliveries; answer with `Drained`.
+    Drain,
+    /// To the control thread: nothing is under way any more.
+    Drained,
 }
 
 /// A freshly accepted connection.

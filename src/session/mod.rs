@@ -259,13 +259,15 @@ impl Session {
         let context = &self.context;
         context.metrics.messages_accepted.add(1);
         self.log_accepted(&durable, &envelope);
-        let message = Arc::new(Message {
-            id: durable.id,
-            received_at: durable.received_at,
+        let open_recipients = envelope.recipients.len() as u32;
+        let message = Message::new(
+            durable.id,
+            durable.received_at,
             envelope,
-            place: durable.receipt.into_place(),
-            home: context.core,
-        });
+            durable.receipt.into_place(),
+            context.core,
+            open_recipients,
+        );
         let body = durable.body.and_then(|body| context.bodies.hold(body));
         (context.accepted)(message, body);
     }

@@ -1,0 +1,115 @@
+//! The control thread, outside of the message path: signals, and the end.
+
+use super::shared::Shared;
+use crate::handoff::Handoff;
+use crate::handoff::job::ToCore;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How the relay ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    /// Everything under way was brought to its end.
+    Drained,
+    /// The time for that was up, or a second signal came: the rest is in the spool.
+    AtOnce,
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    report: Signal,
+    reload: Signal,
+}
+
+/// What a signal asks for.
+enum Wish {
+    Stop,
+    Report,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            report: signal(SignalKind::user_defined1())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.report.recv() => Wish::Report,
+            _ = self.reload.recv() => Wish::Reload,
+        }
+    }
+}
+
+/// Serves signals until the relay is told to stop and has. Runs on the thread that calls it.
+pub fn run(shared: &Arc<Shared>, handoff: Handoff<ToCore>) -> io::Result<Stopped> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        serve_until_stop(shared, &handoff, &mut signals).await;
+        shared.log_stopping();
+        for core in shared.cores() {
+            handoff.outbox.send(core, ToCore::Drain);
+        }
+        let drained = wait_for_cores(shared.cores().count(), &handoff);
+        Ok(end(drained, shared.drain_timeout(), &mut signals).await)
+    })
+}
+
+async fn serve_until_stop(shared: &Arc<Shared>, handoff: &Handoff<ToCore>, signals: &mut Signals) {
+    loop {
+        tokio::select! {
+            wish = signals.next() => match wish {
+                Wish::Stop => return,
+                Wish::Report => shared.log_metrics(),
+                Wish::Reload => shared.reload(),
+            },
+            () = handoff.inbox.wait() => {
+                handoff.inbox.drain(usize::MAX, drop);
+            }
+        }
+    }
+}
+
+async fn wait_for_cores(cores: usize, handoff: &Handoff<ToCore>) {
+    let mut drained = 0;
+    loop {
+        handoff.inbox.drain(usize::MAX, |item| {
+            if let ToCore::Drained = item {
+                drained += 1;
+            }
+        });
+        if drained >= cores {
+            return;
+        }
+        handoff.inbox.wait().await;
+    }
+}
+
+async fn end(
+    drained: impl Future<Output = ()>,
+    timeout: Duration,
+    signals: &mut Signals,
+) -> Stopped {
+    let second_signal = async {
+        while !matches!(signals.next().await, Wish::Stop) {}
+    };
+    tokio::select! {
+        () = drained => Stopped::Drained,
+        () = second_signal => Stopped::AtOnce,
+        () = tokio::time::sleep(timeout) => Stopped::AtOnce,
+    }
+}
