@@ -244,6 +244,12 @@ impl Form {
         let ascii = |c: char| if c.is_ascii() { c } else { '?' };
         Cow::Owned(text.chars().map(ascii).collect())
     }
+
+    /// [`Form::text`] for what must stay on one line: names and addresses. Their sources bound
+    /// them far below [`WORD_BYTES_MAX`], where they are cut.
+    fn word(self, text: &str) -> String {
+        pieces(&self.text(text)).next().unwrap_or("").to_owned()
+    }
 }
 
 fn reported_recipients<'a>(report: &Report<'a>) -> impl Iterator<Item = &'a Recipient> {
@@ -294,14 +300,14 @@ struct Lines {
 /// The parts of a report.
 impl Lines {
     fn header(&mut self, report: &Report<'_>, to: &Mailbox, boundary: &str, is_8bit: bool) {
-        let host = self.form.text(report.reporting_mta).replace(' ', "?");
+        let host = self.form.word(report.reporting_mta).replace(' ', "?");
         self.line(&format!("Date: {}", date(report.now)));
         self.line(&format!(
             "From: MAILER-DAEMON (Mail Delivery System) <MAILER-DAEMON@{host}>"
         ));
-        self.line(&format!("To: <{}>", self.form.text(to.as_str())));
+        self.line(&format!("To: <{}>", self.form.word(to.as_str())));
         self.field("Subject", subject(report));
-        let message_id = self.form.text(report.message_id);
+        let message_id = self.form.word(report.message_id);
         self.line(&format!("Message-ID: <{message_id}>"));
         self.line("Auto-Submitted: auto-replied");
         self.line("MIME-Version: 1.0");
@@ -331,7 +337,7 @@ impl Lines {
         let host = report.reporting_mta;
         self.line(&format!(
             "This is the mail system at {}.",
-            self.form.text(host)
+            self.form.word(host)
         ));
         for (kind, words) in INTRODUCTIONS {
             let of_kind = |reported: &&Reported<'_>| kind_of(reported.action) == *kind;
@@ -364,7 +370,7 @@ impl Lines {
             return;
         };
         let diagnosis = reported.diagnosis;
-        let address = self.form.text(recipient.forward_path.as_str());
+        let address = self.form.word(recipient.forward_path.as_str());
         self.line("");
         self.line(&format!("<{address}>"));
         let text = self.form.text(&diagnosis.text).into_owned();
@@ -393,11 +399,11 @@ impl Lines {
             self.line("Content-Transfer-Encoding: 8bit");
         }
         self.line("");
-        let host = self.form.text(report.reporting_mta);
+        let host = self.form.word(report.reporting_mta);
         self.line(&format!("Reporting-MTA: dns; {host}"));
         if let Some(envid) = &report.envelope.envid {
             let envid = decode_xtext(envid);
-            self.line(&format!("Original-Envelope-Id: {}", self.form.text(&envid)));
+            self.line(&format!("Original-Envelope-Id: {}", self.form.word(&envid)));
         }
         self.line(&format!("Arrival-Date: {}", date(report.arrived)));
         for reported in report.recipients {
@@ -412,21 +418,21 @@ impl Lines {
     fn recipient_fields(&mut self, recipient: &Recipient, reported: &Reported<'_>) {
         if let Some((kind, address)) = recipient.orcpt.as_deref().and_then(|o| o.split_once(';')) {
             let address = decode_xtext(address);
-            let (kind, address) = (self.form.text(kind), self.form.text(&address));
-            self.line(&format!("Original-Recipient: {kind};{address}"));
+            let address = self.form.word(&format!("{kind};{address}"));
+            self.line(&format!("Original-Recipient: {address}"));
         }
         let address = &recipient.forward_path;
         let kind = match address.needs_smtputf8() {
             true => "utf-8",
             false => "rfc822",
         };
-        let address = self.form.text(address.as_str());
+        let address = self.form.word(address.as_str());
         self.line(&format!("Final-Recipient: {kind};{address}"));
         self.line(&format!("Action: {}", kind_of(reported.action)));
         let diagnosis = reported.diagnosis;
         self.line(&format!("Status: {}", diagnosis.status));
         if !diagnosis.remote_host.is_empty() {
-            let host = self.form.text(&diagnosis.remote_host);
+            let host = self.form.word(&diagnosis.remote_host);
             self.line(&format!("Remote-MTA: dns; {host}"));
         }
         let text = self.form.text(&diagnosis.text);

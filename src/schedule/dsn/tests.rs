@@ -453,6 +453,10 @@ proptest! {
         let rendered = render(&report).expect("a sender");
         prop_assert_eq!(&rendered, &render(&report).expect("a sender"), "the same twice");
 
+        if original.is_empty() {
+            let longest = rendered.wire.split(|&byte| byte == b'\n').map(<[u8]>::len).max();
+            prop_assert!(longest <= Some(999), "{:?} with its CR", longest);
+        }
         let (header, parts) = parts(&rendered.wire);
         prop_assert_eq!(header.split("\r\n").count(), 9 + usize::from(!rendered.wire.is_ascii()));
         prop_assert!(parts.len() == 2 || parts.len() == 3);
