@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use proptest::prelude::*;
 use ringpost::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
 use ringpost::smtp::client::{
     Cause, Client, ClientSettings, ClientStep, RecipientVerdict, TlsWish, Transaction,
@@ -1383,4 +1384,130 @@ fn phases_follow_the_session() {
     assert_eq!(feed(&mut client, "250 ok"), Stage::Idle);
     client.quit(&mut Vec::new());
     assert_eq!(client.phase(), Stage::Quit);
+}
+
+/// Lines that a peer may say, in any order, and noise.
+fn peer_piece() -> impl Strategy<Value = Vec<u8>> {
+    let lines = [
+        "220 mx.test\r\n",
+        "250-mx.test\r\n250-STARTTLS\r\n250 PIPELINING\r\n",
+        "250 mx.test\r\n",
+        "250 ok\r\n",
+        "250 ok\r\n",
+        "250 ok\r\n250 ok\r\n",
+        "354 go\r\n",
+        "354 go\r\n",
+        "250 ok\r\n250 ok\r\n354 go\r\n",
+        "250-ok\r\n",
+        "550 no\r\n",
+        "452 4.5.3 many\r\n",
+        "421 bye\r\n",
+        "221 bye\r\n",
+        "25",
+    ];
+    prop_oneof![
+        20 => prop::sample::select(lines.to_vec()).prop_map(|line| line.as_bytes().to_vec()),
+        1 => any::<Vec<u8>>(),
+    ]
+}
+
+#[derive(Default)]
+struct Ledger {
+    /// Recipients of the transactions begun and not yet done, oldest first, and whether the body
+    /// was sent.
+    open: VecDeque<(Vec<u32>, bool)>,
+}
+
+impl Ledger {
+    fn begin(&mut self, client: &mut Client, name: &str, out: &mut Vec<u8>) {
+        let mail = named(name);
+        let transaction = Transaction {
+            envelope: &mail.envelope,
+            recipients: &mail.recipients,
+            body_bytes: mail.body_bytes,
+            body_is_8bit: mail.body_is_8bit,
+        };
+        if client.begin(&transaction, out).is_ok() {
+            self.open.push_back((mail.recipients, false));
+        }
+    }
+
+    fn done(&mut self, result: &TransactionResult) {
+        let (recipients, was_sent) = self.open.pop_front().expect("begun before");
+        let judged: Vec<u32> = result.verdicts.iter().map(|(index, _)| *index).collect();
+        assert_eq!(judged, recipients, "one verdict each, in order");
+        for (_, verdict) in &result.verdicts {
+            match verdict {
+                RecipientVerdict::Accepted { reply } => {
+                    assert!(
+                        was_sent && reply.is_positive(),
+                        "accepted without its content"
+                    );
+                }
+                RecipientVerdict::LostAfterData => assert!(was_sent),
+                RecipientVerdict::LostInBody | RecipientVerdict::NotAttempted => {
+                    assert!(!was_sent, "what was sent may have been taken");
+                }
+                RecipientVerdict::Refused { .. } | RecipientVerdict::Unfit(_) => {}
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn every_recipient_gets_one_verdict_whatever_the_peer_says(
+        pieces in prop::collection::vec((peer_piece(), any::<[bool; 3]>()), 0..40),
+        names in prop::collection::vec(prop::sample::select(vec!["one", "two", "some", "null"]), 40),
+        wish in prop::sample::select(vec![TlsWish::Never, TlsWish::IfOffered, TlsWish::Required]),
+        ends_late in any::<bool>(),
+    ) {
+        let settings = ClientSettings { hostname: "gw.test".into(), starttls: wish, detect_loop: true };
+        let mut client = Client::new(Rc::new(settings));
+        let mut ledger = Ledger::default();
+        let mut names = names.into_iter().cycle();
+        let mut out = Vec::new();
+        let mut is_over = false;
+        for (piece, [begins, sends_late, quits]) in &pieces {
+            let mut rest = &piece[..];
+            let mut step = None;
+            loop {
+                let next = step.take().unwrap_or_else(|| {
+                    let (consumed, step) = client.handle(rest, &mut out);
+                    rest = &rest[consumed..];
+                    step
+                });
+                match next {
+                    ClientStep::NeedInput => break,
+                    ClientStep::StartTls => { rest = &[]; client.tls_established(&mut out); }
+                    ClientStep::Ready => {}
+                    ClientStep::SendBody => if !sends_late {
+                        client.body_sent();
+                        ledger.open[0].1 = true;
+                    },
+                    ClientStep::Done(result) => ledger.done(&result),
+                    ClientStep::Closed(_) | ClientStep::Failed(_) => { is_over = true; break; }
+                }
+                if *begins && client.can_begin() {
+                    ledger.begin(&mut client, names.next().expect("endless"), &mut out);
+                } else if *quits {
+                    client.quit(&mut out);
+                }
+            }
+            if client.phase() == Stage::Body {
+                client.body_sent();
+                ledger.open[0].1 = true;
+            }
+        }
+        let mut step = if ends_late { client.timed_out() } else { client.peer_closed() };
+        while let ClientStep::Done(result) = &step {
+            prop_assert!(!is_over, "nothing is done after the end");
+            ledger.done(result);
+            step = client.handle(&[], &mut out).1;
+        }
+        prop_assert!(matches!(step, ClientStep::Closed(_) | ClientStep::Failed(_)));
+        prop_assert!(ledger.open.is_empty());
+    }
 }
