@@ -271,9 +271,10 @@ fn make_certificate(directory: &Path, key_args: &[&str]) -> (String, String) {
 }
 
 /// `s_server` that sends every line back reversed; and the address it listens on.
-fn s_server(certificate: &str, key: &str, flag: &str) -> (Running, String) {
+fn s_server(certificate: &str, key: &str, flags: &[&str]) -> (Running, String) {
     let mut command = openssl();
-    command.args(["s_server", "-accept", "127.0.0.1:0", "-rev", flag]);
+    command.args(["s_server", "-accept", "127.0.0.1:0", "-rev"]);
+    command.args(flags);
     command.args(["-cert", certificate, "-key", key]);
     command.args(["-cipher", "DEFAULT@SECLEVEL=0"]);
     let mut server = Running(command.stderr(Stdio::null()).spawn().unwrap());
@@ -325,7 +326,7 @@ fn our_client_talks_to_openssl_with_every_kind_of_key() {
             if flag == "-tls1_3" && verdict == Verdict::Untrusted {
                 continue; // ring has no PSS for keys under 2,048 bits
             }
-            let (_server, address) = s_server(&certificate, &key, flag);
+            let (_server, address) = s_server(&certificate, &key, &[flag]);
             let client = ClientTls::new(Versions::default()).unwrap();
             for resumed in [false, true] {
                 let stream = reverse_something(&client, &address);
@@ -339,5 +340,35 @@ fn our_client_talks_to_openssl_with_every_kind_of_key() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn our_client_is_asked_for_another_key_share_once() {
+    if !openssl_is_here() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = make_certificate(directory.path(), &["-newkey", "rsa:2048"]);
+    let (_server, address) = s_server(&certificate, &key, &["-tls1_3", "-groups", "P-384"]);
+    let client = ClientTls::new(Versions::default()).unwrap();
+    for _ in 0..2 {
+        let stream = reverse_something(&client, &address);
+        let summary = stream.session.summary().unwrap();
+        assert_eq!(summary.key_exchange, "secp384r1");
+    }
+}
+
+#[test]
+fn our_client_shows_no_certificate_when_asked_for_one() {
+    if !openssl_is_here() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = make_certificate(directory.path(), &["-newkey", "rsa:2048"]);
+    for flag in ["-tls1_2", "-tls1_3"] {
+        let (_server, address) = s_server(&certificate, &key, &[flag, "-verify", "1"]);
+        let client = ClientTls::new(Versions::default()).unwrap();
+        reverse_something(&client, &address);
     }
 }
