@@ -356,7 +356,10 @@ mod tests {
     #[test]
     fn names_are_names_or_addresses() {
         let ca = authority();
-        let leaf = issue(&ca, &params(&["mx.test", "*.wild.test", "192.0.2.1"]));
+        let leaf = [issue(
+            &ca,
+            &params(&["mx.test", "*.wild.test", "192.0.2.1"]),
+        )];
         let judge = judge_trusting(&ca.certificate);
         for (name, verdict) in [
             ("mx.test", Verdict::Verified),
@@ -369,20 +372,17 @@ mod tests {
             ("no name", Verdict::NameMismatch),
             ("", Verdict::NameMismatch),
         ] {
-            assert_eq!(judge.judge(&[leaf.clone()], name, NOW), verdict, "{name}");
+            assert_eq!(judge.judge(&leaf, name, NOW), verdict, "{name}");
         }
     }
 
     #[test]
     fn strangers_are_untrusted() {
-        let leaf = issue(&authority(), &params(&["mx.test"]));
+        let leaf = [issue(&authority(), &params(&["mx.test"]))];
         let nobody = Judge::new(Arc::new(TrustAnchors::none()));
         let another = judge_trusting(&authority().certificate);
-        assert_eq!(
-            nobody.judge(&[leaf.clone()], "mx.test", NOW),
-            Verdict::Untrusted
-        );
-        assert_eq!(another.judge(&[leaf], "mx.test", NOW), Verdict::Untrusted);
+        assert_eq!(nobody.judge(&leaf, "mx.test", NOW), Verdict::Untrusted);
+        assert_eq!(another.judge(&leaf, "mx.test", NOW), Verdict::Untrusted);
         assert_eq!(nobody.judge(&[], "mx.test", NOW), Verdict::Unasked);
         let noise = CertificateDer::from(vec![0x30; 20]);
         assert_eq!(nobody.judge(&[noise], "mx.test", NOW), Verdict::Unparsable);

@@ -59,8 +59,8 @@ pub enum TlsError {
     Ours(Box<str>),
 }
 
-/// Bound on the text of a [`TlsError`], in bytes.
-const ERROR_TEXT_BYTES_MAX: usize = 200;
+/// Bound on the text of a [`TlsError`].
+const ERROR_TEXT_CHARS_MAX: usize = 200;
 
 impl From<rustls::Error> for TlsError {
     fn from(error: rustls::Error) -> Self {
@@ -69,7 +69,7 @@ impl From<rustls::Error> for TlsError {
             let text = error.to_string();
             text.chars()
                 .map(|c| if c.is_control() { '?' } else { c })
-                .take(ERROR_TEXT_BYTES_MAX / 4)
+                .take(ERROR_TEXT_CHARS_MAX)
                 .collect::<String>()
                 .into()
         };
@@ -179,7 +179,7 @@ impl Session {
     /// Takes ciphertext that has just arrived; `cipher` is scratch and is left in disorder.
     ///
     /// Appends what it decrypts to `plain`, and whatever must be sent to `out`: handshake
-    /// flights, tickets, answers to key updates. All input is consumed; an incomplete record is
+    /// flights, tickets. (The answer to a key update goes out with the next text.) All input is consumed; an incomplete record is
     /// kept, within [`UNREAD_BYTES_MAX`] ([`UNREAD_BYTES_MAX_CONNECTING`] for a client during the
     /// handshake). `plain` grows by no more than `cipher.len()` and one record.
     ///

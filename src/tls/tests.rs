@@ -704,9 +704,9 @@ fn resident_bytes() -> usize {
 #[test]
 fn memory_of_idle_sessions() {
     const SESSIONS: usize = 500;
+    let mut pairs = Vec::with_capacity(2 * SESSIONS);
     for versions in EACH {
         let (client, server) = sides(versions);
-        let mut pairs = Vec::with_capacity(SESSIONS);
         Pair::shake_hands(&client, &server);
         let before = resident_bytes();
         for _ in 0..SESSIONS {
