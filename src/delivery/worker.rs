@@ -1,10 +1,10 @@
 //! One outbound connection as a task: opens it, carries jobs, waits idle, closes.
 
-use super::{HopState, Idle, Inner, Told, report};
+use super::{HopState, Idle, Inner, Told};
 use crate::handoff::job::Job;
 use crate::io::clock;
 use crate::io::runtime::spawn;
-use crate::message::TlsSummary;
+use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Target};
 use crate::remote::resolve::Host;
 use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
@@ -248,7 +248,11 @@ impl Inner {
         );
         let result = match is_report {
             true => self.carry_report(connection, &job).await,
-            false => carry_message(connection, &job).await,
+            false => Some(carry_message(connection, &job).await),
+        };
+        let Some(result) = result else {
+            self.forget_report(*job);
+            return After::GoOn;
         };
         let reusable = result.reusable && connection.is_usable();
         let answered = self.settle(hop, *job, result, connection, peer, started, carried > 1);
@@ -259,17 +263,17 @@ impl Inner {
         }
     }
 
-    async fn carry_report(&self, connection: &mut Connection, job: &Job) -> TransactionResult {
-        let report = report::render(job, &self.context.hostname).await;
+    /// `None`: there is nobody to report to.
+    async fn carry_report(&self, connection: &mut Connection, job: &Job) -> Option<TransactionResult> {
+        let report = self.render_report(job).await?;
         let transaction = Transaction {
-            envelope: &report.envelope,
+            envelope: &report.envelope(),
             recipients: &[0],
-            body_bytes: report.body.len() as u64,
-            body_is_8bit: report.is_8bit,
+            body_bytes: report.wire.len() as u64,
+            body_is_8bit: report.body_type == BodyType::EightBitMime,
         };
-        connection
-            .transact(&transaction, Content::Memory(&report.body))
-            .await
+        let content = Content::Memory(&report.wire);
+        Some(connection.transact(&transaction, content).await)
     }
 }
 

@@ -1,0 +1,251 @@
+//! All that is shared between cores, in one list.
+//!
+//! | what | written by | cost on the message path |
+//! |---|---|---|
+//! | settings, routes, relay policy, trust anchors | nobody after the start | none |
+//! | keys of TLS tickets | their own rotation | one shared read for a resumed handshake |
+//! | [`Load`]: open connections of each core | its core | one add and one subtract a connection |
+//! | [`AddressCounts`] | all ingress cores | the same, if a limit per address is set |
+//! | [`CoreMetrics`] | its core; read by the control thread | plain stores |
+//! | [`BodyBudget`] of each ingress core | it, and whoever drops a body | one add and one subtract a message |
+//! | `Message`: envelope, open recipients | the cores that deliver it | one subtract a transaction |
+//! | lanes | their sender and receiver | a store each; a wake if the receiver sleeps |
+//!
+//! Nothing else is. Spool logs, schedules, DNS answers, tickets, verdicts, buffers and log lines
+//! belong to one core each.
+
+use super::placement::CoreSpec;
+use crate::config::relay::RelayPolicy;
+use crate::config::{BareLineEnds, Config, TlsLevel};
+use crate::delivery::{self, Delivery};
+use crate::handoff::job::{Body, BodyBudget, Message};
+use crate::listener::{AddressCounts, Admission, Load};
+use crate::log::Log;
+use crate::metrics::CoreMetrics;
+use crate::remote::connection;
+use crate::remote::resolve::{OwnHost, Resolver};
+use crate::remote::route::RouteTable;
+use crate::schedule::next_hop;
+use crate::schedule::retry::RetryPolicy;
+use crate::session;
+use crate::smtp::server;
+use crate::spool::Spool;
+use crate::tls::failures::FailureMemory;
+use crate::tls::{ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions};
+use std::cell::{Cell, RefCell};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Handshakes of a client that may fail in a row before it is no longer offered STARTTLS.
+const CLIENT_TLS_FAILURES: u32 = 3;
+/// ... and for how long after the last of them.
+const CLIENT_TLS_FORGIVEN_AFTER: Duration = Duration::from_secs(300);
+
+/// Pauses of a dead hop, unless the retry interval is shorter.
+const PROBE_WAIT_MIN: Duration = Duration::from_secs(10);
+const PROBE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// A job at a dead hop is handed back after this long, unless the retry interval is shorter.
+const BLOCKED_WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub struct Shared {
+    pub config: Config,
+    pub specs: Vec<CoreSpec>,
+    /// Cores that accept, and cores that deliver.
+    pub ingress_cores: Vec<usize>,
+    pub delivery_cores: Vec<usize>,
+    pub relay: Arc<RelayPolicy>,
+    pub routes: Arc<RouteTable>,
+    pub keys: ServerKeys,
+    pub anchors: Arc<TrustAnchors>,
+    pub own_host: OwnHost,
+    pub loads: Arc<[Load]>,
+    pub addresses: Arc<AddressCounts>,
+    pub metrics: Vec<Arc<CoreMetrics>>,
+    pub random_seed: u64,
+}
+
+impl Shared {
+    pub fn cores(&self) -> std::ops::Range<usize> {
+        0..self.specs.len()
+    }
+
+    /// The control thread's place among the lanes.
+    pub fn control(&self) -> usize {
+        self.specs.len()
+    }
+
+    /// The core that delivers to this domain; `None`: the domain has a fixed next hop, which all
+    /// delivery cores serve.
+    pub fn core_for_domain(&self, domain: &str) -> Option<usize> {
+        if self.delivery_cores.len() == 1 {
+            return Some(self.delivery_cores[0]);
+        }
+        if self.routes.is_fixed(domain) {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        domain
+            .bytes()
+            .for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
+        let place = hasher.finish() as usize % self.delivery_cores.len();
+        Some(self.delivery_cores[place])
+    }
+
+    pub fn admission(&self, core: usize) -> Admission {
+        let own = self
+            .ingress_cores
+            .iter()
+            .position(|other| *other == core)
+            .expect("only ingress cores have a door");
+        Admission {
+            own,
+            ingress_cores: self.ingress_cores.clone(),
+            loads: self.loads.clone(),
+            addresses: self.addresses.clone(),
+            connections_max: self.config.listen.connections_max,
+            per_address_max: self.config.listen.connections_per_address_max,
+        }
+    }
+
+    /// What the sessions of a core share.
+    pub fn session(
+        &self,
+        core: usize,
+        spool: Spool,
+        log: Rc<Log>,
+        accepted: Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>,
+    ) -> Result<Rc<session::Context>, TlsError> {
+        let config = &self.config.session;
+        let shares = self.ingress_cores.len() as u64;
+        Ok(Rc::new(session::Context {
+            settings: Rc::new(self.server_settings()),
+            relay: self.relay.clone(),
+            timeouts: session::Timeouts {
+                command: config.command_timeout,
+                data: config.data_timeout,
+                handshake: config.handshake_timeout,
+                session: config.session_timeout,
+            },
+            in_memory_bytes: self.config.spool.in_memory_bytes as usize,
+            offers_starttls: config.offer_starttls,
+            spool,
+            core,
+            tls: RefCell::new(ServerTls::new(&self.keys, Versions::default())?),
+            broken_tls: RefCell::new(FailureMemory::new(
+                CLIENT_TLS_FAILURES,
+                CLIENT_TLS_FORGIVEN_AFTER,
+            )),
+            bodies: BodyBudget::new(self.config.spool.memory_bytes_max / shares),
+            accepted,
+            draining: Cell::new(false),
+            sessions: session::Sessions::default(),
+            metrics: self.metrics[core].clone(),
+            log,
+        }))
+    }
+
+    fn server_settings(&self) -> server::Settings {
+        let config = &self.config.session;
+        server::Settings {
+            hostname: config.hostname.clone(),
+            ..server::Settings::default()
+        }
+    }
+
+    /// The delivery side of a core.
+    pub fn delivery(
+        &self,
+        core: usize,
+        spool: Spool,
+        log: Rc<Log>,
+        finished: Box<dyn Fn(&Message, u32)>,
+    ) -> Result<Delivery, String> {
+        let config = &self.config.delivery;
+        let context = delivery::Context {
+            hostname: config.hostname.clone(),
+            routes: self.routes.clone(),
+            resolver: Resolver::new(&self.config.dns, &self.own_host)?,
+            remote: Rc::new(self.remote()?),
+            spool,
+            retry: self.retry(config.queue_lifetime),
+            report_retry: self.retry(config.bounce_lifetime),
+            recipients_per_transaction: config.recipients_per_transaction_max as usize,
+            transactions_per_connection: config.messages_per_connection_max,
+            level_for: self.level_for(),
+            finished,
+            metrics: self.metrics[core].clone(),
+            log,
+        };
+        let seed = self.random_seed ^ (core as u64) << 48;
+        Ok(Delivery::new(context, self.schedule(), seed))
+    }
+
+    fn retry(&self, lifetime: Duration) -> RetryPolicy {
+        RetryPolicy {
+            min: self.config.delivery.retry_min,
+            max: self.config.delivery.retry_max,
+            lifetime,
+        }
+    }
+
+    fn remote(&self) -> Result<connection::Context, TlsError> {
+        let config = &self.config.delivery;
+        let timeouts = connection::Timeouts {
+            connect: config.connect_timeout,
+            greeting: config.greeting_timeout,
+            command: config.reply_timeout,
+            handshake: config.handshake_timeout,
+            data: config.reply_timeout,
+            block: config.send_timeout,
+            final_dot: config.final_reply_timeout,
+        };
+        Ok(connection::Context::new(
+            &config.hostname,
+            ClientTls::new(Versions::default())?,
+            Judge::new(self.anchors.clone()),
+            timeouts,
+            self.config.tls.send_sni,
+            config.source_addresses.clone(),
+        ))
+    }
+
+    /// The first pattern that matches says how much TLS a recipient domain demands.
+    fn level_for(&self) -> Box<dyn Fn(&str) -> Level> {
+        let default = level(self.config.tls.out_level);
+        let levels = self.config.tls.out_levels.clone();
+        Box::new(move |domain| {
+            levels
+                .iter()
+                .find(|(pattern, _)| pattern.matches(domain))
+                .map_or(default, |(_, demanded)| level(*demanded))
+        })
+    }
+
+    fn schedule(&self) -> next_hop::Settings {
+        let config = &self.config.delivery;
+        let cores = self.delivery_cores.len() as u32;
+        let window_max = config.connections_per_hop_max.div_ceil(cores).max(1);
+        let defaults = next_hop::Settings::default();
+        next_hop::Settings {
+            window_initial: defaults.window_initial.min(window_max),
+            window_max,
+            connections_max: (config.connections_max / cores).max(1),
+            idle_wait: config.idle_timeout,
+            probe_wait_min: PROBE_WAIT_MIN.min(config.retry_min),
+            probe_wait_max: PROBE_WAIT_MAX.min(config.retry_max),
+            blocked_wait_max: BLOCKED_WAIT_MAX.min(config.retry_max),
+            ..defaults
+        }
+    }
+}
+
+fn level(demanded: TlsLevel) -> Level {
+    match demanded {
+        TlsLevel::None => Level::None,
+        TlsLevel::May => Level::May,
+        TlsLevel::Encrypt => Level::Encrypt,
+        TlsLevel::Verify => Level::Verify,
+    }
+}
