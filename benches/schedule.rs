@@ -4,55 +4,64 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use ringpost::schedule::next_hop::{Action, HopId, Schedule, Settings, Take};
 use ringpost::time::Now;
+use std::collections::VecDeque;
 use std::hint::black_box;
 
 const QUEUED: u64 = 1_000_000;
 
 type Jobs = Schedule<u64, u64>;
 
-/// A million jobs wait; connections are open as far as the schedule wants them.
-fn loaded(hops: u64) -> (Jobs, Vec<HopId>) {
+/// The connections of the schedule, all at work. As many as it wants.
+type Connections = VecDeque<HopId>;
+
+fn loaded(hops: u64) -> (Jobs, Connections) {
     let mut schedule = Jobs::new(Settings::default());
     for job in 0..QUEUED {
         schedule.push(&(job % hops), job, Now(0));
     }
-    let mut connections = Vec::new();
-    while let Some(action) = schedule.poll(Now(0)) {
-        if let Action::Open { hop } = action {
-            schedule.connected(hop);
-            connections.push(hop);
-        }
-    }
+    let mut connections = Connections::new();
+    obey(&mut schedule, &mut connections, Now(0));
     (schedule, connections)
 }
 
-/// Steady state: a connection takes a job and succeeds, another job comes in.
-fn step(schedule: &mut Jobs, connection: HopId, hops: u64, tick: u64) {
-    // Time moves slowly enough that nothing becomes stale.
-    let now = Now(tick / 1000);
-    match schedule.take(connection, now) {
-        Take::Job(job) => _ = black_box(job),
-        take => panic!("{take:?} while a million jobs wait"),
-    }
-    schedule.delivered(connection);
-    // The hop that was served gets the new job, so that none runs dry.
-    let key = *schedule.key(connection);
-    schedule.push(&(key % hops), tick, now);
+fn obey(schedule: &mut Jobs, connections: &mut Connections, now: Now) {
     while let Some(action) = schedule.poll(now) {
-        black_box(&action);
+        let Action::Open { hop } = action else {
+            panic!("{action:?} while all connections are at work");
+        };
+        schedule.connected(hop);
+        connections.push_back(hop);
     }
+}
+
+/// Steady state: a connection takes a job and succeeds, another job comes in.
+fn step(schedule: &mut Jobs, connections: &mut Connections, job: u64) {
+    // Time moves slowly enough that nothing becomes stale.
+    let now = Now(job / 1000);
+    let hop = connections.pop_front().expect("a connection is open");
+    match schedule.take(hop, now) {
+        Take::Job(done) => {
+            black_box(done);
+            schedule.delivered(hop);
+            connections.push_back(hop);
+        }
+        Take::Close => schedule.closed(hop),
+        Take::Wait { .. } => panic!("a million jobs wait"),
+    }
+    // The hop that was served gets the new job, so that none runs dry.
+    let key = *schedule.key(hop);
+    schedule.push(&key, job, now);
+    obey(schedule, connections, now);
 }
 
 fn steady(c: &mut Criterion) {
     for hops in [1, 100_000] {
-        let (mut schedule, connections) = loaded(hops);
-        let mut turn = connections.into_iter().cycle();
-        let mut tick = 0;
+        let (mut schedule, mut connections) = loaded(hops);
+        let mut job = 0;
         c.bench_function(&format!("push, take, delivered, poll: {hops} hops"), |b| {
             b.iter(|| {
-                tick += 1;
-                let connection = turn.next().expect("a connection is open");
-                step(&mut schedule, connection, hops, tick);
+                job += 1;
+                step(&mut schedule, &mut connections, job);
             });
         });
     }

@@ -1,1 +1,530 @@
+//! Where the mail for a domain goes: routes from the flags and the routes file, else its MX.
+//!
+//! ```text
+//! example.com=relay.example:25          the MX hosts of relay.example
+//! example.com=[relay.example]:25        the addresses of relay.example
+//! example.com=[192.0.2.1]:2526          that address; [2001:db8::1] and [IPv6:2001:db8::1] too
+//! .example.com=...  *.example.com=...   every subdomain of example.com, not itself
+//! *=[192.0.2.1]                         everything else: a smarthost
+//! ```
+//!
+//! The most particular route wins: the domain itself, then the longest wildcard, then `*`. A domain
+//! without a route goes to its MX hosts, an address literal to its address. Names are compared in A-label
+//! form (RFC 5890), without regard to case.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// RFC 5321 section 4.5.1: mail between hosts.
+pub const SMTP_PORT: u16 = 25;
+
+/// RFC 1035 section 2.3.4, without the final dot.
+const NAME_BYTES_MAX: usize = 253;
+const LABEL_BYTES_MAX: usize = 63;
+
+/// Where mail goes next. Its text form is the right side of a route.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum NextHop {
+    /// The MX hosts of a domain, in A-label form and lower case.
+    Mx {
+        domain: Arc<str>,
+        port: u16,
+    },
+    /// The A and AAAA records of a host.
+    Host {
+        host: Arc<str>,
+        port: u16,
+    },
+    Address(SocketAddr),
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NextHop::Mx { domain, port } => write!(f, "{domain}:{port}"),
+            NextHop::Host { host, port } => write!(f, "[{host}]:{port}"),
+            NextHop::Address(address) => write!(f, "[{}]:{}", address.ip(), address.port()),
+        }
+    }
+}
+
+impl FromStr for NextHop {
+    type Err = String;
+
+    /// The error says what is wrong, without the value.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix('[') else {
+            return parse_mx(text);
+        };
+        let (inner, rest) = rest.split_once(']').ok_or("a ']' is missing")?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => parse_port(port)?,
+            None if rest.is_empty() => SMTP_PORT,
+            None => return Err("after ']' only ':PORT' may follow".into()),
+        };
+        if let Some(ip) = parse_ip(inner) {
+            return Ok(NextHop::Address(SocketAddr::new(ip, port)));
+        }
+        let host = name_in_dns_form(inner)?.as_ref().into();
+        Ok(NextHop::Host { host, port })
+    }
+}
+
+fn parse_mx(text: &str) -> Result<NextHop, String> {
+    if text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok() {
+        return Err("an address is written in brackets: [192.0.2.1]:25".into());
+    }
+    let (domain, port) = match text.split_once(':') {
+        Some((domain, port)) => (domain, parse_port(port)?),
+        None => (text, SMTP_PORT),
+    };
+    let domain = name_in_dns_form(domain)?.as_ref().into();
+    Ok(NextHop::Mx { domain, port })
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("the port must be a number from 1 to 65535".into()),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// An address without or with the tag of RFC 5321 section 4.1.3.
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    const TAG: &str = "IPv6:";
+    match text.get(..TAG.len()) {
+        Some(tag) if tag.eq_ignore_ascii_case(TAG) => {
+            let ip: Ipv6Addr = text[TAG.len()..].parse().ok()?;
+            Some(ip.into())
+        }
+        _ => text.parse().ok(),
+    }
+}
+
+/// An address literal as a recipient's domain may hold it. `None`: not one, or not a known kind.
+fn parse_literal(domain: &str) -> Option<IpAddr> {
+    let inner = domain.strip_prefix('[')?.strip_suffix(']')?;
+    match parse_ip(inner)? {
+        // An untagged IPv6 address is not an address literal.
+        IpAddr::V6(_) if !inner.contains(['i', 'I']) => None,
+        ip => Some(ip),
+    }
+}
+
+/// A-labels, lower case, without a final dot. The error says what is wrong.
+///
+/// Letters, digits, hyphens and underscores only: what names of mail hosts consist of, and nothing that a
+/// resolver could read as an escape.
+fn name_in_dns_form(name: &str) -> Result<Cow<'_, str>, String> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let name = if name.is_ascii() {
+        match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(name.to_ascii_lowercase()),
+            false => Cow::Borrowed(name),
+        }
+    } else {
+        idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
+            .map_err(|_| "not a valid internationalised name")?
+    };
+    if name.len() > NAME_BYTES_MAX {
+        return Err(format!("a name has at most {NAME_BYTES_MAX} bytes"));
+    }
+    for label in name.split('.') {
+        check_label(label)?;
+    }
+    Ok(name)
+}
+
+fn check_label(label: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if label.is_empty() {
+        return Err("a name must not be empty or have empty labels".into());
+    }
+    if label.len() > LABEL_BYTES_MAX {
+        return Err(format!("a label has at most {LABEL_BYTES_MAX} bytes"));
+    }
+    if !label.bytes().all(allowed) {
+        return Err("a name consists of letters, digits, '-' and '_'".into());
+    }
+    Ok(())
+}
+
+/// The domain of a recipient is no name to look up: permanent, 5.1.2.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnusableDomain {
+    pub why: String,
+}
+
+impl fmt::Display for UnusableDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unusable domain: {}", self.why)
+    }
+}
+
+impl std::error::Error for UnusableDomain {}
+
+/// A route that cannot be used: where it stands, and what is wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteError {
+    /// The flag with its value, or file and line.
+    pub place: String,
+    pub why: String,
+}
+
+impl fmt::Display for RouteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.why)
+    }
+}
+
+impl std::error::Error for RouteError {}
+
+/// All routes. Built once, then read by every core.
+#[derive(Clone, Default, Debug)]
+pub struct RouteTable {
+    /// By domain, or by address literal.
+    exact: HashMap<Box<str>, Route>,
+    /// By the domain whose subdomains are meant.
+    wildcard: HashMap<Box<str>, Route>,
+    everything: Option<Route>,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    next_hop: NextHop,
+    place: String,
+}
+
+impl RouteTable {
+    /// Adds one `--route` value, `PATTERN=NEXTHOP`.
+    pub fn add_flag(&mut self, value: &str) -> Result<(), RouteError> {
+        let place = format!("--route {value}");
+        let parts = value.split_once('=').ok_or("expected PATTERN=NEXTHOP");
+        let added = parts
+            .map_err(String::from)
+            .and_then(|(pattern, next_hop)| self.add(pattern.trim(), next_hop.trim(), &place));
+        added.map_err(|why| RouteError { place, why })
+    }
+
+    /// Adds the lines of a routes file.
+    pub fn add_file(&mut self, path: &Path) -> Result<(), RouteError> {
+        let place = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| RouteError {
+            place: place.clone(),
+            why: error.to_string(),
+        })?;
+        self.add_lines(&text, &place)
+    }
+
+    /// One route a line, `PATTERN NEXTHOP`; empty lines and what follows `#` say nothing.
+    pub fn add_lines(&mut self, text: &str, file: &str) -> Result<(), RouteError> {
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or("");
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let place = format!("{file}, line {}", index + 1);
+            let added = match words[..] {
+                [] => Ok(()),
+                [pattern, next_hop] => self.add(pattern, next_hop, &place),
+                _ => Err("expected PATTERN NEXTHOP".into()),
+            };
+            added.map_err(|why| RouteError { place, why })?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, pattern: &str, next_hop: &str, place: &str) -> Result<(), String> {
+        let next_hop = next_hop
+            .parse()
+            .map_err(|why| format!("next hop \"{next_hop}\": {why}"))?;
+        let route = Route {
+            next_hop,
+            place: place.into(),
+        };
+        let in_pattern = |why| format!("pattern \"{pattern}\": {why}");
+        let earlier = if pattern == "*" {
+            self.everything.replace(route)
+        } else if let Some(parent) = wildcard_parent(pattern) {
+            let name = name_in_dns_form(parent).map_err(in_pattern)?;
+            self.wildcard.insert(name.as_ref().into(), route)
+        } else if let Some(ip) = parse_literal(pattern) {
+            self.exact.insert(literal_key(ip), route)
+        } else {
+            let name = name_in_dns_form(pattern).map_err(in_pattern)?;
+            self.exact.insert(name.as_ref().into(), route)
+        };
+        match earlier {
+            Some(earlier) => Err(in_pattern(format!(
+                "has a route already ({})",
+                earlier.place
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Where mail for this domain goes. The domain is as it stands in the forward-path: a name, with
+    /// U-labels or not, or an address literal.
+    pub fn next_hop(&self, domain: &str) -> Result<NextHop, UnusableDomain> {
+        if domain.starts_with('[') {
+            return self.next_hop_of_literal(domain);
+        }
+        let name = name_in_dns_form(domain).map_err(|why| UnusableDomain { why })?;
+        let route = self.exact.get(name.as_ref());
+        let route = route.or_else(|| self.longest_wildcard(&name));
+        match route.or(self.everything.as_ref()) {
+            Some(route) => Ok(route.next_hop.clone()),
+            None => Ok(NextHop::Mx {
+                domain: name.as_ref().into(),
+                port: SMTP_PORT,
+            }),
+        }
+    }
+
+    fn next_hop_of_literal(&self, domain: &str) -> Result<NextHop, UnusableDomain> {
+        let ip = parse_literal(domain).ok_or_else(|| UnusableDomain {
+            why: "not an IPv4 or IPv6 address literal".into(),
+        })?;
+        let route = self.exact.get(&literal_key(ip));
+        match route.or(self.everything.as_ref()) {
+            Some(route) => Ok(route.next_hop.clone()),
+            None => Ok(NextHop::Address(SocketAddr::new(ip, SMTP_PORT))),
+        }
+    }
+
+    fn longest_wildcard(&self, name: &str) -> Option<&Route> {
+        if self.wildcard.is_empty() {
+            return None;
+        }
+        let parents = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
+        parents
+            .filter_map(|parent| self.wildcard.get(parent))
+            .next()
+    }
+
+    /// Number of routes.
+    pub fn len(&self) -> usize {
+        self.exact.len() + self.wildcard.len() + usize::from(self.everything.is_some())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn wildcard_parent(pattern: &str) -> Option<&str> {
+    pattern
+        .strip_prefix('*')
+        .unwrap_or(pattern)
+        .strip_prefix('.')
+}
+
+/// Never a domain name: names have no brackets.
+fn literal_key(ip: IpAddr) -> Box<str> {
+    format!("[{ip}]").into()
+}
+
+/// True if the address means this host itself, whatever its interfaces are: loopback or unspecified.
+pub(super) fn is_loopback(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(ip) => ip.is_loopback() || ip == Ipv6Addr::UNSPECIFIED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn table(routes: &[&str]) -> RouteTable {
+        let mut table = RouteTable::default();
+        for route in routes {
+            table.add_flag(route).expect(route);
+        }
+        table
+    }
+
+    /// The next hop in its text form, or the error.
+    fn hop(table: &RouteTable, domain: &str) -> String {
+        match table.next_hop(domain) {
+            Ok(next_hop) => next_hop.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn next_hops_read_and_print() {
+        let table = [
+            ("relay.example:25", "relay.example:25"),
+            ("Relay.Example.", "relay.example:25"),
+            ("relay.example:587", "relay.example:587"),
+            ("[relay.example]", "[relay.example]:25"),
+            ("[127.0.0.1]:2526", "[127.0.0.1]:2526"),
+            ("[::1]:2525", "[::1]:2525"),
+            ("[IPv6:::1]", "[::1]:25"),
+            ("[ipv6:2001:db8::1]:26", "[2001:db8::1]:26"),
+            ("bücher.example", "xn--bcher-kva.example:25"),
+        ];
+        for (text, printed) in table {
+            let next_hop: NextHop = text.parse().expect(text);
+            assert_eq!(next_hop.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(next_hop));
+        }
+    }
+
+    #[test]
+    fn brackets_mean_no_mx() {
+        let mx: NextHop = "a.test".parse().unwrap();
+        let host: NextHop = "[a.test]".parse().unwrap();
+        let address: NextHop = "[127.0.0.1]".parse().unwrap();
+        assert!(matches!(mx, NextHop::Mx { .. }));
+        assert!(matches!(host, NextHop::Host { .. }));
+        assert!(matches!(address, NextHop::Address(_)));
+    }
+
+    #[test]
+    fn bad_routes_are_refused_with_the_value_and_the_reason() {
+        let table = [
+            ("a.test", "expected PATTERN=NEXTHOP"),
+            ("=b.test", "must not be empty"),
+            ("a.test=", "must not be empty"),
+            ("a.test=192.0.2.1", "written in brackets"),
+            ("a.test=192.0.2.1:25", "written in brackets"),
+            ("a.test=::1", "written in brackets"),
+            ("a.test=b.test:0", "from 1 to 65535"),
+            ("a.test=b.test:65536", "from 1 to 65535"),
+            ("a.test=[::1]25", "only ':PORT'"),
+            ("a.test=[::1", "']' is missing"),
+            ("a.test=[IPv6:1.2.3.4]", "letters, digits"),
+            ("a..test=b.test", "empty labels"),
+            ("a b=b.test", "letters, digits"),
+            ("*a.test=b.test", "letters, digits"),
+            ("*.=b.test", "must not be empty"),
+        ];
+        for (value, why) in table {
+            let error = RouteTable::default().add_flag(value).unwrap_err();
+            assert_eq!(error.place, format!("--route {value}"));
+            assert!(error.why.contains(why), "{value}: {}", error.why);
+        }
+    }
+
+    #[test]
+    fn most_particular_route_wins() {
+        let table = table(&[
+            "*=[192.0.2.1]",
+            ".example.com=wild.test",
+            "*.deep.example.com=deeper.test",
+            "example.com=exact.test",
+            "one.example.com=one.test",
+        ]);
+        assert_eq!(table.len(), 5);
+        assert_eq!(hop(&table, "example.com"), "exact.test:25");
+        assert_eq!(hop(&table, "ONE.Example.Com"), "one.test:25");
+        assert_eq!(hop(&table, "two.example.com"), "wild.test:25");
+        assert_eq!(hop(&table, "a.b.example.com"), "wild.test:25");
+        assert_eq!(hop(&table, "deep.example.com"), "wild.test:25");
+        assert_eq!(hop(&table, "a.deep.example.com"), "deeper.test:25");
+        assert_eq!(hop(&table, "badexample.com"), "[192.0.2.1]:25");
+        assert_eq!(hop(&table, "[198.51.100.7]"), "[192.0.2.1]:25");
+    }
+
+    #[test]
+    fn without_a_route_the_domain_is_its_own_next_hop() {
+        let table = RouteTable::default();
+        assert_eq!(hop(&table, "Example.COM"), "example.com:25");
+        assert_eq!(hop(&table, "[127.0.0.1]"), "[127.0.0.1]:25");
+        assert_eq!(hop(&table, "[IPv6:2001:DB8::1]"), "[2001:db8::1]:25");
+    }
+
+    #[test]
+    fn u_label_and_a_label_are_the_same_domain() {
+        let table = table(&["BÜCHER.example=books.test"]);
+        assert_eq!(hop(&table, "bücher.example"), "books.test:25");
+        assert_eq!(hop(&table, "XN--BCHER-KVA.example"), "books.test:25");
+    }
+
+    #[test]
+    fn address_literal_can_have_a_route() {
+        let table = table(&["[IPv6:::1]=[127.0.0.1]:2526"]);
+        assert_eq!(hop(&table, "[IPv6:0:0:0:0:0:0:0:1]"), "[127.0.0.1]:2526");
+    }
+
+    #[test]
+    fn what_no_resolver_may_see_is_unusable() {
+        let table = RouteTable::default();
+        let long = "a".repeat(64) + ".test";
+        let longer = "a.".repeat(127) + "test";
+        for domain in [
+            "",
+            ".",
+            "a..test",
+            "a\\.test",
+            "a@b",
+            "[::1]",
+            "[foo]",
+            "[1.2.3.4",
+            "[Foo:bar]",
+            &long,
+            &longer,
+        ] {
+            assert!(table.next_hop(domain).is_err(), "{domain}");
+        }
+    }
+
+    #[test]
+    fn routes_file_is_read_line_by_line() {
+        let mut table = RouteTable::default();
+        let text = "# ours\n\na.test [127.0.0.1]:26  # inside\n.b.test\tmx.b.test\r\n";
+        table.add_lines(text, "routes").expect("good lines");
+        assert_eq!(hop(&table, "a.test"), "[127.0.0.1]:26");
+        assert_eq!(hop(&table, "x.b.test"), "mx.b.test:25");
+
+        let error = table.add_lines("\nc.test mx c", "routes").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "routes, line 2: expected PATTERN NEXTHOP"
+        );
+        let error = table.add_lines("c.test mx:x", "routes").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("routes, line 1: next hop \"mx:x\"")
+        );
+        let error = table
+            .add_file(Path::new("/nonexistent/routes"))
+            .unwrap_err();
+        assert!(error.to_string().starts_with("/nonexistent/routes: "));
+    }
+
+    #[test]
+    fn second_route_for_a_pattern_is_refused() {
+        let mut table = table(&["a.test=b.test", "*=c.test"]);
+        let error = table.add_lines("A.test d.test", "routes").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "routes, line 1: pattern \"A.test\": has a route already (--route a.test=b.test)"
+        );
+        assert!(table.add_flag("*=e.test").is_err());
+    }
+
+    #[test]
+    fn table_may_be_shared_between_cores() {
+        fn shared<T: Send + Sync>() {}
+        shared::<RouteTable>();
+        shared::<NextHop>();
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_error_or_reads_back(text in "\\PC{0,60}") {
+            if let Ok(next_hop) = text.parse::<NextHop>() {
+                prop_assert_eq!(next_hop.to_string().parse(), Ok(next_hop));
+            }
+            let _ = RouteTable::default().next_hop(&text);
+        }
+    }
+}
