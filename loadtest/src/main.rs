@@ -1,1 +1,71 @@
-fn main() {}
+//! ringpost-loadtest: SMTP load, a far side, and a ledger of every message.
+//!
+//! ```text
+//! source --SMTP--> relay under test --SMTP--> sink
+//!    \______________ ledger ________________/
+//! ```
+//!
+//! `options` every flag
+//! `address` `message` what is sent: addresses and marks that are known again
+//! `ledger` `arrivals` who was promised what, and what came
+//! `link` `source` the sending side; `sink_session` `sink` the receiving side
+//! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
+//! `run` `kill` `report` a whole run, and its figures
+//!
+//! Absent on purpose: any code of the relay. A shared parser would share its bugs.
+
+mod address;
+mod alone;
+mod arrivals;
+mod clock;
+mod histogram;
+mod kill;
+mod ledger;
+mod link;
+mod message;
+mod options;
+mod process;
+mod random;
+mod report;
+mod run;
+mod sink;
+mod sink_session;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod wire;
+mod workers;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::options::{Action, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// 0: all is well. 1: the ledger or the run is not clean. 2: it could not be run.
+fn main() -> ExitCode {
+    process::raise_file_limit();
+    match act(Command::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("ringpost-loadtest: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn act(command: Command) -> Result<bool, run::Failure> {
+    let stop = run::StopFlag::on_signals()?;
+    match command.action {
+        Action::Source(command) => alone::source(&command, &stop),
+        Action::Sink(command) => alone::sink(&command, &stop),
+        Action::Run(command) => run::run(&command, &stop),
+        Action::KillTest(command) => kill::kill_test(&command, &stop),
+        Action::Check(command) => alone::check(&command),
+    }
+}

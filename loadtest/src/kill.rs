@@ -1,0 +1,79 @@
+//! The recovery test: the relay is killed at random moments under load and restarted on the same
+//! spool. Everything it accepted must arrive at least once.
+
+use std::time::{Duration, Instant};
+
+use crate::options::KillCommand;
+use crate::random::Random;
+use crate::report::{KillFigures, Report};
+use crate::run::{Common, Failure, StopFlag, UnderTest, Watch};
+
+/// Runs, prints, and says whether nothing was lost.
+pub fn kill_test(command: &KillCommand, stop: &StopFlag) -> Result<bool, Failure> {
+    let (report, mut under_test) = measure(command, stop)?;
+    // A relay that dies between its delivery and its note of it must deliver again.
+    let clean = report.is_clean(true);
+    print!("{report}");
+    report.write_json(command.output.json.as_deref())?;
+    under_test.tidy(clean);
+    Ok(clean)
+}
+
+/// The test itself.
+pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderTest), Failure> {
+    let common = Common::new(&command.source)?;
+    let sink = common.start_sink(&command.sink, "127.0.0.1:0".parse()?)?;
+    let mut under_test = UnderTest::prepare(&command.start, sink.address)?;
+    under_test.start()?;
+    under_test.await_greeting(command.start.relay_start)?;
+    eprintln!("seed {} ({} rounds)", common.seed, command.rounds);
+    let mut source = common.start_source(&command.source, under_test.address)?;
+    let mut watch = Watch::new(&common, &source, &sink, stop, command.output.quiet);
+    let mut kills = KillFigures::default();
+    let outcome = kill_rounds(command, &common, &mut watch, &mut under_test, &mut kills);
+    watch.source.stop();
+    outcome?;
+    under_test.await_greeting(command.start.relay_start)?;
+    watch.settle(&under_test, &command.judge);
+    watch.linger(&under_test, &command.judge);
+    let samples = watch.samples;
+    source.join();
+    let relay_end = under_test.stop();
+    let mut report = Report::new(&common, &source, &sink);
+    report.timeline = samples;
+    report.relay_end = relay_end;
+    report.kills = Some(kills);
+    report.finish();
+    Ok((report, under_test))
+}
+
+fn kill_rounds(
+    command: &KillCommand,
+    common: &Common,
+    watch: &mut Watch<'_>,
+    under_test: &mut UnderTest,
+    kills: &mut KillFigures,
+) -> Result<(), Failure> {
+    let mut random = Random::stream(common.seed, u64::MAX);
+    let range = command.kill_after_ms;
+    for round in 1..=command.rounds {
+        let wait_ms = random.between(range.low, range.high);
+        let deadline = Instant::now() + Duration::from_millis(wait_ms);
+        while Instant::now() < deadline && !watch.is_interrupted() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            watch.tick_at_most(under_test, left);
+            if under_test.ended_by_itself() {
+                return Err(format!("the relay ended by itself in round {round}").into());
+            }
+        }
+        if watch.is_interrupted() {
+            break;
+        }
+        kills.note(round, wait_ms, &common.ledger);
+        if let Some(process) = &mut under_test.process {
+            process.kill()?;
+        }
+        under_test.start()?;
+    }
+    Ok(())
+}

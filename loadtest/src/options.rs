@@ -1,0 +1,426 @@
+//! Every flag of the load generator, with its unit and default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Most recipients in one message.
+pub const RECIPIENTS_MAX: u32 = 1_000;
+/// Smallest message: the header lines must fit.
+pub const SIZE_BYTES_MIN: u64 = 512;
+/// Largest message.
+pub const SIZE_BYTES_MAX: u64 = 1 << 30;
+/// Messages in a run that names neither a number nor a duration.
+const MESSAGES_DEFAULT: u64 = 10_000;
+
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    about = "SMTP load, a far side to receive it, and a ledger of every message"
+)]
+pub struct Command {
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Action {
+    /// Send mail to ADDR and say what was accepted, and how fast
+    Source(SourceCommand),
+    /// Receive mail, check it against its own marks, and say what arrived
+    Sink(SinkCommand),
+    /// Source, relay under test and sink in one run, with a ledger of every message
+    Run(RunCommand),
+    /// Kill the relay again and again under load; everything accepted must still arrive
+    KillTest(KillCommand),
+    /// Compare the ledger files of a source and a sink that ran on different hosts
+    Check(CheckCommand),
+}
+
+#[derive(Args, Debug)]
+pub struct SourceCommand {
+    /// Where to send, e.g. 127.0.0.1:25
+    pub addr: SocketAddr,
+    #[command(flatten)]
+    pub source: SourceOptions,
+    /// Write one line per recipient: id, address, fate
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+#[derive(Args, Debug)]
+pub struct SinkCommand {
+    /// Where to listen
+    #[arg(default_value = "127.0.0.1:2525")]
+    pub addr: SocketAddr,
+    #[command(flatten)]
+    pub sink: SinkOptions,
+    /// Write one line per recipient that arrived: id, address, fate
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// Stop after this many messages (otherwise on SIGINT or SIGTERM)
+    #[arg(long, value_name = "N")]
+    pub expect: Option<u64>,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckCommand {
+    /// What the source wrote with --ledger
+    pub source: PathBuf,
+    /// What the sink wrote with --ledger
+    pub sink: PathBuf,
+    /// Recipients that got a message twice are reported, but are no failure
+    #[arg(long)]
+    pub allow_duplicates: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct RunCommand {
+    #[command(flatten)]
+    pub source: SourceOptions,
+    #[command(flatten)]
+    pub sink: SinkOptions,
+    #[command(flatten)]
+    pub start: RelayOptions,
+    #[command(flatten)]
+    pub judge: JudgeOptions,
+    #[command(flatten)]
+    pub output: OutputOptions,
+    /// No relay: source straight into sink, to show the load generator's own limit
+    #[arg(long, conflicts_with_all = ["relay_cmd", "relay"])]
+    pub direct: bool,
+    /// A relay that is already running
+    #[arg(long, value_name = "ADDR", conflicts_with = "relay_cmd")]
+    pub relay: Option<SocketAddr>,
+    /// Process whose CPU and memory are charged to the relay, with its children
+    #[arg(long, value_name = "PID", requires = "relay")]
+    pub relay_pid: Option<u32>,
+    /// Where the sink listens (port 0: any free one)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub sink_listen: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub struct KillCommand {
+    #[command(flatten)]
+    pub source: SourceOptions,
+    #[command(flatten)]
+    pub sink: SinkOptions,
+    #[command(flatten)]
+    pub start: RelayOptions,
+    #[command(flatten)]
+    pub judge: JudgeOptions,
+    #[command(flatten)]
+    pub output: OutputOptions,
+    /// How often the relay is killed
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub rounds: u32,
+    /// Milliseconds from a start of the relay to its kill -9, drawn anew each round
+    #[arg(long, default_value = "20-2000", value_name = "MIN-MAX")]
+    pub kill_after_ms: Range,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RelayOptions {
+    /// Command that starts the relay. Replaced in it: {listen} {listen_ip} {listen_port} {sink}
+    /// {sink_ip} {sink_port} {spool}. Words are split at blanks; quotes keep them together
+    #[arg(long, value_name = "COMMAND")]
+    pub relay_cmd: Option<String>,
+    /// Directory for {spool} (otherwise a temporary one, removed after a clean run)
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+    /// Where the relay writes stdout and stderr (otherwise a file in the temporary directory)
+    #[arg(long, value_name = "FILE")]
+    pub relay_log: Option<PathBuf>,
+    /// Address for {listen} (port 0: any free one)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub relay_listen: SocketAddr,
+    /// Seconds the relay may take to greet after its start
+    #[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
+    pub relay_start: f64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct JudgeOptions {
+    /// Seconds without any arrival after which what is still outstanding counts as lost
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    pub settle: f64,
+    /// Milliseconds of silence to wait for late duplicates once everything arrived
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    pub linger_ms: u64,
+    /// Recipients that got a message twice are reported, but are no failure
+    #[arg(long)]
+    pub allow_duplicates: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct OutputOptions {
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// No progress lines
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SourceOptions {
+    /// Connections open at the same time
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub connections: u32,
+    /// Messages in all (default 10000, or no limit with --duration)
+    #[arg(long, value_name = "N")]
+    pub messages: Option<u64>,
+    /// Stop sending after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub duration: Option<f64>,
+    /// Messages sent over one connection before QUIT
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub messages_per_connection: u32,
+    /// Size of a message in bytes, header included: fixed (10k) or uniform (1k-100k)
+    #[arg(long, default_value = "10k", value_name = "SIZE[-SIZE]")]
+    pub size: Range,
+    /// TLS towards the relay
+    #[arg(long, value_enum, default_value_t = SourceTls::Starttls)]
+    pub source_tls: SourceTls,
+    /// Newest TLS version that the source offers
+    #[arg(long, value_enum, default_value_t = TlsVersion::V13)]
+    pub source_tls_version: TlsVersion,
+    /// Handshakes of the source: always full, or resumed wherever the relay gives tickets
+    #[arg(long, value_enum, default_value_t = Handshakes::Full)]
+    pub handshakes: Handshakes,
+    /// Send every command alone and await its reply
+    #[arg(long)]
+    pub lock_step: bool,
+    /// Send bodies with BDAT (RFC 3030) instead of DATA
+    #[arg(long)]
+    pub bdat: bool,
+    /// Bytes per BDAT chunk (0: the whole message in one)
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_bytes, requires = "bdat")]
+    pub bdat_chunk: u64,
+    /// Recipients of each message
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(RECIPIENTS_MAX)))]
+    pub recipients: u32,
+    /// Recipient domains; recipients go to them in turn
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub domains: u64,
+    /// Recipient address: {n} message, {i} recipient in the message, {d} domain, {run} run
+    #[arg(long, default_value = "user{i}@d{d}.test", value_name = "TEMPLATE")]
+    pub rcpt: String,
+    /// Domain of the reverse-path, to which bounces go
+    #[arg(long, default_value = "source.test", value_name = "DOMAIN")]
+    pub from_domain: String,
+    /// Open loop: messages per second, each timed from when it should have been sent.
+    /// Without it every connection sends as fast as it is answered
+    #[arg(long, value_name = "PER_SECOND")]
+    pub rate: Option<f64>,
+    /// Seconds until an unanswered connection attempt, handshake or message is given up
+    #[arg(long, default_value_t = 120.0, value_name = "SECONDS")]
+    pub timeout: f64,
+    /// Seconds without one successful connection after which the source gives up
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    pub give_up: f64,
+    /// Threads of the source (default: a quarter of the CPUs)
+    #[arg(long, value_name = "N")]
+    pub source_threads: Option<usize>,
+    /// Seed of everything that is drawn at random (default: a new one, printed)
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+impl SourceOptions {
+    /// The number of messages after which the source stops by itself.
+    pub fn message_limit(&self) -> u64 {
+        match (self.messages, self.duration) {
+            (Some(messages), _) => messages,
+            (None, Some(_)) => u64::MAX,
+            (None, None) => MESSAGES_DEFAULT,
+        }
+    }
+
+    /// What clap cannot see: bounds that depend on a suffix or on each other.
+    pub fn check(&self) -> Result<(), String> {
+        if self.size.low < SIZE_BYTES_MIN || self.size.high > SIZE_BYTES_MAX {
+            return Err(format!(
+                "--size must lie between {SIZE_BYTES_MIN} and {SIZE_BYTES_MAX} bytes"
+            ));
+        }
+        positive("--rate", self.rate)?;
+        positive("--duration", self.duration)?;
+        positive("--timeout", Some(self.timeout))?;
+        positive("--give-up", Some(self.give_up))
+    }
+}
+
+fn positive(name: &str, value: Option<f64>) -> Result<(), String> {
+    match value {
+        Some(value) if !(value.is_finite() && value > 0.0 && value <= 1e9) => {
+            Err(format!("{name} must be a positive number"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SinkOptions {
+    /// TLS of the sink: absent, good, or broken in a chosen way
+    #[arg(long, visible_alias = "tls", value_enum, default_value_t = SinkTls::Good)]
+    pub sink_tls: SinkTls,
+    /// The sink expects TLS from the first byte
+    #[arg(long)]
+    pub sink_implicit_tls: bool,
+    /// The sink gives no session tickets, so every handshake is full
+    #[arg(long)]
+    pub sink_no_tickets: bool,
+    /// Share of transactions that the sink refuses for now (0 to 1), at MAIL, RCPT or end of data
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
+    pub fault_4xx: f64,
+    /// Share of transactions that the sink refuses for good (0 to 1)
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
+    pub fault_5xx: f64,
+    /// Share of transactions in which the sink hangs up instead of answering the end of data;
+    /// such a message does not count as delivered
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
+    pub fault_drop_before_reply: f64,
+    /// Milliseconds before each batch of replies of the sink
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    pub latency: u64,
+    /// Connections that the sink serves; others get 421
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub max_connections: usize,
+    /// Threads of the sink (default: a quarter of the CPUs)
+    #[arg(long, value_name = "N")]
+    pub sink_threads: Option<usize>,
+}
+
+impl SinkOptions {
+    pub fn check(&self) -> Result<(), String> {
+        let shares = self.fault_4xx + self.fault_5xx + self.fault_drop_before_reply;
+        if shares > 1.0 {
+            return Err("the sink's fault shares add up to more than 1".into());
+        }
+        Ok(())
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceTls {
+    None,
+    Starttls,
+    Implicit,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    #[value(name = "1.2")]
+    V12,
+    #[value(name = "1.3")]
+    V13,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshakes {
+    Full,
+    Resumed,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkTls {
+    /// STARTTLS is not offered
+    None,
+    /// STARTTLS works
+    Good,
+    /// STARTTLS is offered and answered 454
+    Refuse,
+    /// STARTTLS is answered 220, then comes something that is not TLS
+    Garbage,
+    /// STARTTLS is answered 220, then nothing comes
+    Stall,
+    /// STARTTLS is answered 220, then the connection is closed
+    Close,
+}
+
+/// `N` or `MIN-MAX`, each with an optional k, M or G (1024s).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub low: u64,
+    pub high: u64,
+}
+
+impl FromStr for Range {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        let (low, high) = (parse_bytes(low)?, parse_bytes(high)?);
+        if low > high {
+            return Err(format!("{low} is more than {high}"));
+        }
+        Ok(Self { low, high })
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.chars().last() {
+        Some('k' | 'K') => (&text[..text.len() - 1], 10),
+        Some('m' | 'M') => (&text[..text.len() - 1], 20),
+        Some('g' | 'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a size"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{text} is too large"))
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("must lie between 0 and 1".into()),
+    }
+}
+
+/// Threads for one side when none were asked for: a quarter of the CPUs, between 1 and 8, so that
+/// the relay keeps at least half of the machine.
+pub fn default_threads() -> usize {
+    (std::thread::available_parallelism().map_or(1, |cpus| cpus.get()) / 4).clamp(1, 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Command::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_ranges() {
+        assert_eq!(
+            "10k".parse(),
+            Ok(Range {
+                low: 10_240,
+                high: 10_240
+            })
+        );
+        assert_eq!(
+            "1k-2M".parse(),
+            Ok(Range {
+                low: 1024,
+                high: 2 << 20
+            })
+        );
+        assert!("2k-1k".parse::<Range>().is_err());
+        assert!("".parse::<Range>().is_err());
+        assert!("99999999999G".parse::<Range>().is_err());
+    }
+}

@@ -1,0 +1,347 @@
+//! Processes and threads as the kernel sees them: CPU time, memory, signals, and the relay under
+//! test. The only file with unsafe code.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long the relay may take after SIGTERM before it is killed.
+const STOP_WAIT: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(10);
+
+/// CPU time and memory of a process, its threads and all its descendants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub user_us: u64,
+    pub system_us: u64,
+    /// Sum of the peak resident sizes of the processes that live; shared pages count each time.
+    pub peak_rss_bytes: u64,
+    pub rss_bytes: u64,
+}
+
+impl Usage {
+    pub fn cpu_us(&self) -> u64 {
+        self.user_us + self.system_us
+    }
+}
+
+/// What process `root` and its descendants have used so far; `None` when it is gone. The kernel
+/// counts CPU in ticks of 10 ms here, so short runs are coarse.
+pub fn usage_of_tree(root: u32) -> Option<Usage> {
+    let stats = all_stats();
+    stats.get(&root)?;
+    let mut usage = Usage::default();
+    for pid in tree(root, &stats) {
+        let stat = &stats[&pid];
+        usage.user_us += stat.user_us;
+        usage.system_us += stat.system_us;
+        let (rss, peak) = memory(pid);
+        usage.rss_bytes += rss;
+        usage.peak_rss_bytes += peak;
+    }
+    Some(usage)
+}
+
+struct Stat {
+    parent: u32,
+    user_us: u64,
+    system_us: u64,
+}
+
+fn all_stats() -> HashMap<u32, Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return HashMap::new();
+    };
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&text, ticks_per_second())
+}
+
+/// The fields of proc(5): user and system time of the process and of the children it waited for.
+fn parse_stat(text: &str, ticks_per_second: u64) -> Option<Stat> {
+    // The command's name is in parentheses and may hold blanks and parentheses.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    let us = |ticks: u64| ticks * 1_000_000 / ticks_per_second;
+    Some(Stat {
+        parent: number(1)? as u32,
+        user_us: us(number(11)? + number(13)?),
+        system_us: us(number(12)? + number(14)?),
+    })
+}
+
+/// `root` and everything below it.
+fn tree(root: u32, stats: &HashMap<u32, Stat>) -> Vec<u32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() {
+        let parent = found[next];
+        let children = stats.iter().filter(|(_, stat)| stat.parent == parent);
+        found.extend(children.map(|(&pid, _)| pid).filter(|&pid| pid != root));
+        next += 1;
+    }
+    found
+}
+
+/// Resident bytes now and at most.
+fn memory(pid: u32) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kilobytes = line.and_then(|l| l.split_ascii_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.unwrap_or(0) * 1024
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf reads a constant and touches no memory of ours.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks)
+        .ok()
+        .filter(|&ticks| ticks > 0)
+        .unwrap_or(100)
+}
+
+/// CPU time of the calling thread, user and system, in microseconds.
+pub fn thread_cpu_us() -> u64 {
+    // SAFETY: an all-zero timespec is a valid value for the kernel to overwrite.
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live local of the type that the call expects.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } != 0 {
+        return 0;
+    }
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+}
+
+/// Allows as many open files as the hard limit does; thousands of connections need it.
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls get a pointer to a live local of the type that they expect.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
+fn terminate(pid: u32) {
+    // SAFETY: a plain system call; the pid is that of a child that was not waited for yet.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+}
+
+/// How a relay is started: the words of its command and where its output goes.
+#[derive(Clone, Debug)]
+pub struct RelayCommand {
+    words: Vec<String>,
+    pub log: PathBuf,
+}
+
+impl RelayCommand {
+    /// Splits `command` into words and replaces the placeholders.
+    pub fn new(
+        command: &str,
+        listen: SocketAddr,
+        sink: SocketAddr,
+        spool: &str,
+        log: PathBuf,
+    ) -> Result<Self, String> {
+        let values = [
+            ("{listen}", listen.to_string()),
+            ("{listen_ip}", listen.ip().to_string()),
+            ("{listen_port}", listen.port().to_string()),
+            ("{sink}", sink.to_string()),
+            ("{sink_ip}", sink.ip().to_string()),
+            ("{sink_port}", sink.port().to_string()),
+            ("{spool}", spool.to_string()),
+        ];
+        let mut words = split_words(command)?;
+        for word in &mut words {
+            for (name, value) in &values {
+                *word = word.replace(name, value);
+            }
+        }
+        if words.is_empty() {
+            return Err("--relay-cmd is empty".into());
+        }
+        Ok(Self { words, log })
+    }
+
+    /// Starts the relay; what it writes is appended to the log.
+    pub fn start(&self) -> io::Result<Relay> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = Command::new(&self.words[0])
+            .args(&self.words[1..])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(Relay { child })
+    }
+
+    /// The last lines of what the relay wrote.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let tail = &text[text.len().saturating_sub(2000)..];
+        String::from_utf8_lossy(tail).into_owned()
+    }
+}
+
+/// Words separated by blanks; single or double quotes keep blanks.
+fn split_words(text: &str) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for c in text.chars() {
+        match quote {
+            Some(q) if c == q => quote = None,
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err("--relay-cmd has a quote that does not end".into());
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+/// A running relay; killed when dropped.
+pub struct Relay {
+    child: Child,
+}
+
+impl Relay {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `Some` when it ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.child.kill()?;
+        self.child.wait()
+    }
+
+    /// SIGTERM, and waits for it to end in peace; kills it if it does not.
+    pub fn stop(&mut self) -> Stopped {
+        if let Some(status) = self.ended() {
+            return Stopped::EndedBefore(status);
+        }
+        terminate(self.child.id());
+        let deadline = Instant::now() + STOP_WAIT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.ended() {
+                return Stopped::Ended(status);
+            }
+            std::thread::sleep(POLL);
+        }
+        let _ = self.kill();
+        Stopped::Killed
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            let _ = self.kill();
+        }
+    }
+}
+
+/// How the relay ended after a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Stopped {
+    Ended(ExitStatus),
+    /// It was gone before it was asked.
+    EndedBefore(ExitStatus),
+    /// It did not end in time.
+    Killed,
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ended(status) => write!(f, "ended on SIGTERM ({status})"),
+            Self::EndedBefore(status) => write!(f, "ended BY ITSELF ({status})"),
+            Self::Killed => write!(f, "did NOT END within {STOP_WAIT:?} of SIGTERM; killed"),
+        }
+    }
+}
+
+/// An address with a port that was free a moment ago, if `wanted` has port 0.
+pub fn free_address(wanted: SocketAddr) -> io::Result<SocketAddr> {
+    if wanted.port() != 0 {
+        return Ok(wanted);
+    }
+    std::net::TcpListener::bind(wanted)?.local_addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_past_a_strange_name() {
+        let text = "42 (a) b (c) S 7 42 42 0 -1 0 1 2 3 4 150 50 10 20 20 0 1 0 99 0 0";
+        let stat = parse_stat(text, 100).unwrap();
+        assert_eq!(stat.parent, 7);
+        assert_eq!((stat.user_us, stat.system_us), (1_600_000, 700_000));
+    }
+
+    #[test]
+    fn we_see_ourselves_and_our_children() {
+        let before = usage_of_tree(std::process::id()).unwrap();
+        assert!(before.rss_bytes > 0 && before.peak_rss_bytes >= before.rss_bytes);
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let stats = all_stats();
+        assert!(tree(std::process::id(), &stats).contains(&child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn commands_are_split_and_filled_in() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let command = RelayCommand::new(
+            "relay --listen {listen} --route '*=[{sink_ip}]:{sink_port}' --name \"a b\" ''",
+            address("127.0.0.1:25"),
+            address("127.0.0.2:26"),
+            "/s",
+            "/dev/null".into(),
+        );
+        let words = command.unwrap().words;
+        let wanted = [
+            "relay",
+            "--listen",
+            "127.0.0.1:25",
+            "--route",
+            "*=[127.0.0.2]:26",
+            "--name",
+            "a b",
+            "",
+        ];
+        assert_eq!(words, wanted);
+        assert!(split_words("a 'b").is_err());
+    }
+}

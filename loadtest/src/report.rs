@@ -1,0 +1,496 @@
+//! What a run found out: text for people, JSON for machines.
+
+use std::fmt::{self, Display, Formatter, Write as _};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::histogram::Percentiles;
+use crate::ledger::{Ledger, Verdict};
+use crate::run::Common;
+use crate::sink::{Sink, SinkFigures};
+use crate::source::{Source, SourceFigures};
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub version: &'static str,
+    pub command: Vec<String>,
+    pub machine: Machine,
+    pub seed: u64,
+    pub run: String,
+    pub direct: bool,
+    /// From the first message taken up to the last 250.
+    pub accept_seconds: f64,
+    /// From the first message taken up to the last arrival.
+    pub deliver_seconds: f64,
+    pub ledger: Verdict,
+    pub source: SourceFigures,
+    pub sink: SinkFigures,
+    pub relay: Option<RelayFigures>,
+    pub relay_end: Option<String>,
+    pub kills: Option<KillFigures>,
+    pub rates: Rates,
+    pub timeline: Vec<Sample>,
+}
+
+/// Where the run took place.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Machine {
+    pub kernel: String,
+    pub cpu: String,
+    pub cpus: usize,
+    pub started_unix_s: u64,
+}
+
+impl Machine {
+    fn here(started_unix_s: u64) -> Self {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = info.lines().find(|line| line.starts_with("model name"));
+        let cpu = model
+            .and_then(|line| line.split_once(": "))
+            .map_or("", |(_, name)| name);
+        Self {
+            kernel: kernel.trim().to_string(),
+            cpu: cpu.to_string(),
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get()),
+            started_unix_s,
+        }
+    }
+}
+
+/// The relay's processes, from the first message until everything was settled.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct RelayFigures {
+    pub user_us: u64,
+    pub system_us: u64,
+    /// Sum over its processes of the most that each ever had resident.
+    pub peak_rss_bytes: u64,
+}
+
+/// The recovery test.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KillFigures {
+    pub kills: u32,
+    /// Kills that found accepted recipients which had not arrived yet.
+    pub kills_with_mail_outstanding: u32,
+    pub rounds: Vec<KillRound>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct KillRound {
+    pub round: u32,
+    pub after_ms: u64,
+    pub accepted: u64,
+    pub outstanding: u64,
+}
+
+impl KillFigures {
+    /// To be called just before a kill.
+    pub fn note(&mut self, round: u32, after_ms: u64, ledger: &Ledger) {
+        let (accepted, outstanding) = (ledger.accepted(), ledger.outstanding());
+        self.kills += 1;
+        self.kills_with_mail_outstanding += u32::from(outstanding > 0);
+        self.rounds.push(KillRound {
+            round,
+            after_ms,
+            accepted,
+            outstanding,
+        });
+    }
+}
+
+/// Per second, and per accepted message.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Rates {
+    pub accepted_per_second: f64,
+    pub delivered_per_second: f64,
+    pub accepted_bytes_per_second: f64,
+    pub delivered_bytes_per_second: f64,
+    pub handshakes_in_full_per_second: f64,
+    pub handshakes_in_resumed_per_second: f64,
+    pub handshakes_out_full_per_second: f64,
+    pub handshakes_out_resumed_per_second: f64,
+    pub handshakes_in_per_message: f64,
+    pub handshakes_out_per_message: f64,
+    pub relay_cpu_us_per_message: Option<f64>,
+    pub source_cpu_us_per_message: f64,
+    pub sink_cpu_us_per_message: f64,
+}
+
+/// One moment of a run. `accepted`, `arrived` and `outstanding` count recipients.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Sample {
+    pub seconds: f64,
+    pub accepted: u64,
+    pub arrived: u64,
+    pub outstanding: u64,
+    pub relay_cpu_us: u64,
+    pub relay_rss_bytes: u64,
+    pub source_cpu_us: u64,
+    pub sink_cpu_us: u64,
+}
+
+impl Sample {
+    /// A line of progress, with rates since `before`.
+    pub fn line(&self, before: &Sample) -> String {
+        let seconds = (self.seconds - before.seconds).max(0.001);
+        let rate = |now: u64, then: u64| (now.saturating_sub(then)) as f64 / seconds;
+        let cores = |now: u64, then: u64| rate(now, then) / 1e6;
+        format!(
+            "{:6.1}s  accepted {:>10} ({:.0}/s)  arrived {:>10} ({:.0}/s)  outstanding {}  \
+             cores: relay {:.2}, source {:.2}, sink {:.2}",
+            self.seconds,
+            grouped(self.accepted),
+            rate(self.accepted, before.accepted),
+            grouped(self.arrived),
+            rate(self.arrived, before.arrived),
+            grouped(self.outstanding),
+            cores(self.relay_cpu_us, before.relay_cpu_us),
+            cores(self.source_cpu_us, before.source_cpu_us),
+            cores(self.sink_cpu_us, before.sink_cpu_us),
+        )
+    }
+}
+
+impl Report {
+    /// Adds up the ledger and takes the figures as they are now.
+    pub fn new(common: &Common, source: &Source, sink: &Sink) -> Self {
+        let counters = &source.shared.counters;
+        let start_us = source.shared.start_us();
+        let since_start = |us: u64| us.saturating_sub(start_us) as f64 / 1e6;
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            command: std::env::args().collect(),
+            machine: Machine::here(start_us / 1_000_000),
+            seed: common.seed,
+            run: common.ledger.addressing.run.clone(),
+            accept_seconds: since_start(counters.last_us.load(Ordering::Relaxed)),
+            deliver_seconds: since_start(sink.shared.counters.last_us.load(Ordering::Relaxed)),
+            ledger: common.ledger.verdict(source.shared.taken()),
+            source: source.figures(),
+            sink: sink.figures(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes off what the sink saw before the load began (the check that it greets).
+    pub fn leave_out_connections(&mut self, before: &SinkFigures) {
+        self.sink.connections -= before.connections.min(self.sink.connections);
+        self.sink.cpu_us -= before.cpu_us.min(self.sink.cpu_us);
+    }
+
+    /// Works out the rates, once all figures are in.
+    pub fn finish(&mut self) {
+        let messages = (self.source.accepted as f64).max(1.0);
+        let (accept, deliver) = (
+            self.accept_seconds.max(1e-6),
+            self.deliver_seconds.max(1e-6),
+        );
+        let (source, sink) = (&self.source, &self.sink);
+        self.rates = Rates {
+            accepted_per_second: source.accepted as f64 / accept,
+            delivered_per_second: sink.messages as f64 / deliver,
+            accepted_bytes_per_second: source.bytes as f64 / accept,
+            delivered_bytes_per_second: sink.bytes as f64 / deliver,
+            handshakes_in_full_per_second: source.handshakes_full as f64 / accept,
+            handshakes_in_resumed_per_second: source.handshakes_resumed as f64 / accept,
+            handshakes_out_full_per_second: sink.handshakes_full as f64 / deliver,
+            handshakes_out_resumed_per_second: sink.handshakes_resumed as f64 / deliver,
+            handshakes_in_per_message: (source.handshakes_full + source.handshakes_resumed) as f64
+                / messages,
+            handshakes_out_per_message: (sink.handshakes_full + sink.handshakes_resumed) as f64
+                / messages,
+            relay_cpu_us_per_message: self
+                .relay
+                .map(|relay| (relay.user_us + relay.system_us) as f64 / messages),
+            source_cpu_us_per_message: source.cpu_us as f64 / messages,
+            sink_cpu_us_per_message: sink.cpu_us as f64 / messages,
+        };
+    }
+
+    /// Something was accepted, everything was sent, and the ledger is clean.
+    pub fn is_clean(&self, allow_duplicates: bool) -> bool {
+        self.problems(allow_duplicates).is_empty()
+    }
+
+    /// Why the run is not clean.
+    pub fn problems(&self, allow_duplicates: bool) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.ledger.is_clean(allow_duplicates) {
+            problems.push("the ledger is not clean".to_string());
+        }
+        if self.source.accepted == 0 {
+            problems.push("nothing was accepted".to_string());
+        }
+        if self.source.unsent > 0 {
+            let why = self.source.failure.as_deref().unwrap_or("no reason known");
+            problems.push(format!(
+                "{} messages could not be sent: {why}",
+                self.source.unsent
+            ));
+        }
+        problems
+    }
+
+    pub fn write_json(&self, path: Option<&Path>) -> io::Result<()> {
+        let Some(path) = path else {
+            return Ok(());
+        };
+        fs::write(path, serde_json::to_vec_pretty(self)?)
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f)?;
+        write_setting(f, self)?;
+        write_ledger(f, &self.ledger)?;
+        write_rates(f, self)?;
+        write_latencies(f, &self.source, &self.sink)?;
+        write_connections(f, self)?;
+        write_cost(f, self)?;
+        if let Some(kills) = &self.kills {
+            write_kills(f, kills)?;
+        }
+        for problem in self.problems(self.kills.is_some()) {
+            writeln!(f, "NOT CLEAN   {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_setting(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+    let machine = &report.machine;
+    writeln!(
+        f,
+        "run         {}, seed {}; {} CPUs ({}), Linux {}{}",
+        report.run,
+        report.seed,
+        machine.cpus,
+        machine.cpu,
+        machine.kernel,
+        if report.direct {
+            "; NO RELAY, source straight into sink"
+        } else {
+            ""
+        }
+    )
+}
+
+/// The ledger, as the report shows it.
+pub fn write_ledger(f: &mut impl fmt::Write, ledger: &Verdict) -> fmt::Result {
+    writeln!(
+        f,
+        "recipients  accepted {}, delivered {}, bounced {}, lost {}, duplicated {}, corrupted {}",
+        grouped(ledger.accepted),
+        grouped(ledger.delivered),
+        grouped(ledger.bounced),
+        grouped(ledger.lost),
+        grouped(ledger.duplicated),
+        grouped(ledger.corrupted)
+    )?;
+    let rest = [
+        ("refused", ledger.refused),
+        ("open when the connection broke", ledger.open),
+        ("of these delivered", ledger.open_but_delivered),
+        ("refused but delivered", ledger.refused_but_delivered),
+        ("delivered and bounced", ledger.delivered_and_bounced),
+        ("misdelivered", ledger.misdelivered),
+        ("unknown messages", ledger.unknown),
+    ];
+    let rest: Vec<String> = rest
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(what, count)| format!("{what} {}", grouped(*count)))
+        .collect();
+    if !rest.is_empty() {
+        writeln!(f, "            {}", rest.join(", "))?;
+    }
+    ledger
+        .examples
+        .iter()
+        .try_for_each(|example| writeln!(f, "            {example}"))
+}
+
+fn write_rates(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+    let rates = &report.rates;
+    writeln!(
+        f,
+        "messages/s  accepted {} ({} in {:.2} s, {:.1} MB/s), delivered {} ({} in {:.2} s, {:.1} MB/s)",
+        grouped(rates.accepted_per_second as u64),
+        grouped(report.source.accepted),
+        report.accept_seconds,
+        rates.accepted_bytes_per_second / 1e6,
+        grouped(rates.delivered_per_second as u64),
+        grouped(report.sink.messages),
+        report.deliver_seconds,
+        rates.delivered_bytes_per_second / 1e6,
+    )
+}
+
+/// The table of times, in milliseconds.
+pub fn write_latencies(
+    f: &mut impl fmt::Write,
+    source: &SourceFigures,
+    sink: &SinkFigures,
+) -> fmt::Result {
+    writeln!(
+        f,
+        "ms               p50       p90       p99     p99.9       max"
+    )?;
+    write_percentiles(f, "to 250", &source.to_250_us)?;
+    write_percentiles(f, "end to end", &sink.end_to_end_us)?;
+    write_percentiles(f, "connect", &source.to_ready_us)
+}
+
+fn write_percentiles(f: &mut impl fmt::Write, what: &str, times: &Percentiles) -> fmt::Result {
+    if times.count == 0 {
+        return Ok(());
+    }
+    write!(f, "{what:<11}")?;
+    for us in [times.p50, times.p90, times.p99, times.p999, times.max] {
+        write!(f, " {:>9.3}", us as f64 / 1000.0)?;
+    }
+    writeln!(f)
+}
+
+fn write_connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+    let (source, sink, rates) = (&report.source, &report.sink, &report.rates);
+    writeln!(
+        f,
+        "in          {} connections; handshakes: full {} ({:.0}/s), resumed {} ({:.0}/s), {:.3} per message",
+        grouped(source.connections),
+        grouped(source.handshakes_full),
+        rates.handshakes_in_full_per_second,
+        grouped(source.handshakes_resumed),
+        rates.handshakes_in_resumed_per_second,
+        rates.handshakes_in_per_message,
+    )?;
+    writeln!(
+        f,
+        "out         {} connections, at most {} open; handshakes: full {} ({:.0}/s), resumed {} ({:.0}/s), {:.3} per message",
+        grouped(sink.connections),
+        grouped(sink.connections_open_max),
+        grouped(sink.handshakes_full),
+        rates.handshakes_out_full_per_second,
+        grouped(sink.handshakes_resumed),
+        rates.handshakes_out_resumed_per_second,
+        rates.handshakes_out_per_message,
+    )?;
+    write_troubles(f, source, sink)
+}
+
+/// What is usually zero.
+fn write_troubles(
+    f: &mut impl fmt::Write,
+    source: &SourceFigures,
+    sink: &SinkFigures,
+) -> fmt::Result {
+    let troubles = [
+        ("messages refused", source.refused),
+        ("messages broken off", source.open),
+        ("sent again", source.retried),
+        ("connections in failed", source.connections_failed),
+        ("handshakes out failed", sink.handshakes_failed),
+        ("delivered without TLS", sink.messages_without_tls),
+        ("connections out refused", sink.connections_refused),
+        ("faults 4xx", sink.faults_4xx),
+        ("faults 5xx", sink.faults_5xx),
+        ("dropped before the reply", sink.faults_dropped),
+        ("bounces", sink.bounces),
+        ("protocol errors at the sink", sink.protocol_errors),
+    ];
+    let mut line = String::new();
+    for (what, count) in troubles.iter().filter(|(_, count)| *count > 0) {
+        let comma = if line.is_empty() { "" } else { ", " };
+        write!(line, "{comma}{what} {}", grouped(*count))?;
+    }
+    if line.is_empty() {
+        Ok(())
+    } else {
+        writeln!(f, "also        {line}")
+    }
+}
+
+fn write_cost(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+    let rates = &report.rates;
+    if let (Some(relay), Some(cpu)) = (&report.relay, rates.relay_cpu_us_per_message) {
+        writeln!(
+            f,
+            "relay       {cpu:.1} us CPU per message (user {:.2} s, system {:.2} s), peak memory {:.1} MB",
+            relay.user_us as f64 / 1e6,
+            relay.system_us as f64 / 1e6,
+            relay.peak_rss_bytes as f64 / 1e6,
+        )?;
+    }
+    if let Some(end) = &report.relay_end {
+        writeln!(f, "            {end}")?;
+    }
+    writeln!(
+        f,
+        "loadtest    source {:.1} us CPU per message ({} threads, {:.2} s), sink {:.1} us ({} threads, {:.2} s)",
+        rates.source_cpu_us_per_message,
+        report.source.threads,
+        report.source.cpu_us as f64 / 1e6,
+        rates.sink_cpu_us_per_message,
+        report.sink.threads,
+        report.sink.cpu_us as f64 / 1e6,
+    )
+}
+
+fn write_kills(f: &mut Formatter<'_>, kills: &KillFigures) -> fmt::Result {
+    writeln!(
+        f,
+        "kill -9     {} times, {} of them with accepted mail outstanding (at most {} recipients)",
+        kills.kills,
+        kills.kills_with_mail_outstanding,
+        grouped(
+            kills
+                .rounds
+                .iter()
+                .map(|round| round.outstanding)
+                .max()
+                .unwrap_or(0)
+        ),
+    )
+}
+
+/// 1234567 as 1,234,567.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(123), "123");
+        assert_eq!(grouped(1234567), "1,234,567");
+    }
+
+    #[test]
+    fn canary_a_report_with_a_loss_or_without_mail_is_not_clean() {
+        let mut report = Report::default();
+        assert!(!report.is_clean(true));
+        report.source.accepted = 5;
+        assert!(report.is_clean(false));
+        report.ledger.lost = 1;
+        assert!(!report.is_clean(true));
+        assert!(report.to_string().contains("NOT CLEAN"));
+    }
+}

@@ -1,0 +1,431 @@
+//! One run: sink, relay and source together, from the first message until everything accepted has
+//! arrived. Not here: what the figures look like (`report`).
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::address::Addressing;
+use crate::clock::{Clock, rfc5322_date};
+use crate::ledger::Ledger;
+use crate::message::Composer;
+use crate::options::{JudgeOptions, RelayOptions, RunCommand, SinkOptions, SourceOptions};
+use crate::process::{Relay, RelayCommand, Usage, free_address, usage_of_tree};
+use crate::random::fresh_seed;
+use crate::report::{RelayFigures, Report, Sample};
+use crate::sink::{Book, Sink};
+use crate::source::Source;
+
+/// How often the run looks at what happens.
+const TICK: Duration = Duration::from_millis(20);
+/// How often it says so, and keeps a sample.
+const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
+
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Set by SIGINT and SIGTERM: the run stops sending, and reports what it has.
+#[derive(Clone, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Listens for signals on a thread of its own.
+    pub fn on_signals() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let flag = Self::default();
+        let setter = flag.clone();
+        let runtime = crate::workers::new_runtime()?;
+        let (mut interrupt, mut terminate) = {
+            let _context = runtime.enter();
+            (
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+            )
+        };
+        std::thread::spawn(move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            });
+            setter.set();
+        });
+        Ok(flag)
+    }
+}
+
+/// What source, sink and ledger need to agree on.
+pub struct Common {
+    pub clock: Clock,
+    pub seed: u64,
+    pub ledger: Arc<Ledger>,
+    pub composer: Composer,
+}
+
+impl Common {
+    pub fn new(options: &SourceOptions) -> Result<Self, Failure> {
+        options.check()?;
+        let clock = Clock::start();
+        let seed = options.seed.unwrap_or_else(fresh_seed);
+        // The seed may be repeated; the run must never be, for old spools may hold old messages.
+        let run = format!("{:08x}", fresh_seed() as u32);
+        let addressing = Addressing::new(&run, options)?;
+        let date = rfc5322_date(clock.now_us() / 1_000_000);
+        let composer = Composer::new(addressing.clone(), options.size, seed, date);
+        Ok(Self {
+            clock,
+            seed,
+            ledger: Arc::new(Ledger::new(addressing)),
+            composer,
+        })
+    }
+
+    pub fn start_sink(&self, options: &SinkOptions, address: SocketAddr) -> Result<Sink, Failure> {
+        options.check()?;
+        let book = Book::Run(self.ledger.clone());
+        Ok(Sink::start(options, address, book, self.clock, self.seed)?)
+    }
+
+    pub fn start_source(
+        &self,
+        options: &SourceOptions,
+        address: SocketAddr,
+    ) -> Result<Source, Failure> {
+        let (ledger, composer) = (self.ledger.clone(), self.composer.clone());
+        Ok(Source::start(
+            options, address, ledger, composer, self.clock,
+        )?)
+    }
+}
+
+/// The relay under test: where it is, and what is known of its process.
+pub struct UnderTest {
+    pub address: SocketAddr,
+    pub command: Option<RelayCommand>,
+    pub process: Option<Relay>,
+    pub pid: Option<u32>,
+    scratch: Option<PathBuf>,
+}
+
+impl UnderTest {
+    /// Source straight into sink, or a relay that runs anyway.
+    pub fn elsewhere(address: SocketAddr, pid: Option<u32>) -> Self {
+        Self {
+            address,
+            command: None,
+            process: None,
+            pid,
+            scratch: None,
+        }
+    }
+
+    /// Prepares a spool and a log; `start` starts it.
+    pub fn prepare(options: &RelayOptions, sink: SocketAddr) -> Result<Self, Failure> {
+        let Some(command) = &options.relay_cmd else {
+            return Err(
+                "what is to be tested? --relay-cmd, or in a run --relay or --direct".into(),
+            );
+        };
+        let address = free_address(options.relay_listen)?;
+        let mut scratch = None;
+        let spool = match &options.spool {
+            Some(spool) => spool.clone(),
+            None => scratch.insert(scratch_directory()?).join("spool"),
+        };
+        fs::create_dir_all(&spool)?;
+        let log = match (&options.relay_log, &scratch) {
+            (Some(log), _) => log.clone(),
+            (None, Some(scratch)) => scratch.join("relay.log"),
+            (None, None) => scratch.insert(scratch_directory()?).join("relay.log"),
+        };
+        let spool = spool.to_str().ok_or("the spool's path is not UTF-8")?;
+        let command = RelayCommand::new(command, address, sink, spool, log)?;
+        Ok(Self {
+            address,
+            command: Some(command),
+            process: None,
+            pid: None,
+            scratch,
+        })
+    }
+
+    pub fn start(&mut self) -> Result<(), Failure> {
+        let Some(command) = &self.command else {
+            return Ok(());
+        };
+        let relay = command
+            .start()
+            .map_err(|error| format!("cannot start the relay: {error}"))?;
+        self.pid = Some(relay.pid());
+        self.process = Some(relay);
+        Ok(())
+    }
+
+    /// Waits until the relay greets.
+    pub fn await_greeting(&mut self, seconds: f64) -> Result<(), Failure> {
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
+        while Instant::now() < deadline {
+            if self.ended_by_itself() {
+                return Err(format!("the relay ended at once:\n{}", self.log_tail()).into());
+            }
+            if greets(self.address) {
+                return Ok(());
+            }
+            std::thread::sleep(TICK);
+        }
+        Err(format!("{} does not greet:\n{}", self.address, self.log_tail()).into())
+    }
+
+    pub fn ended_by_itself(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| process.ended().is_some())
+    }
+
+    fn log_tail(&self) -> String {
+        self.command
+            .as_ref()
+            .map(RelayCommand::log_tail)
+            .unwrap_or_default()
+    }
+
+    pub fn usage(&self) -> Option<Usage> {
+        self.pid.and_then(usage_of_tree)
+    }
+
+    /// Stops the relay, if it was started here; says how it went.
+    pub fn stop(&mut self) -> Option<String> {
+        let stopped = self.process.as_mut()?.stop();
+        self.process = None;
+        Some(stopped.to_string())
+    }
+
+    /// Removes the temporary directory after a clean run; otherwise says where it is.
+    pub fn tidy(&mut self, clean: bool) {
+        let Some(scratch) = self.scratch.take() else {
+            return;
+        };
+        if clean {
+            let _ = fs::remove_dir_all(scratch);
+        } else {
+            eprintln!(
+                "spool and log of the relay are kept in {}",
+                scratch.display()
+            );
+        }
+    }
+}
+
+fn scratch_directory() -> io::Result<PathBuf> {
+    let path = std::env::temp_dir().join(format!("ringpost-loadtest-{:016x}", fresh_seed()));
+    fs::create_dir(&path)?;
+    Ok(path)
+}
+
+fn greets(address: SocketAddr) -> bool {
+    let wait = Duration::from_secs(1);
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, wait) else {
+        return false;
+    };
+    // With implicit TLS nothing is said before the handshake; that counts as ready, too.
+    let mut greeting = [0; 3];
+    let _ = stream.set_read_timeout(Some(wait));
+    match stream.read(&mut greeting) {
+        Ok(read) => greeting[..read] == b"220"[..read] && read > 0,
+        Err(error) => matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        ),
+    }
+}
+
+/// Watches a run and keeps samples of it.
+pub struct Watch<'a> {
+    common: &'a Common,
+    pub source: &'a Source,
+    sink: &'a Sink,
+    stop: &'a StopFlag,
+    quiet: bool,
+    began: Instant,
+    sampled: Instant,
+    pub samples: Vec<Sample>,
+    pub peak_rss_bytes: u64,
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(
+        common: &'a Common,
+        source: &'a Source,
+        sink: &'a Sink,
+        stop: &'a StopFlag,
+        quiet: bool,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            common,
+            source,
+            sink,
+            stop,
+            quiet,
+            began: now,
+            sampled: now,
+            samples: Vec::new(),
+            peak_rss_bytes: 0,
+        }
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    pub fn is_interrupted(&self) -> bool {
+        self.stop.is_set()
+    }
+
+    /// Waits a moment, and takes a sample when one is due.
+    pub fn tick(&mut self, under_test: &UnderTest) {
+        self.tick_at_most(under_test, TICK);
+    }
+
+    /// The same, but waits no longer than `limit`.
+    pub fn tick_at_most(&mut self, under_test: &UnderTest, limit: Duration) {
+        std::thread::sleep(TICK.min(limit));
+        if self.sampled.elapsed() < SAMPLE_PERIOD {
+            return;
+        }
+        self.sampled = Instant::now();
+        let sample = self.sample(under_test);
+        if !self.quiet {
+            let before = self.samples.last().copied().unwrap_or_default();
+            eprintln!("{}", sample.line(&before));
+        }
+        self.samples.push(sample);
+    }
+
+    fn sample(&mut self, under_test: &UnderTest) -> Sample {
+        let usage = under_test.usage().unwrap_or_default();
+        self.peak_rss_bytes = self.peak_rss_bytes.max(usage.peak_rss_bytes);
+        Sample {
+            seconds: self.seconds(),
+            accepted: self.common.ledger.accepted(),
+            arrived: self.common.ledger.arrivals(),
+            outstanding: self.common.ledger.outstanding(),
+            relay_cpu_us: usage.cpu_us(),
+            relay_rss_bytes: usage.rss_bytes,
+            source_cpu_us: self.source.meter.cpu_us(),
+            sink_cpu_us: self.sink.meter.cpu_us(),
+        }
+    }
+
+    /// Until everything accepted is settled, or nothing has moved for `settle` seconds.
+    pub fn settle(&mut self, under_test: &UnderTest, judge: &JudgeOptions) {
+        let ledger = &self.common.ledger;
+        let patience = Duration::from_secs_f64(judge.settle);
+        let mut settled = ledger.settled();
+        let mut moved = Instant::now();
+        while ledger.outstanding() > 0 && moved.elapsed() < patience && !self.is_interrupted() {
+            self.tick(under_test);
+            if ledger.settled() != settled {
+                settled = ledger.settled();
+                moved = Instant::now();
+            }
+        }
+    }
+
+    /// Until nothing more has arrived for the time that late duplicates may take.
+    pub fn linger(&mut self, under_test: &UnderTest, judge: &JudgeOptions) {
+        let patience = Duration::from_millis(judge.linger_ms);
+        let mut arrived = self.common.ledger.arrivals();
+        let mut moved = Instant::now();
+        while moved.elapsed() < patience && !self.is_interrupted() {
+            self.tick(under_test);
+            if self.common.ledger.arrivals() != arrived {
+                arrived = self.common.ledger.arrivals();
+                moved = Instant::now();
+            }
+        }
+    }
+}
+
+/// Runs, prints, and says whether all is well.
+pub fn run(command: &RunCommand, stop: &StopFlag) -> Result<bool, Failure> {
+    let (report, mut under_test) = measure(command, stop)?;
+    let clean = report.is_clean(command.judge.allow_duplicates);
+    print!("{report}");
+    report.write_json(command.output.json.as_deref())?;
+    under_test.tidy(clean);
+    Ok(clean)
+}
+
+/// The run itself.
+pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTest), Failure> {
+    let common = Common::new(&command.source)?;
+    let sink = common.start_sink(&command.sink, command.sink_listen)?;
+    let mut under_test = under_test(command, sink.address)?;
+    under_test.start()?;
+    under_test.await_greeting(command.start.relay_start)?;
+    let usage_before = under_test.usage();
+    let sink_before = sink.figures();
+    let mut source = common.start_source(&command.source, under_test.address)?;
+    let mut watch = Watch::new(&common, &source, &sink, stop, command.output.quiet);
+    load(&mut watch, &mut under_test, command.source.duration);
+    watch.settle(&under_test, &command.judge);
+    let usage = under_test.usage();
+    watch.linger(&under_test, &command.judge);
+    let (samples, peak) = (watch.samples, watch.peak_rss_bytes);
+    source.join();
+    let relay_end = under_test.stop();
+    let relay = usage_before.zip(usage).map(|(before, after)| RelayFigures {
+        user_us: after.user_us.saturating_sub(before.user_us),
+        system_us: after.system_us.saturating_sub(before.system_us),
+        peak_rss_bytes: peak.max(after.peak_rss_bytes),
+    });
+    let mut report = Report::new(&common, &source, &sink);
+    report.leave_out_connections(&sink_before);
+    report.relay = relay;
+    report.relay_end = relay_end;
+    report.timeline = samples;
+    report.direct = command.direct;
+    report.finish();
+    Ok((report, under_test))
+}
+
+fn under_test(command: &RunCommand, sink: SocketAddr) -> Result<UnderTest, Failure> {
+    if command.direct {
+        return Ok(UnderTest::elsewhere(sink, None));
+    }
+    match command.relay {
+        Some(address) => Ok(UnderTest::elsewhere(address, command.relay_pid)),
+        None => UnderTest::prepare(&command.start, sink),
+    }
+}
+
+/// Until the source is done: by itself, by its duration, by a signal, or because the relay died.
+fn load(watch: &mut Watch<'_>, under_test: &mut UnderTest, duration: Option<f64>) {
+    while !watch.source.is_finished() {
+        watch.tick(under_test);
+        let over = duration.is_some_and(|duration| watch.seconds() >= duration);
+        if over || watch.is_interrupted() || under_test.ended_by_itself() {
+            watch.source.stop();
+        }
+    }
+}
+
+/// Writes a source's ledger file.
+pub fn write_ledger(ledger: &Ledger, messages: u64, path: &Path) -> io::Result<()> {
+    let mut out = io::BufWriter::new(fs::File::create(path)?);
+    ledger.write_fates(messages, &mut out)?;
+    io::Write::flush(&mut out)
+}

@@ -1,0 +1,434 @@
+//! One SMTP conversation of the sink (RFC 5321, with PIPELINING, SIZE, 8BITMIME, STARTTLS), with the
+//! faults that were asked for. Not here: what a message means (`message`, `ledger`).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustls::HandshakeKind;
+use tokio::net::TcpStream;
+
+use crate::message::DataReader;
+use crate::options::SinkTls;
+use crate::random::Random;
+use crate::sink::{Delivery, Shared};
+use crate::wire::Wire;
+
+const READ_BYTES: usize = 32 << 10;
+/// A longer command line ends the connection.
+const COMMAND_BYTES_MAX: usize = 4096;
+// What waits is at most such a line, so there is always room to read.
+const _: () = assert!(COMMAND_BYTES_MAX < READ_BYTES);
+const RECIPIENTS_MAX: usize = 10_000;
+
+pub struct Session {
+    shared: Arc<Shared>,
+    thread: usize,
+    wire: Wire,
+    input: Input,
+    out: Vec<u8>,
+    transaction: Transaction,
+    body: Option<DataReader>,
+    random: Random,
+}
+
+/// Bytes read and not yet consumed: `bytes[from..filled]`.
+struct Input {
+    bytes: Vec<u8>,
+    from: usize,
+    filled: usize,
+}
+
+#[derive(Default)]
+struct Transaction {
+    open: bool,
+    null_reverse_path: bool,
+    recipients: Vec<String>,
+    fault: Option<Fault>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Mail,
+    Rcpt,
+    EndOfData,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Temporary(Stage),
+    Permanent(Stage),
+    DropBeforeReply,
+}
+
+/// What is to be done once the input is used up.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Read,
+    StartTls,
+    /// Say what is in `out`, then close.
+    Close,
+    /// Close without another word.
+    Drop,
+}
+
+impl Session {
+    pub fn new(shared: Arc<Shared>, thread: usize, number: u64, stream: TcpStream) -> Self {
+        Self {
+            random: Random::stream(shared.seed, number),
+            shared,
+            thread,
+            wire: Wire::Plain(stream),
+            input: Input {
+                bytes: vec![0; READ_BYTES],
+                from: 0,
+                filled: 0,
+            },
+            out: Vec::new(),
+            transaction: Transaction::default(),
+            body: None,
+        }
+    }
+
+    /// One connection too many.
+    pub async fn refuse(mut self) {
+        let _ = self
+            .wire
+            .write(b"421 4.7.0 sink.test too many connections\r\n")
+            .await;
+        let _ = self.wire.shutdown().await;
+    }
+
+    pub async fn run(mut self) -> io::Result<()> {
+        if self.shared.options.sink_implicit_tls {
+            self.handshake().await?;
+        }
+        self.out.extend_from_slice(b"220 sink.test ESMTP\r\n");
+        self.flush().await?;
+        loop {
+            if !self.input.fill(&mut self.wire).await? {
+                return Ok(());
+            }
+            match self.process() {
+                Next::Read => self.flush().await?,
+                Next::StartTls => self.start_tls().await?,
+                Next::Close => {
+                    self.flush().await?;
+                    return self.wire.shutdown().await;
+                }
+                Next::Drop => return Ok(()),
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        if self.shared.options.latency > 0 {
+            tokio::time::sleep(Duration::from_millis(self.shared.options.latency)).await;
+        }
+        self.wire.write(&self.out).await?;
+        self.out.clear();
+        Ok(())
+    }
+
+    async fn handshake(&mut self) -> io::Result<()> {
+        let counters = &self.shared.counters;
+        let result = self.wire.accept_tls(self.shared.tls.clone()).await;
+        count(match result {
+            Ok(HandshakeKind::Resumed) => &counters.handshakes_resumed,
+            Ok(_) => &counters.handshakes_full,
+            Err(_) => &counters.handshakes_failed,
+        });
+        result.map(|_| ())
+    }
+
+    /// After STARTTLS. What was sent before the handshake is thrown away (RFC 3207 section 4.2).
+    async fn start_tls(&mut self) -> io::Result<()> {
+        self.input.clear();
+        self.flush().await?;
+        match self.shared.options.sink_tls {
+            SinkTls::Good | SinkTls::None | SinkTls::Refuse => {}
+            SinkTls::Close => return Err(io::ErrorKind::ConnectionAborted.into()),
+            SinkTls::Stall => return self.swallow().await,
+            SinkTls::Garbage => {
+                self.wire
+                    .write(b"250 this is no TLS record, and never will be\r\n")
+                    .await?;
+                return self.swallow().await;
+            }
+        }
+        self.transaction = Transaction::default();
+        self.handshake().await
+    }
+
+    /// Reads without answering until the peer gives up.
+    async fn swallow(&mut self) -> io::Result<()> {
+        let mut scratch = [0; 1024];
+        while self.wire.read(&mut scratch).await? > 0 {}
+        count(&self.shared.counters.handshakes_failed);
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    /// Uses up what was read; replies are gathered in `out`.
+    fn process(&mut self) -> Next {
+        loop {
+            let next = match self.body {
+                Some(_) => self.process_body(),
+                None => self.process_command(),
+            };
+            match next {
+                Some(Next::Read) => {}
+                Some(other) => return other,
+                None => return Next::Read,
+            }
+        }
+    }
+
+    /// `None`: more input is needed.
+    fn process_body(&mut self) -> Option<Next> {
+        let reader = self.body.as_mut()?;
+        let (consumed, ended) = reader.consume(self.input.waiting());
+        self.input.from += consumed;
+        if !ended {
+            return None;
+        }
+        let reader = self.body.take()?;
+        Some(self.end_of_data(reader))
+    }
+
+    fn end_of_data(&mut self, reader: DataReader) -> Next {
+        let transaction = std::mem::take(&mut self.transaction);
+        match transaction.fault {
+            Some(Fault::DropBeforeReply) => {
+                count(&self.shared.counters.faults_dropped);
+                return Next::Drop;
+            }
+            Some(Fault::Temporary(Stage::EndOfData)) => {
+                return self.refuse_for_now("451 4.3.0 not now");
+            }
+            Some(Fault::Permanent(Stage::EndOfData)) => {
+                return self.refuse_for_good("554 5.6.0 not like this");
+            }
+            _ => {}
+        }
+        self.shared.deliver(
+            self.thread,
+            &Delivery {
+                is_bounce: transaction.null_reverse_path,
+                recipients: &transaction.recipients,
+                found: &reader.finish(),
+                tls: self.wire.is_tls(),
+            },
+        );
+        self.say("250 2.0.0 taken")
+    }
+
+    /// `None`: more input is needed.
+    fn process_command(&mut self) -> Option<Next> {
+        let waiting = self.input.waiting();
+        let Some(end) = memchr::memchr(b'\n', waiting) else {
+            if waiting.len() > COMMAND_BYTES_MAX {
+                count(&self.shared.counters.protocol_errors);
+                self.say("500 5.5.2 line too long");
+                return Some(Next::Close);
+            }
+            return None;
+        };
+        let line = String::from_utf8_lossy(waiting[..end].trim_ascii_end()).into_owned();
+        self.input.from += end + 1;
+        Some(self.command(&line))
+    }
+
+    fn command(&mut self, line: &str) -> Next {
+        let verb = line
+            .split([' ', ':'])
+            .next()
+            .unwrap_or("")
+            .to_ascii_uppercase();
+        match verb.as_str() {
+            "EHLO" => self.ehlo(),
+            "HELO" => self.say("250 sink.test"),
+            "MAIL" => self.mail(line),
+            "RCPT" => self.rcpt(line),
+            "DATA" => self.data(),
+            "STARTTLS" => self.starttls(),
+            "RSET" => {
+                self.transaction = Transaction::default();
+                self.say("250 2.0.0 forgotten")
+            }
+            "NOOP" => self.say("250 2.0.0 ok"),
+            "QUIT" => {
+                self.say("221 2.0.0 bye");
+                Next::Close
+            }
+            _ => self.complain("500 5.5.1 not known here"),
+        }
+    }
+
+    fn ehlo(&mut self) -> Next {
+        self.transaction = Transaction::default();
+        self.out.extend_from_slice(
+            b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 1073741824\r\n250-8BITMIME\r\n",
+        );
+        if self.offers_tls() {
+            self.out.extend_from_slice(b"250-STARTTLS\r\n");
+        }
+        self.say("250 ENHANCEDSTATUSCODES")
+    }
+
+    fn offers_tls(&self) -> bool {
+        self.shared.options.sink_tls != SinkTls::None && !self.wire.is_tls()
+    }
+
+    fn starttls(&mut self) -> Next {
+        if !self.offers_tls() {
+            return self.complain("503 5.5.1 not offered");
+        }
+        if self.shared.options.sink_tls == SinkTls::Refuse {
+            return self.say("454 4.7.0 TLS is not available");
+        }
+        self.say("220 2.0.0 go ahead");
+        Next::StartTls
+    }
+
+    fn mail(&mut self, line: &str) -> Next {
+        let Some(path) = path(line) else {
+            return self.complain("501 5.5.4 no reverse-path");
+        };
+        if self.transaction.open {
+            return self.complain("503 5.5.1 one at a time");
+        }
+        let fault = self.draw_fault();
+        match fault {
+            Some(Fault::Temporary(Stage::Mail)) => {
+                return self.refuse_for_now("451 4.3.0 not now");
+            }
+            Some(Fault::Permanent(Stage::Mail)) => {
+                return self.refuse_for_good("550 5.7.1 not from you");
+            }
+            _ => {}
+        }
+        self.transaction.open = true;
+        self.transaction.fault = fault;
+        self.transaction.null_reverse_path = path.is_empty();
+        self.say("250 2.1.0 ok")
+    }
+
+    /// One draw per transaction; refusals happen at a random stage.
+    fn draw_fault(&mut self) -> Option<Fault> {
+        let options = &self.shared.options;
+        let (temporary, permanent) = (options.fault_4xx, options.fault_5xx);
+        let all = temporary + permanent + options.fault_drop_before_reply;
+        if all <= 0.0 || !self.random.chance(all) {
+            return None;
+        }
+        let stage = match self.random.between(0, 2) {
+            0 => Stage::Mail,
+            1 => Stage::Rcpt,
+            _ => Stage::EndOfData,
+        };
+        Some(if self.random.chance(temporary / all) {
+            Fault::Temporary(stage)
+        } else if self
+            .random
+            .chance(permanent / (all - temporary).max(f64::MIN_POSITIVE))
+        {
+            Fault::Permanent(stage)
+        } else {
+            Fault::DropBeforeReply
+        })
+    }
+
+    fn rcpt(&mut self, line: &str) -> Next {
+        if !self.transaction.open {
+            return self.complain("503 5.5.1 MAIL first");
+        }
+        let Some(path) = path(line).filter(|path| !path.is_empty()) else {
+            return self.complain("501 5.5.4 no forward-path");
+        };
+        if self.transaction.recipients.len() >= RECIPIENTS_MAX {
+            return self.say("452 4.5.3 too many recipients");
+        }
+        match self.transaction.fault {
+            Some(Fault::Temporary(Stage::Rcpt)) => {
+                self.transaction.fault = None;
+                self.refuse_for_now("450 4.2.1 not now")
+            }
+            Some(Fault::Permanent(Stage::Rcpt)) => {
+                self.transaction.fault = None;
+                self.refuse_for_good("550 5.1.1 nobody of that name")
+            }
+            _ => {
+                self.transaction.recipients.push(path.to_string());
+                self.say("250 2.1.5 ok")
+            }
+        }
+    }
+
+    fn data(&mut self) -> Next {
+        if !self.transaction.open {
+            return self.complain("503 5.5.1 MAIL first");
+        }
+        if self.transaction.recipients.is_empty() {
+            // Normal for a pipelining client whose recipients were all refused.
+            self.transaction = Transaction::default();
+            return self.say("554 5.5.1 no valid recipients");
+        }
+        self.body = Some(DataReader::new(self.transaction.null_reverse_path));
+        self.say("354 go ahead")
+    }
+
+    fn refuse_for_now(&mut self, reply: &str) -> Next {
+        count(&self.shared.counters.faults_4xx);
+        self.say(reply)
+    }
+
+    fn refuse_for_good(&mut self, reply: &str) -> Next {
+        count(&self.shared.counters.faults_5xx);
+        self.say(reply)
+    }
+
+    fn complain(&mut self, reply: &str) -> Next {
+        count(&self.shared.counters.protocol_errors);
+        self.say(reply)
+    }
+
+    fn say(&mut self, reply: &str) -> Next {
+        self.out.extend_from_slice(reply.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+        Next::Read
+    }
+}
+
+impl Input {
+    fn waiting(&self) -> &[u8] {
+        &self.bytes[self.from..self.filled]
+    }
+
+    fn clear(&mut self) {
+        (self.from, self.filled) = (0, 0);
+    }
+
+    /// Reads once; false at the end of the stream.
+    async fn fill(&mut self, wire: &mut Wire) -> io::Result<bool> {
+        self.bytes.copy_within(self.from..self.filled, 0);
+        self.filled -= self.from;
+        self.from = 0;
+        let read = wire.read(&mut self.bytes[self.filled..]).await?;
+        self.filled += read;
+        Ok(read > 0)
+    }
+}
+
+/// What stands between `<` and `>` after MAIL FROM: or RCPT TO:.
+fn path(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once('<')?;
+    rest.split_once('>').map(|(path, _)| path)
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,106 @@
+//! TLS configurations of both sides. The source believes any certificate: it measures a relay, it
+//! does not authenticate one. Not here: sockets.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::NoServerSessionStorage;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+    version,
+};
+
+use crate::options::{Handshakes, TlsVersion};
+
+/// The name that the source asks for (SNI).
+pub const SERVER_NAME: &str = "relay.test";
+/// Tickets that one connection slot of the source remembers.
+const TICKETS_MAX: usize = 8;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A server with a fresh self-signed EC P-256 certificate. With `tickets` it gives one stateless
+/// ticket per handshake.
+pub fn server_config(tickets: bool) -> Result<Arc<ServerConfig>, Failure> {
+    let certified = rcgen::generate_simple_self_signed(vec!["sink.test".to_string()])?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
+        certified.signing_key.serialize_der(),
+    ));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    if tickets {
+        config.ticketer = ring::Ticketer::new()?;
+        config.send_tls13_tickets = 1;
+    }
+    Ok(Arc::new(config))
+}
+
+/// The source's side. Each connection slot gets its own copy, hence its own tickets.
+pub fn client_config(
+    newest: TlsVersion,
+    handshakes: Handshakes,
+) -> Result<Arc<ClientConfig>, Failure> {
+    const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+    let versions = match newest {
+        TlsVersion::V12 => &BOTH[1..],
+        TlsVersion::V13 => BOTH,
+    };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(BelieveAll))
+        .with_no_client_auth();
+    config.resumption = match handshakes {
+        Handshakes::Full => Resumption::disabled(),
+        Handshakes::Resumed => Resumption::in_memory_sessions(TICKETS_MAX),
+    };
+    Ok(Arc::new(config))
+}
+
+/// Neither chain nor signature is looked at, which also keeps the source cheap.
+#[derive(Debug)]
+struct BelieveAll;
+
+impl ServerCertVerifier for BelieveAll {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
