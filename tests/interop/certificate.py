@@ -1,0 +1,23 @@
+"""Self-signed certificates for the peers, as a host that nobody configured has one."""
+
+import subprocess
+from pathlib import Path
+
+
+def self_signed(directory: Path, name: str, environment: dict[str, str], key: str = "ec") -> tuple[Path, Path]:
+    """(certificate, key) in PEM below `directory`. `key` is "ec" or "rsa"."""
+    algorithm = {
+        "ec": ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
+        "rsa": ["-newkey", "rsa:2048"],
+    }[key]
+    certificate, private_key = directory / f"{name}.{key}.crt", directory / f"{name}.{key}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", *algorithm, "-keyout", str(private_key), "-out", str(certificate)]
+        + ["-days", "30", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"],
+        check=True,
+        capture_output=True,
+        env=environment,
+        timeout=60,
+    )
+    private_key.chmod(0o600)
+    return certificate, private_key
