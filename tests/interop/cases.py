@@ -1,0 +1,685 @@
+"""The cases, one function each, named after what must be true. `run.py` finds them in CASES."""
+
+import re
+import smtplib
+import ssl
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator
+
+import certificate
+import postfix
+from mail import Delivered, Mail, check_arrived_once_intact
+from postfix import Postfix
+from process import Failed, check, wait_until
+from programs import Programs
+from ringpost import HOSTNAME, NO_RETRY, Relay, spoke_tls
+from scripted_host import BEHAVIOURS, ScriptedHost
+from sendmail import Sendmail
+
+ARRIVAL_SECONDS_MAX = 20.0
+PROGRAM_SECONDS_MAX = 30
+
+CASES: dict[str, Callable[["Bench"], None]] = {}
+
+
+def case(function: Callable[["Bench"], None]) -> Callable[["Bench"], None]:
+    CASES[function.__name__] = function
+    return function
+
+
+@dataclass
+class Bench:
+    """What a case works with: the programs, the relay's command, and a directory of its own."""
+
+    programs: Programs
+    relay_command: list[str]
+    directory: Path
+    # Everything started, asked for a report when the case fails.
+    started: list = field(default_factory=list)
+
+    def certificate(self, name: str, key: str = "ec") -> tuple[Path, Path]:
+        return certificate.self_signed(self.directory, name, self.programs.environment(), key)
+
+    @contextmanager
+    def relay(self, hop_port: int | None, **flags) -> Iterator[Relay]:
+        """ringpost with one route, to the hop at this port. Flags with underscores; `route` replaces the route."""
+        routes = flags.pop("route", [f"*=[127.0.0.1]:{hop_port}"])
+        named = {name.replace("_", "-"): value for name, value in flags.items()}
+        with self._kept(Relay(self.relay_command, self.directory / "ringpost", routes, named)) as relay:
+            yield relay
+
+    @contextmanager
+    def host(self, behaviour: str, name: str = "ex01.corp.test") -> Iterator[ScriptedHost]:
+        with self._kept(ScriptedHost(BEHAVIOURS[behaviour], self.certificate(name), name)) as host:
+            yield host
+
+    @contextmanager
+    def postfix_hop(self, **settings: str) -> Iterator[Postfix]:
+        with self._kept(postfix.receiving(self.programs, self.directory / "postfix-hop", settings)) as hop:
+            yield hop
+
+    @contextmanager
+    def postfix_client(self, relay_port: int, **settings: str) -> Iterator[Postfix]:
+        with self._kept(
+            postfix.sending(self.programs, self.directory / "postfix-client", relay_port, settings)
+        ) as client:
+            yield client
+
+    @contextmanager
+    def sendmail_hop(self, with_tls: bool, more_tls: str = "") -> Iterator[Sendmail]:
+        pair = self.certificate("sendmail-hop.test") if with_tls else None
+        hop = Sendmail(
+            self.programs, self.directory / "sendmail-hop", "sendmail-hop.test", certificate=pair, more_tls=more_tls
+        )
+        with self._kept(hop):
+            yield hop
+
+    @contextmanager
+    def sendmail_client(self, relay_port: int, with_tls: bool) -> Iterator[Sendmail]:
+        pair = self.certificate("sendmail-client.test") if with_tls else None
+        client = Sendmail(
+            self.programs, self.directory / "sendmail-client", "sendmail-client.test", relay_port, pair
+        )
+        with self._kept(client):
+            yield client
+
+    def _kept(self, thing):
+        self.started.append(thing)
+        return thing
+
+    def tool(self, command: list[str], standard_input: bytes = b"") -> subprocess.CompletedProcess:
+        """Runs swaks or openssl to its end; its output, both streams together, is text."""
+        done = subprocess.run(
+            command,
+            input=standard_input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self.programs.environment(),
+            timeout=PROGRAM_SECONDS_MAX,
+        )
+        done.stdout = done.stdout.decode("utf-8", "replace")
+        self.started.append(Transcript(command, done.stdout))
+        return done
+
+
+@dataclass
+class Transcript:
+    command: list[str]
+    text: str
+
+    def report(self) -> str:
+        return f"--- {' '.join(self.command)}\n{self.text}"
+
+
+# What every case asserts
+
+
+def submit(relay: Relay, mail: Mail, with_tls: bool = False) -> None:
+    """Python's own client; the cases about clients use real ones."""
+    with smtplib.SMTP("127.0.0.1", relay.port, local_hostname="client.test", timeout=30) as client:
+        if with_tls:
+            client.starttls(context=ssl._create_unverified_context())
+        client.ehlo_or_helo_if_needed()
+        client.sendmail(mail.sender, mail.recipients, mail.content, mail_options=["BODY=8BITMIME"])
+
+
+def wait_for_arrivals(hop, count: int = 1) -> None:
+    wait_until(f"{count} messages arrived", lambda: len(hop.delivered()) >= count, ARRIVAL_SECONDS_MAX)
+
+
+def check_hop_side(copy: Delivered, hop, with_tls: bool) -> None:
+    """How the mail came, as the next hop tells."""
+    if isinstance(hop, ScriptedHost):
+        used = [arrival.tls for arrival in hop.arrivals if arrival.content.endswith(copy.body.replace(b"\n", b"\r\n"))]
+        check(all(bool(tls) == with_tls for tls in used), f"the host saw TLS {used}, expected {with_tls}")
+        return
+    name = "postfix-hop.test" if isinstance(hop, Postfix) else "sendmail-hop.test"
+    trace = copy.received_by(name)
+    check(("TLSv1." in trace) == with_tls, f"expected TLS {with_tls}, the hop says: {trace}")
+
+
+def check_relay_side(relay: Relay, copy: Delivered, recipient: str, hop_port: int, tls_in: bool, tls_out: bool) -> None:
+    """How the mail came and went, as ringpost tells in its trace field and in its log."""
+    trace = copy.received_by(HOSTNAME)
+    protocol = re.search(r"\bwith (\S+)", trace)
+    check(protocol and protocol[1].startswith("UTF8SMTP" if "UTF8" in trace else "ESMTP"), f"no protocol: {trace}")
+    check(protocol[1].endswith("S") == tls_in, f"expected TLS {tls_in} in, the trace says: {trace}")
+    check(("TLSv1." in trace or "TLS_" in trace) == tls_in, f"expected TLS {tls_in} in, the trace says: {trace}")
+    record = relay.wait_for_delivery(recipient, hop_port)
+    check(spoke_tls(record) == tls_out, f"expected TLS {tls_out} out, the log says: {record}")
+
+
+def relayed_once(
+    bench: Bench,
+    hop,
+    send: Callable[[Relay, Mail], None],
+    *,
+    tls_in: bool,
+    tls_out: bool,
+    mail: Mail | None = None,
+    hop_port: int | None = None,
+    **flags,
+) -> Delivered:
+    """The whole way: `send` gives a message to ringpost, the hop must keep it once, intact, by the expected TLS."""
+    mail = mail or Mail()
+    with bench.relay(hop_port or hop.port, **flags) as relay:
+        send(relay, mail)
+        wait_for_arrivals(hop)
+        copy = Delivered(hop.delivered()[0])
+        check_relay_side(relay, copy, mail.recipients[0], hop.port, tls_in, tls_out)
+        check_hop_side(copy, hop, tls_out)
+    # ringpost has ended: what came by now is all that ever will.
+    if not isinstance(hop, ScriptedHost):
+        hop.wait_until_idle()
+    return check_arrived_once_intact(mail, hop.delivered())
+
+
+# Postfix as the next hop
+
+
+@case
+def postfix_hop_with_tls(bench: Bench) -> None:
+    key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test", "rsa"))))
+    with bench.postfix_hop(smtpd_tls_security_level="may", smtpd_tls_chain_files=key_and_chain) as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        check(hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.3"), "Postfix did not log TLS 1.3")
+
+
+@case
+def postfix_hop_that_demands_tls12(bench: Bench) -> None:
+    key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test"))))
+    settings = {"smtpd_tls_security_level": "encrypt", "smtpd_tls_mandatory_protocols": "TLSv1.2"}
+    with bench.postfix_hop(smtpd_tls_chain_files=key_and_chain, **settings) as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        check(hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.2"), "Postfix did not log TLS 1.2")
+
+
+@case
+def postfix_hop_without_tls(bench: Bench) -> None:
+    with bench.postfix_hop(smtpd_tls_security_level="none") as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+
+
+@case
+def postfix_hop_whose_key_is_not_the_certificates_gets_plaintext(bench: Bench) -> None:
+    """Postfix offers STARTTLS and then answers 454 4.7.0: its TLS could not be initialised."""
+    mine, _ = bench.certificate("postfix-hop.test", "rsa")
+    _, foreign_key = bench.certificate("another.test", "rsa")
+    settings = {"smtpd_tls_cert_file": str(mine), "smtpd_tls_key_file": str(foreign_key)}
+    with bench.postfix_hop(smtpd_tls_security_level="may", **settings) as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        check(hop.log_lines("TLS not available|TLS library problem|cannot"), "Postfix saw nothing wrong with its TLS")
+
+
+@case
+def postfix_hop_with_only_ancient_tls_gets_plaintext(bench: Bench) -> None:
+    """TLS 1.0 is all it speaks: the handshake fails, and the same host gets the mail over a new connection."""
+    key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test", "rsa"))))
+    settings = {"smtpd_tls_security_level": "may", "smtpd_tls_protocols": "TLSv1", "tls_medium_cipherlist": "ALL:@SECLEVEL=0"}
+    with bench.postfix_hop(smtpd_tls_chain_files=key_and_chain, smtpd_tls_ciphers="medium", **settings) as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        check(hop.log_lines("SSL_accept error"), "Postfix saw no failed handshake")
+
+
+# Sendmail as the next hop
+
+
+@case
+def sendmail_hop_with_tls(bench: Bench) -> None:
+    with bench.sendmail_hop(with_tls=True) as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        check("STARTTLS=server" in hop.log.read_text(), "Sendmail did not log STARTTLS")
+
+
+@case
+def sendmail_hop_without_tls(bench: Bench) -> None:
+    with bench.sendmail_hop(with_tls=False) as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+
+
+@case
+def sendmail_hop_with_only_old_ciphers_gets_plaintext(bench: Bench) -> None:
+    """RSA key exchange and CBC only: no cipher in common, so the handshake fails."""
+    old = (
+        "define(`confCIPHER_LIST', `AES128-SHA:@SECLEVEL=0')dnl\n"
+        "define(`confSERVER_SSL_OPTIONS', `+SSL_OP_NO_TLSv1_3')dnl\n"
+    )
+    with bench.sendmail_hop(with_tls=True, more_tls=old) as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        check("STARTTLS=server, error: accept failed" in hop.log.read_text(), "Sendmail saw no failed handshake")
+
+
+# Postfix as the client
+
+
+def by_postfix(bench: Bench, expected_log: str | None, **settings: str) -> Callable[[Relay, Mail], None]:
+    """Gives the message to a Postfix whose relayhost is ringpost, and sees in Postfix's log how it went."""
+
+    def send(relay: Relay, mail: Mail) -> None:
+        port = relay.tls_port if settings.get("smtp_tls_wrappermode") == "yes" else relay.port
+        with bench.postfix_client(port, **settings) as client:
+            client.submit(mail.sender, mail.recipients, mail.content)
+            client.wait_until_idle()
+            sent = client.log_lines(r"postfix/smtp\[.*status=sent \(250 2\.0\.0")
+            check(len(sent) == 1, f"Postfix has {len(sent)} lines with status=sent, not one")
+            tls = client.log_lines(r"postfix/smtp\[.*TLS connection established to 127\.0\.0\.1")
+            check(bool(tls) == bool(expected_log), f"expected TLS {expected_log}, Postfix says {tls}")
+            check(not expected_log or expected_log in tls[0], f"expected {expected_log}, Postfix says {tls}")
+
+    return send
+
+
+@case
+def postfix_client_uses_starttls_by_itself(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        send = by_postfix(bench, "TLSv1.3", smtp_tls_security_level="may")
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def postfix_client_that_demands_tls12(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        settings = {"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": "TLSv1.2"}
+        send = by_postfix(bench, "TLSv1.2", **settings)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def postfix_client_in_plaintext(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        send = by_postfix(bench, None, smtp_tls_security_level="none")
+        relayed_once(bench, hop, send, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def postfix_client_is_not_offered_starttls(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        send = by_postfix(bench, None, smtp_tls_security_level="may")
+        relayed_once(bench, hop, send, tls_in=False, tls_out=True, no_starttls="", **NO_RETRY_FLAGS)
+
+
+@case
+def postfix_client_with_tls_from_the_first_byte(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        send = by_postfix(bench, "TLSv1.3", smtp_tls_security_level="encrypt", smtp_tls_wrappermode="yes")
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def postfix_on_both_sides_many_messages(bench: Bench) -> None:
+    """Fifty messages of several sizes, connections reused on both sides; every one exactly once and intact."""
+    key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test"))))
+    mails = [Mail(extra_lines=number * number) for number in range(50)]
+    with (
+        bench.postfix_hop(smtpd_tls_security_level="may", smtpd_tls_chain_files=key_and_chain) as hop,
+        bench.relay(hop.port) as relay,
+    ):
+        with bench.postfix_client(relay.port, smtp_tls_security_level="may") as client:
+            for mail in mails:
+                client.submit(mail.sender, mail.recipients, mail.content)
+            client.wait_until_idle()
+            wait_for_arrivals(hop, len(mails))
+    hop.wait_until_idle()
+    for mail in mails:
+        check_arrived_once_intact(mail, hop.delivered())
+
+
+# Sendmail as the client
+
+
+def by_sendmail(bench: Bench, with_tls: bool) -> Callable[[Relay, Mail], None]:
+    """Queues the message in a Sendmail whose smart host is ringpost, and runs its queue once."""
+
+    def send(relay: Relay, mail: Mail) -> None:
+        with bench.sendmail_client(relay.port, with_tls) as client:
+            client.queue_message(mail.sender, mail.recipients, mail.content)
+            client.run_queue()
+            client.wait_until_idle()
+            log = client.log.read_text()
+            check("stat=Sent (Ok: queued" in log or "stat=Sent (ok: queued" in log.lower(), "Sendmail logged no stat=Sent")
+            check(("STARTTLS=client, relay=" in log) == with_tls, f"expected TLS {with_tls}, Sendmail logged otherwise")
+
+    return send
+
+
+@case
+def sendmail_client_uses_starttls_by_itself(bench: Bench) -> None:
+    with bench.host("mdaemon") as hop:
+        relayed_once(bench, hop, by_sendmail(bench, True), tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def sendmail_client_in_plaintext(bench: Bench) -> None:
+    with bench.host("mdaemon") as hop:
+        relayed_once(bench, hop, by_sendmail(bench, False), tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def sendmail_to_postfix(bench: Bench) -> None:
+    key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test"))))
+    with bench.postfix_hop(smtpd_tls_security_level="may", smtpd_tls_chain_files=key_and_chain) as hop:
+        relayed_once(bench, hop, by_sendmail(bench, True), tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def postfix_to_sendmail(bench: Bench) -> None:
+    with bench.sendmail_hop(with_tls=True) as hop:
+        send = by_postfix(bench, "TLSv1.3", smtp_tls_security_level="may")
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+# swaks
+
+
+def swaks(bench: Bench, relay: Relay, mail: Mail, *options: str, port: int | None = None) -> subprocess.CompletedProcess:
+    data = bench.directory / "swaks.eml"
+    # swaks stuffs dots and ends the last line by itself; --data @FILE takes the rest as it is.
+    data.write_bytes(mail.content.replace(b"\r\n", b"\n").removesuffix(b"\n"))
+    command = ["perl", str(bench.programs.path("/usr/bin/swaks")), "--server", "127.0.0.1"]
+    command += ["--port", str(port or relay.port), "--ehlo", "client.test", "--from", mail.sender]
+    command += ["--to", ",".join(mail.recipients), "--data", f"@{data}", "--timeout", "20", *options]
+    return bench.tool(command)
+
+
+def by_swaks(bench: Bench, *options: str, implicit_tls: bool = False) -> Callable[[Relay, Mail], None]:
+    def send(relay: Relay, mail: Mail) -> None:
+        done = swaks(bench, relay, mail, *options, port=relay.tls_port if implicit_tls else None)
+        check(done.returncode == 0, f"swaks ended with exit code {done.returncode}")
+        check(re.search(r"<[-~]  ?250 2\.0\.0 ", done.stdout), "swaks saw no 250 2.0.0")
+        wants_tls = implicit_tls or "--tls" in options
+        check(("TLS started with cipher TLSv1." in done.stdout) == wants_tls, f"swaks: TLS is not {wants_tls}")
+
+    return send
+
+
+@case
+def swaks_in_plaintext(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        relayed_once(bench, hop, by_swaks(bench), tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def swaks_with_starttls(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        relayed_once(bench, hop, by_swaks(bench, "--tls"), tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def swaks_with_tls_on_connect(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        send = by_swaks(bench, "--tls-on-connect", implicit_tls=True)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def swaks_with_pipelining(bench: Bench) -> None:
+    """MAIL, RCPT and DATA in one write, to three recipients: one transaction in, one transaction out."""
+    mail = Mail(recipients=[f"recipient{number}@sink.test" for number in range(3)])
+    with bench.host("mdaemon") as hop:
+        send = by_swaks(bench, "--tls", "--pipeline")
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=mail, **NO_RETRY_FLAGS)
+        check(sorted(hop.arrivals[0].recipients) == mail.recipients, f"recipients: {hop.arrivals[0].recipients}")
+        check(hop.arrivals[0].sender == mail.sender, f"sender: {hop.arrivals[0].sender}")
+
+
+@case
+def swaks_may_not_relay_from_elsewhere(bench: Bench) -> None:
+    with bench.host("exchange") as hop:
+        with bench.relay(hop.port, relay_from="192.0.2.0/24") as relay:
+            done = swaks(bench, relay, Mail(), "--tls")
+            check(done.returncode == 24, f"swaks: exit code {done.returncode}, not 24 (no recipient accepted)")
+            check("554 5.7.1" in done.stdout, "swaks saw no 554 5.7.1")
+        check(hop.connections == 0, "the next hop was asked about mail that was refused")
+
+
+# openssl s_client
+
+
+def s_client(bench: Bench, port: int, *options: str, dialogue: str) -> str:
+    """A session by hand. Lines go out one by one, each after the reply to the one before (-ign_eof, no -quiet)."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-crlf", "-ign_eof", *options]
+    done = bench.tool(command, dialogue.encode("latin-1"))
+    return done.stdout
+
+
+def dialogue_of(mail: Mail) -> str:
+    stuffed = re.sub(rb"(?m)^\.", b"..", mail.content.replace(b"\r\n", b"\n")).decode("latin-1")
+    recipients = "".join(f"RCPT TO:<{recipient}>\n" for recipient in mail.recipients)
+    # In small letters: s_client takes a line that begins with R or Q for itself.
+    commands = f"EHLO client.test\nmail from:<{mail.sender}> body=8bitmime\n{recipients.lower()}data\n"
+    return f"{commands}{stuffed}.\nquit\n"
+
+
+@case
+def openssl_s_client_with_starttls(bench: Bench) -> None:
+    def send(relay: Relay, mail: Mail) -> None:
+        text = s_client(bench, relay.port, "-starttls", "smtp", dialogue=dialogue_of(mail))
+        check("New, TLSv1.3, Cipher is TLS_" in text, "openssl did not report TLS 1.3")
+        check(re.search(r"(?m)^250 2\.0\.0 ", text), "openssl saw no 250 2.0.0")
+        check(re.search(r"(?m)^221 2\.0\.0 ", text), "openssl saw no 221 2.0.0")
+
+    with bench.host("exchange") as hop:
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=plain_mail(), **NO_RETRY_FLAGS)
+
+
+@case
+def openssl_s_client_with_tls_on_connect(bench: Bench) -> None:
+    def send(relay: Relay, mail: Mail) -> None:
+        text = s_client(bench, relay.tls_port, dialogue=dialogue_of(mail))
+        check(re.search(r"(?m)^220 relay\.test ", text), "openssl saw no greeting")
+        check(re.search(r"(?m)^250 2\.0\.0 ", text), "openssl saw no 250 2.0.0")
+
+    with bench.host("exchange") as hop:
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=plain_mail(), **NO_RETRY_FLAGS)
+
+
+def resumes(bench: Bench, version: str) -> None:
+    with bench.host("exchange") as hop, bench.relay(hop.port) as relay:
+        ticket = bench.directory / "session.pem"
+        options = ["-starttls", "smtp", version]
+        quick = "EHLO client.test\nNOOP\nquit\n"
+        first = s_client(bench, relay.port, *options, "-sess_out", str(ticket), dialogue=quick)
+        check("New, TLSv1." in first, "the first handshake was not a full one")
+        second = s_client(bench, relay.port, *options, "-sess_in", str(ticket), dialogue=quick)
+        check("Reused, TLSv1." in second, "the second session was not resumed")
+        check(re.search(r"(?m)^221 2\.0\.0 ", second), "the resumed session did not answer")
+
+
+@case
+def openssl_s_client_resumes_tls13(bench: Bench) -> None:
+    resumes(bench, "-tls1_3")
+
+
+@case
+def openssl_s_client_resumes_tls12(bench: Bench) -> None:
+    resumes(bench, "-tls1_2")
+
+
+def plain_mail() -> Mail:
+    """For tools that cannot carry every octet."""
+    return Mail()
+
+
+NO_RETRY_FLAGS = {flag.replace("-", "_"): value for flag, value in NO_RETRY.items()}
+
+
+# Hosts that behave as Exchange, MDaemon and broken ones do. Each must get the mail, once and intact.
+
+
+def delivered_to(behaviour: str, tls_out: bool, connections: int | None = None, **flags) -> Callable[[Bench], None]:
+    def run(bench: Bench) -> None:
+        with bench.host(behaviour) as hop:
+            relayed_once(bench, hop, submit, tls_in=False, tls_out=tls_out, **flags)
+            check(
+                connections in (None, hop.connections),
+                f"the host saw {hop.connections} connections, expected {connections}",
+            )
+
+    return run
+
+
+def scripted(name: str, *arguments, **flags) -> None:
+    CASES[name] = delivered_to(*arguments, **flags)
+
+
+# At once, without a retry:
+scripted("exchange", "exchange", True, 1, **NO_RETRY_FLAGS)
+scripted("exchange_with_tls12", "exchange_tls12", True, 1, **NO_RETRY_FLAGS)
+scripted("exchange_requires_tls", "exchange_requires_tls", True, 1, **NO_RETRY_FLAGS)
+scripted("exchange_with_old_ciphers_gets_plaintext", "exchange_old_ciphers", False, 2, **NO_RETRY_FLAGS)
+scripted("mdaemon", "mdaemon", True, 1, **NO_RETRY_FLAGS)
+scripted("mdaemon_tarpit", "mdaemon_tarpit", True, 1, **NO_RETRY_FLAGS)
+scripted("host_that_sends_close_notify", "close_notify", True, 1, **NO_RETRY_FLAGS)
+scripted("host_without_starttls", "plain", False, 1, **NO_RETRY_FLAGS)
+scripted("host_that_drips_octets", "drips", True, 1, **NO_RETRY_FLAGS)
+scripted("ehlo_refused_then_helo", "ehlo_refused", False, 1, **NO_RETRY_FLAGS)
+scripted("starttls_answered_454_gets_plaintext", "starttls_454", False, 1, **NO_RETRY_FLAGS)
+scripted("starttls_answered_501_gets_plaintext", "starttls_501", False, 1, **NO_RETRY_FLAGS)
+scripted("garbage_instead_of_server_hello_gets_plaintext", "garbage_handshake", False, 2, **NO_RETRY_FLAGS)
+scripted("stalled_handshake_gets_plaintext", "stalled_handshake", False, 2, **NO_RETRY_FLAGS)
+scripted("close_instead_of_handshake_gets_plaintext", "closes_at_handshake", False, 2, **NO_RETRY_FLAGS)
+scripted("reset_instead_of_handshake_gets_plaintext", "resets_at_handshake", False, 2, **NO_RETRY_FLAGS)
+# With the next attempt, a second later:
+scripted("exchange_busy_421_at_greeting", "exchange_busy", True, 2)
+scripted("exchange_back_pressure_452_at_mail", "exchange_back_pressure", True)
+scripted("exchange_421_at_recipient", "exchange_421_at_recipient", True, 2)
+scripted("greylisting_451_at_recipient", "greylists", True)
+scripted("connection_dropped_before_the_final_reply", "drops_before_final_reply", True, 2)
+
+
+@case
+def plaintext_injected_before_the_handshake_is_ignored(bench: Bench) -> None:
+    """Bytes that follow the 220 to STARTTLS in plaintext are never taken for replies (RFC 3207 section 4.2).
+
+    They stand where the ServerHello should, so the handshake fails, and a new connection gets plaintext; or they
+    came with the 220 and are thrown away, and the handshake succeeds. Both are right; believing them is not: they
+    announce a size limit that would bounce the mail.
+    """
+    mail = Mail()
+    with bench.host("injects_before_handshake") as hop:
+        with bench.relay(hop.port, **NO_RETRY_FLAGS) as relay:
+            submit(relay, mail)
+            wait_for_arrivals(hop)
+        check_arrived_once_intact(mail, hop.delivered())
+
+
+@case
+def certificates_that_prove_nothing_are_good_enough_for_opportunistic_tls(bench: Bench) -> None:
+    """X.509 version 1, as very old installations still have: encrypted all the same."""
+    certificate_file, key = certificate.version_1(bench.directory, "ex01.corp.test", bench.programs.environment())
+    host = ScriptedHost(BEHAVIOURS["exchange"], (certificate_file, key))
+    bench.started.append(host)
+    with host as hop:
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+
+
+@case
+def exchange_that_times_out_an_idle_connection(bench: Bench) -> None:
+    """The host says 421 4.4.1 to a connection kept for reuse, and closes it; the next message must not suffer."""
+    first, second = Mail(), Mail()
+    with bench.host("exchange_times_out") as hop:
+        with bench.relay(hop.port) as relay:
+            submit(relay, first)
+            wait_for_arrivals(hop)
+            wait_until(
+                "the idle connection is over", lambda: not hop.open or "QUIT" in "\n".join(hop.dialogue), ARRIVAL_SECONDS_MAX
+            )
+            submit(relay, second)
+            wait_for_arrivals(hop, 2)
+        check_arrived_once_intact(first, hop.delivered())
+        check_arrived_once_intact(second, hop.delivered())
+
+
+@case
+def encrypt_never_falls_back_to_plaintext(bench: Bench) -> None:
+    """With --tls-out-for sink.test=encrypt a host with broken TLS gets no mail; the sender gets a bounce."""
+    mail = Mail()
+    with bench.host("garbage_handshake") as broken, bench.host("plain", "sender-hop.test") as home:
+        routes = [f"sink.test=[127.0.0.1]:{broken.port}", f"source.test=[127.0.0.1]:{home.port}"]
+        with bench.relay(None, route=routes, tls_out_for="sink.test=encrypt", queue_lifetime="0s") as relay:
+            submit(relay, mail)
+            wait_for_arrivals(home)
+        check(not broken.commands("MAIL", tls=False), "mail went out in plaintext in spite of encrypt")
+        check_bounce(home, mail, mail.recipients, None)
+
+
+def check_bounce(home: ScriptedHost, mail: Mail, failed: list[str], status: str | None) -> None:
+    """One RFC 3464 report with a null reverse-path to the sender, about exactly these recipients."""
+    check(len(home.arrivals) == 1, f"{len(home.arrivals)} messages came back to the sender, not one")
+    bounce = home.arrivals[0]
+    check(bounce.sender == "" and bounce.recipients == [mail.sender], f"bounce from <{bounce.sender}> to {bounce.recipients}")
+    text = Delivered(bounce.content)
+    check("multipart/report" in text.fields("Content-Type")[0], f"the bounce is {text.fields('Content-Type')}")
+    body = text.body.decode("utf-8", "replace")
+    about = re.findall(r"(?im)^Final-Recipient: *rfc822; *(\S+)", body)
+    check(sorted(about) == sorted(failed), f"the bounce is about {about}, not {failed}")
+    check(re.findall(r"(?im)^Action: *(\S+)", body) == ["failed"] * len(failed), "Action is not failed")
+    check(mail.token in body, "the bounce does not quote the message's header")
+    statuses = re.findall(r"(?im)^Status: *(\S+)", body)
+    check(all(value.startswith("5.") or status is None for value in statuses), f"Status: {statuses}")
+    check(status in (None, *statuses), f"Status: {statuses}, not {status}")
+
+
+@case
+def one_unknown_recipient_of_three_bounces_alone(bench: Bench) -> None:
+    mail = Mail(recipients=["first@sink.test", "unknown@sink.test", "third@sink.test"])
+    with bench.host("rejects_one_recipient") as hop, bench.host("exchange", "sender-hop.test") as home:
+        routes = [f"sink.test=[127.0.0.1]:{hop.port}", f"source.test=[127.0.0.1]:{home.port}"]
+        with bench.relay(None, route=routes, **NO_RETRY_FLAGS) as relay:
+            submit(relay, mail)
+            wait_for_arrivals(hop)
+            wait_for_arrivals(home)
+        check_arrived_once_intact(mail, hop.delivered())
+        check(hop.arrivals[0].recipients == ["first@sink.test", "third@sink.test"], f"{hop.arrivals[0].recipients}")
+        check_bounce(home, mail, ["unknown@sink.test"], "5.1.10")
+
+
+@case
+def content_rejected_after_the_data_bounces(bench: Bench) -> None:
+    mail = Mail()
+    with bench.host("rejects_content") as hop, bench.host("exchange", "sender-hop.test") as home:
+        routes = [f"sink.test=[127.0.0.1]:{hop.port}", f"source.test=[127.0.0.1]:{home.port}"]
+        with bench.relay(None, route=routes, **NO_RETRY_FLAGS) as relay:
+            submit(relay, mail)
+            wait_for_arrivals(home)
+        check(not hop.arrivals, "the hop kept what it rejected")
+        check_bounce(home, mail, mail.recipients, "5.7.1")
+
+
+@case
+def mail_larger_than_the_hops_size_bounces_without_being_sent(bench: Bench) -> None:
+    mail = Mail()
+    with bench.host("small_size") as hop, bench.host("exchange", "sender-hop.test") as home:
+        routes = [f"sink.test=[127.0.0.1]:{hop.port}", f"source.test=[127.0.0.1]:{home.port}"]
+        with bench.relay(None, route=routes, **NO_RETRY_FLAGS) as relay:
+            submit(relay, mail)
+            wait_for_arrivals(home)
+        check(not hop.commands("DATA", tls=True), "the message was sent in spite of SIZE")
+        check_bounce(home, mail, mail.recipients, None)
+
+
+@case
+def a_connection_is_reused_for_the_next_message(bench: Bench) -> None:
+    """Twenty messages at once: far fewer handshakes than messages."""
+    mails = [Mail() for _ in range(20)]
+    with bench.host("exchange") as hop:
+        with bench.relay(hop.port, delivery_connections="2") as relay:
+            for mail in mails:
+                submit(relay, mail, with_tls=True)
+            wait_for_arrivals(hop, len(mails))
+        for mail in mails:
+            check_arrived_once_intact(mail, hop.delivered())
+        check(hop.connections < len(mails) // 2, f"{hop.connections} connections for {len(mails)} messages")
+
+
+@case
+def a_large_message_passes_whole(bench: Bench) -> None:
+    """Twelve megabytes: streamed to the spool in pieces, read back in pieces, over TLS both ways."""
+    mail = Mail(extra_lines=170_000)
+    with bench.host("exchange") as hop:
+        relayed_once(
+            bench, hop, lambda relay, mail: submit(relay, mail, True), tls_in=True, tls_out=True, mail=mail, **NO_RETRY_FLAGS
+        )

@@ -1,0 +1,94 @@
+"""The relay under test, started as anybody would start it, and what it says about its work."""
+
+import json
+from pathlib import Path
+
+from process import Failed, Process, check, free_port, tail, wait_until
+
+HOSTNAME = "relay.test"
+LOG_SECONDS_MAX = 10.0
+# Long enough that no case is ever rescued by a retry that it does not want.
+NO_RETRY = {"retry-min": "10m", "retry-max": "10m"}
+FLAGS = {
+    "hostname": HOSTNAME,
+    "relay-from": "127.0.0.0/8",
+    "retry-min": "1s",
+    "retry-max": "1s",
+    "queue-lifetime": "5m",
+    "handshake-timeout": "2s",
+    "log-format": "json",
+}
+
+
+class Relay:
+    """Runs from entering the context to leaving it. Leaving without an error demands a clean end on SIGTERM.
+
+    `routes`: values of --route. `flags`: more flags, replacing those above; a value of None leaves a flag out, ""
+    gives one without a value, a list repeats one.
+    """
+
+    def __init__(self, command: list[str], directory: Path, routes: list[str], flags: dict | None = None):
+        directory.mkdir()
+        self.port, self.tls_port = free_port(), free_port()
+        self.log = directory / "log"
+        places = {
+            "listen": f"127.0.0.1:{self.port}",
+            "listen-tls": f"127.0.0.1:{self.tls_port}",
+            "spool": str(directory / "spool"),
+            "tls-dir": str(directory / "tls"),
+            "route": routes,
+        }
+        arguments = list(command)
+        for flag, value in (FLAGS | places | (flags or {})).items():
+            for one in value if isinstance(value, list) else [value]:
+                arguments += [] if one is None else [f"--{flag}"] + ([one] if one else [])
+        self.process = Process("ringpost", arguments, self.log)
+
+    def __enter__(self) -> "Relay":
+        self.process.__enter__()
+        try:
+            self.process.wait_for_port(self.port)
+            self.process.wait_for_port(self.tls_port)
+        except Failed as failure:
+            self.process.__exit__()
+            raise Failed(f"{failure}\n{self.report()}") from None
+        return self
+
+    def __exit__(self, kind, *rest) -> None:
+        try:
+            if kind is None:
+                code = self.process.terminate()
+                check(code == 0, f"ringpost ended with exit code {code} on SIGTERM")
+        finally:
+            self.process.__exit__(kind, *rest)
+
+    def records(self) -> list[dict]:
+        """Its log so far: one JSON object per line; anything else there is kept as {"text": ...}."""
+        records = []
+        for line in self.log.read_text("utf-8", "replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = line
+            records.append(record if isinstance(record, dict) else {"text": line})
+        return records
+
+    def wait_for_delivery(self, recipient: str, hop_port: int) -> dict:
+        """The record of the attempt that brought mail for this recipient to the hop at this port."""
+
+        def sent() -> dict | None:
+            for record in self.records():
+                text = json.dumps(record)
+                if recipient in text and f"127.0.0.1:{hop_port}" in text and record.get("status") == "sent":
+                    return record
+            return None
+
+        return wait_until(f"ringpost's log says that mail for {recipient} was sent", sent, LOG_SECONDS_MAX)
+
+    def report(self) -> str:
+        return f"--- ringpost: {' '.join(self.process.command)}\n{tail(self.log)}"
+
+
+def spoke_tls(record: dict) -> bool:
+    """Whether a log record names a TLS version."""
+    return "TLSv1." in json.dumps(record)
