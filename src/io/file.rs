@@ -5,12 +5,15 @@
 
 use crate::io::buffer::AlignedBuf;
 use io_uring::{cqueue, opcode, types};
+use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 /// How writes become durable.
@@ -35,23 +38,55 @@ pub fn open_blocking(path: &Path, write: bool, durability: Durability) -> io::Re
         .open(path)
 }
 
-/// A file used on the ring of the thread that made it.
-#[derive(Clone)]
+/// Claims the disk space for the first `bytes` of the file, so that a full disk shows at once and
+/// not in the middle. A file system that cannot is no error: the zeros that follow claim it then.
+pub fn allocate_blocking(file: &fs::File, bytes: u64) -> io::Result<()> {
+    let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: takes a valid descriptor and plain numbers.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Bytes that this user may still write to the file system that `path` is on.
+pub fn free_bytes_blocking(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` ends with a zero byte, `stat` is large enough; both live through the call.
+    if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it filled the structure.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// A file that any thread can use on its own ring: an operation goes to the ring of its caller.
+#[derive(Clone, Debug)]
 pub struct File {
-    inner: Rc<fs::File>,
+    inner: Arc<fs::File>,
     durability: Durability,
 }
 
 impl File {
     pub fn new(file: fs::File, durability: Durability) -> Self {
         File {
-            inner: Rc::new(file),
+            inner: Arc::new(file),
             durability,
         }
     }
 
     pub fn durability(&self) -> Durability {
         self.durability
+    }
+
+    /// For blocking use off the ring, with the same flags.
+    pub fn blocking(&self) -> &fs::File {
+        &self.inner
     }
 
     fn fd(&self) -> types::Fd {
@@ -156,7 +191,7 @@ impl AsRawFd for File {
 
 /// What must outlive the operation: the descriptor stays open, the memory stays in place.
 struct Keep {
-    _file: Rc<fs::File>,
+    _file: Arc<fs::File>,
     buffer: AlignedBuf,
 }
 
@@ -179,9 +214,9 @@ struct ResultOnly;
 
 impl OneshotOutputTransform for ResultOnly {
     type Output = io::Result<u32>;
-    type StoredData = Rc<fs::File>;
+    type StoredData = Arc<fs::File>;
 
-    fn transform_oneshot_output(self, _: Rc<fs::File>, entry: cqueue::Entry) -> Self::Output {
+    fn transform_oneshot_output(self, _: Arc<fs::File>, entry: cqueue::Entry) -> Self::Output {
         result_of(&entry)
     }
 }

@@ -1,1 +1,196 @@
+//! The spool: what was accepted survives.
+//!
+//! Promise: a [`Receipt`] exists only for a message that survives `kill -9` and a power cut, and 250
+//! is only said with a receipt in hand.
+//! Not here: who delivers, when, and what the log says.
+//!
+//! ```text
+//! record     the forms on disk (pure)            place      where a message lies; reading it back
+//! commit     batch, sync, release (pure)         segment    files with headers
+//! book       what may be let go (pure)           directory  one relay, one format, one run at a time
+//! survey     reading what a crash left (pure)    recover    opening the spool on what is left
+//! driver     one core's spool on its ring        keeper     prepares and retires segments
+//! inspect    `ringpost spool list|verify`
+//! ```
+//!
+//! Every core has two logs of its own, each a chain of segments: messages and outcomes.
+//! How a message lives and goes:
+//!
+//! ```text
+//! state      message   outcome   after a restart
+//! written    whole?    no        dropped if torn, else delivered (250 was not said)
+//! accepted   whole     no        delivered
+//! deferred   whole     Waiting   tried again when due
+//! settled    whole     Finished  nothing; its segment is retired when it is the last
+//! retired    no        Finished  nothing; the outcome may go now
+//! forgotten  no        no        nothing
+//! ```
 
+pub mod book;
+pub mod commit;
+pub mod directory;
+mod driver;
+pub mod inspect;
+mod keeper;
+pub mod place;
+pub mod record;
+pub mod recover;
+pub mod segment;
+pub mod survey;
+
+pub use directory::OpenError;
+pub use driver::{Spool, Writer};
+pub use place::{BodyReader, Place, Receipt};
+pub use record::{Lap, SegmentId};
+pub use recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, open};
+
+use crate::io::buffer::BLOCK_BYTES;
+use crate::io::file::Durability;
+use crate::spool::record::{COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES};
+use std::fmt;
+use std::time::Duration;
+
+/// Smallest segment that makes sense; tests use it.
+pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+/// Offsets of commits are counted in blocks in 32 bits, and recovery reads a segment in one go.
+pub const SEGMENT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+
+/// Longer bodies are stored in chunks, so that one message does not hold up a whole commit.
+pub const INLINE_BODY_BYTES_MAX: usize = 256 * 1024;
+/// Longer chunks are split.
+pub const CHUNK_BYTES_MAX: usize = 128 * 1024;
+/// Outcomes are written at once when this much waits.
+pub const OUTCOME_FLUSH_BYTES: usize = 64 * 1024;
+/// Bound on a commit of outcomes.
+pub const OUTCOME_STAGING_BYTES: usize = 256 * 1024;
+
+// Half a segment bounds a commit, and an outcome always fits into one.
+const _: () = assert!(
+    OUTCOME_META_BYTES_MAX + RECORD_HEAD_BYTES + COMMIT_HEADER_BYTES
+        <= SEGMENT_BYTES_MIN as usize / 2
+);
+const _: () = assert!(OUTCOME_META_BYTES_MAX < OUTCOME_STAGING_BYTES);
+
+/// How the spool is kept. One copy serves all cores.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Size of a segment file in bytes, whole blocks, [`SEGMENT_BYTES_MIN`] to
+    /// [`SEGMENT_BYTES_MAX`]. Each core has at least five, so 64 MiB cost 320 MiB per core.
+    pub segment_bytes: u64,
+    /// Bytes that all segments of all cores may take. `None`: what the file system has, less
+    /// `keep_free_bytes`. Only outcomes of mail that was already accepted may exceed it.
+    pub spool_bytes_max: Option<u64>,
+    /// Bytes that are left free on the file system. Only outcomes may use them.
+    pub keep_free_bytes: u64,
+    /// How long an outcome may wait for others before it is written; zero writes at once. A crash
+    /// within it costs a second delivery, never a lost one.
+    pub outcome_delay: Duration,
+    /// `None` asks the file system which one it can do.
+    pub durability: Option<Durability>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            spool_bytes_max: None,
+            keep_free_bytes: 256 * 1024 * 1024,
+            outcome_delay: Duration::from_millis(5),
+            durability: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Segments per core below which nothing works: a current and a spare one for each log, and one to
+    /// move on to.
+    pub const SEGMENTS_PER_CORE_MIN: u64 = 5;
+
+    /// Names the setting that is wrong and what is allowed.
+    pub fn check(&self, cores: u16) -> Result<(), OpenError> {
+        let wrong = |text: String| Err(OpenError::Setting(text));
+        if cores == 0 {
+            return wrong("the spool needs at least one core".to_owned());
+        }
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
+        {
+            return wrong(format!(
+                "the segment size is {} bytes; allowed are whole multiples of {BLOCK_BYTES} from \
+                 {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}",
+                self.segment_bytes
+            ));
+        }
+        let least = self.segment_bytes * Self::SEGMENTS_PER_CORE_MIN * u64::from(cores);
+        if self.spool_bytes_max.is_some_and(|most| most < least) {
+            return wrong(format!(
+                "the spool may take {} bytes; {cores} cores with segments of {} bytes need at \
+                 least {least}",
+                self.spool_bytes_max.unwrap_or(0),
+                self.segment_bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Why a message was not made durable. The sender keeps it and tries again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpoolError {
+    /// No room. Passes by itself when mail has left or the disk has room again: 452 4.3.1.
+    Full,
+    /// The disk refused the write; the segment was given up: 451 4.3.0.
+    WriteFailed,
+    /// The envelope is longer than a commit can hold: 552 5.3.4.
+    TooLarge,
+    /// The spool is closing: 421 4.3.2.
+    Closing,
+}
+
+impl fmt::Display for SpoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SpoolError::Full => "the spool is full",
+            SpoolError::WriteFailed => "writing to the spool failed",
+            SpoolError::TooLarge => "the envelope is too large for the spool",
+            SpoolError::Closing => "the spool is closing",
+        })
+    }
+}
+
+impl std::error::Error for SpoolError {}
+
+/// What one core's spool tells all others, and the log.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// A message segment is gone: hand this to [`Spool::receive_note`] on every other core, which
+    /// may then let go of outcomes. A note that is lost costs disk space until the next start.
+    SegmentRetired(Lap),
+    /// A segment was given up after an error. For the log only.
+    SegmentFailed { lap: Lap, error: String },
+    /// No segment can be made or begun. For the log only; said once until it works again.
+    NoSpace { error: String },
+    /// Segments can be made again.
+    SpaceAgain,
+}
+
+/// Counters of one core's spool since its start, and its present state.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct SpoolStats {
+    pub message_commits: u64,
+    pub message_records: u64,
+    pub message_bytes: u64,
+    pub outcome_commits: u64,
+    pub outcome_records: u64,
+    pub outcome_bytes: u64,
+    pub write_failures: u64,
+    /// Segments that hold messages or outcomes, or are being filled.
+    pub segments_in_use: u64,
+    pub segments_prepared: u64,
+    pub segments_free: u64,
+    pub segments_retired: u64,
+    pub live_messages: u64,
+    /// Messages stored for a session that was gone before its receipt.
+    pub abandoned: u64,
+}

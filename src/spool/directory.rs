@@ -1,0 +1,197 @@
+//! The spool's directory: one relay at a time, one format, and the number of the run.
+//!
+//! ```text
+//! lock        held with flock while a relay or an inspection uses the spool; names the holder
+//! version     the format; a newer one is refused
+//! run         how often a relay was started here; part of every message id
+//! segments/   the logs
+//! ```
+
+use crate::spool::record::FORMAT_VERSION;
+use crate::spool::segment::{create_directory, sync_directory};
+use std::fmt;
+use std::fs::{self, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+const LOCK_NAME: &str = "lock";
+const VERSION_NAME: &str = "version";
+const RUN_NAME: &str = "run";
+const SEGMENTS_NAME: &str = "segments";
+
+/// None of our small files is longer.
+const SMALL_FILE_BYTES_MAX: u64 = 64;
+
+/// Why a spool cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has it; its id as far as it left one.
+    InUse { path: PathBuf, holder: String },
+    /// Written by a newer version of the relay.
+    Newer { what: PathBuf, version: u32 },
+    /// There is no spool at this path, and none is to be made.
+    Absent(PathBuf),
+    /// A setting that cannot be used.
+    Setting(String),
+    /// Doing what, and what the system said.
+    Io(String, io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::InUse { path, holder } => write!(
+                f,
+                "the spool {} is in use by process {holder}; one spool serves one relay at a time",
+                path.display()
+            ),
+            OpenError::Newer { what, version } => write!(
+                f,
+                "{} has format {version}, written by a newer ringpost; this one knows formats up \
+                 to {FORMAT_VERSION}",
+                what.display()
+            ),
+            OpenError::Absent(path) => write!(f, "there is no spool at {}", path.display()),
+            OpenError::Setting(text) => f.write_str(text),
+            OpenError::Io(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+pub(super) fn io_error(what: impl fmt::Display) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| OpenError::Io(what.to_string(), error)
+}
+
+/// A spool's directory, locked for as long as this value lives.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+impl Directory {
+    /// Locks the spool at `path`, and makes it first if `create` says so.
+    pub fn open(path: &Path, create: bool) -> Result<Directory, OpenError> {
+        let describe = |path: &Path| format!("spool {}", path.display());
+        if create {
+            create_all(path).map_err(io_error(describe(path)))?;
+        } else if !path.join(VERSION_NAME).exists() {
+            return Err(OpenError::Absent(path.to_owned()));
+        }
+        let lock = lock(path)?;
+        let directory = Directory {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        directory.check_version()?;
+        create_directory(&directory.segments()).map_err(io_error(describe(path)))?;
+        Ok(directory)
+    }
+
+    pub fn segments(&self) -> PathBuf {
+        self.path.join(SEGMENTS_NAME)
+    }
+
+    fn check_version(&self) -> Result<(), OpenError> {
+        let path = self.path.join(VERSION_NAME);
+        match read_number(&path).map_err(io_error(path.display()))? {
+            None => write_number(&self.path, VERSION_NAME, FORMAT_VERSION)
+                .map_err(io_error(path.display())),
+            Some(version) if version > FORMAT_VERSION => Err(OpenError::Newer {
+                what: path,
+                version,
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The number of the last run as the file has it; zero before the first.
+    pub fn last_run(&self) -> Result<u32, OpenError> {
+        let path = self.path.join(RUN_NAME);
+        Ok(read_number(&path)
+            .map_err(io_error(path.display()))?
+            .unwrap_or(0))
+    }
+
+    /// Begins a run, durably, before anything is written in its name.
+    pub fn begin_run(&self, run: u32) -> Result<(), OpenError> {
+        write_number(&self.path, RUN_NAME, run)
+            .map_err(io_error(self.path.join(RUN_NAME).display()))
+    }
+}
+
+fn create_all(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent()
+        && parent != Path::new("")
+        && !parent.exists()
+    {
+        create_all(parent)?;
+    }
+    create_directory(path)
+}
+
+fn lock(path: &Path) -> Result<fs::File, OpenError> {
+    let file = path.join(LOCK_NAME);
+    let failed = || io_error(file.display().to_string());
+    let mut lock = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&file)
+        .map_err(failed())?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // Only for the message: an unreadable holder is a nameless one.
+            let _ = lock.take(SMALL_FILE_BYTES_MAX).read_to_string(&mut holder);
+            return Err(OpenError::InUse {
+                path: path.to_owned(),
+                holder: match holder.trim() {
+                    "" => "unknown".to_owned(),
+                    holder => holder.to_owned(),
+                },
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed()(error)),
+    }
+    lock.set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .map_err(failed())?;
+    Ok(lock)
+}
+
+/// `None` if there is no such file; a file without a number is an error, never zero.
+fn read_number(path: &Path) -> io::Result<Option<u32>> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    file.take(SMALL_FILE_BYTES_MAX).read_to_string(&mut text)?;
+    text.trim()
+        .parse()
+        .map(Some)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "holds no number"))
+}
+
+/// A new file in the place of the old one: a crash leaves either.
+fn write_number(directory: &Path, name: &str, number: u32) -> io::Result<()> {
+    let fresh = directory.join(format!("{name}.new"));
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    writeln!(file, "{number}")?;
+    file.sync_all()?;
+    fs::rename(&fresh, directory.join(name))?;
+    sync_directory(directory)
+}

@@ -1,0 +1,876 @@
+//! One core's spool on its ring: two logs, their writers, and the books.
+//!
+//! Each log has as many writer tasks as it may have writes in flight. A writer takes the next
+//! batch from the commit machine, makes it durable, and releases the tickets: all on this thread, so
+//! waiting sessions are woken without a wake-up between threads.
+
+use crate::io::file::Durability;
+use crate::message::{Envelope, MessageId};
+use crate::schedule::outcome::{Outcome, RecipientState};
+use crate::spool::book::{MessageBook, OutcomeBook};
+use crate::spool::commit::{
+    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write,
+};
+use crate::spool::keeper::{self, Pool};
+use crate::spool::place::{Extent, Place, Receipt, SegmentFile};
+use crate::spool::record::{
+    COMMIT_BYTES_MAX, FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, SegmentHeader, Usage,
+    encode_outcome,
+};
+use crate::spool::recover::CorePart;
+use crate::spool::{
+    CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, OUTCOME_FLUSH_BYTES, OUTCOME_STAGING_BYTES,
+    SpoolError, SpoolStats,
+};
+use crate::time::WallTime;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, Notify, oneshot};
+
+type SegmentRef = Arc<SegmentFile>;
+
+/// What waits for a record of the message log.
+pub(super) enum MessageTicket {
+    /// A message's own or final record.
+    Message {
+        id: MessageId,
+        recipients: u32,
+        chunks: Vec<Extent>,
+        answer: oneshot::Sender<Result<Receipt, SpoolError>>,
+    },
+    Chunk(Rc<Chunks>),
+}
+
+/// What waits for a record of the outcome log.
+pub(super) struct OutcomeTicket {
+    /// Pins the message until the outcome is counted as referring to it.
+    home: Place,
+    answer: oneshot::Sender<()>,
+}
+
+/// The chunks of one large message.
+#[derive(Default)]
+pub(super) struct Chunks {
+    /// Durable ones, in their order.
+    extents: RefCell<Vec<Extent>>,
+    waiting: Cell<usize>,
+    failed: Cell<bool>,
+    changed: Notify,
+}
+
+/// One log: the machine and who waits for it.
+pub(super) struct Log<T> {
+    pub machine: RefCell<Machine<SegmentRef, T>>,
+    /// For the writers: something may be written now.
+    work: Notify,
+    /// For the one appender that holds the gate: there may be room now.
+    room: Notify,
+    /// Appenders that find no room queue here, in their order.
+    gate: Mutex<()>,
+    /// For those who wait until nothing waits or is in flight.
+    idle: Notify,
+    /// Waiting records are to be written although they are few. Always true for messages.
+    due: Cell<bool>,
+}
+
+impl<T> Log<T> {
+    fn new(staging_bytes: usize, in_flight: usize, after_failure: AfterFailure, due: bool) -> Self {
+        Log {
+            machine: RefCell::new(Machine::new(staging_bytes, in_flight, after_failure)),
+            work: Notify::new(),
+            room: Notify::new(),
+            gate: Mutex::new(()),
+            idle: Notify::new(),
+            due: Cell::new(due),
+        }
+    }
+
+    /// Takes the record, waiting for room in the order of the callers. `wait` decides whether a
+    /// lack of segments is waited for.
+    async fn put(
+        &self,
+        record: &Record<'_>,
+        ticket: T,
+        wait: impl Fn() -> bool,
+    ) -> Result<(), SpoolError> {
+        let _turn = match self.gate.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => self.gate.lock().await,
+        };
+        let mut ticket = ticket;
+        loop {
+            let appended = self.machine.borrow_mut().append(record, ticket);
+            match appended {
+                Ok(()) => return Ok(()),
+                Err((_, Refused::TooLarge)) => return Err(SpoolError::TooLarge),
+                Err((_, Refused::NoSegment)) if !wait() => return Err(SpoolError::Full),
+                Err((returned, _)) => ticket = returned,
+            }
+            self.work.notify_one();
+            self.room.notified().await;
+        }
+    }
+}
+
+struct Books {
+    messages: MessageBook,
+    outcomes: OutcomeBook,
+    /// Segments of this core that are in use. The only reference that outlives a message.
+    files: BTreeMap<Lap, SegmentRef>,
+    /// Set aside when they are retired.
+    bad: BTreeSet<Lap>,
+}
+
+/// What the tasks of one core's spool share.
+pub(super) struct Shared {
+    core: u16,
+    pub run: u32,
+    outcome_delay: Duration,
+    pub messages: Log<MessageTicket>,
+    pub outcomes: Log<OutcomeTicket>,
+    books: RefCell<Books>,
+    pub pool: RefCell<Pool>,
+    /// For the keeper: a segment may be wanted or idle.
+    pub keeper: Notify,
+    pub sink: Box<dyn Fn(Note)>,
+    /// The keeper has prepared what it wants or found that it cannot.
+    is_settled: Cell<bool>,
+    settled: Notify,
+    next_sequence: Cell<u64>,
+    /// Reused for encoding what precedes a body.
+    scratch: RefCell<Vec<u8>>,
+    timer_runs: Cell<bool>,
+    closing: Cell<bool>,
+    abandoned: Cell<u64>,
+}
+
+impl Shared {
+    pub fn is_closed(&self) -> bool {
+        self.closing.get()
+            && self.messages.machine.borrow().is_idle()
+            && self.outcomes.machine.borrow().is_idle()
+    }
+
+    /// Gives a log the segment that was prepared for it.
+    pub fn supply(&self, usage: Usage, header: SegmentHeader, file: SegmentRef) {
+        let mut books = self.books.borrow_mut();
+        books.files.insert(header.lap, file.clone());
+        let head = Head {
+            segment: file,
+            nonce: header.nonce,
+            generation: header.lap.generation,
+            segment_bytes: header.segment_bytes,
+        };
+        match usage {
+            Usage::Outcomes => {
+                books.outcomes.opened(header.lap);
+                self.outcomes.machine.borrow_mut().supply(head);
+                self.outcomes.room.notify_one();
+                self.outcomes.work.notify_one();
+            }
+            _ => {
+                books.messages.opened(header.lap);
+                self.messages.machine.borrow_mut().supply(head);
+                self.messages.room.notify_one();
+                self.messages.work.notify_one();
+            }
+        }
+    }
+
+    /// No segment can be prepared now: whoever waits for one is told.
+    pub fn nothing_to_be_had(self: &Rc<Self>) {
+        if self.messages.machine.borrow().is_starved() && !self.pool.borrow().may_come() {
+            let mut releases = Vec::new();
+            self.messages
+                .machine
+                .borrow_mut()
+                .fail_waiting(&mut releases);
+            self.release_messages(releases, SpoolError::Full);
+        }
+        self.messages.room.notify_one();
+    }
+
+    /// The keeper has nothing to prepare, or cannot.
+    pub fn settle(&self) {
+        if !self.is_settled.replace(true) {
+            self.settled.notify_waiters();
+        }
+    }
+
+    pub fn idle(&self, usage: Usage) -> Vec<Lap> {
+        let books = self.books.borrow();
+        match usage {
+            Usage::Outcomes => books.outcomes.idle().collect(),
+            _ => books.messages.idle().collect(),
+        }
+    }
+
+    /// The segment, if nobody else holds it: from here on nobody can read from it.
+    pub fn take_unread(&self, lap: Lap) -> Option<SegmentFile> {
+        let mut books = self.books.borrow_mut();
+        let file = books.files.remove(&lap)?;
+        match Arc::try_unwrap(file) {
+            Ok(segment) => Some(segment),
+            Err(file) => {
+                books.files.insert(lap, file);
+                None
+            }
+        }
+    }
+
+    pub fn put_back(&self, segment: SegmentFile) {
+        let mut books = self.books.borrow_mut();
+        books.files.insert(segment.lap, Arc::new(segment));
+    }
+
+    pub fn mark_bad(&self, lap: Lap) {
+        self.books.borrow_mut().bad.insert(lap);
+    }
+
+    pub fn is_bad(&self, lap: Lap) -> bool {
+        self.books.borrow().bad.contains(&lap)
+    }
+
+    /// The segment is durably gone.
+    pub fn segment_retired(&self, usage: Usage, lap: Lap) {
+        let mut books = self.books.borrow_mut();
+        books.bad.remove(&lap);
+        match usage {
+            Usage::Outcomes => books.outcomes.retired(lap),
+            _ => {
+                books.messages.retired(lap);
+                books.outcomes.message_segment_retired(lap);
+                drop(books);
+                (self.sink)(Note::SegmentRetired(lap));
+            }
+        }
+    }
+
+    fn release_messages(
+        self: &Rc<Self>,
+        releases: Vec<Release<SegmentRef, MessageTicket>>,
+        failure: SpoolError,
+    ) {
+        for Release { ticket, result } in releases {
+            match ticket {
+                MessageTicket::Chunk(chunks) => chunks.released(result.ok().as_ref()),
+                MessageTicket::Message {
+                    id,
+                    recipients,
+                    chunks,
+                    answer,
+                } => {
+                    let result = result
+                        .map(|stored| self.message_stored(id, &stored, chunks))
+                        .map_err(|_| failure);
+                    if let Err(Ok(receipt)) = answer.send(result) {
+                        self.abandon(receipt, recipients);
+                    }
+                }
+            }
+        }
+    }
+
+    fn message_stored(
+        &self,
+        id: MessageId,
+        stored: &Stored<SegmentRef>,
+        chunks: Vec<Extent>,
+    ) -> Receipt {
+        let receipt = Receipt::new(id, stored, chunks);
+        let books = &mut self.books.borrow_mut().messages;
+        receipt.place().with_laps(|laps| books.stored(id, laps));
+        receipt
+    }
+
+    /// The session went away before its receipt, so 250 was not said: the message is let go.
+    fn abandon(self: &Rc<Self>, receipt: Receipt, recipients: u32) {
+        self.abandoned.set(self.abandoned.get() + 1);
+        let spool = Spool {
+            shared: self.clone(),
+        };
+        tokio::task::spawn_local(async move {
+            let id = receipt.id();
+            let finished = |index| (index, RecipientState::Finished);
+            let outcome = Outcome {
+                message: id,
+                recipients: (0..recipients).map(finished).collect(),
+            };
+            spool.record(&outcome, receipt.place()).await;
+            drop(receipt);
+            spool.message_finished(id);
+        });
+    }
+
+    fn release_outcomes(&self, releases: Vec<Release<SegmentRef, OutcomeTicket>>) {
+        for Release { ticket, result } in releases {
+            let stored = result.expect("outcomes are written again until they are stored");
+            let books = &mut self.books.borrow_mut().outcomes;
+            let lap = stored.segment().lap();
+            ticket.home.with_laps(|laps| books.refers(lap, laps));
+            // Whoever asked may be gone; the outcome stands all the same.
+            let _ = ticket.answer.send(());
+        }
+    }
+
+    /// Outcomes are few and small: they wait a little for others.
+    fn outcomes_wait(self: &Rc<Self>) {
+        let log = &self.outcomes;
+        let at_once = log.due.get() || self.outcome_delay.is_zero() || self.closing.get();
+        if at_once || self.outcomes_fill_a_write() {
+            log.due.set(true);
+            log.work.notify_one();
+        } else if !self.timer_runs.replace(true) {
+            let shared = self.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(shared.outcome_delay).await;
+                shared.timer_runs.set(false);
+                shared.outcomes.due.set(true);
+                shared.outcomes.work.notify_one();
+            });
+        }
+    }
+
+    fn outcomes_fill_a_write(&self) -> bool {
+        let machine = self.outcomes.machine.borrow();
+        machine.waiting_bytes() >= OUTCOME_FLUSH_BYTES.min(machine.record_bytes_max() / 2)
+    }
+
+    fn message_written(self: &Rc<Self>, write: Written) {
+        let mut releases = Vec::new();
+        let sealed = {
+            let mut machine = self.messages.machine.borrow_mut();
+            machine.write_done(
+                write.number,
+                write.result.is_ok(),
+                write.buffer,
+                &mut releases,
+            );
+            machine.take_sealed()
+        };
+        self.note_failure(write.segment.lap, write.result);
+        drop(write.segment);
+        self.release_messages(releases, SpoolError::WriteFailed);
+        for segment in sealed {
+            self.books.borrow_mut().messages.sealed(segment.lap);
+            self.keeper.notify_one();
+        }
+    }
+
+    fn outcome_written(self: &Rc<Self>, write: Written) {
+        let mut releases = Vec::new();
+        let sealed = {
+            let mut machine = self.outcomes.machine.borrow_mut();
+            machine.write_done(
+                write.number,
+                write.result.is_ok(),
+                write.buffer,
+                &mut releases,
+            );
+            machine.take_sealed()
+        };
+        if write.result.is_err() {
+            self.outcomes.due.set(true);
+        }
+        self.note_failure(write.segment.lap, write.result);
+        drop(write.segment);
+        self.release_outcomes(releases);
+        for segment in sealed {
+            self.books.borrow_mut().outcomes.sealed(segment.lap);
+            self.keeper.notify_one();
+        }
+    }
+
+    fn note_failure(&self, lap: Lap, result: io::Result<()>) {
+        if let Err(error) = result {
+            self.mark_bad(lap);
+            let error = error.to_string();
+            (self.sink)(Note::SegmentFailed { lap, error });
+        }
+    }
+}
+
+impl Chunks {
+    fn released(&self, stored: Option<&Stored<SegmentRef>>) {
+        self.waiting.set(self.waiting.get() - 1);
+        match stored {
+            Some(stored) => self.extents.borrow_mut().push(Extent::of(stored)),
+            None => self.failed.set(true),
+        }
+        self.changed.notify_one();
+    }
+}
+
+/// A write that came back from the disk.
+struct Written {
+    number: u64,
+    segment: SegmentRef,
+    buffer: crate::io::buffer::AlignedBuf,
+    result: io::Result<()>,
+}
+
+/// Makes one batch durable.
+async fn make_durable(write: Write<SegmentRef>) -> Written {
+    let Write {
+        number,
+        segment,
+        position,
+        length,
+        buffer,
+    } = write;
+    let file = segment.file.clone();
+    let (mut result, buffer) = file.write_all_at(buffer, length, position).await;
+    if result.is_ok() && file.durability() == Durability::Buffered {
+        result = file.sync_data().await;
+    }
+    Written {
+        number,
+        segment,
+        buffer,
+        result,
+    }
+}
+
+async fn write_messages(shared: Rc<Shared>) {
+    let log = &shared.messages;
+    while !shared.is_closed() {
+        let write = log.machine.borrow_mut().next_write();
+        let Some(write) = write else {
+            log.work.notified().await;
+            continue;
+        };
+        shared.write_began(log);
+        let written = make_durable(write).await;
+        shared.message_written(written);
+        shared.turn_over(log);
+    }
+    shared.wake_all();
+}
+
+async fn write_outcomes(shared: Rc<Shared>) {
+    let log = &shared.outcomes;
+    while !shared.is_closed() {
+        let write = match log.due.get() {
+            true => log.machine.borrow_mut().next_write(),
+            false => None,
+        };
+        let Some(write) = write else {
+            if log.machine.borrow().waiting_bytes() == 0 {
+                log.due.set(false);
+            }
+            log.work.notified().await;
+            continue;
+        };
+        log.due.set(shared.outcomes_fill_a_write());
+        shared.write_began(log);
+        let written = make_durable(write).await;
+        shared.outcome_written(written);
+        shared.turn_over(log);
+    }
+    shared.wake_all();
+}
+
+impl Shared {
+    /// The batch left its place to the next one, and perhaps a segment behind.
+    fn write_began<T>(&self, log: &Log<T>) {
+        log.room.notify_one();
+        // Another writer may take what did not fit into this batch.
+        log.work.notify_one();
+        if log.machine.borrow().spares() <= 1 {
+            self.keeper.notify_one();
+        }
+    }
+
+    /// After a write: the other writer, the keeper and those who close may have something to do.
+    fn turn_over<T>(&self, log: &Log<T>) {
+        log.work.notify_one();
+        log.room.notify_one();
+        if log.machine.borrow().is_idle() {
+            log.idle.notify_waiters();
+        }
+    }
+
+    fn wake_all(&self) {
+        self.keeper.notify_one();
+        self.messages.work.notify_waiters();
+        self.outcomes.work.notify_waiters();
+    }
+}
+
+/// One core's spool. Clones are the same spool. Ends with [`Spool::close`].
+#[derive(Clone)]
+pub struct Spool {
+    shared: Rc<Shared>,
+}
+
+impl Spool {
+    /// Starts the spool of this thread's core on the ring that runs here. `sink` gets the notes for
+    /// the other cores and the log; it must not call back into the spool.
+    ///
+    /// Mail is admitted as soon as the first segments are prepared: see [`Spool::ready`].
+    pub fn start(part: CorePart, sink: impl Fn(Note) + 'static) -> Spool {
+        let CorePart {
+            core,
+            run,
+            settings,
+            segments,
+            segments_max,
+            next_number,
+            free,
+            old_messages,
+            old_outcomes,
+            live,
+        } = part;
+        let in_flight = match segments.durability() {
+            Durability::Direct => IN_FLIGHT_MAX,
+            // The kernel tells a failed sync to one caller per descriptor: with two at once the
+            // wrong one may hear of it.
+            Durability::Buffered => 1,
+        };
+        let room = (segments.segment_bytes() / 2) as usize;
+        let mut pool = Pool::new(segments, (core, run), &settings, segments_max, next_number);
+        pool.adopt(free, old_messages.len() + old_outcomes.len());
+        let mut books = Books {
+            messages: MessageBook::default(),
+            outcomes: OutcomeBook::default(),
+            files: BTreeMap::new(),
+            bad: BTreeSet::new(),
+        };
+        for (id, laps) in live {
+            books.messages.stored(id, &laps);
+        }
+        for old in old_messages {
+            books.messages.sealed(old.file.lap);
+            books.adopt(old.file, old.is_damaged);
+        }
+        for (old, refers_to) in old_outcomes {
+            let refers_to: Vec<Lap> = refers_to.into_iter().collect();
+            books.outcomes.refers(old.file.lap, &refers_to);
+            books.outcomes.sealed(old.file.lap);
+            books.adopt(old.file, old.is_damaged);
+        }
+        let spool = Spool {
+            shared: Rc::new(Shared {
+                core,
+                run,
+                outcome_delay: settings.outcome_delay,
+                messages: Log::new(
+                    COMMIT_BYTES_MAX.min(room),
+                    in_flight,
+                    AfterFailure::Fail,
+                    true,
+                ),
+                outcomes: Log::new(
+                    OUTCOME_STAGING_BYTES.min(room),
+                    in_flight,
+                    AfterFailure::WriteAgain,
+                    false,
+                ),
+                books: RefCell::new(books),
+                pool: RefCell::new(pool),
+                keeper: Notify::new(),
+                sink: Box::new(sink),
+                is_settled: Cell::new(false),
+                settled: Notify::new(),
+                next_sequence: Cell::new(0),
+                scratch: RefCell::new(Vec::new()),
+                timer_runs: Cell::new(false),
+                closing: Cell::new(false),
+                abandoned: Cell::new(0),
+            }),
+        };
+        tokio::task::spawn_local(keeper::keep(spool.shared.clone()));
+        for _ in 0..in_flight {
+            tokio::task::spawn_local(write_messages(spool.shared.clone()));
+            tokio::task::spawn_local(write_outcomes(spool.shared.clone()));
+        }
+        spool
+    }
+
+    /// A new message's id, never used before on this spool.
+    pub fn next_id(&self) -> MessageId {
+        let sequence = self.shared.next_sequence.get();
+        self.shared.next_sequence.set(sequence + 1);
+        MessageId {
+            run: self.shared.run,
+            core: self.shared.core,
+            sequence,
+        }
+    }
+
+    /// Stores a message whose body (wire form) is in memory. Resolves when it is durable; calls at
+    /// the same time share a commit. Long bodies are stored in chunks.
+    ///
+    /// A caller that gives up before the receipt has not accepted the message, and it is let go.
+    pub async fn append(
+        &self,
+        id: MessageId,
+        received_at: WallTime,
+        envelope: &Envelope,
+        body: &[u8],
+    ) -> Result<Receipt, SpoolError> {
+        let mut meta = self.shared.scratch.take();
+        meta.clear();
+        MessageMeta::encode(received_at, envelope, &mut meta);
+        let record = Record {
+            kind: Kind::Message,
+            id,
+            meta: &meta,
+            body,
+        };
+        let most = self.shared.messages.machine.borrow().record_bytes_max();
+        if body.len() > INLINE_BODY_BYTES_MAX || record.bytes() > most {
+            let mut writer = self.begin(id);
+            writer.chunk(body).await?;
+            return writer.finish(received_at, envelope).await;
+        }
+        let receipt = self.put_message(&record, envelope, Vec::new()).await;
+        self.shared.scratch.replace(meta);
+        receipt?.await.unwrap_or(Err(SpoolError::Closing))
+    }
+
+    /// Begins a message that is too large to be held in memory.
+    pub fn begin(&self, id: MessageId) -> Writer {
+        Writer {
+            spool: self.clone(),
+            id,
+            chunks: Rc::default(),
+            next_index: 0,
+        }
+    }
+
+    async fn put_message(
+        &self,
+        record: &Record<'_>,
+        envelope: &Envelope,
+        chunks: Vec<Extent>,
+    ) -> Result<oneshot::Receiver<Result<Receipt, SpoolError>>, SpoolError> {
+        let (answer, receipt) = oneshot::channel();
+        let ticket = MessageTicket::Message {
+            id: record.id,
+            recipients: envelope.recipients.len() as u32,
+            chunks,
+            answer,
+        };
+        self.put(record, ticket).await?;
+        Ok(receipt)
+    }
+
+    async fn put(&self, record: &Record<'_>, ticket: MessageTicket) -> Result<(), SpoolError> {
+        if self.shared.closing.get() {
+            return Err(SpoolError::Closing);
+        }
+        let segment_may_come = || self.shared.pool.borrow().may_come();
+        let log = &self.shared.messages;
+        log.put(record, ticket, segment_may_come).await?;
+        log.work.notify_one();
+        Ok(())
+    }
+
+    /// Makes new states of recipients durable: they are when this returns. `home` is where the
+    /// message lies. Waits while the disk is full, and until the outcome is written elsewhere
+    /// after a failed write; is never refused.
+    pub async fn record(&self, outcome: &Outcome, home: &Place) {
+        let mut answers = Vec::with_capacity(1);
+        for meta in encode_outcome(outcome) {
+            let record = Record {
+                kind: Kind::Outcome,
+                id: outcome.message,
+                meta: &meta,
+                body: &[],
+            };
+            let (answer, done) = oneshot::channel();
+            let ticket = OutcomeTicket {
+                home: home.clone(),
+                answer,
+            };
+            let put = self.shared.outcomes.put(&record, ticket, || true).await;
+            put.expect("outcomes fit into a commit and are not refused");
+            self.shared.outcomes_wait();
+            answers.push(done);
+        }
+        for done in answers {
+            // An error would be a ticket that was dropped: the thread is going down.
+            let _ = done.await;
+        }
+    }
+
+    /// All recipients are finished, and that is durable. Only on the message's home core; a
+    /// second call changes nothing. Drop all places of the message, too.
+    pub fn message_finished(&self, id: MessageId) {
+        let finished = self.shared.books.borrow_mut().messages.finished(id);
+        if finished {
+            self.shared.keeper.notify_one();
+        }
+    }
+
+    /// A note of another core's spool.
+    pub fn receive_note(&self, note: &Note) {
+        if let Note::SegmentRetired(lap) = note {
+            let mut books = self.shared.books.borrow_mut();
+            books.outcomes.message_segment_retired(*lap);
+            self.shared.keeper.notify_one();
+        }
+    }
+
+    /// Is there room for a message of about `bytes`? Cheap. A yes is no promise: an append may
+    /// still find the spool full.
+    pub fn admit(&self, bytes: Option<u64>) -> Result<(), SpoolError> {
+        if self.shared.closing.get() {
+            return Err(SpoolError::Closing);
+        }
+        let pool = self.shared.pool.borrow();
+        let room = self.shared.messages.machine.borrow().room_bytes()
+            + pool.available() * pool.segment_bytes();
+        let outcomes_have_reserve = self.shared.outcomes.machine.borrow().spares() > 0;
+        // Records and commits cost some bytes besides the body.
+        let wanted = bytes
+            .unwrap_or(0)
+            .saturating_add(COMMIT_BYTES_MAX as u64 / 16);
+        match outcomes_have_reserve && room >= wanted {
+            true => Ok(()),
+            false => Err(SpoolError::Full),
+        }
+    }
+
+    /// Waits until the first segments are prepared, or it is clear that there is no room for them:
+    /// [`Spool::admit`] tells which.
+    pub async fn ready(&self) {
+        loop {
+            let settled = self.shared.settled.notified();
+            if self.shared.is_settled.get() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Waits until all outcomes handed in so far are durable.
+    pub async fn flush(&self) {
+        loop {
+            let idle = self.shared.outcomes.idle.notified();
+            if self.shared.outcomes.machine.borrow().is_idle() {
+                return;
+            }
+            self.shared.outcomes.due.set(true);
+            self.shared.outcomes.work.notify_one();
+            idle.await;
+        }
+    }
+
+    /// Takes no more mail, writes what waits, and ends the tasks. Await it before the ring's
+    /// runtime ends: no write may be in flight then.
+    pub async fn close(&self) {
+        self.flush().await;
+        self.shared.closing.set(true);
+        loop {
+            let idle = self.shared.messages.idle.notified();
+            if self.shared.messages.machine.borrow().is_idle() {
+                break;
+            }
+            self.shared.messages.work.notify_one();
+            idle.await;
+        }
+        self.flush().await;
+        self.shared.wake_all();
+    }
+
+    pub fn stats(&self) -> SpoolStats {
+        let shared = &self.shared;
+        let messages = shared.messages.machine.borrow();
+        let outcomes = shared.outcomes.machine.borrow();
+        let (books, pool) = (shared.books.borrow(), shared.pool.borrow());
+        let (m, o) = (messages.counters(), outcomes.counters());
+        let prepared = (messages.spares() + outcomes.spares()) as u64;
+        SpoolStats {
+            message_commits: m.commits,
+            message_records: m.records,
+            message_bytes: m.bytes,
+            outcome_commits: o.commits,
+            outcome_records: o.records,
+            outcome_bytes: o.bytes,
+            write_failures: m.failures + o.failures,
+            segments_in_use: (books.files.len() as u64).saturating_sub(prepared),
+            segments_prepared: prepared,
+            segments_free: pool.free_segments(),
+            segments_retired: pool.retired_segments(),
+            live_messages: books.messages.live_messages() as u64,
+            abandoned: shared.abandoned.get(),
+        }
+    }
+}
+
+impl Books {
+    fn adopt(&mut self, file: SegmentRef, is_damaged: bool) {
+        if is_damaged {
+            self.bad.insert(file.lap);
+        }
+        self.files.insert(file.lap, file);
+    }
+}
+
+/// A large message on its way to the spool. Chunks count only once [`Writer::finish`] has its
+/// receipt; dropped before, they are garbage that goes with its segments.
+pub struct Writer {
+    spool: Spool,
+    id: MessageId,
+    chunks: Rc<Chunks>,
+    next_index: u32,
+}
+
+impl Writer {
+    /// Appends the next piece of the body (wire form), of any length. Waits while the log is
+    /// behind, so the memory used is bounded.
+    pub async fn chunk(&mut self, piece: &[u8]) -> Result<(), SpoolError> {
+        let log = &self.spool.shared.messages;
+        let most = CHUNK_BYTES_MAX.min(log.machine.borrow().record_bytes_max() / 2);
+        for part in piece.chunks(most) {
+            if self.chunks.failed.get() {
+                return Err(SpoolError::WriteFailed);
+            }
+            let record = Record {
+                kind: Kind::Chunk,
+                id: self.id,
+                meta: &self.next_index.to_le_bytes(),
+                body: part,
+            };
+            let ticket = MessageTicket::Chunk(self.chunks.clone());
+            self.spool.put(&record, ticket).await?;
+            // Not released yet: no other task ran since it was taken.
+            self.chunks.waiting.set(self.chunks.waiting.get() + 1);
+            self.next_index += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends the message. The final record is written when all chunks are durable, and the receipt
+    /// is there when the final record is.
+    pub async fn finish(
+        self,
+        received_at: WallTime,
+        envelope: &Envelope,
+    ) -> Result<Receipt, SpoolError> {
+        while self.chunks.waiting.get() > 0 {
+            self.chunks.changed.notified().await;
+        }
+        if self.chunks.failed.get() {
+            return Err(SpoolError::WriteFailed);
+        }
+        let extents = self.chunks.extents.take();
+        let raw: Vec<RawExtent> = extents.iter().map(Extent::raw).collect();
+        let mut meta = Vec::new();
+        FinalMeta::encode(received_at, &raw, envelope, &mut meta);
+        let record = Record {
+            kind: Kind::Final,
+            id: self.id,
+            meta: &meta,
+            body: &[],
+        };
+        let receipt = self.spool.put_message(&record, envelope, extents).await?;
+        receipt.await.unwrap_or(Err(SpoolError::Closing))
+    }
+}

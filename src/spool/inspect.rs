@@ -1,0 +1,1 @@
+//! Looking into a spool with the relay stopped: `ringpost spool list|verify DIR`.

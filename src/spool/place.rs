@@ -1,0 +1,232 @@
+//! Where a message lies: receipts, places, and reading bodies back.
+
+use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
+use crate::io::file::File;
+use crate::message::MessageId;
+use crate::spool::commit::Stored;
+use crate::spool::record::{Lap, RawExtent};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One lap of an open segment file. While anybody but its home core holds it, it is not retired.
+#[derive(Debug)]
+pub struct SegmentFile {
+    pub(super) lap: Lap,
+    pub(super) segment_bytes: u64,
+    pub(super) file: File,
+}
+
+impl SegmentFile {
+    pub fn lap(&self) -> Lap {
+        self.lap
+    }
+}
+
+/// A piece of a body on stable storage.
+#[derive(Clone, Debug)]
+pub(super) struct Extent {
+    pub segment: Arc<SegmentFile>,
+    pub offset: u64,
+    pub bytes: u32,
+    pub checksum: u32,
+}
+
+impl Extent {
+    pub fn of(stored: &Stored<Arc<SegmentFile>>) -> Extent {
+        Extent {
+            segment: stored.segment().clone(),
+            offset: stored.body_offset(),
+            bytes: stored.body_bytes(),
+            checksum: stored.body_checksum(),
+        }
+    }
+
+    pub fn raw(&self) -> RawExtent {
+        RawExtent {
+            lap: self.segment.lap,
+            offset: self.offset,
+            bytes: self.bytes,
+            checksum: self.checksum,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Extents {
+    /// One record with its body.
+    Inline(Extent),
+    /// Chunks; `last` is the segment of the final record.
+    Chunks {
+        chunks: Arc<[Extent]>,
+        last: Arc<SegmentFile>,
+    },
+}
+
+/// Where a durable message lies. May be sent to any core and cloned; holding it keeps the segments
+/// from being reused. Drop it when the message is finished.
+#[derive(Clone, Debug)]
+pub struct Place {
+    extents: Extents,
+    body_bytes: u64,
+}
+
+impl Place {
+    pub(super) fn inline(extent: Extent) -> Place {
+        Place {
+            body_bytes: u64::from(extent.bytes),
+            extents: Extents::Inline(extent),
+        }
+    }
+
+    pub(super) fn chunks(chunks: Vec<Extent>, last: Arc<SegmentFile>) -> Place {
+        Place {
+            body_bytes: chunks.iter().map(|extent| u64::from(extent.bytes)).sum(),
+            extents: Extents::Chunks {
+                chunks: chunks.into(),
+                last,
+            },
+        }
+    }
+
+    /// Length of the body in wire form, its final `.` line included.
+    pub fn body_bytes(&self) -> u64 {
+        self.body_bytes
+    }
+
+    fn extents(&self) -> &[Extent] {
+        match &self.extents {
+            Extents::Inline(extent) => std::slice::from_ref(extent),
+            Extents::Chunks { chunks, .. } => chunks,
+        }
+    }
+
+    /// Shows `see` all segments that parts of the message lie in, each once, ascending.
+    pub(super) fn with_laps<R>(&self, see: impl FnOnce(&[Lap]) -> R) -> R {
+        match &self.extents {
+            Extents::Inline(extent) => see(&[extent.segment.lap]),
+            Extents::Chunks { chunks, last } => {
+                let mut laps: Vec<Lap> = chunks.iter().map(|e| e.segment.lap).collect();
+                laps.push(last.lap);
+                laps.sort_unstable();
+                laps.dedup();
+                see(&laps)
+            }
+        }
+    }
+
+    /// Reads the body from its start, in pieces, checking it against its checksums.
+    pub fn reader(&self) -> BodyReader {
+        BodyReader {
+            place: self.clone(),
+            extent: 0,
+            offset: 0,
+            checksum: 0,
+        }
+    }
+}
+
+/// Streams a body back from the spool; see [`BodyReader::next`].
+pub struct BodyReader {
+    place: Place,
+    /// Index of the extent being read, and how far into it.
+    extent: usize,
+    offset: u64,
+    /// Over the first `offset` bytes of the extent.
+    checksum: u32,
+}
+
+impl BodyReader {
+    /// Reads the next piece into `buffer` and says where in it the piece is; an empty range is
+    /// the end of the body. The piece is as long as the buffer allows, up to a block less.
+    ///
+    /// An error of the kind `InvalidData` says that the disk no longer holds what was written: the
+    /// piece at fault is not handed out, so that a damaged body never looks complete.
+    pub async fn next(&mut self, buffer: AlignedBuf) -> (io::Result<Range<usize>>, AlignedBuf) {
+        let Some(extent) = self.skip_empty() else {
+            return (Ok(0..0), buffer);
+        };
+        let start = extent.offset + self.offset;
+        let block_start = start - start % BLOCK_BYTES as u64;
+        let skip = (start - block_start) as usize;
+        let left = u64::from(extent.bytes) - self.offset;
+        let wanted = left.min((buffer.capacity() - skip) as u64) as usize;
+        let length = (skip + wanted).next_multiple_of(BLOCK_BYTES);
+        let (result, buffer) = extent
+            .segment
+            .file
+            .read_at(buffer, length, block_start)
+            .await;
+        let result = match result {
+            Ok(read) if read < skip + wanted => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => self.check(&extent, &buffer[skip..skip + wanted]),
+            Err(error) => Err(error),
+        };
+        (result.map(|()| skip..skip + wanted), buffer)
+    }
+
+    fn skip_empty(&mut self) -> Option<Extent> {
+        loop {
+            let extent = self.place.extents().get(self.extent)?;
+            if extent.bytes > 0 {
+                return Some(extent.clone());
+            }
+            self.extent += 1;
+        }
+    }
+
+    fn check(&mut self, extent: &Extent, piece: &[u8]) -> io::Result<()> {
+        self.checksum = crc32c::crc32c_append(self.checksum, piece);
+        self.offset += piece.len() as u64;
+        if self.offset < u64::from(extent.bytes) {
+            return Ok(());
+        }
+        if self.checksum != extent.checksum {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "segment {}: the body at {} is damaged",
+                    extent.segment.lap, extent.offset
+                ),
+            ));
+        }
+        (self.extent, self.offset, self.checksum) = (self.extent + 1, 0, 0);
+        Ok(())
+    }
+}
+
+/// Proof that a message is on stable storage: the only way to it is a durable write's
+/// [`Stored`], and the only way to a 250 is through it.
+#[must_use = "a receipt is what 250 answers for"]
+#[derive(Debug)]
+pub struct Receipt {
+    id: MessageId,
+    place: Place,
+}
+
+impl Receipt {
+    /// `stored` is the message's own or final record, `chunks` are its earlier parts.
+    pub(super) fn new(
+        id: MessageId,
+        stored: &Stored<Arc<SegmentFile>>,
+        chunks: Vec<Extent>,
+    ) -> Self {
+        let place = match chunks.is_empty() {
+            true => Place::inline(Extent::of(stored)),
+            false => Place::chunks(chunks, stored.segment().clone()),
+        };
+        Receipt { id, place }
+    }
+
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub fn into_place(self) -> Place {
+        self.place
+    }
+}

@@ -1,0 +1,374 @@
+//! Opening a spool: lock, survey, begin a run, let go of what nothing needs, share out the rest.
+//!
+//! Blocking, before the rings start. The order is that of the running spool: message segments are
+//! retired first, then the outcome segments that only they needed.
+
+use crate::message::{Envelope, MessageId};
+use crate::schedule::outcome::RecipientState;
+use crate::spool::Settings;
+use crate::spool::directory::{Directory, OpenError, io_error};
+use crate::spool::place::{Extent, Place, SegmentFile};
+use crate::spool::record::{Lap, RawExtent, SegmentHeader, SegmentId, Usage};
+use crate::spool::segment::{FreeSegment, Segments};
+use crate::spool::survey::{
+    Condition, Disk, FoundBody, FoundMessage, Survey, SurveyError, SurveyedSegment, survey,
+};
+use crate::time::WallTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use crate::spool::survey::RecoveryReport;
+
+/// A message that an earlier run accepted and did not finish.
+#[derive(Clone, Debug)]
+pub struct RecoveredMessage {
+    pub id: MessageId,
+    pub received_at: WallTime,
+    pub envelope: Envelope,
+    /// One for each recipient of the envelope; at least one is not finished.
+    pub states: Vec<RecipientState>,
+    pub place: Place,
+    /// The core whose [`Spool::message_finished`](crate::spool::Spool::message_finished) is to
+    /// be told. New messages have `id.core` for that.
+    pub home: u16,
+}
+
+/// An opened spool. Keep `directory` until the end: it holds the lock.
+#[derive(Debug)]
+pub struct Opened {
+    pub directory: Directory,
+    pub run: u32,
+    pub messages: Vec<RecoveredMessage>,
+    pub report: RecoveryReport,
+    /// One for each core, in order; send each to its thread.
+    pub parts: Vec<CorePart>,
+}
+
+/// What one core gets to start its [`Spool`](crate::spool::Spool) with.
+#[derive(Debug)]
+pub struct CorePart {
+    pub(super) core: u16,
+    pub(super) run: u32,
+    pub(super) settings: Settings,
+    pub(super) segments: Segments,
+    /// All cores together may have this many segments; this is one core's share.
+    pub(super) segments_max: Option<u64>,
+    pub(super) next_number: u32,
+    pub(super) free: Vec<FreeSegment>,
+    pub(super) old_messages: Vec<OldSegment>,
+    pub(super) old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
+    /// Unfinished messages of this home, and the segments they need.
+    pub(super) live: Vec<(MessageId, Vec<Lap>)>,
+}
+
+impl CorePart {
+    pub fn core(&self) -> u16 {
+        self.core
+    }
+}
+
+/// A segment of an earlier run: read and retired here, never appended to.
+#[derive(Debug)]
+pub(super) struct OldSegment {
+    pub file: Arc<SegmentFile>,
+    pub is_damaged: bool,
+}
+
+/// Opens the spool in `path`, making it if need be, for `cores` cores whatever their number was
+/// before. Blocking; reads every log through.
+pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, OpenError> {
+    settings.check(cores)?;
+    let directory = Directory::open(path, true)?;
+    let segments = Segments::new(
+        directory.segments(),
+        settings.segment_bytes,
+        settings.durability,
+    )
+    .map_err(io_error(directory.segments().display()))?;
+    let found = survey_files(&segments)?;
+    let run = directory.last_run()?.max(found.report.last_run) + 1;
+    directory.begin_run(run)?;
+    let mut opening = Opening::new(&segments, settings, run, cores)?;
+    opening.sort(&found)?;
+    let messages = opening.place(&found)?;
+    Ok(Opened {
+        directory,
+        run,
+        messages,
+        report: found.report,
+        parts: opening.parts,
+    })
+}
+
+pub(super) fn survey_files(segments: &Segments) -> Result<Survey, OpenError> {
+    survey(&mut Files {
+        segments,
+        open: None,
+    })
+    .map_err(|error| match error {
+        SurveyError::Io(error) => {
+            OpenError::Io(format!("reading {}", segments.path().display()), error)
+        }
+        SurveyError::Newer { segment, version } => OpenError::Newer {
+            what: segments.path().join(segment.file_name()),
+            version,
+        },
+    })
+}
+
+/// The real disk, read through the page cache: recovery wants reading ahead, not durability.
+struct Files<'a> {
+    segments: &'a Segments,
+    open: Option<(SegmentId, fs::File)>,
+}
+
+impl Disk for Files<'_> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentId>> {
+        Ok(self.segments.list()?.0)
+    }
+
+    fn read(&mut self, segment: SegmentId, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.open.as_ref().is_none_or(|(id, _)| *id != segment) {
+            let path = self.segments.path().join(segment.file_name());
+            self.open = Some((segment, fs::File::open(path)?));
+        }
+        let (_, file) = self.open.as_ref().expect("just opened");
+        let mut done = 0;
+        while done < buffer.len() {
+            match file.read_at(&mut buffer[done..], position + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// The parts while they are being filled.
+struct Opening<'a> {
+    segments: &'a Segments,
+    run: u32,
+    parts: Vec<CorePart>,
+    files: BTreeMap<Lap, Arc<SegmentFile>>,
+    /// The core that each old message segment is at home on.
+    homes: BTreeMap<Lap, usize>,
+}
+
+impl<'a> Opening<'a> {
+    fn new(
+        segments: &'a Segments,
+        settings: &Settings,
+        run: u32,
+        cores: u16,
+    ) -> Result<Self, OpenError> {
+        let (_, known) = segments
+            .list()
+            .map_err(io_error(segments.path().display()))?;
+        let parts = (0..cores).map(|core| CorePart {
+            core,
+            run,
+            settings: settings.clone(),
+            segments: segments.clone(),
+            segments_max: settings
+                .spool_bytes_max
+                .map(|bytes| bytes / settings.segment_bytes / u64::from(cores)),
+            next_number: known
+                .iter()
+                .filter(|id| id.core == core)
+                .map(|id| id.number + 1)
+                .max()
+                .unwrap_or(0),
+            free: Vec::new(),
+            old_messages: Vec::new(),
+            old_outcomes: Vec::new(),
+            live: Vec::new(),
+        });
+        Ok(Opening {
+            segments,
+            run,
+            parts: parts.collect(),
+            files: BTreeMap::new(),
+            homes: BTreeMap::new(),
+        })
+    }
+
+    fn error(&self, id: SegmentId) -> impl FnOnce(io::Error) -> OpenError + use<> {
+        io_error(
+            self.segments
+                .path()
+                .join(id.file_name())
+                .display()
+                .to_string(),
+        )
+    }
+
+    /// Every segment finds its use. Messages before outcomes: see the module's order.
+    fn sort(&mut self, found: &Survey) -> Result<(), OpenError> {
+        let mut retired = BTreeSet::new();
+        for segment in &found.segments {
+            match &segment.condition {
+                Condition::Damaged => {}
+                Condition::Blank => self
+                    .segments
+                    .remove(segment.id)
+                    .map_err(self.error(segment.id))?,
+                Condition::Lap(header) if header.usage == Usage::Free => {
+                    self.keep_free(header)?;
+                }
+                Condition::Lap(header) if header.usage == Usage::Messages => {
+                    if segment.live > 0 {
+                        self.adopt_messages(segment, header)?;
+                    } else {
+                        self.retire(segment, header)?;
+                        retired.insert(header.lap);
+                    }
+                }
+                Condition::Lap(_) => {}
+            }
+        }
+        self.sort_outcomes(found, &retired)
+    }
+
+    fn sort_outcomes(&mut self, found: &Survey, retired: &BTreeSet<Lap>) -> Result<(), OpenError> {
+        for segment in &found.segments {
+            let Condition::Lap(header) = &segment.condition else {
+                continue;
+            };
+            if header.usage != Usage::Outcomes {
+                continue;
+            }
+            let refers_to: BTreeSet<Lap> = segment.refers_to.difference(retired).copied().collect();
+            if refers_to.is_empty() {
+                self.retire(segment, header)?;
+            } else {
+                let old = self.old(segment, header)?;
+                let home = self.home(header.core);
+                self.parts[home].old_outcomes.push((old, refers_to));
+            }
+        }
+        Ok(())
+    }
+
+    fn home(&self, core: u16) -> usize {
+        usize::from(core) % self.parts.len()
+    }
+
+    fn keep_free(&mut self, header: &SegmentHeader) -> Result<(), OpenError> {
+        let id = header.lap.segment;
+        if header.segment_bytes != self.segments.segment_bytes() {
+            return self.segments.remove(id).map_err(self.error(id));
+        }
+        let free = FreeSegment {
+            lap: header.lap,
+            file: self.segments.open(id).map_err(self.error(id))?,
+        };
+        let home = self.home(id.core);
+        self.parts[home].free.push(free);
+        Ok(())
+    }
+
+    /// Lets go of a segment that nothing needs. One with damage is set aside for somebody to see.
+    fn retire(
+        &mut self,
+        segment: &SurveyedSegment,
+        header: &SegmentHeader,
+    ) -> Result<(), OpenError> {
+        let id = segment.id;
+        if segment.is_damaged {
+            return self.segments.set_aside(id).map_err(self.error(id));
+        }
+        if header.segment_bytes != self.segments.segment_bytes() {
+            return self.segments.remove(id).map_err(self.error(id));
+        }
+        let file = self.segments.open(id).map_err(self.error(id))?;
+        let free = self
+            .segments
+            .end_lap(header.lap, &file, self.run)
+            .map_err(self.error(id))?;
+        let home = self.home(id.core);
+        self.parts[home].free.push(free);
+        Ok(())
+    }
+
+    fn old(
+        &mut self,
+        segment: &SurveyedSegment,
+        header: &SegmentHeader,
+    ) -> Result<OldSegment, OpenError> {
+        let id = segment.id;
+        let file = self.segments.open(id).map_err(self.error(id))?;
+        // What was read may have come from the page cache; what follows relies on the disk.
+        file.blocking().sync_all().map_err(self.error(id))?;
+        Ok(OldSegment {
+            file: Arc::new(SegmentFile {
+                lap: header.lap,
+                segment_bytes: header.segment_bytes,
+                file,
+            }),
+            is_damaged: segment.is_damaged,
+        })
+    }
+
+    fn adopt_messages(
+        &mut self,
+        segment: &SurveyedSegment,
+        header: &SegmentHeader,
+    ) -> Result<(), OpenError> {
+        let old = self.old(segment, header)?;
+        let home = self.home(header.core);
+        self.files.insert(header.lap, old.file.clone());
+        self.homes.insert(header.lap, home);
+        self.parts[home].old_messages.push(old);
+        Ok(())
+    }
+
+    /// Places for all messages, and their homes' books.
+    fn place(&mut self, found: &Survey) -> Result<Vec<RecoveredMessage>, OpenError> {
+        for (id, laps) in &found.lost {
+            self.keep_live(*id, laps);
+        }
+        let mut messages = Vec::with_capacity(found.messages.len());
+        for message in &found.messages {
+            let home = self.keep_live(message.id, &message.laps());
+            messages.push(RecoveredMessage {
+                id: message.id,
+                received_at: message.received_at,
+                envelope: message.envelope.clone(),
+                states: message.states.clone(),
+                place: self.place_of(message),
+                home: home as u16,
+            });
+        }
+        Ok(messages)
+    }
+
+    /// All parts of a message are in one log, so they have one home.
+    fn keep_live(&mut self, id: MessageId, laps: &[Lap]) -> usize {
+        let home = laps.last().map_or(0, |lap| self.homes[lap]);
+        assert!(laps.iter().all(|lap| self.homes[lap] == home));
+        self.parts[home].live.push((id, laps.to_vec()));
+        home
+    }
+
+    fn place_of(&self, message: &FoundMessage) -> Place {
+        let extent = |raw: &RawExtent| Extent {
+            segment: self.files[&raw.lap].clone(),
+            offset: raw.offset,
+            bytes: raw.bytes,
+            checksum: raw.checksum,
+        };
+        match &message.body {
+            FoundBody::Inline(raw) => Place::inline(extent(raw)),
+            FoundBody::Chunks(raw) => Place::chunks(
+                raw.iter().map(extent).collect(),
+                self.files[&message.lap].clone(),
+            ),
+        }
+    }
+}

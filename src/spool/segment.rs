@@ -1,0 +1,266 @@
+//! Segment files: made, given a header, retired. Blocking: for start and for helper threads.
+//!
+//! A file is claimed and filled with zeros before it is used, so that a commit later overwrites
+//! blocks that exist and the disk has no file system metadata to write. Its headers' generations
+//! only grow; a retired file is used again as it is, because nothing in it has the next lap's nonce.
+
+use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
+use crate::io::file::{Durability, File, allocate_blocking, open_blocking};
+use crate::spool::record::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
+use ring::rand::{SecureRandom, SystemRandom};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Zeros are written in pieces of this size.
+const FILL_BYTES: usize = 1024 * 1024;
+
+/// Added to the name of a segment that is not to be trusted or used again.
+const BAD_SUFFIX: &str = ".bad";
+
+const PROBE_NAME: &str = "probe";
+
+/// A retired segment that can be used again.
+#[derive(Debug)]
+pub struct FreeSegment {
+    /// The lap that the free header belongs to.
+    pub lap: Lap,
+    pub file: File,
+}
+
+/// A segment with a durable header, ready for commits.
+#[derive(Debug)]
+pub struct PreparedSegment {
+    pub header: SegmentHeader,
+    pub file: File,
+}
+
+/// What the next lap is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    pub usage: Usage,
+    pub core: u16,
+    pub run: u32,
+    pub log_sequence: u64,
+}
+
+/// The directory of the segments. One copy per core.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    path: PathBuf,
+    durability: Durability,
+    segment_bytes: u64,
+}
+
+impl Segments {
+    /// `path` exists. Without a wish for the durability the disk is asked which one it can do.
+    pub fn new(path: PathBuf, segment_bytes: u64, wish: Option<Durability>) -> io::Result<Self> {
+        let durability = match wish {
+            Some(wish) => wish,
+            None => probe(&path)?,
+        };
+        Ok(Segments {
+            path,
+            durability,
+            segment_bytes,
+        })
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn path_of(&self, id: SegmentId) -> PathBuf {
+        self.path.join(id.file_name())
+    }
+
+    /// Ids of all segments, and of all that ever were as far as the directory knows: the second
+    /// list holds the bad ones too.
+    pub fn list(&self) -> io::Result<(Vec<SegmentId>, Vec<SegmentId>)> {
+        let (mut usable, mut known) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(id) = SegmentId::from_file_name(name) {
+                usable.push(id);
+                known.push(id);
+            } else if let Some(name) = name.strip_suffix(BAD_SUFFIX) {
+                known.extend(SegmentId::from_file_name(name));
+            }
+        }
+        usable.sort_unstable();
+        Ok((usable, known))
+    }
+
+    pub fn open(&self, id: SegmentId) -> io::Result<File> {
+        let file = open_blocking(&self.path_of(id), true, self.durability)?;
+        Ok(File::new(file, self.durability))
+    }
+
+    /// Makes a segment of zeros. On an error nothing of it is left.
+    pub fn create(&self, id: SegmentId) -> io::Result<File> {
+        let made = self.fill(id);
+        if made.is_err() {
+            // The first error matters; a file that stays behind is blank and goes at the next start.
+            let _ = self.remove(id);
+        }
+        made?;
+        self.open(id)
+    }
+
+    fn fill(&self, id: SegmentId) -> io::Result<()> {
+        let direct = match self.durability {
+            Durability::Direct => libc::O_DIRECT,
+            Durability::Buffered => 0,
+        };
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(direct | libc::O_CLOEXEC)
+            .open(self.path_of(id))?;
+        allocate_blocking(&file, self.segment_bytes)?;
+        let zeros = AlignedBuf::new(FILL_BYTES);
+        let mut position = 0;
+        while position < self.segment_bytes {
+            let length = (self.segment_bytes - position).min(FILL_BYTES as u64);
+            file.write_all_at(&zeros[..length as usize], position)?;
+            position += length;
+        }
+        file.sync_all()?;
+        sync_directory(&self.path)
+    }
+
+    /// Begins the next lap of a segment, durably.
+    pub fn begin_lap(&self, free: FreeSegment, purpose: Purpose) -> io::Result<PreparedSegment> {
+        let header = SegmentHeader {
+            lap: Lap {
+                segment: free.lap.segment,
+                generation: next_generation(free.lap, purpose.run),
+            },
+            usage: purpose.usage,
+            core: purpose.core,
+            run: purpose.run,
+            log_sequence: purpose.log_sequence,
+            segment_bytes: self.segment_bytes,
+            nonce: fresh_nonce()?,
+        };
+        write_header(&free.file, &header)?;
+        Ok(PreparedSegment {
+            header,
+            file: free.file,
+        })
+    }
+
+    /// Ends a lap, durably: recovery finds nothing in it any more.
+    pub fn end_lap(&self, lap: Lap, file: &File, run: u32) -> io::Result<FreeSegment> {
+        let header = SegmentHeader {
+            lap: Lap {
+                segment: lap.segment,
+                generation: next_generation(lap, run),
+            },
+            usage: Usage::Free,
+            core: lap.segment.core,
+            run,
+            log_sequence: 0,
+            segment_bytes: self.segment_bytes,
+            nonce: Nonce([0; 16]),
+        };
+        write_header(file, &header)?;
+        Ok(FreeSegment {
+            lap: header.lap,
+            file: file.clone(),
+        })
+    }
+
+    /// Sets a segment aside under another name, durably: nothing reads or uses it again.
+    pub fn set_aside(&self, id: SegmentId) -> io::Result<()> {
+        let aside = self.path.join(format!("{}{BAD_SUFFIX}", id.file_name()));
+        fs::rename(self.path_of(id), aside)?;
+        sync_directory(&self.path)
+    }
+
+    pub fn remove(&self, id: SegmentId) -> io::Result<()> {
+        fs::remove_file(self.path_of(id))?;
+        sync_directory(&self.path)
+    }
+}
+
+/// Above the last one, and above all of earlier runs: a file that was lost and made anew never
+/// repeats a lap.
+fn next_generation(last: Lap, run: u32) -> u64 {
+    (last.generation + 1).max(u64::from(run) << 32)
+}
+
+fn fresh_nonce() -> io::Result<Nonce> {
+    let mut nonce = [0; 16];
+    SystemRandom::new()
+        .fill(&mut nonce)
+        .map_err(|_| io::Error::other("the system has no random numbers"))?;
+    Ok(Nonce(nonce))
+}
+
+fn write_header(file: &File, header: &SegmentHeader) -> io::Result<()> {
+    let mut block = AlignedBuf::new(BLOCK_BYTES);
+    header.encode(&mut block);
+    file.blocking().write_all_at(&block, 0)?;
+    match file.durability() {
+        Durability::Direct => Ok(()),
+        Durability::Buffered => file.blocking().sync_data(),
+    }
+}
+
+/// Writes one block as a commit would be written, to learn whether the file system lets us.
+fn probe(directory: &Path) -> io::Result<Durability> {
+    let path = directory.join(PROBE_NAME);
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)?;
+    let direct = open_blocking(&path, true, Durability::Direct).and_then(|file| {
+        let mut block = AlignedBuf::new(BLOCK_BYTES);
+        file.write_all_at(&block, 0)?;
+        file.read_exact_at(&mut block, 0)
+    });
+    fs::remove_file(&path)?;
+    match direct {
+        Ok(()) => Ok(Durability::Direct),
+        Err(error) if refuses_direct(&error) => Ok(Durability::Buffered),
+        Err(error) => Err(error),
+    }
+}
+
+fn refuses_direct(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
+    )
+}
+
+/// Makes names within the directory durable.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+/// Makes a directory that only its owner may enter; one that exists is left as it is.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => match path.parent() {
+            Some(parent) if parent != Path::new("") => sync_directory(parent),
+            _ => sync_directory(Path::new(".")),
+        },
+    }
+}

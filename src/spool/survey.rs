@@ -1,0 +1,722 @@
+//! Reading what a crash left. Pure over a [`Disk`].
+//!
+//! All outcomes of all logs are read before the first message, so their order does not matter. A
+//! segment is read through one window; bodies are checked and not kept.
+//!
+//! A commit is believed if it carries the secret nonce and the generation of its segment's header,
+//! its own place, and checksums that are right. Anything else at a block is passed over: zeros,
+//! an older lap, a forgery in somebody's mail. So a hole that a crash left between two writes does
+//! not hide the commit behind it.
+
+use crate::io::buffer::BLOCK_BYTES;
+use crate::message::{Envelope, MessageId};
+use crate::schedule::outcome::RecipientState;
+use crate::spool::commit::IN_FLIGHT_MAX;
+use crate::spool::record::{
+    COMMIT_BYTES_MAX, CommitHeader, FinalMeta, FoundCommit, HeaderError, Kind, Lap, MessageMeta,
+    RawExtent, RecordView, SegmentHeader, SegmentId, Usage, decode_outcome,
+};
+use crate::time::WallTime;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::io;
+
+/// Read at once. Holds the longest commit from wherever it starts.
+const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+const _: () = assert!(WINDOW_BYTES >= COMMIT_BYTES_MAX);
+
+/// Damages that are named one by one; more are only counted.
+const DAMAGES_MAX: usize = 1000;
+
+/// What a survey reads from: real files, or a simulator's.
+pub trait Disk {
+    /// All segments, in an order that is the same each time.
+    fn segments(&mut self) -> io::Result<Vec<SegmentId>>;
+
+    /// Reads into `buffer` from `position`; how many bytes, fewer only at the segment's end.
+    fn read(&mut self, segment: SegmentId, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+/// What a segment's first block says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Condition {
+    /// It was being prepared; holds nothing.
+    Blank,
+    /// Nothing in it can be believed. It is left alone, so that somebody can look at it.
+    Damaged,
+    Lap(SegmentHeader),
+}
+
+#[derive(Clone, Debug)]
+pub struct SurveyedSegment {
+    pub id: SegmentId,
+    pub condition: Condition,
+    pub commits: u64,
+    pub records: u64,
+    /// Messages that need this segment, lost ones included: what is left of them is kept.
+    pub live: u64,
+    /// Of an outcome segment: the message segments whose messages it names.
+    pub refers_to: BTreeSet<Lap>,
+    /// Holds damage that no crash explains.
+    pub is_damaged: bool,
+}
+
+/// A message with an unfinished recipient.
+#[derive(Clone, Debug)]
+pub struct FoundMessage {
+    pub id: MessageId,
+    pub received_at: WallTime,
+    pub envelope: Envelope,
+    /// One for each recipient of the envelope.
+    pub states: Vec<RecipientState>,
+    pub body: FoundBody,
+    /// The segment of the message's own or final record.
+    pub lap: Lap,
+}
+
+#[derive(Clone, Debug)]
+pub enum FoundBody {
+    Inline(RawExtent),
+    Chunks(Vec<RawExtent>),
+}
+
+impl FoundMessage {
+    pub fn body_bytes(&self) -> u64 {
+        self.extents().iter().map(|e| u64::from(e.bytes)).sum()
+    }
+
+    pub fn extents(&self) -> &[RawExtent] {
+        match &self.body {
+            FoundBody::Inline(extent) => std::slice::from_ref(extent),
+            FoundBody::Chunks(extents) => extents,
+        }
+    }
+
+    /// All segments that the message needs, each once, ascending.
+    pub fn laps(&self) -> Vec<Lap> {
+        laps_of(self.extents(), self.lap)
+    }
+}
+
+fn laps_of(extents: &[RawExtent], last: Lap) -> Vec<Lap> {
+    let mut laps: Vec<Lap> = extents.iter().map(|extent| extent.lap).collect();
+    laps.push(last);
+    laps.sort_unstable();
+    laps.dedup();
+    laps
+}
+
+/// A place where the disk does not hold what was written there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    pub segment: SegmentId,
+    /// In bytes from the segment's start.
+    pub position: u64,
+    pub what: What,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum What {
+    /// The segment's header is unreadable: all that it held is lost.
+    Header,
+    /// The disk gave an error.
+    Unreadable(String),
+    /// A commit begins here and is not whole.
+    Commit,
+    /// This many commits (at least) are missing before this one.
+    Gap(u64),
+    /// This commit does not follow the one before it.
+    Chain,
+    /// The body of a message's record is not what was written.
+    Body(MessageId),
+    /// A record with right checksums that this version cannot read.
+    Record(MessageId),
+    /// Parts of a large message are missing.
+    Parts(MessageId),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "segment {} at byte {}: ", self.segment, self.position)?;
+        match &self.what {
+            What::Header => f.write_str("the header is damaged, the segment is left alone"),
+            What::Unreadable(error) => write!(f, "unreadable: {error}"),
+            What::Commit => f.write_str("a damaged commit"),
+            What::Gap(missing) => write!(f, "{missing} commits are missing before this one"),
+            What::Chain => f.write_str("the commit does not follow the one before"),
+            What::Body(id) => write!(f, "the content of message {id} is damaged"),
+            What::Record(id) => write!(f, "a record of message {id} cannot be read"),
+            What::Parts(id) => write!(f, "parts of message {id} are missing"),
+        }
+    }
+}
+
+/// What was read and found, in numbers, and what is wrong.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct RecoveryReport {
+    pub segments: u64,
+    pub message_segments: u64,
+    pub outcome_segments: u64,
+    pub commits: u64,
+    pub outcomes: u64,
+    /// Messages with a recipient still open.
+    pub messages: u64,
+    pub recipients_open: u64,
+    /// Messages that were complete and whose space was not yet used again.
+    pub finished: u64,
+    /// Second copies of a message.
+    pub duplicates: u64,
+    /// Last commits that a crash left unfinished; their mail was never accepted.
+    pub torn: u64,
+    /// Unfinished commits with a whole one behind them, as two writes in flight can leave.
+    pub holes: u64,
+    /// Named up to a bound; see `damages_count`.
+    pub damages: Vec<Damage>,
+    pub damages_count: u64,
+    /// The highest run that left a segment here.
+    pub last_run: u32,
+}
+
+impl RecoveryReport {
+    fn damage(&mut self, segment: SegmentId, position: u64, what: What) {
+        self.damages_count += 1;
+        if self.damages.len() < DAMAGES_MAX {
+            self.damages.push(Damage {
+                segment,
+                position,
+                what,
+            });
+        }
+    }
+
+    /// Nothing is wrong that a crash does not explain.
+    pub fn is_sound(&self) -> bool {
+        self.damages_count == 0
+    }
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "read {} segments ({} of messages, {} of outcomes), {} commits, {} outcomes\n\
+             {} messages with {} open recipients; {} more were finished",
+            self.segments,
+            self.message_segments,
+            self.outcome_segments,
+            self.commits,
+            self.outcomes,
+            self.messages,
+            self.recipients_open,
+            self.finished
+        )?;
+        if self.duplicates > 0 {
+            write!(f, "\n{} second copies passed over", self.duplicates)?;
+        }
+        if self.torn + self.holes > 0 {
+            write!(
+                f,
+                "\n{} unfinished commits at the ends of logs, {} holes before a last commit: \
+                 writes cut off by a crash, nothing in them was accepted",
+                self.torn, self.holes
+            )?;
+        }
+        for damage in &self.damages {
+            write!(f, "\nDAMAGED {damage}")?;
+        }
+        if self.damages_count > self.damages.len() as u64 {
+            let more = self.damages_count - self.damages.len() as u64;
+            write!(f, "\nDAMAGED {more} more places")?;
+        }
+        Ok(())
+    }
+}
+
+/// All that was found.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    pub segments: Vec<SurveyedSegment>,
+    pub messages: Vec<FoundMessage>,
+    /// Large messages with missing parts, and the segments that the rest of them is in.
+    pub lost: Vec<(MessageId, Vec<Lap>)>,
+    pub report: RecoveryReport,
+}
+
+/// Why a survey could not be made.
+#[derive(Debug)]
+pub enum SurveyError {
+    /// The list of segments or a first block cannot be read.
+    Io(io::Error),
+    Newer {
+        segment: SegmentId,
+        version: u32,
+    },
+}
+
+/// Reads everything. Read errors behind a segment's first block are damage; an error at the first
+/// block ends the survey, because a segment that cannot be read must not look empty.
+pub fn survey(disk: &mut dyn Disk) -> Result<Survey, SurveyError> {
+    let mut surveyor = Surveyor::default();
+    surveyor.read_headers(disk)?;
+    surveyor.read_logs(disk, Usage::Outcomes);
+    surveyor.read_logs(disk, Usage::Messages);
+    surveyor.join_chunks();
+    Ok(surveyor.finish())
+}
+
+/// What the outcomes say of one message.
+#[derive(Default)]
+struct Known {
+    /// By recipient, ascending.
+    states: Vec<(u32, RecipientState)>,
+    /// Outcome segments that name it.
+    laps: Vec<Lap>,
+}
+
+struct FoundFinal {
+    id: MessageId,
+    meta: FinalMeta,
+    lap: Lap,
+    position: u64,
+}
+
+#[derive(Default)]
+struct Surveyor {
+    segments: Vec<SurveyedSegment>,
+    index: BTreeMap<Lap, usize>,
+    known: HashMap<MessageId, Known>,
+    messages: Vec<FoundMessage>,
+    seen: HashSet<MessageId>,
+    /// Whole chunks: lap and offset of the body; its length and checksum.
+    chunks: HashMap<(Lap, u64), (u32, u32)>,
+    finals: Vec<FoundFinal>,
+    lost: Vec<(MessageId, Vec<Lap>)>,
+    report: RecoveryReport,
+}
+
+impl Surveyor {
+    fn read_headers(&mut self, disk: &mut dyn Disk) -> Result<(), SurveyError> {
+        for id in disk.segments().map_err(SurveyError::Io)? {
+            let mut blocks = vec![0; 2 * BLOCK_BYTES];
+            let read = disk.read(id, 0, &mut blocks).map_err(SurveyError::Io)?;
+            blocks.truncate(read);
+            let condition = self.classify(id, &blocks)?;
+            if let Condition::Lap(header) = &condition {
+                self.report.last_run = self.report.last_run.max(header.run);
+                self.index.insert(header.lap, self.segments.len());
+            }
+            self.report.segments += 1;
+            self.segments.push(SurveyedSegment {
+                id,
+                is_damaged: condition == Condition::Damaged,
+                condition,
+                commits: 0,
+                records: 0,
+                live: 0,
+                refers_to: BTreeSet::new(),
+            });
+        }
+        Ok(())
+    }
+
+    fn classify(&mut self, id: SegmentId, blocks: &[u8]) -> Result<Condition, SurveyError> {
+        let (first, second) = blocks.split_at(blocks.len().min(BLOCK_BYTES));
+        match SegmentHeader::decode(first) {
+            Ok(header) if header.lap.segment == id => return Ok(Condition::Lap(header)),
+            Err(HeaderError::Newer(version)) => {
+                return Err(SurveyError::Newer {
+                    segment: id,
+                    version,
+                });
+            }
+            // A commit is only ever written behind a durable header.
+            Err(HeaderError::Blank) if !CommitHeader::looks_like_one(second) => {
+                return Ok(Condition::Blank);
+            }
+            _ => {}
+        }
+        self.report.damage(id, 0, What::Header);
+        Ok(Condition::Damaged)
+    }
+
+    fn read_logs(&mut self, disk: &mut dyn Disk, usage: Usage) {
+        for index in 0..self.segments.len() {
+            let Condition::Lap(header) = &self.segments[index].condition else {
+                continue;
+            };
+            if header.usage != usage {
+                continue;
+            }
+            let header = header.clone();
+            match usage {
+                Usage::Messages => self.report.message_segments += 1,
+                _ => self.report.outcome_segments += 1,
+            }
+            self.read_segment(disk, index, &header);
+        }
+    }
+
+    fn read_segment(&mut self, disk: &mut dyn Disk, index: usize, header: &SegmentHeader) {
+        let mut scan = Scan::default();
+        scan.run(disk, header, &mut |position, records, suspects, commits| {
+            self.report.commits += 1;
+            self.segments[index].commits += 1;
+            self.segments[index].records += records.len() as u64;
+            for record in records {
+                if let Err(what) = self.take(header, position, record) {
+                    let at = position + record.offset as u64;
+                    suspects.push(Suspect {
+                        position: at,
+                        what,
+                        commits_before: commits,
+                    });
+                }
+            }
+        });
+        for suspect in scan.suspects {
+            self.judge(index, scan.commits, suspect);
+        }
+    }
+
+    /// Tells what a crash leaves from what it cannot: only the last writes of a lap can be
+    /// unfinished, as many as are in flight at once.
+    fn judge(&mut self, index: usize, commits: u64, suspect: Suspect) {
+        let behind = commits - suspect.commits_before;
+        let in_flight = IN_FLIGHT_MAX as u64;
+        match suspect.what {
+            What::Commit if behind < in_flight => self.report.torn += 1,
+            // The damaged record's own commit is counted among those behind.
+            What::Body(_) if behind <= in_flight => self.report.torn += 1,
+            What::Gap(missing) if behind < in_flight && missing < in_flight => {
+                self.report.holes += 1;
+            }
+            what => {
+                self.segments[index].is_damaged = true;
+                let id = self.segments[index].id;
+                self.report.damage(id, suspect.position, what);
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        header: &SegmentHeader,
+        position: u64,
+        record: &RecordView<'_>,
+    ) -> Result<(), What> {
+        if !record.is_whole() {
+            return Err(What::Body(record.id));
+        }
+        let unreadable = |_| What::Record(record.id);
+        let extent = RawExtent {
+            lap: header.lap,
+            offset: position + record.body_offset() as u64,
+            bytes: record.body.len() as u32,
+            checksum: record.body_checksum,
+        };
+        match (header.usage, record.kind) {
+            (Usage::Messages, Kind::Message) => {
+                let meta = MessageMeta::decode(record.meta).map_err(unreadable)?;
+                let body = FoundBody::Inline(extent);
+                self.found(record.id, meta.received_at, meta.envelope, body, header.lap);
+            }
+            (Usage::Messages, Kind::Chunk) => {
+                let sums = (extent.bytes, extent.checksum);
+                self.chunks.insert((extent.lap, extent.offset), sums);
+            }
+            (Usage::Messages, Kind::Final) => self.finals.push(FoundFinal {
+                id: record.id,
+                meta: FinalMeta::decode(record.meta).map_err(unreadable)?,
+                lap: header.lap,
+                position: position + record.offset as u64,
+            }),
+            (Usage::Outcomes, Kind::Outcome) => {
+                let outcome = decode_outcome(record.id, record.meta).map_err(unreadable)?;
+                self.report.outcomes += 1;
+                self.learn(header.lap, record.id, outcome.recipients);
+            }
+            _ => return Err(What::Record(record.id)),
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, lap: Lap, id: MessageId, recipients: Vec<(u32, RecipientState)>) {
+        let known = self.known.entry(id).or_default();
+        if known.laps.last() != Some(&lap) {
+            known.laps.push(lap);
+        }
+        for (recipient, state) in recipients {
+            match known.states.binary_search_by_key(&recipient, |(r, _)| *r) {
+                Ok(at) => known.states[at].1.merge(state),
+                Err(at) => known.states.insert(at, (recipient, state)),
+            }
+        }
+    }
+
+    /// The states of a message with this many recipients: the union of all that is known.
+    fn states(&self, id: MessageId, recipients: usize) -> Vec<RecipientState> {
+        let mut states = vec![RecipientState::fresh(); recipients];
+        if let Some(known) = self.known.get(&id) {
+            for (recipient, state) in &known.states {
+                if let Some(slot) = states.get_mut(*recipient as usize) {
+                    slot.merge(state.clone());
+                }
+            }
+        }
+        states
+    }
+
+    fn found(
+        &mut self,
+        id: MessageId,
+        received_at: WallTime,
+        envelope: Envelope,
+        body: FoundBody,
+        lap: Lap,
+    ) {
+        self.note_references(id, lap);
+        if !self.seen.insert(id) {
+            self.report.duplicates += 1;
+            return;
+        }
+        let states = self.states(id, envelope.recipients.len());
+        let open = states.iter().filter(|state| !state.is_finished()).count();
+        if open == 0 {
+            self.report.finished += 1;
+            return;
+        }
+        self.report.messages += 1;
+        self.report.recipients_open += open as u64;
+        let message = FoundMessage {
+            id,
+            received_at,
+            envelope,
+            states,
+            body,
+            lap,
+        };
+        self.count_live(&message.laps());
+        self.messages.push(message);
+    }
+
+    /// As long as the message can be found again, all outcomes that name it are needed.
+    fn note_references(&mut self, id: MessageId, lap: Lap) {
+        let laps = self.known.get(&id).map(|known| known.laps.as_slice());
+        for outcome_lap in laps.unwrap_or_default() {
+            let index = self.index[outcome_lap];
+            self.segments[index].refers_to.insert(lap);
+        }
+    }
+
+    fn count_live(&mut self, laps: &[Lap]) {
+        for lap in laps {
+            if let Some(&index) = self.index.get(lap) {
+                self.segments[index].live += 1;
+            }
+        }
+    }
+
+    fn join_chunks(&mut self) {
+        let mut incomplete = Vec::new();
+        for last in std::mem::take(&mut self.finals) {
+            if self.is_complete(&last) {
+                let body = FoundBody::Chunks(last.meta.extents);
+                let FoundFinal { id, lap, .. } = last;
+                self.found(id, last.meta.received_at, last.meta.envelope, body, lap);
+            } else {
+                incomplete.push(last);
+            }
+        }
+        for last in incomplete {
+            self.note_references(last.id, last.lap);
+            if self.seen.insert(last.id) {
+                self.lose(last);
+            }
+        }
+    }
+
+    /// Parts of a finished message may be gone already: they are let go one by one.
+    fn is_complete(&self, last: &FoundFinal) -> bool {
+        let FinalMeta {
+            extents, envelope, ..
+        } = &last.meta;
+        let mut states = self.states(last.id, envelope.recipients.len()).into_iter();
+        states.all(|state| state.is_finished())
+            || extents.iter().all(|extent| {
+                self.chunks.get(&(extent.lap, extent.offset))
+                    == Some(&(extent.bytes, extent.checksum))
+            })
+    }
+
+    fn lose(&mut self, last: FoundFinal) {
+        let laps: Vec<Lap> = laps_of(&last.meta.extents, last.lap)
+            .into_iter()
+            .filter(|lap| self.index.contains_key(lap))
+            .collect();
+        self.count_live(&laps);
+        let segment = last.lap.segment;
+        self.report
+            .damage(segment, last.position, What::Parts(last.id));
+        self.lost.push((last.id, laps));
+    }
+
+    fn finish(self) -> Survey {
+        Survey {
+            segments: self.segments,
+            messages: self.messages,
+            lost: self.lost,
+            report: self.report,
+        }
+    }
+}
+
+struct Suspect {
+    position: u64,
+    what: What,
+    /// Whole commits of the lap before it.
+    commits_before: u64,
+}
+
+type Visit<'a> = dyn FnMut(u64, &[RecordView<'_>], &mut Vec<Suspect>, u64) + 'a;
+
+/// One pass over a lap.
+#[derive(Default)]
+struct Scan {
+    window: Window,
+    commits: u64,
+    suspects: Vec<Suspect>,
+    /// The last commit that was seen: its sequence, and its checksum if it was whole.
+    last: Option<(u64, Option<u32>)>,
+    /// Where the next commit starts if nothing is missing.
+    expected: u64,
+}
+
+impl Scan {
+    fn run(&mut self, disk: &mut dyn Disk, lap: &SegmentHeader, visit: &mut Visit<'_>) {
+        let mut position = BLOCK_BYTES as u64;
+        self.expected = position;
+        while position < lap.segment_bytes {
+            position += self.block(disk, lap, position, visit);
+        }
+    }
+
+    /// Looks at one block; returns how many bytes to go on by.
+    fn block(
+        &mut self,
+        disk: &mut dyn Disk,
+        lap: &SegmentHeader,
+        position: u64,
+        visit: &mut Visit<'_>,
+    ) -> u64 {
+        let id = lap.lap.segment;
+        let found = match self.window.get(disk, id, position, BLOCK_BYTES) {
+            Ok(block) => CommitHeader::decode(block, lap, position),
+            Err(error) => {
+                self.suspect(position, What::Unreadable(error.to_string()));
+                None
+            }
+        };
+        let Some(found) = found else {
+            return BLOCK_BYTES as u64;
+        };
+        self.look_back(position, &found);
+        let length = found.header.bytes();
+        self.expected = position + length as u64;
+        let whole = self.visit_records(disk, id, position, &found, visit);
+        self.last = Some((found.header.sequence, whole.then_some(found.checksum)));
+        match whole {
+            true => length as u64,
+            false => {
+                self.suspect(position, What::Commit);
+                BLOCK_BYTES as u64
+            }
+        }
+    }
+
+    fn visit_records(
+        &mut self,
+        disk: &mut dyn Disk,
+        id: SegmentId,
+        position: u64,
+        found: &FoundCommit,
+        visit: &mut Visit<'_>,
+    ) -> bool {
+        let bytes = self.window.get(disk, id, position, found.header.bytes());
+        let Some(records) = bytes.ok().and_then(|bytes| found.records(bytes)) else {
+            return false;
+        };
+        visit(position, &records, &mut self.suspects, self.commits);
+        self.commits += 1;
+        true
+    }
+
+    /// Does this commit follow the last one?
+    fn look_back(&mut self, position: u64, found: &FoundCommit) {
+        let sequence = found.header.sequence;
+        let missing = match self.last {
+            Some((last, _)) => sequence.wrapping_sub(last).wrapping_sub(1),
+            None => u64::from(position != self.expected),
+        };
+        if missing > 0 || position != self.expected {
+            self.suspect(position, What::Gap(missing.max(1)));
+        } else if let Some((_, Some(checksum))) = self.last
+            && checksum != found.header.previous
+        {
+            self.suspect(position, What::Chain);
+        }
+    }
+
+    fn suspect(&mut self, position: u64, what: What) {
+        self.suspects.push(Suspect {
+            position,
+            what,
+            commits_before: self.commits,
+        });
+    }
+}
+
+/// A piece of a segment in memory.
+#[derive(Default)]
+struct Window {
+    buffer: Vec<u8>,
+    start: u64,
+    filled: usize,
+}
+
+impl Window {
+    /// `length` bytes from `position`, at most [`WINDOW_BYTES`].
+    fn get(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: SegmentId,
+        position: u64,
+        length: usize,
+    ) -> io::Result<&[u8]> {
+        let holds =
+            position >= self.start && position + length as u64 <= self.start + self.filled as u64;
+        if !holds {
+            self.fill(disk, segment, position, length)?;
+        }
+        let from = (position - self.start) as usize;
+        self.buffer[..self.filled]
+            .get(from..from + length)
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Reads ahead; where that fails, no further than is needed.
+    fn fill(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: SegmentId,
+        position: u64,
+        length: usize,
+    ) -> io::Result<()> {
+        self.buffer.resize(WINDOW_BYTES, 0);
+        (self.start, self.filled) = (position, 0);
+        self.filled = match disk.read(segment, position, &mut self.buffer) {
+            Ok(read) => read,
+            Err(_) => disk.read(segment, position, &mut self.buffer[..length])?,
+        };
+        Ok(())
+    }
+}
