@@ -1,7 +1,402 @@
 //! Starts the cores, and brings them to their end.
+//!
+//! ```text
+//! run: keys, spool, listeners -> one thread per core -> control until told to stop -> exit
+//! ```
 
 mod control;
 mod core;
 pub mod log;
 pub mod placement;
 mod shared;
+
+use crate::config::relay::RelayPolicy;
+use crate::config::{CertificateSource, Config, LogLevel, SpoolDurability};
+use crate::handoff::job::{Job, Message, ToCore};
+use crate::handoff::{Handoff, lanes};
+use crate::io::file::Durability;
+use crate::io::net::Bound;
+use crate::io::{clock, cpu, limits, runtime};
+use crate::listener::{AddressCounts, Load};
+use crate::log::{Log, Shown, event};
+use crate::metrics::CoreMetrics;
+use crate::remote::route::RouteTable;
+use crate::spool::{self, RecoveredMessage};
+use crate::tls::{self, ServerKeys, TrustAnchors};
+use control::Stopped;
+use core::Seed;
+use placement::{CoreSpec, Topology, explain, place};
+use shared::Shared;
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// How long the last log lines may take to be written.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the relay did not start: what was tried, and what went wrong.
+struct StartError(String);
+
+impl StartError {
+    fn new(what: impl fmt::Display) -> impl FnOnce(Box<dyn fmt::Display>) -> StartError {
+        move |why| StartError(format!("{what}: {why}"))
+    }
+}
+
+/// Adds what was being done to an error.
+trait Context<T> {
+    fn context(self, what: impl fmt::Display) -> Result<T, StartError>;
+}
+
+impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
+    fn context(self, what: impl fmt::Display) -> Result<T, StartError> {
+        self.map_err(|error| StartError::new(what)(Box::new(error)))
+    }
+}
+
+/// Runs the relay until it is told to stop. Ends the process's threads by ending the process: the
+/// rings are never dropped with operations in flight.
+pub fn run(config: Config) -> ExitCode {
+    let writer = match log::Writer::start(&config.log) {
+        Ok(writer) => writer,
+        Err(error) => {
+            eprintln!("ringpost: cannot open the log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let log = writer.log();
+    let code = match start(config, &writer, &log) {
+        Ok(Stopped::Drained) => ExitCode::SUCCESS,
+        Ok(Stopped::AtOnce) => ExitCode::SUCCESS,
+        Err(StartError(complaint)) => {
+            eprintln!("ringpost: {complaint}");
+            ExitCode::FAILURE
+        }
+    };
+    log.flush(clock::wall_time());
+    writer.stop(LOG_PATIENCE);
+    code
+}
+
+fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, StartError> {
+    let descriptors = limits::raise_descriptors().context("raising the limit on descriptors")?;
+    let topology = Topology::of_this_host().context("finding the CPUs")?;
+    let specs = place(&config.cores, &topology).context("placing threads")?;
+    let (keys, certificate) = load_keys(&config)?;
+    let opened = open_spool(&config, specs.len())?;
+    let listeners = bind(&config, &specs)?;
+    let shared = Arc::new(share(config, specs, keys, &listeners)?);
+
+    say_hello(&shared, log, &certificate, &opened, descriptors);
+    let (mut handoffs, control) = all_lanes(&shared);
+    let mut jobs = distribute(&shared, opened.messages);
+    let (report, started) = mpsc::channel();
+    let mut listeners = listeners.into_iter();
+    for (number, part) in opened.parts.into_iter().enumerate() {
+        let spec = shared.specs[number];
+        let seed = Seed {
+            number,
+            spec,
+            shared: shared.clone(),
+            handoff: handoffs.remove(0),
+            spool: part,
+            listeners: match spec.ingress {
+                true => listeners.next().unwrap_or_default(),
+                false => Vec::new(),
+            },
+            recovered: std::mem::take(&mut jobs[number]),
+            log: writer.log(),
+        };
+        spawn_core(seed, report.clone())?;
+    }
+    drop(report);
+    wait_for_start(&started, shared.specs.len())?;
+    say_ready(&shared, log);
+    let stopped = control::run(&shared, control, log).context("the control thread")?;
+    let mut line = log.line(LogLevel::Info, event::STOP, clock::wall_time());
+    line.field(
+        "how",
+        match stopped {
+            Stopped::Drained => "drained",
+            Stopped::AtOnce => "at once; unfinished mail stays in the spool",
+        },
+    );
+    drop(line);
+    // The lock on the spool is held until the process has ended.
+    std::mem::forget(opened.directory);
+    Ok(stopped)
+}
+
+fn load_keys(config: &Config) -> Result<(ServerKeys, String), StartError> {
+    match &config.tls.certificate {
+        CertificateSource::Files { chain, key } => {
+            let keys = tls::certificate::load(chain, key).context("the certificate for clients")?;
+            Ok((keys, format!("from {}", chain.display())))
+        }
+        CertificateSource::Generated { dir } => {
+            let (keys, origin) = tls::certificate::load_or_generate(
+                dir,
+                &config.tls.hostname,
+                clock::wall_time(),
+            )
+            .context("the certificate for clients")?;
+            Ok((keys, origin.to_string()))
+        }
+    }
+}
+
+fn open_spool(config: &Config, cores: usize) -> Result<spool::Opened, StartError> {
+    let cores = u16::try_from(cores).context("the number of threads")?;
+    let settings = spool::Settings {
+        segment_bytes: config.spool.segment_bytes,
+        spool_bytes_max: config.spool.bytes_max,
+        durability: match config.spool.durability {
+            SpoolDurability::Auto => None,
+            SpoolDurability::Direct => Some(Durability::Direct),
+            SpoolDurability::Buffered => Some(Durability::Buffered),
+        },
+        ..spool::Settings::default()
+    };
+    spool::open(&config.spool.dir, &settings, cores).context("the spool")
+}
+
+/// Every ingress core gets its own socket on each address.
+fn bind(config: &Config, specs: &[CoreSpec]) -> Result<Vec<Vec<(Bound, bool)>>, StartError> {
+    let plain = config.listen.plain.iter().map(|address| (address, false));
+    let implicit = config
+        .listen
+        .implicit_tls
+        .iter()
+        .map(|address| (address, true));
+    let mut cores: Vec<Vec<(Bound, bool)>> = specs
+        .iter()
+        .filter(|spec| spec.ingress)
+        .map(|_| Vec::new())
+        .collect();
+    for (address, implicit_tls) in plain.chain(implicit) {
+        Bound::check_free(*address).context(format!("listening on {address}"))?;
+        let mut address = *address;
+        for core in &mut cores {
+            let bound = Bound::new(address, config.listen.backlog as i32)
+                .context(format!("listening on {address}"))?;
+            // With port 0 the kernel chooses once, and the other cores follow.
+            address = bound.address();
+            core.push((bound, implicit_tls));
+        }
+    }
+    Ok(cores)
+}
+
+fn share(
+    config: Config,
+    specs: Vec<CoreSpec>,
+    keys: ServerKeys,
+    listeners: &[Vec<(Bound, bool)>],
+) -> Result<Shared, StartError> {
+    let (anchors, complaints) =
+        TrustAnchors::load(config.tls.roots.as_deref()).context("trusted certificates")?;
+    let mut routes = RouteTable::default();
+    for route in &config.relay.routes {
+        routes
+            .add_text(&route.text, &route.source)
+            .context("routes")?;
+    }
+    let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
+        (0..specs.len()).filter(|core| role(&specs[*core])).collect()
+    };
+    let (ingress_cores, delivery_cores) = (of_role(|s| s.ingress), of_role(|s| s.delivery));
+    Ok(Shared {
+        relay: Arc::new(RelayPolicy::new(&config.relay)),
+        routes: Arc::new(routes),
+        keys,
+        anchors: Arc::new(anchors),
+        anchor_complaints: complaints,
+        listening: listeners
+            .first()
+            .map(|of_core| {
+                of_core
+                    .iter()
+                    .map(|(bound, implicit_tls)| (bound.address(), *implicit_tls))
+                    .collect()
+            })
+            .unwrap_or_default(),
+        loads: ingress_cores.iter().map(|_| Load::default()).collect(),
+        addresses: Arc::new(AddressCounts::default()),
+        metrics: specs
+            .iter()
+            .map(|_| Arc::new(CoreMetrics::default()))
+            .collect(),
+        random_seed: tls::random_u64(),
+        ingress_cores,
+        delivery_cores,
+        specs,
+        config,
+    })
+}
+
+fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {
+    let mut handoffs = lanes(shared.specs.len() + 1);
+    let control = handoffs.pop().expect("one more than there are cores");
+    (handoffs, control)
+}
+
+/// Recovered mail by the core that delivers it.
+fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Vec<Box<Job>>> {
+    let mut jobs: Vec<Vec<Box<Job>>> = shared.cores().map(|_| Vec::new()).collect();
+    for (turn, recovered) in messages.into_iter().enumerate() {
+        for (core, job) in recovered_jobs(shared, recovered, turn) {
+            jobs[core].push(job);
+        }
+    }
+    jobs
+}
+
+fn recovered_jobs(
+    shared: &Shared,
+    recovered: RecoveredMessage,
+    turn: usize,
+) -> Vec<(usize, Box<Job>)> {
+    let open = recovered.states.iter().filter(|s| !s.is_finished()).count();
+    let message = Message::new(
+        recovered.id,
+        recovered.received_at,
+        recovered.envelope,
+        recovered.place,
+        usize::from(recovered.home),
+        open as u32,
+    );
+    let anywhere = shared.delivery_cores[turn % shared.delivery_cores.len()];
+    let recipients = (0..).zip(recovered.states).filter(|(_, s)| !s.is_finished());
+    shared
+        .split_by_core(&message, recipients, anywhere)
+        .into_iter()
+        .map(|(core, recipients)| {
+            let job = Job {
+                message: message.clone(),
+                body: None,
+                recipients,
+            };
+            (core, Box::new(job))
+        })
+        .collect()
+}
+
+fn spawn_core(seed: Seed, report: mpsc::Sender<Result<(), String>>) -> Result<(), StartError> {
+    let name = format!("ringpost-{}", seed.number);
+    let body = move || {
+        if let Some(cpu) = seed.spec.cpu
+            && let Err(error) = cpu::pin_this_thread(cpu)
+        {
+            let _ = report.send(Err(format!("tying a thread to CPU {cpu}: {error}")));
+            return;
+        }
+        let started = report.clone();
+        let ended = runtime::run(core::run(seed, move |result| {
+            // Nobody listens any more if another core has failed.
+            let _ = started.send(result);
+        }));
+        if let Err(error) = ended {
+            let _ = report.send(Err(format!(
+                "an io_uring cannot be made ({error}); it needs Linux 6.1 or newer, and \
+                 /proc/sys/kernel/io_uring_disabled to be 0"
+            )));
+        }
+    };
+    thread::Builder::new()
+        .name(name)
+        .spawn(body)
+        .map(drop)
+        .context("starting a thread")
+}
+
+fn wait_for_start(
+    started: &mpsc::Receiver<Result<(), String>>,
+    cores: usize,
+) -> Result<(), StartError> {
+    for _ in 0..cores {
+        match started.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(complaint)) => return Err(StartError(complaint)),
+            Err(_) => return Err(StartError("a core has ended at its start".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+fn say_hello(
+    shared: &Shared,
+    log: &Log,
+    certificate: &str,
+    opened: &spool::Opened,
+    descriptors: u64,
+) {
+    let now = clock::wall_time();
+    log.line(LogLevel::Info, event::START, now)
+        .field("version", env!("CARGO_PKG_VERSION"))
+        .field("hostname", &shared.config.session.hostname)
+        .field("threads", Shown(explain(&shared.specs)))
+        .field("descriptors", descriptors);
+    log.line(LogLevel::Info, "certificate", now)
+        .field("source", certificate)
+        .field("sha256", Shown(shared.keys.fingerprint()))
+        .field("trusted_roots", shared.anchors.len() as u64);
+    for warning in shared.keys.warnings(&shared.config.tls.hostname, now) {
+        log.line(LogLevel::Error, "certificate", now)
+            .field("warning", Shown(warning));
+    }
+    for complaint in &shared.anchor_complaints {
+        log.line(LogLevel::Error, "trusted-roots", now)
+            .field("warning", Shown(complaint));
+    }
+    log.line(LogLevel::Info, "spool", now)
+        .field("dir", Shown(shared.config.spool.dir.display()))
+        .field("run", u64::from(opened.run))
+        .field("recovered_messages", opened.messages.len() as u64);
+    for text in opened.report.to_string().lines() {
+        log.line(LogLevel::Info, "recovery", now)
+            .field("report", Shown(text));
+    }
+    for hint in &shared.config.hints {
+        log.line(LogLevel::Info, "hint", now)
+            .field("hint", Shown(hint));
+    }
+}
+
+/// The last lines of the start: where to send mail, and how to send a first message.
+fn say_ready(shared: &Shared, log: &Log) {
+    let now = clock::wall_time();
+    for (address, implicit_tls) in &shared.listening {
+        log.line(LogLevel::Info, "listening", now)
+            .field("address", *address)
+            .field(
+                "tls",
+                match implicit_tls {
+                    true => "from the first byte",
+                    false => "offered by STARTTLS",
+                },
+            );
+    }
+    if let Some((address, _)) = shared.listening.iter().find(|(_, implicit)| !implicit) {
+        log.line(LogLevel::Info, "ready", now).field(
+            "try",
+            Shown(format!(
+                "swaks --server {address} --tls --from you@example.com --to somebody@example.com"
+            )),
+        );
+    }
+    log.flush(now);
+}
+
+/// `ringpost spool list`.
+pub fn spool_list(dir: &Path) -> ExitCode {
+    inspect(spool::inspect::list(dir))
+}
+
+/// `ringpost spool verify`.
+pub fn spool_verify(dir: &Path) -> ExitCode {
+    inspect(spool::inspect::verify(dir))
+}
