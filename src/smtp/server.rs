@@ -1,1 +1,491 @@
+//! The receiving side of a session (RFC 5321 and the extensions that `extension` lists): octets
+//! in; replies, body octets and [`Step`]s out. No socket and no clock.
+//!
+//! The driver's loop: pass what was read to [`Server::handle`] again and again, each time without
+//! the consumed prefix, and do what the step says, until it is `NeedInput` (all is consumed: send
+//! `out`, read more), `EndOfData` (commit, then [`Server::committed`] or
+//! [`Server::not_committed`]), `StartTls` or `Close`.
+//!
+//! What is refused is refused by a reply, never by a guess:
+//!
+//! * Commands end at CRLF only. A bare LF in one is answered with 521 and the end of the session, at
+//!   once: whoever sends it would otherwise wait for an answer to a line that has no end.
+//! * Refused data is swallowed to its proper end and then answered. Where a dot on a line of its own
+//!   suggests that the sender thinks it is done, the answer comes there and the session ends:
+//!   what follows is never read as commands.
+//! * After a DATA that got no 354, the first line that is no command ends the session: it is text of
+//!   a message whose sender did not wait.
+//! * A chunk whose size cannot be believed ends the session; any other refused chunk is swallowed.
+//!
+//! A transaction ends with the refusal of its data or of a chunk: the next command may be MAIL.
 
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use crate::message::{Envelope, Mailbox, MessageId, TlsSummary};
+use crate::time::WallTime;
+
+use super::data::{Content, Rules, Scanner, Swallower};
+use super::trace;
+
+mod answers;
+mod body;
+mod commands;
+mod lines;
+
+use answers::{END_OF_DATA, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS};
+use lines::LineReader;
+
+pub use super::data::BareLineEnds;
+pub use super::refusal::Refusal;
+pub use answers::REFUSAL_TEXT_BYTES_MAX;
+
+/// Octets of refused content that are read on for the sake of an orderly reply. Beyond, the session ends.
+pub const SWALLOWED_BYTES_MAX: u64 = 1 << 30;
+/// Octets of a command line beyond its limit that are read on. Beyond, the session ends.
+pub const LINE_SWALLOWED_BYTES_MAX: usize = 64 << 10;
+/// The shortest command line limit (RFC 5321 section 4.5.3.1.4), CRLF included.
+pub const COMMAND_LINE_BYTES_MIN: usize = 512;
+/// The shortest text line limit (RFC 5321 section 4.5.3.1.6), CRLF not included.
+pub const TEXT_LINE_BYTES_MIN: usize = 998;
+
+/// What sessions of one listener have in common. Built once, shared by reference count.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name in greeting, EHLO and trace headers. Printable, without spaces.
+    pub hostname: String,
+    /// Octets of content (RFC 1870), announced by `SIZE`.
+    pub max_message_bytes: u64,
+    /// Per transaction. Beyond: 452 4.5.3.
+    pub max_recipients: usize,
+    /// Replies 5yz since the last accepted message; 0 is no limit. At the limit: 421 4.7.0.
+    pub max_errors: u32,
+    /// `Received:` fields of a message. Beyond: 554 5.4.6.
+    pub max_hops: u32,
+    /// CRLF included, at least [`COMMAND_LINE_BYTES_MIN`]. Beyond: 500 5.5.2.
+    pub max_command_line_bytes: usize,
+    /// CRLF not included, at least [`TEXT_LINE_BYTES_MIN`]. Beyond: 554 5.6.0; nothing is folded.
+    pub max_text_line_bytes: usize,
+    /// MAIL commands of a session; 0 is no limit. Beyond: 421 4.7.0.
+    pub max_transactions: u32,
+    /// Commands that lead nowhere (NOOP, RSET, VRFY, EHLO ...) since the last accepted message; 0
+    /// is no limit. At the limit: 421 4.7.0.
+    pub max_idle_commands: u32,
+    pub bare_line_ends: BareLineEnds,
+    /// No mail without TLS: 530 5.7.0 (RFC 3207 section 4).
+    pub require_tls: bool,
+}
+
+impl Settings {
+    /// The defaults.
+    pub fn new(hostname: impl Into<String>) -> Self {
+        Settings {
+            hostname: hostname.into(),
+            max_message_bytes: 50 << 20,
+            max_recipients: 1000,
+            max_errors: 20,
+            max_hops: 100,
+            max_command_line_bytes: 2048,
+            max_text_line_bytes: 1 << 20,
+            max_transactions: 0,
+            max_idle_commands: 100,
+            bare_line_ends: BareLineEnds::Refuse,
+            require_tls: false,
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            bare_line_ends: self.bare_line_ends,
+            message_bytes_max: self.max_message_bytes,
+            line_bytes_max: self.max_text_line_bytes.max(TEXT_LINE_BYTES_MIN),
+            hops_max: self.max_hops,
+        }
+    }
+}
+
+/// Who is there.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerInfo {
+    pub address: IpAddr,
+    /// May send to any domain; passed to [`Policy::recipient`].
+    pub trusted: bool,
+    /// List and accept STARTTLS while there is no TLS.
+    pub offer_starttls: bool,
+    /// TLS from the first octet (RFC 8314 section 3).
+    pub tls: Option<TlsSummary>,
+}
+
+/// What only the relay's configuration or state can answer. Answers are immediate and change
+/// nothing.
+pub trait Policy {
+    /// May mail for `forward_path` come in? 554 5.7.1 if we do not relay for its domain, 550 5.1.1
+    /// if it is known not to exist.
+    fn recipient(&self, trusted: bool, forward_path: &Mailbox) -> Result<(), Refusal>;
+
+    /// Is there room for a message? Asked at MAIL, and again at DATA or the first BDAT. 452 4.3.1 if not.
+    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal>;
+}
+
+/// What the driver has to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// All input is consumed: send `out`, read more.
+    NeedInput,
+    /// Send `out` (the 220), discard unread input, shake hands; then [`Server::tls_established`],
+    /// or drop the connection.
+    StartTls,
+    /// A body begins: put the trace header ([`Server::trace`]) into `body`, call `handle` again.
+    /// After DATA, `out` ends with the 354.
+    BeginBody,
+    /// The body that began is given up: drop what there is of it, call `handle` again. The rest of
+    /// it is swallowed without a further step.
+    BodyAborted,
+    /// The body is complete, the final `.CRLF` included. Commit it, then call [`Server::committed`]
+    /// or [`Server::not_committed`]. [`Server::content`] says more of it.
+    EndOfData(Box<Envelope>),
+    /// Send `out`, close. The peer may still be sending: shut down the sending side, read on for
+    /// a moment, or a reset may destroy the reply before it is read.
+    Close,
+}
+
+/// What the session waits for, so that the driver can choose a time-out (RFC 5321 section 4.5.3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// [`Server::greet`] is due.
+    Greeting,
+    /// A command, 5 minutes.
+    Command,
+    /// Message content, 3 minutes between two pieces.
+    Body,
+    /// Message content, but the last line was a dot between bare line ends. Few senders go on
+    /// from here, most wait for an answer: some seconds. See [`Server::timed_out`].
+    BodyMayBeOver,
+    /// The commit, on our side.
+    Commit,
+    /// A TLS handshake.
+    Handshake,
+    /// Nothing.
+    Closed,
+}
+
+/// Counters of a session, for its log line.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// The last argument of EHLO or HELO: printable ASCII without spaces; empty if there was none.
+    pub hello: Box<str>,
+    /// Commands that were well-formed.
+    pub commands: u64,
+    /// MAIL commands accepted.
+    pub transactions: u64,
+    /// Messages that got their 250.
+    pub messages: u64,
+    /// Recipients of those.
+    pub recipients: u64,
+    /// Octets of content of those.
+    pub message_bytes: u64,
+    /// Replies 4yz and 5yz.
+    pub refusals: u64,
+    /// The last such reply, one line without CRLF, printable.
+    pub last_refusal: String,
+    pub tls: Option<TlsSummary>,
+    /// Input was there behind STARTTLS before the handshake: a broken client, or somebody in the
+    /// middle. It was not read.
+    pub input_before_tls: bool,
+}
+
+/// What the peer said it is.
+#[derive(Debug)]
+struct Hello {
+    name: Box<str>,
+    is_esmtp: bool,
+}
+
+/// A state owns what it needs and nothing else: no transaction can be read where there is none.
+#[derive(Debug)]
+enum State {
+    Greeting,
+    /// No transaction.
+    Ready,
+    /// MAIL was accepted.
+    Mail(Box<Envelope>),
+    /// After 354.
+    Data(Incoming),
+    /// Data that is refused; what to say at its end.
+    RefusedData(Refused),
+    /// Between two chunks.
+    BetweenChunks(Incoming),
+    /// Octets of this chunk still to come.
+    Chunk {
+        incoming: Incoming,
+        left: u64,
+        last: bool,
+    },
+    /// Octets of a chunk that is refused; what to say behind it.
+    RefusedChunk {
+        left: u64,
+        refusal: Refusal,
+    },
+    /// `EndOfData` was returned. Recipients of the message.
+    Commit {
+        content: Content,
+        recipients: u64,
+    },
+    Handshake,
+    Closed,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    envelope: Box<Envelope>,
+    scanner: Scanner,
+}
+
+#[derive(Debug)]
+struct Refused {
+    swallower: Swallower,
+    refusal: Refusal,
+    swallowed_bytes: u64,
+}
+
+/// One session, from greeting to end.
+#[derive(Debug)]
+pub struct Server {
+    settings: Rc<Settings>,
+    peer: PeerInfo,
+    hello: Option<Hello>,
+    state: State,
+    lines: LineReader,
+    /// Replies 5yz since the last accepted message.
+    errors: u32,
+    /// Commands that lead nowhere since the last accepted message.
+    idle_commands: u32,
+    /// The last command was a DATA that got no 354.
+    data_was_refused: bool,
+    summary: Summary,
+}
+
+/// What a command leads to: `None` is the next command.
+type Next = Option<Step>;
+
+impl Server {
+    pub fn new(settings: Rc<Settings>, peer: PeerInfo) -> Self {
+        Server {
+            settings,
+            peer,
+            hello: None,
+            state: State::Greeting,
+            lines: LineReader::default(),
+            errors: 0,
+            idle_commands: 0,
+            data_was_refused: false,
+            summary: Summary {
+                tls: peer.tls,
+                ..Summary::default()
+            },
+        }
+    }
+
+    /// Appends the greeting. To be called once, before any `handle`.
+    pub fn greet(&mut self, out: &mut Vec<u8>) {
+        assert!(matches!(self.state, State::Greeting));
+        out.extend_from_slice(b"220 ");
+        out.extend_from_slice(self.settings.hostname.as_bytes());
+        out.extend_from_slice(b" ESMTP ringpost\r\n");
+        self.state = State::Ready;
+    }
+
+    /// Consumes a prefix of `input`, appends replies to `out` and body octets in wire form to
+    /// `body`. Returns the octets consumed, and what to do.
+    ///
+    /// Must not be called between `EndOfData` and the word about the commit, nor between `StartTls`
+    /// and [`Server::tls_established`].
+    pub fn handle(
+        &mut self,
+        input: &[u8],
+        policy: &dyn Policy,
+        body: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> (usize, Step) {
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            let (consumed, next) = match &mut self.state {
+                State::Ready | State::Mail(_) | State::BetweenChunks(_) => {
+                    self.handle_line(rest, policy, out)
+                }
+                State::Data(incoming) => {
+                    let (consumed, progress) = incoming.scanner.feed(rest, body);
+                    (consumed, Some(self.after_data(progress)))
+                }
+                State::RefusedData(refused) => {
+                    let (consumed, swallowed) = refused.swallower.feed(rest);
+                    refused.swallowed_bytes += consumed as u64;
+                    (consumed, self.after_refused_data(swallowed, out))
+                }
+                State::Chunk { .. } => self.handle_chunk(rest, body, out),
+                State::RefusedChunk { .. } => self.handle_refused_chunk(rest, out),
+                State::Closed => (rest.len(), Some(Step::Close)),
+                State::Greeting | State::Commit { .. } | State::Handshake => {
+                    panic!("handle() called while the driver owes an answer")
+                }
+            };
+            at += consumed;
+            if let Some(step) = self.enforce_limits(next, out) {
+                return (at, step);
+            }
+        }
+    }
+
+    /// The message that `EndOfData` handed out is durable: 250.
+    pub fn committed(&mut self, id: MessageId, out: &mut Vec<u8>) {
+        let (content, recipients) = self.end_commit();
+        self.summary.messages += 1;
+        self.summary.recipients += recipients;
+        self.summary.message_bytes += content.message_bytes;
+        self.errors = 0;
+        self.idle_commands = 0;
+        out.extend_from_slice(b"250 2.0.0 Ok: queued as ");
+        trace::push_id(id, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The message that `EndOfData` handed out is not durable.
+    pub fn not_committed(&mut self, refusal: Refusal, out: &mut Vec<u8>) {
+        self.end_commit();
+        self.refuse(&refusal, out);
+    }
+
+    fn end_commit(&mut self) -> (Content, u64) {
+        match std::mem::replace(&mut self.state, State::Ready) {
+            State::Commit {
+                content,
+                recipients,
+            } => (content, recipients),
+            other => panic!("no message is to be committed in {other:?}"),
+        }
+    }
+
+    /// The handshake after `StartTls` succeeded: what was said before is forgotten (RFC 3207
+    /// section 4.2).
+    pub fn tls_established(&mut self, tls: TlsSummary) {
+        assert!(matches!(self.state, State::Handshake));
+        self.state = State::Ready;
+        self.hello = None;
+        self.lines = LineReader::default();
+        self.peer.tls = Some(tls);
+        self.summary.tls = Some(tls);
+    }
+
+    /// The peer took too long: 421, or, where it may believe that its message is complete, what is
+    /// wrong with that. The driver closes.
+    pub fn timed_out(&mut self, out: &mut Vec<u8>) {
+        let refusal = match self.phase() {
+            Phase::BodyMayBeOver => END_OF_DATA,
+            _ => Refusal::new(421, 4, 2, "Timed out"),
+        };
+        self.close(&refusal, out);
+    }
+
+    /// We are going away: 421. The driver closes. Does nothing while a commit is under way: its
+    /// outcome must be said first.
+    pub fn shutting_down(&mut self, out: &mut Vec<u8>) {
+        if !matches!(self.state, State::Commit { .. }) {
+            self.close(&Refusal::new(421, 3, 2, "Shutting down"), out);
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        match &self.state {
+            State::Greeting => Phase::Greeting,
+            State::Ready | State::Mail(_) | State::BetweenChunks(_) => Phase::Command,
+            State::Data(incoming) if incoming.scanner.may_be_over() => Phase::BodyMayBeOver,
+            State::Data(_)
+            | State::RefusedData(_)
+            | State::Chunk { .. }
+            | State::RefusedChunk { .. } => Phase::Body,
+            State::Commit { .. } => Phase::Commit,
+            State::Handshake => Phase::Handshake,
+            State::Closed => Phase::Closed,
+        }
+    }
+
+    /// No transaction is open, and no command half received: a 421 costs nothing now.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Ready | State::Greeting) && self.lines.is_empty()
+    }
+
+    /// Of the body that `EndOfData` ended, until the commit is over; of the body so far before.
+    pub fn content(&self) -> Content {
+        match &self.state {
+            State::Commit { content, .. } => *content,
+            State::Data(incoming)
+            | State::BetweenChunks(incoming)
+            | State::Chunk { incoming, .. } => incoming.scanner.content(),
+            _ => Content::default(),
+        }
+    }
+
+    /// Appends the trace header of the message whose body begins (after `BeginBody`).
+    pub fn trace(&self, id: MessageId, now: WallTime, body: &mut Vec<u8>) {
+        let (State::Data(incoming) | State::Chunk { incoming, .. }) = &self.state else {
+            panic!("a trace header belongs to a body");
+        };
+        let hello = self.hello.as_ref();
+        let origin = trace::Origin {
+            hello: hello.map_or("", |hello| &hello.name),
+            is_esmtp: hello.is_some_and(|hello| hello.is_esmtp),
+            address: self.peer.address,
+            tls: self.peer.tls.as_ref(),
+            hostname: &self.settings.hostname,
+        };
+        trace::write_received(&origin, &incoming.envelope, id, now, body);
+    }
+
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Ends the session of a peer that does nothing but err, or nothing at all.
+    fn enforce_limits(&mut self, next: Next, out: &mut Vec<u8>) -> Next {
+        let is_over = |count: u32, limit: u32| limit > 0 && count >= limit;
+        if matches!(self.state, State::Closed) {
+            next
+        } else if is_over(self.errors, self.settings.max_errors) {
+            self.close(&TOO_MANY_ERRORS, out)
+        } else if is_over(self.idle_commands, self.settings.max_idle_commands) {
+            self.close(&TOO_MANY_IDLE_COMMANDS, out)
+        } else {
+            next
+        }
+    }
+
+    /// Says no, and counts.
+    fn refuse(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+        let start = out.len();
+        answers::write_refusal(refusal, out);
+        self.errors += u32::from(refusal.is_permanent());
+        self.summary.refusals += 1;
+        self.summary.last_refusal.clear();
+        let written = String::from_utf8_lossy(&out[start..]);
+        self.summary.last_refusal.push_str(written.trim_end());
+    }
+
+    /// Says no for the last time.
+    fn close(&mut self, refusal: &Refusal, out: &mut Vec<u8>) -> Next {
+        self.refuse(refusal, out);
+        self.state = State::Closed;
+        Some(Step::Close)
+    }
+
+    /// Drops the transaction (RFC 5321 sections 4.1.1.1 and 4.1.1.5), and says so if a body had
+    /// begun.
+    fn reset(&mut self) -> Next {
+        match std::mem::replace(&mut self.state, State::Ready) {
+            State::Data(_) | State::BetweenChunks(_) | State::Chunk { .. } => {
+                Some(Step::BodyAborted)
+            }
+            _ => None,
+        }
+    }
+}

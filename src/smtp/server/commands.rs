@@ -1,0 +1,226 @@
+//! One command after the other: is it allowed now, and what does it change?
+
+use crate::message::{Envelope, Recipient};
+use crate::smtp::command::{self, Command, CommandError, MailCommand, RcptCommand};
+use crate::smtp::extension;
+
+use super::answers::{self, *};
+use super::lines::Reading;
+use super::{COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, State, Step};
+
+impl Server {
+    pub(super) fn handle_line(
+        &mut self,
+        input: &[u8],
+        policy: &dyn Policy,
+        out: &mut Vec<u8>,
+    ) -> (usize, Next) {
+        let limit = self
+            .settings
+            .max_command_line_bytes
+            .max(COMMAND_LINE_BYTES_MIN);
+        let (consumed, reading) = self.lines.read(input, limit);
+        let next = match reading {
+            Reading::Partial => Some(Step::NeedInput),
+            Reading::Whole => self.handle_command(&input[..consumed], policy, out),
+            Reading::Assembled => {
+                let line = self.lines.take();
+                self.handle_command(&line, policy, out)
+            }
+            Reading::TooLong if self.data_was_refused => self.close(&TEXT_WITHOUT_354, out),
+            Reading::TooLong => self.say_no(&LINE_TOO_LONG, out),
+            Reading::TooLongChunk => self.close(&CHUNK_SIZE, out),
+            Reading::BareLf => self.close(&BARE_LF_IN_COMMAND, out),
+            Reading::Endless => self.close(&ENDLESS_LINE, out),
+            Reading::NotSmtp => self.close(&NOT_SMTP, out),
+        };
+        if matches!(next, Some(Step::StartTls)) {
+            self.summary.input_before_tls = consumed < input.len();
+        }
+        (consumed, next)
+    }
+
+    /// `line` ends in CRLF.
+    fn handle_command(&mut self, line: &[u8], policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
+        let text_may_follow = std::mem::take(&mut self.data_was_refused);
+        match command::parse(&line[..line.len() - 2]) {
+            Ok(command) => {
+                self.summary.commands += 1;
+                self.run(command, policy, out)
+            }
+            Err(CommandError::OtherProtocol) => self.close(&NOT_SMTP, out),
+            Err(CommandError::ChunkSize) => self.close(&CHUNK_SIZE, out),
+            Err(_) if text_may_follow => self.close(&TEXT_WITHOUT_354, out),
+            Err(CommandError::Unknown) => self.say_no(&UNKNOWN_COMMAND, out),
+            Err(CommandError::Refused(refusal)) => self.say_no(&refusal, out),
+        }
+    }
+
+    fn run(&mut self, command: Command<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
+        if self.needs_tls(&command) {
+            return self.refuse_without_tls(&command, out);
+        }
+        match command {
+            Command::Mail(mail) => self.mail(mail, policy, out),
+            Command::Rcpt(rcpt) => self.rcpt(rcpt, policy, out),
+            Command::Data => self.data(policy, out),
+            Command::Bdat { chunk_bytes, last } => self.bdat(chunk_bytes, last, policy, out),
+            Command::Ehlo(name) => self.ehlo(name, out),
+            Command::Helo(name) => self.helo(name, out),
+            Command::StartTls => self.starttls(out),
+            Command::Rset => self.rset(out),
+            Command::Quit => self.quit(out),
+            Command::Noop => self.idle(b"250 2.0.0 Ok", out),
+            Command::Help => self.idle(b"214 2.0.0 See RFC 5321", out),
+            Command::Vrfy => self.idle(b"252 2.0.0 Send some mail, and we shall see", out),
+            Command::Expn => self.say_no(&NO_EXPN, out),
+            Command::Auth if self.hello.is_none() => self.say_no(&HELLO_FIRST, out),
+            Command::Auth => self.say_no(&NO_AUTH, out),
+        }
+    }
+
+    /// RFC 3207 section 4 names what a server that insists on TLS still answers.
+    fn needs_tls(&self, command: &Command<'_>) -> bool {
+        let always = matches!(
+            command,
+            Command::Ehlo(_) | Command::Helo(_) | Command::Noop | Command::StartTls | Command::Quit
+        );
+        self.settings.require_tls && self.peer.tls.is_none() && !always
+    }
+
+    fn refuse_without_tls(&mut self, command: &Command<'_>, out: &mut Vec<u8>) -> Next {
+        match *command {
+            Command::Bdat { chunk_bytes, .. } => self.refuse_chunk(chunk_bytes, MUST_STARTTLS, out),
+            Command::Data => self.refuse_data(&MUST_STARTTLS, out),
+            _ => self.say_no(&MUST_STARTTLS, out),
+        }
+    }
+
+    pub(super) fn say_no(&mut self, refusal: &Refusal, out: &mut Vec<u8>) -> Next {
+        self.refuse(refusal, out);
+        None
+    }
+
+    fn ehlo(&mut self, name: &str, out: &mut Vec<u8>) -> Next {
+        extension::write_ehlo(
+            &self.settings.hostname,
+            self.settings.max_message_bytes,
+            self.peer.offer_starttls && self.peer.tls.is_none(),
+            out,
+        );
+        self.meet(name, true)
+    }
+
+    fn helo(&mut self, name: &str, out: &mut Vec<u8>) -> Next {
+        out.extend_from_slice(b"250 ");
+        answers::write_line(self.settings.hostname.as_bytes(), out);
+        self.meet(name, false)
+    }
+
+    fn meet(&mut self, name: &str, is_esmtp: bool) -> Next {
+        self.idle_commands += 1;
+        self.summary.hello = name.into();
+        self.hello = Some(Hello {
+            name: name.into(),
+            is_esmtp,
+        });
+        self.reset()
+    }
+
+    fn rset(&mut self, out: &mut Vec<u8>) -> Next {
+        self.idle(b"250 2.0.0 Ok", out);
+        self.reset()
+    }
+
+    fn idle(&mut self, text: &[u8], out: &mut Vec<u8>) -> Next {
+        self.idle_commands += 1;
+        answers::write_line(text, out);
+        None
+    }
+
+    fn quit(&mut self, out: &mut Vec<u8>) -> Next {
+        answers::write_line(b"221 2.0.0 Bye", out);
+        self.state = State::Closed;
+        Some(Step::Close)
+    }
+
+    fn starttls(&mut self, out: &mut Vec<u8>) -> Next {
+        if self.peer.tls.is_some() {
+            return self.say_no(&TLS_ACTIVE, out);
+        }
+        if !self.peer.offer_starttls {
+            return self.say_no(&NO_STARTTLS, out);
+        }
+        if !matches!(self.state, State::Ready) {
+            return self.say_no(&IN_TRANSACTION, out);
+        }
+        answers::write_line(b"220 2.0.0 Ready to start TLS", out);
+        self.state = State::Handshake;
+        Some(Step::StartTls)
+    }
+
+    fn mail(&mut self, mail: MailCommand<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
+        if self.hello.is_none() {
+            return self.say_no(&HELLO_FIRST, out);
+        }
+        if !matches!(self.state, State::Ready) {
+            return self.say_no(&NESTED_MAIL, out);
+        }
+        let limit = u64::from(self.settings.max_transactions);
+        if limit > 0 && self.summary.transactions >= limit {
+            return self.close(&TOO_MANY_TRANSACTIONS, out);
+        }
+        if mail.declared_bytes > Some(self.settings.max_message_bytes) {
+            return self.say_no(&TOO_LARGE, out);
+        }
+        if let Err(refusal) = policy.admit(mail.declared_bytes) {
+            return self.say_no(&refusal, out);
+        }
+        self.summary.transactions += 1;
+        self.state = State::Mail(Box::new(Envelope {
+            reverse_path: mail.reverse_path,
+            body_type: mail.body_type.unwrap_or_default(),
+            smtputf8: mail.smtputf8,
+            ret: mail.ret,
+            envid: mail.envid.map(Box::from),
+            recipients: Vec::new(),
+        }));
+        answers::write_line(b"250 2.1.0 Sender ok", out);
+        None
+    }
+
+    fn rcpt(&mut self, rcpt: RcptCommand<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
+        let State::Mail(envelope) = &mut self.state else {
+            return self.say_no(&self.out_of_sequence(), out);
+        };
+        if rcpt.is_utf8() && !envelope.smtputf8 {
+            return self.say_no(&command::needs_smtputf8(), out);
+        }
+        if envelope.recipients.len() >= self.settings.max_recipients {
+            return self.say_no(&TOO_MANY_RECIPIENTS, out);
+        }
+        if let Err(refusal) = policy.recipient(self.peer.trusted, &rcpt.forward_path) {
+            return self.say_no(&refusal, out);
+        }
+        if envelope.recipients.is_empty() {
+            // Most messages have one recipient; growing by itself a Vec makes room for four.
+            envelope.recipients.reserve_exact(1);
+        }
+        envelope.recipients.push(Recipient {
+            forward_path: rcpt.forward_path,
+            notify: rcpt.notify,
+            orcpt: rcpt.orcpt.map(Box::from),
+        });
+        answers::write_line(b"250 2.1.5 Recipient ok", out);
+        None
+    }
+
+    /// What stands in the way of RCPT, DATA or BDAT outside of `State::Mail`.
+    pub(super) fn out_of_sequence(&self) -> Refusal {
+        match self.state {
+            State::BetweenChunks(_) => AMONG_CHUNKS,
+            _ if self.hello.is_none() => HELLO_FIRST,
+            _ => MAIL_FIRST,
+        }
+    }
+}

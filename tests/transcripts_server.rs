@@ -1,0 +1,1188 @@
+//! Conversations with the receiving side. Every one is replayed with the client's octets cut at
+//! every place, octet by octet, and pipelined in one piece: the result must always be the same.
+//!
+//! ```text
+//! C: a line from the client
+//! R: octets from the client, escaped, without a line end of their own
+//! S: a line of a reply; `...` at the end stands for anything, `250 ...` also for many lines
+//! B: the body of the next message that is accepted, escaped
+//! E: an event: begin, abort, message, tls, close
+//! ```
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+use ringpost::message::{BodyType, Envelope, Mailbox, MessageId, TlsSummary, Verdict};
+use ringpost::smtp::server::{
+    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Server, Settings, Step,
+};
+use ringpost::time::WallTime;
+
+/// Relays for `c.test`, where `nobody` does not exist and `fill` fills the disk.
+#[derive(Default)]
+struct TestPolicy {
+    is_full: Cell<bool>,
+}
+
+impl Policy for TestPolicy {
+    fn recipient(&self, trusted: bool, forward_path: &Mailbox) -> Result<(), Refusal> {
+        self.is_full.set(forward_path.local_part() == "fill");
+        if forward_path.local_part() == "nobody" {
+            return Err(Refusal::new(550, 1, 1, "No such user"));
+        }
+        if trusted || matches!(forward_path.domain(), "c.test" | "") {
+            return Ok(());
+        }
+        Err(Refusal {
+            text: format!("<{forward_path}>: relaying denied").into(),
+            ..Refusal::new(554, 7, 1, "")
+        })
+    }
+
+    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        if self.is_full.get() || declared_bytes > Some(900_000) {
+            return Err(Refusal::new(452, 3, 1, "Disk full"));
+        }
+        Ok(())
+    }
+}
+
+/// What came of a session.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Outcome {
+    replies: String,
+    bodies: Vec<Vec<u8>>,
+    events: Vec<&'static str>,
+    envelopes: Vec<Envelope>,
+}
+
+struct Session {
+    server: Server,
+    policy: TestPolicy,
+    body: Vec<u8>,
+    out: Vec<u8>,
+    outcome: Outcome,
+}
+
+const TLS: TlsSummary = TlsSummary {
+    version: "TLSv1.3",
+    cipher: "TLS_AES_128_GCM_SHA256",
+    key_exchange: "X25519",
+    resumed: false,
+    verdict: Verdict::Unasked,
+};
+
+fn peer() -> PeerInfo {
+    PeerInfo {
+        address: IpAddr::from([192, 0, 2, 1]),
+        trusted: false,
+        offer_starttls: true,
+        tls: None,
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        max_message_bytes: 1_000_000,
+        ..Settings::new("mx.test")
+    }
+}
+
+impl Session {
+    fn new(settings: &Rc<Settings>, peer: PeerInfo) -> Self {
+        let mut session = Session {
+            server: Server::new(Rc::clone(settings), peer),
+            policy: TestPolicy::default(),
+            body: Vec::new(),
+            out: Vec::new(),
+            outcome: Outcome::default(),
+        };
+        session.server.greet(&mut session.out);
+        session
+    }
+
+    /// What the real driver does, without a network.
+    fn feed(&mut self, mut input: &[u8]) {
+        loop {
+            let (consumed, step) =
+                self.server
+                    .handle(input, &self.policy, &mut self.body, &mut self.out);
+            input = &input[consumed..];
+            match step {
+                Step::NeedInput => return assert!(input.is_empty()),
+                Step::Close => {
+                    if self.outcome.events.last() != Some(&"close") {
+                        self.outcome.events.push("close");
+                    }
+                    return;
+                }
+                Step::StartTls => {
+                    self.outcome.events.push("tls");
+                    self.server.tls_established(TLS);
+                    return;
+                }
+                Step::BeginBody => {
+                    assert!(self.body.is_empty());
+                    self.outcome.events.push("begin");
+                }
+                Step::BodyAborted => {
+                    self.body.clear();
+                    self.outcome.events.push("abort");
+                }
+                Step::EndOfData(envelope) => self.commit(*envelope),
+            }
+        }
+    }
+
+    fn commit(&mut self, envelope: Envelope) {
+        let body = std::mem::take(&mut self.body);
+        let is_unlucky = envelope
+            .reverse_path
+            .as_ref()
+            .is_some_and(|path| path.local_part() == "unlucky");
+        if is_unlucky {
+            let refusal = Refusal::new(452, 3, 1, "Disk full");
+            self.server.not_committed(refusal, &mut self.out);
+            return;
+        }
+        self.outcome.events.push("message");
+        self.outcome.bodies.push(body);
+        self.outcome.envelopes.push(envelope);
+        let id = MessageId {
+            run: 1,
+            core: 0,
+            sequence: self.outcome.bodies.len() as u64,
+        };
+        self.server.committed(id, &mut self.out);
+    }
+
+    fn replies(&mut self) -> String {
+        let replies = String::from_utf8(std::mem::take(&mut self.out)).expect("replies are text");
+        self.outcome.replies.push_str(&replies);
+        replies
+    }
+
+    fn finish(mut self) -> Outcome {
+        self.replies();
+        self.outcome
+    }
+}
+
+/// What the client says before it waits, and what it expects then.
+#[derive(Default)]
+struct Exchange {
+    input: Vec<u8>,
+    expected: Vec<String>,
+}
+
+#[derive(Default)]
+struct Transcript {
+    exchanges: Vec<Exchange>,
+    bodies: Vec<Vec<u8>>,
+    events: Vec<String>,
+}
+
+fn parse(text: &str) -> Transcript {
+    let mut transcript = Transcript::default();
+    transcript.exchanges.push(Exchange::default());
+    for line in text
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty())
+    {
+        let (kind, rest) = line.split_once(':').expect("a kind");
+        let rest = rest.strip_prefix(' ').unwrap_or(rest);
+        let last = transcript.exchanges.last_mut().expect("at least one");
+        match kind {
+            "S" => last.expected.push(rest.to_owned()),
+            "B" => transcript.bodies.push(unescape(rest)),
+            "E" => transcript.events.push(rest.to_owned()),
+            "C" | "R" => {
+                if !last.expected.is_empty() {
+                    transcript.exchanges.push(Exchange::default());
+                }
+                let input = &mut transcript.exchanges.last_mut().expect("at least one").input;
+                if kind == "C" {
+                    input.extend_from_slice(rest.as_bytes());
+                    input.extend_from_slice(b"\r\n");
+                } else {
+                    input.extend_from_slice(&unescape(rest));
+                }
+            }
+            other => panic!("what is {other}?"),
+        }
+    }
+    transcript
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next() {
+                Some(b'r') => b'\r',
+                Some(b'n') => b'\n',
+                Some(b'0') => 0,
+                Some(b'e') => 0xe9,
+                other => panic!("what is \\{other:?}?"),
+            },
+            byte => byte,
+        });
+    }
+    bytes
+}
+
+fn assert_replies(expected: &[String], actual: &str) {
+    let mut lines = actual.split_terminator("\r\n").peekable();
+    for pattern in expected {
+        let line = lines
+            .next()
+            .unwrap_or_else(|| panic!("{pattern} never came:\n{actual}"));
+        let matches = match pattern.strip_suffix("...") {
+            Some(prefix) => line.starts_with(prefix) || line.starts_with(&prefix.replace(' ', "-")),
+            None => line == pattern,
+        };
+        assert!(matches, "expected {pattern}, got {line} in\n{actual}");
+        if pattern.ends_with(" ...") && line.as_bytes().get(3) == Some(&b'-') {
+            while lines
+                .next()
+                .is_some_and(|line| line.as_bytes().get(3) == Some(&b'-'))
+            {}
+        }
+    }
+    assert_eq!(lines.next(), None, "more than expected in\n{actual}");
+}
+
+/// Cuts each exchange where `cut` says, from the first octet of the session.
+fn replay(transcript: &Transcript, settings: &Rc<Settings>, peer: PeerInfo, cut: Cut) -> Outcome {
+    let mut session = Session::new(settings, peer);
+    let mut before = 0;
+    for exchange in &transcript.exchanges {
+        let input = &exchange.input;
+        match cut {
+            Cut::Octets => input.chunks(1).for_each(|octet| session.feed(octet)),
+            Cut::At(at) if (before..before + input.len()).contains(&at) => {
+                let (head, tail) = input.split_at(at - before);
+                session.feed(head);
+                session.feed(tail);
+            }
+            Cut::At(_) => session.feed(input),
+        }
+        before += input.len();
+        assert_replies(&exchange.expected, &session.replies());
+    }
+    session.finish()
+}
+
+#[derive(Clone, Copy)]
+enum Cut {
+    At(usize),
+    Octets,
+}
+
+fn check_with(settings: Settings, peer: PeerInfo, text: &str) -> Vec<Envelope> {
+    let settings = Rc::new(settings);
+    let mut transcript = parse(text);
+    if transcript.exchanges[0].input.is_empty() {
+        assert_replies(
+            &transcript.exchanges[0].expected,
+            "220 mx.test ESMTP ringpost\r\n",
+        );
+    } else {
+        let greeting = Exchange {
+            expected: vec!["220 mx.test ESMTP ringpost".into()],
+            ..Exchange::default()
+        };
+        transcript.exchanges.insert(0, greeting);
+    }
+
+    let whole = replay(&transcript, &settings, peer, Cut::At(0));
+    assert_eq!(whole.bodies.len(), whole.envelopes.len());
+    for (expected, actual) in transcript.bodies.iter().zip(&whole.bodies) {
+        assert_eq!(
+            expected.escape_ascii().to_string(),
+            actual.escape_ascii().to_string()
+        );
+    }
+    if !transcript.events.is_empty() {
+        assert_eq!(transcript.events, whole.events);
+    }
+    let octets: usize = transcript
+        .exchanges
+        .iter()
+        .map(|exchange| exchange.input.len())
+        .sum();
+    for at in 1..octets {
+        let outcome = replay(&transcript, &settings, peer, Cut::At(at));
+        assert_eq!(outcome, whole, "cut at {at}");
+    }
+    assert_eq!(
+        replay(&transcript, &settings, peer, Cut::Octets),
+        whole,
+        "octet by octet"
+    );
+    if !whole.events.contains(&"tls") {
+        let mut session = Session::new(&settings, peer);
+        let inputs = transcript
+            .exchanges
+            .iter()
+            .map(|exchange| &exchange.input[..]);
+        session.feed(&inputs.collect::<Vec<_>>().concat());
+        assert_eq!(session.finish(), whole, "pipelined");
+    }
+    whole.envelopes
+}
+
+fn check(text: &str) -> Vec<Envelope> {
+    check_with(settings(), peer(), text)
+}
+
+const HELLO: &str = "C: EHLO a.test\nS: 250 ...\n";
+const ENVELOPE: &str = "C: EHLO a.test\n\
+                        S: 250 ...\n\
+                        C: MAIL FROM:<a@a.test>\n\
+                        S: 250 2.1.0 ...\n\
+                        C: RCPT TO:<b@c.test>\n\
+                        S: 250 2.1.5 ...\n";
+
+/// After EHLO.
+fn greeted(text: &str) -> Vec<Envelope> {
+    check(&format!("{HELLO}{text}"))
+}
+
+/// After EHLO, MAIL and RCPT.
+fn addressed(text: &str) -> Vec<Envelope> {
+    check(&format!("{ENVELOPE}{text}"))
+}
+
+fn addressed_normalising(text: &str) {
+    let settings = Settings {
+        bare_line_ends: BareLineEnds::Normalise,
+        ..settings()
+    };
+    check_with(settings, peer(), &format!("{ENVELOPE}{text}"));
+}
+
+#[test]
+fn a_first_message() {
+    let envelopes = check(
+        "S: 220 mx.test ESMTP ringpost
+         C: EHLO a.test
+         S: 250-mx.test
+         S: 250-PIPELINING
+         S: 250-SIZE 1000000
+         S: 250-STARTTLS
+         S: 250-ENHANCEDSTATUSCODES
+         S: 250-8BITMIME
+         S: 250-SMTPUTF8
+         S: 250-DSN
+         S: 250 CHUNKING
+         C: MAIL FROM:<a@a.test> SIZE=100
+         S: 250 2.1.0 Sender ok
+         C: RCPT TO:<b@c.test>
+         S: 250 2.1.5 Recipient ok
+         C: DATA
+         S: 354 End data with <CR><LF>.<CR><LF>
+         C: Subject: x
+         C:
+         C: ..stuffed
+         C: .
+         S: 250 2.0.0 Ok: queued as 1-0-1
+         C: QUIT
+         S: 221 2.0.0 Bye
+         B: Subject: x\\r\\n\\r\\n..stuffed\\r\\n.\\r\\n
+         E: begin
+         E: message
+         E: close",
+    );
+    assert_eq!(envelopes[0].reverse_path, Some(Mailbox::new("a", "a.test")));
+    assert_eq!(envelopes[0].recipients.len(), 1);
+}
+
+#[test]
+fn helo_is_enough() {
+    check(
+        "C: HELO a.test
+         S: 250 mx.test
+         C: MAIL FROM:<>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<Postmaster>
+         S: 250 2.1.5 ...
+         C: DATA
+         S: 354 ...
+         C: .
+         S: 250 2.0.0 ...
+         B: .\\r\\n",
+    );
+}
+
+#[test]
+fn two_messages_in_one_session() {
+    addressed(
+        "C: DATA
+         C: one
+         C: .
+         C: MAIL FROM:<>
+         C: RCPT TO:<d@c.test>
+         C: DATA
+         C: two
+         C: .
+         S: 354 ...
+         S: 250 2.0.0 Ok: queued as 1-0-1
+         S: 250 2.1.0 ...
+         S: 250 2.1.5 ...
+         S: 354 ...
+         S: 250 2.0.0 Ok: queued as 1-0-2
+         B: one\\r\\n.\\r\\n
+         B: two\\r\\n.\\r\\n",
+    );
+}
+
+#[test]
+fn parameters_travel_on() {
+    let envelopes = greeted(
+        "C: MAIL FROM: <é@a.test> SMTPUTF8 BODY=8BITMIME RET=HDRS ENVID=q+2B1
+         S: 250 2.1.0 ...
+         C: RCPT TO:<@x.test,@y.test:ü@c.test> NOTIFY=DELAY,FAILURE ORCPT=utf-8;ü@c.test
+         S: 250 2.1.5 ...
+         C: RCPT TO:<\"q r\"@c.test> NOTIFY=NEVER
+         S: 250 2.1.5 ...
+         C: DATA
+         S: 354 ...
+         C: .
+         S: 250 2.0.0 ...",
+    );
+    let envelope = &envelopes[0];
+    assert!(envelope.smtputf8);
+    assert_eq!(envelope.body_type, BodyType::EightBitMime);
+    assert_eq!(envelope.envid.as_deref(), Some("q+2B1"));
+    assert_eq!(envelope.recipients[0].forward_path.as_str(), "ü@c.test");
+    assert_eq!(
+        envelope.recipients[0].orcpt.as_deref(),
+        Some("utf-8;ü@c.test")
+    );
+    assert_eq!(
+        envelope.recipients[1].forward_path.as_str(),
+        "\"q r\"@c.test"
+    );
+    assert!(!envelope.recipients[1].wants_failure_report());
+}
+
+#[test]
+fn eight_bit_content_is_told_to_the_next_hop() {
+    let envelopes = addressed("C: DATA\nS: 354 ...\nR: \\e\\r\\n.\\r\\nS\nS: 250 2.0.0 ...\n");
+    assert_eq!(envelopes[0].body_type, BodyType::EightBitMime);
+}
+
+#[test]
+fn order_matters() {
+    check(
+        "C: MAIL FROM:<a@a.test>
+         S: 503 5.5.1 EHLO first
+         C: RCPT TO:<b@c.test>
+         S: 503 5.5.1 ...
+         C: EHLO a.test
+         S: 250 ...
+         C: RCPT TO:<b@c.test>
+         S: 503 5.5.1 MAIL first
+         C: DATA
+         S: 503 5.5.1 MAIL first
+         C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...
+         C: MAIL FROM:<a@a.test>
+         S: 503 5.5.1 ...
+         C: STARTTLS
+         S: 503 5.5.1 ...
+         C: DATA
+         S: 554 5.5.1 No valid recipients
+         C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...",
+    );
+}
+
+#[test]
+fn reset_drops_the_transaction() {
+    addressed(
+        "C: RSET
+         S: 250 2.0.0 Ok
+         C: DATA
+         S: 503 5.5.1 ...
+         C: MAIL FROM:<>
+         S: 250 2.1.0 ...
+         C: EHLO again.test
+         S: 250 ...
+         C: RCPT TO:<b@c.test>
+         S: 503 5.5.1 ...",
+    );
+}
+
+#[test]
+fn what_leads_nowhere() {
+    greeted(
+        "C: NOOP x
+         S: 250 2.0.0 Ok
+         C: VRFY a
+         S: 252 2.0.0 ...
+         C: EXPN a
+         S: 502 5.7.0 ...
+         C: HELP
+         S: 214 2.0.0 ...
+         C: AUTH PLAIN AGEAYg==
+         S: 502 5.5.1 ...
+         C: TURN
+         S: 500 5.5.1 Unknown command
+         C: RSET now
+         S: 501 5.5.4 ...
+         C: EHLO
+         S: 501 5.5.4 ...
+         C: HELO a b
+         S: 501 5.5.4 ...",
+    );
+}
+
+#[test]
+fn recipients_are_judged_one_by_one() {
+    let envelopes = greeted(
+        "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<nobody@c.test>
+         C: RCPT TO:<b@elsewhere.test>
+         C: RCPT TO:<b@c.test>
+         C: RCPT TO:<>
+         C: RCPT TO:<é@c.test>
+         C: RCPT TO:<b@c.test> NOTIFY=NEVER NOTIFY=NEVER
+         C: RCPT TO:<b@c.test> X=Y
+         C: DATA
+         C: .
+         S: 250 2.1.0 ...
+         S: 550 5.1.1 No such user
+         S: 554 5.7.1 <b@elsewhere.test>: relaying denied
+         S: 250 2.1.5 ...
+         S: 501 5.1.3 ...
+         S: 553 5.6.7 ...
+         S: 501 5.5.4 ...
+         S: 555 5.5.4 ...
+         S: 354 ...
+         S: 250 2.0.0 ...",
+    );
+    assert_eq!(envelopes[0].recipients.len(), 1);
+}
+
+#[test]
+fn trusted_peers_may_relay() {
+    let trusted = PeerInfo {
+        trusted: true,
+        ..peer()
+    };
+    let text = format!(
+        "{HELLO}C: MAIL FROM:<a@a.test>\nS: 250 ...\nC: RCPT TO:<b@elsewhere.test>\nS: 250 2.1.5 ...\n"
+    );
+    check_with(settings(), trusted, &text);
+}
+
+#[test]
+fn senders_that_are_refused() {
+    greeted(
+        "C: MAIL FROM:<a@a.test> SIZE=1000001
+         S: 552 5.3.4 ...
+         C: MAIL FROM:<a@a.test> SIZE=99999999999999999999
+         S: 552 5.3.4 ...
+         C: MAIL FROM:<a@a.test> SIZE=900001
+         S: 452 4.3.1 ...
+         C: MAIL FROM:<é@a.test>
+         S: 553 5.6.7 ...
+         C: MAIL FROM:<root>
+         S: 501 5.1.7 ...
+         C: MAIL FROM:<a@a.test> BODY=BINARYMIME
+         S: 501 5.5.4 ...
+         C: MAIL FROM:<a@a.test> AUTH=<>
+         S: 555 5.5.4 ...",
+    );
+}
+
+#[test]
+fn no_room_at_data_or_commit() {
+    greeted(
+        "C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<fill@c.test>
+         S: 250 2.1.5 ...
+         C: DATA
+         S: 452 4.3.1 ...
+         C: RSET
+         S: 250 2.0.0 Ok",
+    );
+    greeted(
+        "C: MAIL FROM:<unlucky@a.test>
+         C: RCPT TO:<b@c.test>
+         C: DATA
+         C: .
+         S: 250 2.1.0 ...
+         S: 250 2.1.5 ...
+         S: 354 ...
+         S: 452 4.3.1 Disk full
+         C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...
+         E: begin",
+    );
+}
+
+#[test]
+fn text_after_refused_data_ends_the_session() {
+    greeted(
+        "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<nobody@c.test>
+         C: DATA
+         C: Subject: x
+         C: MAIL FROM:<evil@a.test>
+         S: 250 2.1.0 ...
+         S: 550 5.1.1 ...
+         S: 554 5.5.1 No valid recipients
+         S: 521 5.5.1 ...
+         E: close",
+    );
+    greeted(
+        "C: DATA
+         C: QUIT
+         S: 503 5.5.1 ...
+         S: 221 2.0.0 ...",
+    );
+}
+
+#[test]
+fn command_lines_end_at_crlf_only() {
+    greeted("R: NOOP\\nQUIT\\r\\n\nS: 521 5.5.2 ...\nE: close");
+    greeted("R: \\nNOOP\\r\\n\nS: 521 5.5.2 ...\nE: close");
+    greeted("R: NOOP\\rNOOP\\r\\n\nS: 500 5.5.2 ...");
+    greeted("R: NO\\0OP\\r\\n\nS: 500 5.5.2 ...");
+    greeted("R: NOOP \\e\\r\\n\nS: 500 5.5.2 ...");
+}
+
+#[test]
+fn long_lines() {
+    let text = format!(
+        "C: NOOP {}\nS: 500 5.5.2 Line too long\nC: NOOP\nS: 250 2.0.0 Ok",
+        "x".repeat(2042)
+    );
+    greeted(&text);
+    greeted(&format!("C: NOOP {}\nS: 250 2.0.0 Ok", "x".repeat(2041)));
+}
+
+#[test]
+fn other_protocols_are_sent_away() {
+    check("C: GET / HTTP/1.1\nC: EHLO a.test\nS: 521 5.5.1 ...\nE: close");
+    check("C: POST / HTTP/1.1\nS: 521 5.5.1 ...\nE: close");
+}
+
+#[test]
+fn starttls_forgets_what_was_said() {
+    check(
+        "C: EHLO a.test
+         S: 250 ...
+         C: STARTTLS now
+         S: 501 5.5.4 ...
+         C: STARTTLS
+         S: 220 2.0.0 Ready to start TLS
+         C: MAIL FROM:<a@a.test>
+         S: 503 5.5.1 EHLO first
+         C: EHLO a.test
+         S: 250-mx.test
+         S: 250-PIPELINING
+         S: 250-SIZE 1000000
+         S: 250-ENHANCEDSTATUSCODES
+         S: 250-8BITMIME
+         S: 250-SMTPUTF8
+         S: 250-DSN
+         S: 250 CHUNKING
+         C: STARTTLS
+         S: 503 5.5.1 TLS is already active
+         E: tls",
+    );
+}
+
+#[test]
+fn starttls_that_is_not_offered() {
+    let peer = PeerInfo {
+        offer_starttls: false,
+        ..peer()
+    };
+    check_with(
+        settings(),
+        peer,
+        &format!("{HELLO}C: STARTTLS\nS: 502 5.5.1 ...\n"),
+    );
+}
+
+#[test]
+fn commands_injected_before_tls_are_not_read() {
+    let mut session = Session::new(&Rc::new(settings()), peer());
+    let input = b"EHLO a.test\r\nSTARTTLS\r\nMAIL FROM:<evil@a.test>\r\n";
+    session.feed(input);
+    assert!(session.server.summary().input_before_tls);
+    assert!(
+        session
+            .replies()
+            .ends_with("220 2.0.0 Ready to start TLS\r\n")
+    );
+    session.feed(b"EHLO a.test\r\nRCPT TO:<b@c.test>\r\n");
+    assert!(session.replies().ends_with("\r\n503 5.5.1 MAIL first\r\n"));
+    assert_eq!(session.server.summary().tls, Some(TLS));
+}
+
+#[test]
+fn tls_may_be_required() {
+    let settings = Settings {
+        require_tls: true,
+        ..settings()
+    };
+    check_with(
+        settings,
+        peer(),
+        "C: EHLO a.test
+         S: 250 ...
+         C: MAIL FROM:<a@a.test>
+         S: 530 5.7.0 Must issue a STARTTLS command first
+         C: BDAT 6 LAST
+         R: QUIT\\r\\n
+         S: 530 5.7.0 ...
+         C: NOOP
+         S: 250 2.0.0 Ok
+         C: STARTTLS
+         S: 220 2.0.0 ...
+         C: EHLO a.test
+         S: 250 ...
+         C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...",
+    );
+}
+
+/// The body as sent after 354, refused at its proper end; the session goes on.
+fn refused_then_on(body: &str, reply: &str) {
+    addressed(&format!(
+        "C: DATA\nS: 354 ...\nR: {body}\nS: {reply}\nC: RCPT TO:<b@c.test>\nS: 503 5.5.1 MAIL first\n\
+         E: begin\nE: abort\n"
+    ));
+}
+
+/// The body as sent after 354, which ends the session because of how it seems to end.
+fn refused_and_closed(body: &str, reply: &str) {
+    addressed(&format!(
+        "C: DATA\nS: 354 ...\nR: {body}MAIL FROM:<evil@a.test>\\r\\n\nS: {reply}\n\
+         E: begin\nE: abort\nE: close\n"
+    ));
+}
+
+#[test]
+fn bare_lf_does_not_end_data() {
+    refused_and_closed("x\\n.\\n", "550 5.6.0 Bare <LF> ...");
+}
+
+#[test]
+fn lf_dot_crlf_does_not_end_data() {
+    refused_and_closed("x\\n.\\r\\n", "550 5.6.0 Bare <LF> ...");
+}
+
+#[test]
+fn crlf_dot_lf_does_not_end_data() {
+    refused_and_closed("x\\r\\n.\\n", "550 5.6.0 Bare <LF> ...");
+}
+
+#[test]
+fn cr_dot_cr_does_not_end_data() {
+    refused_then_on(
+        "x\\r.\\rMAIL FROM:<evil@a.test>\\r\\n.\\r\\n",
+        "550 5.6.0 Bare <CR> ...",
+    );
+}
+
+#[test]
+fn cr_dot_crlf_does_not_end_data() {
+    refused_then_on(
+        "x\\r.\\r\\nMAIL FROM:<evil@a.test>\\r\\n.\\r\\n",
+        "550 5.6.0 Bare <CR> ...",
+    );
+}
+
+#[test]
+fn crlf_dot_cr_does_not_end_data() {
+    refused_then_on(
+        "x\\r\\n.\\rMAIL FROM:<evil@a.test>\\r\\n.\\r\\n",
+        "550 5.6.0 Bare <CR> ...",
+    );
+}
+
+#[test]
+fn crlf_nul_dot_crlf_does_not_end_data() {
+    refused_then_on(
+        "x\\r\\n\\0.\\r\\nMAIL FROM:<evil@a.test>\\r\\n.\\r\\n",
+        "550 5.6.0 NUL ...",
+    );
+    refused_then_on(
+        "x\\r\\n.\\0\\r\\nMAIL FROM:<evil@a.test>\\r\\n.\\r\\n",
+        "550 5.6.0 NUL ...",
+    );
+}
+
+#[test]
+fn bare_lf_in_a_line_is_refused_at_the_end() {
+    refused_then_on("x\\ny\\r\\n.\\r\\n", "550 5.6.0 Bare <LF> ...");
+    refused_then_on("x\\r\\r\\n.\\r\\n", "550 5.6.0 Bare <CR> ...");
+}
+
+#[test]
+fn normalising_stuffs_again() {
+    addressed_normalising(
+        "C: DATA
+         S: 354 ...
+         R: x\\n.\\nMAIL FROM:<evil@a.test>\\r\\ny\\rz\\r\\r\\n.\\r\\n
+         S: 250 2.0.0 ...
+         B: x\\r\\n..\\r\\nMAIL FROM:<evil@a.test>\\r\\ny z\\r\\n.\\r\\n",
+    );
+}
+
+#[test]
+fn sender_that_ends_with_bare_lf_is_told_so() {
+    let settings = Rc::new(Settings {
+        bare_line_ends: BareLineEnds::Normalise,
+        ..settings()
+    });
+    let mut session = Session::new(&settings, peer());
+    session.feed(b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<b@c.test>\r\nDATA\r\nx\n.\n");
+    assert_eq!(session.server.phase(), Phase::BodyMayBeOver);
+    session.out.clear();
+    session.server.timed_out(&mut session.out);
+    assert!(session.replies().starts_with("521 5.5.2 Data ends with"));
+    assert_eq!(session.server.phase(), Phase::Closed);
+}
+
+#[test]
+fn limits_of_content() {
+    let hops = "Received: x\\r\\n".repeat(101);
+    refused_then_on(&format!("{hops}\\r\\n.\\r\\n"), "554 5.4.6 ...");
+    let settings = Settings {
+        max_text_line_bytes: 998,
+        max_message_bytes: 3000,
+        ..settings()
+    };
+    let line = "x".repeat(998);
+    let text = format!(
+        "{ENVELOPE}C: DATA\nS: 354 ...\nC: {line}x\nC: .\nS: 554 5.6.0 ...\n\
+         C: MAIL FROM:<>\nC: RCPT TO:<b@c.test>\nC: DATA\n\
+         C: {line}\nC: {line}\nC: {line}\nC: .\n\
+         S: 250 ...\nS: 250 ...\nS: 354 ...\nS: 250 2.0.0 ...\n\
+         C: MAIL FROM:<>\nC: RCPT TO:<b@c.test>\nC: DATA\n\
+         C: {line}\nC: {line}\nC: {line}\nC:\nC: .\n\
+         S: 250 ...\nS: 250 ...\nS: 354 ...\nS: 552 5.3.4 ...\n"
+    );
+    check_with(settings, peer(), &text);
+}
+
+#[test]
+fn chunks_become_a_body() {
+    addressed(
+        "C: BDAT 7
+         R: one\\r\\n.
+         R: a
+         S: 250 2.0.0 ...
+         C: BDAT 0
+         S: 250 2.0.0 ...
+         C: BDAT 5 LAST
+         R: \\r\\n.\\r\\n
+         S: 250 2.0.0 Ok: queued as ...
+         B: one\\r\\n..a\\r\\n..\\r\\n.\\r\\n
+         E: begin
+         E: message",
+    );
+    addressed("C: BDAT 0 LAST\nS: 250 2.0.0 ...\nB: .\\r\\n");
+    addressed("C: bdat 1 last\nR: x\nS: 250 2.0.0 ...\nB: x\\r\\n.\\r\\n");
+}
+
+#[test]
+fn crlf_split_over_chunks() {
+    addressed(
+        "C: BDAT 2\nR: x\\r\nS: 250 2.0.0 ...\nC: BDAT 2 LAST\nR: \\n.\nS: 250 2.0.0 ...\nB: x\\r\\n..\\r\\n.\\r\\n",
+    );
+    addressed(
+        "C: BDAT 2\nR: x\\r\nS: 250 2.0.0 ...\nC: BDAT 1 LAST\nR: y\nS: 550 5.6.0 Bare <CR> ...",
+    );
+    addressed(
+        "C: BDAT 2\nR: x\\r\nS: 250 2.0.0 ...\nC: BDAT 0 LAST\nS: 550 5.6.0 Bare <CR> ...\nE: begin\nE: abort",
+    );
+}
+
+#[test]
+fn refused_chunks_are_swallowed() {
+    check(
+        "C: BDAT 6 LAST
+         R: QUIT\\r\\n
+         S: 503 5.5.1 EHLO first
+         C: EHLO a.test
+         S: 250 ...
+         C: BDAT 6 LAST
+         R: QUIT\\r\\n
+         S: 503 5.5.1 MAIL first
+         C: MAIL FROM:<>
+         S: 250 2.1.0 ...
+         C: BDAT 6
+         R: QUIT\\r\\n
+         S: 503 5.5.1 RCPT first
+         C: MAIL FROM:<>
+         S: 250 2.1.0 ...",
+    );
+    addressed(
+        "C: BDAT 6
+         R: a\\nIT\\r\\n
+         C: BDAT 6 LAST
+         R: QUIT\\r\\n
+         C: NOOP
+         S: 550 5.6.0 Bare <LF> ...
+         S: 503 5.5.1 MAIL first
+         S: 250 2.0.0 Ok
+         E: begin
+         E: abort",
+    );
+}
+
+#[test]
+fn chunk_larger_than_any_message() {
+    addressed("C: BDAT 18446744073709551615 LAST\nC: NOOP\nS: 552 5.3.4 ...\nE: close");
+    addressed("C: BDAT 18446744073709551616 LAST\nC: NOOP\nS: 521 5.5.4 ...\nE: close");
+    addressed(
+        "C: BDAT 1\nR: x\nS: 250 2.0.0 ...\nC: BDAT 18446744073709551615\nS: 552 5.3.4 ...\nE: begin\nE: close",
+    );
+    let settings = Settings {
+        max_message_bytes: 10,
+        ..settings()
+    };
+    let text = format!(
+        "{ENVELOPE}C: BDAT 6\nR: abcdef\nC: BDAT 6\nR: QUIT\\r\\n\nC: NOOP\n\
+         S: 250 2.0.0 ...\nS: 552 5.3.4 ...\nS: 250 2.0.0 Ok\nE: begin\nE: abort\n"
+    );
+    check_with(settings, peer(), &text);
+}
+
+#[test]
+fn chunk_without_a_size_ends_the_session() {
+    for line in ["BDAT", "BDAT x", "BDAT 5 FIRST", "BDAT -1 LAST"] {
+        addressed(&format!(
+            "C: {line}\nC: MAIL FROM:<evil@a.test>\nS: 521 5.5.4 ...\nE: close"
+        ));
+    }
+    let long = format!(
+        "C: BDAT {}\nC: NOOP\nS: 521 5.5.4 ...\nE: close",
+        "1".repeat(2048)
+    );
+    addressed(&long);
+}
+
+#[test]
+fn chunks_and_data_do_not_mix() {
+    addressed(
+        "C: BDAT 1
+         R: x
+         S: 250 2.0.0 ...
+         C: MAIL FROM:<>
+         S: 503 5.5.1 ...
+         C: RCPT TO:<d@c.test>
+         S: 503 5.5.1 ...
+         C: DATA
+         S: 503 5.5.1 Not among chunks: BDAT or RSET
+         E: begin
+         E: abort",
+    );
+}
+
+#[test]
+fn reset_among_chunks_gives_the_body_up() {
+    addressed(
+        "C: BDAT 1
+         R: x
+         S: 250 2.0.0 ...
+         C: RSET
+         S: 250 2.0.0 Ok
+         C: BDAT 1 LAST
+         R: x
+         S: 503 5.5.1 MAIL first
+         E: begin
+         E: abort",
+    );
+}
+
+#[test]
+fn errors_are_counted() {
+    let settings = || Settings {
+        max_errors: 3,
+        ..settings()
+    };
+    check_with(
+        settings(),
+        peer(),
+        "C: A
+         C: B
+         C: C
+         C: NOOP
+         S: 500 5.5.1 ...
+         S: 500 5.5.1 ...
+         S: 500 5.5.1 ...
+         S: 421 4.7.0 Too many errors
+         E: close",
+    );
+    let text = format!(
+        "{ENVELOPE}C: A\nC: B\nC: DATA\nC: .\nC: A\nC: B\nS: 500 ...\nS: 500 ...\nS: 354 ...\nS: 250 2.0.0 ...\nS: 500 ...\nS: 500 ...\n"
+    );
+    check_with(settings(), peer(), &text);
+}
+
+#[test]
+fn idling_is_counted() {
+    let settings = Settings {
+        max_idle_commands: 3,
+        ..settings()
+    };
+    let text = format!(
+        "{HELLO}C: NOOP\nC: RSET\nC: NOOP\nS: 250 ...\nS: 250 ...\nS: 421 4.7.0 ...\nE: close"
+    );
+    check_with(settings, peer(), &text);
+}
+
+#[test]
+fn recipients_and_transactions_are_counted() {
+    let settings = Settings {
+        max_recipients: 2,
+        max_transactions: 2,
+        ..settings()
+    };
+    let text = format!(
+        "{ENVELOPE}C: RCPT TO:<d@c.test>\nS: 250 2.1.5 ...\nC: RCPT TO:<e@c.test>\nS: 452 4.5.3 ...\n\
+         C: DATA\nC: .\nS: 354 ...\nS: 250 2.0.0 ...\nC: MAIL FROM:<>\nS: 250 2.1.0 ...\n\
+         C: RSET\nS: 250 ...\nC: MAIL FROM:<>\nS: 421 4.7.0 ...\nE: begin\nE: message\nE: close"
+    );
+    check_with(settings, peer(), &text);
+}
+
+#[test]
+fn summary_tells_the_session() {
+    let mut session = Session::new(&Rc::new(settings()), peer());
+    assert!(session.server.is_idle());
+    session
+        .feed(b"EHLO a.test\r\nMAIL FROM:<>\r\nRCPT TO:<b@c.test>\r\nRCPT TO:<nobody@c.test>\r\n");
+    assert!(!session.server.is_idle());
+    session.feed(b"DATA\r\nabc\r\n.\r\nNO");
+    assert!(!session.server.is_idle());
+    session.feed(b"OP\r\n");
+    assert!(session.server.is_idle());
+    let summary = session.server.summary();
+    assert_eq!(&*summary.hello, "a.test");
+    assert_eq!(
+        (summary.messages, summary.recipients, summary.message_bytes),
+        (1, 1, 5)
+    );
+    assert_eq!((summary.transactions, summary.refusals), (1, 1));
+    assert_eq!(summary.last_refusal, "550 5.1.1 No such user");
+    session.out.clear();
+    session.server.shutting_down(&mut session.out);
+    assert_eq!(session.replies(), "421 4.3.2 Shutting down\r\n");
+}
+
+#[test]
+fn trace_header_is_that_of_the_session() {
+    let settings = Rc::new(settings());
+    let mut server = Server::new(settings, peer());
+    let (mut body, mut out) = (Vec::new(), Vec::new());
+    server.greet(&mut out);
+    let input = b"EHLO a.test\r\nMAIL FROM:<>\r\nRCPT TO:<b@c.test>\r\nDATA\r\nx\r\n.\r\n";
+    let (consumed, step) = server.handle(input, &TestPolicy::default(), &mut body, &mut out);
+    assert!(matches!(step, Step::BeginBody));
+    let id = MessageId {
+        run: 1,
+        core: 2,
+        sequence: 3,
+    };
+    server.trace(id, WallTime(0), &mut body);
+    let (_, step) = server.handle(
+        &input[consumed..],
+        &TestPolicy::default(),
+        &mut body,
+        &mut out,
+    );
+    assert!(matches!(step, Step::EndOfData(_)));
+    assert_eq!(
+        String::from_utf8(body).unwrap(),
+        "Received: from a.test ([192.0.2.1])\r\n\tby mx.test (ringpost) with ESMTP\r\n\
+         \tid 1-2-3\r\n\tfor <b@c.test>;\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\nx\r\n.\r\n"
+    );
+}
+
+/// Octets as they come from somebody who means harm: commands, pieces of them, and noise.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just(b"EHLO a.test\r\n".to_vec()),
+        Just(b"MAIL FROM:<a@a.test>\r\n".to_vec()),
+        Just(b"RCPT TO:<b@c.test>\r\n".to_vec()),
+        Just(b"RCPT TO:<\xc2\x85b@x>\r\n".to_vec()),
+        Just(b"RCPT TO:<b@\xc3\xa9.test>\r\n".to_vec()),
+        Just(b"DATA\r\n".to_vec()),
+        Just(b"BDAT 5 LAST\r\n".to_vec()),
+        Just(b"BDAT 3\r\n".to_vec()),
+        Just(b"BDAT".to_vec()),
+        Just(b"RSET\r\n".to_vec()),
+        Just(b"\r\n.\r\n".to_vec()),
+        Just(b".".to_vec()),
+        Just(b"\n".to_vec()),
+        Just(b"\r".to_vec()),
+        Just(b"abc".to_vec()),
+        proptest::collection::vec(any::<u8>(), 0..4),
+    ];
+    proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+fn run_all(settings: &Rc<Settings>, pieces: &[&[u8]]) -> Outcome {
+    let trusted = PeerInfo {
+        trusted: true,
+        ..peer()
+    };
+    let mut session = Session::new(settings, trusted);
+    session.feed(b"EHLO a.test\r\n");
+    pieces.iter().for_each(|piece| session.feed(piece));
+    session.finish()
+}
+
+proptest! {
+    #[test]
+    fn no_input_panics_or_depends_on_its_cuts(input in hostile(), normalise: bool) {
+        let bare_line_ends = if normalise { BareLineEnds::Normalise } else { BareLineEnds::Refuse };
+        let settings = Rc::new(Settings { bare_line_ends, max_message_bytes: 20, ..settings() });
+        let whole = run_all(&settings, &[&input]);
+        for at in 0..=input.len() {
+            let (head, tail) = input.split_at(at);
+            prop_assert_eq!(&run_all(&settings, &[head, tail]), &whole, "cut at {}", at);
+        }
+        let octets: Vec<&[u8]> = input.chunks(1).collect();
+        prop_assert_eq!(&run_all(&settings, &octets), &whole);
+        prop_assert!(whole.replies.ends_with("\r\n"));
+        for line in whole.replies.split_terminator("\r\n") {
+            prop_assert!(line.len() <= 510);
+            prop_assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{:?}", line);
+            prop_assert!(line.as_bytes()[..3].iter().all(u8::is_ascii_digit));
+        }
+        for body in &whole.bodies {
+            let text = [b"\r\n", &body[..]].concat();
+            prop_assert!(text.ends_with(b"\r\n.\r\n"));
+            prop_assert_eq!(text.windows(5).filter(|window| window == b"\r\n.\r\n").count(), 1);
+        }
+    }
+
+    #[test]
+    fn peer_text_in_replies_is_printable(address in "[ -~\u{80}-\u{9f}é\u{1}\r\n]{0,40}") {
+        let line = format!("MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<{address}@x.test>\r\n");
+        let mut session = Session::new(&Rc::new(settings()), peer());
+        session.feed(b"EHLO a.test\r\n");
+        session.feed(line.as_bytes());
+        let replies = session.replies();
+        for line in replies.split_terminator("\r\n") {
+            prop_assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{:?}", line);
+        }
+    }
+}
