@@ -15,12 +15,12 @@ mod worker;
 
 use crate::handoff::job::{Job, Message};
 use crate::io::runtime::spawn;
+use crate::log::Log;
 use crate::io::{clock, runtime};
-use crate::message::{Mailbox, MessageId};
 use crate::metrics::CoreMetrics;
 use crate::remote::connection;
-use crate::remote::resolve::{Host, ResolveError, Resolver};
-use crate::remote::route::{NextHop, RouteTable};
+use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
+use crate::remote::route::{NextHop, RouteTable, UnusableDomain};
 use crate::schedule::judge::Verdict;
 use crate::schedule::next_hop::{self, Action, HopId, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
@@ -31,6 +31,7 @@ use crate::tls::failures::FailureMemory;
 use crate::tls::policy::Level;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,18 +58,35 @@ pub struct Context {
     /// So many more recipients of a message are finished, and that is durable.
     pub finished: Box<dyn Fn(&Message, u32)>,
     pub metrics: Arc<CoreMetrics>,
-    pub log: crate::engine::log::Logger,
+    pub log: Rc<Log>,
 }
 
-/// A set of hosts that mail is sent to on the same terms: what the schedule calls a hop.
+/// A site on certain terms: what the schedule calls a hop. Domains of one site share connections
+/// only at the same level of TLS, so that no connection carries mail that demands more than it was
+/// opened with.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Site(Rc<str>);
+struct HopKey {
+    site: SiteKey,
+    level: Level,
+    vouching_domain: Option<Box<str>>,
+}
+
+impl fmt::Display for HopKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.site)?;
+        match &self.vouching_domain {
+            Some(domain) => write!(f, " for {domain} ({})", self.level),
+            None if self.level == Level::May => Ok(()),
+            None => write!(f, " ({})", self.level),
+        }
+    }
+}
 
 /// What is kept with a hop as long as the schedule knows it.
 #[derive(Default)]
 struct HopState {
-    hosts: Rc<[Host]>,
-    level: Level,
+    /// The latest answer about its hosts.
+    site: Option<Rc<Site>>,
     idle: VecDeque<Rc<Idle>>,
     last: Option<Diagnosis>,
 }
@@ -92,7 +110,7 @@ pub struct Delivery(Rc<Inner>);
 
 struct Inner {
     context: Context,
-    schedule: RefCell<Schedule<Site, Box<Job>, HopState>>,
+    schedule: RefCell<Schedule<HopKey, Box<Job>, HopState>>,
     broken_tls: RefCell<FailureMemory<SocketAddr>>,
     random: Cell<u64>,
     /// Rings when the schedule may have something to do.
@@ -164,20 +182,12 @@ struct Way {
 }
 
 impl Way {
-    /// Hosts and terms as one name. Domains with the same hosts share connections only at the
-    /// same level of TLS, so that no connection carries mail that demands more than it was opened
-    /// with.
-    fn site(&self, hosts: &[Host]) -> Site {
-        let mut names: Vec<String> = hosts.iter().map(Host::key).collect();
-        names.sort_unstable();
-        let mut site = names.join(",");
-        if let Some(domain) = &self.vouching_domain {
-            site.push_str(" for ");
-            site.push_str(domain);
+    fn hop(&self, site: &Site) -> HopKey {
+        HopKey {
+            site: site.key.clone(),
+            level: self.level,
+            vouching_domain: self.vouching_domain.clone(),
         }
-        site.push(' ');
-        site.push_str(&self.level.to_string());
-        Site(site.into())
     }
 }
 
@@ -244,64 +254,96 @@ impl Inner {
 
     fn submit(self: Rc<Self>, job: Box<Job>) {
         for (way, part) in self.split_by_way(*job) {
-            match way.next_hop {
-                NextHop::Address(address) => {
-                    self.queue(&way, Rc::new([Host::literal(address)]), part);
-                }
-                _ => {
-                    let this = self.clone();
-                    self.at_work.set(self.at_work.get() + 1);
-                    spawn(async move {
-                        this.resolve_and_queue(way, part).await;
-                        this.work_done();
-                    });
-                }
+            if let Some(answer) = self.context.resolver.remembered(&way.next_hop) {
+                self.resolved(&way, answer, part);
+                continue;
             }
+            let this = self.clone();
+            self.at_work.set(self.at_work.get() + 1);
+            spawn(async move {
+                let answer = this.context.resolver.resolve(&way.next_hop).await;
+                this.resolved(&way, answer, part);
+                this.work_done();
+            });
         }
     }
 
     /// One job for each way to go, with the recipients that share it: they may share a transaction.
-    fn split_by_way(&self, job: Job) -> Vec<(Way, Box<Job>)> {
+    fn split_by_way(self: &Rc<Self>, job: Job) -> Vec<(Way, Box<Job>)> {
         let Job {
             message,
             body,
             recipients,
         } = job;
+        let part = |recipients| {
+            Box::new(Job {
+                message: message.clone(),
+                body: body.clone(),
+                recipients,
+            })
+        };
         let mut ways: HashMap<Way, Vec<(u32, RecipientState)>> = HashMap::new();
         for (index, state) in recipients {
-            if let Some(way) = self.way(&message, index, &state) {
-                ways.entry(way).or_default().push((index, state));
+            match self.way(&message, index, &state) {
+                Ok(Some(way)) => ways.entry(way).or_default().push((index, state)),
+                Ok(None) => {}
+                Err(domain) => self.unroutable(&domain, *part(vec![(index, state)])),
             }
         }
-        let part = |recipients| Job {
-            message: message.clone(),
-            body: body.clone(),
-            recipients,
-        };
         ways.into_iter()
-            .map(|(way, recipients)| (way, Box::new(part(recipients))))
+            .map(|(way, recipients)| (way, part(recipients)))
             .collect()
     }
 
     /// `None` for a recipient that is finished: it goes nowhere.
-    fn way(&self, message: &Message, index: u32, state: &RecipientState) -> Option<Way> {
+    fn way(
+        &self,
+        message: &Message,
+        index: u32,
+        state: &RecipientState,
+    ) -> Result<Option<Way>, UnusableDomain> {
         let (is_report, mailbox) = match state {
-            RecipientState::Waiting { .. } => (
-                false,
-                &message.envelope.recipients[index as usize].forward_path,
-            ),
-            RecipientState::ReportOwed { .. } => (true, message.envelope.reverse_path.as_ref()?),
-            RecipientState::Finished => return None,
+            RecipientState::Waiting { .. } => {
+                let recipient = &message.envelope.recipients[index as usize];
+                (false, Some(&recipient.forward_path))
+            }
+            RecipientState::ReportOwed { .. } => (true, message.envelope.reverse_path.as_ref()),
+            RecipientState::Finished => (false, None),
         };
-        let level = (self.context.level_for)(mailbox.domain());
-        Some(Way {
+        let Some(mailbox) = mailbox else {
+            return Ok(None);
+        };
+        // Only the bare Postmaster has no domain: it is ours.
+        let domain = match mailbox.domain() {
+            "" => &self.context.hostname,
+            domain => domain,
+        };
+        let level = (self.context.level_for)(domain);
+        Ok(Some(Way {
             is_report,
-            next_hop: self.context.routes.lookup(mailbox.domain()),
+            next_hop: self.context.routes.next_hop(domain)?,
             level,
             // The certificate is judged against the host's name, but who vouches for that name is
             // the domain.
-            vouching_domain: (level == Level::Verify).then(|| mailbox.domain().into()),
-        })
+            vouching_domain: (level == Level::Verify).then(|| domain.into()),
+        }))
+    }
+
+    fn resolved(self: &Rc<Self>, way: &Way, answer: Answer, job: Box<Job>) {
+        match answer {
+            Ok(site) => self.queue(way, site, job),
+            Err(error) => {
+                let verdict = match error.is_permanent() {
+                    true => Verdict::Bounce,
+                    false => Verdict::Defer,
+                };
+                self.settle_all(*job, verdict, &error.diagnosis());
+            }
+        }
+    }
+
+    fn unroutable(self: &Rc<Self>, domain: &UnusableDomain, job: Job) {
+        self.settle_all(job, Verdict::Bounce, &domain.diagnosis());
     }
 
     fn work_done(&self) {
@@ -311,34 +353,16 @@ impl Inner {
         }
     }
 
-    async fn resolve_and_queue(self: &Rc<Self>, way: Way, job: Box<Job>) {
-        let resolver = &self.context.resolver;
-        match resolver.resolve(&way.next_hop, self.random()).await {
-            Ok(hosts) => self.queue(&way, hosts.into(), job),
-            Err(error) => self.unroutable(&error, *job),
-        }
-    }
-
-    fn unroutable(self: &Rc<Self>, error: &ResolveError, job: Job) {
-        let verdict = match error.is_permanent() {
-            true => Verdict::Bounce,
-            false => Verdict::Defer,
-        };
-        self.settle_all(job, verdict, &error.diagnosis());
-    }
-
-    fn queue(&self, way: &Way, hosts: Rc<[Host]>, job: Box<Job>) {
-        let site = way.site(&hosts);
-        let mut schedule = self.schedule.borrow_mut();
+    fn queue(&self, way: &Way, site: Rc<Site>, job: Box<Job>) {
+        let key = way.hop(&site);
         let now = clock::now();
+        let mut schedule = self.schedule.borrow_mut();
         let mut hop = None;
         for part in split_by_count(*job, self.context.recipients_per_transaction) {
-            hop = Some(schedule.push(&site, part, now));
+            hop = Some(schedule.push(&key, part, now));
         }
         if let Some(hop) = hop {
-            let state = schedule.context(hop);
-            state.hosts = hosts;
-            state.level = way.level;
+            schedule.context(hop).site = Some(site);
         }
         drop(schedule);
         self.stir();

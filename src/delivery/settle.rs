@@ -5,10 +5,11 @@
 
 use super::worker::Peer;
 use super::{HopId, Inner};
-use crate::engine::log::Level as LogLevel;
+use crate::config::LogLevel;
 use crate::handoff::job::{Job, Message};
 use crate::io::clock;
 use crate::io::runtime::spawn;
+use crate::log::{Shown, event};
 use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
 use crate::schedule::judge::{self, Event, Scope, Situation, Trouble, Verdict};
@@ -16,8 +17,9 @@ use crate::schedule::next_hop::Refusal;
 use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use crate::schedule::retry::{self, NextTry};
 use crate::smtp::client::{RecipientVerdict, TransactionResult};
-use crate::smtp::reply::{EnhancedStatus, Stage};
+use crate::smtp::reply::Stage;
 use crate::time::{Now, WallTime};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -175,6 +177,11 @@ impl Inner {
         }
         self.record(&message, &mut consequences);
         self.queue_again(&message, job.body, consequences);
+    }
+
+    /// A report that nobody can be told: its recipients are finished.
+    pub(super) fn forget_report(self: &Rc<Self>, job: Job) {
+        self.settle_all(job, Verdict::Bounce, &nobody_answered());
     }
 
     /// The next state of a recipient that waited; `None`: as it was, at once again.
@@ -354,26 +361,24 @@ impl Inner {
         let metrics = &self.context.metrics;
         let (name, level) = match decision.verdict {
             Verdict::Delivered => {
-                metrics.delivered.add(1);
-                ("delivered", LogLevel::Info)
+                metrics.delivered.increment();
+                (event::DELIVERED, LogLevel::Info)
             }
             Verdict::Bounce => {
-                metrics.bounced.add(1);
-                ("bounced", LogLevel::Info)
+                metrics.bounced.increment();
+                (event::BOUNCED, LogLevel::Info)
             }
             Verdict::Reconnect | Verdict::NextTransaction => ("requeued", LogLevel::Debug),
             _ => {
-                metrics.deferred.add(1);
-                ("deferred", LogLevel::Info)
+                metrics.deferred.increment();
+                (event::DEFERRED, LogLevel::Info)
             }
         };
         let to = match index {
             Some(index) => Some(&message.envelope.recipients[index as usize].forward_path),
             None => message.envelope.reverse_path.as_ref(),
         };
-        let Some(mut line) = self.context.log.line(level, name) else {
-            return;
-        };
+        let mut line = self.context.log.line(level, name, clock::wall_time());
         line.field("id", message.id);
         match (index, &message.envelope.reverse_path) {
             (Some(_), Some(from)) => line.field("from", from),
@@ -386,27 +391,37 @@ impl Inner {
             line.field("report", "yes");
         }
         if let Some(peer) = told.peer {
-            line.field("host", &peer.host);
-            line.field("address", peer.address);
+            line.field("host", &peer.host)
+                .field("address", peer.address);
         }
-        log_tls(&mut line, told.tls.as_ref());
+        if told.peer.is_some() {
+            line.tls(told.tls.as_ref());
+        }
         let delay = clock::wall_time().since(message.received_at);
-        line.field("delay_ms", delay.as_millis());
+        line.field("delay_ms", delay.as_millis() as u64);
         if let Some(started) = told.started {
-            line.field("transaction_ms", clock::now().since(started).as_millis());
+            let took = clock::now().since(started);
+            line.field("transaction_ms", took.as_millis() as u64);
         }
-        line.field("status", decision.diagnosis.status);
-        line.field("reply", &decision.diagnosis.text);
+        line.field("status", Shown(decision.diagnosis.status))
+            .field("reply", &decision.diagnosis.text);
     }
 
     pub(super) fn log_connect_failed(&self, hop: HopId, diagnosis: &Diagnosis) {
-        let Some(mut line) = self.context.log.line(LogLevel::Info, "connect-failed") else {
-            return;
-        };
-        line.field("hop", &self.schedule.borrow().key(hop).0);
-        line.field("host", &diagnosis.remote_host);
-        line.field("status", diagnosis.status);
-        line.field("reply", &diagnosis.text);
+        let log = &self.context.log;
+        log.line(LogLevel::Info, "connect-failed", clock::wall_time())
+            .field("hop", Shown(self.schedule.borrow().key(hop)))
+            .field("host", &diagnosis.remote_host)
+            .field("status", Shown(diagnosis.status))
+            .field("reply", &diagnosis.text);
+    }
+
+    pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, why: &str) {
+        let log = &self.context.log;
+        log.line(LogLevel::Info, "plaintext-fallback", clock::wall_time())
+            .field("host", host)
+            .field("address", address)
+            .field("reason", why);
     }
 }
 

@@ -1,18 +1,18 @@
 //! One outbound connection as a task: opens it, carries jobs, waits idle, closes.
 
-use super::{HopState, Idle, Inner, Told};
+use super::{HopKey, Idle, Inner, Told};
 use crate::handoff::job::Job;
 use crate::io::clock;
 use crate::io::runtime::spawn;
 use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Target};
-use crate::remote::resolve::Host;
+use crate::remote::resolve::Attempt;
 use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
 use crate::schedule::next_hop::{HopId, Refusal, Take};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::smtp::client::{Transaction, TransactionResult};
 use crate::smtp::reply::Stage;
-use crate::tls::policy::Level;
+use crate::time::Now;
 use crate::tls::stream::StreamError;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -63,7 +63,7 @@ impl Inner {
 
     fn connect_failed(&self, hop: HopId, diagnosis: Diagnosis, throttle: bool) {
         self.log_connect_failed(hop, &diagnosis);
-        self.context.metrics.connections_failed.add(1);
+        self.context.metrics.connections_out_failed.increment();
         let mut schedule = self.schedule.borrow_mut();
         let now = clock::now();
         schedule.context(hop).last = Some(diagnosis);
@@ -75,48 +75,45 @@ impl Inner {
 
     /// Tries the hop's hosts in order of preference, and each address of a host in turn.
     async fn connect(self: &Rc<Self>, hop: HopId) -> Tried {
-        let (site, hosts, level) = {
+        let (key, site) = {
             let mut schedule = self.schedule.borrow_mut();
-            let site = schedule.key(hop).0.clone();
-            let HopState { hosts, level, .. } = schedule.context(hop);
-            (site, hosts.clone(), *level)
+            (schedule.key(hop).clone(), schedule.context(hop).site.clone())
         };
-        let addresses: Vec<(&Host, SocketAddr)> = hosts
-            .iter()
-            .flat_map(|host| host.addresses.iter().map(move |address| (host, *address)))
-            .take(ADDRESSES_MAX)
-            .collect();
-        let mut last = None;
-        for (number, (host, address)) in addresses.iter().enumerate() {
+        let mut last = Tried::Failed {
+            diagnosis: super::settle::nobody_answered(),
+            throttle: false,
+        };
+        let Some(site) = site else {
+            return last;
+        };
+        let mut attempts = site.attempts(self.context.resolver.families(), self.random());
+        attempts.truncate(ADDRESSES_MAX);
+        for (number, attempt) in attempts.iter().enumerate() {
             let situation = Situation {
-                more_hosts: number + 1 < addresses.len(),
-                plaintext_allowed: level.allows_plaintext(),
+                more_hosts: number + 1 < attempts.len(),
+                plaintext_allowed: key.level.allows_plaintext(),
                 session_worked: false,
             };
-            match self.connect_address(&site, host, *address, level, situation).await {
-                (Verdict::TryNextHost, failed) => last = Some(failed),
+            match self.connect_address(&key, attempt, situation).await {
+                (Verdict::TryNextHost, failed) => last = failed,
                 (_, tried) => return tried,
             }
         }
-        last.unwrap_or(Tried::Failed {
-            diagnosis: super::settle::nobody_answered(),
-            throttle: false,
-        })
+        last
     }
 
     async fn connect_address(
         self: &Rc<Self>,
-        site: &str,
-        host: &Host,
-        address: SocketAddr,
-        level: Level,
+        key: &HopKey,
+        attempt: &Attempt<'_>,
         situation: Situation,
     ) -> (Verdict, Tried) {
+        let Attempt { host, address } = *attempt;
         let mut target = Target {
-            site,
+            site: key.site.as_str(),
             host: &host.name,
             address,
-            level,
+            level: key.level,
             try_tls: !self.broken_tls.borrow().is_broken(&address, clock::now()),
         };
         loop {
@@ -139,18 +136,21 @@ impl Inner {
             if verdict != Verdict::TryPlaintext {
                 return (verdict, tried);
             }
-            self.log_fallback(&host.name, address, &error);
-            self.context.metrics.handshakes_out_failed.add(1);
+            self.log_fallback(&host.name, address, &detail_of(&error).unwrap_or_default());
+            self.context.metrics.handshakes_out_failed.increment();
             self.broken_tls.borrow_mut().failed(address, clock::now());
             target.try_tls = false;
         }
     }
 
     fn opened(&self, address: SocketAddr, tls: Option<&TlsSummary>) {
-        self.context.metrics.connections_out.add(1);
+        self.context.metrics.connections_out.increment();
         if let Some(tls) = tls {
             self.broken_tls.borrow_mut().succeeded(&address);
-            self.context.metrics.handshake_out(tls.resumed);
+            match tls.resumed {
+                true => self.context.metrics.handshakes_out_resumed.increment(),
+                false => self.context.metrics.handshakes_out_full.increment(),
+            }
         }
     }
 
@@ -205,7 +205,7 @@ impl Inner {
         &self,
         hop: HopId,
         connection: &mut Connection,
-        until: crate::time::Now,
+        until: Now,
     ) -> Option<Told> {
         let idle = Rc::new(Idle::default());
         self.schedule
@@ -269,12 +269,17 @@ impl Inner {
         let transaction = Transaction {
             envelope: &report.envelope(),
             recipients: &[0],
-            body_bytes: report.wire.len() as u64,
+            body_bytes: content_bytes(report.wire.len() as u64),
             body_is_8bit: report.body_type == BodyType::EightBitMime,
         };
         let content = Content::Memory(&report.wire);
         Some(connection.transact(&transaction, content).await)
     }
+}
+
+/// The content as SIZE counts it: wire form without the final dot.
+fn content_bytes(wire_bytes: u64) -> u64 {
+    wire_bytes.saturating_sub(3)
 }
 
 async fn carry_message(connection: &mut Connection, job: &Job) -> TransactionResult {
@@ -283,7 +288,7 @@ async fn carry_message(connection: &mut Connection, job: &Job) -> TransactionRes
     let transaction = Transaction {
         envelope: &message.envelope,
         recipients: &recipients,
-        body_bytes: message.place.body_bytes(),
+        body_bytes: content_bytes(message.place.body_bytes()),
         body_is_8bit: false,
     };
     let content = match &job.body {

@@ -5,10 +5,8 @@ use crate::message::{Envelope, MessageId};
 use crate::spool::{Receipt, Spool, SpoolError, Writer};
 use crate::time::WallTime;
 
-/// Room for a body whose size was not declared.
+/// Room that a body begins with; most messages fit.
 const BODY_CAPACITY_BYTES: usize = 16 * 1024;
-/// Room for the trace header in front of a declared size.
-const TRACE_BYTES: usize = 512;
 
 pub struct Incoming {
     pub id: MessageId,
@@ -31,15 +29,11 @@ pub struct Durable {
 }
 
 impl Incoming {
-    /// `declared_bytes` is SIZE= of MAIL; `most` bounds what is set aside on its word.
-    pub fn new(id: MessageId, declared_bytes: Option<u64>, most: usize) -> Self {
-        let room = declared_bytes.map_or(BODY_CAPACITY_BYTES, |bytes| {
-            usize::try_from(bytes).unwrap_or(most).min(most) + TRACE_BYTES
-        });
+    pub fn new(id: MessageId) -> Self {
         Incoming {
             id,
             received_at: clock::wall_time(),
-            body: Vec::with_capacity(room),
+            body: Vec::with_capacity(BODY_CAPACITY_BYTES),
             writer: None,
             written_bytes: 0,
             failed: None,

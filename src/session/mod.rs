@@ -5,21 +5,42 @@
 
 mod incoming;
 
+use crate::config::LogLevel;
+use crate::config::relay::RelayPolicy;
 use crate::handoff::job::{Body, BodyBudget, Message};
 use crate::io::net::Socket;
 use crate::io::{clock, pool};
-use crate::message::{Envelope, TlsSummary};
-use crate::smtp::server::{PeerInfo, Phase, Policy, Refusal, Server, Settings, Step};
+use crate::log::{Log, Shown, event};
+use crate::message::{Envelope, Mailbox, TlsSummary};
+use crate::metrics::CoreMetrics;
+use crate::smtp::refusal::Refusal;
+use crate::smtp::server::{PeerInfo, Phase, Policy, Server, Settings, Step};
 use crate::spool::{Spool, SpoolError};
 use crate::time::Now;
 use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
 use crate::tls::stream::{Received, Stream, StreamError};
-use incoming::Incoming;
+use incoming::{Durable, Incoming};
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long a last word, such as 421, may take to be sent.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A sender whose text may have ended, if bare line ends count, mostly waits for an answer.
+const BODY_MAY_BE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether a conversation goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Close,
+}
 
 /// How long a client may take. Every wait has one of these; none is lifted by single bytes.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +51,39 @@ pub struct Timeouts {
     pub data: Duration,
     /// For a TLS handshake.
     pub handshake: Duration,
-    /// For a whole message, and for the whole connection.
-    pub message: Duration,
-    pub session: Duration,
+    /// For the whole connection. `None`: no limit.
+    pub session: Option<Duration>,
+}
+
+/// How many sessions are open, and a word when the last one has ended.
+#[derive(Default)]
+pub struct Sessions {
+    open: Cell<usize>,
+    ended: Notify,
+}
+
+impl Sessions {
+    pub fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    fn begin(&self) {
+        self.open.set(self.open.get() + 1);
+    }
+
+    fn end(&self) {
+        self.open.set(self.open.get() - 1);
+        if self.open.get() == 0 {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Resolves when no session is open.
+    pub async fn all_ended(&self) {
+        while self.open.get() > 0 {
+            self.ended.notified().await;
+        }
+    }
 }
 
 /// What all sessions of a core share.
@@ -45,21 +96,24 @@ pub struct Context {
     pub offers_starttls: bool,
     pub spool: Spool,
     pub core: usize,
-    pub tls: RefCell<Rc<ServerTls>>,
+    pub tls: RefCell<ServerTls>,
     /// Clients whose handshakes keep failing are not offered STARTTLS for a while.
     pub broken_tls: RefCell<FailureMemory<IpAddr>>,
     pub bodies: Arc<BodyBudget>,
     /// Takes over a message that is durable.
     pub accepted: Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>,
     pub draining: Cell<bool>,
-    pub open: Cell<usize>,
+    pub sessions: Sessions,
     pub metrics: Arc<CoreMetrics>,
-    pub log: Logger,
+    pub log: Rc<Log>,
 }
 
 impl Policy for Context {
     fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
-        self.relay.recipient(trusted, path)
+        self.relay.recipient(trusted, path).map_err(|refused| {
+            let (_, subject, detail) = refused.status();
+            Refusal::new(refused.code(), subject, detail, refused.text())
+        })
     }
 
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
@@ -71,8 +125,12 @@ impl Policy for Context {
 
 fn spool_refusal(error: &SpoolError) -> Refusal {
     match error {
-        SpoolError::Full => Refusal::new(452, (4, 3, 1), "Insufficient system storage, try later"),
-        _ => Refusal::new(451, (4, 3, 0), "Local error in storing the message, try later"),
+        SpoolError::Full => Refusal::new(452, 3, 1, "Insufficient system storage, try later"),
+        SpoolError::TooLarge => Refusal::new(552, 3, 4, "The envelope is too large"),
+        SpoolError::Closing => Refusal::new(421, 3, 2, "The relay is shutting down, try later"),
+        SpoolError::WriteFailed => {
+            Refusal::new(451, 3, 0, "Local error in storing the message, try later")
+        }
     }
 }
 
@@ -87,14 +145,15 @@ enum End {
 
 /// Serves one connection from greeting to close, and writes its line to the log.
 pub async fn serve(context: Rc<Context>, socket: Socket, peer: SocketAddr, implicit_tls: bool) {
-    context.open.set(context.open.get() + 1);
+    context.sessions.begin();
+    context.metrics.sessions.increment();
     let mut session = Session::new(context.clone(), socket, peer, implicit_tls);
     let end = match session.converse(implicit_tls).await {
         Ok(()) => End::Closed,
         Err(end) => end,
     };
     session.finish(end).await;
-    context.open.set(context.open.get() - 1);
+    context.sessions.end();
 }
 
 struct Session {
@@ -110,6 +169,8 @@ struct Session {
     out: Vec<u8>,
     incoming: Option<Incoming>,
     tls: Option<TlsSummary>,
+    /// Of the wait that is under way, or the next one.
+    deadline: Now,
 }
 
 impl Session {
@@ -135,6 +196,7 @@ impl Session {
             out: Vec::new(),
             incoming: None,
             tls: None,
+            deadline: Now::NEVER,
         }
     }
 
@@ -213,15 +275,10 @@ impl Session {
 
     fn begin_body(&mut self) {
         let id = self.context.spool.next_id();
-        let mut incoming = Incoming::new(
-            id,
-            self.server.declared_bytes(),
-            self.context.in_memory_bytes,
-        );
+        let mut incoming = Incoming::new(id);
         self.server
             .trace(id, incoming.received_at, &mut incoming.body);
         self.incoming = Some(incoming);
-        self.message_deadline = clock::now() + self.context.timeouts.message;
     }
 
     /// Moves a body that has outgrown memory to the log.
@@ -248,7 +305,7 @@ impl Session {
                 self.hand_over(durable, envelope);
             }
             Err(error) => {
-                self.context.metrics.messages_refused.add(1);
+                self.context.metrics.messages_refused.increment();
                 self.server
                     .not_committed(spool_refusal(&error), &mut self.out);
             }
@@ -257,7 +314,12 @@ impl Session {
 
     fn hand_over(&mut self, durable: Durable, envelope: Envelope) {
         let context = &self.context;
-        context.metrics.messages_accepted.add(1);
+        let metrics = &context.metrics;
+        metrics.messages_accepted.increment();
+        metrics.bytes_accepted.add(durable.body_bytes);
+        metrics
+            .recipients_accepted
+            .add(envelope.recipients.len() as u64);
         self.log_accepted(&durable, &envelope);
         let open_recipients = envelope.recipients.len() as u32;
         let message = Message::new(
@@ -287,7 +349,10 @@ impl Session {
                     .broken_tls
                     .borrow_mut()
                     .succeeded(&self.peer.ip());
-                context.metrics.handshake_in(summary.resumed);
+                match summary.resumed {
+                    true => context.metrics.handshakes_in_resumed.increment(),
+                    false => context.metrics.handshakes_in_full.increment(),
+                }
                 self.server.tls_established(summary);
                 self.tls = Some(summary);
                 self.arm_deadline();
@@ -295,7 +360,7 @@ impl Session {
             }
             Err(error) => {
                 context.broken_tls.borrow_mut().failed(self.peer.ip(), now);
-                context.metrics.handshakes_in_failed.add(1);
+                context.metrics.handshakes_in_failed.increment();
                 Err(End::Handshake(error))
             }
         }
@@ -306,16 +371,18 @@ impl Session {
     fn arm_deadline(&mut self) {
         let timeouts = &self.context.timeouts;
         let now = clock::now();
-        let phase = match self.server.phase() {
-            Phase::Body => (now + timeouts.data).min(self.message_deadline),
-            _ => now + timeouts.command,
+        let wait = match self.server.phase() {
+            Phase::Body => timeouts.data,
+            Phase::BodyMayBeOver => timeouts.data.min(BODY_MAY_BE_OVER_TIMEOUT),
+            _ => timeouts.command,
         };
-        self.deadline = phase.min(self.started + timeouts.session);
+        let whole = timeouts.session.map_or(Now::NEVER, |most| self.started + most);
+        self.deadline = (now + wait).min(whole);
     }
 
     async fn flush(&mut self) -> Result<(), End> {
         if self.out.is_empty() {
-            if self.server.phase() == Phase::Body {
+            if matches!(self.server.phase(), Phase::Body | Phase::BodyMayBeOver) {
                 self.arm_deadline();
             }
             return Ok(());
@@ -342,3 +409,56 @@ impl Session {
         self.log_end(&end);
         self.stream.close();
     }
+
+    fn log_accepted(&self, durable: &Durable, envelope: &Envelope) {
+        let now = clock::wall_time();
+        let mut line = self.context.log.line(LogLevel::Info, event::ACCEPTED, now);
+        line.field("id", durable.id);
+        match &envelope.reverse_path {
+            Some(from) => line.field("from", from),
+            None => line.field("from", "<>"),
+        };
+        line.field("recipients", envelope.recipients.len() as u64);
+        if let [recipient] = &*envelope.recipients {
+            line.field("to", &recipient.forward_path);
+        }
+        line.field("bytes", durable.body_bytes)
+            .field("client", self.peer.ip());
+        line.tls(self.tls.as_ref());
+    }
+
+    fn log_end(&self, end: &End) {
+        let summary = self.server.summary();
+        let now = clock::wall_time();
+        let mut line = self.context.log.line(LogLevel::Info, event::SESSION, now);
+        line.field("client", self.peer)
+            .field("hello", &*summary.hello);
+        line.tls(self.tls.as_ref());
+        line.field("messages", summary.messages)
+            .field("recipients", summary.recipients)
+            .field("bytes", summary.message_bytes);
+        if summary.refusals > 0 {
+            line.field("refusals", summary.refusals)
+                .field("last_refusal", &summary.last_refusal);
+        }
+        if summary.input_before_tls {
+            line.field("violation", "input behind STARTTLS, discarded");
+        }
+        let seconds = clock::now().since(self.started).as_millis() as u64;
+        line.field("duration_ms", seconds)
+            .field("end", Shown(end));
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Closed => f.write_str("closed"),
+            End::PeerGone { clean: true } => f.write_str("closed by client"),
+            End::PeerGone { clean: false } => f.write_str("closed by client without TLS close"),
+            End::Stream(error) => write!(f, "{error}"),
+            End::Handshake(error) => write!(f, "handshake failed: {error}"),
+            End::Draining => f.write_str("shutting down"),
+        }
+    }
+}
