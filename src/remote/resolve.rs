@@ -1,1 +1,681 @@
+//! The hosts of a next hop, by DNS (RFC 5321 section 5.1, RFC 7505, RFC 5890).
+//!
+//! Promise: an answer is bounded in time, hosts and addresses, never leads back to this relay,
+//! and a failure says whether waiting can help.
+//! Not here: connecting. One [`Resolver`] per delivery core, not shared; it runs on the core's own
+//! loop.
+//!
+//! | the DNS says | then |
+//! |---|---|
+//! | MX records | those hosts by preference; without address: skipped |
+//! | no MX, but the name exists | the name itself is the host (implicit MX) |
+//! | a single `.` as MX host | permanent, 5.1.10: takes no mail |
+//! | no such name | permanent, 5.1.2 |
+//! | failure, refusal, silence | temporary, 4.4.3; never the implicit MX |
+//! | none of the hosts has an address | 5.4.4, or 4.4.3 if that could not be learned for each |
+//! | this relay among the hosts | it and all of equal or worse preference are dropped |
+//! | nothing is left of them | permanent, 5.4.6: a loop |
+//!
+//! A stranger's MX may point to 127.0.0.1, 0.0.0.0 or an address of a private network. What leads to our own
+//! listeners is a loop; other services of this host or its network get a greeting's worth of SMTP, as
+//! from any other MTA that follows MX records.
 
+mod cache;
+mod own;
+mod site;
+
+pub use own::OwnNames;
+pub use site::{Attempt, Families, Host, Site, SiteKey};
+
+use crate::io::clock;
+use crate::remote::route::NextHop;
+use crate::schedule::outcome::Diagnosis;
+use crate::smtp::reply::EnhancedStatus;
+use crate::time::Now;
+use cache::Cache;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// MX records of one domain that are looked at; a longer list is cut after its best.
+const MX_RECORDS_MAX: usize = 100;
+
+/// Longest wait that an answer from a name server can ask for.
+const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How a delivery core resolves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name servers to ask; empty: those of /etc/resolv.conf, or the local host without that.
+    pub name_servers: Vec<SocketAddr>,
+    /// Wait for one answer.
+    pub query_timeout: Duration,
+    /// Times that a query is sent again, to the same or another server.
+    pub query_retries: usize,
+    /// Wait for everything that a next hop needs. Past it the answer is a temporary failure.
+    pub resolve_timeout: Duration,
+    pub families: Families,
+    /// Hosts of a site that are used. At least 1.
+    pub hosts_max: usize,
+    /// Addresses of a host that are used. At least 1.
+    pub addresses_per_host_max: usize,
+    /// An answer is believed at least this long, whatever its TTL.
+    pub ttl_min: Duration,
+    /// Denials (no such name, no such record) are believed no longer than this.
+    pub negative_ttl_max: Duration,
+    /// A failure to get an answer is remembered this long.
+    pub failure_ttl: Duration,
+    /// Next hops whose answers are remembered. What nobody asks for goes first.
+    pub cache_entries_max: usize,
+    /// Next hops that are resolved at a time; more wait in line.
+    pub lookups_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            name_servers: Vec::new(),
+            query_timeout: Duration::from_secs(3),
+            query_retries: 2,
+            resolve_timeout: Duration::from_secs(20),
+            families: Families::default(),
+            hosts_max: 10,
+            addresses_per_host_max: 8,
+            ttl_min: Duration::from_secs(1),
+            negative_ttl_max: Duration::from_secs(300),
+            failure_ttl: Duration::from_secs(10),
+            cache_entries_max: 100_000,
+            lookups_max: 200,
+        }
+    }
+}
+
+/// Why a next hop has no hosts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ResolveError {
+    /// RFC 7505: the domain declares that it takes no mail.
+    NullMx { domain: Box<str> },
+    /// NXDOMAIN, or a name that cannot be asked for.
+    NoSuchDomain { domain: Box<str> },
+    /// The DNS answers, but there is nothing to connect to.
+    NoAddress { domain: Box<str> },
+    /// No answer, or none that says anything. Temporary.
+    NoAnswer { name: Box<str>, why: Box<str> },
+    /// The best host that is left is this relay.
+    MailLoop { next_hop: Box<str> },
+}
+
+impl ResolveError {
+    /// False: waiting can help.
+    pub fn is_permanent(&self) -> bool {
+        self.status().class == 5
+    }
+
+    pub fn status(&self) -> EnhancedStatus {
+        let (class, subject, detail) = match self {
+            ResolveError::NullMx { .. } => (5, 1, 10),
+            ResolveError::NoSuchDomain { .. } => (5, 1, 2),
+            ResolveError::NoAddress { .. } => (5, 4, 4),
+            ResolveError::NoAnswer { .. } => (4, 4, 3),
+            ResolveError::MailLoop { .. } => (5, 4, 6),
+        };
+        EnhancedStatus::new(class, subject, detail)
+    }
+
+    /// The reply code for somebody who offers mail for such a recipient.
+    pub fn reply_code(&self) -> u16 {
+        match self {
+            ResolveError::NullMx { .. } => 556,
+            ResolveError::NoSuchDomain { .. } | ResolveError::NoAddress { .. } => 550,
+            ResolveError::NoAnswer { .. } => 451,
+            ResolveError::MailLoop { .. } => 554,
+        }
+    }
+
+    pub fn diagnosis(&self) -> Diagnosis {
+        Diagnosis {
+            status: self.status(),
+            text: self.to_string().into(),
+            remote_host: "".into(),
+        }
+    }
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResolveError::NullMx { domain } => write!(f, "{domain} takes no mail (null MX)"),
+            ResolveError::NoSuchDomain { domain } => write!(f, "domain {domain} not found"),
+            ResolveError::NoAddress { domain } => write!(f, "no address found for {domain}"),
+            ResolveError::NoAnswer { name, why } => {
+                write!(f, "DNS look-up of {name} failed: {why}")
+            }
+            ResolveError::MailLoop { next_hop } => {
+                write!(f, "mail for {next_hop} loops back to this relay")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ResolveError {}
+
+/// What is remembered about a next hop.
+pub type Answer = Result<Rc<Site>, Rc<ResolveError>>;
+
+/// The resolver of one delivery core. Cheap to ask again: a remembered answer costs one look into a
+/// table. Equal questions at the same time are asked once.
+pub struct Resolver {
+    settings: Settings,
+    own: OwnNames,
+    dns: TokioResolver,
+    name_servers: Vec<SocketAddr>,
+    cache: RefCell<Cache<NextHop, Answer>>,
+    in_flight: RefCell<HashMap<NextHop, Rc<OnceCell<Answer>>>>,
+    permits: Semaphore,
+}
+
+impl Resolver {
+    /// Reads the system's configuration; call it within the core's runtime. The error says what is
+    /// wrong with that configuration.
+    pub fn new(settings: Settings, own: OwnNames) -> Result<Self, String> {
+        let servers = name_servers(&settings);
+        let name_servers = servers.iter().filter_map(address_of).collect();
+        let config = ResolverConfig::from_name_servers(servers);
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options(&settings);
+        Ok(Resolver {
+            dns: builder.build().map_err(|error| error.to_string())?,
+            name_servers,
+            cache: RefCell::new(Cache::new(settings.cache_entries_max)),
+            in_flight: RefCell::default(),
+            permits: Semaphore::new(settings.lookups_max.max(1)),
+            settings,
+            own,
+        })
+    }
+
+    /// The hosts of a next hop; from memory if the answer is still good.
+    pub async fn resolve(&self, next_hop: &NextHop) -> Answer {
+        self.resolve_at(next_hop, clock::now()).await
+    }
+
+    async fn resolve_at(&self, next_hop: &NextHop, now: Now) -> Answer {
+        if let Some(answer) = self.cache.borrow_mut().get(next_hop, now) {
+            return answer;
+        }
+        let flight = Flight::join(&self.in_flight, next_hop);
+        let answer = flight.cell.get_or_init(|| self.look_up(next_hop, now));
+        answer.await.clone()
+    }
+
+    /// The servers that are asked.
+    pub fn name_servers(&self) -> &[SocketAddr] {
+        &self.name_servers
+    }
+
+    /// The order for [`Site::attempts`].
+    pub fn families(&self) -> Families {
+        self.settings.families
+    }
+
+    /// Forgets all answers, as after a change in the network.
+    pub fn clear(&self) {
+        self.cache.borrow_mut().clear();
+        self.dns.clear_cache();
+    }
+
+    async fn look_up(&self, next_hop: &NextHop, now: Now) -> Answer {
+        let started = clock::now();
+        let inquiry = Inquiry {
+            resolver: self,
+            ttl: Cell::new(TTL_MAX),
+        };
+        // Also the wait in line counts: the answer is due in time.
+        let limit = self.settings.resolve_timeout;
+        let inquired = tokio::time::timeout(limit, async {
+            let _permit = self.permits.acquire().await;
+            inquiry.site(next_hop).await
+        });
+        let answer = inquired.await.unwrap_or_else(|_| {
+            inquiry.keep(self.settings.failure_ttl);
+            Err(ResolveError::NoAnswer {
+                name: next_hop.to_string().into(),
+                why: "no answer in time".into(),
+            })
+        });
+        let answer = answer.map(Rc::new).map_err(Rc::new);
+        let took = clock::now().since(started);
+        let until = now + took + inquiry.ttl.get().max(self.settings.ttl_min);
+        let mut cache = self.cache.borrow_mut();
+        cache.insert(next_hop.clone(), answer.clone(), until);
+        answer
+    }
+}
+
+/// One question under way, and those who wait for it. If the one who asks goes away, the next in
+/// line asks again.
+struct Flight<'a> {
+    in_flight: &'a RefCell<HashMap<NextHop, Rc<OnceCell<Answer>>>>,
+    next_hop: &'a NextHop,
+    cell: Rc<OnceCell<Answer>>,
+}
+
+impl<'a> Flight<'a> {
+    fn join(
+        in_flight: &'a RefCell<HashMap<NextHop, Rc<OnceCell<Answer>>>>,
+        next_hop: &'a NextHop,
+    ) -> Self {
+        let cell = Rc::clone(
+            in_flight
+                .borrow_mut()
+                .entry(next_hop.clone())
+                .or_insert_with(|| Rc::new(OnceCell::new())),
+        );
+        Flight {
+            in_flight,
+            next_hop,
+            cell,
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    /// Once answered, later questions are the cache's affair; unanswered, the last one to give up
+    /// leaves nothing behind.
+    fn drop(&mut self) {
+        let mut in_flight = self.in_flight.borrow_mut();
+        let current = in_flight.get(self.next_hop);
+        let is_current = current.is_some_and(|cell| Rc::ptr_eq(cell, &self.cell));
+        if is_current && (self.cell.initialized() || Rc::strong_count(&self.cell) == 2) {
+            in_flight.remove(self.next_hop);
+        }
+    }
+}
+
+/// Everything that is asked for one next hop; remembers how long the answer is good.
+struct Inquiry<'a> {
+    resolver: &'a Resolver,
+    ttl: Cell<Duration>,
+}
+
+/// What the DNS says about one name and type.
+enum Found {
+    /// Not empty.
+    Records(Vec<RData>),
+    /// The name exists, without such records.
+    NoRecords,
+    NoSuchName,
+    Failed(String),
+}
+
+/// What the DNS says about a host's addresses. `Err(None)`: it has none.
+type Addresses = Result<Vec<SocketAddr>, Option<ResolveError>>;
+
+impl Inquiry<'_> {
+    fn keep(&self, ttl: Duration) {
+        self.ttl.set(self.ttl.get().min(ttl));
+    }
+
+    async fn site(&self, next_hop: &NextHop) -> Result<Site, ResolveError> {
+        match next_hop {
+            NextHop::Mx { domain, port } => self.mx_site(next_hop, domain, *port).await,
+            NextHop::Host { host, port } => {
+                let key = SiteKey::new(next_hop.to_string());
+                self.single_host(next_hop, host, *port, key).await
+            }
+            NextHop::Address(address) => self.address_site(next_hop, *address),
+        }
+    }
+
+    fn address_site(&self, next_hop: &NextHop, address: SocketAddr) -> Result<Site, ResolveError> {
+        if self.resolver.own.is_own_address(address) {
+            return Err(mail_loop(next_hop));
+        }
+        let host = Host {
+            name: format!("[{}]", address.ip()).into(),
+            preference: 0,
+            addresses: vec![address],
+        };
+        Ok(Site {
+            key: SiteKey::new(next_hop.to_string()),
+            hosts: vec![host],
+        })
+    }
+
+    async fn mx_site(
+        &self,
+        next_hop: &NextHop,
+        domain: &str,
+        port: u16,
+    ) -> Result<Site, ResolveError> {
+        let records = match self.query(domain, RecordType::MX).await {
+            Found::Records(records) => records,
+            Found::NoRecords => return self.implicit_mx(next_hop, domain, port).await,
+            Found::NoSuchName => return Err(no_such_domain(domain)),
+            Found::Failed(why) => return Err(no_answer(domain, why)),
+        };
+        let mut hosts = mx_hosts(records);
+        if hosts.is_empty() {
+            return Err(ResolveError::NullMx {
+                domain: domain.into(),
+            });
+        }
+        let own = &self.resolver.own;
+        drop_from(&mut hosts, |(_, name)| own.is_own_name(name));
+        hosts.truncate(self.resolver.settings.hosts_max.max(1));
+        if hosts.is_empty() {
+            return Err(mail_loop(next_hop));
+        }
+        let key = site_key(&hosts, port);
+        let hosts = self.with_addresses(next_hop, domain, hosts, port).await?;
+        Ok(Site { key, hosts })
+    }
+
+    /// RFC 5321 section 5.1: a domain without MX records is its own host.
+    async fn implicit_mx(
+        &self,
+        next_hop: &NextHop,
+        domain: &str,
+        port: u16,
+    ) -> Result<Site, ResolveError> {
+        if self.resolver.own.is_own_name(domain) {
+            return Err(mail_loop(next_hop));
+        }
+        let key = site_key(&[(0, domain.into())], port);
+        self.single_host(next_hop, domain, port, key).await
+    }
+
+    async fn single_host(
+        &self,
+        next_hop: &NextHop,
+        name: &str,
+        port: u16,
+        key: SiteKey,
+    ) -> Result<Site, ResolveError> {
+        let host = vec![(0, name.into())];
+        let hosts = self.with_addresses(next_hop, name, host, port).await?;
+        Ok(Site { key, hosts })
+    }
+
+    /// Finds the addresses of all hosts at once. Not empty, and without this relay.
+    async fn with_addresses(
+        &self,
+        next_hop: &NextHop,
+        domain: &str,
+        names: Vec<(u16, Box<str>)>,
+        port: u16,
+    ) -> Result<Vec<Host>, ResolveError> {
+        let questions = names.iter().map(|(_, name)| self.addresses(name, port));
+        let answers = all(questions.collect()).await;
+        let mut hosts = Vec::new();
+        let mut failure = None;
+        for ((preference, name), answer) in names.into_iter().zip(answers) {
+            match answer {
+                Ok(addresses) => hosts.push(Host {
+                    name,
+                    preference,
+                    addresses,
+                }),
+                Err(Some(error)) => failure = Some(error),
+                Err(None) => {}
+            }
+        }
+        let own = &self.resolver.own;
+        let is_own = |host: &Host| host.addresses.iter().any(|it| own.is_own_address(*it));
+        let had_hosts = !hosts.is_empty();
+        if let Some(at) = hosts.iter().position(is_own) {
+            let preference = hosts[at].preference;
+            hosts.retain(|host| host.preference < preference);
+        }
+        match failure {
+            _ if !hosts.is_empty() => Ok(hosts),
+            // A better host that could not be asked for may exist all the same.
+            Some(error) => Err(error),
+            None if had_hosts => Err(mail_loop(next_hop)),
+            None => Err(ResolveError::NoAddress {
+                domain: domain.into(),
+            }),
+        }
+    }
+
+    async fn addresses(&self, name: &str, port: u16) -> Addresses {
+        let families = self.resolver.settings.families;
+        let ipv4 = async {
+            match families.uses_ipv4() {
+                true => self.query(name, RecordType::A).await,
+                false => Found::NoRecords,
+            }
+        };
+        let ipv6 = async {
+            match families.uses_ipv6() {
+                true => self.query(name, RecordType::AAAA).await,
+                false => Found::NoRecords,
+            }
+        };
+        let (ipv4, ipv6) = tokio::join!(ipv4, ipv6);
+        let mut addresses = Vec::new();
+        let mut failure = None;
+        for found in [ipv6, ipv4] {
+            match found {
+                Found::Records(records) => {
+                    // Each family keeps its half, so that neither crowds out the other.
+                    let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
+                    let ips = records.iter().filter_map(RData::ip_addr).take(most.max(1));
+                    addresses.extend(ips.map(|ip| SocketAddr::new(ip, port)));
+                }
+                Found::Failed(why) => failure = Some(no_answer(name, why)),
+                Found::NoRecords | Found::NoSuchName => {}
+            }
+        }
+        if addresses.is_empty() {
+            return Err(failure);
+        }
+        Ok(addresses)
+    }
+
+    /// Aliases (CNAME) are followed, a bounded number of them.
+    async fn query(&self, name: &str, record_type: RecordType) -> Found {
+        let Ok(mut fqdn) = Name::from_ascii(name) else {
+            return Found::NoSuchName;
+        };
+        fqdn.set_fqdn(true);
+        match self.resolver.dns.lookup(fqdn, record_type).await {
+            Ok(lookup) => {
+                self.keep(
+                    lookup
+                        .valid_until()
+                        .saturating_duration_since(Instant::now()),
+                );
+                let answers = lookup.answers().iter();
+                let wanted = answers.filter(|record| record.record_type() == record_type);
+                let records: Vec<_> = wanted.map(|record| record.data.clone()).collect();
+                match records.is_empty() {
+                    true => Found::NoRecords,
+                    false => Found::Records(records),
+                }
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(denial))) => self.denied(&denial),
+            Err(error) => self.failed(error.to_string()),
+        }
+    }
+
+    fn denied(&self, denial: &NoRecords) -> Found {
+        let settings = &self.resolver.settings;
+        match denial.negative_ttl {
+            Some(ttl) => {
+                self.keep(Duration::from_secs(ttl.into()).min(settings.negative_ttl_max));
+            }
+            None => self.keep(settings.failure_ttl),
+        }
+        match denial.response_code {
+            ResponseCode::NXDomain => Found::NoSuchName,
+            ResponseCode::NoError => Found::NoRecords,
+            code => self.failed(code.to_string()),
+        }
+    }
+
+    fn failed(&self, why: String) -> Found {
+        self.keep(self.resolver.settings.failure_ttl);
+        Found::Failed(why)
+    }
+}
+
+fn no_such_domain(domain: &str) -> ResolveError {
+    ResolveError::NoSuchDomain {
+        domain: domain.into(),
+    }
+}
+
+fn no_answer(name: &str, why: String) -> ResolveError {
+    ResolveError::NoAnswer {
+        name: name.into(),
+        why: why.into(),
+    }
+}
+
+fn mail_loop(next_hop: &NextHop) -> ResolveError {
+    ResolveError::MailLoop {
+        next_hop: next_hop.to_string().into(),
+    }
+}
+
+/// Preference and name, best first, equals by name. Empty: nothing but the null MX.
+fn mx_hosts(records: Vec<RData>) -> Vec<(u16, Box<str>)> {
+    let mut hosts: Vec<_> = records
+        .iter()
+        .filter_map(|record| match record {
+            RData::MX(mx) if !mx.exchange.is_root() => {
+                let name = mx.exchange.to_lowercase().to_ascii();
+                Some((mx.preference, name.trim_end_matches('.').into()))
+            }
+            _ => None,
+        })
+        .collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts.truncate(MX_RECORDS_MAX);
+    hosts
+}
+
+/// RFC 5321 section 5.1: where this relay is among the hosts, only better ones remain.
+fn drop_from(hosts: &mut Vec<(u16, Box<str>)>, is_own: impl Fn(&(u16, Box<str>)) -> bool) {
+    if let Some(own) = hosts.iter().position(is_own) {
+        let preference = hosts[own].0;
+        hosts.retain(|(other, _)| *other < preference);
+    }
+}
+
+/// `a.test,b.test;c.test:25`: hosts of equal preference between commas.
+fn site_key(hosts: &[(u16, Box<str>)], port: u16) -> SiteKey {
+    let mut text = String::new();
+    for (index, (preference, name)) in hosts.iter().enumerate() {
+        if index > 0 {
+            let equal = hosts[index - 1].0 == *preference;
+            text.push(if equal { ',' } else { ';' });
+        }
+        text.push_str(name);
+    }
+    text.push_str(&format!(":{port}"));
+    SiteKey::new(text)
+}
+
+/// Runs all at once, and returns when the last is done.
+async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    enum Slot<F: Future> {
+        Running(Pin<Box<F>>),
+        Done(F::Output),
+    }
+    let mut slots: Vec<Slot<F>> = futures
+        .into_iter()
+        .map(|future| Slot::Running(Box::pin(future)))
+        .collect();
+    poll_fn(|context| {
+        let mut running = false;
+        for slot in &mut slots {
+            if let Slot::Running(future) = slot {
+                match future.as_mut().poll(context) {
+                    Poll::Ready(output) => *slot = Slot::Done(output),
+                    Poll::Pending => running = true,
+                }
+            }
+        }
+        match running {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    })
+    .await;
+    let done = slots.into_iter().filter_map(|slot| match slot {
+        Slot::Done(output) => Some(output),
+        Slot::Running(_) => None,
+    });
+    done.collect()
+}
+
+fn name_servers(settings: &Settings) -> Vec<NameServerConfig> {
+    if !settings.name_servers.is_empty() {
+        return settings.name_servers.iter().map(server_at).collect();
+    }
+    match read_system_conf() {
+        Ok((config, _)) => config.name_servers,
+        // As the C library does.
+        Err(_) => vec![NameServerConfig::udp_and_tcp(IpAddr::V4(
+            Ipv4Addr::LOCALHOST,
+        ))],
+    }
+}
+
+fn server_at(address: &SocketAddr) -> NameServerConfig {
+    let at_port = |mut connection: ConnectionConfig| {
+        connection.port = address.port();
+        connection
+    };
+    NameServerConfig::new(
+        address.ip(),
+        true,
+        vec![
+            at_port(ConnectionConfig::udp()),
+            at_port(ConnectionConfig::tcp()),
+        ],
+    )
+}
+
+fn address_of(server: &NameServerConfig) -> Option<SocketAddr> {
+    let connection = server.connections.first()?;
+    Some(SocketAddr::new(server.ip, connection.port))
+}
+
+fn options(settings: &Settings) -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = settings.query_timeout;
+    options.attempts = settings.query_retries;
+    options.edns0 = true;
+    options.use_hosts_file = ResolveHosts::Always;
+    // Names of MX hosts are shared by many domains; they are remembered below our own table.
+    options.cache_size = settings.cache_entries_max as u64;
+    options.positive_max_ttl = Some(TTL_MAX);
+    options.negative_max_ttl = Some(settings.negative_ttl_max);
+    // Each of our look-ups asks a few questions at once; the semaphore is the limit.
+    options.max_active_requests = settings.lookups_max.saturating_mul(2 * settings.hosts_max);
+    options
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -325,14 +325,6 @@ fn wildcard_parent(pattern: &str) -> Option<&str> {
 /// Never a domain name: names have no brackets.
 fn literal_key(ip: IpAddr) -> Box<str> {
     format!("[{ip}]").into()
-}
-
-/// True if the address means this host itself, whatever its interfaces are: loopback or unspecified.
-pub(super) fn is_loopback(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED,
-        IpAddr::V6(ip) => ip.is_loopback() || ip == Ipv6Addr::UNSPECIFIED,
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,82 @@
+//! Answers by next hop, until their time is up. Bounded: two generations, the older one is dropped
+//! when the younger is full.
+
+use crate::time::Now;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+pub(super) struct Cache<K, V> {
+    young: HashMap<K, (Now, V)>,
+    old: HashMap<K, (Now, V)>,
+    /// Entries of one generation. At least 1.
+    generation_max: usize,
+}
+
+impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
+    /// Holds `entries_max` at most, and half of that at least before something current is dropped.
+    pub fn new(entries_max: usize) -> Self {
+        Cache {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            generation_max: (entries_max / 2).max(1),
+        }
+    }
+
+    /// What is asked for again outlives the next change of generations.
+    pub fn get(&mut self, key: &K, now: Now) -> Option<V> {
+        if let Some((until, value)) = self.young.get(key) {
+            return (*until > now).then(|| value.clone());
+        }
+        let (until, value) = self.old.remove(key)?;
+        if until <= now {
+            return None;
+        }
+        self.insert(key.clone(), value.clone(), until);
+        Some(value)
+    }
+
+    pub fn insert(&mut self, key: K, value: V, until: Now) {
+        if self.young.len() >= self.generation_max && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, (until, value));
+    }
+
+    pub fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_lives_until_its_time() {
+        let mut cache = Cache::new(10);
+        cache.insert("a", 1, Now(10));
+        assert_eq!(cache.get(&"a", Now(9)), Some(1));
+        assert_eq!(cache.get(&"a", Now(10)), None);
+        cache.insert("a", 2, Now(20));
+        assert_eq!(cache.get(&"a", Now(10)), Some(2));
+    }
+
+    #[test]
+    fn full_cache_forgets_what_nobody_asks_for() {
+        let mut cache = Cache::new(10);
+        cache.insert(0, 0, Now(10));
+        for key in 1..100 {
+            cache.insert(key, key, Now(10));
+            assert_eq!(cache.get(&0, Now(1)), Some(0));
+            assert!(cache.len() <= 11);
+        }
+        assert_eq!(cache.get(&1, Now(1)), None);
+        assert_eq!(cache.get(&98, Now(1)), Some(98));
+    }
+}

@@ -1,0 +1,426 @@
+use super::*;
+use dns::{DnsServer, Failure};
+
+#[path = "../../../tests/support/dns.rs"]
+mod dns;
+
+/// Waits are short: the server is on this host, and silence is part of the tests.
+fn settings(dns: &DnsServer) -> Settings {
+    Settings {
+        name_servers: vec![dns.address()],
+        query_timeout: Duration::from_millis(200),
+        query_retries: 1,
+        resolve_timeout: Duration::from_secs(5),
+        ..Settings::default()
+    }
+}
+
+fn own() -> OwnNames {
+    OwnNames {
+        hostname: "own.test".into(),
+        listeners: vec!["127.0.0.1:25".parse().unwrap()],
+        aliases: Vec::new(),
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap().block_on(future)
+}
+
+fn resolver(dns: &DnsServer) -> Resolver {
+    Resolver::new(settings(dns), own()).unwrap()
+}
+
+/// `name preference address...` of each host, or the error with its status.
+fn show(answer: &Answer) -> Vec<String> {
+    match answer {
+        Ok(site) => site.hosts.iter().map(show_host).collect(),
+        Err(error) => vec![format!("{} {error}", error.status())],
+    }
+}
+
+fn show_host(host: &Host) -> String {
+    let mut text = format!("{} {}", host.name, host.preference);
+    for address in &host.addresses {
+        text.push_str(&format!(" {address}"));
+    }
+    text
+}
+
+/// Resolves one next hop with a resolver of its own.
+fn resolve(dns: &DnsServer, next_hop: &str) -> Vec<String> {
+    let next_hop = next_hop.parse().unwrap();
+    run(async { show(&resolver(dns).resolve(&next_hop).await) })
+}
+
+#[test]
+fn mx_hosts_come_by_preference() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 20, "second.test");
+    dns.mx("a.test", 10, "First.test");
+    dns.host("second.test", "192.0.2.2");
+    dns.host("first.test", "192.0.2.1");
+    dns.host("first.test", "2001:db8::1");
+    assert_eq!(
+        resolve(&dns, "A.test"),
+        [
+            "first.test 10 [2001:db8::1]:25 192.0.2.1:25",
+            "second.test 20 192.0.2.2:25"
+        ]
+    );
+    assert_eq!(
+        resolve(&dns, "a.test:2525")[1],
+        "second.test 20 192.0.2.2:2525"
+    );
+}
+
+#[test]
+fn domains_with_the_same_hosts_are_one_site() {
+    let dns = DnsServer::start();
+    for domain in ["a.test", "b.test"] {
+        dns.mx(domain, 10, "mx1.test");
+        dns.mx(domain, 10, "mx2.test");
+        dns.mx(domain, 20, "mx3.test");
+    }
+    dns.mx("c.test", 10, "mx1.test");
+    dns.mx("c.test", 20, "mx2.test");
+    dns.mx("c.test", 20, "mx3.test");
+    for host in ["mx1.test", "mx2.test", "mx3.test"] {
+        dns.host(host, "192.0.2.1");
+    }
+    run(async {
+        let resolver = resolver(&dns);
+        let key = async |domain: &str| {
+            let answer = resolver.resolve(&domain.parse().unwrap()).await;
+            answer.unwrap().key.to_string()
+        };
+        assert_eq!(key("a.test").await, "mx1.test,mx2.test;mx3.test:25");
+        assert_eq!(key("b.test").await, key("a.test").await);
+        assert_eq!(key("c.test").await, "mx1.test;mx2.test,mx3.test:25");
+        assert_ne!(key("a.test:26").await, key("a.test").await);
+    });
+    assert_eq!(dns.asked("mx1.test", RecordType::A), 1);
+}
+
+#[test]
+fn null_mx_takes_no_mail() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 0, ".");
+    dns.host("a.test", "192.0.2.1");
+    assert_eq!(
+        resolve(&dns, "a.test"),
+        ["5.1.10 a.test takes no mail (null MX)"]
+    );
+    dns.mx("a.test", 10, "mx.test");
+    dns.host("mx.test", "192.0.2.2");
+    assert_eq!(resolve(&dns, "a.test"), ["mx.test 10 192.0.2.2:25"]);
+}
+
+#[test]
+fn unknown_domain_is_permanent() {
+    let dns = DnsServer::start();
+    assert_eq!(resolve(&dns, "a.test"), ["5.1.2 domain a.test not found"]);
+    assert_eq!(
+        resolve(&dns, "[a.test]"),
+        ["5.4.4 no address found for a.test"]
+    );
+}
+
+#[test]
+fn failing_server_is_temporary_and_never_the_implicit_mx() {
+    let dns = DnsServer::start();
+    dns.host("a.test", "192.0.2.1");
+    for failure in [Failure::ServFail, Failure::Refused, Failure::Silent] {
+        dns.fail("a.test", RecordType::MX, failure);
+        let answer = resolve(&dns, "a.test");
+        assert!(
+            answer[0].starts_with("4.4.3 DNS look-up of a.test failed: "),
+            "{failure:?}: {answer:?}"
+        );
+    }
+}
+
+#[test]
+fn silent_server_costs_a_bounded_time() {
+    let dns = DnsServer::start();
+    dns.fail("a.test", RecordType::MX, Failure::Silent);
+    let started = Instant::now();
+    let settings = Settings {
+        resolve_timeout: Duration::from_millis(300),
+        query_timeout: Duration::from_secs(60),
+        ..settings(&dns)
+    };
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
+        let expected = ["4.4.3 DNS look-up of a.test:25 failed: no answer in time"];
+        assert_eq!(show(&answer), expected);
+    });
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn without_mx_the_domain_is_its_own_host() {
+    let dns = DnsServer::start();
+    dns.host("a.test", "192.0.2.1");
+    assert_eq!(resolve(&dns, "a.test"), ["a.test 0 192.0.2.1:25"]);
+    dns.host("sub.b.test", "192.0.2.1");
+    assert_eq!(
+        resolve(&dns, "b.test"),
+        ["5.4.4 no address found for b.test"]
+    );
+}
+
+#[test]
+fn bracketed_host_is_not_looked_up_as_mx() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "mx.test");
+    dns.host("a.test", "192.0.2.1");
+    assert_eq!(resolve(&dns, "[a.test]:26"), ["a.test 0 192.0.2.1:26"]);
+    assert_eq!(dns.asked("a.test", RecordType::MX), 0);
+    assert_eq!(resolve(&dns, "[192.0.2.7]"), ["[192.0.2.7] 0 192.0.2.7:25"]);
+}
+
+#[test]
+fn aliases_of_domain_and_host_are_followed() {
+    let dns = DnsServer::start();
+    dns.cname("a.test", "real.test");
+    dns.mx("real.test", 10, "mx.test");
+    dns.cname("mx.test", "host.test");
+    dns.host("host.test", "192.0.2.1");
+    assert_eq!(resolve(&dns, "a.test"), ["mx.test 10 192.0.2.1:25"]);
+}
+
+#[test]
+fn alias_of_itself_ends() {
+    let dns = DnsServer::start();
+    dns.cname("a.test", "b.test");
+    dns.cname("b.test", "a.test");
+    let answer = resolve(&dns, "a.test");
+    assert_eq!(answer.len(), 1, "{answer:?}");
+    assert!(answer[0].starts_with("4.4.3") || answer[0].starts_with("5."));
+}
+
+#[test]
+fn host_without_address_is_skipped() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "gone.test");
+    dns.mx("a.test", 20, "mx.test");
+    dns.host("mx.test", "192.0.2.1");
+    assert_eq!(resolve(&dns, "a.test"), ["mx.test 20 192.0.2.1:25"]);
+    dns.remove("mx.test");
+    assert_eq!(
+        resolve(&dns, "a.test"),
+        ["5.4.4 no address found for a.test"]
+    );
+    dns.fail("gone.test", RecordType::AAAA, Failure::ServFail);
+    let answer = resolve(&dns, "a.test");
+    assert!(
+        answer[0].starts_with("4.4.3 DNS look-up of gone.test"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn one_family_is_enough() {
+    let dns = DnsServer::start();
+    dns.host("a.test", "192.0.2.1");
+    dns.fail("a.test", RecordType::AAAA, Failure::ServFail);
+    assert_eq!(resolve(&dns, "[a.test]"), ["a.test 0 192.0.2.1:25"]);
+}
+
+#[test]
+fn only_the_wanted_family_is_asked() {
+    let dns = DnsServer::start();
+    dns.host("a.test", "192.0.2.1");
+    dns.host("a.test", "2001:db8::1");
+    let settings = Settings {
+        families: Families::Ipv4Only,
+        ..settings(&dns)
+    };
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let answer = resolver.resolve(&"[a.test]".parse().unwrap()).await;
+        assert_eq!(show(&answer), ["a.test 0 192.0.2.1:25"]);
+    });
+    assert_eq!(dns.asked("a.test", RecordType::AAAA), 0);
+}
+
+#[test]
+fn own_host_and_worse_ones_are_dropped() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "best.test");
+    dns.mx("a.test", 20, "equal.test");
+    dns.mx("a.test", 20, "OWN.test");
+    dns.mx("a.test", 30, "worse.test");
+    for host in ["best.test", "equal.test", "worse.test"] {
+        dns.host(host, "192.0.2.1");
+    }
+    assert_eq!(resolve(&dns, "a.test"), ["best.test 10 192.0.2.1:25"]);
+    dns.mx("b.test", 10, "own.test");
+    assert_eq!(
+        resolve(&dns, "b.test"),
+        ["5.4.6 mail for b.test:25 loops back to this relay"]
+    );
+}
+
+#[test]
+fn own_address_in_disguise_is_a_loop() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "best.test");
+    dns.mx("a.test", 20, "disguise.test");
+    dns.host("best.test", "192.0.2.1");
+    dns.host("disguise.test", "127.0.0.1");
+    assert_eq!(resolve(&dns, "a.test"), ["best.test 10 192.0.2.1:25"]);
+
+    let message = |hop: &str| vec![format!("5.4.6 mail for {hop} loops back to this relay")];
+    dns.mx("b.test", 10, "disguise.test");
+    dns.mx("b.test", 20, "best.test");
+    assert_eq!(resolve(&dns, "b.test"), message("b.test:25"));
+    assert_eq!(resolve(&dns, "disguise.test"), message("disguise.test:25"));
+    assert_eq!(
+        resolve(&dns, "[disguise.test]"),
+        message("[disguise.test]:25")
+    );
+    assert_eq!(resolve(&dns, "[127.0.0.1]"), message("[127.0.0.1]:25"));
+    dns.host("zero.test", "0.0.0.0");
+    assert_eq!(resolve(&dns, "zero.test"), message("zero.test:25"));
+    assert_eq!(resolve(&dns, "[127.0.0.1]:26").len(), 1, "another port");
+}
+
+#[test]
+fn better_host_that_could_not_be_asked_for_is_no_loop() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "best.test");
+    dns.mx("a.test", 20, "disguise.test");
+    dns.host("disguise.test", "127.0.0.1");
+    dns.fail("best.test", RecordType::A, Failure::ServFail);
+    assert!(resolve(&dns, "a.test")[0].starts_with("4.4.3"));
+}
+
+#[test]
+fn hosts_and_addresses_are_bounded() {
+    let dns = DnsServer::start();
+    for number in 1..=15 {
+        dns.mx("a.test", number, &format!("mx{number}.test"));
+        for last in 1..=12 {
+            dns.host(&format!("mx{number}.test"), &format!("192.0.2.{last}"));
+        }
+    }
+    let hosts = resolve(&dns, "a.test");
+    assert_eq!(hosts.len(), 10);
+    assert_eq!(hosts[0].matches("192.0.2.").count(), 4);
+}
+
+#[test]
+fn answer_is_remembered_for_its_ttl() {
+    let dns = DnsServer::start();
+    dns.set_ttl(0);
+    dns.mx("a.test", 10, "mx.test");
+    dns.host("mx.test", "192.0.2.1");
+    let settings = Settings {
+        ttl_min: Duration::from_secs(30),
+        ..settings(&dns)
+    };
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let next_hop = "a.test".parse().unwrap();
+        for second in [1, 2, 29] {
+            let answer = resolver
+                .resolve_at(&next_hop, Now(second * 1_000_000))
+                .await;
+            assert!(answer.is_ok());
+            assert_eq!(dns.asked("a.test", RecordType::MX), 1);
+        }
+        let answer = resolver.resolve_at(&next_hop, Now(40_000_000)).await;
+        assert!(answer.is_ok());
+        assert_eq!(dns.asked("a.test", RecordType::MX), 2);
+        resolver.clear();
+        assert!(
+            resolver
+                .resolve_at(&next_hop, Now(40_000_001))
+                .await
+                .is_ok()
+        );
+        assert_eq!(dns.asked("a.test", RecordType::MX), 3);
+    });
+}
+
+#[test]
+fn denial_and_failure_are_remembered_too() {
+    let dns = DnsServer::start();
+    dns.fail("b.test", RecordType::MX, Failure::ServFail);
+    run(async {
+        let resolver = resolver(&dns);
+        for domain in ["a.test", "b.test"] {
+            let next_hop = domain.parse().unwrap();
+            assert!(resolver.resolve(&next_hop).await.is_err());
+            let asked = dns.asked_in_all();
+            assert!(resolver.resolve(&next_hop).await.is_err());
+            assert_eq!(dns.asked_in_all(), asked);
+        }
+    });
+}
+
+#[test]
+fn equal_questions_at_the_same_time_are_asked_once() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "mx.test");
+    dns.host("mx.test", "192.0.2.1");
+    run(async {
+        let resolver = resolver(&dns);
+        let next_hop = "a.test".parse().unwrap();
+        let questions = (0..50).map(|_| resolver.resolve(&next_hop)).collect();
+        let answers = all(questions).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert!(resolver.in_flight.borrow().is_empty());
+    });
+    assert_eq!(dns.asked("a.test", RecordType::MX), 1);
+}
+
+#[test]
+fn question_given_up_is_taken_over_by_the_next() {
+    let dns = DnsServer::start();
+    dns.fail("a.test", RecordType::MX, Failure::Silent);
+    run(async {
+        let resolver = resolver(&dns);
+        let next_hop = "a.test".parse().unwrap();
+        let first = tokio::time::timeout(Duration::from_millis(20), resolver.resolve(&next_hop));
+        let second = resolver.resolve(&next_hop);
+        let (first, second) = tokio::join!(first, second);
+        assert!(first.is_err(), "given up");
+        assert!(second.is_err(), "no answer");
+        let third = tokio::time::timeout(Duration::ZERO, resolver.resolve(&next_hop));
+        assert!(third.await.is_ok(), "remembered");
+        assert!(resolver.in_flight.borrow().is_empty());
+    });
+}
+
+#[test]
+fn many_domains_at_once_all_get_an_answer() {
+    let dns = DnsServer::start();
+    for number in 0..500 {
+        dns.mx(&format!("d{number}.test"), 10, "mx.test");
+    }
+    dns.host("mx.test", "192.0.2.1");
+    run(async {
+        let settings = Settings {
+            query_timeout: Duration::from_secs(2),
+            lookups_max: 50,
+            ..settings(&dns)
+        };
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let next_hops: Vec<NextHop> = (0..500)
+            .map(|number| format!("d{number}.test").parse().unwrap())
+            .collect();
+        let answers = all(next_hops.iter().map(|hop| resolver.resolve(hop)).collect()).await;
+        let failed: Vec<_> = answers.iter().filter(|answer| answer.is_err()).collect();
+        assert!(
+            failed.is_empty(),
+            "{} failed: {:?}",
+            failed.len(),
+            failed[0]
+        );
+    });
+}
