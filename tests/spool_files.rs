@@ -1,0 +1,416 @@
+//! The spool on real files: both ways of writing, recycling, a full spool, restarts.
+
+use ringpost::io::buffer::AlignedBuf;
+use ringpost::io::file::Durability;
+use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
+use ringpost::schedule::outcome::{Outcome, RecipientState};
+use ringpost::spool::{
+    self, BodyReader, Note, OpenError, Opened, Place, Settings, Spool, SpoolError,
+};
+use ringpost::time::WallTime;
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+const SEGMENT_BYTES: u64 = 256 * 1024;
+
+fn settings(durability: Durability) -> Settings {
+    Settings {
+        segment_bytes: SEGMENT_BYTES,
+        spool_bytes_max: None,
+        keep_free_bytes: 0,
+        outcome_delay: Duration::from_millis(1),
+        durability: Some(durability),
+    }
+}
+
+fn envelope(recipients: usize) -> Envelope {
+    Envelope {
+        reverse_path: Some(Mailbox::new("sender", "a.test")),
+        recipients: (0..recipients)
+            .map(|n| Recipient::new(Mailbox::new(&format!("r{n}"), "b.test")))
+            .collect(),
+        ..Envelope::default()
+    }
+}
+
+/// A body that differs from all others, of `bytes` bytes.
+fn body(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..bytes)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect()
+}
+
+/// Stores a message of one recipient.
+async fn store(spool: &Spool, body: &[u8]) -> (MessageId, Place) {
+    let id = spool.next_id();
+    let envelope = envelope(1);
+    let receipt = spool.append(id, WallTime(0), &envelope, body).await;
+    (id, receipt.expect("room").into_place())
+}
+
+async fn read_back(place: &Place) -> std::io::Result<Vec<u8>> {
+    let mut reader: BodyReader = place.reader();
+    let mut buffer = AlignedBuf::new(16 * 1024);
+    let mut body = Vec::new();
+    loop {
+        let (piece, returned) = reader.next(buffer).await;
+        buffer = returned;
+        let piece = piece?;
+        if piece.is_empty() {
+            return Ok(body);
+        }
+        body.extend_from_slice(&buffer[piece]);
+    }
+}
+
+fn finished(id: MessageId, recipients: u32) -> Outcome {
+    Outcome {
+        message: id,
+        recipients: (0..recipients)
+            .map(|r| (r, RecipientState::Finished))
+            .collect(),
+    }
+}
+
+async fn finish(spool: &Spool, id: MessageId, place: Place) {
+    spool.record(&finished(id, 1), &place).await;
+    drop(place);
+    spool.message_finished(id);
+}
+
+fn open(path: &Path, settings: &Settings) -> Opened {
+    spool::open(path, settings, 1).expect("the spool opens")
+}
+
+/// One run of the relay with one core.
+fn run<R>(
+    path: &Path,
+    settings: &Settings,
+    work: impl AsyncFnOnce(&Spool, Vec<spool::RecoveredMessage>) -> R,
+) -> R {
+    let mut opened = open(path, settings);
+    let part = opened.parts.remove(0);
+    let messages = opened.messages;
+    tokio_uring::start(async move {
+        let spool = Spool::start(part, |_| {});
+        spool.ready().await;
+        let result = work(&spool, messages).await;
+        spool.close().await;
+        result
+    })
+}
+
+fn both(test: impl Fn(&Path, &Settings)) {
+    for durability in [Durability::Direct, Durability::Buffered] {
+        let directory = tempfile::tempdir().expect("a directory");
+        test(&directory.path().join("spool"), &settings(durability));
+    }
+}
+
+#[test]
+fn what_got_a_receipt_is_there_after_a_restart() {
+    both(|path, settings| {
+        let bodies: Vec<Vec<u8>> = (0..40).map(|n| body(n, 100 + n as usize * 397)).collect();
+        let ids = run(path, settings, async |spool, recovered| {
+            assert!(recovered.is_empty());
+            let mut ids = Vec::new();
+            for body in &bodies {
+                let id = spool.next_id();
+                let receipt = spool
+                    .append(id, WallTime(7), &envelope(2), body)
+                    .await
+                    .expect("room");
+                assert_eq!(read_back(receipt.place()).await.unwrap(), *body);
+                ids.push(id);
+            }
+            ids
+        });
+        run(path, settings, async |_, recovered| {
+            assert_eq!(recovered.len(), bodies.len());
+            for message in &recovered {
+                let at = ids.iter().position(|id| *id == message.id).unwrap();
+                assert_eq!(message.envelope, envelope(2));
+                assert_eq!(message.received_at, WallTime(7));
+                assert_eq!(message.states, vec![RecipientState::fresh(); 2]);
+                assert_eq!(read_back(&message.place).await.unwrap(), bodies[at]);
+            }
+        });
+    });
+}
+
+#[test]
+fn sessions_at_the_same_time_share_commits() {
+    both(|path, settings| {
+        let stats = run(path, settings, async |spool, _| {
+            let mut tasks = Vec::new();
+            for n in 0..200 {
+                let spool = spool.clone();
+                tasks.push(tokio::task::spawn_local(async move {
+                    let id = spool.next_id();
+                    let body = body(n, 500);
+                    let receipt = spool.append(id, WallTime(0), &envelope(1), &body).await;
+                    assert_eq!(read_back(receipt.unwrap().place()).await.unwrap(), body);
+                }));
+            }
+            for task in tasks {
+                task.await.unwrap();
+            }
+            spool.stats()
+        });
+        assert_eq!(stats.message_records, 200);
+        assert!(stats.message_commits < 50, "{stats:?}");
+    });
+}
+
+#[test]
+fn states_survive_and_finished_mail_does_not_come_back() {
+    both(|path, settings| {
+        let waiting = RecipientState::Waiting {
+            attempts: 3,
+            due: WallTime(99),
+            last: None,
+        };
+        let (kept, gone) = run(path, settings, async |spool, _| {
+            let (kept, gone) = (spool.next_id(), spool.next_id());
+            let place = |id| async move {
+                let envelope = envelope(2);
+                let receipt = spool.append(id, WallTime(0), &envelope, b"x\r\n.\r\n");
+                receipt.await.unwrap().into_place()
+            };
+            let outcome = Outcome {
+                message: kept,
+                recipients: vec![(0, RecipientState::Finished), (1, waiting.clone())],
+            };
+            spool.record(&outcome, &place(kept).await).await;
+            let place = place(gone).await;
+            spool.record(&finished(gone, 2), &place).await;
+            spool.message_finished(gone);
+            (kept, gone)
+        });
+        for _ in 0..3 {
+            run(path, settings, async |_, recovered| {
+                assert_eq!(recovered.len(), 1);
+                assert_ne!(recovered[0].id, gone);
+                assert_eq!(recovered[0].id, kept);
+                let states = [RecipientState::Finished, waiting.clone()];
+                assert_eq!(recovered[0].states, states);
+            });
+        }
+    });
+}
+
+#[test]
+fn segments_are_recycled_and_the_spool_does_not_grow() {
+    both(|path, settings| {
+        let settings = Settings {
+            spool_bytes_max: Some(8 * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        let stats = run(path, &settings, async |spool, _| {
+            for n in 0..400u64 {
+                let id = spool.next_id();
+                let body = body(n, 20_000);
+                let place = loop {
+                    match spool.append(id, WallTime(n), &envelope(1), &body).await {
+                        Ok(receipt) => break receipt.into_place(),
+                        Err(SpoolError::Full) => {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                assert_eq!(read_back(&place).await.unwrap(), body);
+                finish(spool, id, place).await;
+            }
+            spool.stats()
+        });
+        assert!(stats.segments_retired >= 20, "{stats:?}");
+        let files = std::fs::read_dir(path.join("segments")).unwrap().count();
+        assert!(files <= 9, "{files} segments");
+        run(path, &settings, async |_, recovered| {
+            assert!(recovered.is_empty());
+        });
+    });
+}
+
+#[test]
+fn a_full_spool_refuses_and_recovers_by_itself() {
+    both(|path, settings| {
+        let settings = Settings {
+            spool_bytes_max: Some(6 * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        run(path, &settings, async |spool, _| {
+            let mut places = Vec::new();
+            let body = body(1, 30_000);
+            loop {
+                let id = spool.next_id();
+                match spool.append(id, WallTime(0), &envelope(1), &body).await {
+                    Ok(receipt) => places.push((id, receipt.into_place())),
+                    Err(SpoolError::Full) => break,
+                    Err(error) => panic!("{error}"),
+                }
+                assert!(places.len() < 1000);
+            }
+            assert_eq!(spool.admit(Some(30_000)), Err(SpoolError::Full));
+            assert!(!places.is_empty());
+            for (id, place) in places {
+                finish(spool, id, place).await;
+            }
+            let admitted = async {
+                while spool.admit(Some(30_000)).is_err() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), admitted)
+                .await
+                .expect("admission opens again");
+            let id = spool.next_id();
+            let receipt = spool.append(id, WallTime(0), &envelope(1), &body).await;
+            assert!(receipt.is_ok());
+        });
+    });
+}
+
+#[test]
+fn large_messages_cross_segments_and_an_aborted_one_is_nothing() {
+    both(|path, settings| {
+        let large = body(5, 700_000);
+        let id = run(path, settings, async |spool, _| {
+            let mut aborted = spool.begin(spool.next_id());
+            aborted.chunk(&body(9, 50_000)).await.unwrap();
+            let id = spool.next_id();
+            let mut writer = spool.begin(id);
+            for piece in large.chunks(30_000) {
+                writer.chunk(piece).await.unwrap();
+            }
+            drop(aborted);
+            let receipt = writer.finish(WallTime(3), &envelope(1)).await.unwrap();
+            assert_eq!(read_back(receipt.place()).await.unwrap(), large);
+            let (whole, place) = store(spool, &large).await;
+            assert_eq!(read_back(&place).await.unwrap(), large);
+            finish(spool, whole, place).await;
+            id
+        });
+        run(path, settings, async |spool, mut recovered| {
+            assert_eq!(recovered.len(), 1);
+            let message = recovered.remove(0);
+            assert_eq!(message.id, id);
+            assert_eq!(read_back(&message.place).await.unwrap(), large);
+            finish(spool, id, message.place).await;
+        });
+        run(path, settings, async |_, recovered| {
+            assert!(recovered.is_empty());
+        });
+    });
+}
+
+#[test]
+fn a_held_place_keeps_its_segment_from_being_used_again() {
+    both(|path, settings| {
+        run(path, settings, async |spool, _| {
+            let first = body(1, 10_000);
+            let (id, place) = store(spool, &first).await;
+            spool.record(&finished(id, 1), &place).await;
+            spool.message_finished(id);
+            for n in 2..100 {
+                let (id, place) = store(spool, &body(n, 20_000)).await;
+                finish(spool, id, place).await;
+            }
+            assert!(spool.stats().segments_retired > 0);
+            assert_eq!(read_back(&place).await.unwrap(), first);
+        });
+    });
+}
+
+#[test]
+fn two_relays_cannot_open_one_spool() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(Durability::Buffered);
+    let first = open(directory.path(), &settings);
+    match spool::open(directory.path(), &settings, 1) {
+        Err(OpenError::InUse { holder, .. }) => {
+            assert_eq!(holder, std::process::id().to_string());
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    assert_eq!(open(directory.path(), &settings).run, 2);
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(Durability::Buffered);
+    drop(open(directory.path(), &settings));
+    std::fs::write(directory.path().join("version"), "99\n").unwrap();
+    let error = spool::open(directory.path(), &settings, 1).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { version: 99, .. }), "{error}");
+}
+
+#[test]
+fn mail_is_recovered_whatever_the_number_of_cores() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(Durability::Buffered);
+    for (cores, expected) in [(3u16, 0usize), (1, 30), (4, 40), (2, 80)] {
+        let opened = spool::open(directory.path(), &settings, cores).unwrap();
+        assert_eq!(opened.messages.len(), expected);
+        assert!(opened.messages.iter().all(|m| m.home < cores));
+        for part in opened.parts {
+            tokio_uring::start(async move {
+                let spool = Spool::start(part, |_| {});
+                spool.ready().await;
+                for n in 0..10 {
+                    store(&spool, &body(n, 100)).await;
+                }
+                spool.close().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn outcomes_of_another_core_go_when_its_note_arrives() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(Durability::Buffered);
+    let mut opened = spool::open(directory.path(), &settings, 2).unwrap();
+    let (b, a) = (opened.parts.pop().unwrap(), opened.parts.pop().unwrap());
+    tokio_uring::start(async move {
+        let notes: Rc<RefCell<Vec<Note>>> = Rc::default();
+        let sink = notes.clone();
+        let home = Spool::start(a, move |note| sink.borrow_mut().push(note));
+        let delivery = Spool::start(b, |_| {});
+        home.ready().await;
+        delivery.ready().await;
+        for n in 0..4000u64 {
+            let id = home.next_id();
+            let receipt = home.append(id, WallTime(0), &envelope(1), &body(n, 400)).await;
+            let place = receipt.unwrap().into_place();
+            let outcome = Outcome {
+                message: id,
+                recipients: vec![(0, RecipientState::Finished)],
+            };
+            delivery.record(&outcome, &place).await;
+            drop(place);
+            home.message_finished(id);
+            for note in notes.take() {
+                delivery.receive_note(&note);
+            }
+            if delivery.stats().segments_retired > 0 {
+                break;
+            }
+        }
+        assert!(home.stats().segments_retired > 0);
+        assert!(delivery.stats().segments_retired > 0);
+        home.close().await;
+        delivery.close().await;
+    });
+}
