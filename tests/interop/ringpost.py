@@ -7,8 +7,6 @@ from process import Failed, Process, check, free_port, tail, wait_until
 
 HOSTNAME = "relay.test"
 LOG_SECONDS_MAX = 10.0
-# Long enough that no case is ever rescued by a retry that it does not want.
-NO_RETRY = {"retry-min": "10m", "retry-max": "10m"}
 FLAGS = {
     "hostname": HOSTNAME,
     "relay-from": "127.0.0.0/8",
