@@ -15,12 +15,15 @@ from mail import Delivered, Mail, check_arrived_once_intact
 from postfix import Postfix
 from process import Failed, check, wait_until
 from programs import Programs
-from ringpost import HOSTNAME, NO_RETRY, Relay, spoke_tls
+from ringpost import HOSTNAME, Relay, spoke_tls
+from s_client import Conversation, transaction
 from scripted_host import BEHAVIOURS, ScriptedHost
 from sendmail import Sendmail
 
 ARRIVAL_SECONDS_MAX = 20.0
 PROGRAM_SECONDS_MAX = 30
+# For cases where the mail must go out at once: no retry comes to the rescue.
+AT_ONCE = {"retry_min": "10m", "retry_max": "10m"}
 
 CASES: dict[str, Callable[["Bench"], None]] = {}
 
@@ -48,22 +51,22 @@ class Bench:
         """ringpost with one route, to the hop at this port. Flags with underscores; `route` replaces the route."""
         routes = flags.pop("route", [f"*=[127.0.0.1]:{hop_port}"])
         named = {name.replace("_", "-"): value for name, value in flags.items()}
-        with self._kept(Relay(self.relay_command, self.directory / "ringpost", routes, named)) as relay:
+        with self.kept(Relay(self.relay_command, self.directory / "ringpost", routes, named)) as relay:
             yield relay
 
     @contextmanager
     def host(self, behaviour: str, name: str = "ex01.corp.test") -> Iterator[ScriptedHost]:
-        with self._kept(ScriptedHost(BEHAVIOURS[behaviour], self.certificate(name), name)) as host:
+        with self.kept(ScriptedHost(BEHAVIOURS[behaviour], self.certificate(name), name)) as host:
             yield host
 
     @contextmanager
     def postfix_hop(self, **settings: str) -> Iterator[Postfix]:
-        with self._kept(postfix.receiving(self.programs, self.directory / "postfix-hop", settings)) as hop:
+        with self.kept(postfix.receiving(self.programs, self.directory / "postfix-hop", settings)) as hop:
             yield hop
 
     @contextmanager
     def postfix_client(self, relay_port: int, **settings: str) -> Iterator[Postfix]:
-        with self._kept(
+        with self.kept(
             postfix.sending(self.programs, self.directory / "postfix-client", relay_port, settings)
         ) as client:
             yield client
@@ -74,7 +77,7 @@ class Bench:
         hop = Sendmail(
             self.programs, self.directory / "sendmail-hop", "sendmail-hop.test", certificate=pair, more_tls=more_tls
         )
-        with self._kept(hop):
+        with self.kept(hop):
             yield hop
 
     @contextmanager
@@ -83,10 +86,10 @@ class Bench:
         client = Sendmail(
             self.programs, self.directory / "sendmail-client", "sendmail-client.test", relay_port, pair
         )
-        with self._kept(client):
+        with self.kept(client):
             yield client
 
-    def _kept(self, thing):
+    def kept(self, thing):
         self.started.append(thing)
         return thing
 
@@ -184,7 +187,7 @@ def relayed_once(
 def postfix_hop_with_tls(bench: Bench) -> None:
     key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test", "rsa"))))
     with bench.postfix_hop(smtpd_tls_security_level="may", smtpd_tls_chain_files=key_and_chain) as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **AT_ONCE)
         check(hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.3"), "Postfix did not log TLS 1.3")
 
 
@@ -193,14 +196,14 @@ def postfix_hop_that_demands_tls12(bench: Bench) -> None:
     key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test"))))
     settings = {"smtpd_tls_security_level": "encrypt", "smtpd_tls_mandatory_protocols": "TLSv1.2"}
     with bench.postfix_hop(smtpd_tls_chain_files=key_and_chain, **settings) as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **AT_ONCE)
         check(hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.2"), "Postfix did not log TLS 1.2")
 
 
 @case
 def postfix_hop_without_tls(bench: Bench) -> None:
     with bench.postfix_hop(smtpd_tls_security_level="none") as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **AT_ONCE)
 
 
 @case
@@ -210,7 +213,7 @@ def postfix_hop_whose_key_is_not_the_certificates_gets_plaintext(bench: Bench) -
     _, foreign_key = bench.certificate("another.test", "rsa")
     settings = {"smtpd_tls_cert_file": str(mine), "smtpd_tls_key_file": str(foreign_key)}
     with bench.postfix_hop(smtpd_tls_security_level="may", **settings) as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **AT_ONCE)
         check(hop.log_lines("TLS not available|TLS library problem|cannot"), "Postfix saw nothing wrong with its TLS")
 
 
@@ -220,7 +223,7 @@ def postfix_hop_with_only_ancient_tls_gets_plaintext(bench: Bench) -> None:
     key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test", "rsa"))))
     settings = {"smtpd_tls_security_level": "may", "smtpd_tls_protocols": "TLSv1", "tls_medium_cipherlist": "ALL:@SECLEVEL=0"}
     with bench.postfix_hop(smtpd_tls_chain_files=key_and_chain, smtpd_tls_ciphers="medium", **settings) as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **AT_ONCE)
         check(hop.log_lines("SSL_accept error"), "Postfix saw no failed handshake")
 
 
@@ -230,14 +233,14 @@ def postfix_hop_with_only_ancient_tls_gets_plaintext(bench: Bench) -> None:
 @case
 def sendmail_hop_with_tls(bench: Bench) -> None:
     with bench.sendmail_hop(with_tls=True) as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **AT_ONCE)
         check("STARTTLS=server" in hop.log.read_text(), "Sendmail did not log STARTTLS")
 
 
 @case
 def sendmail_hop_without_tls(bench: Bench) -> None:
     with bench.sendmail_hop(with_tls=False) as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **AT_ONCE)
 
 
 @case
@@ -248,7 +251,7 @@ def sendmail_hop_with_only_old_ciphers_gets_plaintext(bench: Bench) -> None:
         "define(`confSERVER_SSL_OPTIONS', `+SSL_OP_NO_TLSv1_3')dnl\n"
     )
     with bench.sendmail_hop(with_tls=True, more_tls=old) as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **AT_ONCE)
         check("STARTTLS=server, error: accept failed" in hop.log.read_text(), "Sendmail saw no failed handshake")
 
 
@@ -276,7 +279,7 @@ def by_postfix(bench: Bench, expected_log: str | None, **settings: str) -> Calla
 def postfix_client_uses_starttls_by_itself(bench: Bench) -> None:
     with bench.host("exchange") as hop:
         send = by_postfix(bench, "TLSv1.3", smtp_tls_security_level="may")
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
@@ -284,28 +287,28 @@ def postfix_client_that_demands_tls12(bench: Bench) -> None:
     with bench.host("exchange") as hop:
         settings = {"smtp_tls_security_level": "encrypt", "smtp_tls_mandatory_protocols": "TLSv1.2"}
         send = by_postfix(bench, "TLSv1.2", **settings)
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
 def postfix_client_in_plaintext(bench: Bench) -> None:
     with bench.host("exchange") as hop:
         send = by_postfix(bench, None, smtp_tls_security_level="none")
-        relayed_once(bench, hop, send, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=False, tls_out=True, **AT_ONCE)
 
 
 @case
 def postfix_client_is_not_offered_starttls(bench: Bench) -> None:
     with bench.host("exchange") as hop:
         send = by_postfix(bench, None, smtp_tls_security_level="may")
-        relayed_once(bench, hop, send, tls_in=False, tls_out=True, no_starttls="", **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=False, tls_out=True, no_starttls="", **AT_ONCE)
 
 
 @case
 def postfix_client_with_tls_from_the_first_byte(bench: Bench) -> None:
     with bench.host("exchange") as hop:
         send = by_postfix(bench, "TLSv1.3", smtp_tls_security_level="encrypt", smtp_tls_wrappermode="yes")
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
@@ -348,27 +351,27 @@ def by_sendmail(bench: Bench, with_tls: bool) -> Callable[[Relay, Mail], None]:
 @case
 def sendmail_client_uses_starttls_by_itself(bench: Bench) -> None:
     with bench.host("mdaemon") as hop:
-        relayed_once(bench, hop, by_sendmail(bench, True), tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, by_sendmail(bench, True), tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
 def sendmail_client_in_plaintext(bench: Bench) -> None:
     with bench.host("mdaemon") as hop:
-        relayed_once(bench, hop, by_sendmail(bench, False), tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, by_sendmail(bench, False), tls_in=False, tls_out=True, **AT_ONCE)
 
 
 @case
 def sendmail_to_postfix(bench: Bench) -> None:
     key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test"))))
     with bench.postfix_hop(smtpd_tls_security_level="may", smtpd_tls_chain_files=key_and_chain) as hop:
-        relayed_once(bench, hop, by_sendmail(bench, True), tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, by_sendmail(bench, True), tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
 def postfix_to_sendmail(bench: Bench) -> None:
     with bench.sendmail_hop(with_tls=True) as hop:
         send = by_postfix(bench, "TLSv1.3", smtp_tls_security_level="may")
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 # swaks
@@ -398,20 +401,20 @@ def by_swaks(bench: Bench, *options: str, implicit_tls: bool = False) -> Callabl
 @case
 def swaks_in_plaintext(bench: Bench) -> None:
     with bench.host("exchange") as hop:
-        relayed_once(bench, hop, by_swaks(bench), tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, by_swaks(bench), tls_in=False, tls_out=True, **AT_ONCE)
 
 
 @case
 def swaks_with_starttls(bench: Bench) -> None:
     with bench.host("exchange") as hop:
-        relayed_once(bench, hop, by_swaks(bench, "--tls"), tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, by_swaks(bench, "--tls"), tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
 def swaks_with_tls_on_connect(bench: Bench) -> None:
     with bench.host("exchange") as hop:
         send = by_swaks(bench, "--tls-on-connect", implicit_tls=True)
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
@@ -420,7 +423,7 @@ def swaks_with_pipelining(bench: Bench) -> None:
     mail = Mail(recipients=[f"recipient{number}@sink.test" for number in range(3)])
     with bench.host("mdaemon") as hop:
         send = by_swaks(bench, "--tls", "--pipeline")
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=mail, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=mail, **AT_ONCE)
         check(sorted(hop.arrivals[0].recipients) == mail.recipients, f"recipients: {hop.arrivals[0].recipients}")
         check(hop.arrivals[0].sender == mail.sender, f"sender: {hop.arrivals[0].sender}")
 
@@ -438,54 +441,53 @@ def swaks_may_not_relay_from_elsewhere(bench: Bench) -> None:
 # openssl s_client
 
 
-def s_client(bench: Bench, port: int, *options: str, dialogue: str) -> str:
-    """A session by hand. Lines go out one by one, each after the reply to the one before (-ign_eof, no -quiet)."""
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-crlf", "-ign_eof", *options]
-    done = bench.tool(command, dialogue.encode("latin-1"))
-    return done.stdout
-
-
-def dialogue_of(mail: Mail) -> str:
-    stuffed = re.sub(rb"(?m)^\.", b"..", mail.content.replace(b"\r\n", b"\n")).decode("latin-1")
-    recipients = "".join(f"RCPT TO:<{recipient}>\n" for recipient in mail.recipients)
-    # In small letters: s_client takes a line that begins with R or Q for itself.
-    commands = f"EHLO client.test\nmail from:<{mail.sender}> body=8bitmime\n{recipients.lower()}data\n"
-    return f"{commands}{stuffed}.\nquit\n"
+def conversation(bench: Bench, port: int, *options: str) -> Conversation:
+    return bench.kept(Conversation(port, list(options), bench.programs.environment()))
 
 
 @case
 def openssl_s_client_with_starttls(bench: Bench) -> None:
     def send(relay: Relay, mail: Mail) -> None:
-        text = s_client(bench, relay.port, "-starttls", "smtp", dialogue=dialogue_of(mail))
-        check("New, TLSv1.3, Cipher is TLS_" in text, "openssl did not report TLS 1.3")
-        check(re.search(r"(?m)^250 2\.0\.0 ", text), "openssl saw no 250 2.0.0")
-        check(re.search(r"(?m)^221 2\.0\.0 ", text), "openssl saw no 221 2.0.0")
+        with conversation(bench, relay.port, "-starttls", "smtp") as talk:
+            # s_client shows the last line of the reply to its own EHLO, and then talks to us.
+            talk.expect("250")
+            transaction(talk, mail)
+            check("New, TLSv1.3, Cipher is TLS_" in talk.text, "openssl did not report TLS 1.3")
 
     with bench.host("exchange") as hop:
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=plain_mail(), **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
 def openssl_s_client_with_tls_on_connect(bench: Bench) -> None:
     def send(relay: Relay, mail: Mail) -> None:
-        text = s_client(bench, relay.tls_port, dialogue=dialogue_of(mail))
-        check(re.search(r"(?m)^220 relay\.test ", text), "openssl saw no greeting")
-        check(re.search(r"(?m)^250 2\.0\.0 ", text), "openssl saw no 250 2.0.0")
+        with conversation(bench, relay.tls_port) as talk:
+            talk.expect("220")
+            transaction(talk, mail)
 
     with bench.host("exchange") as hop:
-        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=plain_mail(), **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 def resumes(bench: Bench, version: str) -> None:
-    with bench.host("exchange") as hop, bench.relay(hop.port) as relay:
-        ticket = bench.directory / "session.pem"
-        options = ["-starttls", "smtp", version]
-        quick = "EHLO client.test\nNOOP\nquit\n"
-        first = s_client(bench, relay.port, *options, "-sess_out", str(ticket), dialogue=quick)
-        check("New, TLSv1." in first, "the first handshake was not a full one")
-        second = s_client(bench, relay.port, *options, "-sess_in", str(ticket), dialogue=quick)
-        check("Reused, TLSv1." in second, "the second session was not resumed")
-        check(re.search(r"(?m)^221 2\.0\.0 ", second), "the resumed session did not answer")
+    """A second session with the first one's ticket: resumed, and mail goes through it."""
+    ticket = str(bench.directory / "session.pem")
+    options = ["-starttls", "smtp", version]
+
+    def send(relay: Relay, mail: Mail) -> None:
+        with conversation(bench, relay.port, *options, "-sess_out", ticket) as talk:
+            talk.expect("250")
+            talk.ask("EHLO client.test", "250")
+            talk.ask("QUIT", "221")
+            talk.wait_for_end()
+            check("New, TLSv1." in talk.text, "the first handshake was not a full one")
+        with conversation(bench, relay.port, *options, "-sess_in", ticket) as talk:
+            talk.expect("250")
+            transaction(talk, mail)
+            check("Reused, TLSv1." in talk.text, "the second session was not resumed")
+
+    with bench.host("exchange") as hop:
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
 
 
 @case
@@ -498,12 +500,24 @@ def openssl_s_client_resumes_tls12(bench: Bench) -> None:
     resumes(bench, "-tls1_2")
 
 
-def plain_mail() -> Mail:
-    """For tools that cannot carry every octet."""
-    return Mail()
-
-
-NO_RETRY_FLAGS = {flag.replace("-", "_"): value for flag, value in NO_RETRY.items()}
+@case
+def commands_injected_before_the_handshake_are_not_obeyed(bench: Bench) -> None:
+    """A man in the middle puts a command behind STARTTLS in plaintext; the session in TLS knows nothing of it."""
+    mail = Mail()
+    with bench.host("exchange") as hop:
+        with bench.relay(hop.port) as relay:
+            with smtplib.SMTP("127.0.0.1", relay.port, local_hostname="client.test", timeout=20) as client:
+                client.ehlo()
+                client.sock.sendall(b"STARTTLS\r\nMAIL FROM:<mallory@source.test>\r\n")
+                check(client.getreply()[0] == 220, "STARTTLS was refused")
+                client.sock = ssl._create_unverified_context().wrap_socket(client.sock)
+                client.file = client.helo_resp = client.ehlo_resp = None
+                # No reply to the injected MAIL comes first, and no transaction is open.
+                check(client.docmd("RCPT", f"TO:<{mail.recipients[0]}>")[0] == 503, "a transaction was open after STARTTLS")
+                client.ehlo()
+                client.sendmail(mail.sender, mail.recipients, mail.content, mail_options=["BODY=8BITMIME"])
+            wait_for_arrivals(hop)
+        check_arrived_once_intact(mail, hop.delivered())
 
 
 # Hosts that behave as Exchange, MDaemon and broken ones do. Each must get the mail, once and intact.
@@ -526,22 +540,22 @@ def scripted(name: str, *arguments, **flags) -> None:
 
 
 # At once, without a retry:
-scripted("exchange", "exchange", True, 1, **NO_RETRY_FLAGS)
-scripted("exchange_with_tls12", "exchange_tls12", True, 1, **NO_RETRY_FLAGS)
-scripted("exchange_requires_tls", "exchange_requires_tls", True, 1, **NO_RETRY_FLAGS)
-scripted("exchange_with_old_ciphers_gets_plaintext", "exchange_old_ciphers", False, 2, **NO_RETRY_FLAGS)
-scripted("mdaemon", "mdaemon", True, 1, **NO_RETRY_FLAGS)
-scripted("mdaemon_tarpit", "mdaemon_tarpit", True, 1, **NO_RETRY_FLAGS)
-scripted("host_that_sends_close_notify", "close_notify", True, 1, **NO_RETRY_FLAGS)
-scripted("host_without_starttls", "plain", False, 1, **NO_RETRY_FLAGS)
-scripted("host_that_drips_octets", "drips", True, 1, **NO_RETRY_FLAGS)
-scripted("ehlo_refused_then_helo", "ehlo_refused", False, 1, **NO_RETRY_FLAGS)
-scripted("starttls_answered_454_gets_plaintext", "starttls_454", False, 1, **NO_RETRY_FLAGS)
-scripted("starttls_answered_501_gets_plaintext", "starttls_501", False, 1, **NO_RETRY_FLAGS)
-scripted("garbage_instead_of_server_hello_gets_plaintext", "garbage_handshake", False, 2, **NO_RETRY_FLAGS)
-scripted("stalled_handshake_gets_plaintext", "stalled_handshake", False, 2, **NO_RETRY_FLAGS)
-scripted("close_instead_of_handshake_gets_plaintext", "closes_at_handshake", False, 2, **NO_RETRY_FLAGS)
-scripted("reset_instead_of_handshake_gets_plaintext", "resets_at_handshake", False, 2, **NO_RETRY_FLAGS)
+scripted("exchange", "exchange", True, 1, **AT_ONCE)
+scripted("exchange_with_tls12", "exchange_tls12", True, 1, **AT_ONCE)
+scripted("exchange_requires_tls", "exchange_requires_tls", True, 1, **AT_ONCE)
+scripted("exchange_with_old_ciphers_gets_plaintext", "exchange_old_ciphers", False, 2, **AT_ONCE)
+scripted("mdaemon", "mdaemon", True, 1, **AT_ONCE)
+scripted("mdaemon_tarpit", "mdaemon_tarpit", True, 1, **AT_ONCE)
+scripted("host_that_sends_close_notify", "close_notify", True, 1, **AT_ONCE)
+scripted("host_without_starttls", "plain", False, 1, **AT_ONCE)
+scripted("host_that_drips_octets", "drips", True, 1, **AT_ONCE)
+scripted("ehlo_refused_then_helo", "ehlo_refused", False, 1, **AT_ONCE)
+scripted("starttls_answered_454_gets_plaintext", "starttls_454", False, 1, **AT_ONCE)
+scripted("starttls_answered_501_gets_plaintext", "starttls_501", False, 1, **AT_ONCE)
+scripted("garbage_instead_of_server_hello_gets_plaintext", "garbage_handshake", False, 2, **AT_ONCE)
+scripted("stalled_handshake_gets_plaintext", "stalled_handshake", False, 2, **AT_ONCE)
+scripted("close_instead_of_handshake_gets_plaintext", "closes_at_handshake", False, 2, **AT_ONCE)
+scripted("reset_instead_of_handshake_gets_plaintext", "resets_at_handshake", False, 2, **AT_ONCE)
 # With the next attempt, a second later:
 scripted("exchange_busy_421_at_greeting", "exchange_busy", True, 2)
 scripted("exchange_back_pressure_452_at_mail", "exchange_back_pressure", True)
@@ -560,7 +574,7 @@ def plaintext_injected_before_the_handshake_is_ignored(bench: Bench) -> None:
     """
     mail = Mail()
     with bench.host("injects_before_handshake") as hop:
-        with bench.relay(hop.port, **NO_RETRY_FLAGS) as relay:
+        with bench.relay(hop.port, **AT_ONCE) as relay:
             submit(relay, mail)
             wait_for_arrivals(hop)
         check_arrived_once_intact(mail, hop.delivered())
@@ -573,7 +587,7 @@ def certificates_that_prove_nothing_are_good_enough_for_opportunistic_tls(bench:
     host = ScriptedHost(BEHAVIOURS["exchange"], (certificate_file, key))
     bench.started.append(host)
     with host as hop:
-        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **NO_RETRY_FLAGS)
+        relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **AT_ONCE)
 
 
 @case
@@ -628,7 +642,7 @@ def one_unknown_recipient_of_three_bounces_alone(bench: Bench) -> None:
     mail = Mail(recipients=["first@sink.test", "unknown@sink.test", "third@sink.test"])
     with bench.host("rejects_one_recipient") as hop, bench.host("exchange", "sender-hop.test") as home:
         routes = [f"sink.test=[127.0.0.1]:{hop.port}", f"source.test=[127.0.0.1]:{home.port}"]
-        with bench.relay(None, route=routes, **NO_RETRY_FLAGS) as relay:
+        with bench.relay(None, route=routes, **AT_ONCE) as relay:
             submit(relay, mail)
             wait_for_arrivals(hop)
             wait_for_arrivals(home)
@@ -642,7 +656,7 @@ def content_rejected_after_the_data_bounces(bench: Bench) -> None:
     mail = Mail()
     with bench.host("rejects_content") as hop, bench.host("exchange", "sender-hop.test") as home:
         routes = [f"sink.test=[127.0.0.1]:{hop.port}", f"source.test=[127.0.0.1]:{home.port}"]
-        with bench.relay(None, route=routes, **NO_RETRY_FLAGS) as relay:
+        with bench.relay(None, route=routes, **AT_ONCE) as relay:
             submit(relay, mail)
             wait_for_arrivals(home)
         check(not hop.arrivals, "the hop kept what it rejected")
@@ -654,7 +668,7 @@ def mail_larger_than_the_hops_size_bounces_without_being_sent(bench: Bench) -> N
     mail = Mail()
     with bench.host("small_size") as hop, bench.host("exchange", "sender-hop.test") as home:
         routes = [f"sink.test=[127.0.0.1]:{hop.port}", f"source.test=[127.0.0.1]:{home.port}"]
-        with bench.relay(None, route=routes, **NO_RETRY_FLAGS) as relay:
+        with bench.relay(None, route=routes, **AT_ONCE) as relay:
             submit(relay, mail)
             wait_for_arrivals(home)
         check(not hop.commands("DATA", tls=True), "the message was sent in spite of SIZE")
@@ -681,5 +695,5 @@ def a_large_message_passes_whole(bench: Bench) -> None:
     mail = Mail(extra_lines=170_000)
     with bench.host("exchange") as hop:
         relayed_once(
-            bench, hop, lambda relay, mail: submit(relay, mail, True), tls_in=True, tls_out=True, mail=mail, **NO_RETRY_FLAGS
+            bench, hop, lambda relay, mail: submit(relay, mail, True), tls_in=True, tls_out=True, mail=mail, **AT_ONCE
         )

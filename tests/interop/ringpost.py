@@ -7,8 +7,6 @@ from process import Failed, Process, check, free_port, tail, wait_until
 
 HOSTNAME = "relay.test"
 LOG_SECONDS_MAX = 10.0
-# Long enough that no case is ever rescued by a retry that it does not want.
-NO_RETRY = {"retry-min": "10m", "retry-max": "10m"}
 FLAGS = {
     "hostname": HOSTNAME,
     "relay-from": "127.0.0.0/8",
@@ -73,13 +71,16 @@ class Relay:
             records.append(record if isinstance(record, dict) else {"text": line})
         return records
 
+    def events(self, name: str) -> list[dict]:
+        """Its log records of this event: "accepted", "delivered", "deferred", "bounced", "session"."""
+        return [record for record in self.records() if record.get("event") == name]
+
     def wait_for_delivery(self, recipient: str, hop_port: int) -> dict:
         """The record of the attempt that brought mail for this recipient to the hop at this port."""
 
         def sent() -> dict | None:
-            for record in self.records():
-                text = json.dumps(record)
-                if recipient in text and f"127.0.0.1:{hop_port}" in text and record.get("status") == "sent":
+            for record in self.events("delivered"):
+                if recipient in str(record.get("to")) and str(record.get("relay")).endswith(f"127.0.0.1:{hop_port}"):
                     return record
             return None
 

@@ -10,7 +10,6 @@
 import argparse
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -19,11 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.dont_write_bytecode = True
 
+import cases
 import programs
 from cases import CASES, Bench
 from process import Failed
 
 CASE_SECONDS_MAX = 120
+# The stand-in is quick, and one of its sins is to lose mail, which is waited for.
+SELF_TEST_ARRIVAL_SECONDS_MAX = 5.0
 STAND_IN = [sys.executable, str(Path(__file__).parent / "stand_in.py")]
 SPOILS = ["dots", "eight_bit", "long_lines", "twice", "lost"]
 
@@ -38,7 +40,7 @@ def run_case(name: str, relay_command: list[str]) -> bool:
     try:
         CASES[name](bench)
         return True
-    except (Failed, OSError, subprocess.SubprocessError) as failure:
+    except Exception as failure:  # whatever it is, the reports belong to it
         print(f"FAILED {name}: {failure}\n{traceback.format_exc()}")
         for started in bench.started:
             print(started.report())
@@ -55,6 +57,7 @@ def too_long(*_signal) -> None:
 def self_test() -> bool:
     """The stand-in passes an honest case; each way to harm mail makes the same case fail."""
     name = "host_without_starttls"
+    cases.ARRIVAL_SECONDS_MAX = SELF_TEST_ARRIVAL_SECONDS_MAX
     good = run_case(name, STAND_IN)
     noticed = {spoil: not run_case(name, [*STAND_IN, "--spoil", spoil]) for spoil in SPOILS}
     print(f"honest: {good}; noticed: {noticed}")

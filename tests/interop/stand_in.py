@@ -49,7 +49,7 @@ class Outgoing:
                 with contextlib.suppress(OSError, smtplib.SMTPException):
                     return self.attempt(arrival, False)
             except (OSError, smtplib.SMTPException) as error:
-                self.log(status="deferred", reply=str(error))
+                self.log(event="deferred", reply=str(error))
             time.sleep(1)
 
     def attempt(self, arrival: Arrival, wants_tls: bool) -> None:
@@ -68,7 +68,7 @@ class Outgoing:
             trace = f"Received: from {arrival.hello}\r\n\tby relay.test with {protocol} id 1{seen}\r\n".encode()
             content = SPOILS.get(self.options.spoil, lambda same: same)(arrival.content)
             client.sendmail(arrival.sender, arrival.recipients, trace + content, mail_options=["BODY=8BITMIME"])
-            self.log(status="sent", to=arrival.recipients, relay=f"{self.hop[0]}:{self.hop[1]}", tls=tls)
+            self.log(event="delivered", to=arrival.recipients, relay=f"{self.hop[0]}:{self.hop[1]}", tls=tls)
 
     def log(self, **record) -> None:
         print(json.dumps(record), flush=True)
