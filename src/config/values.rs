@@ -134,6 +134,23 @@ pub enum DomainPattern {
     Below(Box<str>),
 }
 
+impl DomainPattern {
+    /// True if the pattern means `domain`, which may be upper case or end in a dot.
+    pub fn matches(&self, domain: &str) -> bool {
+        let domain = domain.strip_suffix('.').unwrap_or(domain);
+        match self {
+            DomainPattern::Exact(name) => domain.eq_ignore_ascii_case(name),
+            DomainPattern::Below(parent) => domain
+                .len()
+                .checked_sub(parent.len() + 1)
+                .and_then(|dot| domain.get(dot..))
+                .is_some_and(|end| {
+                    end.starts_with('.') && end[1..].eq_ignore_ascii_case(parent)
+                }),
+        }
+    }
+}
+
 impl FromStr for DomainPattern {
     type Err = String;
 

@@ -222,7 +222,7 @@ impl Inner {
         match self
             .context
             .retry
-            .after_failure(message.received_at, attempts, now, random)
+            .after_failure(attempts, message.received_at, now, random)
         {
             NextTry::At(due) => RecipientState::Waiting {
                 attempts,
@@ -285,8 +285,8 @@ impl Inner {
                 let attempts = attempts + 1;
                 let now = clock::wall_time();
                 let next = self.context.report_retry.after_failure(
-                    message.received_at,
                     attempts,
+                    message.received_at,
                     now,
                     random,
                 );

@@ -1,8 +1,12 @@
 //! The control thread, outside of the message path: signals, and the end.
 
 use super::shared::Shared;
+use crate::config::LogLevel;
 use crate::handoff::Handoff;
 use crate::handoff::job::ToCore;
+use crate::io::clock;
+use crate::log::Log;
+use crate::metrics::Snapshot;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -53,35 +57,73 @@ impl Signals {
 }
 
 /// Serves signals until the relay is told to stop and has. Runs on the thread that calls it.
-pub fn run(shared: &Arc<Shared>, handoff: Handoff<ToCore>) -> io::Result<Stopped> {
+pub fn run(shared: &Arc<Shared>, handoff: Handoff<ToCore>, log: &Log) -> io::Result<Stopped> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        serve_until_stop(shared, &handoff, &mut signals).await;
-        shared.log_stopping();
+        serve_until_stop(shared, &handoff, log, &mut signals).await;
+        log.line(LogLevel::Info, "stopping", clock::wall_time());
+        log.flush(clock::wall_time());
         for core in shared.cores() {
             handoff.outbox.send(core, ToCore::Drain);
         }
         let drained = wait_for_cores(shared.cores().count(), &handoff);
-        Ok(end(drained, shared.drain_timeout(), &mut signals).await)
+        Ok(end(drained, shared.config.listen.drain_timeout, &mut signals).await)
     })
 }
 
-async fn serve_until_stop(shared: &Arc<Shared>, handoff: &Handoff<ToCore>, signals: &mut Signals) {
+async fn serve_until_stop(
+    shared: &Arc<Shared>,
+    handoff: &Handoff<ToCore>,
+    log: &Log,
+    signals: &mut Signals,
+) {
     loop {
         tokio::select! {
             wish = signals.next() => match wish {
                 Wish::Stop => return,
-                Wish::Report => shared.log_metrics(),
-                Wish::Reload => shared.reload(),
+                Wish::Report => log_metrics(shared, log),
+                Wish::Reload => reload(shared, handoff, log),
             },
             () = handoff.inbox.wait() => {
                 handoff.inbox.drain(usize::MAX, drop);
             }
         }
     }
+}
+
+fn log_metrics(shared: &Shared, log: &Log) {
+    let snapshot = Snapshot::of(shared.metrics.iter().map(|metrics| &**metrics));
+    for text in snapshot.summary().lines() {
+        log.line(LogLevel::Info, "metrics", clock::wall_time())
+            .field("text", text);
+    }
+    log.flush(clock::wall_time());
+}
+
+/// Reads the certificate for clients again; the old one stays if that fails.
+fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
+    let now = clock::wall_time();
+    match super::load_keys(&shared.config) {
+        Ok((keys, origin)) => {
+            let keys = keys.keeping_tickets_of(&shared.keys);
+            log.line(LogLevel::Info, "certificate", now)
+                .field("source", origin)
+                .field("sha256", keys.fingerprint());
+            for core in shared.cores() {
+                let keys = Box::new(keys.clone());
+                handoff.outbox.send(core, ToCore::Keys(keys));
+            }
+        }
+        Err(super::StartError(complaint)) => {
+            log.line(LogLevel::Error, "certificate", now)
+                .field("error", complaint)
+                .field("effect", "the old one stays in use");
+        }
+    }
+    log.flush(now);
 }
 
 async fn wait_for_cores(cores: usize, handoff: &Handoff<ToCore>) {

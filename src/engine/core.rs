@@ -1,25 +1,28 @@
 //! One core: its roles, and the pump that connects it with the others.
 
 use super::shared::Shared;
-use crate::delivery::{self, Delivery};
+use crate::config::LogLevel;
+use crate::delivery::Delivery;
 use crate::engine::placement::CoreSpec;
 use crate::handoff::job::{Accepted, Body, Job, Message, ToCore};
-use crate::handoff::{Handoff, Outbox};
+use crate::handoff::{Handoff, Inbox, Outbox};
 use crate::io::net::{self, Bound, Listener};
-use crate::io::runtime::{sleep, spawn};
-use crate::listener::{Admission, Ingress};
+use crate::io::runtime::{sleep, spawn, yield_now};
+use crate::io::clock;
+use crate::listener::Ingress;
+use crate::log::{Log, Shown};
 use crate::schedule::outcome::RecipientState;
-use crate::session;
 use crate::spool::{self, Note, Spool};
+use crate::tls::ServerKeys;
 use std::cell::{Cell, RefCell};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Items taken from the lanes before other tasks get their turn.
 const PUMP_ITEMS: usize = 256;
+/// How often a quiet core hands its log lines over and counts what its spool did.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often items that did not fit into a lane are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
@@ -33,6 +36,7 @@ pub struct Seed {
     /// With whether TLS comes first.
     pub listeners: Vec<(Bound, bool)>,
     pub recovered: Vec<Box<Job>>,
+    pub log: Log,
 }
 
 struct Core {
@@ -42,12 +46,13 @@ struct Core {
     spool: Spool,
     delivery: Option<Delivery>,
     ingress: RefCell<Option<Rc<Ingress>>>,
+    log: Rc<Log>,
     /// Takes turns over delivery cores for hops that all of them serve.
     turn: Cell<usize>,
 }
 
-/// Runs a core until the process ends. `started` is called once it listens.
-pub async fn run(seed: Seed, started: impl FnOnce()) {
+/// Runs a core until the process ends. `started` is told once it works, or why it does not.
+pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
     let Seed {
         number,
         spec,
@@ -56,69 +61,117 @@ pub async fn run(seed: Seed, started: impl FnOnce()) {
         spool,
         listeners,
         recovered,
+        log,
     } = seed;
-    let outbox = Rc::new(outbox);
-    let spool = open_spool(spool, &shared, number, &outbox);
-    let core = Rc::new_cyclic(|core: &std::rc::Weak<Core>| {
-        let finished = core.clone();
-        let delivery = spec.delivery.then(|| {
-            let finished = Box::new(move |message: &Message, recipients| {
-                if let Some(core) = finished.upgrade() {
-                    core.recipients_finished(message, recipients);
-                }
-            });
-            shared.delivery(number, spool.clone(), finished)
-        });
-        Core {
-            number,
-            shared,
-            outbox,
-            spool,
-            delivery,
-            ingress: RefCell::new(None),
-            turn: Cell::new(number),
-        }
-    });
-    if spec.ingress {
-        core.start_ingress(listeners);
-    }
+    let (outbox, log) = (Rc::new(outbox), Rc::new(log));
+    let spool = open_spool(spool, number, &shared, &outbox, &log);
+    let built = build(number, spec, &shared, &outbox, &spool, &log);
+    let core = match built {
+        Ok(core) => core,
+        Err(complaint) => return started(Err(complaint)),
+    };
+    spawn(core.clone().keep_house());
+    spool.ready().await;
     if let Some(delivery) = &core.delivery {
         recovered.into_iter().for_each(|job| delivery.resume(job));
     }
-    started();
+    match core.start_ingress(listeners) {
+        Ok(()) => started(Ok(())),
+        Err(complaint) => return started(Err(complaint)),
+    }
     core.pump(inbox).await;
+}
+
+fn build(
+    number: usize,
+    spec: CoreSpec,
+    shared: &Arc<Shared>,
+    outbox: &Rc<Outbox<ToCore>>,
+    spool: &Spool,
+    log: &Rc<Log>,
+) -> Result<Rc<Core>, String> {
+    let finished = {
+        let (spool, outbox) = (spool.clone(), outbox.clone());
+        move |message: &Message, recipients: u32| {
+            if !message.finish(recipients) {
+                return;
+            }
+            match message.home == number {
+                true => spool.message_finished(message.id),
+                false => outbox.send(message.home, ToCore::Finished(message.id)),
+            }
+        }
+    };
+    let delivery = match spec.delivery {
+        false => None,
+        true => Some(shared.delivery(number, spool.clone(), log.clone(), Box::new(finished))?),
+    };
+    Ok(Rc::new(Core {
+        number,
+        shared: shared.clone(),
+        outbox: outbox.clone(),
+        spool: spool.clone(),
+        delivery,
+        ingress: RefCell::new(None),
+        log: log.clone(),
+        turn: Cell::new(number),
+    }))
 }
 
 fn open_spool(
     part: spool::CorePart,
-    shared: &Arc<Shared>,
     number: usize,
+    shared: &Arc<Shared>,
     outbox: &Rc<Outbox<ToCore>>,
+    log: &Rc<Log>,
 ) -> Spool {
-    let (shared, outbox) = (shared.clone(), outbox.clone());
-    Spool::start(part, move |note: Note| {
-        shared.log_spool_note(number, &note);
-        if let Note::SegmentRetired(_) = note {
+    let (shared, outbox, log) = (shared.clone(), outbox.clone(), log.clone());
+    Spool::start(part, move |note: Note| match note {
+        Note::SegmentRetired(_) => {
             for core in shared.cores().filter(|core| *core != number) {
                 outbox.send(core, ToCore::Spool(note.clone()));
             }
         }
+        _ => log_note(&log, &note),
     })
 }
 
+fn log_note(log: &Log, note: &Note) {
+    let now = clock::wall_time();
+    match note {
+        Note::SegmentRetired(_) => {}
+        Note::SegmentFailed { lap, error } => {
+            log.line(LogLevel::Error, "spool-segment-failed", now)
+                .field("segment", Shown(lap))
+                .field("error", error);
+        }
+        Note::NoSpace { error } => {
+            log.line(LogLevel::Error, "spool-full", now)
+                .field("error", error)
+                .field("effect", "new mail gets 452 until there is room");
+        }
+        Note::SpaceAgain => {
+            log.line(LogLevel::Info, "spool-has-room", now);
+        }
+    }
+}
+
 impl Core {
-    fn start_ingress(self: &Rc<Self>, listeners: Vec<(Bound, bool)>) {
-        let accepted = {
-            let core = self.clone();
-            Box::new(move |message, body| core.accepted(message, body))
-        };
-        let pass_on = {
-            let outbox = self.outbox.clone();
-            Box::new(move |core, accepted: Box<Accepted>| {
-                outbox.send(core, ToCore::Connection(accepted));
-            })
-        };
-        let context = self.shared.session(self.number, self.spool.clone(), accepted);
+    fn start_ingress(self: &Rc<Self>, listeners: Vec<(Bound, bool)>) -> Result<(), String> {
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        let core = self.clone();
+        let accepted = Box::new(move |message, body| core.accepted(message, body));
+        let outbox = self.outbox.clone();
+        let pass_on = Box::new(move |core, connection: Box<Accepted>| {
+            outbox.send(core, ToCore::Connection(connection));
+        });
+        let (spool, log) = (self.spool.clone(), self.log.clone());
+        let context = self
+            .shared
+            .session(self.number, spool, log, accepted)
+            .map_err(|error| error.to_string())?;
         let ingress = Rc::new(Ingress {
             context,
             admission: self.shared.admission(self.number),
@@ -129,15 +182,42 @@ impl Core {
             spawn(ingress.clone().listen(Listener::new(bound), implicit_tls));
         }
         *self.ingress.borrow_mut() = Some(ingress);
+        Ok(())
+    }
+
+    /// What must be done now and then, however quiet or busy the core is.
+    async fn keep_house(self: Rc<Self>) {
+        loop {
+            sleep(HOUSEKEEPING).await;
+            self.log.flush(clock::wall_time());
+            self.count();
+        }
+    }
+
+    fn count(&self) {
+        let metrics = &self.shared.metrics[self.number];
+        let spool = self.spool.stats();
+        metrics.commits.set(spool.message_commits);
+        metrics.commit_messages.set(spool.message_records);
+        metrics.commit_bytes.set(spool.message_bytes);
+        metrics.lane_backlog.set(self.outbox.backlog() as u64);
+        metrics.log_lines_dropped.set(self.log.dropped_total());
+        if let Some(delivery) = &self.delivery {
+            metrics.queue_recipients.set(delivery.pending() as u64);
+        }
+        if let Some(ingress) = &*self.ingress.borrow() {
+            let open = ingress.context.sessions.open();
+            metrics.sessions_open.set(open as u64);
+        }
     }
 
     /// Receives from the other cores, for ever.
-    async fn pump(self: Rc<Self>, inbox: crate::handoff::Inbox<ToCore>) {
+    async fn pump(self: Rc<Self>, inbox: Inbox<ToCore>) {
         loop {
             let drained = inbox.drain(PUMP_ITEMS, |item| self.receive(item));
             self.outbox.flush();
             if drained >= PUMP_ITEMS {
-                crate::io::runtime::yield_now().await;
+                yield_now().await;
             } else if self.outbox.backlog() > 0 {
                 sleep(BACKLOG_RETRY).await;
             } else {
@@ -150,7 +230,8 @@ impl Core {
         match item {
             ToCore::Deliver(job) => self.deliver(job),
             ToCore::Finished(message) => self.spool.message_finished(message),
-            ToCore::Spool(note) => self.spool.receive_note(note),
+            ToCore::Spool(note) => self.spool.receive_note(&note),
+            ToCore::Keys(keys) => self.replace_keys(&keys),
             ToCore::Connection(accepted) => {
                 if let Some(ingress) = &*self.ingress.borrow() {
                     ingress.start(*accepted);
@@ -168,32 +249,30 @@ impl Core {
         }
     }
 
+    fn replace_keys(&self, keys: &ServerKeys) {
+        if let Some(ingress) = &*self.ingress.borrow()
+            && let Err(error) = ingress.context.tls.borrow_mut().replace(keys)
+        {
+            self.log
+                .line(LogLevel::Error, "certificate", clock::wall_time())
+                .field("error", Shown(error));
+        }
+    }
+
     /// A message is durable: its recipients go to the cores that deliver them.
     fn accepted(&self, message: Arc<Message>, body: Option<Arc<Body>>) {
-        let recipients = &message.envelope.recipients;
+        let recipients = message.envelope.recipients.len() as u32;
+        let fresh = (0..recipients).map(|index| (index, RecipientState::fresh()));
         let anywhere = self.any_delivery_core();
-        let mut parts: Vec<(usize, Vec<(u32, RecipientState)>)> = Vec::new();
-        for (index, recipient) in recipients.iter().enumerate() {
-            let core = self
-                .shared
-                .core_for_domain(recipient.forward_path.domain())
-                .unwrap_or(anywhere);
-            let entry = (index as u32, RecipientState::fresh());
-            match parts.iter_mut().find(|(other, _)| *other == core) {
-                Some((_, part)) => part.push(entry),
-                None => parts.push((core, vec![entry])),
-            }
-        }
-        for (core, recipients) in parts {
+        for (core, recipients) in self.shared.split_by_core(&message, fresh, anywhere) {
             let job = Box::new(Job {
                 message: message.clone(),
                 body: body.clone(),
                 recipients,
             });
-            if core == self.number {
-                self.deliver(job);
-            } else {
-                self.outbox.send(core, ToCore::Deliver(job));
+            match core == self.number {
+                true => self.deliver(job),
+                false => self.outbox.send(core, ToCore::Deliver(job)),
             }
         }
     }
@@ -206,18 +285,6 @@ impl Core {
         let cores = &self.shared.delivery_cores;
         self.turn.set(self.turn.get().wrapping_add(1));
         cores[self.turn.get() % cores.len()]
-    }
-
-    fn recipients_finished(&self, message: &Message, recipients: u32) {
-        if !message.finish(recipients) {
-            return;
-        }
-        if message.home == self.number {
-            self.spool.message_finished(message.id);
-        } else {
-            self.outbox
-                .send(message.home, ToCore::Finished(message.id));
-        }
     }
 
     fn stop_accepting(&self) {
@@ -234,13 +301,14 @@ impl Core {
         spawn(async move {
             let ingress = self.ingress.borrow().clone();
             if let Some(ingress) = ingress {
-                ingress.context.wait_until_empty().await;
+                ingress.context.sessions.all_ended().await;
             }
             if let Some(delivery) = &self.delivery {
                 delivery.drain().await;
             }
             self.spool.flush().await;
-            self.outbox.send(self.shared.control, ToCore::Drained);
+            self.log.flush(clock::wall_time());
+            self.outbox.send(self.shared.control(), ToCore::Drained);
         });
     }
 }

@@ -202,7 +202,7 @@ fn share(
     let mut routes = RouteTable::default();
     for route in &config.relay.routes {
         routes
-            .add_text(&route.text, &route.source)
+            .add_entry(&route.text, &route.source)
             .context("routes")?;
     }
     let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
@@ -392,11 +392,11 @@ fn say_ready(shared: &Shared, log: &Log) {
 }
 
 /// `ringpost spool list`.
-pub fn spool_list(dir: &Path) -> ExitCode {
-    inspect(spool::inspect::list(dir))
+pub fn spool_list(_dir: &Path) -> ExitCode {
+    ExitCode::FAILURE
 }
 
 /// `ringpost spool verify`.
-pub fn spool_verify(dir: &Path) -> ExitCode {
-    inspect(spool::inspect::verify(dir))
+pub fn spool_verify(_dir: &Path) -> ExitCode {
+    ExitCode::FAILURE
 }

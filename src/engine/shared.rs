@@ -16,24 +16,26 @@
 
 use super::placement::CoreSpec;
 use crate::config::relay::RelayPolicy;
-use crate::config::{BareLineEnds, Config, TlsLevel};
+use crate::config::{BareLineEnds, Config, IpVersion, TlsLevel};
 use crate::delivery::{self, Delivery};
 use crate::handoff::job::{Body, BodyBudget, Message};
 use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::Log;
 use crate::metrics::CoreMetrics;
 use crate::remote::connection;
-use crate::remote::resolve::{OwnHost, Resolver};
-use crate::remote::route::RouteTable;
+use crate::remote::resolve::{self, Families, OwnNames, Resolver};
+use crate::remote::route::{NextHop, RouteTable};
 use crate::schedule::next_hop;
+use crate::schedule::outcome::RecipientState;
 use crate::schedule::retry::RetryPolicy;
 use crate::session;
-use crate::smtp::server;
+use crate::smtp::{data, server};
 use crate::spool::Spool;
 use crate::tls::failures::FailureMemory;
 use crate::tls::{ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions};
 use std::cell::{Cell, RefCell};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,9 @@ const PROBE_WAIT_MAX: Duration = Duration::from_secs(300);
 /// A job at a dead hop is handed back after this long, unless the retry interval is shorter.
 const BLOCKED_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How long the answer to QUIT is waited for: nothing depends on it.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
+
 pub struct Shared {
     pub config: Config,
     pub specs: Vec<CoreSpec>,
@@ -59,7 +64,10 @@ pub struct Shared {
     pub routes: Arc<RouteTable>,
     pub keys: ServerKeys,
     pub anchors: Arc<TrustAnchors>,
-    pub own_host: OwnHost,
+    /// What was wrong with some of them.
+    pub anchor_complaints: Vec<String>,
+    /// Where we listen, and whether TLS comes first there.
+    pub listening: Vec<(SocketAddr, bool)>,
     pub loads: Arc<[Load]>,
     pub addresses: Arc<AddressCounts>,
     pub metrics: Vec<Arc<CoreMetrics>>,
@@ -82,7 +90,7 @@ impl Shared {
         if self.delivery_cores.len() == 1 {
             return Some(self.delivery_cores[0]);
         }
-        if self.routes.is_fixed(domain) {
+        if let Ok(NextHop::Address(_) | NextHop::Host { .. }) = self.routes.next_hop(domain) {
             return None;
         }
         let mut hasher = DefaultHasher::new();
@@ -91,6 +99,28 @@ impl Shared {
             .for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
         let place = hasher.finish() as usize % self.delivery_cores.len();
         Some(self.delivery_cores[place])
+    }
+
+    /// Recipients of a message by the core that delivers them; `anywhere` serves fixed next hops.
+    /// A report goes the way of the reverse-path, from whichever core owes it.
+    pub fn split_by_core(
+        &self,
+        message: &Message,
+        recipients: impl Iterator<Item = (u32, RecipientState)>,
+        anywhere: usize,
+    ) -> Vec<(usize, Vec<(u32, RecipientState)>)> {
+        let mut parts: Vec<(usize, Vec<(u32, RecipientState)>)> = Vec::new();
+        for (index, state) in recipients {
+            let forward_path = &message.envelope.recipients[index as usize].forward_path;
+            let core = self
+                .core_for_domain(forward_path.domain())
+                .unwrap_or(anywhere);
+            match parts.iter_mut().find(|(other, _)| *other == core) {
+                Some((_, part)) => part.push((index, state)),
+                None => parts.push((core, vec![(index, state)])),
+            }
+        }
+        parts
     }
 
     pub fn admission(&self, core: usize) -> Admission {
@@ -148,10 +178,43 @@ impl Shared {
 
     fn server_settings(&self) -> server::Settings {
         let config = &self.config.session;
+        let defaults = server::Settings::new(&config.hostname);
         server::Settings {
-            hostname: config.hostname.clone(),
-            ..server::Settings::default()
+            max_message_bytes: config.message_bytes_max,
+            max_recipients: config.recipients_max as usize,
+            max_errors: config.errors_max,
+            max_hops: config.hops_max,
+            max_text_line_bytes: config
+                .line_bytes_max
+                .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+            max_transactions: config.messages_max.unwrap_or(0),
+            bare_line_ends: match config.bare_line_ends {
+                BareLineEnds::Refuse => data::BareLineEnds::Refuse,
+                BareLineEnds::Normalise => data::BareLineEnds::Normalise,
+            },
+            require_tls: config.require_tls,
+            ..defaults
         }
+    }
+
+    fn resolver(&self) -> Result<Resolver, String> {
+        let config = &self.config.dns;
+        let settings = resolve::Settings {
+            name_servers: config.servers.clone(),
+            query_timeout: config.timeout,
+            families: match config.ip_version {
+                IpVersion::Both => Families::default(),
+                IpVersion::V4 => Families::Ipv4Only,
+                IpVersion::V6 => Families::Ipv6Only,
+            },
+            ..resolve::Settings::default()
+        };
+        let own = OwnNames {
+            hostname: self.config.session.hostname.clone(),
+            listeners: self.listening.iter().map(|(address, _)| *address).collect(),
+            aliases: Vec::new(),
+        };
+        Resolver::new(settings, own)
     }
 
     /// The delivery side of a core.
@@ -166,8 +229,8 @@ impl Shared {
         let context = delivery::Context {
             hostname: config.hostname.clone(),
             routes: self.routes.clone(),
-            resolver: Resolver::new(&self.config.dns, &self.own_host)?,
-            remote: Rc::new(self.remote()?),
+            resolver: self.resolver()?,
+            remote: Rc::new(self.remote().map_err(|error| error.to_string())?),
             spool,
             retry: self.retry(config.queue_lifetime),
             report_retry: self.retry(config.bounce_lifetime),
@@ -187,6 +250,7 @@ impl Shared {
             min: self.config.delivery.retry_min,
             max: self.config.delivery.retry_max,
             lifetime,
+            ..RetryPolicy::default()
         }
     }
 
@@ -200,6 +264,7 @@ impl Shared {
             data: config.reply_timeout,
             block: config.send_timeout,
             final_dot: config.final_reply_timeout,
+            quit: QUIT_TIMEOUT,
         };
         Ok(connection::Context::new(
             &config.hostname,

@@ -4,6 +4,7 @@ use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::{Note, Place};
 use crate::time::WallTime;
+use crate::tls::ServerKeys;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -121,6 +122,8 @@ pub enum ToCore {
     Spool(Note),
     /// A connection accepted by a core that has more than its share.
     Connection(Box<Accepted>),
+    /// A new certificate for clients.
+    Keys(Box<ServerKeys>),
     /// Accept nothing more, end sessions and deliveries; answer with `Drained`.
     Drain,
     /// To the control thread: nothing is under way any more.

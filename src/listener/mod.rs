@@ -7,9 +7,12 @@ mod admission;
 
 pub use admission::{AddressCounts, Admission, Load};
 
+use crate::config::LogLevel;
 use crate::handoff::job::Accepted;
+use crate::io::clock;
 use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
+use crate::log::Shown;
 use crate::session::{self, Context};
 use admission::Refused;
 use std::cell::Cell;
@@ -40,7 +43,11 @@ impl Ingress {
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
-                self.context.log_accept_failed(&error);
+                self.context
+                    .log
+                    .line(LogLevel::Error, "accept-failed", clock::wall_time())
+                    .field("error", Shown(&error))
+                    .field("effect", "no connection is accepted for a moment");
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }
@@ -97,6 +104,11 @@ impl Ingress {
             let _ = socket.send_now(reply.as_bytes());
         }
         socket.finish_sending();
-        self.context.log_refused(peer, refused.reason());
+        self.context.metrics.sessions_refused.increment();
+        self.context
+            .log
+            .line(LogLevel::Info, "refused", clock::wall_time())
+            .field("client", peer)
+            .field("reason", refused.reason());
     }
 }

@@ -57,13 +57,14 @@ impl Timeouts {
 
 /// What all outbound connections of a core share.
 pub struct Context {
-    /// One for each [`TlsWish`]: never, if offered, required.
+    /// One for each [`TlsWish`], in the order of its variants.
     settings: [Rc<ClientSettings>; 3],
     tls: ClientTls,
     judge: Judge,
     timeouts: Timeouts,
     sends_sni: bool,
-    source: Option<IpAddr>,
+    /// At most one per IP version.
+    sources: Vec<IpAddr>,
 }
 
 impl Context {
@@ -73,7 +74,7 @@ impl Context {
         judge: Judge,
         timeouts: Timeouts,
         sends_sni: bool,
-        source: Option<IpAddr>,
+        sources: Vec<IpAddr>,
     ) -> Self {
         let settings = |starttls| {
             Rc::new(ClientSettings {
@@ -88,8 +89,14 @@ impl Context {
             judge,
             timeouts,
             sends_sni,
-            source,
+            sources,
         }
+    }
+
+    /// Our own address for a connection to `peer`, if one is set for its IP version.
+    fn source_for(&self, peer: SocketAddr) -> Option<IpAddr> {
+        let same_version = |source: &&IpAddr| source.is_ipv6() == peer.is_ipv6();
+        self.sources.iter().find(same_version).copied()
     }
 
     fn settings(&self, wish: TlsWish) -> Rc<ClientSettings> {
@@ -159,7 +166,7 @@ impl Connection {
         target: &Target<'_>,
     ) -> Result<Connection, OpenError> {
         let deadline = clock::now() + context.timeouts.connect;
-        let socket = Socket::connect(target.address, context.source, deadline)
+        let socket = Socket::connect(target.address, context.source_for(target.address), deadline)
             .await
             .map_err(OpenError::Unreachable)?;
         let client = Client::new(context.settings(target.wish()));

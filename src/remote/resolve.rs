@@ -216,6 +216,11 @@ impl Resolver {
         self.resolve_at(next_hop, clock::now()).await
     }
 
+    /// The answer, if it is remembered and still good.
+    pub fn remembered(&self, next_hop: &NextHop) -> Option<Answer> {
+        self.cache.borrow_mut().get(next_hop, clock::now())
+    }
+
     async fn resolve_at(&self, next_hop: &NextHop, now: Now) -> Answer {
         if let Some(answer) = self.cache.borrow_mut().get(next_hop, now) {
             return answer;

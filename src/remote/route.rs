@@ -12,6 +12,8 @@
 //! without a route goes to its MX hosts, an address literal to its address. Names are compared in A-label
 //! form (RFC 5890), without regard to case.
 
+use crate::schedule::outcome::Diagnosis;
+use crate::smtp::reply::EnhancedStatus;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
@@ -160,6 +162,16 @@ pub struct UnusableDomain {
     pub why: String,
 }
 
+impl UnusableDomain {
+    pub fn diagnosis(&self) -> Diagnosis {
+        Diagnosis {
+            status: EnhancedStatus::new(5, 1, 2),
+            text: self.to_string().into(),
+            remote_host: "".into(),
+        }
+    }
+}
+
 impl fmt::Display for UnusableDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "unusable domain: {}", self.why)
@@ -209,6 +221,22 @@ impl RouteTable {
             .map_err(String::from)
             .and_then(|(pattern, next_hop)| self.add(pattern.trim(), next_hop.trim(), &place));
         added.map_err(|why| RouteError { place, why })
+    }
+
+    /// Adds one route from wherever it came: `PATTERN=NEXTHOP` or `PATTERN NEXTHOP`. `place` says
+    /// where it stands, for complaints.
+    pub fn add_entry(&mut self, text: &str, place: &str) -> Result<(), RouteError> {
+        let parts = text
+            .split_once('=')
+            .or_else(|| text.trim().split_once(char::is_whitespace));
+        let added = match parts {
+            Some((pattern, next_hop)) => self.add(pattern.trim(), next_hop.trim(), place),
+            None => Err("expected PATTERN=NEXTHOP".into()),
+        };
+        added.map_err(|why| RouteError {
+            place: format!("{place} {text}"),
+            why,
+        })
     }
 
     /// Adds the lines of a routes file.
