@@ -28,7 +28,7 @@ pub use own::OwnNames;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
 use crate::io::clock;
-use crate::remote::route::NextHop;
+use crate::remote::route::{NextHop, name_in_dns_form};
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use crate::time::Now;
@@ -376,11 +376,14 @@ impl Inquiry<'_> {
             Found::NoSuchName => return Err(no_such_domain(domain)),
             Found::Failed(why) => return Err(no_answer(domain, why)),
         };
-        let mut hosts = mx_hosts(records);
-        if hosts.is_empty() {
+        if records.iter().all(is_null_mx) {
             return Err(ResolveError::NullMx {
                 domain: domain.into(),
             });
+        }
+        let mut hosts = mx_hosts(records);
+        if hosts.is_empty() {
+            return Err(no_address(domain));
         }
         let own = &self.resolver.own;
         drop_from(&mut hosts, |(_, name)| own.is_own_name(name));
@@ -454,9 +457,7 @@ impl Inquiry<'_> {
             // A better host that could not be asked for may exist all the same.
             Some(error) => Err(error),
             None if had_hosts => Err(mail_loop(next_hop)),
-            None => Err(ResolveError::NoAddress {
-                domain: domain.into(),
-            }),
+            None => Err(no_address(domain)),
         }
     }
 
@@ -561,16 +562,28 @@ fn mail_loop(next_hop: &NextHop) -> ResolveError {
     }
 }
 
-/// Preference and name, best first, equals by name. Empty: nothing but the null MX.
+fn no_address(domain: &str) -> ResolveError {
+    ResolveError::NoAddress {
+        domain: domain.into(),
+    }
+}
+
+/// RFC 7505: the root as the only host.
+fn is_null_mx(record: &RData) -> bool {
+    matches!(record, RData::MX(mx) if mx.exchange.is_root())
+}
+
+/// Preference and name, best first, equals by name. What cannot be the name of a host is left out.
 fn mx_hosts(records: Vec<RData>) -> Vec<(u16, Box<str>)> {
     let mut hosts: Vec<_> = records
         .iter()
-        .filter_map(|record| match record {
-            RData::MX(mx) if !mx.exchange.is_root() => {
-                let name = mx.exchange.to_lowercase().to_ascii();
-                Some((mx.preference, name.trim_end_matches('.').into()))
-            }
-            _ => None,
+        .filter_map(|record| {
+            let RData::MX(mx) = record else {
+                return None;
+            };
+            let name = mx.exchange.to_ascii();
+            let name = name_in_dns_form(&name).ok()?;
+            Some((mx.preference, name.into()))
         })
         .collect();
     hosts.sort();

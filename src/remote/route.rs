@@ -122,7 +122,7 @@ fn parse_literal(domain: &str) -> Option<IpAddr> {
 ///
 /// Letters, digits, hyphens and underscores only: what names of mail hosts consist of, and nothing that a
 /// resolver could read as an escape.
-fn name_in_dns_form(name: &str) -> Result<Cow<'_, str>, String> {
+pub(super) fn name_in_dns_form(name: &str) -> Result<Cow<'_, str>, String> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let name = if name.is_ascii() {
         match name.bytes().any(|byte| byte.is_ascii_uppercase()) {

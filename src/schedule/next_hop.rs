@@ -36,6 +36,7 @@ mod due;
 mod health;
 mod hop;
 
+use super::retry::RetryPolicy;
 use crate::time::Now;
 use due::DueQueue;
 use hop::{Hop, Step};
@@ -102,6 +103,26 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// With no pause longer than the retry interval asks for: who wants a try every second gets it
+    /// also from a hop that is dead or paused.
+    pub fn within(mut self, retry: &RetryPolicy) -> Self {
+        for wait in [
+            &mut self.probe_wait_min,
+            &mut self.refusal_wait_min,
+            &mut self.blocked_wait_max,
+        ] {
+            *wait = (*wait).min(retry.min);
+        }
+        for wait in [
+            &mut self.probe_wait_max,
+            &mut self.refusal_wait_max,
+            &mut self.queue_wait_max,
+        ] {
+            *wait = (*wait).min(retry.max.max(retry.min));
+        }
+        self
+    }
+
     fn assert_sound(&self) {
         assert!(1 <= self.window_initial && self.window_initial <= self.window_max);
         assert!(self.connections_max >= 1 && self.failures_until_dead >= 1);
@@ -255,7 +276,8 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             .or_else(|| self.deferred.pop(now).map(|job| Action::Retry { job }))
     }
 
-    /// When to poll again if nothing else happens.
+    /// When to poll again if nothing else happens. Never late; may be early, so that most events
+    /// need not touch a timer.
     pub fn deadline(&self) -> Option<Now> {
         if !self.ring.is_empty() {
             return Some(Now(0));

@@ -1,5 +1,6 @@
 use super::*;
 use dns::{DnsServer, Failure};
+use hickory_resolver::proto::rr::rdata::MX;
 
 #[path = "../../../tests/support/dns.rs"]
 mod dns;
@@ -115,6 +116,18 @@ fn null_mx_takes_no_mail() {
     dns.mx("a.test", 10, "mx.test");
     dns.host("mx.test", "192.0.2.2");
     assert_eq!(resolve(&dns, "a.test"), ["mx.test 10 192.0.2.2:25"]);
+}
+
+#[test]
+fn name_that_no_host_can_have_is_left_out() {
+    let dns = DnsServer::start();
+    let odd = Name::from_labels([b"b@ d\r\n".as_slice(), b"test"]).unwrap();
+    dns.add("a.test", RData::MX(MX::new(10, odd)));
+    dns.host("a.test", "192.0.2.1");
+    assert_eq!(
+        resolve(&dns, "a.test"),
+        ["5.4.4 no address found for a.test"]
+    );
 }
 
 #[test]

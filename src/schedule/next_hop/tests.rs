@@ -183,6 +183,29 @@ fn job_of_a_dead_hop_comes_back_to_be_counted_and_deferred() {
 }
 
 #[test]
+fn short_retry_interval_shortens_the_pauses() {
+    let second = Duration::from_secs(1);
+    let retry = RetryPolicy {
+        min: second,
+        max: second,
+        ..RetryPolicy::default()
+    };
+    let settings = Settings::default().within(&retry);
+    assert_eq!(settings.probe_wait_max, second);
+    assert_eq!(settings.blocked_wait_max, second);
+    let mut schedule = schedule(settings);
+    schedule.push(&"a", 1, Now(0));
+    for _ in 0..3 {
+        let hop = open_all(&mut schedule, Now(0))[0];
+        schedule.connect_failed(hop, Now(0));
+    }
+    quiet_until(&mut schedule, Some(Now(SECOND)));
+    let hop = schedule.hop(&"a").unwrap();
+    let action = schedule.poll(Now(SECOND));
+    assert_eq!(action, Some(Action::Postpone { hop, job: 1 }));
+}
+
+#[test]
 fn rate_refusal_pauses_the_hop_and_halves_its_window() {
     let mut schedule = schedule(Settings::default());
     for job in 0..100 {
@@ -341,7 +364,7 @@ fn context_lives_as_long_as_the_hop() {
 #[test]
 fn a_million_jobs_pass_quickly() {
     const JOBS: u32 = 1_000_000;
-    let started = std::time::Instant::now();
+    let started = cpu_time();
     let mut schedule: Schedule<u32, u32> = Schedule::new(Settings::default());
     for job in 0..JOBS / 2 {
         schedule.push(&(job % 1000), job, Now(0));
@@ -374,8 +397,19 @@ fn a_million_jobs_pass_quickly() {
         }
     }
     assert!(schedule.is_empty());
-    let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_secs(2), "took {elapsed:?}");
+    // 0.7 s on an idle machine; whatever is not linear takes minutes.
+    let took = cpu_time().saturating_sub(started);
+    assert!(took < Duration::from_secs(5), "took {took:?}");
+}
+
+/// Of this thread: a busy machine must not fail the test.
+fn cpu_time() -> Duration {
+    let figures = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = figures
+        .split(' ')
+        .next()
+        .and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 mod simulation;

@@ -1,0 +1,29 @@
+//! A remembered answer: what every message pays for its next hop.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ringpost::remote::resolve::{OwnNames, Resolver, Settings};
+use ringpost::remote::route::RouteTable;
+use std::hint::black_box;
+
+fn remembered(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    // Nobody is asked: the answer for an address is made once, then remembered like any other.
+    let resolver = runtime
+        .block_on(async { Resolver::new(Settings::default(), OwnNames::default()) })
+        .expect("a resolver");
+    let mut routes = RouteTable::default();
+    routes.add_flag("*=[192.0.2.1]").expect("a route");
+    c.bench_function("route and resolve, remembered", |b| {
+        b.iter(|| {
+            let next_hop = routes.next_hop(black_box("example.com")).expect("a name");
+            let answer = runtime.block_on(resolver.resolve(&next_hop));
+            black_box(answer.expect("an address"));
+        });
+    });
+}
+
+criterion_group!(benches, remembered);
+criterion_main!(benches);
