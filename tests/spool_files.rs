@@ -353,7 +353,10 @@ fn a_newer_format_is_refused() {
     drop(open(directory.path(), &settings));
     std::fs::write(directory.path().join("version"), "99\n").unwrap();
     let error = spool::open(directory.path(), &settings, 1).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { version: 99, .. }), "{error}");
+    assert!(
+        matches!(error, OpenError::Newer { version: 99, .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -392,7 +395,9 @@ fn outcomes_of_another_core_go_when_its_note_arrives() {
         delivery.ready().await;
         for n in 0..4000u64 {
             let id = home.next_id();
-            let receipt = home.append(id, WallTime(0), &envelope(1), &body(n, 400)).await;
+            let receipt = home
+                .append(id, WallTime(0), &envelope(1), &body(n, 400))
+                .await;
             let place = receipt.unwrap().into_place();
             let outcome = Outcome {
                 message: id,

@@ -543,3 +543,228 @@ impl<T> Entry<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::MessageId;
+    use crate::spool::record::Kind;
+
+    type TestMachine = Machine<u32, u32>;
+
+    const STAGING: usize = 2 * BLOCK_BYTES;
+
+    fn machine(after_failure: AfterFailure) -> TestMachine {
+        let mut machine = Machine::new(STAGING, IN_FLIGHT_MAX, after_failure);
+        machine.supply(head(1));
+        machine
+    }
+
+    /// Room for four blocks of commits.
+    fn head(segment: u32) -> Head<u32> {
+        Head {
+            segment,
+            nonce: Nonce([segment as u8; 16]),
+            generation: 1,
+            segment_bytes: 5 * BLOCK_BYTES as u64,
+        }
+    }
+
+    fn append_bytes(
+        machine: &mut TestMachine,
+        ticket: u32,
+        bytes: usize,
+    ) -> Result<(), (u32, Refused)> {
+        let record = Record {
+            kind: Kind::Chunk,
+            id: MessageId {
+                run: 1,
+                core: 0,
+                sequence: u64::from(ticket),
+            },
+            meta: &[],
+            body: &vec![1; bytes],
+        };
+        machine.append(&record, ticket)
+    }
+
+    fn append(machine: &mut TestMachine, ticket: u32) {
+        append_bytes(machine, ticket, 100).expect("there is room");
+    }
+
+    fn done(machine: &mut TestMachine, write: Write<u32>, ok: bool) -> Vec<(u32, Option<u32>)> {
+        let mut releases = Vec::new();
+        machine.write_done(write.number, ok, write.buffer, &mut releases);
+        releases
+            .into_iter()
+            .map(|release| (release.ticket, release.result.ok().map(|s| *s.segment())))
+            .collect()
+    }
+
+    #[test]
+    fn a_lone_record_waits_for_nobody_and_later_ones_share() {
+        let mut machine = machine(AfterFailure::Fail);
+        append(&mut machine, 1);
+        let first = machine.next_write().expect("at once");
+        append(&mut machine, 2);
+        append(&mut machine, 3);
+        let second = machine.next_write().expect("two may be in flight");
+        append(&mut machine, 4);
+        assert!(machine.next_write().is_none(), "but not three");
+        assert_eq!(done(&mut machine, first, true), [(1, Some(1))]);
+        assert_eq!(
+            done(&mut machine, second, true),
+            [(2, Some(1)), (3, Some(1))]
+        );
+        assert!(machine.next_write().is_some());
+    }
+
+    #[test]
+    fn the_second_write_waits_for_the_first() {
+        let mut machine = machine(AfterFailure::Fail);
+        append(&mut machine, 1);
+        let first = machine.next_write().unwrap();
+        append(&mut machine, 2);
+        let second = machine.next_write().unwrap();
+        assert_eq!(done(&mut machine, second, true), []);
+        assert_eq!(
+            done(&mut machine, first, true),
+            [(1, Some(1)), (2, Some(1))]
+        );
+    }
+
+    #[test]
+    fn a_failed_write_takes_its_companion_with_it() {
+        for first_fails in [true, false] {
+            let mut machine = machine(AfterFailure::Fail);
+            append(&mut machine, 1);
+            let first = machine.next_write().unwrap();
+            append(&mut machine, 2);
+            let second = machine.next_write().unwrap();
+            append(&mut machine, 3);
+            let (bad, good) = match first_fails {
+                true => (first, second),
+                false => (second, first),
+            };
+            let mut released = done(&mut machine, bad, false);
+            released.extend(done(&mut machine, good, true));
+            assert_eq!(released, [(1, None), (2, None)]);
+            assert_eq!(machine.take_sealed(), [1], "the segment is given up");
+            assert!(machine.is_starved());
+            machine.supply(head(2));
+            let third = machine.next_write().unwrap();
+            assert_eq!(done(&mut machine, third, true), [(3, Some(2))]);
+        }
+    }
+
+    #[test]
+    fn what_was_released_before_the_failure_stays() {
+        let mut machine = machine(AfterFailure::Fail);
+        append(&mut machine, 1);
+        let first = machine.next_write().unwrap();
+        append(&mut machine, 2);
+        let second = machine.next_write().unwrap();
+        assert_eq!(done(&mut machine, first, true), [(1, Some(1))]);
+        assert_eq!(done(&mut machine, second, false), [(2, None)]);
+    }
+
+    #[test]
+    fn outcomes_are_written_again_elsewhere() {
+        let mut machine = machine(AfterFailure::WriteAgain);
+        append(&mut machine, 1);
+        let first = machine.next_write().unwrap();
+        append(&mut machine, 2);
+        let second = machine.next_write().unwrap();
+        append(&mut machine, 3);
+        let old_nonce = first.buffer[8..24].to_vec();
+        assert_eq!(done(&mut machine, first, false), []);
+        assert_eq!(done(&mut machine, second, true), []);
+        machine.supply(head(2));
+        for ticket in [1, 2, 3] {
+            let write = machine.next_write().unwrap();
+            assert_ne!(write.buffer[8..24], old_nonce[..]);
+            assert_eq!(done(&mut machine, write, true), [(ticket, Some(2))]);
+        }
+        assert!(machine.is_idle());
+    }
+
+    #[test]
+    fn a_full_segment_is_sealed_when_its_last_write_is_done() {
+        let mut machine = machine(AfterFailure::Fail);
+        machine.supply(head(2));
+        for ticket in 0..3 {
+            append(&mut machine, ticket);
+            let write = machine.next_write().unwrap();
+            done(&mut machine, write, true);
+        }
+        append(&mut machine, 3);
+        let last = machine.next_write().unwrap();
+        append(&mut machine, 4);
+        let next = machine.next_write().unwrap();
+        assert_eq!((next.segment, next.position), (2, BLOCK_BYTES as u64));
+        assert_eq!(machine.take_sealed(), []);
+        done(&mut machine, last, true);
+        assert_eq!(machine.take_sealed(), [1]);
+        assert_eq!(machine.take_sealed(), []);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        let mut machine = machine(AfterFailure::Fail);
+        let most = machine.record_bytes_max() - crate::spool::record::RECORD_HEAD_BYTES;
+        let refused = |result: Result<(), (u32, Refused)>| result.unwrap_err().1;
+        assert_eq!(
+            refused(append_bytes(&mut machine, 1, most + 1)),
+            Refused::TooLarge
+        );
+        append_bytes(&mut machine, 1, most).unwrap();
+        assert_eq!(
+            refused(append_bytes(&mut machine, 2, 1)),
+            Refused::BatchFull
+        );
+        let first = machine.next_write().unwrap();
+        append_bytes(&mut machine, 2, most).unwrap();
+        let second = machine.next_write().unwrap();
+        assert_eq!(
+            refused(append_bytes(&mut machine, 3, 1)),
+            Refused::NoSegment
+        );
+        done(&mut machine, first, true);
+        done(&mut machine, second, true);
+        machine.supply(head(2));
+        append_bytes(&mut machine, 3, 1).unwrap();
+    }
+
+    #[test]
+    fn no_more_than_three_buffers_are_made() {
+        let mut machine = machine(AfterFailure::WriteAgain);
+        let mut flights = VecDeque::new();
+        for ticket in 0..200 {
+            if machine.spares() == 0 {
+                machine.supply(head(ticket));
+            }
+            append(&mut machine, ticket);
+            flights.extend(machine.next_write());
+            if flights.len() == IN_FLIGHT_MAX {
+                let write = flights.pop_front().unwrap();
+                done(&mut machine, write, ticket % 7 != 0);
+            }
+            let held = machine.idle_buffers.len()
+                + flights.len()
+                + machine.again.len()
+                + usize::from(machine.open.is_some());
+            assert!(held <= 4, "{held} buffers");
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_old_batch_is_left_in_the_padding() {
+        let mut machine = machine(AfterFailure::Fail);
+        append_bytes(&mut machine, 1, 3000).unwrap();
+        let write = machine.next_write().unwrap();
+        done(&mut machine, write, true);
+        append(&mut machine, 2);
+        let write = machine.next_write().unwrap();
+        assert!(write.buffer[64 + 140..write.length].iter().all(|&b| b == 0));
+    }
+}

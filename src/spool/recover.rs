@@ -350,7 +350,7 @@ impl<'a> Opening<'a> {
 
     /// All parts of a message are in one log, so they have one home.
     fn keep_live(&mut self, id: MessageId, laps: &[Lap]) -> usize {
-        let home = laps.last().map_or(0, |lap| self.homes[lap]);
+        let home = laps.first().map_or(0, |lap| self.homes[lap]);
         assert!(laps.iter().all(|lap| self.homes[lap] == home));
         self.parts[home].live.push((id, laps.to_vec()));
         home

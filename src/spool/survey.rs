@@ -166,6 +166,8 @@ pub struct RecoveryReport {
     pub finished: u64,
     /// Second copies of a message.
     pub duplicates: u64,
+    /// Large messages that were refused and of which parts are left.
+    pub let_go: u64,
     /// Last commits that a crash left unfinished; their mail was never accepted.
     pub torn: u64,
     /// Unfinished commits with a whole one behind them, as two writes in flight can leave.
@@ -212,6 +214,9 @@ impl fmt::Display for RecoveryReport {
         )?;
         if self.duplicates > 0 {
             write!(f, "\n{} second copies passed over", self.duplicates)?;
+        }
+        if self.let_go > 0 {
+            write!(f, "\n{} refused messages with parts left", self.let_go)?;
         }
         if self.torn + self.holes > 0 {
             write!(
@@ -357,7 +362,9 @@ impl Surveyor {
     }
 
     fn read_segment(&mut self, disk: &mut dyn Disk, index: usize, header: &SegmentHeader) {
+        let window_bytes = header.segment_bytes.min(WINDOW_BYTES as u64);
         let mut scan = Scan::default();
+        scan.window.buffer.resize(window_bytes as usize, 0);
         scan.run(disk, header, &mut |position, records, suspects, commits| {
             self.report.commits += 1;
             self.segments[index].commits += 1;
@@ -529,10 +536,22 @@ impl Surveyor {
         }
         for last in incomplete {
             self.note_references(last.id, last.lap);
-            if self.seen.insert(last.id) {
+            let extents = &last.meta.extents;
+            if extents.iter().any(|e| !self.is_message_lap(e.lap)) {
+                // A segment goes only when nothing in it is needed: the final record's write
+                // failed, its sender was told so, and yet it reached the disk.
+                self.report.let_go += 1;
+            } else if self.seen.insert(last.id) {
                 self.lose(last);
             }
         }
+    }
+
+    fn is_message_lap(&self, lap: Lap) -> bool {
+        self.index.get(&lap).is_some_and(|&index| {
+            matches!(&self.segments[index].condition,
+                Condition::Lap(header) if header.usage == Usage::Messages)
+        })
     }
 
     /// Parts of a finished message may be gone already: they are let go one by one.
@@ -549,10 +568,7 @@ impl Surveyor {
     }
 
     fn lose(&mut self, last: FoundFinal) {
-        let laps: Vec<Lap> = laps_of(&last.meta.extents, last.lap)
-            .into_iter()
-            .filter(|lap| self.index.contains_key(lap))
-            .collect();
+        let laps = laps_of(&last.meta.extents, last.lap);
         self.count_live(&laps);
         let segment = last.lap.segment;
         self.report
@@ -711,7 +727,9 @@ impl Window {
         position: u64,
         length: usize,
     ) -> io::Result<()> {
-        self.buffer.resize(WINDOW_BYTES, 0);
+        if self.buffer.len() < length {
+            self.buffer.resize(length, 0);
+        }
         (self.start, self.filled) = (position, 0);
         self.filled = match disk.read(segment, position, &mut self.buffer) {
             Ok(read) => read,

@@ -1,0 +1,1161 @@
+//! The spool's pure machines against a disk that crashes, tears, reorders and fails.
+//!
+//! A simulated host has several cores, each with two commit machines and two books, over one disk
+//! in memory. Everything random comes from one seed. A crash applies any subset of the sectors of
+//! the writes in flight. After each, the survey's findings are held against what was promised.
+//!
+//! `RINGPOST_SIMULATION_SEED=n` replays one seed, `RINGPOST_SIMULATION_SEEDS=n` runs more of them.
+
+use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
+use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
+use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
+use ringpost::smtp::reply::EnhancedStatus;
+use ringpost::spool::book::{MessageBook, OutcomeBook};
+use ringpost::spool::commit::{AfterFailure, Head, IN_FLIGHT_MAX, Machine, Release, Stored};
+use ringpost::spool::record::{
+    CommitHeader, FinalMeta, Kind, Lap, MessageMeta, Nonce, RawExtent, Record, SegmentHeader,
+    SegmentId, Usage, encode_outcome,
+};
+use ringpost::spool::survey::{Condition, Disk, Survey, survey};
+use ringpost::time::WallTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+const SECTOR_BYTES: usize = 512;
+const SEGMENT_BYTES: u64 = 64 * 1024;
+const STAGING_BYTES: usize = 16 * 1024;
+const SEEDS: u64 = 200;
+
+/// splitmix64: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn one_in(&mut self, chances: usize) -> bool {
+        self.below(chances) == 0
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next() as u8).collect()
+    }
+}
+
+/// What is on the platters.
+#[derive(Clone, Default)]
+struct VirtualDisk {
+    segments: BTreeMap<SegmentId, Vec<u8>>,
+}
+
+impl VirtualDisk {
+    fn write(&mut self, segment: SegmentId, position: u64, bytes: &[u8]) {
+        let content = self.segments.get_mut(&segment).expect("it was made");
+        let start = position as usize;
+        content[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Some sectors of a write, as a power cut leaves them.
+    fn write_torn(&mut self, random: &mut Random, segment: SegmentId, position: u64, bytes: &[u8]) {
+        // All, none, a prefix, or any subset: each is common enough to be met.
+        let way = random.below(5);
+        let sectors = bytes.len() / SECTOR_BYTES;
+        let prefix = random.below(sectors + 1);
+        for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+            let lands = match way {
+                0 => false,
+                1 => true,
+                2 => index < prefix,
+                3 => index + 1 != prefix,
+                _ => random.one_in(2),
+            };
+            if lands {
+                self.write(segment, position + (index * SECTOR_BYTES) as u64, sector);
+            }
+        }
+    }
+
+    fn extent(&self, extent: &RawExtent) -> &[u8] {
+        let start = extent.offset as usize;
+        &self.segments[&extent.lap.segment][start..start + extent.bytes as usize]
+    }
+
+    fn digest(&self) -> u32 {
+        self.segments
+            .values()
+            .fold(0, |sum, content| crc32c::crc32c_append(sum, content))
+    }
+}
+
+impl Disk for VirtualDisk {
+    fn segments(&mut self) -> io::Result<Vec<SegmentId>> {
+        Ok(self.segments.keys().copied().collect())
+    }
+
+    fn read(&mut self, segment: SegmentId, position: u64, out: &mut [u8]) -> io::Result<usize> {
+        let content = &self.segments[&segment][position as usize..];
+        let count = content.len().min(out.len());
+        out[..count].copy_from_slice(&content[..count]);
+        Ok(count)
+    }
+}
+
+/// What was promised about one message, and what was tried.
+struct Truth {
+    envelope: Envelope,
+    body: Vec<u8>,
+    /// The sender has its 250.
+    released: bool,
+    /// By recipient: what is known to be durable, and all that was ever written.
+    durable: Vec<RecipientState>,
+    tried: Vec<Vec<RecipientState>>,
+    laps: Vec<Lap>,
+    home: usize,
+    busy: bool,
+}
+
+impl Truth {
+    fn may_be_finished(&self) -> bool {
+        self.tried
+            .iter()
+            .all(|tried| tried.contains(&RecipientState::Finished))
+    }
+
+    fn is_finished(&self) -> bool {
+        self.durable.iter().all(RecipientState::is_finished)
+    }
+}
+
+enum Ticket {
+    Message(MessageId, Vec<RawExtent>),
+    Chunk(MessageId),
+    Outcome(Outcome),
+}
+
+struct Core {
+    messages: Machine<Lap, Ticket>,
+    outcomes: Machine<Lap, Ticket>,
+    message_book: MessageBook,
+    outcome_book: OutcomeBook,
+    free: Vec<Lap>,
+    next_number: u32,
+    preparing: BTreeSet<Usage>,
+    retiring: BTreeSet<Lap>,
+    next_sequence: u64,
+}
+
+impl Core {
+    fn new(next_number: u32) -> Self {
+        let machine = |after| Machine::new(STAGING_BYTES, IN_FLIGHT_MAX, after);
+        Core {
+            messages: machine(AfterFailure::Fail),
+            outcomes: machine(AfterFailure::WriteAgain),
+            message_book: MessageBook::default(),
+            outcome_book: OutcomeBook::default(),
+            free: Vec::new(),
+            next_number,
+            preparing: BTreeSet::new(),
+            retiring: BTreeSet::new(),
+            next_sequence: 0,
+        }
+    }
+
+    fn machine(&mut self, usage: Usage) -> &mut Machine<Lap, Ticket> {
+        match usage {
+            Usage::Outcomes => &mut self.outcomes,
+            _ => &mut self.messages,
+        }
+    }
+}
+
+enum Work {
+    Commit { usage: Usage, number: u64 },
+    Begin { usage: Usage, header: SegmentHeader },
+    End { usage: Usage, lap: Lap, free: Lap },
+}
+
+/// A write on its way to the disk.
+struct Pending {
+    core: usize,
+    work: Work,
+    segment: SegmentId,
+    position: u64,
+    length: usize,
+    buffer: AlignedBuf,
+}
+
+/// A large message whose chunks are being written.
+struct Assembly {
+    core: usize,
+    pieces: Vec<Vec<u8>>,
+    next: usize,
+    waiting: usize,
+    extents: Vec<RawExtent>,
+}
+
+/// Ways in which the simulation itself is made wrong, to see that it notices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Canary {
+    None,
+    /// The disk says yes to a commit of messages and writes nothing.
+    DropsMessages,
+    /// The same with outcomes.
+    DropsOutcomes,
+    /// Senders know the nonce.
+    NonceLeaks,
+    /// Outcomes are let go when a retirement is begun, not when it is durable.
+    SendsNotesEarly,
+    /// A segment is used again with the nonce and generation it had.
+    RepeatsLaps,
+    /// Outcome segments go without waiting for their messages.
+    ForgetsOutcomesEarly,
+}
+
+struct Simulation {
+    random: Random,
+    canary: Canary,
+    disk: VirtualDisk,
+    run: u32,
+    cores: Vec<Core>,
+    pending: Vec<Pending>,
+    notes: Vec<(usize, Lap)>,
+    pins: BTreeMap<Lap, usize>,
+    bad: BTreeSet<Lap>,
+    truths: BTreeMap<MessageId, Truth>,
+    assemblies: BTreeMap<MessageId, Assembly>,
+    /// All laps that were begun in this run.
+    headers: BTreeMap<Lap, SegmentHeader>,
+    /// Where each core's message log goes on, as a sender with very good eyes may know.
+    tails: BTreeMap<usize, (Lap, u64)>,
+    log_sequence: u64,
+    /// How soon recipients are finished, and how often anything is done about them.
+    patience: usize,
+    outcome_weight: usize,
+    promised: u64,
+    holes: u64,
+    torn: u64,
+    retired: u64,
+}
+
+type Verdict = Result<(), String>;
+
+impl Simulation {
+    fn new(seed: u64, canary: Canary) -> Self {
+        Simulation {
+            random: Random(seed),
+            canary,
+            disk: VirtualDisk::default(),
+            run: 0,
+            cores: Vec::new(),
+            pending: Vec::new(),
+            notes: Vec::new(),
+            pins: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            truths: BTreeMap::new(),
+            assemblies: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            tails: BTreeMap::new(),
+            log_sequence: 0,
+            patience: 4,
+            outcome_weight: 3,
+            promised: 0,
+            holes: 0,
+            torn: 0,
+            retired: 0,
+        }
+    }
+
+    /// Several runs, each ended by a crash.
+    fn play(&mut self) -> Verdict {
+        for _ in 0..4 {
+            self.start()?;
+            self.patience = 3 + self.random.below(20);
+            self.outcome_weight = 2 + self.random.below(5);
+            for _ in 0..200 + self.random.below(1200) {
+                self.step();
+            }
+            self.crash();
+        }
+        let found = self.look()?;
+        self.check(&found)
+    }
+
+    fn look(&mut self) -> Result<Survey, String> {
+        survey(&mut self.disk).map_err(|error| format!("{error:?}"))
+    }
+
+    // ---- a run ----
+
+    fn step(&mut self) {
+        let core = self.random.below(self.cores.len());
+        match self.random.below(13 + self.outcome_weight) {
+            0..3 => self.append(core),
+            3 => self.begin_large(core),
+            4 => self.continue_large(),
+            5 | 6 => self.write(core, Usage::Messages),
+            7 | 8 => self.write(core, Usage::Outcomes),
+            9..12 => self.complete(),
+            12 => {
+                self.retire(core);
+                self.deliver_note();
+                self.deliver_note();
+            }
+            _ => self.outcome(core),
+        }
+        for usage in [Usage::Messages, Usage::Outcomes] {
+            self.prepare(core, usage);
+        }
+    }
+
+    fn new_id(&mut self, core: usize) -> MessageId {
+        let sequence = self.cores[core].next_sequence;
+        self.cores[core].next_sequence += 1;
+        MessageId {
+            run: self.run,
+            core: core as u16,
+            sequence,
+        }
+    }
+
+    fn envelope(&mut self) -> Envelope {
+        let count = 1 + self.random.below(3);
+        Envelope {
+            reverse_path: (!self.random.one_in(4)).then(|| Mailbox::new("s", "a.test")),
+            recipients: (0..count)
+                .map(|n| Recipient::new(Mailbox::new(&format!("r{n}"), "b.test")))
+                .collect(),
+            ..Envelope::default()
+        }
+    }
+
+    fn append(&mut self, core: usize) {
+        let id = self.new_id(core);
+        let envelope = self.envelope();
+        let mut meta = Vec::new();
+        MessageMeta::encode(WallTime(id.sequence), &envelope, &mut meta);
+        let body = self.body(core, meta.len());
+        let record = Record {
+            kind: Kind::Message,
+            id,
+            meta: &meta,
+            body: &body,
+        };
+        let ticket = Ticket::Message(id, Vec::new());
+        let taken = self.cores[core].messages.append(&record, ticket);
+        if taken.is_ok() {
+            self.remember(id, envelope, body, core);
+        }
+    }
+
+    fn remember(&mut self, id: MessageId, envelope: Envelope, body: Vec<u8>, home: usize) {
+        let recipients = envelope.recipients.len();
+        let truth = Truth {
+            envelope,
+            body,
+            released: false,
+            durable: vec![RecipientState::fresh(); recipients],
+            tried: vec![Vec::new(); recipients],
+            laps: Vec::new(),
+            home,
+            busy: false,
+        };
+        self.truths.insert(id, truth);
+    }
+
+    /// Random bytes, or an attack: forged commits where a block of the disk will start.
+    fn body(&mut self, core: usize, meta_bytes: usize) -> Vec<u8> {
+        let bytes = self.random.below(6000);
+        if !self.random.one_in(3) {
+            return self.random.bytes(bytes);
+        }
+        let waiting = self.cores[core].messages.waiting_bytes().max(64);
+        let start = waiting + 40 + meta_bytes;
+        let aligned = start.next_multiple_of(BLOCK_BYTES);
+        let mut body = vec![b'x'; aligned - start];
+        for block in 0..1 + self.random.below(2) {
+            body.extend(self.forgery(core, aligned + block * BLOCK_BYTES));
+        }
+        body
+    }
+
+    /// A block that looks like a commit of ours: an old one copied, or one made up.
+    fn forgery(&mut self, core: usize, offset: usize) -> Vec<u8> {
+        let Some((lap, tail)) = self.tails.get(&core).copied() else {
+            return vec![0; BLOCK_BYTES];
+        };
+        let head = &self.headers[&lap];
+        let segments: Vec<SegmentId> = self.disk.segments.keys().copied().collect();
+        if self.random.one_in(2) && self.canary != Canary::NonceLeaks {
+            let segment = segments[self.random.below(segments.len())];
+            let start = self.random.below(16) * BLOCK_BYTES;
+            let copied = &self.disk.segments[&segment][start..start + BLOCK_BYTES];
+            // Spools do not leak blocks with a live nonce to senders; older laps they may know.
+            let mut copied = copied.to_vec();
+            copied[8..24].fill(7);
+            return copied;
+        }
+        let nonce = match self.canary {
+            Canary::NonceLeaks => head.nonce,
+            _ => Nonce([0; 16]),
+        };
+        let mut block = vec![0; BLOCK_BYTES];
+        let mut meta = Vec::new();
+        let forged = Envelope {
+            recipients: vec![Recipient::new(Mailbox::new("victim", "c.test"))],
+            ..Envelope::default()
+        };
+        MessageMeta::encode(WallTime(1), &forged, &mut meta);
+        let record = Record {
+            kind: Kind::Message,
+            id: MessageId {
+                run: self.run,
+                core: 77,
+                sequence: self.random.next(),
+            },
+            meta: &meta,
+            body: b"forged",
+        };
+        let sums = record.encode(&mut block[64..]);
+        let header = CommitHeader {
+            nonce,
+            generation: head.lap.generation,
+            block: ((tail as usize + offset) / BLOCK_BYTES) as u32,
+            sequence: 1,
+            payload_bytes: record.bytes() as u32,
+            record_count: 1,
+            previous: 0,
+        };
+        header.encode(ringpost::spool::record::sum_head(0, sums.head), &mut block);
+        block
+    }
+
+    fn begin_large(&mut self, core: usize) {
+        if self.assemblies.len() > 3 {
+            return;
+        }
+        let id = self.new_id(core);
+        let envelope = self.envelope();
+        let mut pieces = Vec::new();
+        for _ in 0..1 + self.random.below(8) {
+            let bytes = self.random.below(6000);
+            pieces.push(self.random.bytes(bytes));
+        }
+        self.remember(id, envelope, pieces.concat(), core);
+        let assembly = Assembly {
+            core,
+            pieces,
+            next: 0,
+            waiting: 0,
+            extents: Vec::new(),
+        };
+        self.assemblies.insert(id, assembly);
+    }
+
+    fn continue_large(&mut self) {
+        let ids: Vec<MessageId> = self.assemblies.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[self.random.below(ids.len())];
+        let assembly = self.assemblies.get_mut(&id).expect("listed");
+        let machine = &mut self.cores[assembly.core].messages;
+        if let Some(piece) = assembly.pieces.get(assembly.next) {
+            let record = Record {
+                kind: Kind::Chunk,
+                id,
+                meta: &(assembly.next as u32).to_le_bytes(),
+                body: piece,
+            };
+            if machine.append(&record, Ticket::Chunk(id)).is_ok() {
+                assembly.next += 1;
+                assembly.waiting += 1;
+            }
+        } else if assembly.waiting == 0 {
+            let mut meta = Vec::new();
+            let envelope = &self.truths[&id].envelope;
+            FinalMeta::encode(WallTime(5), &assembly.extents, envelope, &mut meta);
+            let record = Record {
+                kind: Kind::Final,
+                id,
+                meta: &meta,
+                body: &[],
+            };
+            let ticket = Ticket::Message(id, assembly.extents.clone());
+            if machine.append(&record, ticket).is_ok() {
+                self.assemblies.remove(&id);
+            }
+        }
+    }
+
+    /// A delivery core, any, gets somewhere with a message.
+    fn outcome(&mut self, core: usize) {
+        let open: Vec<MessageId> = self
+            .truths
+            .iter()
+            .filter(|(_, truth)| truth.released && !truth.busy && !truth.is_finished())
+            .map(|(id, _)| *id)
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        // Mostly the oldest, so that segments come to their end.
+        let among = match self.random.one_in(4) {
+            true => open.len(),
+            false => open.len().min(6),
+        };
+        let id = open[self.random.below(among)];
+        let durable = self.truths[&id].durable.clone();
+        let mut recipients = Vec::new();
+        for (index, state) in durable.into_iter().enumerate() {
+            if !state.is_finished() && !self.random.one_in(3) {
+                recipients.push((index as u32, self.further(&state)));
+            }
+        }
+        if recipients.is_empty() {
+            return;
+        }
+        let outcome = Outcome {
+            message: id,
+            recipients,
+        };
+        let metas = encode_outcome(&outcome);
+        assert_eq!(metas.len(), 1);
+        let record = Record {
+            kind: Kind::Outcome,
+            id,
+            meta: &metas[0],
+            body: &[],
+        };
+        let ticket = Ticket::Outcome(outcome.clone());
+        if self.cores[core].outcomes.append(&record, ticket).is_ok() {
+            let truth = self.truths.get_mut(&id).expect("it is open");
+            truth.busy = true;
+            for (index, state) in outcome.recipients {
+                truth.tried[index as usize].push(state);
+            }
+            for lap in &truth.laps {
+                *self.pins.entry(*lap).or_default() += 1;
+            }
+        }
+    }
+
+    fn further(&mut self, state: &RecipientState) -> RecipientState {
+        let diagnosis = Diagnosis {
+            status: EnhancedStatus::new(4, 2, 0),
+            text: "450 later".into(),
+            remote_host: "mx.b.test".into(),
+        };
+        let due = WallTime(self.random.next());
+        match (state, self.random.below(self.patience)) {
+            (_, 2..) => RecipientState::Finished,
+            (RecipientState::Waiting { attempts, .. }, 0) => RecipientState::Waiting {
+                attempts: attempts + 1,
+                due,
+                last: Some(diagnosis),
+            },
+            (RecipientState::ReportOwed { attempts, .. }, _) => RecipientState::ReportOwed {
+                kind: ReportKind::Failed,
+                diagnosis,
+                attempts: attempts + 1,
+                due,
+            },
+            _ => RecipientState::ReportOwed {
+                kind: ReportKind::Failed,
+                diagnosis,
+                attempts: 0,
+                due,
+            },
+        }
+    }
+
+    fn write(&mut self, core: usize, usage: Usage) {
+        let Some(write) = self.cores[core].machine(usage).next_write() else {
+            return;
+        };
+        if usage == Usage::Messages {
+            let tail = write.position + write.length as u64;
+            self.tails.insert(core, (write.segment, tail));
+        }
+        self.pending.push(Pending {
+            core,
+            work: Work::Commit {
+                usage,
+                number: write.number,
+            },
+            segment: write.segment.segment,
+            position: write.position,
+            length: write.length,
+            buffer: write.buffer,
+        });
+    }
+
+    /// Any of the writes in flight ends, well or badly.
+    fn complete(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let pending = self.pending.remove(self.random.below(self.pending.len()));
+        let bytes = &pending.buffer[..pending.length];
+        let (segment, position) = (pending.segment, pending.position);
+        let Work::Commit { usage, number } = pending.work else {
+            self.disk.write(segment, position, bytes);
+            return self.header_written(pending.core, pending.work);
+        };
+        let ok = !self.random.one_in(60);
+        let dropped = match self.canary {
+            Canary::DropsMessages => usage == Usage::Messages && self.random.one_in(20),
+            Canary::DropsOutcomes => usage == Usage::Outcomes && self.random.one_in(20),
+            _ => false,
+        };
+        match ok {
+            true if dropped => {}
+            true => self.disk.write(segment, position, bytes),
+            false => self
+                .disk
+                .write_torn(&mut self.random, segment, position, bytes),
+        }
+        let mut releases = Vec::new();
+        let machine = self.cores[pending.core].machine(usage);
+        machine.write_done(number, ok, pending.buffer, &mut releases);
+        let sealed = machine.take_sealed();
+        if !ok {
+            self.bad.extend(self.lap_of(segment));
+        }
+        for release in releases {
+            self.release(pending.core, release);
+        }
+        for lap in sealed {
+            match usage {
+                Usage::Outcomes => self.cores[pending.core].outcome_book.sealed(lap),
+                _ => self.cores[pending.core].message_book.sealed(lap),
+            }
+        }
+    }
+
+    fn lap_of(&self, segment: SegmentId) -> Option<Lap> {
+        let header = SegmentHeader::decode(&self.disk.segments[&segment][..BLOCK_BYTES]).ok()?;
+        Some(header.lap)
+    }
+
+    fn release(&mut self, core: usize, release: Release<Lap, Ticket>) {
+        match (release.ticket, release.result) {
+            (Ticket::Message(id, extents), Ok(stored)) => {
+                let mut laps: Vec<Lap> = extents.iter().map(|e| e.lap).collect();
+                laps.push(*stored.segment());
+                laps.sort_unstable();
+                laps.dedup();
+                for extent in &extents {
+                    self.unpin(extent.lap);
+                }
+                self.cores[core].message_book.stored(id, &laps);
+                let truth = self.truths.get_mut(&id).expect("remembered");
+                truth.released = true;
+                truth.laps = laps;
+                self.promised += 1;
+            }
+            (Ticket::Message(_, extents), Err(_)) => {
+                for extent in extents {
+                    self.unpin(extent.lap);
+                }
+            }
+            (Ticket::Chunk(id), stored) => self.chunk_released(id, stored.ok()),
+            (Ticket::Outcome(outcome), stored) => {
+                let stored = stored.expect("outcomes are written again");
+                self.outcome_released(core, outcome, *stored.segment());
+            }
+        }
+    }
+
+    fn chunk_released(&mut self, id: MessageId, stored: Option<Stored<Lap>>) {
+        let Some(assembly) = self.assemblies.get_mut(&id) else {
+            return;
+        };
+        let Some(stored) = stored else {
+            let assembly = self.assemblies.remove(&id).expect("just seen");
+            for extent in assembly.extents {
+                self.unpin(extent.lap);
+            }
+            return;
+        };
+        assembly.waiting -= 1;
+        assembly.extents.push(RawExtent {
+            lap: *stored.segment(),
+            offset: stored.body_offset(),
+            bytes: stored.body_bytes(),
+            checksum: stored.body_checksum(),
+        });
+        *self.pins.entry(*stored.segment()).or_default() += 1;
+    }
+
+    fn unpin(&mut self, lap: Lap) {
+        *self.pins.get_mut(&lap).expect("it was pinned") -= 1;
+    }
+
+    fn outcome_released(&mut self, core: usize, outcome: Outcome, lap: Lap) {
+        let truth = self.truths.get_mut(&outcome.message).expect("open");
+        truth.busy = false;
+        for (index, state) in outcome.recipients {
+            truth.durable[index as usize].merge(state);
+        }
+        let (laps, home, finished) = (truth.laps.clone(), truth.home, truth.is_finished());
+        self.cores[core].outcome_book.refers(lap, &laps);
+        for lap in laps {
+            self.unpin(lap);
+        }
+        if finished {
+            let known = self.cores[home].message_book.finished(outcome.message);
+            assert!(known, "it was alive");
+        }
+    }
+
+    /// Keeps a spare for each log.
+    fn prepare(&mut self, core: usize, usage: Usage) {
+        let at = &mut self.cores[core];
+        if at.machine(usage).spares() > 0 || !at.preparing.insert(usage) {
+            return;
+        }
+        let last = match self.random.below(4) {
+            0 => None,
+            _ => self.cores[core].free.pop(),
+        };
+        let last = last.unwrap_or_else(|| self.create(core));
+        self.log_sequence += 1;
+        let nonce = self.random.bytes(16).try_into().expect("16 bytes");
+        let generation = (last.generation + 1).max(u64::from(self.run) << 32);
+        let (generation, nonce) = match self.canary {
+            Canary::RepeatsLaps => (1, [1; 16]),
+            _ => (generation, nonce),
+        };
+        let header = SegmentHeader {
+            lap: Lap {
+                segment: last.segment,
+                generation,
+            },
+            usage,
+            core: core as u16,
+            run: self.run,
+            log_sequence: self.log_sequence,
+            segment_bytes: SEGMENT_BYTES,
+            nonce: Nonce(nonce),
+        };
+        self.write_header(
+            core,
+            &header,
+            Work::Begin {
+                usage,
+                header: header.clone(),
+            },
+        );
+    }
+
+    fn create(&mut self, core: usize) -> Lap {
+        let number = self.cores[core].next_number;
+        self.cores[core].next_number += 1;
+        let segment = SegmentId {
+            core: core as u16,
+            number,
+        };
+        let content = vec![0; SEGMENT_BYTES as usize];
+        self.disk.segments.insert(segment, content);
+        Lap {
+            segment,
+            generation: 0,
+        }
+    }
+
+    fn write_header(&mut self, core: usize, header: &SegmentHeader, work: Work) {
+        let mut buffer = AlignedBuf::new(BLOCK_BYTES);
+        header.encode(&mut buffer);
+        self.pending.push(Pending {
+            core,
+            work,
+            segment: header.lap.segment,
+            position: 0,
+            length: BLOCK_BYTES,
+            buffer,
+        });
+    }
+
+    fn header_written(&mut self, core: usize, work: Work) {
+        match work {
+            Work::Begin { usage, header } => {
+                let at = &mut self.cores[core];
+                at.preparing.remove(&usage);
+                match usage {
+                    Usage::Outcomes => at.outcome_book.opened(header.lap),
+                    _ => at.message_book.opened(header.lap),
+                }
+                at.machine(usage).supply(Head {
+                    segment: header.lap,
+                    nonce: header.nonce,
+                    generation: header.lap.generation,
+                    segment_bytes: SEGMENT_BYTES,
+                });
+                self.headers.insert(header.lap, header);
+            }
+            Work::End { usage, lap, free } => {
+                self.cores[core].free.push(free);
+                self.segment_gone(core, usage, lap);
+            }
+            Work::Commit { .. } => unreachable!("no header"),
+        }
+    }
+
+    fn segment_gone(&mut self, core: usize, usage: Usage, lap: Lap) {
+        self.retired += 1;
+        self.cores[core].retiring.remove(&lap);
+        if usage == Usage::Outcomes {
+            if self.canary != Canary::ForgetsOutcomesEarly {
+                self.cores[core].outcome_book.retired(lap);
+            }
+            return;
+        }
+        self.cores[core].message_book.retired(lap);
+        self.send_notes(lap);
+    }
+
+    fn send_notes(&mut self, lap: Lap) {
+        for other in 0..self.cores.len() {
+            self.notes.push((other, lap));
+        }
+    }
+
+    fn deliver_note(&mut self) {
+        // Notes of one core arrive in order on another; over all cores any order will do.
+        if !self.notes.is_empty() {
+            let (core, lap) = self.notes.remove(self.random.below(self.notes.len()));
+            self.cores[core].outcome_book.message_segment_retired(lap);
+        }
+    }
+
+    fn retire(&mut self, core: usize) {
+        let at = &self.cores[core];
+        let pinned = |lap: &Lap| self.pins.get(lap).is_some_and(|count| *count > 0);
+        let mut idle: Vec<(Usage, Lap)> = at
+            .message_book
+            .idle()
+            .filter(|lap| !pinned(lap))
+            .map(|lap| (Usage::Messages, lap))
+            .collect();
+        idle.extend(at.outcome_book.idle().map(|lap| (Usage::Outcomes, lap)));
+        if self.canary == Canary::ForgetsOutcomesEarly {
+            idle.extend(self.full_outcome_segments(core));
+        }
+        for (usage, lap) in idle {
+            if !self.cores[core].retiring.insert(lap) {
+                continue;
+            }
+            if self.bad.contains(&lap) {
+                self.disk.segments.remove(&lap.segment);
+                self.segment_gone(core, usage, lap);
+                continue;
+            }
+            let free = Lap {
+                segment: lap.segment,
+                generation: lap.generation + 1,
+            };
+            let header = free_header(free, self.run);
+            if self.canary == Canary::SendsNotesEarly && usage == Usage::Messages {
+                self.send_notes(lap);
+            }
+            self.write_header(core, &header, Work::End { usage, lap, free });
+        }
+    }
+
+    fn full_outcome_segments(&self, core: usize) -> Vec<(Usage, Lap)> {
+        let is_old = |header: &SegmentHeader| {
+            header.usage == Usage::Outcomes
+                && header.run < self.run
+                && usize::from(header.core) % self.cores.len() == core
+        };
+        self.disk
+            .segments
+            .values()
+            .filter_map(|content| SegmentHeader::decode(&content[..BLOCK_BYTES]).ok())
+            .filter(is_old)
+            .map(|header| (Usage::Outcomes, header.lap))
+            .collect()
+    }
+
+    // ---- between runs ----
+
+    fn crash(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            let bytes = &pending.buffer[..pending.length];
+            self.disk
+                .write_torn(&mut self.random, pending.segment, pending.position, bytes);
+        }
+        self.cores.clear();
+        self.notes.clear();
+        self.pins.clear();
+        self.bad.clear();
+        self.assemblies.clear();
+        self.headers.clear();
+        self.tails.clear();
+    }
+
+    /// What `spool::open` does; a crash may come at any of its writes.
+    fn start(&mut self) -> Verdict {
+        let found = loop {
+            let found = self.look()?;
+            self.check(&found)?;
+            if self.let_go(&found) {
+                break found;
+            }
+        };
+        self.holes += found.report.holes;
+        self.torn += found.report.torn;
+        self.run += 1;
+        let cores = 1 + self.random.below(3);
+        for core in 0..cores {
+            let numbers = self.disk.segments.keys();
+            let next_number = numbers
+                .filter(|id| usize::from(id.core) == core)
+                .map(|id| id.number + 1)
+                .max()
+                .unwrap_or(0);
+            self.cores.push(Core::new(next_number));
+        }
+        let found = self.look()?;
+        self.adopt(&found);
+        Ok(())
+    }
+
+    /// Retires what nothing needs. False if the power went off meanwhile.
+    fn let_go(&mut self, found: &Survey) -> bool {
+        let mut retired = BTreeSet::new();
+        for usage in [Usage::Messages, Usage::Outcomes] {
+            for segment in &found.segments {
+                let Condition::Lap(header) = &segment.condition else {
+                    if segment.condition == Condition::Blank {
+                        self.disk.segments.remove(&segment.id);
+                    }
+                    continue;
+                };
+                let needed =
+                    segment.live > 0 || segment.refers_to.iter().any(|lap| !retired.contains(lap));
+                if header.usage != usage || needed {
+                    continue;
+                }
+                let free = Lap {
+                    segment: segment.id,
+                    generation: header.lap.generation + 1,
+                };
+                let mut block = vec![0; BLOCK_BYTES];
+                free_header(free, self.run + 1).encode(&mut block);
+                if self.random.one_in(30) {
+                    self.disk
+                        .write_torn(&mut self.random, segment.id, 0, &block);
+                    return false;
+                }
+                self.disk.write(segment.id, 0, &block);
+                retired.insert(header.lap);
+            }
+        }
+        true
+    }
+
+    fn adopt(&mut self, found: &Survey) {
+        let cores = self.cores.len();
+        let home = |core: u16| usize::from(core) % cores;
+        let mut homes = BTreeMap::new();
+        for segment in &found.segments {
+            if let Condition::Lap(header) = &segment.condition {
+                homes.insert(header.lap, home(header.core));
+            }
+        }
+        for message in &found.messages {
+            let truth = self.truths.get_mut(&message.id).expect("checked");
+            truth.laps = message.laps();
+            truth.home = homes[&message.lap];
+            let book = &mut self.cores[truth.home].message_book;
+            book.stored(message.id, &truth.laps);
+        }
+        for segment in &found.segments {
+            let Condition::Lap(header) = &segment.condition else {
+                continue;
+            };
+            let core = &mut self.cores[homes[&header.lap]];
+            match header.usage {
+                Usage::Free => core.free.push(header.lap),
+                Usage::Messages => core.message_book.sealed(header.lap),
+                Usage::Outcomes => {
+                    let refers_to: Vec<Lap> = segment.refers_to.iter().copied().collect();
+                    core.outcome_book.refers(header.lap, &refers_to);
+                    core.outcome_book.sealed(header.lap);
+                }
+            }
+        }
+    }
+
+    // ---- the promise ----
+
+    /// Holds what was found against what was promised, and makes it the new truth.
+    fn check(&mut self, found: &Survey) -> Verdict {
+        let mut present = BTreeSet::new();
+        for message in &found.messages {
+            let id = message.id;
+            if !present.insert(id) {
+                return Err(format!("{id} was found twice"));
+            }
+            let Some(truth) = self.truths.get_mut(&id) else {
+                return Err(format!("{id} was never sent, or had gone"));
+            };
+            if truth.is_finished() {
+                return Err(format!("{id} was finished and came back"));
+            }
+            let body: Vec<u8> = message
+                .extents()
+                .iter()
+                .flat_map(|extent| self.disk.extent(extent).iter().copied())
+                .collect();
+            if body != truth.body || message.envelope != truth.envelope {
+                return Err(format!("{id} is not what was sent"));
+            }
+            for (index, state) in message.states.iter().enumerate() {
+                let mut merged = state.clone();
+                merged.merge(truth.durable[index].clone());
+                if merged != *state {
+                    return Err(format!("{id}: recipient {index} went back to {state:?}"));
+                }
+                let fresh = *state == RecipientState::fresh();
+                if !fresh && !truth.tried[index].contains(state) {
+                    return Err(format!("{id}: nobody wrote {state:?}"));
+                }
+            }
+            truth.released = true;
+            truth.busy = false;
+            truth.durable = message.states.clone();
+        }
+        for (id, truth) in &self.truths {
+            if truth.released && !present.contains(id) && !truth.may_be_finished() {
+                return Err(format!("{id} was accepted and is lost"));
+            }
+        }
+        self.truths.retain(|id, _| present.contains(id));
+        if !found.report.is_sound() {
+            return Err(format!("a crash looks like damage:\n{}", found.report));
+        }
+        Ok(())
+    }
+}
+
+fn free_header(lap: Lap, run: u32) -> SegmentHeader {
+    SegmentHeader {
+        lap,
+        usage: Usage::Free,
+        core: lap.segment.core,
+        run,
+        log_sequence: 0,
+        segment_bytes: SEGMENT_BYTES,
+        nonce: Nonce([0; 16]),
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("RINGPOST_SIMULATION_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("RINGPOST_SIMULATION_SEEDS").unwrap_or(SEEDS)).collect(),
+    }
+}
+
+#[test]
+fn nothing_promised_is_lost_whenever_the_power_goes() {
+    let (mut promised, mut holes, mut torn, mut retired) = (0, 0, 0, 0);
+    for seed in seeds() {
+        let mut simulation = Simulation::new(seed, Canary::None);
+        if let Err(story) = simulation.play() {
+            panic!("seed {seed}: {story}\nreplay with RINGPOST_SIMULATION_SEED={seed}");
+        }
+        promised += simulation.promised;
+        holes += simulation.holes;
+        torn += simulation.torn;
+        retired += simulation.retired;
+    }
+    println!("{promised} receipts, {holes} holes, {torn} torn commits, {retired} segments retired");
+    // The simulation has to meet what it is for.
+    if seeds().len() as u64 >= SEEDS {
+        assert!(promised > 10_000 && holes > 50 && torn > 200 && retired > 500);
+    }
+}
+
+#[test]
+fn the_same_seed_leaves_the_same_disk() {
+    for seed in 0..10 {
+        let mut digests = [0, 0];
+        for digest in &mut digests {
+            let mut simulation = Simulation::new(seed, Canary::None);
+            simulation.play().expect("it plays");
+            *digest = simulation.disk.digest();
+        }
+        assert_eq!(digests[0], digests[1], "seed {seed}");
+    }
+}
+
+/// Each of these breaks a promise, so the check must notice each within a few seeds.
+#[test]
+fn planted_bugs_are_noticed() {
+    for canary in [
+        Canary::DropsMessages,
+        Canary::DropsOutcomes,
+        Canary::NonceLeaks,
+        Canary::SendsNotesEarly,
+        Canary::RepeatsLaps,
+        Canary::ForgetsOutcomesEarly,
+    ] {
+        let noticed = (0..100).find_map(|seed| {
+            std::panic::catch_unwind(|| Simulation::new(seed, canary).play())
+                .unwrap_or_else(|_| Err("an assertion of the books".to_owned()))
+                .err()
+        });
+        let story = noticed.unwrap_or_else(|| panic!("{canary:?} was not noticed"));
+        println!("{canary:?}: {story}");
+    }
+}
+
+/// Decay, not a crash: whatever bits turn, nothing false is believed and nothing panics.
+#[test]
+fn flipped_bits_never_make_mail() {
+    for seed in 0..40 {
+        let mut simulation = Simulation::new(seed, Canary::None);
+        simulation.start().expect("it starts");
+        for _ in 0..500 {
+            simulation.step();
+        }
+        simulation.crash();
+        let whole = simulation.look().expect("it reads");
+        let mut disk = simulation.disk.clone();
+        let random = &mut simulation.random;
+        for content in disk.segments.values_mut() {
+            for _ in 0..random.below(6) {
+                let at = random.below(content.len());
+                content[at] ^= 1 << random.below(8);
+            }
+        }
+        let Ok(found) = survey(&mut disk) else {
+            continue;
+        };
+        for message in &found.messages {
+            let truth = &simulation.truths[&message.id];
+            let body: Vec<u8> = message
+                .extents()
+                .iter()
+                .flat_map(|extent| disk.extent(extent).iter().copied())
+                .collect();
+            assert_eq!(body, truth.body, "seed {seed}");
+            assert_eq!(message.envelope, truth.envelope, "seed {seed}");
+        }
+        let _ = format!("{}", found.report);
+        assert!(whole.report.is_sound());
+    }
+}
