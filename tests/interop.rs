@@ -84,6 +84,11 @@ cases! {
     openssl_s_client_resumes_tls13
     openssl_s_client_resumes_tls12
     commands_injected_before_the_handshake_are_not_obeyed
+    mx_hosts_are_tried_in_order_of_preference
+    a_domain_without_mx_is_its_own_host
+    a_null_mx_bounces_at_once
+    a_domain_that_does_not_exist_bounces_at_once
+    a_name_server_that_fails_does_not_bounce
     exchange
     exchange_with_tls12
     exchange_requires_tls

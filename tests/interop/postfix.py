@@ -16,6 +16,8 @@ MAIL_OWNER = "news"
 SETGID_GROUP = "uucp"
 DELIVERY_USER = "nobody"
 QUEUE_SECONDS_MAX = 30.0
+# Without root everything belongs to one user, and preload.c lets Postfix believe what it needs to believe.
+IS_ROOT = os.geteuid() == 0
 
 MASTER_CF = """\
 {smtpd}
@@ -83,6 +85,8 @@ class Postfix:
         self.log = directory / "maillog"
         self.port = free_port() if listens else None
         self.environment = programs.server_environment(hostname, self.log) | {"MAIL_CONFIG": str(self.configuration)}
+        if not IS_ROOT:
+            self.environment["INTEROP_IDENTITY"] = "1"
         self._make_directories()
         self._configure(hostname, settings)
         self.master = Process(
@@ -158,12 +162,12 @@ class Postfix:
             path = self.queue / name
             path.mkdir()
             path.chmod(mode)
-            os.chown(path, 0 if name == "pid" else owner, group if name in ("public", "maildrop") else -1)
+            give(path, 0 if name == "pid" else owner, group if name in ("public", "maildrop") else -1)
         (self.directory / "data").mkdir(mode=0o700)
-        os.chown(self.directory / "data", owner, -1)
+        give(self.directory / "data", owner, -1)
         self.maildirs.mkdir()
         account = pwd.getpwnam(DELIVERY_USER)
-        os.chown(self.maildirs, account.pw_uid, account.pw_gid)
+        give(self.maildirs, account.pw_uid, account.pw_gid)
 
     def _configure(self, hostname: str, settings: dict[str, str]) -> None:
         account = pwd.getpwnam(DELIVERY_USER)
@@ -191,6 +195,11 @@ class Postfix:
         (self.configuration / "main.cf").write_text("".join(lines))
         smtpd = f"127.0.0.1:{self.port} inet n - n - - smtpd" if self.port else ""
         (self.configuration / "master.cf").write_text(MASTER_CF.format(smtpd=smtpd))
+
+
+def give(path: Path, owner: int, group: int) -> None:
+    if IS_ROOT:
+        os.chown(path, owner, group)
 
 
 def receiving(programs: Programs, directory: Path, settings: dict[str, str]) -> Postfix:

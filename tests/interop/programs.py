@@ -72,8 +72,6 @@ class Programs:
     def server_environment(self, hostname: str, syslog: Path) -> dict[str, str]:
         """For Postfix and Sendmail: beside the above, what preload.c pretends to them."""
         pretended = {"LD_PRELOAD": str(self.preload), "INTEROP_HOSTNAME": hostname, "INTEROP_SYSLOG": str(syslog)}
-        if os.geteuid() != 0:
-            pretended["INTEROP_IDENTITY"] = "1"
         return self.environment() | pretended
 
 

@@ -1,6 +1,7 @@
 """A private Sendmail: its own sendmail.cf (made from the .mc below with m4), queue and mailbox, loopback only."""
 
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,7 @@ define(`confTO_HOSTSTATUS', `0')dnl
 define(`confREJECT_MSG', `550 relaying denied')dnl
 define(`confDONT_BLAME_SENDMAIL', `TrustStickyBit, GroupWritableDirPathSafe, GroupReadableKeyFile')dnl
 define(`confPRIVACY_FLAGS', `')dnl
+define(`confTRUSTED_USER', `{user}')dnl
 define(`RELAY_MAILER_ARGS', `TCP $h {relay_port}')dnl
 {tls}
 FEATURE(`no_default_msa')dnl
@@ -175,6 +177,7 @@ class Sendmail:
         text = SENDMAIL_MC.format(
             cf=cf,
             hostname=hostname,
+            user=pwd.getpwuid(os.getuid()).pw_name,
             directory=self.directory,
             delivery_mode="queueonly" if relay_port else "interactive",
             relay_port=relay_port or 25,
