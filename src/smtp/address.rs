@@ -10,6 +10,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use memchr::memchr;
+
 use crate::message::{Mailbox, ReversePath};
 
 /// Octets of a local-part as written, quotes included. RFC 5321 section 4.5.3.1.1 asks to take 64 at
@@ -107,6 +109,9 @@ fn without_source_route(inner: &str) -> Result<&str, PathError> {
 
 /// Where `end` stands first outside of a quoted string.
 fn end_unquoted(text: &str, end: u8) -> Option<usize> {
+    if memchr(b'"', text.as_bytes()).is_none() {
+        return memchr(end, text.as_bytes());
+    }
     let mut quoted = false;
     let mut escaped = false;
     for (at, &byte) in text.as_bytes().iter().enumerate() {
@@ -170,8 +175,24 @@ fn is_quoted_rest(text: &str) -> bool {
 
 /// `atext` of RFC 5322, with RFC 6531's UTF-8 beyond ASCII.
 fn is_atext(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte >= 0x80 || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+    ATEXT[usize::from(byte)]
 }
+
+const ATEXT: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = byte >= 0x80 || (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let signs = b"!#$%&'*+-/=?^_`{|}~";
+    let mut at = 0;
+    while at < signs.len() {
+        table[signs[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// C1 controls are controls too, though UTF-8 hides them in two octets.
 fn has_unicode_control(text: &str) -> bool {

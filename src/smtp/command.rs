@@ -133,7 +133,12 @@ pub fn announces_chunk(line: &[u8]) -> bool {
 }
 
 fn check_text(line: &[u8]) -> Result<&str, Refusal> {
-    if line.iter().any(|&byte| byte < b' ' || byte == 0x7f) {
+    let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
+    // Without an early end, which lets the compiler compare many octets at once.
+    if line
+        .iter()
+        .fold(false, |found, &byte| found | is_control(byte))
+    {
         return Err(NOT_TEXT);
     }
     std::str::from_utf8(line).map_err(|_| NOT_UTF8)

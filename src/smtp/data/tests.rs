@@ -392,7 +392,47 @@ fn cannot_be_split(body: &[u8]) -> bool {
     !bare && ends == 1 && text.ends_with(b"\r\n.\r\n")
 }
 
+/// The same among so much plain text that whole blocks are plain.
+fn nasty_and_long() -> impl Strategy<Value = Vec<u8>> {
+    let filler = (0usize..1500, 1usize..90).prop_map(|(bytes, line_bytes)| {
+        let line = [&b"x".repeat(line_bytes)[..], b"\r\n"].concat();
+        line.iter()
+            .copied()
+            .cycle()
+            .take(bytes)
+            .collect::<Vec<u8>>()
+    });
+    proptest::collection::vec((filler, nasty()), 1..6).prop_map(|parts| {
+        let parts = parts
+            .into_iter()
+            .flat_map(|(filler, nasty)| [filler, nasty]);
+        [b"\r\n".to_vec()]
+            .into_iter()
+            .chain(parts)
+            .flatten()
+            .collect()
+    })
+}
+
+/// What happens in `input` cut into pieces of so many octets.
+fn in_pieces(mut scanner: Scanner, input: &[u8], octets: usize) -> Found {
+    run(&mut scanner, &input.chunks(octets).collect::<Vec<_>>())
+}
+
 proptest! {
+    #[test]
+    fn blocks_give_what_octets_give(input in nasty_and_long(), octets in 513usize..1800) {
+        let input = [&input[..], b"\r\n.\r\n"].concat();
+        for rules in [RULES, NORMALISE, Rules { line_bytes_max: 600, ..RULES },
+                      Rules { message_bytes_max: 2000, ..NORMALISE }] {
+            for new in [Scanner::for_data, Scanner::for_chunks] {
+                let one_by_one = in_pieces(new(rules), &input, 1);
+                prop_assert_eq!(&in_pieces(new(rules), &input, usize::MAX), &one_by_one);
+                prop_assert_eq!(&in_pieces(new(rules), &input, octets), &one_by_one);
+            }
+        }
+    }
+
     #[test]
     fn any_cut_gives_the_same(input in nasty()) {
         for rules in [RULES, NORMALISE, Rules { message_bytes_max: 12, ..NORMALISE },
