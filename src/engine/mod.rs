@@ -1,3 +1,4 @@
+pub mod log;
 pub mod placement;
 
 use crate::config::Config;
