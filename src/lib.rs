@@ -9,7 +9,7 @@
 //!
 //! | level | rooms | what they know |
 //! |---|---|---|
-//! | 0 | `message` `time` `metrics` `config` | plain values |
+//! | 0 | `message` `time` `metrics` `config` `log` | plain values |
 //! | 1 | `smtp` `schedule` | pure machines: events and the time in, actions out |
 //! | 2 | `io` `tls` `spool` `handoff` | the ring, rustls, the disk, other threads |
 //! | 3 | `listener` -> `session`, `delivery` -> `remote` | one connection, one next hop |
@@ -18,6 +18,7 @@
 //! `session` and `delivery` never import each other; they meet in `spool` and `handoff`.
 
 pub mod config;
+pub mod log;
 pub mod message;
 pub mod metrics;
 pub mod time;

@@ -1,1 +1,343 @@
+//! Counters and histograms of a core: written by that core only, read by the control thread.
+//!
+//! One writer per value, so a count is a plain load and store, without a locked instruction.
+//! Values of one snapshot were read one after the other: sums of different counters may be apart
+//! by what happened in between.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A number that one thread changes and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, count: u64) {
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// For numbers that also fall, such as open sessions; never below zero.
+    pub fn subtract(&self, count: u64) {
+        self.0
+            .store(self.0.load(Relaxed).saturating_sub(count), Relaxed);
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Buckets to the power of two, each in 8 parts: a quantile is at most 12.5 % too high.
+const PARTS: usize = 8;
+const PARTS_BITS: u32 = PARTS.ilog2();
+
+/// Values from here on share the last bucket: 2^36 us are 19 hours.
+const VALUE_BITS_MAX: u32 = 36;
+
+const BUCKETS: usize = (VALUE_BITS_MAX - PARTS_BITS + 1) as usize * PARTS;
+
+/// How often which value occurred; the unit is the user's, mostly microseconds. 2 KB.
+#[derive(Debug)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS],
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Histogram {
+            buckets: [const { Counter(AtomicU64::new(0)) }; BUCKETS],
+        }
+    }
+}
+
+impl Histogram {
+    pub fn record(&self, value: u64) {
+        self.buckets[bucket_of(value)].increment();
+    }
+
+    /// In microseconds.
+    pub fn record_duration(&self, duration: Duration) {
+        self.record(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+fn bucket_of(value: u64) -> usize {
+    let value = value.min((1 << VALUE_BITS_MAX) - 1);
+    if value < PARTS as u64 {
+        return value as usize;
+    }
+    let power = value.ilog2() - PARTS_BITS;
+    let part = (value >> power) as usize - PARTS;
+    (power as usize + 1) * PARTS + part
+}
+
+/// The largest value in a bucket.
+fn largest_in(bucket: usize) -> u64 {
+    if bucket < PARTS {
+        return bucket as u64;
+    }
+    let (power, part) = (bucket / PARTS - 1, bucket % PARTS);
+    (((PARTS + part + 1) as u64) << power) - 1
+}
+
+/// A histogram as it was at one time, of any number of cores.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Distribution {
+    buckets: Vec<u64>,
+}
+
+impl Default for Distribution {
+    fn default() -> Self {
+        Distribution {
+            buckets: vec![0; BUCKETS],
+        }
+    }
+}
+
+impl Distribution {
+    fn add(&mut self, histogram: &Histogram) {
+        for (sum, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *sum += bucket.get();
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The value that `share` (0 to 1) of all values do not exceed, at most 12.5 % too high; zero
+    /// if there are none.
+    pub fn quantile(&self, share: f64) -> u64 {
+        let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
+        let mut seen = 0;
+        self.buckets
+            .iter()
+            .position(|count| {
+                seen += count;
+                seen >= rank
+            })
+            .map_or(0, largest_in)
+    }
+}
+
+macro_rules! metrics {
+    (
+        counters { $($(#[$counter_doc:meta])* $counter:ident,)* }
+        histograms { $($(#[$histogram_doc:meta])* $histogram:ident,)* }
+    ) => {
+        /// What one core counts. Padded, so that no two cores write to one cache line; 128 bytes
+        /// because processors fetch lines in pairs.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct CoreMetrics {
+            $($(#[$counter_doc])* pub $counter: Counter,)*
+            $($(#[$histogram_doc])* pub $histogram: Histogram,)*
+        }
+
+        /// The sums over some cores at one time.
+        #[derive(Clone, PartialEq, Eq, Debug, Default)]
+        pub struct Snapshot {
+            $($(#[$counter_doc])* pub $counter: u64,)*
+            $($(#[$histogram_doc])* pub $histogram: Distribution,)*
+        }
+
+        impl Snapshot {
+            fn add(&mut self, core: &CoreMetrics) {
+                $(self.$counter += core.$counter.get();)*
+                $(self.$histogram.add(&core.$histogram);)*
+            }
+
+            /// Every counter by name, for log lines and whoever collects them.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($counter), self.$counter),)*].into_iter()
+            }
+
+            /// Every histogram by name.
+            pub fn histograms(&self) -> impl Iterator<Item = (&'static str, &Distribution)> {
+                [$((stringify!($histogram), &self.$histogram),)*].into_iter()
+            }
+        }
+    };
+}
+
+metrics! {
+    counters {
+        /// Inbound sessions begun.
+        sessions,
+        /// Inbound sessions open now.
+        sessions_open,
+        /// Connections turned away by a limit (421).
+        sessions_refused,
+        /// Messages that got their 250.
+        messages_accepted,
+        /// Messages that got a 4xx or 5xx after DATA or BDAT.
+        messages_refused,
+        /// Body bytes of accepted messages.
+        bytes_accepted,
+        /// Recipients of accepted messages.
+        recipients_accepted,
+        /// Recipients refused.
+        recipients_refused,
+        /// Recipients delivered, put off, and given up with or without a report.
+        delivered,
+        deferred,
+        bounced,
+        /// Body bytes sent to next hops.
+        bytes_delivered,
+        /// Inbound handshakes.
+        handshakes_in_full,
+        handshakes_in_resumed,
+        handshakes_in_failed,
+        /// Outbound handshakes.
+        handshakes_out_full,
+        handshakes_out_resumed,
+        handshakes_out_failed,
+        /// Outbound connections begun, and those that never stood.
+        connections_out,
+        connections_out_failed,
+        /// Outbound connections open now.
+        connections_out_open,
+        /// Group commits, the messages and the bytes in them.
+        commits,
+        commit_messages,
+        commit_bytes,
+        /// Items that wait outside full lanes now.
+        lane_backlog,
+        /// Recipients that wait for delivery now.
+        queue_recipients,
+        /// Log lines dropped.
+        log_lines_dropped,
+    }
+    histograms {
+        /// From the end of a message's data to its 250.
+        accept_us,
+        /// From a message's 250 to its delivery.
+        delivery_us,
+        /// A group commit.
+        commit_us,
+    }
+}
+
+impl Snapshot {
+    pub fn of<'a>(cores: impl IntoIterator<Item = &'a CoreMetrics>) -> Self {
+        let mut snapshot = Snapshot::default();
+        for core in cores {
+            snapshot.add(core);
+        }
+        snapshot
+    }
+
+    /// A few lines for people, without a final line end.
+    pub fn summary(&self) -> String {
+        format!(
+            "in: {} messages ({} bytes, {} recipients) in {} sessions, {} open; refused: {} messages, {} recipients\n\
+             out: {} recipients delivered, {} deferred, {} bounced, {} waiting; {} connections, {} open, {} failed\n\
+             TLS full/resumed/failed: in {}/{}/{}, out {}/{}/{}\n\
+             spool: {} commits of {:.1} messages, {} us in the middle, {} us at 99 %\n\
+             time to 250: {} us in the middle, {} us at 99 %; to delivery: {} us, {} us\n\
+             behind: {} items outside lanes, {} log lines dropped",
+            self.messages_accepted,
+            self.bytes_accepted,
+            self.recipients_accepted,
+            self.sessions,
+            self.sessions_open,
+            self.messages_refused,
+            self.recipients_refused,
+            self.delivered,
+            self.deferred,
+            self.bounced,
+            self.queue_recipients,
+            self.connections_out,
+            self.connections_out_open,
+            self.connections_out_failed,
+            self.handshakes_in_full,
+            self.handshakes_in_resumed,
+            self.handshakes_in_failed,
+            self.handshakes_out_full,
+            self.handshakes_out_resumed,
+            self.handshakes_out_failed,
+            self.commits,
+            self.commit_messages as f64 / self.commits.max(1) as f64,
+            self.commit_us.quantile(0.5),
+            self.commit_us.quantile(0.99),
+            self.accept_us.quantile(0.5),
+            self.accept_us.quantile(0.99),
+            self.delivery_us.quantile(0.5),
+            self.delivery_us.quantile(0.99),
+            self.lane_backlog,
+            self.log_lines_dropped,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sums_over_cores() {
+        let cores = [CoreMetrics::default(), CoreMetrics::default()];
+        cores[0].messages_accepted.add(3);
+        cores[1].messages_accepted.increment();
+        cores[0].sessions_open.add(2);
+        cores[0].sessions_open.subtract(5);
+        cores[0].accept_us.record(100);
+        cores[1].accept_us.record_duration(Duration::from_millis(3));
+        let snapshot = Snapshot::of(&cores);
+        assert_eq!(snapshot.messages_accepted, 4);
+        assert_eq!(snapshot.sessions_open, 0);
+        assert_eq!(snapshot.accept_us.count(), 2);
+        let named = snapshot
+            .counters()
+            .find(|(name, _)| *name == "messages_accepted");
+        assert_eq!(named, Some(("messages_accepted", 4)));
+        assert!(
+            snapshot
+                .summary()
+                .starts_with("in: 4 messages (0 bytes, 0 recipients)")
+        );
+    }
+
+    #[test]
+    fn quantiles_of_known_values() {
+        let histogram = Histogram::default();
+        (1..=1000).for_each(|value| histogram.record(value));
+        let mut distribution = Distribution::default();
+        assert_eq!(distribution.quantile(0.5), 0);
+        distribution.add(&histogram);
+        assert_eq!(distribution.quantile(0.5), 511);
+        assert_eq!(distribution.quantile(1.0), 1023);
+        assert_eq!(distribution.quantile(0.001), 1);
+    }
+
+    #[test]
+    fn no_two_cores_share_a_cache_line() {
+        assert_eq!(align_of::<CoreMetrics>(), 128);
+        assert_eq!(size_of::<CoreMetrics>() % 128, 0);
+    }
+
+    #[test]
+    fn the_largest_value_has_a_bucket() {
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_is_at_most_an_eighth_wide(value in 0..1_u64 << VALUE_BITS_MAX) {
+            let bucket = bucket_of(value);
+            let largest = largest_in(bucket);
+            prop_assert!(value <= largest && largest - value <= value / 8);
+            prop_assert!(bucket == 0 || largest_in(bucket - 1) < value);
+        }
+    }
+}

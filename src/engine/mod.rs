@@ -28,6 +28,7 @@ use core::Seed;
 use placement::{CoreSpec, Topology, explain, place};
 use shared::Shared;
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -391,12 +392,26 @@ fn say_ready(shared: &Shared, log: &Log) {
     log.flush(now);
 }
 
-/// `ringpost spool list`.
-pub fn spool_list(_dir: &Path) -> ExitCode {
-    ExitCode::FAILURE
+/// `ringpost spool list`: the mail that waits in the spool of a stopped relay.
+pub fn spool_list(dir: &Path) -> ExitCode {
+    print(spool::inspect::list(dir).map(|listing| (listing.to_string(), 0)))
 }
 
-/// `ringpost spool verify`.
-pub fn spool_verify(_dir: &Path) -> ExitCode {
-    ExitCode::FAILURE
+/// `ringpost spool verify`: checks every record; a failure if something is damaged.
+pub fn spool_verify(dir: &Path) -> ExitCode {
+    print(spool::inspect::verify(dir).map(|found| (found.to_string(), found.exit_status())))
+}
+
+fn print(result: Result<(String, u8), spool::OpenError>) -> ExitCode {
+    match result {
+        Ok((text, code)) => {
+            // A reader that went away has seen enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

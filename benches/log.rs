@@ -1,0 +1,57 @@
+//! What a log line costs the core that makes it.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ringpost::config::{LogFormat, LogLevel};
+use ringpost::log::{Chunk, Log, event};
+use ringpost::message::{Mailbox, MessageId, Verdict};
+use ringpost::time::WallTime;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+fn line_per_delivery(criterion: &mut Criterion) {
+    let relay: SocketAddr = "192.0.2.1:25".parse().expect("an address");
+    let to = Mailbox::new("somebody", "example.com");
+    let id = MessageId {
+        run: 7,
+        core: 3,
+        sequence: 123_456,
+    };
+    for (name, format) in [("text", LogFormat::Text), ("json", LogFormat::Json)] {
+        let log = Log::new(format, LogLevel::Info, Box::new(Chunk::written));
+        criterion.bench_function(&format!("log/delivered/{name}"), |bencher| {
+            bencher.iter(|| {
+                log.line(
+                    LogLevel::Info,
+                    event::DELIVERED,
+                    black_box(WallTime(1_790_000_000_123)),
+                )
+                .field("id", black_box(id))
+                .field("from", "sender@example.net")
+                .field("to", black_box(&to))
+                .field("relay", "mx1.example.com")
+                .field("address", black_box(relay))
+                .field("delay", Duration::from_millis(1_234))
+                .field("tls", "TLSv1.3")
+                .field("cipher", "TLS_AES_128_GCM_SHA256")
+                .field("verdict", Verdict::Verified)
+                .field("bytes", 10_240_u64)
+                .field("reply", "250 2.0.0 Ok: queued as 4Xyz");
+            });
+        });
+        assert_eq!(log.dropped_total(), 0);
+    }
+}
+
+fn line_that_is_not_wanted(criterion: &mut Criterion) {
+    let log = Log::new(LogFormat::Text, LogLevel::Info, Box::new(Chunk::written));
+    criterion.bench_function("log/unwanted", |bencher| {
+        bencher.iter(|| {
+            log.line(LogLevel::Debug, "debug", WallTime(0))
+                .field("number", black_box(1_u64));
+        });
+    });
+}
+
+criterion_group!(benches, line_per_delivery, line_that_is_not_wanted);
+criterion_main!(benches);

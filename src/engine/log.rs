@@ -1,0 +1,261 @@
+//! The thread that writes the log: standard error or a file, in large pieces.
+//!
+//! It may wait for its disk or its reader as long as it likes. Meanwhile the threads that log run
+//! out of buffers and drop lines (`crate::log`); nobody waits for this thread except
+//! [`Writer::stop`], for a bounded time.
+
+use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::log::{Chunk, Log};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+/// Standard error may have been made non-blocking by whoever shares it: how often and how long to
+/// wait for its reader before lines are given up.
+const FULL_PIPE_TRIES: u32 = 100;
+const FULL_PIPE_WAIT: Duration = Duration::from_millis(10);
+
+enum Order {
+    Write(Chunk),
+    Reopen,
+    Stop(Sender<()>),
+}
+
+/// The running writer. Dropping it without [`Writer::stop`] leaves the thread to write what the
+/// remaining [`Log`]s send.
+pub struct Writer {
+    orders: Sender<Order>,
+    format: LogFormat,
+    level: LogLevel,
+}
+
+impl Writer {
+    /// Opens the log file, if there is one, and starts the thread.
+    ///
+    /// # Errors
+    /// If the file cannot be opened for appending or the thread not started.
+    pub fn start(config: &LogConfig) -> io::Result<Self> {
+        let output = match &config.file {
+            Some(path) => Output::File {
+                file: open(path)?,
+                path: path.clone(),
+            },
+            None => Output::Stream(Box::new(io::stderr())),
+        };
+        Self::start_on(output, config)
+    }
+
+    fn start_on(output: Output, config: &LogConfig) -> io::Result<Self> {
+        let (orders, queue) = mpsc::channel();
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_until_stopped(output, &queue))?;
+        Ok(Writer {
+            orders,
+            format: config.format,
+            level: config.level,
+        })
+    }
+
+    /// A log for one more thread.
+    pub fn log(&self) -> Log {
+        let orders = self.orders.clone();
+        // The queue is as long as there are buffers, so sending never waits. After a stop the
+        // chunk comes back at once and its lines count as dropped.
+        let deliver = move |chunk| drop(orders.send(Order::Write(chunk)));
+        Log::new(self.format, self.level, Box::new(deliver))
+    }
+
+    /// Closes the log file and opens it anew by name, after a rotation. If that fails, the old
+    /// one stays in use.
+    pub fn reopen(&self) {
+        let _ = self.orders.send(Order::Reopen);
+    }
+
+    /// Writes all that was handed over until now, then ends the thread. True if that was done
+    /// within `patience`.
+    pub fn stop(self, patience: Duration) -> bool {
+        let (done, is_done) = mpsc::channel();
+        let _ = self.orders.send(Order::Stop(done));
+        is_done.recv_timeout(patience).is_ok()
+    }
+}
+
+enum Output {
+    Stream(Box<dyn Write + Send>),
+    File { file: File, path: PathBuf },
+}
+
+impl Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Output::Stream(stream) => write_patiently(stream.as_mut(), bytes),
+            Output::File { file, .. } => file.write_all(bytes),
+        }
+    }
+
+    fn reopen(&mut self) {
+        if let Output::File { file, path } = self
+            && let Ok(fresh) = open(path)
+        {
+            *file = fresh;
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
+    while let Ok(order) = queue.recv() {
+        match order {
+            // A chunk that is not marked goes home with its lines counted as lost.
+            Order::Write(chunk) => match output.write(chunk.bytes()) {
+                Ok(()) => chunk.written(),
+                Err(_) => drop(chunk),
+            },
+            Order::Reopen => output.reopen(),
+            Order::Stop(done) => {
+                let _ = done.send(());
+                return;
+            }
+        }
+    }
+}
+
+fn write_patiently(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
+    let mut tries_left = FULL_PIPE_TRIES;
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                tries_left = FULL_PIPE_TRIES;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries_left > 0 => {
+                tries_left -= 1;
+                thread::sleep(FULL_PIPE_WAIT);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::WallTime;
+    use std::fs;
+    use std::io::Read;
+
+    const AT: WallTime = WallTime(0);
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn config(file: Option<PathBuf>) -> LogConfig {
+        LogConfig {
+            format: LogFormat::Text,
+            level: LogLevel::Info,
+            file,
+        }
+    }
+
+    fn say(log: &Log, number: u64) {
+        log.line(LogLevel::Info, "e", AT).field("number", number);
+    }
+
+    #[test]
+    fn what_was_flushed_is_written_at_the_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let writer = Writer::start(&config(Some(path.clone()))).unwrap();
+        let (one, two) = (writer.log(), writer.log());
+        thread::spawn(move || {
+            say(&one, 1);
+            one.flush(AT);
+        })
+        .join()
+        .unwrap();
+        say(&two, 2);
+        two.flush(AT);
+        assert!(writer.stop(PATIENCE));
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "1970-01-01T00:00:00.000Z info e number=1\n1970-01-01T00:00:00.000Z info e number=2\n"
+        );
+    }
+
+    #[test]
+    fn a_rotated_file_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
+        let writer = Writer::start(&config(Some(path.clone()))).unwrap();
+        let log = writer.log();
+        say(&log, 1);
+        log.flush(AT);
+        fs::rename(&path, &old).unwrap();
+        writer.reopen();
+        say(&log, 2);
+        log.flush(AT);
+        assert!(writer.stop(PATIENCE));
+        assert!(fs::read_to_string(&old).unwrap().ends_with("number=1\n"));
+        assert!(fs::read_to_string(&path).unwrap().ends_with("number=2\n"));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_an_error_at_start() {
+        assert!(Writer::start(&config(Some("/nonexistent/log".into()))).is_err());
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_holds_up_nobody() {
+        const LINES: u64 = 100_000;
+        let (mut reader, pipe) = io::pipe().unwrap();
+        let output = Output::Stream(Box::new(pipe));
+        let writer = Writer::start_on(output, &config(None)).unwrap();
+        let log = writer.log();
+        // The pipe holds 64 KiB, so the writer is stuck from early on; this loop must still end.
+        for number in 0..LINES {
+            say(&log, number);
+        }
+        assert!(log.dropped_total() > 0);
+
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        // Flush until all is told: what was dropped is reported once a buffer is free.
+        while log.flush(AT) {
+            thread::yield_now();
+        }
+        assert!(writer.stop(PATIENCE));
+        let text = reading.join().unwrap().unwrap();
+        let written = text
+            .lines()
+            .filter(|line| line.contains(" number="))
+            .count() as u64;
+        let reported: u64 = text
+            .lines()
+            .filter_map(|line| line.split_once("lines_dropped=")?.1.parse::<u64>().ok())
+            .sum();
+        assert_eq!(reported, log.dropped_total());
+        assert_eq!(written + reported, LINES);
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_does_not_hold_up_the_stop() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let writer = Writer::start_on(Output::Stream(Box::new(pipe)), &config(None)).unwrap();
+        let log = writer.log();
+        for number in 0..10_000 {
+            say(&log, number);
+        }
+        assert!(!writer.stop(Duration::from_millis(50)));
+        drop(reader);
+    }
+}

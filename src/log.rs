@@ -1,0 +1,533 @@
+//! Log lines, made on the core that has something to say and written elsewhere.
+//!
+//! Promise: making a line never waits and never allocates. A thread formats into a buffer of its
+//! own; full buffers, and at a [`Log::flush`] partly filled ones, go to whoever writes them, and
+//! come back empty. While none comes back, lines are dropped and counted, and the count is
+//! reported by the next line that finds room.
+//! Promise: one line stays one line. Control characters and characters that hide or reorder text
+//! are escaped, whoever sent them.
+//!
+//! Not here: writing (`engine::log`) and the clock.
+
+mod escape;
+mod timestamp;
+
+use crate::config::{LogFormat, LogLevel};
+use crate::message::{Mailbox, MessageId, TlsSummary, Verdict};
+use crate::time::WallTime;
+use escape::Escaper;
+use std::cell::{RefCell, RefMut};
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+/// One buffer. Large enough that a write costs little per line.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Buffers of one thread besides the one being filled: what a writer that stumbles may hold up
+/// before lines are dropped.
+const SPARE_CHUNKS: usize = 8;
+
+/// The longest line. A field that might not fit any more is left out, and the line says `cut`.
+const LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// The longest value before escaping; the rest is replaced by `...`.
+const VALUE_BYTES_MAX: usize = 1024;
+
+/// The longest name of a field or event. Names are ours.
+const NAME_BYTES_MAX: usize = 40;
+
+/// A field at its worst: every byte escaped to six, quotes, separators.
+const FIELD_BYTES_MAX: usize = 6 * VALUE_BYTES_MAX + NAME_BYTES_MAX + 16;
+
+/// What the end of a line may need: the `cut` mark, a brace, a line end.
+const END_BYTES_MAX: usize = 16;
+
+const _: () = assert!(LINE_BYTES_MAX <= CHUNK_BYTES);
+const _: () = assert!(2 * FIELD_BYTES_MAX + END_BYTES_MAX <= LINE_BYTES_MAX);
+
+/// The events of the message path, so that all rooms say the same word.
+pub mod event {
+    /// The relay runs, or has stopped.
+    pub const START: &str = "start";
+    pub const STOP: &str = "stop";
+    /// An inbound session has ended.
+    pub const SESSION: &str = "session";
+    /// A message is durable and got its 250.
+    pub const ACCEPTED: &str = "accepted";
+    /// One recipient, one attempt.
+    pub const DELIVERED: &str = "delivered";
+    pub const DEFERRED: &str = "deferred";
+    pub const BOUNCED: &str = "bounced";
+    /// Lines were dropped.
+    pub const LOG: &str = "log";
+}
+
+/// The log of one thread.
+pub struct Log {
+    format: LogFormat,
+    level: LogLevel,
+    lane: RefCell<Lane>,
+}
+
+struct Lane {
+    /// Invariant: capacity is `CHUNK_BYTES`, and no line outgrows it.
+    current: Vec<u8>,
+    current_lines: u64,
+    spare: Receiver<Returned>,
+    home: Sender<Returned>,
+    deliver: Box<dyn Fn(Chunk) + Send>,
+    /// Not yet reported.
+    dropped: u64,
+    dropped_total: u64,
+}
+
+/// A buffer on its way back, and how many of its lines were never written.
+struct Returned {
+    bytes: Vec<u8>,
+    lost: u64,
+}
+
+/// Whole lines on their way to the writer. Dropping it sends the buffer home; lines that were not
+/// marked [`Chunk::written`] count as dropped.
+pub struct Chunk {
+    bytes: Vec<u8>,
+    unwritten: u64,
+    home: Sender<Returned>,
+}
+
+impl Chunk {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The lines are where they belong.
+    pub fn written(mut self) {
+        self.unwritten = 0;
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // The thread may have ended: then the memory is simply freed.
+        let _ = self.home.send(Returned {
+            bytes: std::mem::take(&mut self.bytes),
+            lost: self.unwritten,
+        });
+    }
+}
+
+impl Log {
+    /// A log whose full buffers go to `deliver`, which must not wait.
+    pub fn new(format: LogFormat, level: LogLevel, deliver: Box<dyn Fn(Chunk) + Send>) -> Self {
+        let (home, spare) = mpsc::channel();
+        for _ in 0..SPARE_CHUNKS {
+            // The receiver is here, so this cannot fail.
+            let _ = home.send(Returned {
+                bytes: Vec::with_capacity(CHUNK_BYTES),
+                lost: 0,
+            });
+        }
+        Log {
+            format,
+            level,
+            lane: RefCell::new(Lane {
+                current: Vec::with_capacity(CHUNK_BYTES),
+                current_lines: 0,
+                spare,
+                home,
+                deliver,
+                dropped: 0,
+                dropped_total: 0,
+            }),
+        }
+    }
+
+    /// Whether lines of this level are written: for what is dear to find out.
+    pub fn wants(&self, level: LogLevel) -> bool {
+        level <= self.level
+    }
+
+    /// Begins a line; it ends when the returned value is dropped. Nothing happens if the level is
+    /// not wanted or no buffer is free.
+    pub fn line(&self, level: LogLevel, event: &'static str, at: WallTime) -> Line<'_> {
+        if !self.wants(level) {
+            return Line { open: None };
+        }
+        // Held only by a line that is being made: a value that logs while it is shown gets nothing.
+        let Ok(mut lane) = self.lane.try_borrow_mut() else {
+            return Line { open: None };
+        };
+        if !lane.make_room(self.format, at) {
+            lane.drop_lines(1);
+            return Line { open: None };
+        }
+        Line {
+            open: Some(Open::begin(lane, self.format, level, event, at)),
+        }
+    }
+
+    /// Hands over what there is, so that a quiet thread's lines are seen too. To be called about
+    /// every 100 ms and before the thread ends. True if something had to stay: no buffer is free.
+    pub fn flush(&self, at: WallTime) -> bool {
+        let Ok(mut lane) = self.lane.try_borrow_mut() else {
+            return false;
+        };
+        lane.count_lost();
+        if lane.dropped > 0 {
+            lane.make_room(self.format, at);
+        }
+        !lane.hand_over()
+    }
+
+    /// Lines dropped since the start, those included that the writer could not write.
+    pub fn dropped_total(&self) -> u64 {
+        self.lane.borrow().dropped_total
+    }
+}
+
+impl Lane {
+    /// True if a line fits. Reports what was dropped before.
+    fn make_room(&mut self, format: LogFormat, at: WallTime) -> bool {
+        let lines = if self.dropped > 0 { 2 } else { 1 };
+        if self.current.len() + lines * LINE_BYTES_MAX > CHUNK_BYTES && !self.hand_over() {
+            return false;
+        }
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            self.report(dropped, format, at);
+        }
+        true
+    }
+
+    /// Sends the current buffer away if it holds anything and another is free.
+    fn hand_over(&mut self) -> bool {
+        if self.current.is_empty() {
+            return true;
+        }
+        let Some(fresh) = self.fresh() else {
+            return false;
+        };
+        let chunk = Chunk {
+            bytes: std::mem::replace(&mut self.current, fresh),
+            unwritten: std::mem::take(&mut self.current_lines),
+            home: self.home.clone(),
+        };
+        (self.deliver)(chunk);
+        true
+    }
+
+    fn fresh(&mut self) -> Option<Vec<u8>> {
+        let Returned { mut bytes, lost } = self.spare.try_recv().ok()?;
+        self.drop_lines(lost);
+        bytes.clear();
+        Some(bytes)
+    }
+
+    /// Learns what the writer could not write, without taking a buffer away.
+    fn count_lost(&mut self) {
+        if let Some(bytes) = self.fresh() {
+            // Both ends are here.
+            let _ = self.home.send(Returned { bytes, lost: 0 });
+        }
+    }
+
+    fn drop_lines(&mut self, count: u64) {
+        self.dropped += count;
+        self.dropped_total += count;
+    }
+
+    fn report(&mut self, dropped: u64, format: LogFormat, at: WallTime) {
+        let mut line = Pen {
+            out: &mut self.current,
+            format,
+        };
+        line.begin(LogLevel::Error, event::LOG, at);
+        line.field("lines_dropped", &dropped);
+        line.end(false);
+        self.current_lines += 1;
+    }
+}
+
+/// A line being made.
+pub struct Line<'a> {
+    open: Option<Open<'a>>,
+}
+
+struct Open<'a> {
+    lane: RefMut<'a, Lane>,
+    format: LogFormat,
+    level: LogLevel,
+    start: usize,
+    cut: bool,
+}
+
+impl<'a> Open<'a> {
+    fn begin(
+        lane: RefMut<'a, Lane>,
+        format: LogFormat,
+        level: LogLevel,
+        event: &'static str,
+        at: WallTime,
+    ) -> Self {
+        let mut open = Open {
+            start: lane.current.len(),
+            lane,
+            format,
+            level,
+            cut: false,
+        };
+        open.pen().begin(level, event, at);
+        open
+    }
+
+    fn pen(&mut self) -> Pen<'_> {
+        Pen {
+            out: &mut self.lane.current,
+            format: self.format,
+        }
+    }
+}
+
+impl Line<'_> {
+    /// Adds `name` with `value`; nothing for `None`. Text from strangers is welcome: it is
+    /// bounded and escaped.
+    pub fn field(&mut self, name: &'static str, value: impl Value) -> &mut Self {
+        if let Some(open) = &mut self.open
+            && !value.is_absent()
+        {
+            let used = open.lane.current.len() - open.start;
+            if used + FIELD_BYTES_MAX + END_BYTES_MAX > LINE_BYTES_MAX {
+                open.cut = true;
+            } else {
+                open.pen().field(name, &value);
+            }
+        }
+        self
+    }
+}
+
+impl Line<'_> {
+    /// What TLS the line is about: `none`, or version, cipher, verdict and whether it was resumed.
+    pub fn tls(&mut self, tls: Option<&TlsSummary>) -> &mut Self {
+        let Some(tls) = tls else {
+            return self.field("tls", "none");
+        };
+        self.field("tls", tls.version)
+            .field("cipher", tls.cipher)
+            .field("key_exchange", tls.key_exchange)
+            .field("resumed", tls.resumed.then_some("yes"))
+            .field("verdict", tls.verdict)
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if let Some(mut open) = self.open.take() {
+            let cut = open.cut;
+            open.pen().end(cut);
+            open.lane.current_lines += 1;
+            if open.level == LogLevel::Error {
+                open.lane.hand_over();
+            }
+        }
+    }
+}
+
+/// Writes the parts of a line.
+pub struct Pen<'a> {
+    out: &'a mut Vec<u8>,
+    format: LogFormat,
+}
+
+impl Pen<'_> {
+    fn begin(&mut self, level: LogLevel, event: &'static str, at: WallTime) {
+        let level = match level {
+            LogLevel::Error => "error",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+        };
+        let time = timestamp::rfc3339(at);
+        match self.format {
+            LogFormat::Text => {
+                self.parts(&[&time, b" ", level.as_bytes(), b" ", event.as_bytes()]);
+            }
+            LogFormat::Json => self.parts(&[
+                b"{\"time\":\"",
+                &time,
+                b"\",\"level\":\"",
+                level.as_bytes(),
+                b"\",\"event\":\"",
+                event.as_bytes(),
+                b"\"",
+            ]),
+        }
+    }
+
+    fn field(&mut self, name: &'static str, value: &impl Value) {
+        debug_assert!(name.len() <= NAME_BYTES_MAX && !name.contains(['"', ' ', '=']));
+        match self.format {
+            LogFormat::Text => self.parts(&[b" ", name.as_bytes(), b"="]),
+            LogFormat::Json => self.parts(&[b",\"", name.as_bytes(), b"\":"]),
+        }
+        value.write(self);
+    }
+
+    fn end(&mut self, cut: bool) {
+        match (self.format, cut) {
+            (LogFormat::Text, false) => self.parts(&[b"\n"]),
+            (LogFormat::Text, true) => self.parts(&[b" cut=true\n"]),
+            (LogFormat::Json, false) => self.parts(&[b"}\n"]),
+            (LogFormat::Json, true) => self.parts(&[b",\"cut\":true}\n"]),
+        }
+    }
+
+    fn parts(&mut self, parts: &[&[u8]]) {
+        parts
+            .iter()
+            .for_each(|part| self.out.extend_from_slice(part));
+    }
+
+    fn number(&mut self, mut number: u64) {
+        let mut digits = [0; 20];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        self.out.extend_from_slice(&digits[start..]);
+    }
+
+    fn text(&mut self, value: &str) {
+        self.quoted(|escaper| {
+            let _ = escaper.write_str(value);
+        });
+    }
+
+    fn quoted(&mut self, write: impl FnOnce(&mut Escaper<'_>)) {
+        let start = self.out.len();
+        let mut escaper = Escaper::new(self.out, self.format == LogFormat::Json, VALUE_BYTES_MAX);
+        write(&mut escaper);
+        if escaper.needs_quotes() || self.out.len() == start {
+            self.out.insert(start, b'"');
+            self.out.push(b'"');
+        }
+    }
+}
+
+/// What a field can hold.
+pub trait Value {
+    fn write(&self, pen: &mut Pen<'_>);
+
+    /// True if the field is to be left out.
+    fn is_absent(&self) -> bool {
+        false
+    }
+}
+
+/// Any value that can be shown.
+pub struct Shown<T>(pub T);
+
+impl<T: fmt::Display> Value for Shown<T> {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.quoted(|escaper| {
+            let _ = write!(escaper, "{}", self.0);
+        });
+    }
+}
+
+impl<T: Value + ?Sized> Value for &T {
+    fn write(&self, pen: &mut Pen<'_>) {
+        (**self).write(pen);
+    }
+
+    fn is_absent(&self) -> bool {
+        (**self).is_absent()
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    fn write(&self, pen: &mut Pen<'_>) {
+        if let Some(value) = self {
+            value.write(pen);
+        }
+    }
+
+    fn is_absent(&self) -> bool {
+        self.as_ref().is_none_or(Value::is_absent)
+    }
+}
+
+impl Value for str {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.text(self);
+    }
+}
+
+impl Value for String {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.text(self);
+    }
+}
+
+impl Value for Box<str> {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.text(self);
+    }
+}
+
+impl Value for Mailbox {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.text(self.as_str());
+    }
+}
+
+impl Value for bool {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.parts(&[if *self { b"true" } else { b"false" }]);
+    }
+}
+
+/// Seconds with three decimals.
+impl Value for Duration {
+    fn write(&self, pen: &mut Pen<'_>) {
+        let ms = self.subsec_millis();
+        pen.number(self.as_secs());
+        pen.parts(&[
+            b".",
+            &[100, 10, 1].map(|unit| b'0' + (ms / unit % 10) as u8),
+        ]);
+    }
+}
+
+macro_rules! numbers {
+    ($($kind:ty),*) => {$(
+        impl Value for $kind {
+            fn write(&self, pen: &mut Pen<'_>) {
+                pen.number(*self as u64);
+            }
+        }
+    )*};
+}
+
+numbers!(u8, u16, u32, u64, usize);
+
+macro_rules! shown {
+    ($($kind:ty),*) => {$(
+        impl Value for $kind {
+            fn write(&self, pen: &mut Pen<'_>) {
+                Shown(self).write(pen);
+            }
+        }
+    )*};
+}
+
+shown!(MessageId, IpAddr, SocketAddr, Verdict);
+
+#[cfg(test)]
+mod tests;
