@@ -763,7 +763,9 @@ impl Spool {
     }
 
     /// Takes no more mail, writes what waits, and ends the tasks. Await it before the ring's
-    /// runtime ends: no write may be in flight then.
+    /// runtime ends: no write may be in flight then. Waits as long as a full disk makes outcomes
+    /// wait: bound it in time, and end the process without dropping the runtime past that. An
+    /// outcome handed in later is never durable, and its future does not resolve.
     pub async fn close(&self) {
         self.flush().await;
         self.shared.closing.set(true);
@@ -824,7 +826,8 @@ pub struct Writer {
 
 impl Writer {
     /// Appends the next piece of the body (wire form), of any length. Waits while the log is
-    /// behind, so the memory used is bounded.
+    /// behind, so the memory used is bounded. A message may have about 30,000 pieces: with pieces
+    /// of 32 KiB that is 1 GB.
     pub async fn chunk(&mut self, piece: &[u8]) -> Result<(), SpoolError> {
         let log = &self.spool.shared.messages;
         let most = CHUNK_BYTES_MAX.min(log.machine.borrow().record_bytes_max() / 2);
