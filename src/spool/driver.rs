@@ -698,7 +698,9 @@ impl Spool {
         let pool = self.shared.pool.borrow();
         let room = self.shared.messages.machine.borrow().room_bytes()
             + pool.available() * pool.segment_bytes();
-        let outcomes_have_reserve = self.shared.outcomes.machine.borrow().spares() > 0;
+        // Half a segment: the spare has just been begun, and the next one is being prepared.
+        let outcomes_have_reserve =
+            self.shared.outcomes.machine.borrow().room_bytes() >= pool.segment_bytes() / 2;
         // Records and commits cost some bytes besides the body.
         let wanted = bytes
             .unwrap_or(0)
