@@ -9,6 +9,7 @@ use ringpost::spool::{
 };
 use ringpost::time::WallTime;
 use std::cell::RefCell;
+use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -357,6 +358,129 @@ fn a_newer_format_is_refused() {
         matches!(error, OpenError::Newer { version: 99, .. }),
         "{error}"
     );
+}
+
+#[test]
+fn what_crosses_threads_may() {
+    fn is_send<T: Send>() {}
+    is_send::<spool::CorePart>();
+    is_send::<spool::RecoveredMessage>();
+    is_send::<Place>();
+    is_send::<Note>();
+    is_send::<spool::Receipt>();
+}
+
+/// Changes the only segment in which `needle` is found, where it is found.
+fn damage(path: &Path, needle: &[u8]) -> String {
+    for entry in std::fs::read_dir(path.join("segments")).unwrap() {
+        let file = entry.unwrap().path();
+        let mut content = std::fs::read(&file).unwrap();
+        let found = content.windows(needle.len()).position(|w| w == needle);
+        if let Some(at) = found {
+            content[at] ^= 1;
+            std::fs::write(&file, content).unwrap();
+            return file.file_name().unwrap().to_str().unwrap().to_owned();
+        }
+    }
+    panic!("it is in no segment");
+}
+
+#[test]
+fn inspection_lists_mail_and_names_damage() {
+    both(|path, settings| {
+        let marked = |mark: &str| [mark.as_bytes(), &body(3, 300)].concat();
+        let ids = run(path, settings, async |spool, _| {
+            let mut ids = Vec::new();
+            for n in 0..6 {
+                ids.push(store(spool, &marked(&format!("mark-{n}"))).await.0);
+            }
+            ids
+        });
+        let listing = spool::inspect::list(path).unwrap();
+        assert_eq!(listing.messages.len(), 6);
+        let text = listing.to_string();
+        assert!(text.contains(&ids[2].to_string()), "{text}");
+        assert!(text.contains("from <sender@a.test>"), "{text}");
+        assert!(text.contains("to <r0@b.test>: not tried yet"), "{text}");
+        assert_eq!(spool::inspect::verify(path).unwrap().exit_status(), 0);
+
+        let name = damage(path, b"mark-1");
+        let found = spool::inspect::verify(path).unwrap();
+        assert_eq!(found.exit_status(), 1);
+        let text = found.to_string();
+        assert!(
+            text.contains(&format!("the content of message {}", ids[1])),
+            "{text}"
+        );
+        run(path, settings, async |spool, recovered| {
+            assert_eq!(recovered.len(), 5);
+            for message in recovered {
+                finish(spool, message.id, message.place).await;
+            }
+            // Kept for somebody to look at, and in nobody's way.
+            let aside = path.join("segments").join(format!("{name}.bad"));
+            let set_aside = async {
+                while !aside.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), set_aside)
+                .await
+                .expect("a damaged segment is set aside");
+        });
+        assert_eq!(spool::inspect::verify(path).unwrap().exit_status(), 0);
+    });
+}
+
+#[test]
+fn a_body_that_decays_later_is_not_handed_out_as_whole() {
+    both(|path, settings| {
+        run(path, settings, async |spool, _| {
+            let body = [b"needle", &body(3, 40_000)[..]].concat();
+            let (_, place) = store(spool, &body).await;
+            damage(path, b"needle");
+            let error = read_back(&place).await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        });
+    });
+}
+
+#[test]
+fn who_leaves_before_the_receipt_has_not_sent() {
+    both(|path, settings| {
+        run(path, settings, async |spool, _| {
+            let (gone, body) = (spool.next_id(), body(1, 300));
+            let envelope = envelope(2);
+            {
+                let mut append = Box::pin(spool.append(gone, WallTime(0), &envelope, &body));
+                let once = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(append.as_mut().poll(context).is_pending())
+                });
+                assert!(once.await);
+            }
+            let (_, _place) = store(spool, &body).await;
+            while spool.stats().live_messages > 1 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            assert_eq!(spool.stats().abandoned, 1);
+        });
+        run(path, settings, async |_, recovered| {
+            assert_eq!(recovered.len(), 1);
+        });
+    });
+}
+
+#[test]
+fn envelopes_too_long_for_a_commit_are_refused_by_name() {
+    both(|path, settings| {
+        run(path, settings, async |spool, _| {
+            let id = spool.next_id();
+            let envelope = envelope(20_000);
+            let receipt = spool.append(id, WallTime(0), &envelope, b".\r\n");
+            assert_eq!(receipt.await.unwrap_err(), SpoolError::TooLarge);
+            store(spool, b"and it goes on\r\n.\r\n").await;
+        });
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! batch from the commit machine, makes it durable, and releases the tickets: all on this thread, so
 //! waiting sessions are woken without a wake-up between threads.
 
+use crate::io::buffer::AlignedBuf;
 use crate::io::file::Durability;
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::{Outcome, RecipientState};
@@ -17,7 +18,7 @@ use crate::spool::record::{
     COMMIT_BYTES_MAX, FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, SegmentHeader, Usage,
     encode_outcome,
 };
-use crate::spool::recover::CorePart;
+use crate::spool::recover::{CorePart, OldSegment};
 use crate::spool::{
     CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, OUTCOME_FLUSH_BYTES, OUTCOME_STAGING_BYTES,
     SpoolError, SpoolStats,
@@ -149,6 +150,38 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    fn new(part: CorePart, in_flight: usize, sink: Box<dyn Fn(Note)>) -> Self {
+        let room = (part.segments.segment_bytes() / 2) as usize;
+        let staging = COMMIT_BYTES_MAX.min(room);
+        let outcome_staging = OUTCOME_STAGING_BYTES.min(room);
+        let mut pool = Pool::new(
+            part.segments,
+            (part.core, part.run),
+            &part.settings,
+            part.segments_max,
+            part.next_number,
+        );
+        pool.adopt(part.free, part.old_messages.len() + part.old_outcomes.len());
+        Shared {
+            core: part.core,
+            run: part.run,
+            outcome_delay: part.settings.outcome_delay,
+            messages: Log::new(staging, in_flight, AfterFailure::Fail, true),
+            outcomes: Log::new(outcome_staging, in_flight, AfterFailure::WriteAgain, false),
+            books: RefCell::new(Books::of(part.live, part.old_messages, part.old_outcomes)),
+            pool: RefCell::new(pool),
+            keeper: Notify::new(),
+            sink,
+            is_settled: Cell::new(false),
+            settled: Notify::new(),
+            next_sequence: Cell::new(0),
+            scratch: RefCell::new(Vec::new()),
+            timer_runs: Cell::new(false),
+            closing: Cell::new(false),
+            abandoned: Cell::new(0),
+        }
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closing.get()
             && self.messages.machine.borrow().is_idle()
@@ -409,7 +442,7 @@ impl Chunks {
 struct Written {
     number: u64,
     segment: SegmentRef,
-    buffer: crate::io::buffer::AlignedBuf,
+    buffer: AlignedBuf,
     result: io::Result<()>,
 }
 
@@ -513,75 +546,14 @@ impl Spool {
     ///
     /// Mail is admitted as soon as the first segments are prepared: see [`Spool::ready`].
     pub fn start(part: CorePart, sink: impl Fn(Note) + 'static) -> Spool {
-        let CorePart {
-            core,
-            run,
-            settings,
-            segments,
-            segments_max,
-            next_number,
-            free,
-            old_messages,
-            old_outcomes,
-            live,
-        } = part;
-        let in_flight = match segments.durability() {
+        let in_flight = match part.segments.durability() {
             Durability::Direct => IN_FLIGHT_MAX,
             // The kernel tells a failed sync to one caller per descriptor: with two at once the
             // wrong one may hear of it.
             Durability::Buffered => 1,
         };
-        let room = (segments.segment_bytes() / 2) as usize;
-        let mut pool = Pool::new(segments, (core, run), &settings, segments_max, next_number);
-        pool.adopt(free, old_messages.len() + old_outcomes.len());
-        let mut books = Books {
-            messages: MessageBook::default(),
-            outcomes: OutcomeBook::default(),
-            files: BTreeMap::new(),
-            bad: BTreeSet::new(),
-        };
-        for (id, laps) in live {
-            books.messages.stored(id, &laps);
-        }
-        for old in old_messages {
-            books.messages.sealed(old.file.lap);
-            books.adopt(old.file, old.is_damaged);
-        }
-        for (old, refers_to) in old_outcomes {
-            let refers_to: Vec<Lap> = refers_to.into_iter().collect();
-            books.outcomes.refers(old.file.lap, &refers_to);
-            books.outcomes.sealed(old.file.lap);
-            books.adopt(old.file, old.is_damaged);
-        }
         let spool = Spool {
-            shared: Rc::new(Shared {
-                core,
-                run,
-                outcome_delay: settings.outcome_delay,
-                messages: Log::new(
-                    COMMIT_BYTES_MAX.min(room),
-                    in_flight,
-                    AfterFailure::Fail,
-                    true,
-                ),
-                outcomes: Log::new(
-                    OUTCOME_STAGING_BYTES.min(room),
-                    in_flight,
-                    AfterFailure::WriteAgain,
-                    false,
-                ),
-                books: RefCell::new(books),
-                pool: RefCell::new(pool),
-                keeper: Notify::new(),
-                sink: Box::new(sink),
-                is_settled: Cell::new(false),
-                settled: Notify::new(),
-                next_sequence: Cell::new(0),
-                scratch: RefCell::new(Vec::new()),
-                timer_runs: Cell::new(false),
-                closing: Cell::new(false),
-                abandoned: Cell::new(0),
-            }),
+            shared: Rc::new(Shared::new(part, in_flight, Box::new(sink))),
         };
         tokio::task::spawn_local(keeper::keep(spool.shared.clone()));
         for _ in 0..in_flight {
@@ -726,7 +698,9 @@ impl Spool {
         let pool = self.shared.pool.borrow();
         let room = self.shared.messages.machine.borrow().room_bytes()
             + pool.available() * pool.segment_bytes();
-        let outcomes_have_reserve = self.shared.outcomes.machine.borrow().spares() > 0;
+        // Half a segment: the spare has just been begun, and the next one is being prepared.
+        let outcomes_have_reserve =
+            self.shared.outcomes.machine.borrow().room_bytes() >= pool.segment_bytes() / 2;
         // Records and commits cost some bytes besides the body.
         let wanted = bytes
             .unwrap_or(0)
@@ -763,7 +737,9 @@ impl Spool {
     }
 
     /// Takes no more mail, writes what waits, and ends the tasks. Await it before the ring's
-    /// runtime ends: no write may be in flight then.
+    /// runtime ends: no write may be in flight then. Waits as long as a full disk makes outcomes
+    /// wait: bound it in time, and end the process without dropping the runtime past that. An
+    /// outcome handed in later is never durable, and its future does not resolve.
     pub async fn close(&self) {
         self.flush().await;
         self.shared.closing.set(true);
@@ -805,6 +781,34 @@ impl Spool {
 }
 
 impl Books {
+    /// What earlier runs left to this core.
+    fn of(
+        live: Vec<(MessageId, Vec<Lap>)>,
+        old_messages: Vec<OldSegment>,
+        old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
+    ) -> Self {
+        let mut books = Books {
+            messages: MessageBook::default(),
+            outcomes: OutcomeBook::default(),
+            files: BTreeMap::new(),
+            bad: BTreeSet::new(),
+        };
+        for (id, laps) in live {
+            books.messages.stored(id, &laps);
+        }
+        for old in old_messages {
+            books.messages.sealed(old.file.lap);
+            books.adopt(old.file, old.is_damaged);
+        }
+        for (old, refers_to) in old_outcomes {
+            let refers_to: Vec<Lap> = refers_to.into_iter().collect();
+            books.outcomes.refers(old.file.lap, &refers_to);
+            books.outcomes.sealed(old.file.lap);
+            books.adopt(old.file, old.is_damaged);
+        }
+        books
+    }
+
     fn adopt(&mut self, file: SegmentRef, is_damaged: bool) {
         if is_damaged {
             self.bad.insert(file.lap);
@@ -824,7 +828,8 @@ pub struct Writer {
 
 impl Writer {
     /// Appends the next piece of the body (wire form), of any length. Waits while the log is
-    /// behind, so the memory used is bounded.
+    /// behind, so the memory used is bounded. A message may have about 30,000 pieces: with pieces
+    /// of 32 KiB that is 1 GB.
     pub async fn chunk(&mut self, piece: &[u8]) -> Result<(), SpoolError> {
         let log = &self.spool.shared.messages;
         let most = CHUNK_BYTES_MAX.min(log.machine.borrow().record_bytes_max() / 2);

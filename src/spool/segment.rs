@@ -253,14 +253,19 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
 
-/// Makes a directory that only its owner may enter; one that exists is left as it is.
+/// Makes a directory that only its owner may enter, durably; one that exists is left as it is.
 pub fn create_directory(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
     match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Perhaps made just before a crash. A parent that we may not read is not our making.
+            let _ = sync_directory(parent);
+            Ok(())
+        }
         Err(error) => Err(error),
-        Ok(()) => match path.parent() {
-            Some(parent) if parent != Path::new("") => sync_directory(parent),
-            _ => sync_directory(Path::new(".")),
-        },
+        Ok(()) => sync_directory(parent),
     }
 }
