@@ -169,16 +169,16 @@ impl Log {
     }
 
     /// Hands over what there is, so that a quiet thread's lines are seen too. To be called about
-    /// every 100 ms and before the thread ends. True if something had to stay: no buffer is free.
+    /// every 100 ms and before the thread ends. True if lines or the count of
+    /// dropped ones had to stay because no buffer was free.
     pub fn flush(&self, at: WallTime) -> bool {
         let Ok(mut lane) = self.lane.try_borrow_mut() else {
             return false;
         };
         lane.count_lost();
-        if lane.dropped > 0 {
-            lane.make_room(self.format, at);
-        }
-        !lane.hand_over()
+        let reported = lane.dropped == 0 || lane.make_room(self.format, at);
+        let handed_over = lane.hand_over();
+        !(reported && handed_over)
     }
 
     /// Lines dropped since the start, those included that the writer could not write.

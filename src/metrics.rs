@@ -238,13 +238,23 @@ impl Snapshot {
 
     /// A few lines for people, without a final line end.
     pub fn summary(&self) -> String {
+        [
+            self.summary_in(),
+            self.summary_out(),
+            self.summary_tls(),
+            self.summary_times(),
+            format!(
+                "behind: {} items outside lanes, {} log lines dropped",
+                self.lane_backlog, self.log_lines_dropped
+            ),
+        ]
+        .join("\n")
+    }
+
+    fn summary_in(&self) -> String {
         format!(
-            "in: {} messages ({} bytes, {} recipients) in {} sessions, {} open; refused: {} messages, {} recipients\n\
-             out: {} recipients delivered, {} deferred, {} bounced, {} waiting; {} connections, {} open, {} failed\n\
-             TLS full/resumed/failed: in {}/{}/{}, out {}/{}/{}\n\
-             spool: {} commits of {:.1} messages, {} us in the middle, {} us at 99 %\n\
-             time to 250: {} us in the middle, {} us at 99 %; to delivery: {} us, {} us\n\
-             behind: {} items outside lanes, {} log lines dropped",
+            "in: {} messages, {} bytes, {} recipients; {} sessions, {} open; refused {} messages, \
+             {} recipients",
             self.messages_accepted,
             self.bytes_accepted,
             self.recipients_accepted,
@@ -252,6 +262,13 @@ impl Snapshot {
             self.sessions_open,
             self.messages_refused,
             self.recipients_refused,
+        )
+    }
+
+    fn summary_out(&self) -> String {
+        format!(
+            "out: {} recipients delivered, {} deferred, {} bounced, {} waiting; {} connections, \
+             {} open, {} failed",
             self.delivered,
             self.deferred,
             self.bounced,
@@ -259,22 +276,32 @@ impl Snapshot {
             self.connections_out,
             self.connections_out_open,
             self.connections_out_failed,
+        )
+    }
+
+    fn summary_tls(&self) -> String {
+        format!(
+            "TLS: in {} full, {} resumed, {} failed; out {} full, {} resumed, {} failed",
             self.handshakes_in_full,
             self.handshakes_in_resumed,
             self.handshakes_in_failed,
             self.handshakes_out_full,
             self.handshakes_out_resumed,
             self.handshakes_out_failed,
+        )
+    }
+
+    /// Half of all and 99 of 100 took at most these times.
+    fn summary_times(&self) -> String {
+        let times =
+            |times: &Distribution| format!("{}/{} us", times.quantile(0.5), times.quantile(0.99));
+        format!(
+            "times (p50/p99): to 250 {}, to delivery {}, commit {}; {} commits of {:.1} messages",
+            times(&self.accept_us),
+            times(&self.delivery_us),
+            times(&self.commit_us),
             self.commits,
             self.commit_messages as f64 / self.commits.max(1) as f64,
-            self.commit_us.quantile(0.5),
-            self.commit_us.quantile(0.99),
-            self.accept_us.quantile(0.5),
-            self.accept_us.quantile(0.99),
-            self.delivery_us.quantile(0.5),
-            self.delivery_us.quantile(0.99),
-            self.lane_backlog,
-            self.log_lines_dropped,
         )
     }
 }
@@ -304,7 +331,7 @@ mod tests {
         assert!(
             snapshot
                 .summary()
-                .starts_with("in: 4 messages (0 bytes, 0 recipients)")
+                .starts_with("in: 4 messages, 0 bytes, 0 recipients")
         );
     }
 

@@ -103,7 +103,7 @@ pub enum Action {
 
 #[derive(Subcommand, Debug)]
 pub enum SpoolAction {
-    /// Print one line per message: id, age, sender, recipients and where they stand
+    /// Print a line per message: id, age, sender, recipients, states
     List { dir: Option<PathBuf> },
     /// Check every record; exit code 1 if something is damaged
     Verify { dir: Option<PathBuf> },

@@ -79,7 +79,8 @@ pub enum LogLevel {
 /// `ADDR:PORT`, IPv6 in brackets. Port 0 takes any free port.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        "allowed is an IP address and a port: 127.0.0.1:2525, 0.0.0.0:25 (all of IPv4) or [::]:25 (all of IPv6)"
+        "allowed is an IP address and a port: 127.0.0.1:2525, 0.0.0.0:25 (all of IPv4) or \
+         [::]:25 (all of IPv6)"
             .to_owned()
     })
 }

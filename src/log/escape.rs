@@ -27,13 +27,13 @@ impl<'a> Escaper<'a> {
 
     /// Bytes at the front of `text` that stand for themselves.
     fn plain_bytes(&self, text: &str) -> usize {
-        let is_plain = |byte: u8| match byte {
-            b'"' | b'\\' => false,
-            b' ' | b'=' => self.needs_quotes,
-            _ => byte.is_ascii_graphic(),
-        };
+        let spaces = self.needs_quotes;
         text.bytes()
-            .position(|byte| !is_plain(byte))
+            .position(|byte| match KINDS[usize::from(byte)] {
+                Kind::Plain => false,
+                Kind::Spacing => !spaces,
+                Kind::Special => true,
+            })
             .unwrap_or(text.len())
     }
 
@@ -102,6 +102,30 @@ impl fmt::Write for Escaper<'_> {
         Ok(())
     }
 }
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Stands for itself.
+    Plain,
+    /// Stands for itself between quotes.
+    Spacing,
+    /// Has to be looked at as a character.
+    Special,
+}
+
+static KINDS: [Kind; 256] = {
+    let mut kinds = [Kind::Special; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        kinds[byte as usize] = Kind::Plain;
+        byte += 1;
+    }
+    kinds[b'"' as usize] = Kind::Special;
+    kinds[b'\\' as usize] = Kind::Special;
+    kinds[b' ' as usize] = Kind::Spacing;
+    kinds[b'=' as usize] = Kind::Spacing;
+    kinds
+};
 
 /// Control characters, and what makes text look like other text: invisible characters, marks
 /// that turn the direction of writing, line and paragraph separators, tags.
