@@ -22,11 +22,11 @@ class Relay:
     """Runs from entering the context to leaving it. Leaving without an error demands a clean end on SIGTERM.
 
     `routes`: values of --route. `flags`: more flags, replacing those above; a value of None leaves a flag out, ""
-    gives one without a value, a list repeats one.
+    gives one without a value, a list repeats one. A second relay in the same directory takes over the first's spool.
     """
 
     def __init__(self, command: list[str], directory: Path, routes: list[str], flags: dict | None = None):
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         self.port, self.tls_port = free_port(), free_port()
         self.log = directory / "log"
         places = {
@@ -41,6 +41,7 @@ class Relay:
             for one in value if isinstance(value, list) else [value]:
                 arguments += [] if one is None else [f"--{flag}"] + ([one] if one else [])
         self.process = Process("ringpost", arguments, self.log)
+        self.killed = False
 
     def __enter__(self) -> "Relay":
         self.process.__enter__()
@@ -54,11 +55,17 @@ class Relay:
 
     def __exit__(self, kind, *rest) -> None:
         try:
-            if kind is None:
+            if kind is None and not self.killed:
                 code = self.process.terminate()
                 check(code == 0, f"ringpost ended with exit code {code} on SIGTERM")
         finally:
             self.process.__exit__(kind, *rest)
+
+    def kill(self) -> None:
+        """kill -9: no goodbye, as in a power cut."""
+        self.killed = True
+        self.process.child.kill()
+        self.process.child.wait()
 
     def records(self) -> list[dict]:
         """Its log so far: one JSON object per line; anything else there is kept as {"text": ...}."""

@@ -78,7 +78,7 @@ class Incoming(ScriptedHost):
     """A scripted host with good manners that hands on what arrives, before it says 250."""
 
     def __init__(self, outgoing: Outgoing, implicit_tls: bool, **more):
-        offered = "PIPELINING 8BITMIME SIZE_50000000 ENHANCEDSTATUSCODES DSN"
+        offered = "PIPELINING 8BITMIME SIZE_50000000 ENHANCEDSTATUSCODES DSN CHUNKING"
         if not outgoing.options.no_starttls:
             offered += " STARTTLS"
         refusals = self.refusals(outgoing.options)
