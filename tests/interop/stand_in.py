@@ -68,7 +68,7 @@ class Outgoing:
             trace = f"Received: from {arrival.hello}\r\n\tby relay.test with {protocol} id 1{seen}\r\n".encode()
             content = SPOILS.get(self.options.spoil, lambda same: same)(arrival.content)
             client.sendmail(arrival.sender, arrival.recipients, trace + content, mail_options=["BODY=8BITMIME"])
-            self.log(event="delivered", to=arrival.recipients, relay=f"{self.hop[0]}:{self.hop[1]}", tls=tls)
+            self.log(event="delivered", to=arrival.recipients, address=f"{self.hop[0]}:{self.hop[1]}", tls=tls)
 
     def log(self, **record) -> None:
         print(json.dumps(record), flush=True)
@@ -121,6 +121,7 @@ def main() -> None:
         Incoming(outgoing, False, certificate=pair, hostname="relay.test", port=port),
         Incoming(outgoing, True, certificate=pair, hostname="relay.test", port=tls_port),
     ):
+        outgoing.log(event="ready")
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
     sys.exit(0)
 
