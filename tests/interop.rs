@@ -84,6 +84,10 @@ cases! {
     openssl_s_client_resumes_tls13
     openssl_s_client_resumes_tls12
     commands_injected_before_the_handshake_are_not_obeyed
+    exchange_client_sends_by_bdat
+    clients_that_put_a_space_before_the_path
+    a_host_that_is_away_gets_its_mail_when_it_is_back
+    accepted_mail_survives_kill_9_and_a_restart
     mx_hosts_are_tried_in_order_of_preference
     a_domain_without_mx_is_its_own_host
     a_null_mx_bounces_at_once

@@ -14,7 +14,7 @@ import postfix
 from dns import NameServer, Zone
 from mail import Delivered, Mail, check_arrived_once_intact
 from postfix import Postfix
-from process import Failed, check, wait_until
+from process import check, free_port, wait_until
 from programs import Programs
 from ringpost import HOSTNAME, Relay, spoke_tls
 from s_client import Conversation, transaction
@@ -56,8 +56,8 @@ class Bench:
             yield relay
 
     @contextmanager
-    def host(self, behaviour: str, name: str = "ex01.corp.test") -> Iterator[ScriptedHost]:
-        with self.kept(ScriptedHost(BEHAVIOURS[behaviour], self.certificate(name), name)) as host:
+    def host(self, behaviour: str, name: str = "ex01.corp.test", port: int = 0) -> Iterator[ScriptedHost]:
+        with self.kept(ScriptedHost(BEHAVIOURS[behaviour], self.certificate(name), name, port=port)) as host:
             yield host
 
     @contextmanager
@@ -76,7 +76,11 @@ class Bench:
     def sendmail_hop(self, with_tls: bool, more_tls: str = "") -> Iterator[Sendmail]:
         pair = self.certificate("sendmail-hop.test") if with_tls else None
         hop = Sendmail(
-            self.programs, self.directory / "sendmail-hop", "sendmail-hop.test", certificate=pair, more_tls=more_tls
+            self.programs,
+            self.directory / "sendmail-hop",
+            "sendmail-hop.test",
+            certificate=pair,
+            more_tls=more_tls,
         )
         with self.kept(hop):
             yield hop
@@ -84,9 +88,7 @@ class Bench:
     @contextmanager
     def sendmail_client(self, relay_port: int, with_tls: bool) -> Iterator[Sendmail]:
         pair = self.certificate("sendmail-client.test") if with_tls else None
-        client = Sendmail(
-            self.programs, self.directory / "sendmail-client", "sendmail-client.test", relay_port, pair
-        )
+        client = Sendmail(self.programs, self.directory / "sendmail-client", "sendmail-client.test", relay_port, pair)
         with self.kept(client):
             yield client
 
@@ -149,7 +151,10 @@ def check_relay_side(relay: Relay, copy: Delivered, recipient: str, hop_port: in
     """How the mail came and went, as ringpost tells in its trace field and in its log."""
     trace = copy.received_by(HOSTNAME)
     protocol = re.search(r"\bwith (\S+)", trace)
-    check(protocol and protocol[1].startswith("UTF8SMTP" if "UTF8" in trace else "ESMTP"), f"no protocol: {trace}")
+    check(
+        protocol and protocol[1].startswith("UTF8SMTP" if "UTF8" in trace else "ESMTP"),
+        f"no protocol: {trace}",
+    )
     check(protocol[1].endswith("S") == tls_in, f"expected TLS {tls_in} in, the trace says: {trace}")
     check(("TLSv1." in trace or "TLS_" in trace) == tls_in, f"expected TLS {tls_in} in, the trace says: {trace}")
     record = relay.wait_for_delivery(recipient, hop_port)
@@ -189,7 +194,10 @@ def postfix_hop_with_tls(bench: Bench) -> None:
     key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test", "rsa"))))
     with bench.postfix_hop(smtpd_tls_security_level="may", smtpd_tls_chain_files=key_and_chain) as hop:
         relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **AT_ONCE)
-        check(hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.3"), "Postfix did not log TLS 1.3")
+        check(
+            hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.3"),
+            "Postfix did not log TLS 1.3",
+        )
 
 
 @case
@@ -198,7 +206,10 @@ def postfix_hop_that_demands_tls12(bench: Bench) -> None:
     settings = {"smtpd_tls_security_level": "encrypt", "smtpd_tls_mandatory_protocols": "TLSv1.2"}
     with bench.postfix_hop(smtpd_tls_chain_files=key_and_chain, **settings) as hop:
         relayed_once(bench, hop, submit, tls_in=False, tls_out=True, **AT_ONCE)
-        check(hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.2"), "Postfix did not log TLS 1.2")
+        check(
+            hop.log_lines(r"smtpd.*TLS connection established from .*: TLSv1\.2"),
+            "Postfix did not log TLS 1.2",
+        )
 
 
 @case
@@ -215,14 +226,21 @@ def postfix_hop_whose_key_is_not_the_certificates_gets_plaintext(bench: Bench) -
     settings = {"smtpd_tls_cert_file": str(mine), "smtpd_tls_key_file": str(foreign_key)}
     with bench.postfix_hop(smtpd_tls_security_level="may", **settings) as hop:
         relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **AT_ONCE)
-        check(hop.log_lines("TLS not available|TLS library problem|cannot"), "Postfix saw nothing wrong with its TLS")
+        check(
+            hop.log_lines("TLS not available|TLS library problem|cannot"),
+            "Postfix saw nothing wrong with its TLS",
+        )
 
 
 @case
 def postfix_hop_with_only_ancient_tls_gets_plaintext(bench: Bench) -> None:
     """TLS 1.0 is all it speaks: the handshake fails, and the same host gets the mail over a new connection."""
     key_and_chain = ", ".join(map(str, reversed(bench.certificate("postfix-hop.test", "rsa"))))
-    settings = {"smtpd_tls_security_level": "may", "smtpd_tls_protocols": "TLSv1", "tls_medium_cipherlist": "ALL:@SECLEVEL=0"}
+    settings = {
+        "smtpd_tls_security_level": "may",
+        "smtpd_tls_protocols": "TLSv1",
+        "tls_medium_cipherlist": "ALL:@SECLEVEL=0",
+    }
     with bench.postfix_hop(smtpd_tls_chain_files=key_and_chain, smtpd_tls_ciphers="medium", **settings) as hop:
         relayed_once(bench, hop, submit, tls_in=False, tls_out=False, **AT_ONCE)
         check(hop.log_lines("SSL_accept error"), "Postfix saw no failed handshake")
@@ -343,8 +361,14 @@ def by_sendmail(bench: Bench, with_tls: bool) -> Callable[[Relay, Mail], None]:
             client.run_queue()
             client.wait_until_idle()
             log = client.log.read_text()
-            check("stat=Sent (Ok: queued" in log or "stat=Sent (ok: queued" in log.lower(), "Sendmail logged no stat=Sent")
-            check(("STARTTLS=client, relay=" in log) == with_tls, f"expected TLS {with_tls}, Sendmail logged otherwise")
+            check(
+                "stat=Sent (Ok: queued" in log or "stat=Sent (ok: queued" in log.lower(),
+                "Sendmail logged no stat=Sent",
+            )
+            check(
+                ("STARTTLS=client, relay=" in log) == with_tls,
+                f"expected TLS {with_tls}, Sendmail logged otherwise",
+            )
 
     return send
 
@@ -378,7 +402,9 @@ def postfix_to_sendmail(bench: Bench) -> None:
 # swaks
 
 
-def swaks(bench: Bench, relay: Relay, mail: Mail, *options: str, port: int | None = None) -> subprocess.CompletedProcess:
+def swaks(
+    bench: Bench, relay: Relay, mail: Mail, *options: str, port: int | None = None
+) -> subprocess.CompletedProcess:
     data = bench.directory / "swaks.eml"
     # swaks stuffs dots and ends the last line by itself; --data @FILE takes the rest as it is.
     data.write_bytes(mail.content.replace(b"\r\n", b"\n").removesuffix(b"\n"))
@@ -514,11 +540,87 @@ def commands_injected_before_the_handshake_are_not_obeyed(bench: Bench) -> None:
                 client.sock = ssl._create_unverified_context().wrap_socket(client.sock)
                 client.file = client.helo_resp = client.ehlo_resp = None
                 # No reply to the injected MAIL comes first, and no transaction is open.
-                check(client.docmd("RCPT", f"TO:<{mail.recipients[0]}>")[0] == 503, "a transaction was open after STARTTLS")
+                check(
+                    client.docmd("RCPT", f"TO:<{mail.recipients[0]}>")[0] == 503,
+                    "a transaction was open after STARTTLS",
+                )
                 client.ehlo()
                 client.sendmail(mail.sender, mail.recipients, mail.content, mail_options=["BODY=8BITMIME"])
             wait_for_arrivals(hop)
         check_arrived_once_intact(mail, hop.delivered())
+
+
+# Exchange as the client
+
+
+@case
+def exchange_client_sends_by_bdat(bench: Bench) -> None:
+    """Exchange prefers BDAT (RFC 3030) where CHUNKING is offered: chunks that end anywhere, the command pipelined."""
+    mail = Mail(extra_lines=2_000)
+    middle = mail.content.index(b"\r\n.\r\n") + 3  # between a dot and its CRLF, where a scan may lose its place
+
+    def send(relay: Relay, mail: Mail) -> None:
+        with smtplib.SMTP("127.0.0.1", relay.port, local_hostname="ex02.corp.test", timeout=20) as client:
+            client.starttls(context=ssl._create_unverified_context())
+            client.ehlo()
+            check(client.has_extn("chunking"), "ringpost does not offer CHUNKING")
+            first, last = mail.content[:middle], mail.content[middle:]
+            commands = f"MAIL FROM:<{mail.sender}> SIZE={len(mail.content)} BODY=8BITMIME\r\n"
+            commands += f"RCPT TO:<{mail.recipients[0]}>\r\n"
+            client.send(
+                commands.encode() + b"BDAT %d\r\n" % len(first) + first + b"BDAT %d LAST\r\n" % len(last) + last
+            )
+            replies = [client.getreply() for _ in range(4)]
+            check([code for code, _ in replies] == [250] * 4, f"BDAT was answered {replies}")
+
+    with bench.host("exchange") as hop:
+        relayed_once(bench, hop, send, tls_in=True, tls_out=True, mail=mail, **AT_ONCE)
+
+
+@case
+def clients_that_put_a_space_before_the_path(bench: Bench) -> None:
+    """MAIL FROM: <a@b>, as some MDaemon and many home-made clients write it."""
+
+    def send(relay: Relay, mail: Mail) -> None:
+        with smtplib.SMTP("127.0.0.1", relay.port, local_hostname="client.test", timeout=20) as client:
+            client.ehlo()
+            check(client.docmd("MAIL", f"FROM: <{mail.sender}>")[0] == 250, "MAIL FROM: <...> was refused")
+            check(client.docmd("RCPT", f"TO: <{mail.recipients[0]}>")[0] == 250, "RCPT TO: <...> was refused")
+            check(client.data(mail.content)[0] == 250, "the message was refused")
+
+    with bench.host("mdaemon") as hop:
+        relayed_once(bench, hop, send, tls_in=False, tls_out=True, **AT_ONCE)
+
+
+# Hosts that are away, and a relay that dies
+
+
+@case
+def a_host_that_is_away_gets_its_mail_when_it_is_back(bench: Bench) -> None:
+    mail, port = Mail(), free_port()
+    with bench.relay(port) as relay:
+        submit(relay, mail)
+        wait_until("the attempt is deferred", lambda: relay.events("deferred"), ARRIVAL_SECONDS_MAX)
+        with bench.host("exchange", port=port) as hop:
+            wait_for_arrivals(hop)
+            check_arrived_once_intact(mail, hop.delivered())
+
+
+@case
+def accepted_mail_survives_kill_9_and_a_restart(bench: Bench) -> None:
+    """Killed right after the last 250, restarted on the same spool, stopped and restarted again: nothing is lost."""
+    mails, port = [Mail(extra_lines=number * 100) for number in range(20)], free_port()
+    with bench.relay(port) as relay:
+        for mail in mails:
+            submit(relay, mail, with_tls=True)
+        relay.kill()
+    with bench.relay(port):
+        pass
+    with bench.host("exchange", port=port) as hop:
+        with bench.relay(port):
+            wait_for_arrivals(hop, len(mails))
+        for mail in mails:
+            check_arrived_once_intact(mail, hop.delivered())
 
 
 # By MX, asked of a name server of ours
@@ -675,7 +777,9 @@ def exchange_that_times_out_an_idle_connection(bench: Bench) -> None:
             submit(relay, first)
             wait_for_arrivals(hop)
             wait_until(
-                "the idle connection is over", lambda: not hop.open or "QUIT" in "\n".join(hop.dialogue), ARRIVAL_SECONDS_MAX
+                "the idle connection is over",
+                lambda: not hop.open or "QUIT" in "\n".join(hop.dialogue),
+                ARRIVAL_SECONDS_MAX,
             )
             submit(relay, second)
             wait_for_arrivals(hop, 2)
@@ -703,7 +807,10 @@ def check_bounce(home: ScriptedHost, mail: Mail, failed: list[str], status: str 
     """
     check(len(home.arrivals) == 1, f"{len(home.arrivals)} messages came back to the sender, not one")
     bounce = home.arrivals[0]
-    check(bounce.sender == "" and bounce.recipients == [mail.sender], f"bounce from <{bounce.sender}> to {bounce.recipients}")
+    check(
+        bounce.sender == "" and bounce.recipients == [mail.sender],
+        f"bounce from <{bounce.sender}> to {bounce.recipients}",
+    )
     text = Delivered(bounce.content)
     check("multipart/report" in text.fields("Content-Type")[0], f"the bounce is {text.fields('Content-Type')}")
     body = text.body.decode("utf-8", "replace")
@@ -725,7 +832,10 @@ def one_unknown_recipient_of_three_bounces_alone(bench: Bench) -> None:
             wait_for_arrivals(hop)
             wait_for_arrivals(home)
         check_arrived_once_intact(mail, hop.delivered())
-        check(hop.arrivals[0].recipients == ["first@sink.test", "third@sink.test"], f"{hop.arrivals[0].recipients}")
+        check(
+            hop.arrivals[0].recipients == ["first@sink.test", "third@sink.test"],
+            f"{hop.arrivals[0].recipients}",
+        )
         check_bounce(home, mail, ["unknown@sink.test"], "5.1.10")
 
 
@@ -773,5 +883,11 @@ def a_large_message_passes_whole(bench: Bench) -> None:
     mail = Mail(extra_lines=170_000)
     with bench.host("exchange") as hop:
         relayed_once(
-            bench, hop, lambda relay, mail: submit(relay, mail, True), tls_in=True, tls_out=True, mail=mail, **AT_ONCE
+            bench,
+            hop,
+            lambda relay, mail: submit(relay, mail, True),
+            tls_in=True,
+            tls_out=True,
+            mail=mail,
+            **AT_ONCE,
         )

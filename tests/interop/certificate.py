@@ -12,7 +12,17 @@ def self_signed(directory: Path, name: str, environment: dict[str, str], key: st
     }[key]
     certificate, private_key = directory / f"{name}.{key}.crt", directory / f"{name}.{key}.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-nodes", *algorithm, "-keyout", str(private_key), "-out", str(certificate)]
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-nodes",
+            *algorithm,
+            "-keyout",
+            str(private_key),
+            "-out",
+            str(certificate),
+        ]
         + ["-days", "30", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"],
         check=True,
         capture_output=True,
@@ -27,7 +37,19 @@ def version_1(directory: Path, name: str, environment: dict[str, str]) -> tuple[
     """(certificate, key) of X.509 version 1: no extensions, as `openssl x509 -req` makes it."""
     request, key, certificate = (directory / f"{name}.v1.{end}" for end in ("csr", "key", "crt"))
     ask = ["openssl", "req", "-new", "-nodes", "-newkey", "rsa:2048", "-subj", f"/CN={name}"]
-    sign = ["openssl", "x509", "-req", "-days", "30", "-in", str(request), "-signkey", str(key), "-out", str(certificate)]
+    sign = [
+        "openssl",
+        "x509",
+        "-req",
+        "-days",
+        "30",
+        "-in",
+        str(request),
+        "-signkey",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     for command in ([*ask, "-keyout", str(key), "-out", str(request)], sign):
         subprocess.run(command, check=True, capture_output=True, env=environment, timeout=60)
     key.chmod(0o600)

@@ -58,7 +58,9 @@ class NameServer:
         self.asked.append((name, kind))
         question = query[12 : end + 4]
         code, records = self.records(name, kind)
-        authority = b"" if records else record("test", SOA, name_octets("ns.test") * 2 + struct.pack("!5I", 1, 1, 1, 1, 1))
+        authority = (
+            b"" if records else record("test", SOA, name_octets("ns.test") * 2 + struct.pack("!5I", 1, 1, 1, 1, 1))
+        )
         flags = 0x8580 | code  # a response, authoritative, recursion asked and available
         header = query[:2] + struct.pack("!5H", flags, 1, len(records), 1 if authority else 0, 0)
         return header + question + b"".join(records) + authority

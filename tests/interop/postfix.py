@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from process import Process, Failed, free_port, tail, wait_until
+from process import Failed, Process, free_port, tail, wait_until
 from programs import HANDED_ON, Programs
 
 # Postfix wants two accounts that nobody else uses in its configuration. These exist on every Debian, own
@@ -113,7 +113,15 @@ class Postfix:
     def submit(self, sender: str, recipients: list[str], message: bytes) -> None:
         """Hands a message to this Postfix as a local program would, by its sendmail command."""
         subprocess.run(
-            [str(self.programs.path("/usr/sbin/sendmail")), "-C", str(self.configuration), "-i", "-f", sender, "--"]
+            [
+                str(self.programs.path("/usr/sbin/sendmail")),
+                "-C",
+                str(self.configuration),
+                "-i",
+                "-f",
+                sender,
+                "--",
+            ]
             + recipients,
             input=message.replace(b"\r\n", b"\n"),
             env=self.environment,

@@ -16,6 +16,9 @@ POLL_SECONDS = 0.02
 START_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 20.0
 LOG_TAIL_BYTES = 12_000
+PORT_MIN, PORT_MAX = 10_240, 32_000
+RESERVING_ADDRESS = "127.77.77.77"
+RESERVATIONS: list[socket.socket] = []
 
 T = TypeVar("T")
 
@@ -30,20 +33,25 @@ def check(condition: object, story: str) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that the system just called free, below the range it hands to outgoing connections.
+    """A loopback port that nobody has, below the range that the system hands to outgoing connections.
 
-    Asking for port 0 would give one of that range, and a client of a neighbouring test may take it again
-    between our asking and the server's binding.
+    Asking for port 0 would give one of that range, and a client of a neighbouring test might take it between our
+    asking and the server's binding. Against other tests that ask here, the port stays reserved until this process
+    ends: by a socket on an address that nobody uses.
     """
-    start = 10_240 + (os.getpid() * 97 + time.monotonic_ns() // 1000) % 20_000
-    for port in range(start, start + 2_000):
-        with socket.socket() as probe:
-            try:
+    start = PORT_MIN + (os.getpid() * 97 + time.monotonic_ns() // 1000) % (PORT_MAX - PORT_MIN)
+    for port in [*range(start, PORT_MAX), *range(PORT_MIN, start)]:
+        reservation = socket.socket()
+        try:
+            reservation.bind((RESERVING_ADDRESS, port))
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise Failed(f"no free port in {start}..{start + 2_000}")
+        except OSError:
+            reservation.close()
+            continue
+        RESERVATIONS.append(reservation)
+        return port
+    raise Failed(f"no free port in {PORT_MIN}..{PORT_MAX}")
 
 
 def wait_until(what: str, ready: Callable[[], T], seconds_max: float) -> T:

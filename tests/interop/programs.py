@@ -18,7 +18,11 @@ from pathlib import Path
 PRIVATE = ["postfix", "sendmail-bin", "sendmail-base", "sendmail-cf"]
 # Unpacked where the machine lacks them; apt's resolver adds the libraries and Perl modules they need.
 # The two mail servers exclude each other, so each line is resolved alone.
-RESOLVED = [["postfix"], ["sendmail-bin"], ["swaks", "libio-socket-ssl-perl", "libnet-ssleay-perl", "m4", "openssl"]]
+RESOLVED = [
+    ["postfix"],
+    ["sendmail-bin"],
+    ["swaks", "libio-socket-ssl-perl", "libnet-ssleay-perl", "m4", "openssl"],
+]
 CACHE_FORMAT = "1"
 APT_SECONDS_MAX = 300
 
@@ -58,7 +62,12 @@ class Programs:
         libraries = glob.glob(f"{self.root}/usr/lib/*-linux-gnu") + glob.glob(f"{self.root}/lib/*-linux-gnu")
         libraries.append(str(self.root / "usr/lib/postfix"))
         perl = [str(self.root / "usr/share/perl5")]
-        for pattern in ("usr/lib/*-linux-gnu/perl5/*", "usr/share/perl/5*", "usr/lib/*-linux-gnu/perl/5*", "usr/lib/*-linux-gnu/perl-base"):
+        for pattern in (
+            "usr/lib/*-linux-gnu/perl5/*",
+            "usr/share/perl/5*",
+            "usr/lib/*-linux-gnu/perl/5*",
+            "usr/lib/*-linux-gnu/perl-base",
+        ):
             perl += glob.glob(f"{self.root}/{pattern}")
         tools = [str(self.root / part) for part in ("usr/bin", "usr/sbin", "bin", "sbin")]
         return {
@@ -71,7 +80,11 @@ class Programs:
 
     def server_environment(self, hostname: str, syslog: Path) -> dict[str, str]:
         """For Postfix and Sendmail: beside the above, what preload.c pretends to them."""
-        pretended = {"LD_PRELOAD": str(self.preload), "INTEROP_HOSTNAME": hostname, "INTEROP_SYSLOG": str(syslog)}
+        pretended = {
+            "LD_PRELOAD": str(self.preload),
+            "INTEROP_HOSTNAME": hostname,
+            "INTEROP_SYSLOG": str(syslog),
+        }
         return self.environment() | pretended
 
 
@@ -157,4 +170,4 @@ if __name__ == "__main__":
     try:
         print(f"The interop programs are below {ensure().root}")
     except Missing as missing:
-        raise SystemExit(str(missing))
+        raise SystemExit(str(missing)) from None

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from process import Failed, Process, check, free_port, tail, wait_until
+from process import START_SECONDS_MAX, Failed, Process, check, free_port, tail, wait_until
 
 HOSTNAME = "relay.test"
 LOG_SECONDS_MAX = 10.0
@@ -22,11 +22,11 @@ class Relay:
     """Runs from entering the context to leaving it. Leaving without an error demands a clean end on SIGTERM.
 
     `routes`: values of --route. `flags`: more flags, replacing those above; a value of None leaves a flag out, ""
-    gives one without a value, a list repeats one.
+    gives one without a value, a list repeats one. A second relay in the same directory takes over the first's spool.
     """
 
     def __init__(self, command: list[str], directory: Path, routes: list[str], flags: dict | None = None):
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         self.port, self.tls_port = free_port(), free_port()
         self.log = directory / "log"
         places = {
@@ -41,12 +41,13 @@ class Relay:
             for one in value if isinstance(value, list) else [value]:
                 arguments += [] if one is None else [f"--{flag}"] + ([one] if one else [])
         self.process = Process("ringpost", arguments, self.log)
+        self.killed = False
+        self.starts_before = len(self.events("ready")) if self.log.exists() else 0
 
     def __enter__(self) -> "Relay":
         self.process.__enter__()
         try:
-            self.process.wait_for_port(self.port)
-            self.process.wait_for_port(self.tls_port)
+            self._wait_until_ready()
         except Failed as failure:
             self.process.__exit__()
             raise Failed(f"{failure}\n{self.report()}") from None
@@ -54,11 +55,27 @@ class Relay:
 
     def __exit__(self, kind, *rest) -> None:
         try:
-            if kind is None:
+            if kind is None and not self.killed:
                 code = self.process.terminate()
                 check(code == 0, f"ringpost ended with exit code {code} on SIGTERM")
         finally:
             self.process.__exit__(kind, *rest)
+
+    def _wait_until_ready(self) -> None:
+        """By its log: a connection that says nothing would be one more client with broken TLS to it."""
+
+        def ready() -> bool:
+            code = self.process.child.poll()
+            check(code is None, f"ringpost ended with exit code {code} before it was ready")
+            return bool(self.events("ready")[self.starts_before :])
+
+        wait_until("ringpost says that it is ready", ready, START_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """kill -9: no goodbye, as in a power cut."""
+        self.killed = True
+        self.process.child.kill()
+        self.process.child.wait()
 
     def records(self) -> list[dict]:
         """Its log so far: one JSON object per line; anything else there is kept as {"text": ...}."""
@@ -80,7 +97,7 @@ class Relay:
 
         def sent() -> dict | None:
             for record in self.events("delivered"):
-                if recipient in str(record.get("to")) and str(record.get("relay")).endswith(f"127.0.0.1:{hop_port}"):
+                if recipient in str(record.get("to")) and record.get("address") == f"127.0.0.1:{hop_port}":
                     return record
             return None
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs one interop case against a ringpost binary.
 
-    run.py --list                        the names of all cases
-    run.py CASE --ringpost PATH          exit code 0 if the case holds; otherwise a report, and 1
-    run.py CASE --stand-in               the same with stand_in.py instead of ringpost
-    run.py --self-test                   the harness itself: spoilt mail must be noticed
+run.py --list                        the names of all cases
+run.py CASE --ringpost PATH          exit code 0 if the case holds; otherwise a report, and 1
+run.py CASE --stand-in               the same with stand_in.py instead of ringpost
+run.py --self-test                   the harness itself: spoilt mail must be noticed
 """
 
 import argparse
@@ -14,9 +14,6 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.dont_write_bytecode = True
 
 import cases
 import programs

@@ -16,7 +16,16 @@ class Conversation:
     """One run of s_client. `text` is everything that it printed."""
 
     def __init__(self, port: int, options: list[str], environment: dict[str, str]):
-        self.command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-crlf", "-ign_eof", "-nocommands", *options]
+        self.command = [
+            "openssl",
+            "s_client",
+            "-connect",
+            f"127.0.0.1:{port}",
+            "-crlf",
+            "-ign_eof",
+            "-nocommands",
+            *options,
+        ]
         self.environment = environment
         self.octets = b""
         self.seen = 0

@@ -95,7 +95,9 @@ EXCHANGE = Behaviour(
 )
 MDAEMON = Behaviour(
     ehlo="250-{host} Hello relay.test [127.0.0.1], pleased to meet you",
-    keywords=keywords("ETRN AUTH_LOGIN_CRAM-MD5_PLAIN 8BITMIME ENHANCEDSTATUSCODES PIPELINING CHUNKING STARTTLS SIZE_0"),
+    keywords=keywords(
+        "ETRN AUTH_LOGIN_CRAM-MD5_PLAIN 8BITMIME ENHANCEDSTATUSCODES PIPELINING CHUNKING STARTTLS SIZE_0"
+    ),
     replies={
         "CONNECT": "220-{host} ESMTP MDaemon 23.5.0; Tue, 24 Nov 2026 10:00:00 +0000\n"
         "220-All transactions are logged.\n220 Unsolicited commercial e-mail is not welcome here.",
@@ -121,13 +123,15 @@ BEHAVIOURS = {
     # Only RSA key exchange with CBC, as hosts of Windows Server 2008 have it: no cipher in common with us.
     "exchange_old_ciphers": variant(EXCHANGE, tls_versions=TLS12, ciphers="AES128-SHA:AES256-SHA:@SECLEVEL=0"),
     "exchange_busy": variant(
-        EXCHANGE, {"CONNECT": ["421 4.3.2 Service not available", "220 {host} Microsoft ESMTP MAIL Service ready"]}
+        EXCHANGE,
+        {"CONNECT": ["421 4.3.2 Service not available", "220 {host} Microsoft ESMTP MAIL Service ready"]},
     ),
     "exchange_back_pressure": variant(
         EXCHANGE, {"MAIL": ["452 4.3.1 Insufficient system resources", "250 2.1.0 Sender OK"]}
     ),
     "exchange_421_at_recipient": variant(
-        EXCHANGE, {"RCPT": ["421 4.3.2 Service not available, closing transmission channel", "250 2.1.5 Recipient OK"]}
+        EXCHANGE,
+        {"RCPT": ["421 4.3.2 Service not available, closing transmission channel", "250 2.1.5 Recipient OK"]},
     ),
     "exchange_times_out": variant(EXCHANGE, idle_seconds_max=0.5),
     "exchange_requires_tls": variant(EXCHANGE, requires_tls=True),
@@ -149,7 +153,7 @@ BEHAVIOURS = {
     "greylists": variant(EXCHANGE, {"RCPT": ["451 4.7.1 Greylisting in action, try again later", "250 2.1.5 Ok"]}),
     "rejects_one_recipient": variant(
         EXCHANGE,
-        {"RCPT unknown@sink.test": "550 5.1.10 RESOLVER.ADR.RecipientNotFound; Recipient not found by SMTP address lookup"},
+        {"RCPT unknown@sink.test": "550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found by SMTP address lookup"},
     ),
     "rejects_content": variant(
         EXCHANGE, {"END": ["550 5.7.1 Message rejected as spam by Content Filtering.", "250 2.6.0 Queued"]}
@@ -177,13 +181,12 @@ class ScriptedHost:
         behaviour: Behaviour,
         certificate: tuple[Path, Path] | None,
         hostname: str = "ex01.corp.test",
-        address: str = "127.0.0.1",
         port: int = 0,
     ):
         self.behaviour = behaviour
         self.hostname = hostname
         self.context = tls_context(behaviour, certificate) if certificate else None
-        self.listener = socket.create_server((address, port))
+        self.listener = socket.create_server(("127.0.0.1", port))
         self.port = self.listener.getsockname()[1]
         self.lock = threading.Lock()
         self.arrivals: list[Arrival] = []
@@ -308,7 +311,9 @@ class Session:
                 self.quit()
 
     def capabilities(self) -> list[str]:
-        offered = [word for word in self.behaviour.keywords if not (self.tls and word in ("STARTTLS", "X-ANONYMOUSTLS"))]
+        offered = [
+            word for word in self.behaviour.keywords if not (self.tls and word in ("STARTTLS", "X-ANONYMOUSTLS"))
+        ]
         lines = [self.behaviour.ehlo, *(f"250-{word}" for word in offered)]
         lines[-1] = lines[-1].replace("250-", "250 ", 1)
         return lines

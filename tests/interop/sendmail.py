@@ -188,7 +188,11 @@ class Sendmail:
         source = self.directory / "sendmail.mc"
         source.write_text(text + ("" if relay_port else KEEP_MC))
         made = subprocess.run(
-            ["m4", f"-D_CF_DIR_={cf}/", str(source)], capture_output=True, text=True, env=self.environment, timeout=30
+            ["m4", f"-D_CF_DIR_={cf}/", str(source)],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=30,
         )
         check(made.returncode == 0 and made.stdout, f"m4 could not make sendmail.cf: {made.stderr}")
         self.configuration.write_text(made.stdout)

@@ -68,7 +68,7 @@ class Outgoing:
             trace = f"Received: from {arrival.hello}\r\n\tby relay.test with {protocol} id 1{seen}\r\n".encode()
             content = SPOILS.get(self.options.spoil, lambda same: same)(arrival.content)
             client.sendmail(arrival.sender, arrival.recipients, trace + content, mail_options=["BODY=8BITMIME"])
-            self.log(event="delivered", to=arrival.recipients, relay=f"{self.hop[0]}:{self.hop[1]}", tls=tls)
+            self.log(event="delivered", to=arrival.recipients, address=f"{self.hop[0]}:{self.hop[1]}", tls=tls)
 
     def log(self, **record) -> None:
         print(json.dumps(record), flush=True)
@@ -78,7 +78,7 @@ class Incoming(ScriptedHost):
     """A scripted host with good manners that hands on what arrives, before it says 250."""
 
     def __init__(self, outgoing: Outgoing, implicit_tls: bool, **more):
-        offered = "PIPELINING 8BITMIME SIZE_50000000 ENHANCEDSTATUSCODES DSN"
+        offered = "PIPELINING 8BITMIME SIZE_50000000 ENHANCEDSTATUSCODES DSN CHUNKING"
         if not outgoing.options.no_starttls:
             offered += " STARTTLS"
         refusals = self.refusals(outgoing.options)
@@ -121,6 +121,7 @@ def main() -> None:
         Incoming(outgoing, False, certificate=pair, hostname="relay.test", port=port),
         Incoming(outgoing, True, certificate=pair, hostname="relay.test", port=tls_port),
     ):
+        outgoing.log(event="ready")
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
     sys.exit(0)
 
