@@ -258,8 +258,8 @@ impl Session {
                 Step::StartTls => {
                     self.forget_input();
                     self.flush().await?;
+                    // What comes with the client's last flight is the first command over TLS.
                     self.handshake().await?;
-                    return Ok(Flow::Continue);
                 }
                 Step::Close => return Ok(Flow::Close),
             }
