@@ -11,8 +11,7 @@ use crate::run::{Common, Failure, StopFlag, UnderTest, Watch};
 /// Runs, prints, and says whether nothing was lost.
 pub fn kill_test(command: &KillCommand, stop: &StopFlag) -> Result<bool, Failure> {
     let (report, mut under_test) = measure(command, stop)?;
-    // A relay that dies between its delivery and its note of it must deliver again.
-    let clean = report.is_clean(true);
+    let clean = report.is_clean();
     print!("{report}");
     report.write_json(command.output.json.as_deref())?;
     under_test.tidy(clean);
@@ -33,15 +32,22 @@ pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderT
     let outcome = kill_rounds(command, &common, &mut watch, &mut under_test, &mut kills);
     watch.source.stop();
     outcome?;
-    under_test.await_greeting(command.start.relay_start)?;
+    // What is under way may still be accepted, and counts.
+    while !watch.source.is_finished() {
+        watch.tick(&under_test);
+    }
     watch.settle(&under_test, &command.judge);
     watch.linger(&under_test, &command.judge);
     let samples = watch.samples;
     source.join();
+    let relay_died = under_test.ended_by_itself();
     let relay_end = under_test.stop();
     let mut report = Report::new(&common, &source, &sink);
     report.timeline = samples;
     report.relay_end = relay_end;
+    report.relay_died = relay_died;
+    // A relay that dies between a delivery and its note of it must deliver again.
+    report.allow_duplicates = true;
     report.kills = Some(kills);
     report.finish();
     Ok((report, under_test))
@@ -75,5 +81,6 @@ fn kill_rounds(
         }
         under_test.start()?;
     }
-    Ok(())
+    // The last restart has to work, too.
+    under_test.await_greeting(command.start.relay_start)
 }

@@ -15,6 +15,9 @@ use crate::wire::Wire;
 const INPUT_BYTES: usize = 8 << 10;
 /// A longer reply is an error.
 const REPLY_BYTES_MAX: usize = 64 << 10;
+/// Content starts this far into its buffer: glibc copies page-aligned buffers much slower on some
+/// CPUs, and TLS copies all of it.
+const CONTENT_AT: usize = 64;
 
 /// How a link is used; the same for all links of a source.
 pub struct Manner {
@@ -95,6 +98,7 @@ pub struct Link {
     /// The last reply, with all its lines.
     reply: String,
     out: Vec<u8>,
+    /// `CONTENT_AT` bytes of padding, then the message.
     content: Vec<u8>,
     features: Features,
     /// The handshake of this connection, if it had one.
@@ -219,6 +223,7 @@ impl Link {
             Form::Data
         };
         self.content.clear();
+        self.content.resize(CONTENT_AT, 0);
         let content_bytes = composer.write(n, due_us, form, &mut self.content);
         let mut answer = Answer {
             content_bytes,
@@ -355,7 +360,7 @@ impl Link {
         }
         // Once this write has begun, nobody knows how much of it arrived.
         self.wire
-            .write(&self.content)
+            .write(&self.content[CONTENT_AT..])
             .await
             .map_err(|_| Broken::AfterEndOfData)?;
         answer.code = self.final_reply().await?;
@@ -410,7 +415,11 @@ impl Link {
         answer: &mut Answer,
     ) -> Result<(), Broken> {
         self.write_envelope(composer, n, answer.content_bytes);
-        let chunks = write_chunks(&self.content, manner.bdat_chunk, &mut self.out);
+        let chunks = write_chunks(
+            &self.content[CONTENT_AT..],
+            manner.bdat_chunk,
+            &mut self.out,
+        );
         self.wire
             .write(&self.out)
             .await
@@ -435,8 +444,9 @@ impl Link {
         if !self.envelope_lock_step(composer, n, answer).await? {
             return Ok(());
         }
-        let chunk_bytes = chunk_bytes(&self.content, manner.bdat_chunk);
-        let mut at = 0;
+        let content_bytes = self.content.len() - CONTENT_AT;
+        let chunk_bytes = chunk_bytes(content_bytes, manner.bdat_chunk);
+        let mut at = CONTENT_AT;
         while at < self.content.len() {
             let end = (at + chunk_bytes).min(self.content.len());
             let is_last = end == self.content.len();
@@ -474,13 +484,13 @@ fn after() -> Broken {
     Broken::AfterEndOfData
 }
 
-fn chunk_bytes(content: &[u8], wanted: usize) -> usize {
-    if wanted == 0 { content.len() } else { wanted }
+fn chunk_bytes(content_bytes: usize, wanted: usize) -> usize {
+    if wanted == 0 { content_bytes } else { wanted }
 }
 
 /// Appends the whole content as BDAT commands; returns how many.
 fn write_chunks(content: &[u8], wanted: usize, out: &mut Vec<u8>) -> usize {
-    let chunks = content.chunks(chunk_bytes(content, wanted));
+    let chunks = content.chunks(chunk_bytes(content.len(), wanted));
     let count = chunks.len();
     for (index, chunk) in chunks.enumerate() {
         write_chunk(chunk, index + 1 == count, out);

@@ -6,7 +6,7 @@
 //! many of its lines begin with dots, so that a relay's dot-stuffing is put to work.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crc32fast::Hasher;
 use memchr::memmem;
@@ -204,7 +204,10 @@ pub struct Mark {
     body_bytes: u64,
 }
 
-/// Reads what follows a 354, up to and including `<CRLF>.<CRLF>`.
+/// A line that begins with a dot. Built once: building it costs as much as a search.
+static STUFFED: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"\r\n."));
+
+/// Reads what follows a 354, up to and including `<CRLF>.<CRLF>`; or, by `take`, the content of BDAT.
 #[derive(Default)]
 pub struct DataReader {
     /// Invariant: what was consumed so far does not end within a line.
@@ -245,7 +248,7 @@ impl DataReader {
                 at += 1;
                 continue;
             }
-            let found = memmem::find(rest, b"\r\n.").map(|position| position + 2);
+            let found = STUFFED.find(rest).map(|position| position + 2);
             let upto = found.unwrap_or_else(|| without_trailing_cr(rest));
             self.take(&rest[..upto]);
             at += upto;
@@ -259,7 +262,8 @@ impl DataReader {
         (at, false)
     }
 
-    fn take(&mut self, content: &[u8]) {
+    /// More of the content, without dot-stuffing.
+    pub fn take(&mut self, content: &[u8]) {
         self.bytes += content.len() as u64;
         if self.in_body {
             return self.take_body(content);

@@ -28,12 +28,16 @@ pub struct Command {
 #[derive(Subcommand, Debug)]
 pub enum Action {
     /// Send mail to ADDR and say what was accepted, and how fast
+    #[command(args_override_self = true)]
     Source(SourceCommand),
     /// Receive mail, check it against its own marks, and say what arrived
+    #[command(args_override_self = true)]
     Sink(SinkCommand),
     /// Source, relay under test and sink in one run, with a ledger of every message
+    #[command(args_override_self = true)]
     Run(RunCommand),
     /// Kill the relay again and again under load; everything accepted must still arrive
+    #[command(args_override_self = true)]
     KillTest(KillCommand),
     /// Compare the ledger files of a source and a sink that ran on different hosts
     Check(CheckCommand),
@@ -278,6 +282,9 @@ pub struct SinkOptions {
     /// The sink gives no session tickets, so every handshake is full
     #[arg(long)]
     pub sink_no_tickets: bool,
+    /// The sink offers CHUNKING, so that it can be sent BDAT
+    #[arg(long)]
+    pub sink_chunking: bool,
     /// Share of transactions that the sink refuses for now (0 to 1), at MAIL, RCPT or end of data
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
     pub fault_4xx: f64,
@@ -338,7 +345,7 @@ pub enum SinkTls {
     Good,
     /// STARTTLS is offered and answered 454
     Refuse,
-    /// STARTTLS is answered 220, then comes something that is not TLS
+    /// STARTTLS is answered 220, and the ClientHello with something that is not TLS
     Garbage,
     /// STARTTLS is answered 220, then nothing comes
     Stall,

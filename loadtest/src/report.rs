@@ -31,6 +31,9 @@ pub struct Report {
     pub sink: SinkFigures,
     pub relay: Option<RelayFigures>,
     pub relay_end: Option<String>,
+    /// The relay was gone before it was told to stop.
+    pub relay_died: bool,
+    pub allow_duplicates: bool,
     pub kills: Option<KillFigures>,
     pub rates: Rates,
     pub timeline: Vec<Sample>,
@@ -213,14 +216,14 @@ impl Report {
     }
 
     /// Something was accepted, everything was sent, and the ledger is clean.
-    pub fn is_clean(&self, allow_duplicates: bool) -> bool {
-        self.problems(allow_duplicates).is_empty()
+    pub fn is_clean(&self) -> bool {
+        self.problems().is_empty()
     }
 
     /// Why the run is not clean.
-    pub fn problems(&self, allow_duplicates: bool) -> Vec<String> {
+    pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if !self.ledger.is_clean(allow_duplicates) {
+        if !self.ledger.is_clean(self.allow_duplicates) {
             problems.push("the ledger is not clean".to_string());
         }
         if self.source.accepted == 0 {
@@ -232,6 +235,9 @@ impl Report {
                 "{} messages could not be sent: {why}",
                 self.source.unsent
             ));
+        }
+        if self.relay_died {
+            problems.push("the relay ended by itself".to_string());
         }
         problems
     }
@@ -256,7 +262,7 @@ impl Display for Report {
         if let Some(kills) = &self.kills {
             write_kills(f, kills)?;
         }
-        for problem in self.problems(self.kills.is_some()) {
+        for problem in self.problems() {
             writeln!(f, "NOT CLEAN   {problem}")?;
         }
         Ok(())
@@ -464,7 +470,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -486,11 +492,12 @@ mod tests {
     #[test]
     fn canary_a_report_with_a_loss_or_without_mail_is_not_clean() {
         let mut report = Report::default();
-        assert!(!report.is_clean(true));
+        assert!(!report.is_clean());
         report.source.accepted = 5;
-        assert!(report.is_clean(false));
+        assert!(report.is_clean());
         report.ledger.lost = 1;
-        assert!(!report.is_clean(true));
+        report.allow_duplicates = true;
+        assert!(!report.is_clean());
         assert!(report.to_string().contains("NOT CLEAN"));
     }
 }

@@ -362,7 +362,7 @@ impl<'a> Watch<'a> {
 /// Runs, prints, and says whether all is well.
 pub fn run(command: &RunCommand, stop: &StopFlag) -> Result<bool, Failure> {
     let (report, mut under_test) = measure(command, stop)?;
-    let clean = report.is_clean(command.judge.allow_duplicates);
+    let clean = report.is_clean();
     print!("{report}");
     report.write_json(command.output.json.as_deref())?;
     under_test.tidy(clean);
@@ -386,6 +386,7 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     watch.linger(&under_test, &command.judge);
     let (samples, peak) = (watch.samples, watch.peak_rss_bytes);
     source.join();
+    let relay_died = under_test.ended_by_itself();
     let relay_end = under_test.stop();
     let relay = usage_before.zip(usage).map(|(before, after)| RelayFigures {
         user_us: after.user_us.saturating_sub(before.user_us),
@@ -398,6 +399,8 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     report.relay_end = relay_end;
     report.timeline = samples;
     report.direct = command.direct;
+    report.relay_died = relay_died;
+    report.allow_duplicates = command.judge.allow_duplicates;
     report.finish();
     Ok((report, under_test))
 }

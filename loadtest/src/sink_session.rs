@@ -29,7 +29,7 @@ pub struct Session {
     input: Input,
     out: Vec<u8>,
     transaction: Transaction,
-    body: Option<DataReader>,
+    body: Body,
     random: Random,
 }
 
@@ -45,7 +45,26 @@ struct Transaction {
     open: bool,
     null_reverse_path: bool,
     recipients: Vec<String>,
+    /// What came in earlier BDAT chunks.
+    chunks: Option<DataReader>,
     fault: Option<Fault>,
+}
+
+/// What the input is, other than commands.
+enum Body {
+    None,
+    /// After 354.
+    Data(DataReader),
+    /// A BDAT chunk with `left` bytes to come.
+    Chunk {
+        reader: DataReader,
+        left: u64,
+        is_last: bool,
+    },
+    /// A chunk that was refused.
+    Refused {
+        left: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,7 +106,7 @@ impl Session {
             },
             out: Vec::new(),
             transaction: Transaction::default(),
-            body: None,
+            body: Body::None,
         }
     }
 
@@ -154,6 +173,8 @@ impl Session {
             SinkTls::Close => return Err(io::ErrorKind::ConnectionAborted.into()),
             SinkTls::Stall => return self.swallow().await,
             SinkTls::Garbage => {
+                // Only once the ClientHello is there: earlier bytes would be thrown away as text.
+                self.wire.read(&mut [0; 1024]).await?;
                 self.wire
                     .write(b"250 this is no TLS record, and never will be\r\n")
                     .await?;
@@ -175,9 +196,15 @@ impl Session {
     /// Uses up what was read; replies are gathered in `out`.
     fn process(&mut self) -> Next {
         loop {
-            let next = match self.body {
-                Some(_) => self.process_body(),
-                None => self.process_command(),
+            let next = match std::mem::replace(&mut self.body, Body::None) {
+                Body::None => self.process_command(),
+                Body::Data(reader) => self.process_data(reader),
+                Body::Chunk {
+                    reader,
+                    left,
+                    is_last,
+                } => self.process_chunk(reader, left, is_last),
+                Body::Refused { left } => self.process_refused(left),
             };
             match next {
                 Some(Next::Read) => {}
@@ -188,15 +215,47 @@ impl Session {
     }
 
     /// `None`: more input is needed.
-    fn process_body(&mut self) -> Option<Next> {
-        let reader = self.body.as_mut()?;
+    fn process_data(&mut self, mut reader: DataReader) -> Option<Next> {
         let (consumed, ended) = reader.consume(self.input.waiting());
         self.input.from += consumed;
-        if !ended {
+        if ended {
+            return Some(self.end_of_data(reader));
+        }
+        self.body = Body::Data(reader);
+        None
+    }
+
+    /// `None`: more input is needed.
+    fn process_chunk(&mut self, mut reader: DataReader, left: u64, is_last: bool) -> Option<Next> {
+        let part = self.input.at_most(left);
+        reader.take(part);
+        let left = left - part.len() as u64;
+        self.input.from += part.len();
+        if left > 0 {
+            self.body = Body::Chunk {
+                reader,
+                left,
+                is_last,
+            };
             return None;
         }
-        let reader = self.body.take()?;
-        Some(self.end_of_data(reader))
+        if is_last {
+            return Some(self.end_of_data(reader));
+        }
+        self.transaction.chunks = Some(reader);
+        Some(self.say("250 2.0.0 go on"))
+    }
+
+    /// `None`: more input is needed.
+    fn process_refused(&mut self, left: u64) -> Option<Next> {
+        let part = self.input.at_most(left).len();
+        self.input.from += part;
+        let left = left - part as u64;
+        if left > 0 {
+            self.body = Body::Refused { left };
+            return None;
+        }
+        Some(self.complain("503 5.5.1 no transaction"))
     }
 
     fn end_of_data(&mut self, reader: DataReader) -> Next {
@@ -254,6 +313,7 @@ impl Session {
             "MAIL" => self.mail(line),
             "RCPT" => self.rcpt(line),
             "DATA" => self.data(),
+            "BDAT" if self.shared.options.sink_chunking => self.bdat(line),
             "STARTTLS" => self.starttls(),
             "RSET" => {
                 self.transaction = Transaction::default();
@@ -273,6 +333,9 @@ impl Session {
         self.out.extend_from_slice(
             b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 1073741824\r\n250-8BITMIME\r\n",
         );
+        if self.shared.options.sink_chunking {
+            self.out.extend_from_slice(b"250-CHUNKING\r\n");
+        }
         if self.offers_tls() {
             self.out.extend_from_slice(b"250-STARTTLS\r\n");
         }
@@ -377,8 +440,33 @@ impl Session {
             self.transaction = Transaction::default();
             return self.say("554 5.5.1 no valid recipients");
         }
-        self.body = Some(DataReader::new(self.transaction.null_reverse_path));
+        self.body = Body::Data(DataReader::new(self.transaction.null_reverse_path));
         self.say("354 go ahead")
+    }
+
+    /// RFC 3030 section 2. A refused chunk is swallowed before its reply.
+    fn bdat(&mut self, line: &str) -> Next {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let Some(left) = words.next().and_then(|bytes| bytes.parse().ok()) else {
+            self.complain("501 5.5.4 BDAT needs a number of bytes");
+            return Next::Close;
+        };
+        let is_last = words
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
+        if self.transaction.recipients.is_empty() {
+            self.body = Body::Refused { left };
+            return Next::Read;
+        }
+        let reader = self.transaction.chunks.take();
+        let keep_body = self.transaction.null_reverse_path;
+        let reader = reader.unwrap_or_else(|| DataReader::new(keep_body));
+        self.body = Body::Chunk {
+            reader,
+            left,
+            is_last,
+        };
+        Next::Read
     }
 
     fn refuse_for_now(&mut self, reply: &str) -> Next {
@@ -406,6 +494,14 @@ impl Session {
 impl Input {
     fn waiting(&self) -> &[u8] {
         &self.bytes[self.from..self.filled]
+    }
+
+    /// What waits, but no more than `limit` bytes of it.
+    fn at_most(&self, limit: u64) -> &[u8] {
+        let waiting = self.waiting();
+        &waiting[..waiting
+            .len()
+            .min(usize::try_from(limit).unwrap_or(usize::MAX))]
     }
 
     fn clear(&mut self) {

@@ -60,6 +60,7 @@ pub struct Counters {
     pub refused: AtomicU64,
     pub open: AtomicU64,
     pub unsent: AtomicU64,
+    pub left: AtomicU64,
     /// Sent again because the connection ended before the end of data.
     pub retried: AtomicU64,
     pub bytes: AtomicU64,
@@ -199,6 +200,7 @@ impl Source {
             refused: get(&c.refused),
             open: get(&c.open),
             unsent: get(&c.unsent),
+            left: get(&c.left),
             retried: get(&c.retried),
             bytes: get(&c.bytes),
             connections: get(&c.connections),
@@ -225,6 +227,8 @@ pub struct SourceFigures {
     pub open: u64,
     /// Given up without having been sent.
     pub unsent: u64,
+    /// Not sent because the source was told to stop.
+    pub left: u64,
     pub retried: u64,
     /// Content of the accepted messages.
     pub bytes: u64,
@@ -365,7 +369,11 @@ async fn slot(shared: Arc<Shared>, thread: usize, tls: Arc<ClientConfig>) {
                     .connections_failed
                     .fetch_add(1, Ordering::Relaxed);
                 shared.note_failure(error.to_string());
-                if shared.gives_up(&error) || shared.is_stopping() {
+                if shared.is_stopping() {
+                    shared.counters.left.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                if shared.gives_up(&error) {
                     shared.counters.unsent.fetch_add(1, Ordering::Relaxed);
                     return;
                 }
