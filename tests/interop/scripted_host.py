@@ -269,6 +269,8 @@ class Session:
         self.behaviour = host.behaviour
         self.socket = connection
         self.socket.settimeout(SESSION_SECONDS_MAX)
+        # As mail servers do: else a second reply waits 40 ms for the peer's delayed acknowledgement of the first.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.unread = b""
         self.hello = ""
         self.sender: str | None = None
@@ -458,7 +460,6 @@ class Session:
         for line in reply.split("\n"):
             self.host.note(f"S: {line}")
         if self.behaviour.drip:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for octet in octets:
                 self.socket.sendall(bytes([octet]))
                 time.sleep(0.001)
