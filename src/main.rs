@@ -3,13 +3,20 @@
 use mimalloc::MiMalloc;
 use ringpost::config::{Command, Config, Validators};
 use ringpost::engine::placement::{Topology, explain, place};
+use ringpost::remote::route::RouteTable;
 use std::io::Write;
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-const VALIDATORS: Validators = Validators { route: |_| Ok(()) };
+const VALIDATORS: Validators = Validators { route: judge_route };
+
+fn judge_route(text: &str) -> Result<(), String> {
+    RouteTable::default()
+        .add_entry(text, "")
+        .map_err(|error| error.why)
+}
 
 fn main() -> ExitCode {
     match Config::from_args(std::env::args_os(), &VALIDATORS) {

@@ -145,9 +145,7 @@ impl DomainPattern {
                 .len()
                 .checked_sub(parent.len() + 1)
                 .and_then(|dot| domain.get(dot..))
-                .is_some_and(|end| {
-                    end.starts_with('.') && end[1..].eq_ignore_ascii_case(parent)
-                }),
+                .is_some_and(|end| end.starts_with('.') && end[1..].eq_ignore_ascii_case(parent)),
         }
     }
 }

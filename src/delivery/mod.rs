@@ -15,8 +15,8 @@ mod worker;
 
 use crate::handoff::job::{Job, Message};
 use crate::io::runtime::spawn;
-use crate::log::Log;
 use crate::io::{clock, runtime};
+use crate::log::Log;
 use crate::metrics::CoreMetrics;
 use crate::remote::connection;
 use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
@@ -118,6 +118,8 @@ struct Inner {
     draining: Cell<bool>,
     /// Connections, look-ups and outcomes under way.
     at_work: Cell<usize>,
+    /// Rings when nothing is under way any more.
+    rested: Notify,
 }
 
 impl Delivery {
@@ -130,6 +132,7 @@ impl Delivery {
             stirred: Notify::new(),
             draining: Cell::new(false),
             at_work: Cell::new(0),
+            rested: Notify::new(),
         }));
         spawn(delivery.0.clone().drive());
         delivery
@@ -159,7 +162,7 @@ impl Delivery {
         self.0.draining.set(true);
         self.0.stir();
         while self.0.at_work.get() > 0 {
-            self.0.stirred.notified().await;
+            self.0.rested.notified().await;
         }
     }
 }
@@ -348,8 +351,8 @@ impl Inner {
 
     fn work_done(&self) {
         self.at_work.set(self.at_work.get() - 1);
-        if self.draining.get() {
-            self.stir();
+        if self.at_work.get() == 0 {
+            self.rested.notify_waiters();
         }
     }
 

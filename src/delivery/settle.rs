@@ -58,7 +58,10 @@ pub(super) fn nobody_answered() -> Diagnosis {
 
 impl Inner {
     /// Settles what a transaction decided. True if the peer answered to its end.
-    #[expect(clippy::too_many_arguments, reason = "one call, each a fact of its own")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, each a fact of its own"
+    )]
     pub(super) fn settle(
         self: &Rc<Self>,
         hop: HopId,
@@ -133,12 +136,7 @@ impl Inner {
     }
 
     /// Gives all recipients of a job the same verdict, without a transaction.
-    pub(super) fn settle_all(
-        self: &Rc<Self>,
-        job: Job,
-        verdict: Verdict,
-        diagnosis: &Diagnosis,
-    ) {
+    pub(super) fn settle_all(self: &Rc<Self>, job: Job, verdict: Verdict, diagnosis: &Diagnosis) {
         let decisions = job
             .recipients
             .iter()
@@ -203,7 +201,9 @@ impl Inner {
                 Some(self.report_owed(message, index, ReportKind::Relayed, diagnosis))
             }
             Verdict::Delivered => Some(RecipientState::Finished),
-            Verdict::Bounce => Some(self.report_owed(message, index, ReportKind::Failed, diagnosis)),
+            Verdict::Bounce => {
+                Some(self.report_owed(message, index, ReportKind::Failed, diagnosis))
+            }
             Verdict::Reconnect | Verdict::NextTransaction => None,
             _ => Some(self.deferred(message, index, state, diagnosis, random)),
         }

@@ -77,7 +77,10 @@ impl Inner {
     async fn connect(self: &Rc<Self>, hop: HopId) -> Tried {
         let (key, site) = {
             let mut schedule = self.schedule.borrow_mut();
-            (schedule.key(hop).clone(), schedule.context(hop).site.clone())
+            (
+                schedule.key(hop).clone(),
+                schedule.context(hop).site.clone(),
+            )
         };
         let mut last = Tried::Failed {
             diagnosis: super::settle::nobody_answered(),
@@ -201,12 +204,7 @@ impl Inner {
 
     /// Waits idle until told what to do. `None`: time is up or the peer has ended the session, and
     /// the schedule has been told.
-    async fn wait(
-        &self,
-        hop: HopId,
-        connection: &mut Connection,
-        until: Now,
-    ) -> Option<Told> {
+    async fn wait(&self, hop: HopId, connection: &mut Connection, until: Now) -> Option<Told> {
         let idle = Rc::new(Idle::default());
         self.schedule
             .borrow_mut()
@@ -215,7 +213,7 @@ impl Inner {
             .push_back(idle.clone());
         self.stir();
         // An idle connection is no work in progress: a drain need not wait for it.
-        self.at_work.set(self.at_work.get() - 1);
+        self.work_done();
         tokio::select! {
             biased;
             () = idle.notify.notified() => {}
@@ -264,7 +262,11 @@ impl Inner {
     }
 
     /// `None`: there is nobody to report to.
-    async fn carry_report(&self, connection: &mut Connection, job: &Job) -> Option<TransactionResult> {
+    async fn carry_report(
+        &self,
+        connection: &mut Connection,
+        job: &Job,
+    ) -> Option<TransactionResult> {
         let report = self.render_report(job).await?;
         let transaction = Transaction {
             envelope: &report.envelope(),

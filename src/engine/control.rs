@@ -11,6 +11,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How the relay ended.
@@ -56,22 +57,40 @@ impl Signals {
     }
 }
 
-/// Serves signals until the relay is told to stop and has. Runs on the thread that calls it.
-pub fn run(shared: &Arc<Shared>, handoff: Handoff<ToCore>, log: &Log) -> io::Result<Stopped> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        serve_until_stop(shared, &handoff, log, &mut signals).await;
-        log.line(LogLevel::Info, "stopping", clock::wall_time());
-        log.flush(clock::wall_time());
-        for core in shared.cores() {
-            handoff.outbox.send(core, ToCore::Drain);
-        }
-        let drained = wait_for_cores(shared.cores().count(), &handoff);
-        Ok(end(drained, shared.config.listen.drain_timeout, &mut signals).await)
-    })
+/// The control thread's loop, ready to receive signals.
+pub struct Control {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Control {
+    /// Takes over the handling of signals; what comes before [`Control::run`] is kept.
+    pub fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let signals = runtime.block_on(async { Signals::new() })?;
+        Ok(Control { runtime, signals })
+    }
+
+    /// Serves signals until the relay is told to stop and has. Runs on the calling thread.
+    pub fn run(mut self, shared: &Arc<Shared>, handoff: &Handoff<ToCore>, log: &Log) -> Stopped {
+        self.runtime.block_on(async {
+            serve_until_stop(shared, handoff, log, &mut self.signals).await;
+            log.line(LogLevel::Info, "stopping", clock::wall_time());
+            log.flush(clock::wall_time());
+            for core in shared.cores() {
+                handoff.outbox.send(core, ToCore::Drain);
+            }
+            let drained = wait_for_cores(shared.cores().count(), handoff);
+            end(
+                drained,
+                shared.config.listen.drain_timeout,
+                &mut self.signals,
+            )
+            .await
+        })
+    }
 }
 
 async fn serve_until_stop(
@@ -146,9 +165,7 @@ async fn end(
     timeout: Duration,
     signals: &mut Signals,
 ) -> Stopped {
-    let second_signal = async {
-        while !matches!(signals.next().await, Wish::Stop) {}
-    };
+    let second_signal = async { while !matches!(signals.next().await, Wish::Stop) {} };
     tokio::select! {
         () = drained => Stopped::Drained,
         () = second_signal => Stopped::AtOnce,

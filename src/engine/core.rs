@@ -6,9 +6,9 @@ use crate::delivery::Delivery;
 use crate::engine::placement::CoreSpec;
 use crate::handoff::job::{Accepted, Body, Job, Message, ToCore};
 use crate::handoff::{Handoff, Inbox, Outbox};
+use crate::io::clock;
 use crate::io::net::{self, Bound, Listener};
 use crate::io::runtime::{sleep, spawn, yield_now};
-use crate::io::clock;
 use crate::listener::Ingress;
 use crate::log::{Log, Shown};
 use crate::schedule::outcome::RecipientState;
@@ -245,7 +245,9 @@ impl Core {
     fn deliver(&self, job: Box<Job>) {
         match &self.delivery {
             Some(delivery) => delivery.submit(job),
-            None => self.outbox.send(self.shared.delivery_cores[0], ToCore::Deliver(job)),
+            None => self
+                .outbox
+                .send(self.shared.delivery_cores[0], ToCore::Deliver(job)),
         }
     }
 

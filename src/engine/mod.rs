@@ -23,7 +23,7 @@ use crate::metrics::CoreMetrics;
 use crate::remote::route::RouteTable;
 use crate::spool::{self, RecoveredMessage};
 use crate::tls::{self, ServerKeys, TrustAnchors};
-use control::Stopped;
+use control::{Control, Stopped};
 use core::Seed;
 use placement::{CoreSpec, Topology, explain, place};
 use shared::Shared;
@@ -84,6 +84,8 @@ pub fn run(config: Config) -> ExitCode {
 }
 
 fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, StartError> {
+    // Before anything else: a signal that comes early must not end the process by its default.
+    let control = Control::new().context("the control thread")?;
     let descriptors = limits::raise_descriptors().context("raising the limit on descriptors")?;
     let topology = Topology::of_this_host().context("finding the CPUs")?;
     let specs = place(&config.cores, &topology).context("placing threads")?;
@@ -93,7 +95,7 @@ fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, Sta
     let shared = Arc::new(share(config, specs, keys, &listeners)?);
 
     say_hello(&shared, log, &certificate, &opened, descriptors);
-    let (mut handoffs, control) = all_lanes(&shared);
+    let (mut handoffs, own_handoff) = all_lanes(&shared);
     let mut jobs = distribute(&shared, opened.messages);
     let (report, started) = mpsc::channel();
     let mut listeners = listeners.into_iter();
@@ -117,7 +119,7 @@ fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, Sta
     drop(report);
     wait_for_start(&started, shared.specs.len())?;
     say_ready(&shared, log);
-    let stopped = control::run(&shared, control, log).context("the control thread")?;
+    let stopped = control.run(&shared, &own_handoff, log);
     let mut line = log.line(LogLevel::Info, event::STOP, clock::wall_time());
     line.field(
         "how",
@@ -139,12 +141,9 @@ fn load_keys(config: &Config) -> Result<(ServerKeys, String), StartError> {
             Ok((keys, format!("from {}", chain.display())))
         }
         CertificateSource::Generated { dir } => {
-            let (keys, origin) = tls::certificate::load_or_generate(
-                dir,
-                &config.tls.hostname,
-                clock::wall_time(),
-            )
-            .context("the certificate for clients")?;
+            let (keys, origin) =
+                tls::certificate::load_or_generate(dir, &config.tls.hostname, clock::wall_time())
+                    .context("the certificate for clients")?;
             Ok((keys, origin.to_string()))
         }
     }
@@ -200,14 +199,16 @@ fn share(
 ) -> Result<Shared, StartError> {
     let (anchors, complaints) =
         TrustAnchors::load(config.tls.roots.as_deref()).context("trusted certificates")?;
-    let mut routes = RouteTable::default();
+    let mut routes = RouteTable::new(config.delivery.mx_port);
     for route in &config.relay.routes {
         routes
             .add_entry(&route.text, &route.source)
             .context("routes")?;
     }
     let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
-        (0..specs.len()).filter(|core| role(&specs[*core])).collect()
+        (0..specs.len())
+            .filter(|core| role(&specs[*core]))
+            .collect()
     };
     let (ingress_cores, delivery_cores) = (of_role(|s| s.ingress), of_role(|s| s.delivery));
     Ok(Shared {
@@ -271,7 +272,9 @@ fn recovered_jobs(
         open as u32,
     );
     let anywhere = shared.delivery_cores[turn % shared.delivery_cores.len()];
-    let recipients = (0..).zip(recovered.states).filter(|(_, s)| !s.is_finished());
+    let recipients = (0..)
+        .zip(recovered.states)
+        .filter(|(_, s)| !s.is_finished());
     shared
         .split_by_core(&message, recipients, anywhere)
         .into_iter()

@@ -32,7 +32,9 @@ use crate::session;
 use crate::smtp::{data, server};
 use crate::spool::Spool;
 use crate::tls::failures::FailureMemory;
-use crate::tls::{ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions};
+use crate::tls::{
+    ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions,
+};
 use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
@@ -184,9 +186,9 @@ impl Shared {
             max_recipients: config.recipients_max as usize,
             max_errors: config.errors_max,
             max_hops: config.hops_max,
-            max_text_line_bytes: config
-                .line_bytes_max
-                .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+            max_text_line_bytes: config.line_bytes_max.map_or(usize::MAX, |most| {
+                usize::try_from(most).unwrap_or(usize::MAX)
+            }),
             max_transactions: config.messages_max.unwrap_or(0),
             bare_line_ends: match config.bare_line_ends {
                 BareLineEnds::Refuse => data::BareLineEnds::Refuse,

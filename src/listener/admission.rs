@@ -211,7 +211,10 @@ mod tests {
         door.connections_max = 3;
         door.loads[0].0.store(2, Ordering::Relaxed);
         let _in = door.admit(address(1), false, false).ok().unwrap();
-        assert_eq!(door.admit(address(2), false, false).err(), Some(Refused::TooMany));
+        assert_eq!(
+            door.admit(address(2), false, false).err(),
+            Some(Refused::TooMany)
+        );
     }
 
     #[test]

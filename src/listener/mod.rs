@@ -84,7 +84,10 @@ impl Ingress {
         } = accepted;
         let socket = Socket::adopt(descriptor);
         let trusted = self.context.relay.is_trusted(peer.ip());
-        match self.admission.admit(peer.ip(), trusted, self.draining.get()) {
+        match self
+            .admission
+            .admit(peer.ip(), trusted, self.draining.get())
+        {
             Ok(admitted) => {
                 let context = self.context.clone();
                 spawn(async move {

@@ -161,10 +161,7 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, greets, and negotiates TLS as the target's level says.
-    pub async fn open(
-        context: Rc<Context>,
-        target: &Target<'_>,
-    ) -> Result<Connection, OpenError> {
+    pub async fn open(context: Rc<Context>, target: &Target<'_>) -> Result<Connection, OpenError> {
         let deadline = clock::now() + context.timeouts.connect;
         let socket = Socket::connect(target.address, context.source_for(target.address), deadline)
             .await
@@ -340,9 +337,9 @@ impl Connection {
         self.arm_deadline();
         match self.stream.receive(&mut self.input).await? {
             Received::Bytes => Ok(()),
-            Received::End { .. } => Err(StreamError::Gone(
-                std::io::ErrorKind::UnexpectedEof.into(),
-            )),
+            Received::End { .. } => {
+                Err(StreamError::Gone(std::io::ErrorKind::UnexpectedEof.into()))
+            }
         }
     }
 

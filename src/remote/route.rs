@@ -197,8 +197,10 @@ impl fmt::Display for RouteError {
 impl std::error::Error for RouteError {}
 
 /// All routes. Built once, then read by every core.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct RouteTable {
+    /// Of MX hosts and address literals that no route names.
+    mx_port: u16,
     /// By domain, or by address literal.
     exact: HashMap<Box<str>, Route>,
     /// By the domain whose subdomains are meant.
@@ -212,7 +214,23 @@ struct Route {
     place: String,
 }
 
+impl Default for RouteTable {
+    fn default() -> Self {
+        RouteTable::new(SMTP_PORT)
+    }
+}
+
 impl RouteTable {
+    /// No routes: mail goes to the MX hosts of its domain, at `mx_port`.
+    pub fn new(mx_port: u16) -> Self {
+        RouteTable {
+            mx_port,
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            everything: None,
+        }
+    }
+
     /// Adds one `--route` value, `PATTERN=NEXTHOP`.
     pub fn add_flag(&mut self, value: &str) -> Result<(), RouteError> {
         let place = format!("--route {value}");
@@ -307,7 +325,7 @@ impl RouteTable {
             Some(route) => Ok(route.next_hop.clone()),
             None => Ok(NextHop::Mx {
                 domain: name.as_ref().into(),
-                port: SMTP_PORT,
+                port: self.mx_port,
             }),
         }
     }
@@ -319,7 +337,7 @@ impl RouteTable {
         let route = self.exact.get(&literal_key(ip));
         match route.or(self.everything.as_ref()) {
             Some(route) => Ok(route.next_hop.clone()),
-            None => Ok(NextHop::Address(SocketAddr::new(ip, SMTP_PORT))),
+            None => Ok(NextHop::Address(SocketAddr::new(ip, self.mx_port))),
         }
     }
 

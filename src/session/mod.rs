@@ -160,6 +160,7 @@ struct Session {
     context: Rc<Context>,
     stream: Stream,
     peer: SocketAddr,
+    info: PeerInfo,
     server: Server,
     started: Now,
     /// Received and not yet parsed: `input[parsed..]`.
@@ -186,6 +187,7 @@ impl Session {
             tls: None,
         };
         Session {
+            info,
             server: Server::new(context.settings.clone(), info),
             stream: Stream::new(socket),
             context,
@@ -202,7 +204,10 @@ impl Session {
 
     async fn converse(&mut self, implicit_tls: bool) -> Result<(), End> {
         if implicit_tls {
-            self.handshake().await?;
+            let tls = self.handshake().await?;
+            // TLS was there before the first word, so it belongs to who the peer is.
+            self.info.tls = Some(tls);
+            self.server = Server::new(self.context.settings.clone(), self.info);
         }
         self.server.greet(&mut self.out);
         self.flush().await?;
@@ -259,7 +264,8 @@ impl Session {
                     self.forget_input();
                     self.flush().await?;
                     // What comes with the client's last flight is the first command over TLS.
-                    self.handshake().await?;
+                    let tls = self.handshake().await?;
+                    self.server.tls_established(tls);
                 }
                 Step::Close => return Ok(Flow::Close),
             }
@@ -334,7 +340,7 @@ impl Session {
         (context.accepted)(message, body);
     }
 
-    async fn handshake(&mut self) -> Result<(), End> {
+    async fn handshake(&mut self) -> Result<TlsSummary, End> {
         let context = self.context.clone();
         let now = clock::now();
         self.stream.set_deadline(now + context.timeouts.handshake);
@@ -345,18 +351,14 @@ impl Session {
         };
         match result {
             Ok(summary) => {
-                context
-                    .broken_tls
-                    .borrow_mut()
-                    .succeeded(&self.peer.ip());
+                context.broken_tls.borrow_mut().succeeded(&self.peer.ip());
                 match summary.resumed {
                     true => context.metrics.handshakes_in_resumed.increment(),
                     false => context.metrics.handshakes_in_full.increment(),
                 }
-                self.server.tls_established(summary);
                 self.tls = Some(summary);
                 self.arm_deadline();
-                Ok(())
+                Ok(summary)
             }
             Err(error) => {
                 context.broken_tls.borrow_mut().failed(self.peer.ip(), now);
@@ -376,7 +378,9 @@ impl Session {
             Phase::BodyMayBeOver => timeouts.data.min(BODY_MAY_BE_OVER_TIMEOUT),
             _ => timeouts.command,
         };
-        let whole = timeouts.session.map_or(Now::NEVER, |most| self.started + most);
+        let whole = timeouts
+            .session
+            .map_or(Now::NEVER, |most| self.started + most);
         self.deadline = (now + wait).min(whole);
     }
 
@@ -402,8 +406,7 @@ impl Session {
             _ => {}
         }
         if !self.out.is_empty() {
-            self.stream
-                .set_deadline(clock::now() + LAST_WORD_TIMEOUT);
+            self.stream.set_deadline(clock::now() + LAST_WORD_TIMEOUT);
             let _ = self.stream.send(&self.out).await;
         }
         self.log_end(&end);
@@ -445,8 +448,7 @@ impl Session {
             line.field("violation", "input behind STARTTLS, discarded");
         }
         let seconds = clock::now().since(self.started).as_millis() as u64;
-        line.field("duration_ms", seconds)
-            .field("end", Shown(end));
+        line.field("duration_ms", seconds).field("end", Shown(end));
     }
 }
 

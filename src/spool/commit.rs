@@ -702,10 +702,10 @@ mod tests {
         append(&mut machine, 4);
         let next = machine.next_write().unwrap();
         assert_eq!((next.segment, next.position), (2, BLOCK_BYTES as u64));
-        assert_eq!(machine.take_sealed(), []);
+        assert!(machine.take_sealed().is_empty());
         done(&mut machine, last, true);
         assert_eq!(machine.take_sealed(), [1]);
-        assert_eq!(machine.take_sealed(), []);
+        assert!(machine.take_sealed().is_empty());
     }
 
     #[test]

@@ -155,7 +155,9 @@ impl Stream {
                 return Err(StreamError::Gone(io::ErrorKind::UnexpectedEof.into()));
             }
         }
-        let summary = tls.summary().ok_or(StreamError::Gone(io::ErrorKind::InvalidData.into()))?;
+        let summary = tls
+            .summary()
+            .ok_or(StreamError::Gone(io::ErrorKind::InvalidData.into()))?;
         self.tls = Some(tls);
         Ok(summary)
     }
