@@ -116,7 +116,7 @@ pub struct Job {
 
 /// What one core tells another.
 pub enum ToCore {
-    Deliver(Box<Job>),
+    Deliver(Job),
     /// All recipients of the message are finished, and that is durable. To its home.
     Finished(MessageId),
     Spool(Note),
