@@ -218,6 +218,10 @@ pub struct SourceOptions {
     /// Newest TLS version that the source offers
     #[arg(long, value_enum, default_value_t = TlsVersion::V13)]
     pub source_tls_version: TlsVersion,
+    /// Cipher that the source prefers. OpenSSL's clients prefer aes256 (with SHA-384), BoringSSL's
+    /// and Go's aes128 (with SHA-256), whose handshakes cost less where only SHA-256 has hardware
+    #[arg(long, value_enum, default_value_t = Cipher::Aes128)]
+    pub source_cipher: Cipher,
     /// Handshakes of the source: always full, or resumed wherever the relay gives tickets
     #[arg(long, value_enum, default_value_t = Handshakes::Full)]
     pub handshakes: Handshakes,
@@ -351,6 +355,12 @@ pub enum TlsVersion {
     V12,
     #[value(name = "1.3")]
     V13,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    Aes128,
+    Aes256,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
