@@ -41,6 +41,9 @@ use tokio::sync::Notify;
 /// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
 const BROKEN_TLS_REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
+/// Told of so many more recipients of a message that are finished.
+pub type Finished = Box<dyn Fn(&Message, u32)>;
+
 /// What delivery needs to know, and whom to tell.
 pub struct Context {
     pub hostname: String,
@@ -56,7 +59,7 @@ pub struct Context {
     /// How much TLS a recipient domain demands.
     pub level_for: Box<dyn Fn(&str) -> Level>,
     /// So many more recipients of a message are finished, and that is durable.
-    pub finished: Box<dyn Fn(&Message, u32)>,
+    pub finished: Finished,
     pub metrics: Arc<CoreMetrics>,
     pub log: Rc<Log>,
 }
@@ -110,7 +113,7 @@ pub struct Delivery(Rc<Inner>);
 
 struct Inner {
     context: Context,
-    schedule: RefCell<Schedule<HopKey, Box<Job>, HopState>>,
+    schedule: RefCell<Schedule<HopKey, Job, HopState>>,
     broken_tls: RefCell<FailureMemory<SocketAddr>>,
     random: Cell<u64>,
     /// Rings when the schedule may have something to do.
@@ -140,12 +143,12 @@ impl Delivery {
 
     /// Takes over a job: recipients that wait for delivery are routed by their own domain, owed
     /// reports by that of the reverse-path.
-    pub fn submit(&self, job: Box<Job>) {
+    pub fn submit(&self, job: Job) {
         self.0.clone().submit(job);
     }
 
     /// Takes over a job that was read from the spool at start: recipients that are not due wait.
-    pub fn resume(&self, job: Box<Job>) {
+    pub fn resume(&self, job: Job) {
         let due = job.recipients.iter().map(|(_, state)| due_of(state)).min();
         let wait = due.map_or(Duration::ZERO, |due| due.since(clock::wall_time()));
         self.0.defer(job, wait);
@@ -245,18 +248,18 @@ impl Inner {
 
     /// The job waited at its hop for too long: that counts as an attempt that failed in the way
     /// the hop last failed.
-    fn postpone(self: &Rc<Self>, hop: HopId, job: Box<Job>) {
+    fn postpone(self: &Rc<Self>, hop: HopId, job: Job) {
         let last = self.schedule.borrow_mut().context(hop).last.clone();
         let diagnosis = last.unwrap_or_else(settle::nobody_answered);
         let verdict = match diagnosis.status.class {
             5 => Verdict::Bounce,
             _ => Verdict::Defer,
         };
-        self.settle_all(*job, verdict, &diagnosis);
+        self.settle_all(job, verdict, &diagnosis);
     }
 
-    fn submit(self: Rc<Self>, job: Box<Job>) {
-        for (way, part) in self.split_by_way(*job) {
+    fn submit(self: Rc<Self>, job: Job) {
+        for (way, part) in self.split_by_way(job) {
             if let Some(answer) = self.context.resolver.remembered(&way.next_hop) {
                 self.resolved(&way, answer, part);
                 continue;
@@ -272,25 +275,33 @@ impl Inner {
     }
 
     /// One job for each way to go, with the recipients that share it: they may share a transaction.
-    fn split_by_way(self: &Rc<Self>, job: Job) -> Vec<(Way, Box<Job>)> {
+    fn split_by_way(self: &Rc<Self>, job: Job) -> Vec<(Way, Job)> {
         let Job {
             message,
             body,
             recipients,
         } = job;
-        let part = |recipients| {
-            Box::new(Job {
-                message: message.clone(),
-                body: body.clone(),
+        if let [(index, state)] = &*recipients
+            && let Ok(Some(way)) = self.way(&message, *index, state)
+        {
+            let job = Job {
+                message,
+                body,
                 recipients,
-            })
+            };
+            return vec![(way, job)];
+        }
+        let part = |recipients| Job {
+            message: message.clone(),
+            body: body.clone(),
+            recipients,
         };
         let mut ways: HashMap<Way, Vec<(u32, RecipientState)>> = HashMap::new();
         for (index, state) in recipients {
             match self.way(&message, index, &state) {
                 Ok(Some(way)) => ways.entry(way).or_default().push((index, state)),
                 Ok(None) => {}
-                Err(domain) => self.unroutable(&domain, *part(vec![(index, state)])),
+                Err(domain) => self.unroutable(&domain, part(vec![(index, state)])),
             }
         }
         ways.into_iter()
@@ -332,7 +343,7 @@ impl Inner {
         }))
     }
 
-    fn resolved(self: &Rc<Self>, way: &Way, answer: Answer, job: Box<Job>) {
+    fn resolved(self: &Rc<Self>, way: &Way, answer: Answer, job: Job) {
         match answer {
             Ok(site) => self.queue(way, site, job),
             Err(error) => {
@@ -340,7 +351,7 @@ impl Inner {
                     true => Verdict::Bounce,
                     false => Verdict::Defer,
                 };
-                self.settle_all(*job, verdict, &error.diagnosis());
+                self.settle_all(job, verdict, &error.diagnosis());
             }
         }
     }
@@ -356,12 +367,12 @@ impl Inner {
         }
     }
 
-    fn queue(&self, way: &Way, site: Rc<Site>, job: Box<Job>) {
+    fn queue(&self, way: &Way, site: Rc<Site>, job: Job) {
         let key = way.hop(&site);
         let now = clock::now();
         let mut schedule = self.schedule.borrow_mut();
         let mut hop = None;
-        for part in split_by_count(*job, self.context.recipients_per_transaction) {
+        for part in split_by_count(job, self.context.recipients_per_transaction) {
             hop = Some(schedule.push(&key, part, now));
         }
         if let Some(hop) = hop {
@@ -371,7 +382,7 @@ impl Inner {
         self.stir();
     }
 
-    fn defer(&self, mut job: Box<Job>, wait: Duration) {
+    fn defer(&self, mut job: Job, wait: Duration) {
         job.body = None;
         let due = clock::now() + wait;
         self.schedule.borrow_mut().defer(job, due);
@@ -389,7 +400,7 @@ impl Inner {
 }
 
 /// Jobs of at most `most` recipients each. A report is one transaction however many it speaks of.
-fn split_by_count(mut job: Job, most: usize) -> Vec<Box<Job>> {
+fn split_by_count(mut job: Job, most: usize) -> Vec<Job> {
     let is_report = matches!(
         job.recipients.first(),
         Some((_, RecipientState::ReportOwed { .. }))
@@ -397,12 +408,12 @@ fn split_by_count(mut job: Job, most: usize) -> Vec<Box<Job>> {
     let mut parts = Vec::new();
     while job.recipients.len() > most && !is_report {
         let rest = job.recipients.split_off(most);
-        parts.push(Box::new(Job {
+        parts.push(Job {
             message: job.message.clone(),
             body: job.body.clone(),
             recipients: std::mem::replace(&mut job.recipients, rest),
-        }));
+        });
     }
-    parts.push(Box::new(job));
+    parts.push(job);
     parts
 }

@@ -332,12 +332,10 @@ impl Inner {
         body: Option<Arc<crate::handoff::job::Body>>,
         consequences: Consequences,
     ) {
-        let job = |recipients, body| {
-            Box::new(Job {
-                message: message.clone(),
-                body,
-                recipients,
-            })
+        let job = |recipients, body| Job {
+            message: message.clone(),
+            body,
+            recipients,
         };
         if !consequences.again.is_empty() {
             self.clone().submit(job(consequences.again, body));

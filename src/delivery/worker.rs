@@ -237,7 +237,7 @@ impl Inner {
         connection: &mut Connection,
         peer: &Peer,
         carried: u32,
-        job: Box<Job>,
+        job: Job,
     ) -> After {
         let started = clock::now();
         let is_report = matches!(
@@ -249,11 +249,11 @@ impl Inner {
             false => Some(carry_message(connection, &job).await),
         };
         let Some(result) = result else {
-            self.forget_report(*job);
+            self.forget_report(job);
             return After::GoOn;
         };
         let reusable = result.reusable && connection.is_usable();
-        let answered = self.settle(hop, *job, result, connection, peer, started, carried > 1);
+        let answered = self.settle(hop, job, result, connection, peer, started, carried > 1);
         match (reusable, answered) {
             (true, _) => After::GoOn,
             (false, true) => After::Close,

@@ -35,7 +35,7 @@ pub struct Seed {
     pub spool: spool::CorePart,
     /// With whether TLS comes first.
     pub listeners: Vec<(Bound, bool)>,
-    pub recovered: Vec<Box<Job>>,
+    pub recovered: Vec<Job>,
     pub log: Log,
 }
 
@@ -242,7 +242,7 @@ impl Core {
         }
     }
 
-    fn deliver(&self, job: Box<Job>) {
+    fn deliver(&self, job: Job) {
         match &self.delivery {
             Some(delivery) => delivery.submit(job),
             None => self
@@ -267,11 +267,11 @@ impl Core {
         let fresh = (0..recipients).map(|index| (index, RecipientState::fresh()));
         let anywhere = self.any_delivery_core();
         for (core, recipients) in self.shared.split_by_core(&message, fresh, anywhere) {
-            let job = Box::new(Job {
+            let job = Job {
                 message: message.clone(),
                 body: body.clone(),
                 recipients,
-            });
+            };
             match core == self.number {
                 true => self.deliver(job),
                 false => self.outbox.send(core, ToCore::Deliver(job)),

@@ -247,8 +247,8 @@ fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {
 }
 
 /// Recovered mail by the core that delivers it.
-fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Vec<Box<Job>>> {
-    let mut jobs: Vec<Vec<Box<Job>>> = shared.cores().map(|_| Vec::new()).collect();
+fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Vec<Job>> {
+    let mut jobs: Vec<Vec<Job>> = shared.cores().map(|_| Vec::new()).collect();
     for (turn, recovered) in messages.into_iter().enumerate() {
         for (core, job) in recovered_jobs(shared, recovered, turn) {
             jobs[core].push(job);
@@ -257,11 +257,7 @@ fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Vec<Box<J
     jobs
 }
 
-fn recovered_jobs(
-    shared: &Shared,
-    recovered: RecoveredMessage,
-    turn: usize,
-) -> Vec<(usize, Box<Job>)> {
+fn recovered_jobs(shared: &Shared, recovered: RecoveredMessage, turn: usize) -> Vec<(usize, Job)> {
     let open = recovered.states.iter().filter(|s| !s.is_finished()).count();
     let message = Message::new(
         recovered.id,
@@ -284,7 +280,7 @@ fn recovered_jobs(
                 body: None,
                 recipients,
             };
-            (core, Box::new(job))
+            (core, job)
         })
         .collect()
 }

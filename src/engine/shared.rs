@@ -18,7 +18,7 @@ use super::placement::CoreSpec;
 use crate::config::relay::RelayPolicy;
 use crate::config::{BareLineEnds, Config, IpVersion, TlsLevel};
 use crate::delivery::{self, Delivery};
-use crate::handoff::job::{Body, BodyBudget, Message};
+use crate::handoff::job::{BodyBudget, Message};
 use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::Log;
 use crate::metrics::CoreMetrics;
@@ -147,7 +147,7 @@ impl Shared {
         core: usize,
         spool: Spool,
         log: Rc<Log>,
-        accepted: Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>,
+        accepted: session::TakeOver,
     ) -> Result<Rc<session::Context>, TlsError> {
         let config = &self.config.session;
         let shares = self.ingress_cores.len() as u64;
@@ -225,7 +225,7 @@ impl Shared {
         core: usize,
         spool: Spool,
         log: Rc<Log>,
-        finished: Box<dyn Fn(&Message, u32)>,
+        finished: delivery::Finished,
     ) -> Result<Delivery, String> {
         let config = &self.config.delivery;
         let context = delivery::Context {

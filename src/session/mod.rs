@@ -86,6 +86,9 @@ impl Sessions {
     }
 }
 
+/// Takes over a durable message, and its body if that is still in memory.
+pub type TakeOver = Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>;
+
 /// What all sessions of a core share.
 pub struct Context {
     pub settings: Rc<Settings>,
@@ -101,7 +104,7 @@ pub struct Context {
     pub broken_tls: RefCell<FailureMemory<IpAddr>>,
     pub bodies: Arc<BodyBudget>,
     /// Takes over a message that is durable.
-    pub accepted: Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>,
+    pub accepted: TakeOver,
     pub draining: Cell<bool>,
     pub sessions: Sessions,
     pub metrics: Arc<CoreMetrics>,

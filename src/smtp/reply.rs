@@ -222,15 +222,15 @@ fn without_status(line: &str, status: EnhancedStatus) -> &str {
 
 /// The last line's status, as its code counts too; else the first line's.
 fn status_of(code: u16, lines: &[Box<str>]) -> Option<EnhancedStatus> {
-    let of_line = |line: &Box<str>| {
+    let of_line = |line: &str| {
         let word = line.split_whitespace().next()?;
         let status: EnhancedStatus = word.parse().ok()?;
         (u16::from(status.class) == code / 100).then_some(status)
     };
     lines
         .last()
-        .and_then(of_line)
-        .or_else(|| lines.first().and_then(of_line))
+        .and_then(|line| of_line(line))
+        .or_else(|| lines.first().and_then(|line| of_line(line)))
 }
 
 fn truncate_at_char(text: &mut String, bytes_max: usize) {
