@@ -267,7 +267,7 @@ fn two_listeners() {
 #[test]
 fn one_connection_too_many_gets_421() {
     let (home, hop) = (Home::new(), NextHop::start());
-    let relay = relay_to(&home, &hop, &["--max-connections", "2"]);
+    let relay = relay_to(&home, &hop, &["--max-connections", "2", "--max-connections-per-address", "2"]);
     let first = Client::connect(relay.address());
     let second = Client::connect(relay.address());
     let mut third = Client::connect_silently(relay.address());
@@ -281,6 +281,15 @@ fn one_connection_too_many_gets_421() {
 }
 
 // ---- Whom it relays for ----
+
+#[test]
+fn greeting_says_the_banner() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--banner", "ESMTP at your service"]);
+    let mut client = Client::connect_silently(relay.address());
+    assert_eq!(client.expect_reply(220), "220 relay.test ESMTP at your service");
+    relay.stop();
+}
 
 #[test]
 fn strangers_may_not_relay() {
@@ -369,7 +378,7 @@ fn one_of_several_recipients_is_refused() {
     let mail = &hop.wait_for_mail(1)[0];
     assert_eq!(mail.to.len(), 2, "one transaction for both");
     let report = the_report(&reports);
-    assert!(report.contains("Final-Recipient: rfc822; no@example.test"), "{report}");
+    assert!(report.contains("Final-Recipient: rfc822;no@example.test"), "{report}");
     assert!(report.contains("Action: failed"), "{report}");
     assert!(report.contains("Status: 5.1.1"), "{report}");
     assert!(report.contains("Reporting-MTA: dns; relay.test"), "{report}");
@@ -764,6 +773,18 @@ fn broken_starttls_falls_back_to_plaintext() {
 }
 
 #[test]
+fn broken_starttls_is_tried_again_after_a_while() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Garbage, usual));
+    let relay = relay_to(&home, &hop, &["--tls-broken-for", "0s", "--idle-timeout", "0s"]);
+    for number in 1..=2 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hop.wait_for_mail(number);
+    }
+    hop.wait_for_commands(2, |command| command == "STARTTLS");
+    relay.stop();
+}
+
+#[test]
 fn broken_starttls_defers_where_encryption_is_demanded() {
     for starttls in BROKEN.into_iter().chain([StartTls::NotOffered]) {
         let (home, hop) = (Home::new(), NextHop::scripted(starttls, usual));
@@ -992,6 +1013,18 @@ fn stop_says_quit_on_idle_connections() {
 }
 
 #[test]
+fn stop_does_not_wait_for_a_hop_that_does_not_greet() {
+    let hop = NextHop::scripted(StartTls::Works, |_| Answer::Stall);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_command(|command| command == "CONNECT");
+    let started = Instant::now();
+    relay.stop();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
 fn connections_in_the_queue_of_a_stopping_relay_are_answered() {
     let (home, hop) = (Home::new(), NextHop::start());
     let mut relay = relay_to(&home, &hop, &[]);
@@ -1006,7 +1039,11 @@ fn connections_in_the_queue_of_a_stopping_relay_are_answered() {
         let Ok(mut link) = support::link::Link::connect(relay.address()) else {
             break; // The listener is closed: that is an answer too.
         };
-        let line = link.line().expect("no reset").expect("an answer");
+        let mut line = link.line().expect("no reset").expect("an answer");
+        if line.starts_with("220") {
+            // The core had not heard of the stop yet.
+            line = link.line().expect("no reset").expect("an answer");
+        }
         assert!(line.starts_with("421 4.3.2"), "{line}");
         told += 1;
     }
@@ -1288,6 +1325,8 @@ fn last_reply_arrives_although_the_client_is_still_sending() {
         let _ = client.link.send(&flood);
         let line = client.link.line().expect("no reset").expect("a reply");
         assert!(line.starts_with('5') || line.starts_with("421"), "{line}");
+        // A reset would destroy the reply with clients that are less lucky than this one.
+        while client.link.receive().expect("an end, not a reset") {}
     }
     relay.stop();
 }
