@@ -182,6 +182,7 @@ impl Shared {
         let config = &self.config.session;
         let defaults = server::Settings::new(&config.hostname);
         server::Settings {
+            banner: config.banner.clone(),
             max_message_bytes: config.message_bytes_max,
             max_recipients: config.recipients_max as usize,
             max_errors: config.errors_max,

@@ -54,6 +54,8 @@ pub const TEXT_LINE_BYTES_MIN: usize = 998;
 pub struct Settings {
     /// Our name in greeting, EHLO and trace headers. Printable, without spaces.
     pub hostname: String,
+    /// What the greeting says behind the name. Printable.
+    pub banner: String,
     /// Octets of content (RFC 1870), announced by `SIZE`.
     pub max_message_bytes: u64,
     /// Per transaction. Beyond: 452 4.5.3.
@@ -81,6 +83,7 @@ impl Settings {
     pub fn new(hostname: impl Into<String>) -> Self {
         Settings {
             hostname: hostname.into(),
+            banner: "ESMTP ringpost".to_owned(),
             max_message_bytes: 50 << 20,
             max_recipients: 1000,
             max_errors: 20,
@@ -291,7 +294,9 @@ impl Server {
         assert!(matches!(self.state, State::Greeting));
         out.extend_from_slice(b"220 ");
         out.extend_from_slice(self.settings.hostname.as_bytes());
-        out.extend_from_slice(b" ESMTP ringpost\r\n");
+        out.push(b' ');
+        out.extend_from_slice(self.settings.banner.as_bytes());
+        out.extend_from_slice(b"\r\n");
         self.state = State::Ready;
     }
 
