@@ -38,9 +38,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
-const BROKEN_TLS_REMEMBERED: Duration = Duration::from_secs(15 * 60);
-
 /// Told of so many more recipients of a message that are finished.
 pub type Finished = Box<dyn Fn(&Message, u32)>;
 
@@ -56,6 +53,8 @@ pub struct Context {
     pub report_retry: RetryPolicy,
     pub recipients_per_transaction: usize,
     pub transactions_per_connection: u32,
+    /// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
+    pub broken_tls_remembered: Duration,
     /// How much TLS a recipient domain demands.
     pub level_for: Box<dyn Fn(&str) -> Level>,
     /// So many more recipients of a message are finished, and that is durable.
@@ -127,10 +126,11 @@ struct Inner {
 
 impl Delivery {
     pub fn new(context: Context, settings: next_hop::Settings, seed: u64) -> Self {
+        let broken_tls = FailureMemory::new(1, context.broken_tls_remembered);
         let delivery = Delivery(Rc::new(Inner {
             context,
             schedule: RefCell::new(Schedule::new(settings)),
-            broken_tls: RefCell::new(FailureMemory::new(1, BROKEN_TLS_REMEMBERED)),
+            broken_tls: RefCell::new(broken_tls),
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),

@@ -239,6 +239,7 @@ impl Shared {
             report_retry: self.retry(config.bounce_lifetime),
             recipients_per_transaction: config.recipients_per_transaction_max as usize,
             transactions_per_connection: config.messages_per_connection_max,
+            broken_tls_remembered: self.config.tls.broken_for,
             level_for: self.level_for(),
             finished,
             metrics: self.metrics[core].clone(),
