@@ -50,6 +50,9 @@ const CLIENT_TLS_FORGIVEN_AFTER: Duration = Duration::from_secs(300);
 /// Pauses of a dead hop, unless the retry interval is shorter.
 const PROBE_WAIT_MIN: Duration = Duration::from_secs(10);
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Pauses of a hop that asked for less, unless the retry interval is shorter.
+const REFUSAL_WAIT_MIN: Duration = Duration::from_secs(5);
+const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(300);
 /// A job at a dead hop is handed back after this long, unless the retry interval is shorter.
 const BLOCKED_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -304,6 +307,8 @@ impl Shared {
             idle_wait: config.idle_timeout,
             probe_wait_min: PROBE_WAIT_MIN.min(config.retry_min),
             probe_wait_max: PROBE_WAIT_MAX.min(config.retry_max),
+            refusal_wait_min: REFUSAL_WAIT_MIN.min(config.retry_min),
+            refusal_wait_max: REFUSAL_WAIT_MAX.min(config.retry_max),
             blocked_wait_max: BLOCKED_WAIT_MAX.min(config.retry_max),
             ..defaults
         }
