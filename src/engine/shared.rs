@@ -239,7 +239,9 @@ impl Shared {
             remote: Rc::new(self.remote().map_err(|error| error.to_string())?),
             spool,
             retry: self.retry(config.queue_lifetime),
-            report_retry: self.retry(config.bounce_lifetime),
+            // It is counted from the arrival of the mail, whose own lifetime may be over by the
+            // time that a report is owed.
+            report_retry: self.retry(config.queue_lifetime.saturating_add(config.bounce_lifetime)),
             recipients_per_transaction: config.recipients_per_transaction_max as usize,
             transactions_per_connection: config.messages_per_connection_max,
             broken_tls_remembered: self.config.tls.broken_for,
