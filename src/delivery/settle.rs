@@ -121,6 +121,9 @@ impl Inner {
         let mut schedule = self.schedule.borrow_mut();
         if answered {
             schedule.delivered(hop);
+            // What went wrong before says nothing about who waits too long from now on; a 5yz
+            // greeting of an hour ago must not return mail.
+            schedule.context(hop).last = None;
         }
         if throttle {
             schedule.refused(hop, Refusal::Mail, clock::now());
