@@ -32,6 +32,7 @@ use crate::tls::policy::Level;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -118,8 +119,12 @@ struct Inner {
     /// Rings when the schedule may have something to do.
     stirred: Notify,
     draining: Cell<bool>,
+    /// Rings when the drain begins.
+    leaving: Notify,
     /// Connections, look-ups and outcomes under way.
     at_work: Cell<usize>,
+    /// Connections among them that are idle.
+    idle: Cell<usize>,
     /// Rings when nothing is under way any more.
     rested: Notify,
 }
@@ -134,7 +139,9 @@ impl Delivery {
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),
+            leaving: Notify::new(),
             at_work: Cell::new(0),
+            idle: Cell::new(0),
             rested: Notify::new(),
         }));
         spawn(delivery.0.clone().drive());
@@ -156,13 +163,15 @@ impl Delivery {
 
     /// Jobs queued, deferred or at work.
     pub fn pending(&self) -> usize {
-        self.0.schedule.borrow().len() + self.0.at_work.get()
+        self.0.schedule.borrow().len() + self.0.at_work.get() - self.0.idle.get()
     }
 
-    /// No new transaction begins from now on; resolves when the last one has ended. What is left
-    /// is in the spool.
+    /// No new transaction begins from now on, nor is one waited for that has not begun; resolves
+    /// when the last one has ended and idle connections have said QUIT. What is left is in the
+    /// spool.
     pub async fn drain(&self) {
         self.0.draining.set(true);
+        self.0.leaving.notify_waiters();
         self.0.stir();
         while self.0.at_work.get() > 0 {
             self.0.rested.notified().await;
@@ -267,8 +276,10 @@ impl Inner {
             let this = self.clone();
             self.at_work.set(self.at_work.get() + 1);
             spawn(async move {
-                let answer = this.context.resolver.resolve(&way.next_hop).await;
-                this.resolved(&way, answer, part);
+                let answer = this.context.resolver.resolve(&way.next_hop);
+                if let Some(answer) = this.unless_leaving(answer).await {
+                    this.resolved(&way, answer, part);
+                }
                 this.work_done();
             });
         }
@@ -358,6 +369,23 @@ impl Inner {
 
     fn unroutable(self: &Rc<Self>, domain: &UnusableDomain, job: Job) {
         self.settle_all(job, Verdict::Bounce, &domain.diagnosis());
+    }
+
+    /// Resolves when the drain begins.
+    async fn leave(&self) {
+        if !self.draining.get() {
+            self.leaving.notified().await;
+        }
+    }
+
+    /// The result of preparations that a drain need not wait for; `None`: it has begun, and they
+    /// were given up.
+    async fn unless_leaving<T>(&self, preparations: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.leave() => None,
+            result = preparations => Some(result),
+        }
     }
 
     fn work_done(&self) {

@@ -49,12 +49,14 @@ impl Inner {
         let this = self.clone();
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
-            match this.connect(hop).await {
-                Tried::Open(connection, peer) => this.serve(hop, *connection, peer).await,
-                Tried::Failed {
+            match this.unless_leaving(this.connect(hop)).await {
+                Some(Tried::Open(connection, peer)) => this.serve(hop, *connection, peer).await,
+                Some(Tried::Failed {
                     diagnosis,
                     throttle,
-                } => this.connect_failed(hop, diagnosis, throttle),
+                }) => this.connect_failed(hop, diagnosis, throttle),
+                // Nobody asks the schedule any more, and the jobs are in the spool.
+                None => {}
             }
             this.work_done();
             this.stir();
@@ -202,8 +204,8 @@ impl Inner {
         }
     }
 
-    /// Waits idle until told what to do. `None`: time is up or the peer has ended the session, and
-    /// the schedule has been told.
+    /// Waits idle until told what to do. `None`: time is up, the peer has ended the session or the
+    /// drain has begun, and the schedule has been told.
     async fn wait(&self, hop: HopId, connection: &mut Connection, until: Now) -> Option<Told> {
         let idle = Rc::new(Idle::default());
         self.schedule
@@ -212,14 +214,14 @@ impl Inner {
             .idle
             .push_back(idle.clone());
         self.stir();
-        // An idle connection is no work in progress: a drain need not wait for it.
-        self.work_done();
+        self.idle.set(self.idle.get() + 1);
         tokio::select! {
             biased;
             () = idle.notify.notified() => {}
+            () = self.leave() => {}
             () = connection.wait_idle(until) => {}
         }
-        self.at_work.set(self.at_work.get() + 1);
+        self.idle.set(self.idle.get() - 1);
         if let Some(told) = idle.told.get() {
             return Some(told);
         }
