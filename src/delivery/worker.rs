@@ -163,6 +163,7 @@ impl Inner {
     async fn serve(self: &Rc<Self>, hop: HopId, mut connection: Connection, peer: Peer) {
         self.schedule.borrow_mut().connected(hop);
         let mut carried = 0;
+        let mut has_rested = false;
         loop {
             let take = match self.draining.get() {
                 true => Take::Close,
@@ -171,7 +172,8 @@ impl Inner {
             let after = match take {
                 Take::Job(job) => {
                     carried += 1;
-                    let after = self.carry(hop, &mut connection, &peer, carried, job).await;
+                    let worked = carried > 1 || has_rested;
+                    let after = self.carry(hop, &mut connection, &peer, worked, job).await;
                     match after {
                         After::GoOn if carried >= self.context.transactions_per_connection => {
                             After::Close
@@ -181,8 +183,13 @@ impl Inner {
                 }
                 Take::Close => After::Close,
                 Take::Wait { until } => match self.wait(hop, &mut connection, until).await {
-                    Some(Told::Work) => After::GoOn,
-                    Some(Told::Close) => After::Close,
+                    // The peer may have closed, or the time may have been up, just before: then
+                    // the job is for another connection.
+                    Some(Told::Work) if connection.is_quiet().await => {
+                        has_rested = true;
+                        After::GoOn
+                    }
+                    Some(_) => After::Close,
                     None => {
                         self.stir();
                         return connection.quit().await;
@@ -238,7 +245,7 @@ impl Inner {
         hop: HopId,
         connection: &mut Connection,
         peer: &Peer,
-        carried: u32,
+        session_worked: bool,
         job: Job,
     ) -> After {
         let started = clock::now();
@@ -255,11 +262,11 @@ impl Inner {
             return After::GoOn;
         };
         let reusable = result.reusable && connection.is_usable();
-        let answered = self.settle(hop, job, result, connection, peer, started, carried > 1);
-        match (reusable, answered) {
+        let broke = self.settle(hop, job, result, connection, peer, started, session_worked);
+        match (reusable, broke) {
             (true, _) => After::GoOn,
-            (false, true) => After::Close,
-            (false, false) => After::Broke,
+            (false, false) => After::Close,
+            (false, true) => After::Broke,
         }
     }
 

@@ -392,6 +392,20 @@ impl Connection {
         }
     }
 
+    /// True if the peer has neither said anything nor closed since the last transaction, and no
+    /// deadline has passed: the next one may begin. Does not wait.
+    pub async fn is_quiet(&mut self) -> bool {
+        self.arm_deadline();
+        while self.stream.socket().has_news() {
+            match self.stream.receive_unasked(&mut self.input).await {
+                // TLS's own business, such as a ticket.
+                Ok(Received::Bytes) if self.input.is_empty() => {}
+                _ => return false,
+            }
+        }
+        self.input.is_empty()
+    }
+
     /// Ends the session with QUIT, waiting only briefly for its answer.
     pub async fn quit(mut self) {
         self.client.quit(&mut self.out);
