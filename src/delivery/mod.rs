@@ -42,6 +42,9 @@ use tokio::sync::Notify;
 /// Told of so many more recipients of a message that are finished.
 pub type Finished = Box<dyn Fn(&Message, u32)>;
 
+/// Actions of the schedule that are performed before other tasks of the core get their turn.
+const ACTIONS_PER_TURN: usize = 64;
+
 /// What delivery needs to know, and whom to tell.
 pub struct Context {
     pub hostname: String,
@@ -105,6 +108,14 @@ struct Idle {
 enum Told {
     Work,
     Close,
+}
+
+/// How far the schedule's wishes were carried out.
+enum Turn {
+    /// There may be more.
+    Unfinished,
+    /// Nothing more before this time, or at all, unless something happens.
+    Done(Option<Now>),
 }
 
 /// The delivery side of one core.
@@ -210,10 +221,10 @@ impl Inner {
     /// Performs what the schedule asks for, then sleeps until it may ask again.
     async fn drive(self: Rc<Self>) {
         loop {
-            let deadline = self.act();
-            match deadline {
-                None => self.stirred.notified().await,
-                Some(deadline) => {
+            match self.act() {
+                Turn::Unfinished => runtime::yield_now().await,
+                Turn::Done(None) => self.stirred.notified().await,
+                Turn::Done(Some(deadline)) => {
                     let wait = deadline.since(clock::now());
                     tokio::select! {
                         () = self.stirred.notified() => {}
@@ -224,11 +235,14 @@ impl Inner {
         }
     }
 
-    fn act(self: &Rc<Self>) -> Option<Now> {
-        while !self.draining.get() {
+    fn act(self: &Rc<Self>) -> Turn {
+        for _ in 0..ACTIONS_PER_TURN {
+            if self.draining.get() {
+                return Turn::Done(None);
+            }
             let action = self.schedule.borrow_mut().poll(clock::now());
             match action {
-                None => return self.schedule.borrow().deadline(),
+                None => return Turn::Done(self.schedule.borrow().deadline()),
                 Some(Action::Open { hop }) => self.open(hop),
                 Some(Action::Wake { hop }) => self.tell_idle(hop, Told::Work),
                 Some(Action::Close { hop }) => self.tell_idle(hop, Told::Close),
@@ -236,7 +250,7 @@ impl Inner {
                 Some(Action::Retry { job }) => self.clone().submit(job),
             }
         }
-        None
+        Turn::Unfinished
     }
 
     fn stir(&self) {
