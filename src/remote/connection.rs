@@ -23,6 +23,9 @@ use std::time::Duration;
 /// Bytes of a body that are read, encrypted and sent at once.
 const BODY_SLICE_BYTES: usize = 64 * 1024;
 
+/// How long the reason of a host that broke off is waited for: it was sent before.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a next hop may take (RFC 5321 section 4.5.3.2).
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
@@ -267,13 +270,51 @@ impl Connection {
     }
 
     async fn send_body(&mut self, content: &Content<'_>) {
+        if self.is_refused_early() {
+            return;
+        }
         let sent = match content {
             Content::Memory(bytes) => self.send_slices(bytes).await,
             Content::Spool(place) => self.send_stored(place).await,
         };
         match sent {
             Ok(()) => self.client.body_sent(),
-            Err(error) => self.lost(&error),
+            Err(error) => {
+                if self.content_error.is_some() || !self.hears_why().await {
+                    self.lost(&error);
+                }
+            }
+        }
+    }
+
+    /// Handles what has come behind 354 before the content was sent: a refusal, which ends the
+    /// session, or nothing good.
+    fn is_refused_early(&mut self) -> bool {
+        let input = &self.input[self.parsed..];
+        if input.is_empty() {
+            return false;
+        }
+        let (taken, step) = self.client.handle(input, &mut self.out);
+        self.parsed += taken;
+        let is_refused = step != ClientStep::NeedInput;
+        if is_refused {
+            self.pending = Some(step);
+        }
+        is_refused
+    }
+
+    /// After the content could not be sent: a host that finds a message too large half way answers
+    /// and closes, and its reply is still there to be read.
+    async fn hears_why(&mut self) -> bool {
+        let deadline = clock::now() + LAST_WORD_TIMEOUT;
+        loop {
+            self.forget_input();
+            self.stream.set_deadline(deadline);
+            match self.stream.receive(&mut self.input).await {
+                Ok(Received::Bytes) if self.is_refused_early() => return true,
+                Ok(Received::Bytes) => {}
+                _ => return false,
+            }
         }
     }
 
