@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long a last word, such as 421, may take to be sent.
+/// How long a last word, such as 421, may take to be sent, and then to be read.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A sender whose text may have ended, if bare line ends count, mostly waits for an answer.
@@ -413,7 +413,17 @@ impl Session {
             let _ = self.stream.send(&self.out).await;
         }
         self.log_end(&end);
-        self.stream.close();
+        let is_our_word = match &end {
+            End::Closed => !self.server.has_quit(),
+            End::PeerGone { .. } => false,
+            End::Stream(error) | End::Handshake(error) => !matches!(error, StreamError::Gone(_)),
+            End::Draining => true,
+        };
+        if is_our_word {
+            self.stream.linger(clock::now() + LAST_WORD_TIMEOUT).await;
+        } else {
+            self.stream.close();
+        }
     }
 
     fn log_accepted(&self, durable: &Durable, envelope: &Envelope) {

@@ -265,6 +265,7 @@ pub struct Server {
     idle_commands: u32,
     /// The last command was a DATA that got no 354.
     data_was_refused: bool,
+    has_quit: bool,
     summary: Summary,
 }
 
@@ -282,11 +283,17 @@ impl Server {
             errors: 0,
             idle_commands: 0,
             data_was_refused: false,
+            has_quit: false,
             summary: Summary {
                 tls: peer.tls,
                 ..Summary::default()
             },
         }
+    }
+
+    /// True if the session was closed by the client's QUIT: it will send nothing more.
+    pub fn has_quit(&self) -> bool {
+        self.has_quit
     }
 
     /// Appends the greeting. To be called once, before any `handle`.
