@@ -237,6 +237,22 @@ fn large_messages_pass_in_bounded_memory() {
 }
 
 #[test]
+fn mail_that_is_not_kept_in_memory_is_read_back() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--in-memory-size", "0", "--chunk-size", "16KiB"]);
+    let content = large_content(100_000);
+    for sent in [CONTENT, &content] {
+        send_mail(relay.address(), FROM, &[TO], sent);
+    }
+    let mails = hop.wait_for_mail(2);
+    for sent in [CONTENT, &content] {
+        let end = format!("{sent}\r\n");
+        assert!(mails.iter().any(|mail| mail.content.ends_with(&end)));
+    }
+    relay.stop();
+}
+
+#[test]
 fn message_over_the_limit_is_refused_and_the_session_goes_on() {
     let (home, hop) = (Home::new(), NextHop::start());
     let relay = relay_to(&home, &hop, &["--max-message-size", "64KiB"]);

@@ -163,6 +163,7 @@ impl Shared {
                 handshake: config.handshake_timeout,
                 session: config.session_timeout,
             },
+            chunk_bytes: self.config.spool.chunk_bytes as usize,
             in_memory_bytes: self.config.spool.in_memory_bytes as usize,
             offers_starttls: config.offer_starttls,
             spool,

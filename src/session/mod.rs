@@ -94,7 +94,9 @@ pub struct Context {
     pub settings: Rc<Settings>,
     pub relay: Arc<RelayPolicy>,
     pub timeouts: Timeouts,
-    /// Bodies up to this size stay in memory until their commit.
+    /// Larger bodies go to the log in pieces of this size as they come.
+    pub chunk_bytes: usize,
+    /// Bodies up to this size are handed over in memory.
     pub in_memory_bytes: usize,
     pub offers_starttls: bool,
     pub spool: Spool,
@@ -296,7 +298,7 @@ impl Session {
             let context = &self.context;
             self.stream.set_deadline(Now::NEVER);
             incoming
-                .spill(&context.spool, context.in_memory_bytes)
+                .spill(&context.spool, context.chunk_bytes)
                 .await;
         }
     }
@@ -339,7 +341,9 @@ impl Session {
             context.core,
             open_recipients,
         );
-        let body = durable.body.and_then(|body| context.bodies.hold(body));
+        let is_small = durable.body_bytes <= context.in_memory_bytes as u64;
+        let body = durable.body.filter(|_| is_small);
+        let body = body.and_then(|body| context.bodies.hold(body));
         (context.accepted)(message, body);
     }
 
