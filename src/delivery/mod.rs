@@ -325,7 +325,8 @@ impl Inner {
         for (index, state) in recipients {
             match self.way(&message, index, &state) {
                 Ok(Some(way)) => ways.entry(way).or_default().push((index, state)),
-                Ok(None) => {}
+                // Owed to nobody: its recipient is finished, or its segment is never let go.
+                Ok(None) => self.forget_report(part(vec![(index, state)])),
                 Err(domain) => self.unroutable(&domain, part(vec![(index, state)])),
             }
         }
@@ -334,7 +335,8 @@ impl Inner {
             .collect()
     }
 
-    /// `None` for a recipient that is finished: it goes nowhere.
+    /// `None` for a report on mail with the null reverse-path: it goes nowhere. No recipient of a
+    /// job is finished.
     fn way(
         &self,
         message: &Message,
