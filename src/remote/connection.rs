@@ -425,6 +425,9 @@ impl Connection {
     /// Waits until the peer says something unasked or closes, or the time is up: in any case the
     /// session should end. Dropping the future changes nothing.
     pub async fn wait_idle(&mut self, until: Now) {
+        if !self.has_heard_all() {
+            return;
+        }
         self.stream.set_deadline(until);
         while let Ok(Received::Bytes) = self.stream.receive_unasked(&mut self.input).await {
             if !self.input.is_empty() {
@@ -433,9 +436,21 @@ impl Connection {
         }
     }
 
+    /// True if nothing was received that has not been handled; gives the buffer back then.
+    fn has_heard_all(&mut self) -> bool {
+        let has_heard_all = self.parsed == self.input.len();
+        if has_heard_all {
+            self.forget_input();
+        }
+        has_heard_all
+    }
+
     /// True if the peer has neither said anything nor closed since the last transaction, and no
     /// deadline has passed: the next one may begin. Does not wait.
     pub async fn is_quiet(&mut self) -> bool {
+        if !self.has_heard_all() {
+            return false;
+        }
         self.arm_deadline();
         while self.stream.socket().has_news() {
             match self.stream.receive_unasked(&mut self.input).await {
