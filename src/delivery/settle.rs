@@ -57,7 +57,8 @@ pub(super) fn nobody_answered() -> Diagnosis {
 }
 
 impl Inner {
-    /// Settles what a transaction decided. True if the peer answered to its end.
+    /// Settles what a transaction decided. True if the connection was lost in a way that speaks
+    /// against the hop; one that ended between two transactions does not.
     #[expect(
         clippy::too_many_arguments,
         reason = "one call, each a fact of its own"
@@ -81,6 +82,7 @@ impl Inner {
             .iter()
             .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
         let mut answered = true;
+        let mut broke = false;
         let mut throttle = false;
         let mut decisions = Vec::with_capacity(result.verdicts.len());
         for (index, recipient) in &result.verdicts {
@@ -91,6 +93,7 @@ impl Inner {
             };
             throttle |= verdict == Verdict::Throttle && scope == Scope::NextHop;
             answered &= !is_silence(recipient);
+            broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
             let (stage, event) = judge::event_of(recipient);
             decisions.push((
                 *index,
@@ -108,7 +111,7 @@ impl Inner {
             started: Some(started),
         };
         self.apply(job, decisions, &told);
-        answered
+        broke
     }
 
     fn tell_schedule(
@@ -121,6 +124,9 @@ impl Inner {
         let mut schedule = self.schedule.borrow_mut();
         if answered {
             schedule.delivered(hop);
+            // What went wrong before says nothing about who waits too long from now on; a 5yz
+            // greeting of an hour ago must not return mail.
+            schedule.context(hop).last = None;
         }
         if throttle {
             schedule.refused(hop, Refusal::Mail, clock::now());

@@ -49,12 +49,14 @@ impl Inner {
         let this = self.clone();
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
-            match this.connect(hop).await {
-                Tried::Open(connection, peer) => this.serve(hop, *connection, peer).await,
-                Tried::Failed {
+            match this.unless_leaving(this.connect(hop)).await {
+                Some(Tried::Open(connection, peer)) => this.serve(hop, *connection, peer).await,
+                Some(Tried::Failed {
                     diagnosis,
                     throttle,
-                } => this.connect_failed(hop, diagnosis, throttle),
+                }) => this.connect_failed(hop, diagnosis, throttle),
+                // Nobody asks the schedule any more, and the jobs are in the spool.
+                None => {}
             }
             this.work_done();
             this.stir();
@@ -166,6 +168,7 @@ impl Inner {
             connection,
             peer,
             carried: 0,
+            has_rested: false,
             ahead: None,
         };
         loop {
@@ -173,8 +176,13 @@ impl Inner {
                 Take::Job(job) => worker.carry(job).await,
                 Take::Close => After::Close,
                 Take::Wait { until } => match self.wait(hop, &mut worker.connection, until).await {
-                    Some(Told::Work) => After::GoOn,
-                    Some(Told::Close) => After::Close,
+                    // The peer may have closed, or the time may have been up, just before: then
+                    // the job is for another connection.
+                    Some(Told::Work) if worker.connection.is_quiet().await => {
+                        worker.has_rested = true;
+                        After::GoOn
+                    }
+                    Some(_) => After::Close,
                     None => {
                         self.stir();
                         return worker.connection.quit().await;
@@ -196,8 +204,8 @@ impl Inner {
         }
     }
 
-    /// Waits idle until told what to do. `None`: time is up or the peer has ended the session, and
-    /// the schedule has been told.
+    /// Waits idle until told what to do. `None`: time is up, the peer has ended the session or the
+    /// drain has begun, and the schedule has been told.
     async fn wait(&self, hop: HopId, connection: &mut Connection, until: Now) -> Option<Told> {
         let idle = Rc::new(Idle::default());
         self.schedule
@@ -206,14 +214,14 @@ impl Inner {
             .idle
             .push_back(idle.clone());
         self.stir();
-        // An idle connection is no work in progress: a drain need not wait for it.
-        self.work_done();
+        self.idle.set(self.idle.get() + 1);
         tokio::select! {
             biased;
             () = idle.notify.notified() => {}
+            () = self.leave() => {}
             () = connection.wait_idle(until) => {}
         }
-        self.at_work.set(self.at_work.get() + 1);
+        self.idle.set(self.idle.get() - 1);
         if let Some(told) = idle.told.get() {
             return Some(told);
         }
@@ -233,6 +241,8 @@ struct Worker {
     peer: Peer,
     /// Transactions begun on this connection.
     carried: u32,
+    /// The session has been idle in between: it has worked before.
+    has_rested: bool,
     ahead: Option<Ahead>,
 }
 
@@ -296,8 +306,8 @@ impl Worker {
             self.inner.log_unreadable(&job, &error);
         }
         let reusable = result.reusable && self.connection.lives();
-        let session_worked = self.carried > 1;
-        let answered = self.inner.settle(
+        let session_worked = self.carried > 1 || self.has_rested;
+        let broke = self.inner.settle(
             self.hop,
             job,
             result,
@@ -306,10 +316,10 @@ impl Worker {
             started,
             session_worked,
         );
-        match (reusable, answered) {
+        match (reusable, broke) {
             (true, _) => After::GoOn,
-            (false, true) => After::Close,
-            (false, false) => After::Broke,
+            (false, false) => After::Close,
+            (false, true) => After::Broke,
         }
     }
 

@@ -192,6 +192,13 @@ impl Socket {
         }
     }
 
+    /// True if a receive would not block: bytes, end of stream or an error are there.
+    pub fn has_news(&self) -> bool {
+        let peeked = self.state.stream.peek(&mut [0]);
+        self.state.expired.get()
+            || !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Waits for bytes, receives them into the thread's scratch and hands them to `each`, empty at
     /// the end of the stream.
     pub async fn receive_with<R>(&self, each: impl FnOnce(&mut [u8]) -> R) -> io::Result<R> {

@@ -24,6 +24,9 @@ use std::time::Duration;
 /// Bytes of a body that are read, encrypted and sent at once.
 const BODY_SLICE_BYTES: usize = 64 * 1024;
 
+/// How long the reason of a host that broke off is waited for: it was sent before.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a next hop may take (RFC 5321 section 4.5.3.2).
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
@@ -291,23 +294,22 @@ impl Connection {
         content: &Content<'_>,
         ahead: Option<&Transaction<'_>>,
     ) -> bool {
+        if self.is_refused_early() {
+            return false;
+        }
         let mut tail = AlignedBuf::empty();
         let (last, sent) = match content {
             Content::Memory(bytes) => {
                 let (most, last) = split_last_slice(bytes);
                 (last, self.send_slices(most).await)
             }
-            Content::Spool(place) => {
-                let sent = self.send_stored(place, &mut tail).await;
-                let (sent, range) = match sent {
-                    Ok(range) => (Ok(()), range),
-                    Err(error) => (Err(error), 0..0),
-                };
-                (&tail[range], sent)
-            }
+            Content::Spool(place) => match self.send_stored(place, &mut tail).await {
+                Ok(range) => (&tail[range], Ok(())),
+                Err(error) => (&tail[..0], Err(error)),
+            },
         };
         if let Err(error) = sent {
-            self.lost(&error);
+            self.body_broke_off(&error).await;
             return false;
         }
         self.client.body_sent();
@@ -319,9 +321,46 @@ impl Connection {
         let sent = self.stream.send_both(last, &self.out).await;
         self.out.clear();
         if let Err(error) = sent {
-            self.lost(&error);
+            self.body_broke_off(&error).await;
         }
         begun
+    }
+
+    async fn body_broke_off(&mut self, error: &StreamError) {
+        if self.content_error.is_some() || !self.hears_why().await {
+            self.lost(error);
+        }
+    }
+
+    /// Handles what has come behind 354 before the content was sent: a refusal, which ends the
+    /// session, or nothing good.
+    fn is_refused_early(&mut self) -> bool {
+        let input = &self.input[self.parsed..];
+        if input.is_empty() {
+            return false;
+        }
+        let (taken, step) = self.client.handle(input, &mut self.out);
+        self.parsed += taken;
+        let is_refused = step != ClientStep::NeedInput;
+        if is_refused {
+            self.pending = Some(step);
+        }
+        is_refused
+    }
+
+    /// After the content could not be sent: a host that finds a message too large half way answers
+    /// and closes, and its reply is still there to be read.
+    async fn hears_why(&mut self) -> bool {
+        let deadline = clock::now() + LAST_WORD_TIMEOUT;
+        loop {
+            self.forget_input();
+            self.stream.set_deadline(deadline);
+            match self.stream.receive(&mut self.input).await {
+                Ok(Received::Bytes) if self.is_refused_early() => return true,
+                Ok(Received::Bytes) => {}
+                _ => return false,
+            }
+        }
     }
 
     async fn send_slices(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
@@ -457,6 +496,20 @@ impl Connection {
                 return;
             }
         }
+    }
+
+    /// True if the peer has neither said anything nor closed since the last transaction, and no
+    /// deadline has passed: the next one may begin. Does not wait.
+    pub async fn is_quiet(&mut self) -> bool {
+        self.arm_deadline();
+        while self.stream.socket().has_news() {
+            match self.stream.receive_unasked(&mut self.input).await {
+                // TLS's own business, such as a ticket.
+                Ok(Received::Bytes) if self.input.is_empty() => {}
+                _ => return false,
+            }
+        }
+        self.input.is_empty()
     }
 
     /// Ends the session with QUIT, waiting only briefly for its answer.
