@@ -25,7 +25,9 @@ fn usual(_: Occasion<'_>) -> Answer {
 }
 
 fn verb_is(command: &str, verb: &str) -> bool {
-    command.get(..verb.len()).is_some_and(|start| start.eq_ignore_ascii_case(verb))
+    command
+        .get(..verb.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
 }
 
 // ---- TLS in and out ----
@@ -41,9 +43,17 @@ fn starttls_in_and_out() {
     assert!(mail.over_tls);
     assert!(mail.from.starts_with("MAIL FROM:<a@sender.test>"));
     assert!(mail.to[0].starts_with("RCPT TO:<b@example.test>"));
-    assert!(mail.content.starts_with("Received: from client.test"), "{}", mail.content);
+    assert!(
+        mail.content.starts_with("Received: from client.test"),
+        "{}",
+        mail.content
+    );
     assert!(mail.content.contains("with ESMTPS"), "{}", mail.content);
-    assert!(mail.content.ends_with("\r\n\r\n.dots\r\n...\r\n"), "{}", mail.content);
+    assert!(
+        mail.content.ends_with("\r\n\r\n.dots\r\n...\r\n"),
+        "{}",
+        mail.content
+    );
     let delivered = relay.wait_for("delivered", |_| true);
     assert_eq!(delivered["tls"], "TLSv1.3");
     relay.stop();
@@ -109,8 +119,16 @@ fn new_certificate_on_sighup() {
         (made.cert.der().to_vec(), certificate, key)
     };
     let (first, certificate, key) = write();
-    let relay = relay_to(&home, &hop, &["--tls-cert", &certificate, "--tls-key", &key]);
-    let shown = || Client::connect_with_starttls(relay.address()).link.peer_certificate();
+    let relay = relay_to(
+        &home,
+        &hop,
+        &["--tls-cert", &certificate, "--tls-key", &key],
+    );
+    let shown = || {
+        Client::connect_with_starttls(relay.address())
+            .link
+            .peer_certificate()
+    };
     assert_eq!(shown(), first);
     let (second, _, _) = write();
     let before = relay.events("certificate").len();
@@ -119,7 +137,10 @@ fn new_certificate_on_sighup() {
     // The cores get it through their lanes, a moment after the control thread has said so.
     let deadline = Instant::now() + support::PATIENCE;
     while shown() != second {
-        assert!(Instant::now() < deadline, "the new certificate is never shown");
+        assert!(
+            Instant::now() < deadline,
+            "the new certificate is never shown"
+        );
     }
     relay.stop();
 }
@@ -140,7 +161,11 @@ fn log_file_is_opened_anew_on_sighup() {
 fn wait_for_file(path: &std::path::Path, text: &str) {
     let deadline = Instant::now() + support::PATIENCE;
     while !std::fs::read_to_string(path).is_ok_and(|found| found.contains(text)) {
-        assert!(Instant::now() < deadline, "{text} never came in {}", path.display());
+        assert!(
+            Instant::now() < deadline,
+            "{text} never came in {}",
+            path.display()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -191,7 +216,11 @@ fn chunks() {
     client.expect_reply(250);
     client.quit();
     let mail = &hop.wait_for_mail(1)[0];
-    assert!(mail.content.ends_with("\r\n\r\n.one\r\n.\r\ntwo\r\n"), "{}", mail.content);
+    assert!(
+        mail.content.ends_with("\r\n\r\n.one\r\n.\r\ntwo\r\n"),
+        "{}",
+        mail.content
+    );
     relay.stop();
 }
 
@@ -231,7 +260,10 @@ fn large_messages_pass_in_bounded_memory() {
         let (_, arrived) = mail.content.split_once("Subject: large").expect("the subject");
         let (_, sent) = content.split_once("Subject: large").expect("the subject");
         assert_eq!(arrived.len(), sent.len() + 2);
-        assert!(arrived.trim_end_matches("\r\n") == sent, "the content has changed");
+        assert!(
+            arrived.trim_end_matches("\r\n") == sent,
+            "the content has changed"
+        );
     }
     let grown = relay.peak_memory_bytes() - before;
     assert!(grown < GROWTH_BYTES_MAX, "memory has grown by {grown} bytes");
@@ -241,7 +273,11 @@ fn large_messages_pass_in_bounded_memory() {
 #[test]
 fn mail_that_is_not_kept_in_memory_is_read_back() {
     let (home, hop) = (Home::new(), NextHop::start());
-    let relay = relay_to(&home, &hop, &["--in-memory-size", "0", "--chunk-size", "16KiB"]);
+    let relay = relay_to(
+        &home,
+        &hop,
+        &["--in-memory-size", "0", "--chunk-size", "16KiB"],
+    );
     let content = large_content(100_000);
     for sent in [CONTENT, &content] {
         send_mail(relay.address(), FROM, &[TO], sent);
@@ -285,7 +321,16 @@ fn two_listeners() {
 #[test]
 fn one_connection_too_many_gets_421() {
     let (home, hop) = (Home::new(), NextHop::start());
-    let relay = relay_to(&home, &hop, &["--max-connections", "2", "--max-connections-per-address", "2"]);
+    let relay = relay_to(
+        &home,
+        &hop,
+        &[
+            "--max-connections",
+            "2",
+            "--max-connections-per-address",
+            "2",
+        ],
+    );
     let first = Client::connect(relay.address());
     let second = Client::connect(relay.address());
     let mut third = Client::connect_silently(relay.address());
@@ -305,7 +350,10 @@ fn greeting_says_the_banner() {
     let (home, hop) = (Home::new(), NextHop::start());
     let relay = relay_to(&home, &hop, &["--banner", "ESMTP at your service"]);
     let mut client = Client::connect_silently(relay.address());
-    assert_eq!(client.expect_reply(220), "220 relay.test ESMTP at your service");
+    assert_eq!(
+        client.expect_reply(220),
+        "220 relay.test ESMTP at your service"
+    );
     relay.stop();
 }
 
@@ -363,7 +411,11 @@ fn the_report(hop: &NextHop) -> String {
     assert_eq!(mails.len(), 1);
     let mail = &mails[0];
     assert!(mail.from.starts_with("MAIL FROM:<>"), "{}", mail.from);
-    assert!(mail.to[0].starts_with("RCPT TO:<a@sender.test>"), "{:?}", mail.to);
+    assert!(
+        mail.to[0].starts_with("RCPT TO:<a@sender.test>"),
+        "{:?}",
+        mail.to
+    );
     let content = &mail.content;
     assert!(content.contains("multipart/report"), "{content}");
     assert!(content.contains("message/delivery-status"), "{content}");
@@ -396,10 +448,16 @@ fn one_of_several_recipients_is_refused() {
     let mail = &hop.wait_for_mail(1)[0];
     assert_eq!(mail.to.len(), 2, "one transaction for both");
     let report = the_report(&reports);
-    assert!(report.contains("Final-Recipient: rfc822;no@example.test"), "{report}");
+    assert!(
+        report.contains("Final-Recipient: rfc822;no@example.test"),
+        "{report}"
+    );
     assert!(report.contains("Action: failed"), "{report}");
     assert!(report.contains("Status: 5.1.1"), "{report}");
-    assert!(report.contains("Reporting-MTA: dns; relay.test"), "{report}");
+    assert!(
+        report.contains("Reporting-MTA: dns; relay.test"),
+        "{report}"
+    );
     assert!(report.contains("no such user here"), "{report}");
     assert!(!report.contains("one@example.test"), "{report}");
     relay.stop();
@@ -437,9 +495,16 @@ fn mail_that_expires_is_returned() {
     let relay = relay_with_reports(&home, &hop, &reports, &["--queue-lifetime", "2s"]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);
     let report = the_report(&reports);
-    assert!(report.contains("Status: 4.4.7") || report.contains("Status: 5.4.7"), "{report}");
+    assert!(
+        report.contains("Status: 4.4.7") || report.contains("Status: 5.4.7"),
+        "{report}"
+    );
     assert!(report.contains("not now"), "{report}");
-    let attempts = hop.commands().iter().filter(|command| *command == "DATA").count();
+    let attempts = hop
+        .commands()
+        .iter()
+        .filter(|command| *command == "DATA")
+        .count();
     assert!(attempts >= 2, "{attempts}");
     relay.stop();
     assert_nothing_is_left(&home);
@@ -539,7 +604,11 @@ fn notify_success_is_passed_on_to_a_hop_with_dsn() {
     let relay = relay_with_reports(&home, &hop, &reports, &[]);
     mail_with_notify(relay.address(), FROM, "SUCCESS,FAILURE", TO);
     let mail = &hop.wait_for_mail(1)[0];
-    assert!(mail.to[0].contains("NOTIFY=SUCCESS,FAILURE"), "{:?}", mail.to);
+    assert!(
+        mail.to[0].contains("NOTIFY=SUCCESS,FAILURE"),
+        "{:?}",
+        mail.to
+    );
     relay.stop();
     assert_eq!(reports.connections(), 0);
 }
@@ -594,7 +663,11 @@ fn greylisting_with_a_policy_status_keeps_to_the_retry_interval() {
     let started = Instant::now();
     send_mail(relay.address(), FROM, &[TO], CONTENT);
     hop.wait_for_mail(1);
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        started.elapsed()
+    );
     relay.stop();
 }
 
@@ -646,7 +719,14 @@ fn session_ended_between_messages_is_opened_anew_at_once() {
         }
     });
     let home = Home::new();
-    let flags = ["--retry-min", "1h", "--retry-max", "1h", "--delivery-connections", "1"];
+    let flags = [
+        "--retry-min",
+        "1h",
+        "--retry-max",
+        "1h",
+        "--delivery-connections",
+        "1",
+    ];
     let route = hop.route("*");
     let mut all = vec!["--route", &route];
     all.extend(flags);
@@ -712,7 +792,11 @@ fn many_messages_over_one_connection() {
     assert_eq!(hop.connections(), 1);
     let mut subjects: Vec<&str> = mails
         .iter()
-        .filter_map(|mail| mail.content.lines().find(|line| line.starts_with("Subject:")))
+        .filter_map(|mail| {
+            mail.content
+                .lines()
+                .find(|line| line.starts_with("Subject:"))
+        })
         .collect();
     subjects.sort_unstable();
     subjects.dedup();
@@ -724,7 +808,12 @@ fn many_messages_over_one_connection() {
 #[test]
 fn connection_is_closed_after_its_share_of_messages() {
     let (home, hop) = (Home::new(), NextHop::start());
-    let flags = ["--delivery-connections", "1", "--max-deliveries-per-connection", "4"];
+    let flags = [
+        "--delivery-connections",
+        "1",
+        "--max-deliveries-per-connection",
+        "4",
+    ];
     let relay = relay_to(&home, &hop, &flags);
     let mut client = Client::connect(relay.address());
     client.expect("EHLO client.test", 250);
@@ -784,7 +873,11 @@ fn broken_starttls_falls_back_to_plaintext() {
         relay.wait_for("delivered", |_| true);
         assert_eq!(relay.events("deferred").len(), 0, "{starttls:?}: at once");
         // The next connection does not try again.
-        let before = hop.commands().iter().filter(|text| *text == "STARTTLS").count();
+        let before = hop
+            .commands()
+            .iter()
+            .filter(|text| *text == "STARTTLS")
+            .count();
         assert_eq!(before, 1, "{starttls:?}");
         relay.stop();
     }
@@ -793,7 +886,11 @@ fn broken_starttls_falls_back_to_plaintext() {
 #[test]
 fn broken_starttls_is_tried_again_after_a_while() {
     let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Garbage, usual));
-    let relay = relay_to(&home, &hop, &["--tls-broken-for", "0s", "--idle-timeout", "0s"]);
+    let relay = relay_to(
+        &home,
+        &hop,
+        &["--tls-broken-for", "0s", "--idle-timeout", "0s"],
+    );
     for number in 1..=2 {
         send_mail(relay.address(), FROM, &[TO], CONTENT);
         hop.wait_for_mail(number);
@@ -811,7 +908,10 @@ fn broken_starttls_defers_where_encryption_is_demanded() {
         send_mail(relay.address(), FROM, &[TO], CONTENT);
         relay.wait_for_count("deferred", 2, |_| true);
         let commands = hop.commands();
-        assert!(!commands.iter().any(|text| verb_is(text, "MAIL")), "{starttls:?} {commands:?}");
+        assert!(
+            !commands.iter().any(|text| verb_is(text, "MAIL")),
+            "{starttls:?} {commands:?}"
+        );
         relay.stop();
     }
 }
@@ -822,9 +922,17 @@ fn untrusted_certificate_defers_where_verification_is_demanded() {
     let relay = relay_to(&home, &hop, &["--tls-out", "verify"]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);
     let deferred = relay.wait_for("deferred", |_| true);
-    assert!(deferred["status"].as_str().is_some_and(|text| text.starts_with("4.7")), "{deferred}");
+    assert!(
+        deferred["status"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("4.7")),
+        "{deferred}"
+    );
     let commands = hop.commands();
-    assert!(!commands.iter().any(|text| verb_is(text, "MAIL")), "{commands:?}");
+    assert!(
+        !commands.iter().any(|text| verb_is(text, "MAIL")),
+        "{commands:?}"
+    );
     relay.stop();
 }
 
@@ -842,7 +950,12 @@ fn mx_hosts(scripts: Vec<fn(Occasion<'_>) -> Answer>) -> MxHosts {
     for (number, script) in (1..).zip(scripts) {
         let ip = Ipv4Addr::new(127, 0, 0, number);
         let port = hops.first().map_or(0, |hop| hop.address().port());
-        hops.push(NextHop::on((ip, port).into(), StartTls::Works, KEYWORDS, script));
+        hops.push(NextHop::on(
+            (ip, port).into(),
+            StartTls::Works,
+            KEYWORDS,
+            script,
+        ));
         let name = format!("mx{number}.example.test");
         dns.mx("example.test", u16::from(number) * 10, &format!("{name}."));
         dns.host(&name, &ip.to_string());
@@ -852,7 +965,10 @@ fn mx_hosts(scripts: Vec<fn(Occasion<'_>) -> Answer>) -> MxHosts {
 
 impl MxHosts {
     fn relay(&self, home: &Home, flags: &[&str]) -> Relay {
-        let (server, port) = (self.dns.address().to_string(), self.hops[0].address().port());
+        let (server, port) = (
+            self.dns.address().to_string(),
+            self.hops[0].address().port(),
+        );
         let port = port.to_string();
         let mut all = vec!["--dns", &server, "--mx-port", &port];
         all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
@@ -889,7 +1005,10 @@ fn second_mx_host_gets_the_mail_when_the_first_refuses() {
         "CONNECT" => Answer::SayAndClose("421 4.3.2 too busy"),
         _ => Answer::Usual,
     };
-    let (home, hosts) = (Home::new(), mx_hosts(vec![closes, no_greeting, busy, usual]));
+    let (home, hosts) = (
+        Home::new(),
+        mx_hosts(vec![closes, no_greeting, busy, usual]),
+    );
     // And one that does not even listen.
     let unreachable = Ipv4Addr::new(127, 0, 0, 9);
     let _deaf = deaf(unreachable.into(), hosts.hops[0].address().port());
@@ -974,7 +1093,11 @@ fn idle_session_is_told_of_the_stop() {
         client.expect_end();
     }
     assert!(relay.wait().success());
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
@@ -1039,7 +1162,11 @@ fn stop_does_not_wait_for_a_hop_that_does_not_greet() {
     hop.wait_for_command(|command| command == "CONNECT");
     let started = Instant::now();
     relay.stop();
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[test]
@@ -1117,7 +1244,10 @@ fn retry_state_survives_a_restart() {
 
     let list = home.run(&["spool", "list", &home.spool()]);
     let text = String::from_utf8_lossy(&list.stdout);
-    assert!(text.contains("<a@sender.test>") && text.contains("b@example.test"), "{text}");
+    assert!(
+        text.contains("<a@sender.test>") && text.contains("b@example.test"),
+        "{text}"
+    );
     assert!(text.contains("not now"), "{text}");
     let verify = home.run(&["spool", "verify", &home.spool()]);
     assert_eq!(verify.status.code(), Some(0), "{verify:?}");
@@ -1126,7 +1256,11 @@ fn retry_state_survives_a_restart() {
     let relay = relay_to(&home, &hop, &[]);
     assert_eq!(relay.events("spool")[0]["recovered_messages"], 1);
     let mail = &hop.wait_for_mail(1)[0];
-    assert!(mail.content.ends_with("Subject: test\r\n\r\nHello.\r\n"), "{}", mail.content);
+    assert!(
+        mail.content.ends_with("Subject: test\r\n\r\nHello.\r\n"),
+        "{}",
+        mail.content
+    );
     relay.stop();
     assert_nothing_is_left(&home);
 }
@@ -1288,7 +1422,14 @@ fn burst_over_a_full_lane_is_not_forgotten() {
     const MESSAGES: usize = 1000;
     let hop = NextHop::scripted(StartTls::NotOffered, not_now);
     let home = Home::new();
-    let flags = ["--ingress-cores", "0", "--delivery-cores", "1", "--retry-max", "1h"];
+    let flags = [
+        "--ingress-cores",
+        "0",
+        "--delivery-cores",
+        "1",
+        "--retry-max",
+        "1h",
+    ];
     let route = hop.route("*");
     let mut all = vec!["--route", &route, "--retry-min", "1h"];
     all.extend(flags);
@@ -1325,7 +1466,10 @@ fn every_line_of_a_json_log_is_json() {
     relay.wait();
     for line in relay.log_lines() {
         let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line);
-        assert!(parsed.is_ok_and(|event| event["event"].is_string()), "{line}");
+        assert!(
+            parsed.is_ok_and(|event| event["event"].is_string()),
+            "{line}"
+        );
     }
 }
 
@@ -1441,7 +1585,11 @@ fn descriptors_do_not_leak() {
     assert!(hop.wait_until_no_connection(support::PATIENCE));
     let deadline = Instant::now() + support::PATIENCE;
     while relay.open_descriptors() > before + 2 {
-        assert!(Instant::now() < deadline, "{} {before}", relay.open_descriptors());
+        assert!(
+            Instant::now() < deadline,
+            "{} {before}",
+            relay.open_descriptors()
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     relay.stop();

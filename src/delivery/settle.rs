@@ -3,7 +3,7 @@
 //! Promise: whatever the verdict, a recipient ends in exactly one of four ways: finished, owed a
 //! report, waiting with a due time, or queued again at once. The first three are recorded.
 
-use super::worker::Peer;
+use super::worker::{Peer, is_report};
 use super::{HopId, Inner};
 use crate::config::LogLevel;
 use crate::handoff::job::{Job, Message};
@@ -420,6 +420,14 @@ impl Inner {
             .field("reply", &diagnosis.text);
     }
 
+    pub(super) fn log_unreadable(&self, job: &Job, error: &std::io::Error) {
+        let log = &self.context.log;
+        log.line(LogLevel::Error, "content-unreadable", clock::wall_time())
+            .field("id", job.message.id)
+            .field("error", Shown(error))
+            .field("effect", "tried again later; see ringpost spool verify");
+    }
+
     pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, why: &str) {
         let log = &self.context.log;
         log.line(LogLevel::Info, "plaintext-fallback", clock::wall_time())
@@ -444,13 +452,6 @@ impl Consequences {
             }
         }
     }
-}
-
-fn is_report(job: &Job) -> bool {
-    matches!(
-        job.recipients.first(),
-        Some((_, RecipientState::ReportOwed { .. }))
-    )
 }
 
 fn attempts_of(state: &RecipientState) -> u32 {

@@ -297,9 +297,7 @@ impl Session {
         if let Some(incoming) = &mut self.incoming {
             let context = &self.context;
             self.stream.set_deadline(Now::NEVER);
-            incoming
-                .spill(&context.spool, context.chunk_bytes)
-                .await;
+            incoming.spill(&context.spool, context.chunk_bytes).await;
         }
     }
 

@@ -218,6 +218,11 @@ impl Client {
         room && matches!(self.state, State::Session) && !self.expected.contains(&Expect::Quit)
     }
 
+    /// True once the session has ended, whether in good order or not.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Over(_))
+    }
+
     /// Begins a transaction: appends its first commands to `out`. `Err`: this session cannot carry
     /// the message; nothing has changed. Panics unless [`Client::can_begin`].
     ///

@@ -122,11 +122,19 @@ impl Stream {
 
     /// Sends `plain`, encrypted if TLS is on.
     pub async fn send(&mut self, plain: &[u8]) -> Result<(), StreamError> {
+        self.send_both(plain, &[]).await
+    }
+
+    /// Sends `first` and then `second`, in one write if the socket has room for it.
+    pub async fn send_both(&mut self, first: &[u8], second: &[u8]) -> Result<(), StreamError> {
         let Some(tls) = &mut self.tls else {
-            return Ok(self.socket.send_all(plain).await?);
+            return Ok(self.socket.send_both(first, second).await?);
         };
         let mut records = pool::take();
-        let result = match tls.encrypt(plain, &mut records) {
+        let encrypted = tls
+            .encrypt(first, &mut records)
+            .and_then(|()| tls.encrypt(second, &mut records));
+        let result = match encrypted {
             Ok(()) => self.socket.send_all(&records).await.map_err(Into::into),
             Err(error) => Err(StreamError::Tls(error)),
         };

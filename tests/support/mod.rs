@@ -29,7 +29,9 @@ impl<T> Watched<T> {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.value.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.value
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub fn change(&self, change: impl FnOnce(&mut T)) {

@@ -88,7 +88,8 @@ struct Settings {
     script: Script,
 }
 
-pub const KEYWORDS: &str = "PIPELINING\n8BITMIME\nSIZE 100000000\nENHANCEDSTATUSCODES\nDSN\nSMTPUTF8";
+pub const KEYWORDS: &str =
+    "PIPELINING\n8BITMIME\nSIZE 100000000\nENHANCEDSTATUSCODES\nDSN\nSMTPUTF8";
 
 impl NextHop {
     /// Takes everything, over TLS.
@@ -159,7 +160,11 @@ impl NextHop {
         });
         mails.unwrap_or_else(|| {
             let seen = self.seen.lock();
-            panic!("{} of {count} messages; {:?}", seen.mails.len(), seen.commands)
+            panic!(
+                "{} of {count} messages; {:?}",
+                seen.mails.len(),
+                seen.commands
+            )
         })
     }
 
@@ -186,11 +191,16 @@ impl NextHop {
 
     pub fn commands(&self) -> Vec<String> {
         let seen = self.seen.lock();
-        seen.commands.iter().map(|(_, command)| command.clone()).collect()
+        seen.commands
+            .iter()
+            .map(|(_, command)| command.clone())
+            .collect()
     }
 
     pub fn wait_until_no_connection(&self, patience: Duration) -> bool {
-        self.seen.wait(patience, |seen| (seen.open == 0).then_some(())).is_some()
+        self.seen
+            .wait(patience, |seen| (seen.open == 0).then_some(()))
+            .is_some()
     }
 }
 
@@ -288,10 +298,18 @@ impl Session {
     }
 
     fn answer(&mut self, command: &str) -> io::Result<Option<Ending>> {
-        let verb = |command: &str| command.split([' ', ':']).next().map(str::to_ascii_uppercase);
+        let verb = |command: &str| {
+            command
+                .split([' ', ':'])
+                .next()
+                .map(str::to_ascii_uppercase)
+        };
         let (taken, before) = {
             let seen = self.seen.lock();
-            let same = seen.commands.iter().filter(|(_, other)| verb(other) == verb(command));
+            let same = seen
+                .commands
+                .iter()
+                .filter(|(_, other)| verb(other) == verb(command));
             (seen.mails.len(), same.count())
         };
         let number = self.number;
@@ -302,7 +320,8 @@ impl Session {
             before,
         });
         // Who is answered by nothing has had its command seen all the same.
-        self.seen.change(|seen| seen.commands.push((number, command.to_owned())));
+        self.seen
+            .change(|seen| seen.commands.push((number, command.to_owned())));
         match answer {
             Answer::Usual => self.usual(command)?,
             Answer::Say(text) => {

@@ -158,7 +158,13 @@ impl Relay {
         listening
             .iter()
             .filter(|event| event["tls"] == tls)
-            .map(|event| event["address"].as_str().expect("text").parse().expect("an address"))
+            .map(|event| {
+                event["address"]
+                    .as_str()
+                    .expect("text")
+                    .parse()
+                    .expect("an address")
+            })
             .collect()
     }
 
@@ -191,7 +197,11 @@ impl Relay {
     /// All events of that name until now.
     pub fn events(&self, name: &str) -> Vec<Value> {
         let log = self.log.lock();
-        log.events.iter().filter(|event| is(event, name)).cloned().collect()
+        log.events
+            .iter()
+            .filter(|event| is(event, name))
+            .cloned()
+            .collect()
     }
 
     pub fn log_text(&self) -> String {
@@ -206,7 +216,10 @@ impl Relay {
     pub fn signal(&self, name: &str) {
         let mut kill = Command::new("kill");
         kill.args(["-s", name, &self.pid().to_string()]);
-        assert!(kill.status().expect("kill runs").success(), "the relay runs");
+        assert!(
+            kill.status().expect("kill runs").success(),
+            "the relay runs"
+        );
     }
 
     /// Waits for the end of the process; gives its status. The log is complete then.
@@ -231,7 +244,12 @@ impl Relay {
         self.signal("TERM");
         let status = self.wait();
         assert!(status.success(), "{status}:\n{}", self.log_text());
-        assert_eq!(self.events("stop")[0]["how"], "drained", "{}", self.log_text());
+        assert_eq!(
+            self.events("stop")[0]["how"],
+            "drained",
+            "{}",
+            self.log_text()
+        );
     }
 
     pub fn kill(mut self) {
