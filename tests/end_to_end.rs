@@ -764,6 +764,59 @@ fn hop_that_ends_every_session_at_its_second_message() {
 }
 
 #[test]
+fn hop_that_drops_every_connection_is_soon_left_alone() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "." => Answer::Close,
+        _ => Answer::Usual,
+    });
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..40 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    relay.wait_for_count("deferred", 3, |_| true);
+    // Nothing more is to happen; a hop that is hammered sees ten connections in no time.
+    assert!(hop.seen().wait(Duration::from_secs(2), |seen| (seen.connections > 9).then_some(())).is_none());
+    relay.stop();
+}
+
+#[test]
+fn hop_that_says_421_is_not_asked_again_at_once() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "." => Answer::SayAndClose("421 4.3.2 overloaded"),
+        _ => Answer::Usual,
+    });
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..40 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    relay.wait_for("deferred", |_| true);
+    assert!(hop.seen().wait(Duration::from_secs(2), |seen| (seen.connections > 3).then_some(())).is_none());
+    relay.stop();
+}
+
+#[test]
+fn acceptance_that_comes_before_the_content_is_none() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "DATA" if occasion.before == 0 => Answer::SayAndClose("354 Go on\r\n250 2.0.0 taken"),
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
 fn early_refusal_of_the_content_is_heard() {
     // As hosts do that find a message too large half way: they answer and close.
     let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {

@@ -280,10 +280,10 @@ impl Worker {
         }) = self.ahead.take()
         {
             match after {
-                // The peer took its leave in an answer to the one before: no failure of the hop.
-                After::Close if begun => _ = self.carry_one(job, true, started).await,
-                _ if begun => after = self.carry_one(job, true, started).await,
+                After::GoOn if begun => after = self.carry_one(job, true, started).await,
                 After::GoOn => after = self.carry_one(job, false, clock::now()).await,
+                // How the connection ended was decided by the one before; this one only hears of it.
+                _ if begun => _ = self.carry_one(job, true, started).await,
                 // Not begun, and there is no session for it: it waits for another connection.
                 After::Close | After::Broke => self.inner.clone().submit(job),
             }
