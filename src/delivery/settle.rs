@@ -83,7 +83,7 @@ impl Inner {
             .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
         let mut answered = true;
         let mut broke = false;
-        let mut throttle = false;
+        let mut throttle = None;
         let mut decisions = Vec::with_capacity(result.verdicts.len());
         for (index, recipient) in &result.verdicts {
             let (scope, verdict) = judge::judge_recipient(recipient, situation);
@@ -91,7 +91,11 @@ impl Inner {
                 Verdict::NextTransaction if !accepted_any => Verdict::Defer,
                 verdict => verdict,
             };
-            throttle |= verdict == Verdict::Throttle && scope == Scope::NextHop;
+            if verdict == Verdict::Throttle && scope == Scope::NextHop {
+                throttle = Some(Refusal::Mail);
+            } else if is_421(recipient) {
+                throttle.get_or_insert(Refusal::Connection);
+            }
             answered &= !is_silence(recipient);
             broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
             let (stage, event) = judge::event_of(recipient);
@@ -119,7 +123,7 @@ impl Inner {
         hop: HopId,
         decisions: &[(u32, Decision)],
         answered: bool,
-        throttle: bool,
+        throttle: Option<Refusal>,
     ) {
         let mut schedule = self.schedule.borrow_mut();
         if answered {
@@ -128,8 +132,8 @@ impl Inner {
             // greeting of an hour ago must not return mail.
             schedule.context(hop).last = None;
         }
-        if throttle {
-            schedule.refused(hop, Refusal::Mail, clock::now());
+        if let Some(refusal) = throttle {
+            schedule.refused(hop, refusal, clock::now());
         }
         let unhappy = decisions
             .iter()
@@ -461,6 +465,12 @@ fn attempts_of(state: &RecipientState) -> u32 {
         }
         RecipientState::Finished => 0,
     }
+}
+
+/// The hop goes away, or wants us to: whatever command that answers, no connection is to follow
+/// at once.
+fn is_421(verdict: &RecipientVerdict) -> bool {
+    matches!(verdict, RecipientVerdict::Refused { reply, .. } if reply.code == 421)
 }
 
 /// The connection ended without the answer that was due.
