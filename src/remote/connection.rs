@@ -327,6 +327,7 @@ impl Connection {
     }
 
     async fn body_broke_off(&mut self, error: &StreamError) {
+        self.client.body_broke_off();
         if self.content_error.is_some() || !self.hears_why().await {
             self.lost(error);
         }

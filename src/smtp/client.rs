@@ -260,6 +260,16 @@ impl Client {
         }
     }
 
+    /// The content that [`Client::body_sent`] spoke of could not be written whole after all: what
+    /// comes now can be no acceptance of it.
+    pub fn body_broke_off(&mut self) {
+        if let Some(open) = self.open.front_mut()
+            && open.body == Body::Sent
+        {
+            open.body = Body::Asked;
+        }
+    }
+
     /// Says QUIT. Where [`Client::can_begin`] holds; with PIPELINING that may be directly behind
     /// the content. Otherwise nothing happens: close the connection instead.
     pub fn quit(&mut self, out: &mut Vec<u8>) {
