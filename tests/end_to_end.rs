@@ -257,7 +257,10 @@ fn large_messages_pass_in_bounded_memory() {
         }
     });
     for mail in hop.wait_for_mail(MESSAGES) {
-        let (_, arrived) = mail.content.split_once("Subject: large").expect("the subject");
+        let (_, arrived) = mail
+            .content
+            .split_once("Subject: large")
+            .expect("the subject");
         let (_, sent) = content.split_once("Subject: large").expect("the subject");
         assert_eq!(arrived.len(), sent.len() + 2);
         assert!(
@@ -266,7 +269,10 @@ fn large_messages_pass_in_bounded_memory() {
         );
     }
     let grown = relay.peak_memory_bytes() - before;
-    assert!(grown < GROWTH_BYTES_MAX, "memory has grown by {grown} bytes");
+    assert!(
+        grown < GROWTH_BYTES_MAX,
+        "memory has grown by {grown} bytes"
+    );
     relay.stop();
 }
 
@@ -630,6 +636,21 @@ fn report_that_is_refused_is_dropped() {
     assert_nothing_is_left(&home);
 }
 
+#[test]
+fn recipients_of_several_domains_go_their_own_ways() {
+    let home = Home::new();
+    let hops = [NextHop::start(), NextHop::start()];
+    let routes = [hops[0].route("one.test"), hops[1].route("two.test")];
+    let relay = home.start(&["--route", &routes[0], "--route", &routes[1]]);
+    let to = ["a@one.test", "a@two.test", "b@one.test", "b@two.test"];
+    send_mail(relay.address(), FROM, &to, CONTENT);
+    for hop in &hops {
+        assert_eq!(hop.wait_for_mail(1)[0].to.len(), 2);
+    }
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
 // ---- Trying again ----
 
 #[test]
@@ -779,7 +800,12 @@ fn hop_that_drops_every_connection_is_soon_left_alone() {
     client.quit();
     relay.wait_for_count("deferred", 3, |_| true);
     // Nothing more is to happen; a hop that is hammered sees ten connections in no time.
-    assert!(hop.seen().wait(Duration::from_secs(2), |seen| (seen.connections > 9).then_some(())).is_none());
+    assert!(
+        hop.seen()
+            .wait(Duration::from_secs(2), |seen| (seen.connections > 9)
+                .then_some(()))
+            .is_none()
+    );
     relay.stop();
 }
 
@@ -798,7 +824,12 @@ fn hop_that_says_421_is_not_asked_again_at_once() {
     }
     client.quit();
     relay.wait_for("deferred", |_| true);
-    assert!(hop.seen().wait(Duration::from_secs(2), |seen| (seen.connections > 3).then_some(())).is_none());
+    assert!(
+        hop.seen()
+            .wait(Duration::from_secs(2), |seen| (seen.connections > 3)
+                .then_some(()))
+            .is_none()
+    );
     relay.stop();
 }
 
@@ -938,12 +969,12 @@ fn broken_starttls_falls_back_to_plaintext() {
 
 #[test]
 fn broken_starttls_is_tried_again_after_a_while() {
-    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Garbage, usual));
-    let relay = relay_to(
-        &home,
-        &hop,
-        &["--tls-broken-for", "0s", "--idle-timeout", "0s"],
-    );
+    let hop = NextHop::scripted(StartTls::Garbage, |occasion| match occasion.command {
+        "." => Answer::UsualThenSayAndClose("421 4.4.2 enough"),
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--tls-broken-for", "0s"]);
     for number in 1..=2 {
         send_mail(relay.address(), FROM, &[TO], CONTENT);
         hop.wait_for_mail(number);
@@ -1526,7 +1557,116 @@ fn every_line_of_a_json_log_is_json() {
     }
 }
 
+#[test]
+fn metrics_on_sigusr1() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for("delivered", |_| true);
+    relay.signal("USR1");
+    relay.wait_for("metrics", |_| true);
+    relay.stop();
+}
+
 // ---- Peers that misbehave ----
+
+#[test]
+fn client_that_has_closed_its_side_gets_all_its_replies() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect(relay.address());
+    let message = format!("MAIL FROM:<{FROM}>\r\nRCPT TO:<{TO}>\r\nDATA\r\n{CONTENT}\r\n.\r\n");
+    client.send(&format!("EHLO client.test\r\n{message}"));
+    client.link.finish_sending();
+    for code in [250, 250, 250, 354, 250] {
+        client.expect_reply(code);
+    }
+    client.expect_end();
+    hop.wait_for_mail(1);
+    relay.stop();
+}
+
+#[test]
+fn message_that_is_cut_off_is_not_delivered() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let content = large_content(3 << 20);
+    for starttls in [false, true] {
+        for sent in [CONTENT, &content] {
+            let mut client = match starttls {
+                true => Client::connect_with_starttls(relay.address()),
+                false => Client::connect(relay.address()),
+            };
+            client.expect("EHLO client.test", 250);
+            client.expect("MAIL FROM:<a@sender.test>", 250);
+            client.expect("RCPT TO:<b@example.test>", 250);
+            client.expect("DATA", 354);
+            client.send(sent);
+            drop(client);
+        }
+    }
+    relay.wait_for_count("session", 4, |_| true);
+    relay.stop();
+    assert_eq!(hop.connections(), 0);
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn client_that_stops_within_its_data_is_told_so() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--data-timeout", "1s"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    client.expect("RCPT TO:<b@example.test>", 250);
+    client.expect("DATA", 354);
+    client.send("Subject: x\r\n\r\nHel");
+    assert!(client.expect_reply(421).contains("4.4.2"));
+    client.expect_end();
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn garbage_from_clients_ends_their_sessions_only() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = ["--listen-tls", "127.0.0.1:0", "--handshake-timeout", "1s"];
+    let relay = relay_to(&home, &hop, &flags);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut garbage = |bytes: usize| -> Vec<u8> {
+        (0..bytes)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect()
+    };
+    let openings: [&[u8]; 8] = [
+        b"",
+        b"EHLO x\r\n",
+        b"STARTTLS\r\n",
+        b"EHLO x\r\nSTARTTLS\r\n",
+        b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n",
+        b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 1000\r\n",
+        b"EHLO x\r\nBDAT 18446744073709551615 LAST\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ];
+    for round in 0..20 {
+        for opening in openings {
+            for address in [relay.address(), relay.implicit_tls_address()] {
+                let mut client = Client::connect_silently(address);
+                // The relay may end the session at any time.
+                let _ = client.link.send(opening);
+                let _ = client.link.send(&garbage(1 << (round % 16)));
+            }
+        }
+    }
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.stop();
+}
 
 #[test]
 fn last_reply_arrives_although_the_client_is_still_sending() {
