@@ -81,6 +81,10 @@ impl Inner {
             .verdicts
             .iter()
             .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
+        if accepted_any {
+            let sent = job.message.place.body_bytes();
+            self.context.metrics.bytes_delivered.add(sent);
+        }
         let mut answered = true;
         let mut broke = false;
         let mut throttle = None;
@@ -369,6 +373,8 @@ impl Inner {
         let metrics = &self.context.metrics;
         let (name, level) = match decision.verdict {
             Verdict::Delivered => {
+                let took = clock::wall_time().since(message.received_at);
+                metrics.delivery_us.record_duration(took);
                 metrics.delivered.increment();
                 (event::DELIVERED, LogLevel::Info)
             }

@@ -203,7 +203,9 @@ impl Core {
         metrics.lane_backlog.set(self.outbox.backlog() as u64);
         metrics.log_lines_dropped.set(self.log.dropped_total());
         if let Some(delivery) = &self.delivery {
-            metrics.queue_recipients.set(delivery.pending() as u64);
+            metrics.queue_jobs.set(delivery.pending() as u64);
+            let open = u64::from(delivery.connections());
+            metrics.connections_out_open.set(open);
         }
         if let Some(ingress) = &*self.ingress.borrow() {
             let open = ingress.context.sessions.open();

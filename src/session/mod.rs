@@ -308,8 +308,11 @@ impl Session {
             .take()
             .expect("a body ends only after it began");
         self.stream.set_deadline(Now::NEVER);
+        let complete = clock::now();
         match incoming.commit(&self.context.spool, &envelope).await {
             Ok(durable) => {
+                let took = clock::now().since(complete);
+                self.context.metrics.accept_us.record_duration(took);
                 self.server.committed(durable.id, &mut self.out);
                 self.hand_over(durable, envelope);
             }
@@ -447,6 +450,7 @@ impl Session {
 
     fn log_end(&self, end: &End) {
         let summary = self.server.summary();
+        self.context.metrics.refusals.add(summary.refusals);
         let now = clock::wall_time();
         let mut line = self.context.log.line(LogLevel::Info, event::SESSION, now);
         line.field("client", self.peer)
