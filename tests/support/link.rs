@@ -1,6 +1,7 @@
 //! One TCP connection, with or without TLS on it: lines in, bytes out.
 
 use super::PATIENCE;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -26,12 +27,14 @@ static SERVER: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
 });
 
 static CLIENT: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .expect("known versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
+    // A session that resumes shows the certificate of the first one.
+    config.resumption = Resumption::disabled();
     Arc::new(config)
 });
 
