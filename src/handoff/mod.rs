@@ -174,26 +174,6 @@ impl<T> Inbox<T> {
         }
         core.bell.notify.notified().await;
     }
-
-    /// Wakes this core's `wait` from another thread without an item: for shutdown.
-    pub fn bell(&self) -> BellRope
-    where
-        T: Send + 'static,
-    {
-        let all = self.all.clone();
-        let core = self.core;
-        BellRope(Arc::new(move || all[core].bell.notify.notify_one()))
-    }
-}
-
-/// Rings a core's bell from any thread.
-#[derive(Clone)]
-pub struct BellRope(Arc<dyn Fn() + Send + Sync>);
-
-impl BellRope {
-    pub fn ring(&self) {
-        (self.0)();
-    }
 }
 
 #[cfg(test)]

@@ -68,11 +68,6 @@ pub fn interrupt_idle() {
     });
 }
 
-/// How many sockets this thread has open.
-pub fn open_sockets() -> usize {
-    SOCKETS.with_borrow(Slab::len)
-}
-
 impl State {
     fn expire(&self) {
         self.deadline.set(Now::NEVER);
@@ -151,14 +146,6 @@ impl Socket {
     /// Whether [`interrupt_idle`] may end this socket's wait as if its deadline had passed.
     pub fn set_interruptible(&self, interruptible: bool) {
         self.state.interruptible.set(interruptible);
-    }
-
-    pub fn peer_address(&self) -> io::Result<SocketAddr> {
-        self.state.stream.peer_addr()
-    }
-
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.state.stream.local_addr()
     }
 
     /// Resolves when a receive would not block: bytes, end of stream or an error are there.

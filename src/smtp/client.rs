@@ -317,10 +317,6 @@ impl Client {
         &self.features
     }
 
-    pub fn is_tls(&self) -> bool {
-        self.tls
-    }
-
     /// The first line of the greeting, without its code.
     pub fn greeting(&self) -> &str {
         &self.greeting
