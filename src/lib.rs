@@ -22,8 +22,8 @@
 //! The files in each room, and why they are as they are: `ARCHITECTURE.md`.
 //!
 //! Absent on purpose: filtering and rewriting of mail, mailboxes and aliases, local submission by a
-//! `sendmail` command, queues in memory that a 250 could come from, a lock on a message's path, and
-//! threads that take work from each other.
+//! `sendmail` command, a 250 for mail that is only in memory, locks that cores contend for on a
+//! message's path, and threads that take work from each other.
 
 pub mod config;
 pub mod log;
