@@ -5,7 +5,7 @@ use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
 use ringpost::spool::{
-    self, BodyReader, Note, OpenError, Opened, Place, Settings, Spool, SpoolError,
+    self, BodyReader, Note, OpenError, Opened, Place, Residence, Settings, Spool, SpoolError,
 };
 use ringpost::time::WallTime;
 use std::cell::RefCell;
@@ -81,9 +81,14 @@ fn finished(id: MessageId, recipients: u32) -> Outcome {
     }
 }
 
+/// Records an outcome of a message that nobody moves.
+async fn record(spool: &Spool, outcome: &Outcome, place: Place) {
+    let residence = Residence::fresh(place, 2);
+    spool.record(outcome, &residence).await;
+}
+
 async fn finish(spool: &Spool, id: MessageId, place: Place) {
-    spool.record(&finished(id, 1), &place).await;
-    drop(place);
+    record(spool, &finished(id, 1), place).await;
     spool.message_finished(id);
 }
 
@@ -190,9 +195,9 @@ fn states_survive_and_finished_mail_does_not_come_back() {
                 message: kept,
                 recipients: vec![(0, RecipientState::Finished), (1, waiting.clone())],
             };
-            spool.record(&outcome, &place(kept).await).await;
+            record(spool, &outcome, place(kept).await).await;
             let place = place(gone).await;
-            spool.record(&finished(gone, 2), &place).await;
+            record(spool, &finished(gone, 2), place).await;
             spool.message_finished(gone);
             (kept, gone)
         });
@@ -320,7 +325,7 @@ fn a_held_place_keeps_its_segment_from_being_used_again() {
         run(path, settings, async |spool, _| {
             let first = body(1, 10_000);
             let (id, place) = store(spool, &first).await;
-            spool.record(&finished(id, 1), &place).await;
+            record(spool, &finished(id, 1), place.clone()).await;
             spool.message_finished(id);
             for n in 2..100 {
                 let (id, place) = store(spool, &body(n, 20_000)).await;
@@ -527,8 +532,7 @@ fn outcomes_of_another_core_go_when_its_note_arrives() {
                 message: id,
                 recipients: vec![(0, RecipientState::Finished)],
             };
-            delivery.record(&outcome, &place).await;
-            drop(place);
+            record(&delivery, &outcome, place).await;
             home.message_finished(id);
             for note in notes.take() {
                 delivery.receive_note(&note);

@@ -290,12 +290,16 @@ async fn carry_message(connection: &mut Connection, job: &Job) -> TransactionRes
     let transaction = Transaction {
         envelope: &message.envelope,
         recipients: &recipients,
-        body_bytes: content_bytes(message.place.body_bytes()),
+        body_bytes: content_bytes(message.residence.body_bytes()),
         body_is_8bit: false,
     };
+    let place;
     let content = match &job.body {
         Some(body) => Content::Memory(body),
-        None => Content::Spool(&message.place),
+        None => {
+            place = message.residence.place();
+            Content::Spool(&place)
+        }
     };
     connection.transact(&transaction, content).await
 }

@@ -330,14 +330,12 @@ impl Session {
             .recipients_accepted
             .add(envelope.recipients.len() as u64);
         self.log_accepted(&durable, &envelope);
-        let open_recipients = envelope.recipients.len() as u32;
         let message = Message::new(
             durable.id,
             durable.received_at,
             envelope,
             durable.receipt.into_place(),
             context.core,
-            open_recipients,
         );
         let body = durable.body.and_then(|body| context.bodies.hold(body));
         (context.accepted)(message, body);
