@@ -26,7 +26,9 @@ impl Inner {
             reports_failure,
             message.residence.body_bytes(),
         );
-        let wire = read_start(&message.residence.place(), wanted).await.unwrap_or_default();
+        let wire = read_start(&message.residence.place(), wanted)
+            .await
+            .unwrap_or_default();
         let hostname = &self.context.hostname;
         let boundary = format!("{}.report", message.id);
         dsn::render(&dsn::Report {

@@ -599,8 +599,8 @@ impl Shared {
     /// Is there room for a record of mail? The rest is for moves.
     fn has_room_for_mail(&self, bytes: u64) -> bool {
         let pool = self.pool.borrow();
-        let room = self.messages.machine.borrow().room_bytes()
-            + pool.available() * pool.segment_bytes();
+        let room =
+            self.messages.machine.borrow().room_bytes() + pool.available() * pool.segment_bytes();
         room >= bytes.saturating_add(MOVE_RESERVE_SEGMENTS * pool.segment_bytes())
     }
 

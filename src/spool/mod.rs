@@ -52,8 +52,8 @@ pub use residence::{Movable, Residence};
 
 use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;
-use crate::spool::record::{COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES};
 use crate::message::MessageId;
+use crate::spool::record::{COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -155,10 +155,13 @@ impl Disk for Files<'_> {
 }
 
 fn message_segments(found: &Survey) -> Vec<(&SurveyedSegment, &SegmentHeader)> {
-    let laps = found.segments.iter().filter_map(|segment| match &segment.condition {
-        Condition::Lap(header) => Some((segment, header)),
-        _ => None,
-    });
+    let laps = found
+        .segments
+        .iter()
+        .filter_map(|segment| match &segment.condition {
+            Condition::Lap(header) => Some((segment, header)),
+            _ => None,
+        });
     laps.filter(|(_, header)| header.usage == Usage::Messages)
         .collect()
 }

@@ -195,10 +195,7 @@ mod tests {
     fn what_was_found_at_the_start_is_known() {
         let found = [RecipientState::fresh(), RecipientState::Finished];
         let standing = Standing::of(&found);
-        assert_eq!(
-            standing.snapshot().states,
-            [(1, RecipientState::Finished)]
-        );
+        assert_eq!(standing.snapshot().states, [(1, RecipientState::Finished)]);
         standing.note(&[(0, RecipientState::Finished)]);
         assert!(standing.snapshot().is_finished);
     }

@@ -569,8 +569,7 @@ impl Surveyor {
             self.count_live(&message.laps());
             self.messages.push(message);
         }
-        self.report.finished =
-            (self.seen.len() - self.lost.len()) as u64 - self.report.messages;
+        self.report.finished = (self.seen.len() - self.lost.len()) as u64 - self.report.messages;
     }
 
     /// As long as the message can be found again, all outcomes that name it are needed.
