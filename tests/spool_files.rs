@@ -720,7 +720,7 @@ fn large_deferred_mail_moves_in_chunks_and_can_be_read_meanwhile() {
             spool_bytes_max: Some(14 * SEGMENT_BYTES),
             ..settings.clone()
         };
-        let large = body(77, 300_000);
+        let large = body(77, 90_000);
         run(path, &settings, async |spool, _| {
             let kept = keep_new(spool, 77, 2, &large).await;
             record_kept(spool, &kept, 1, RecipientState::Finished).await;

@@ -611,7 +611,7 @@ impl Simulation {
         let segment_bytes = SEGMENT_BYTES * (1 + self.random.below(3) as u64);
         let scarce = self.random.one_in(2);
         let book = &self.cores[core].message_book;
-        let Some(lap) = book.candidate(segment_bytes, scarce) else {
+        let Some(lap) = book.candidate(segment_bytes, segment_bytes, scarce) else {
             return;
         };
         let mut cursor = 0;

@@ -63,6 +63,10 @@ impl Parts {
     }
 }
 
+fn total(parts: &[Part]) -> u64 {
+    parts.iter().map(|(_, bytes)| bytes).sum()
+}
+
 /// May a segment's messages be moved?
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 enum Moving {
@@ -77,7 +81,7 @@ enum Moving {
 #[derive(Default, Debug)]
 struct MessageSegment {
     live: u64,
-    /// What moving the live messages would write, about.
+    /// What moving the live messages would write, about: all parts of those that are partly here.
     live_bytes: u64,
     sealed: bool,
     /// Grows in the order in which segments are begun.
@@ -143,7 +147,8 @@ impl MessageBook {
     /// A message is durable; `parts` are all segments that its parts lie in, each once.
     pub fn stored(&mut self, id: MessageId, parts: &[Part]) {
         assert!(!parts.is_empty());
-        for (lap, bytes) in parts {
+        let bytes = total(parts);
+        for (lap, _) in parts {
             let segment = self.segment(*lap);
             segment.live += 1;
             segment.live_bytes += bytes;
@@ -159,7 +164,8 @@ impl MessageBook {
         let Some(parts) = self.live.remove(&id) else {
             return false;
         };
-        for (lap, bytes) in parts.as_slice() {
+        let bytes = total(parts.as_slice());
+        for (lap, _) in parts.as_slice() {
             let segment = self.segments.get_mut(lap).expect("counted when stored");
             segment.live -= 1;
             segment.live_bytes -= bytes;
@@ -239,8 +245,8 @@ impl MessageBook {
 
     /// The segment whose messages are moved next, if that is worthwhile. When space is not yet
     /// `scarce`, all sealed segments together must be, and the newest is left alone: its mail may
-    /// be on its way out.
-    pub fn candidate(&self, segment_bytes: u64, scarce: bool) -> Option<Lap> {
+    /// be on its way out. It is one whose messages have `room`: half a move gains nothing.
+    pub fn candidate(&self, segment_bytes: u64, room: u64, scarce: bool) -> Option<Lap> {
         let sealed = || self.segments.iter().filter(|(_, s)| s.sealed && s.live > 0);
         let newest = sealed().map(|(_, segment)| segment.order).max()?;
         let live_bytes: u64 = sealed().map(|(_, segment)| segment.live_bytes).sum();
@@ -253,6 +259,7 @@ impl MessageBook {
                 segment.moving == Moving::Yes
                     && segment.held_by.is_empty()
                     && segment.live_bytes * WORTHWHILE_PARTS < segment_bytes
+                    && segment.live_bytes <= room
                     && (scarce || segment.order < newest)
             })
             .min_by_key(|(_, segment)| (segment.live_bytes, segment.order))
@@ -485,16 +492,21 @@ mod tests {
             book.stored(id(u64::from(number)), &[(lap(number), bytes)]);
             sealed(lap(number), &mut book);
         }
-        assert_eq!(book.candidate(100, false), Some(lap(2)), "not the newest");
-        assert_eq!(book.candidate(100, true), Some(lap(3)));
-        assert_eq!(book.candidate(30, false), None);
-        assert_eq!(book.candidate(25, true), Some(lap(3)));
+        assert_eq!(
+            book.candidate(100, 100, false),
+            Some(lap(2)),
+            "not the newest"
+        );
+        assert_eq!(book.candidate(100, 100, true), Some(lap(3)));
+        assert_eq!(book.candidate(100, 4, true), None);
+        assert_eq!(book.candidate(30, 100, false), None);
+        assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
         book.move_later(lap(3));
-        assert_eq!(book.candidate(25, true), Some(lap(2)));
+        assert_eq!(book.candidate(25, 100, true), Some(lap(2)));
         book.move_never(lap(2));
-        assert_eq!(book.candidate(25, true), None);
+        assert_eq!(book.candidate(25, 100, true), None);
         sealed(lap(4), &mut book);
-        assert_eq!(book.candidate(25, true), Some(lap(3)));
+        assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
     }
 
     #[test]

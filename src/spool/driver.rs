@@ -598,10 +598,15 @@ impl Shared {
 impl Shared {
     /// Is there room for a record of mail? The rest is for moves.
     fn has_room_for_mail(&self, bytes: u64) -> bool {
+        let reserve = MOVE_RESERVE_SEGMENTS * self.pool.borrow().segment_bytes();
+        self.room() >= bytes.saturating_add(reserve)
+    }
+
+    /// Bytes that the log of messages may still take, as far as we know.
+    fn room(&self) -> u64 {
         let pool = self.pool.borrow();
-        let room =
-            self.messages.machine.borrow().room_bytes() + pool.available() * pool.segment_bytes();
-        room >= bytes.saturating_add(MOVE_RESERVE_SEGMENTS * pool.segment_bytes())
+        let machine = self.messages.machine.borrow();
+        machine.room_bytes() + pool.available().saturating_mul(pool.segment_bytes())
     }
 
     /// No more moves are begun.
@@ -615,7 +620,7 @@ impl Shared {
         let books = self.books.borrow();
         books
             .messages
-            .candidate(pool.segment_bytes(), pool.is_scarce())
+            .candidate(pool.segment_bytes(), self.room(), pool.is_scarce())
     }
 
     pub fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Result<Option<MessageId>, Busy> {

@@ -86,7 +86,7 @@ async fn empty(shared: &Rc<Shared>, lap: Lap) {
             std::panic::resume_unwind(error.into_panic());
         }
     }
-    if emptying.moved.get() == 0 {
+    if emptying.moved.get() == 0 && !emptying.ended.get() {
         shared.move_later(lap);
     }
     shared.keeper.notify_one();
