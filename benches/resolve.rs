@@ -15,7 +15,9 @@ fn remembered(c: &mut Criterion) {
         .block_on(async { Resolver::new(Settings::default(), OwnNames::default()) })
         .expect("a resolver");
     let mut routes = RouteTable::default();
-    routes.add_flag("*=[192.0.2.1]").expect("a route");
+    routes
+        .add_entry("*=[192.0.2.1]", "--route")
+        .expect("a route");
     c.bench_function("route and resolve, remembered", |b| {
         b.iter(|| {
             let next_hop = routes.next_hop(black_box("example.com")).expect("a name");

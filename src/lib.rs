@@ -5,17 +5,25 @@
 //!  accept     SMTP+TLS   commit   lane       schedule    SMTP+TLS to the next hop
 //! ```
 //!
-//! A room imports only from rooms of a lower level:
+//! A room imports only from rooms of a lower level. `tests/layers.rs` watches that, and holds the
+//! short list of what may be imported within a level.
 //!
 //! | level | rooms | what they know |
 //! |---|---|---|
-//! | 0 | `message` `time` `metrics` `config` `log` | plain values |
+//! | 0 | `message` `time` `metrics` `config` `log` | plain values; what a log line looks like |
 //! | 1 | `smtp` `schedule` | pure machines: events and the time in, actions out |
 //! | 2 | `io` `tls` `spool` `handoff` | the ring, rustls, the disk, other threads |
-//! | 3 | `listener` -> `session`, `delivery` -> `remote` | one connection, one next hop |
+//! | 3 | `listener` `session` `delivery` `remote` | one connection, one next hop |
 //! | 4 | `engine` | threads, start, drain; the list of all that cores share |
 //!
-//! `session` and `delivery` never import each other; they meet in `spool` and `handoff`.
+//! Within level 3 `listener` imports `session`, and `delivery` imports `remote`. `session` and
+//! `delivery` never import each other; they meet in `spool` and `handoff`.
+//!
+//! The files in each room, and why they are as they are: `ARCHITECTURE.md`.
+//!
+//! Absent on purpose: filtering and rewriting of mail, mailboxes and aliases, local submission by a
+//! `sendmail` command, queues in memory that a 250 could come from, a lock on a message's path, and
+//! threads that take work from each other.
 
 pub mod config;
 pub mod log;

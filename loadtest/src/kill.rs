@@ -20,13 +20,16 @@ pub fn kill_test(command: &KillCommand, stop: &StopFlag) -> Result<bool, Failure
 
 /// The test itself.
 pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderTest), Failure> {
-    let common = Common::new(&command.source)?;
+    let mut options = command.source.clone();
+    // The load lasts as long as the killing, unless it was limited.
+    options.messages = options.messages.or(Some(u64::MAX));
+    let common = Common::new(&options)?;
     let sink = common.start_sink(&command.sink, "127.0.0.1:0".parse()?)?;
     let mut under_test = UnderTest::prepare(&command.start, sink.address)?;
     under_test.start()?;
     under_test.await_greeting(command.start.relay_start)?;
     eprintln!("seed {} ({} rounds)", common.seed, command.rounds);
-    let mut source = common.start_source(&command.source, under_test.address)?;
+    let mut source = common.start_source(&options, under_test.address)?;
     let mut watch = Watch::new(&common, &source, &sink, stop, command.output.quiet);
     let mut kills = KillFigures::default();
     let outcome = kill_rounds(command, &common, &mut watch, &mut under_test, &mut kills);
@@ -46,6 +49,7 @@ pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderT
     report.timeline = samples;
     report.relay_end = relay_end;
     report.relay_died = relay_died;
+    report.interrupted = stop.is_set();
     // A relay that dies between a delivery and its note of it must deliver again.
     report.allow_duplicates = true;
     report.kills = Some(kills);
@@ -69,7 +73,8 @@ fn kill_rounds(
             let left = deadline.saturating_duration_since(Instant::now());
             watch.tick_at_most(under_test, left);
             if under_test.ended_by_itself() {
-                return Err(format!("the relay ended by itself in round {round}").into());
+                let log = under_test.log_tail();
+                return Err(format!("the relay ended by itself in round {round}:\n{log}").into());
             }
         }
         if watch.is_interrupted() {

@@ -15,10 +15,32 @@ pub const SIZE_BYTES_MAX: u64 = 1 << 30;
 /// Messages in a run that names neither a number nor a duration.
 const MESSAGES_DEFAULT: u64 = 10_000;
 
+const EXAMPLES: &str = "\
+Examples:
+  The load generator's own limit, 10,000 messages of 10 KB over 50 connections:
+    ringpost-loadtest run --direct --messages-per-connection 1
+    ringpost-loadtest run --direct --messages-per-connection 100
+  A relay that is started for the run, TLS in and out:
+    ringpost-loadtest run --messages 100000 --relay-cmd \\
+      'ringpost --listen {listen} --route *=[{sink_ip}]:{sink_port} --spool {spool}'
+  A relay that runs already and delivers to port 2525, at a fixed rate:
+    ringpost-loadtest run --relay 127.0.0.1:25 --relay-pid 4711 --sink-listen 127.0.0.1:2525 \\
+      --rate 2000 --duration 60 --json run.json
+  Twenty kills under load; the relay's command should ask for short retries:
+    ringpost-loadtest kill-test --rounds 20 --fault-4xx 0.05 --latency 5 \\
+      --relay-cmd '...'
+  Two hosts: both write a ledger, which are compared afterwards:
+    ringpost-loadtest sink 0.0.0.0:25 --ledger sink.txt
+    ringpost-loadtest source 10.0.0.2:25 --ledger source.txt
+    ringpost-loadtest check source.txt sink.txt
+
+Exit status: 0 all is well, 1 something was lost, duplicated, corrupted or not sent, 2 no run";
+
 #[derive(Parser, Debug)]
 #[command(
     version,
-    about = "SMTP load, a far side to receive it, and a ledger of every message"
+    about = "SMTP load, a far side to receive it, and a ledger of every message",
+    after_long_help = EXAMPLES
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -178,7 +200,7 @@ pub struct SourceOptions {
     /// Connections open at the same time
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub connections: u32,
-    /// Messages in all (default 10000, or no limit with --duration)
+    /// Messages in all (default 10000, or no limit with --duration and in a kill-test)
     #[arg(long, value_name = "N")]
     pub messages: Option<u64>,
     /// Stop sending after this many seconds
@@ -196,6 +218,10 @@ pub struct SourceOptions {
     /// Newest TLS version that the source offers
     #[arg(long, value_enum, default_value_t = TlsVersion::V13)]
     pub source_tls_version: TlsVersion,
+    /// Cipher that the source prefers. OpenSSL's clients prefer aes256 (with SHA-384), BoringSSL's
+    /// and Go's aes128 (with SHA-256), whose handshakes cost less where only SHA-256 has hardware
+    #[arg(long, value_enum, default_value_t = Cipher::Aes128)]
+    pub source_cipher: Cipher,
     /// Handshakes of the source: always full, or resumed wherever the relay gives tickets
     #[arg(long, value_enum, default_value_t = Handshakes::Full)]
     pub handshakes: Handshakes,
@@ -329,6 +355,12 @@ pub enum TlsVersion {
     V12,
     #[value(name = "1.3")]
     V13,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    Aes128,
+    Aes256,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]

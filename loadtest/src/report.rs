@@ -33,6 +33,10 @@ pub struct Report {
     pub relay_end: Option<String>,
     /// The relay was gone before it was told to stop.
     pub relay_died: bool,
+    /// How many messages were to be sent, unless a duration ended the run.
+    pub asked: Option<u64>,
+    /// A signal ended the run early.
+    pub interrupted: bool,
     pub allow_duplicates: bool,
     pub kills: Option<KillFigures>,
     pub rates: Rates,
@@ -235,6 +239,15 @@ impl Report {
                 "{} messages could not be sent: {why}",
                 self.source.unsent
             ));
+        }
+        if let Some(asked) = self.asked.filter(|&asked| self.source.taken < asked) {
+            problems.push(format!(
+                "only {} of {asked} messages were taken up",
+                self.source.taken
+            ));
+        }
+        if self.interrupted {
+            problems.push("a signal ended the run early".to_string());
         }
         if self.relay_died {
             problems.push("the relay ended by itself".to_string());

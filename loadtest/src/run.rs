@@ -194,7 +194,8 @@ impl UnderTest {
             .is_some_and(|process| process.ended().is_some())
     }
 
-    fn log_tail(&self) -> String {
+    /// The last lines of what the relay wrote.
+    pub fn log_tail(&self) -> String {
         self.command
             .as_ref()
             .map(RelayCommand::log_tail)
@@ -212,7 +213,8 @@ impl UnderTest {
         Some(stopped.to_string())
     }
 
-    /// Removes the temporary directory after a clean run; otherwise says where it is.
+    /// Removes the temporary directory after a clean run; otherwise (also when dropped without
+    /// this) says where it is.
     pub fn tidy(&mut self, clean: bool) {
         let Some(scratch) = self.scratch.take() else {
             return;
@@ -225,6 +227,12 @@ impl UnderTest {
                 scratch.display()
             );
         }
+    }
+}
+
+impl Drop for UnderTest {
+    fn drop(&mut self) {
+        self.tidy(false);
     }
 }
 
@@ -399,7 +407,10 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     report.relay_end = relay_end;
     report.timeline = samples;
     report.direct = command.direct;
+    let limit = command.source.message_limit();
+    report.asked = command.source.duration.is_none().then_some(limit);
     report.relay_died = relay_died;
+    report.interrupted = stop.is_set();
     report.allow_duplicates = command.judge.allow_duplicates;
     report.finish();
     Ok((report, under_test))

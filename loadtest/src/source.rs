@@ -146,7 +146,7 @@ impl Source {
         let options = &self.shared.options;
         let shared = self.shared.clone();
         let configs: Vec<Arc<ClientConfig>> = (0..slots)
-            .map(|_| tls::client_config(options.source_tls_version, options.handshakes))
+            .map(|_| tls::client_config(options))
             .collect::<Result<_, _>>()
             .map_err(io::Error::other)?;
         let work = async move {

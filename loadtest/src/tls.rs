@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::{
@@ -13,7 +13,7 @@ use rustls::{
     version,
 };
 
-use crate::options::{Handshakes, TlsVersion};
+use crate::options::{Cipher, Handshakes, SourceOptions, TlsVersion};
 
 /// The name that the source asks for (SNI).
 pub const SERVER_NAME: &str = "relay.test";
@@ -43,25 +43,33 @@ pub fn server_config(tickets: bool) -> Result<Arc<ServerConfig>, Failure> {
 }
 
 /// The source's side. Each connection slot gets its own copy, hence its own tickets.
-pub fn client_config(
-    newest: TlsVersion,
-    handshakes: Handshakes,
-) -> Result<Arc<ClientConfig>, Failure> {
+pub fn client_config(options: &SourceOptions) -> Result<Arc<ClientConfig>, Failure> {
     const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
-    let versions = match newest {
+    let versions = match options.source_tls_version {
         TlsVersion::V12 => &BOTH[1..],
         TlsVersion::V13 => BOTH,
     };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider(options.source_cipher)))
         .with_protocol_versions(versions)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(BelieveAll))
         .with_no_client_auth();
-    config.resumption = match handshakes {
+    config.resumption = match options.handshakes {
         Handshakes::Full => Resumption::disabled(),
         Handshakes::Resumed => Resumption::in_memory_sessions(TICKETS_MAX),
     };
     Ok(Arc::new(config))
+}
+
+/// ring, with the ciphers in the order of preference.
+fn provider(cipher: Cipher) -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    // Stable, and the default order has AES-256 first.
+    provider.cipher_suites.sort_by_key(|suite| {
+        let is_aes128 = format!("{:?}", suite.suite()).contains("AES_128");
+        cipher == Cipher::Aes128 && !is_aes128
+    });
+    provider
 }
 
 /// Neither chain nor signature is looked at, which also keeps the source cheap.

@@ -12,7 +12,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use crate::tls::SERVER_NAME;
 
 /// rustls reads 4 KB at a time; with this in between, a message is one system call instead of three.
-const TLS_READ_BYTES: usize = 32 << 10;
+const SERVER_READ_BYTES: usize = 32 << 10;
+/// The client only reads replies.
+const CLIENT_READ_BYTES: usize = 4 << 10;
 
 type Tls = TlsStream<BufReader<TcpStream>>;
 
@@ -60,7 +62,7 @@ impl Wire {
 
     /// The client's handshake. Afterwards the wire is TLS, or broken.
     pub async fn connect_tls(&mut self, config: Arc<ClientConfig>) -> io::Result<HandshakeKind> {
-        let stream = self.take_plain()?;
+        let stream = self.take_plain(CLIENT_READ_BYTES)?;
         let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
         let stream = TlsConnector::from(config).connect(name, stream).await?;
         Ok(self.become_tls(stream.into()))
@@ -68,14 +70,14 @@ impl Wire {
 
     /// The server's handshake. Afterwards the wire is TLS, or broken.
     pub async fn accept_tls(&mut self, config: Arc<ServerConfig>) -> io::Result<HandshakeKind> {
-        let stream = self.take_plain()?;
+        let stream = self.take_plain(SERVER_READ_BYTES)?;
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         Ok(self.become_tls(stream.into()))
     }
 
-    fn take_plain(&mut self) -> io::Result<BufReader<TcpStream>> {
+    fn take_plain(&mut self, read_bytes: usize) -> io::Result<BufReader<TcpStream>> {
         match std::mem::replace(self, Self::Broken) {
-            Self::Plain(stream) => Ok(BufReader::with_capacity(TLS_READ_BYTES, stream)),
+            Self::Plain(stream) => Ok(BufReader::with_capacity(read_bytes, stream)),
             _ => Err(io::Error::other("TLS within TLS")),
         }
     }

@@ -280,10 +280,20 @@ fn lines(flag: &str, path: &Path, complaints: &mut Vec<String>) -> Vec<(String, 
         .enumerate()
         .map(|(index, line)| {
             let place = format!("{flag} {}:{}", path.display(), index + 1);
-            (place, line.trim().to_owned())
+            (place, without_comment(line).trim().to_owned())
         })
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .filter(|(_, line)| !line.is_empty())
         .collect()
+}
+
+/// A comment begins with a `#` at the start of a word: within one it may belong to a local-part.
+fn without_comment(line: &str) -> &str {
+    let starts_word = |at: usize| at == 0 || line[..at].ends_with(char::is_whitespace);
+    let comment = line
+        .match_indices('#')
+        .map(|(at, _)| at)
+        .find(|at| starts_word(*at));
+    &line[..comment.unwrap_or(line.len())]
 }
 
 fn unreadable_files(flags: &Flags) -> Vec<String> {
@@ -548,4 +558,16 @@ fn unknown_variables() -> impl Iterator<Item = String> {
         .filter(move |name| {
             name.starts_with(super::flags::ENVIRONMENT_PREFIX) && !known.contains(name)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_comment;
+
+    #[test]
+    fn comments_begin_with_a_word() {
+        assert_eq!(without_comment("# all"), "");
+        assert_eq!(without_comment("a.test [::1] # inside"), "a.test [::1] ");
+        assert_eq!(without_comment("user#tag@a.test"), "user#tag@a.test");
+    }
 }

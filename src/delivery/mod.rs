@@ -32,17 +32,18 @@ use crate::tls::policy::Level;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
-const BROKEN_TLS_REMEMBERED: Duration = Duration::from_secs(15 * 60);
-
 /// Told of so many more recipients of a message that are finished.
 pub type Finished = Box<dyn Fn(&Message, u32)>;
+
+/// Actions of the schedule that are performed before other tasks of the core get their turn.
+const ACTIONS_PER_TURN: usize = 64;
 
 /// What delivery needs to know, and whom to tell.
 pub struct Context {
@@ -56,6 +57,8 @@ pub struct Context {
     pub report_retry: RetryPolicy,
     pub recipients_per_transaction: usize,
     pub transactions_per_connection: u32,
+    /// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
+    pub broken_tls_remembered: Duration,
     /// How much TLS a recipient domain demands.
     pub level_for: Box<dyn Fn(&str) -> Level>,
     /// So many more recipients of a message are finished, and that is durable.
@@ -107,6 +110,14 @@ enum Told {
     Close,
 }
 
+/// How far the schedule's wishes were carried out.
+enum Turn {
+    /// There may be more.
+    Unfinished,
+    /// Nothing more before this time, or at all, unless something happens.
+    Done(Option<Now>),
+}
+
 /// The delivery side of one core.
 #[derive(Clone)]
 pub struct Delivery(Rc<Inner>);
@@ -119,22 +130,29 @@ struct Inner {
     /// Rings when the schedule may have something to do.
     stirred: Notify,
     draining: Cell<bool>,
+    /// Rings when the drain begins.
+    leaving: Notify,
     /// Connections, look-ups and outcomes under way.
     at_work: Cell<usize>,
+    /// Connections among them that are idle.
+    idle: Cell<usize>,
     /// Rings when nothing is under way any more.
     rested: Notify,
 }
 
 impl Delivery {
     pub fn new(context: Context, settings: next_hop::Settings, seed: u64) -> Self {
+        let broken_tls = FailureMemory::new(1, context.broken_tls_remembered);
         let delivery = Delivery(Rc::new(Inner {
             context,
             schedule: RefCell::new(Schedule::new(settings)),
-            broken_tls: RefCell::new(FailureMemory::new(1, BROKEN_TLS_REMEMBERED)),
+            broken_tls: RefCell::new(broken_tls),
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),
+            leaving: Notify::new(),
             at_work: Cell::new(0),
+            idle: Cell::new(0),
             rested: Notify::new(),
         }));
         spawn(delivery.0.clone().drive());
@@ -156,13 +174,15 @@ impl Delivery {
 
     /// Jobs queued, deferred or at work.
     pub fn pending(&self) -> usize {
-        self.0.schedule.borrow().len() + self.0.at_work.get()
+        self.0.schedule.borrow().len() + self.0.at_work.get() - self.0.idle.get()
     }
 
-    /// No new transaction begins from now on; resolves when the last one has ended. What is left
-    /// is in the spool.
+    /// No new transaction begins from now on, nor is one waited for that has not begun; resolves
+    /// when the last one has ended and idle connections have said QUIT. What is left is in the
+    /// spool.
     pub async fn drain(&self) {
         self.0.draining.set(true);
+        self.0.leaving.notify_waiters();
         self.0.stir();
         while self.0.at_work.get() > 0 {
             self.0.rested.notified().await;
@@ -201,10 +221,10 @@ impl Inner {
     /// Performs what the schedule asks for, then sleeps until it may ask again.
     async fn drive(self: Rc<Self>) {
         loop {
-            let deadline = self.act();
-            match deadline {
-                None => self.stirred.notified().await,
-                Some(deadline) => {
+            match self.act() {
+                Turn::Unfinished => runtime::yield_now().await,
+                Turn::Done(None) => self.stirred.notified().await,
+                Turn::Done(Some(deadline)) => {
                     let wait = deadline.since(clock::now());
                     tokio::select! {
                         () = self.stirred.notified() => {}
@@ -215,11 +235,14 @@ impl Inner {
         }
     }
 
-    fn act(self: &Rc<Self>) -> Option<Now> {
-        while !self.draining.get() {
+    fn act(self: &Rc<Self>) -> Turn {
+        for _ in 0..ACTIONS_PER_TURN {
+            if self.draining.get() {
+                return Turn::Done(None);
+            }
             let action = self.schedule.borrow_mut().poll(clock::now());
             match action {
-                None => return self.schedule.borrow().deadline(),
+                None => return Turn::Done(self.schedule.borrow().deadline()),
                 Some(Action::Open { hop }) => self.open(hop),
                 Some(Action::Wake { hop }) => self.tell_idle(hop, Told::Work),
                 Some(Action::Close { hop }) => self.tell_idle(hop, Told::Close),
@@ -227,7 +250,7 @@ impl Inner {
                 Some(Action::Retry { job }) => self.clone().submit(job),
             }
         }
-        None
+        Turn::Unfinished
     }
 
     fn stir(&self) {
@@ -267,8 +290,10 @@ impl Inner {
             let this = self.clone();
             self.at_work.set(self.at_work.get() + 1);
             spawn(async move {
-                let answer = this.context.resolver.resolve(&way.next_hop).await;
-                this.resolved(&way, answer, part);
+                let answer = this.context.resolver.resolve(&way.next_hop);
+                if let Some(answer) = this.unless_leaving(answer).await {
+                    this.resolved(&way, answer, part);
+                }
                 this.work_done();
             });
         }
@@ -300,7 +325,8 @@ impl Inner {
         for (index, state) in recipients {
             match self.way(&message, index, &state) {
                 Ok(Some(way)) => ways.entry(way).or_default().push((index, state)),
-                Ok(None) => {}
+                // Owed to nobody: its recipient is finished, or its segment is never let go.
+                Ok(None) => self.forget_report(part(vec![(index, state)])),
                 Err(domain) => self.unroutable(&domain, part(vec![(index, state)])),
             }
         }
@@ -309,7 +335,8 @@ impl Inner {
             .collect()
     }
 
-    /// `None` for a recipient that is finished: it goes nowhere.
+    /// `None` for a report on mail with the null reverse-path: it goes nowhere. No recipient of a
+    /// job is finished.
     fn way(
         &self,
         message: &Message,
@@ -358,6 +385,23 @@ impl Inner {
 
     fn unroutable(self: &Rc<Self>, domain: &UnusableDomain, job: Job) {
         self.settle_all(job, Verdict::Bounce, &domain.diagnosis());
+    }
+
+    /// Resolves when the drain begins.
+    async fn leave(&self) {
+        if !self.draining.get() {
+            self.leaving.notified().await;
+        }
+    }
+
+    /// The result of preparations that a drain need not wait for; `None`: it has begun, and they
+    /// were given up.
+    async fn unless_leaving<T>(&self, preparations: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.leave() => None,
+            result = preparations => Some(result),
+        }
     }
 
     fn work_done(&self) {

@@ -3,7 +3,7 @@
 //! Promise: whatever the verdict, a recipient ends in exactly one of four ways: finished, owed a
 //! report, waiting with a due time, or queued again at once. The first three are recorded.
 
-use super::worker::Peer;
+use super::worker::{Peer, is_report};
 use super::{HopId, Inner};
 use crate::config::LogLevel;
 use crate::handoff::job::{Job, Message};
@@ -57,7 +57,8 @@ pub(super) fn nobody_answered() -> Diagnosis {
 }
 
 impl Inner {
-    /// Settles what a transaction decided. True if the peer answered to its end.
+    /// Settles what a transaction decided. True if the connection was lost in a way that speaks
+    /// against the hop; one that ended between two transactions does not.
     #[expect(
         clippy::too_many_arguments,
         reason = "one call, each a fact of its own"
@@ -81,7 +82,8 @@ impl Inner {
             .iter()
             .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
         let mut answered = true;
-        let mut throttle = false;
+        let mut broke = false;
+        let mut throttle = None;
         let mut decisions = Vec::with_capacity(result.verdicts.len());
         for (index, recipient) in &result.verdicts {
             let (scope, verdict) = judge::judge_recipient(recipient, situation);
@@ -89,8 +91,13 @@ impl Inner {
                 Verdict::NextTransaction if !accepted_any => Verdict::Defer,
                 verdict => verdict,
             };
-            throttle |= verdict == Verdict::Throttle && scope == Scope::NextHop;
+            if verdict == Verdict::Throttle && scope == Scope::NextHop {
+                throttle = Some(Refusal::Mail);
+            } else if is_421(recipient) {
+                throttle.get_or_insert(Refusal::Connection);
+            }
             answered &= !is_silence(recipient);
+            broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
             let (stage, event) = judge::event_of(recipient);
             decisions.push((
                 *index,
@@ -108,7 +115,7 @@ impl Inner {
             started: Some(started),
         };
         self.apply(job, decisions, &told);
-        answered
+        broke
     }
 
     fn tell_schedule(
@@ -116,14 +123,17 @@ impl Inner {
         hop: HopId,
         decisions: &[(u32, Decision)],
         answered: bool,
-        throttle: bool,
+        throttle: Option<Refusal>,
     ) {
         let mut schedule = self.schedule.borrow_mut();
         if answered {
             schedule.delivered(hop);
+            // What went wrong before says nothing about who waits too long from now on; a 5yz
+            // greeting of an hour ago must not return mail.
+            schedule.context(hop).last = None;
         }
-        if throttle {
-            schedule.refused(hop, Refusal::Mail, clock::now());
+        if let Some(refusal) = throttle {
+            schedule.refused(hop, refusal, clock::now());
         }
         let unhappy = decisions
             .iter()
@@ -417,6 +427,14 @@ impl Inner {
             .field("reply", &diagnosis.text);
     }
 
+    pub(super) fn log_unreadable(&self, job: &Job, error: &std::io::Error) {
+        let log = &self.context.log;
+        log.line(LogLevel::Error, "content-unreadable", clock::wall_time())
+            .field("id", job.message.id)
+            .field("error", Shown(error))
+            .field("effect", "tried again later; see ringpost spool verify");
+    }
+
     pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, why: &str) {
         let log = &self.context.log;
         log.line(LogLevel::Info, "plaintext-fallback", clock::wall_time())
@@ -443,13 +461,6 @@ impl Consequences {
     }
 }
 
-fn is_report(job: &Job) -> bool {
-    matches!(
-        job.recipients.first(),
-        Some((_, RecipientState::ReportOwed { .. }))
-    )
-}
-
 fn attempts_of(state: &RecipientState) -> u32 {
     match state {
         RecipientState::Waiting { attempts, .. } | RecipientState::ReportOwed { attempts, .. } => {
@@ -457,6 +468,12 @@ fn attempts_of(state: &RecipientState) -> u32 {
         }
         RecipientState::Finished => 0,
     }
+}
+
+/// The hop goes away, or wants us to: whatever command that answers, no connection is to follow
+/// at once.
+fn is_421(verdict: &RecipientVerdict) -> bool {
+    matches!(verdict, RecipientVerdict::Refused { reply, .. } if reply.code == 421)
 }
 
 /// The connection ended without the answer that was due.

@@ -5,7 +5,7 @@ use crate::handoff::job::Job;
 use crate::io::clock;
 use crate::io::runtime::spawn;
 use crate::message::{BodyType, TlsSummary};
-use crate::remote::connection::{Connection, Content, OpenError, Target};
+use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::Attempt;
 use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
 use crate::schedule::next_hop::{HopId, Refusal, Take};
@@ -49,12 +49,14 @@ impl Inner {
         let this = self.clone();
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
-            match this.connect(hop).await {
-                Tried::Open(connection, peer) => this.serve(hop, *connection, peer).await,
-                Tried::Failed {
+            match this.unless_leaving(this.connect(hop)).await {
+                Some(Tried::Open(connection, peer)) => this.serve(hop, *connection, peer).await,
+                Some(Tried::Failed {
                     diagnosis,
                     throttle,
-                } => this.connect_failed(hop, diagnosis, throttle),
+                }) => this.connect_failed(hop, diagnosis, throttle),
+                // Nobody asks the schedule any more, and the jobs are in the spool.
+                None => {}
             }
             this.work_done();
             this.stir();
@@ -158,32 +160,32 @@ impl Inner {
     }
 
     /// Carries jobs until there is no more reason to keep the connection.
-    async fn serve(self: &Rc<Self>, hop: HopId, mut connection: Connection, peer: Peer) {
+    async fn serve(self: &Rc<Self>, hop: HopId, connection: Connection, peer: Peer) {
         self.schedule.borrow_mut().connected(hop);
-        let mut carried = 0;
+        let mut worker = Worker {
+            inner: self.clone(),
+            hop,
+            connection,
+            peer,
+            carried: 0,
+            has_rested: false,
+            ahead: None,
+        };
         loop {
-            let take = match self.draining.get() {
-                true => Take::Close,
-                false => self.schedule.borrow_mut().take(hop, clock::now()),
-            };
-            let after = match take {
-                Take::Job(job) => {
-                    carried += 1;
-                    let after = self.carry(hop, &mut connection, &peer, carried, job).await;
-                    match after {
-                        After::GoOn if carried >= self.context.transactions_per_connection => {
-                            After::Close
-                        }
-                        after => after,
-                    }
-                }
+            let after = match worker.next() {
+                Take::Job(job) => worker.carry(job).await,
                 Take::Close => After::Close,
-                Take::Wait { until } => match self.wait(hop, &mut connection, until).await {
-                    Some(Told::Work) => After::GoOn,
-                    Some(Told::Close) => After::Close,
+                Take::Wait { until } => match self.wait(hop, &mut worker.connection, until).await {
+                    // The peer may have closed, or the time may have been up, just before: then
+                    // the job is for another connection.
+                    Some(Told::Work) if worker.connection.is_quiet().await => {
+                        worker.has_rested = true;
+                        After::GoOn
+                    }
+                    Some(_) => After::Close,
                     None => {
                         self.stir();
-                        return connection.quit().await;
+                        return worker.connection.quit().await;
                     }
                 },
             };
@@ -192,7 +194,7 @@ impl Inner {
                 After::Close => {
                     self.schedule.borrow_mut().closed(hop);
                     self.stir();
-                    return connection.quit().await;
+                    return worker.connection.quit().await;
                 }
                 After::Broke => {
                     self.schedule.borrow_mut().broke(hop, clock::now());
@@ -202,8 +204,8 @@ impl Inner {
         }
     }
 
-    /// Waits idle until told what to do. `None`: time is up or the peer has ended the session, and
-    /// the schedule has been told.
+    /// Waits idle until told what to do. `None`: time is up, the peer has ended the session or the
+    /// drain has begun, and the schedule has been told.
     async fn wait(&self, hop: HopId, connection: &mut Connection, until: Now) -> Option<Told> {
         let idle = Rc::new(Idle::default());
         self.schedule
@@ -212,14 +214,14 @@ impl Inner {
             .idle
             .push_back(idle.clone());
         self.stir();
-        // An idle connection is no work in progress: a drain need not wait for it.
-        self.work_done();
+        self.idle.set(self.idle.get() + 1);
         tokio::select! {
             biased;
             () = idle.notify.notified() => {}
+            () = self.leave() => {}
             () = connection.wait_idle(until) => {}
         }
-        self.at_work.set(self.at_work.get() + 1);
+        self.idle.set(self.idle.get() - 1);
         if let Some(told) = idle.told.get() {
             return Some(told);
         }
@@ -229,79 +231,190 @@ impl Inner {
         schedule.idle_closed(hop);
         None
     }
+}
 
-    /// One transaction, and what its verdicts mean for recipients, hop and connection.
-    async fn carry(
-        self: &Rc<Self>,
-        hop: HopId,
-        connection: &mut Connection,
-        peer: &Peer,
-        carried: u32,
-        job: Job,
-    ) -> After {
-        let started = clock::now();
-        let is_report = matches!(
-            job.recipients.first(),
-            Some((_, RecipientState::ReportOwed { .. }))
-        );
-        let result = match is_report {
-            true => self.carry_report(connection, &job).await,
-            false => Some(carry_message(connection, &job).await),
-        };
-        let Some(result) = result else {
-            self.forget_report(job);
-            return After::GoOn;
-        };
-        let reusable = result.reusable && connection.is_usable();
-        let answered = self.settle(hop, job, result, connection, peer, started, carried > 1);
-        match (reusable, answered) {
-            (true, _) => After::GoOn,
-            (false, true) => After::Close,
-            (false, false) => After::Broke,
+/// A connection at work.
+struct Worker {
+    inner: Rc<Inner>,
+    hop: HopId,
+    connection: Connection,
+    peer: Peer,
+    /// Transactions begun on this connection.
+    carried: u32,
+    /// The session has been idle in between: it has worked before.
+    has_rested: bool,
+    ahead: Option<Ahead>,
+}
+
+/// A job that was taken while the one before was under way.
+struct Ahead {
+    job: Job,
+    /// Its commands have been sent; else it is begun in its turn.
+    begun: bool,
+    started: Now,
+}
+
+impl Worker {
+    fn may_carry_more(&self) -> bool {
+        self.carried < self.inner.context.transactions_per_connection && !self.inner.draining.get()
+    }
+
+    fn next(&self) -> Take<Job> {
+        match self.may_carry_more() {
+            true => self
+                .inner
+                .schedule
+                .borrow_mut()
+                .take(self.hop, clock::now()),
+            false => Take::Close,
         }
     }
 
+    /// Carries a job, and those that could be begun ahead meanwhile.
+    async fn carry(&mut self, job: Job) -> After {
+        let mut after = self.carry_one(job, false, clock::now()).await;
+        while let Some(Ahead {
+            job,
+            begun,
+            started,
+        }) = self.ahead.take()
+        {
+            match after {
+                After::GoOn if begun => after = self.carry_one(job, true, started).await,
+                After::GoOn => after = self.carry_one(job, false, clock::now()).await,
+                // How the connection ended was decided by the one before; this one only hears of it.
+                _ if begun => _ = self.carry_one(job, true, started).await,
+                // Not begun, and there is no session for it: it waits for another connection.
+                After::Close | After::Broke => self.inner.clone().submit(job),
+            }
+        }
+        after
+    }
+
+    /// One transaction, and what its verdicts mean for recipients, hop and connection.
+    async fn carry_one(&mut self, job: Job, begun: bool, started: Now) -> After {
+        self.carried += 1;
+        let result = match is_report(&job) {
+            true => self.carry_report(&job).await,
+            false => Some(self.carry_message(&job, begun).await),
+        };
+        let Some(result) = result else {
+            self.inner.forget_report(job);
+            return After::GoOn;
+        };
+        if let Some(error) = self.connection.take_content_error() {
+            self.inner.log_unreadable(&job, &error);
+        }
+        let reusable = result.reusable && self.connection.lives();
+        let session_worked = self.carried > 1 || self.has_rested;
+        let broke = self.inner.settle(
+            self.hop,
+            job,
+            result,
+            &self.connection,
+            &self.peer,
+            started,
+            session_worked,
+        );
+        match (reusable, broke) {
+            (true, _) => After::GoOn,
+            (false, false) => After::Close,
+            (false, true) => After::Broke,
+        }
+    }
+
+    async fn carry_message(&mut self, job: &Job, begun: bool) -> TransactionResult {
+        if !begun {
+            let recipients = indices(job);
+            if let Err(unfit) = self.connection.begin(&transaction(job, &recipients)) {
+                return unfit;
+            }
+        }
+        let place;
+        let content = match &job.body {
+            Some(body) => Content::Memory(body),
+            None => {
+                place = job.message.residence.place();
+                Content::Spool(&place)
+            }
+        };
+        loop {
+            match self.connection.proceed().await {
+                Point::SendBody => self.send_body(&content).await,
+                Point::Done(result) => return result,
+            }
+        }
+    }
+
+    /// Sends the content, and the commands of the next job with it if there is one.
+    async fn send_body(&mut self, content: &Content<'_>) {
+        let next = match self.connection.pipelines() && self.may_carry_more() {
+            true => {
+                let mut schedule = self.inner.schedule.borrow_mut();
+                schedule.take_ahead(self.hop, clock::now())
+            }
+            false => None,
+        };
+        let Some(job) = next else {
+            self.connection.send_body(content, None).await;
+            return;
+        };
+        let recipients = indices(&job);
+        let ahead = transaction(&job, &recipients);
+        let ahead = (!is_report(&job)).then_some(&ahead);
+        let begun = self.connection.send_body(content, ahead).await;
+        self.ahead = Some(Ahead {
+            job,
+            begun,
+            started: clock::now(),
+        });
+    }
+
     /// `None`: there is nobody to report to.
-    async fn carry_report(
-        &self,
-        connection: &mut Connection,
-        job: &Job,
-    ) -> Option<TransactionResult> {
-        let report = self.render_report(job).await?;
+    async fn carry_report(&mut self, job: &Job) -> Option<TransactionResult> {
+        let report = self.inner.render_report(job).await?;
         let transaction = Transaction {
             envelope: &report.envelope(),
             recipients: &[0],
             body_bytes: content_bytes(report.wire.len() as u64),
             body_is_8bit: report.body_type == BodyType::EightBitMime,
         };
+        if let Err(unfit) = self.connection.begin(&transaction) {
+            return Some(unfit);
+        }
         let content = Content::Memory(&report.wire);
-        Some(connection.transact(&transaction, content).await)
+        loop {
+            match self.connection.proceed().await {
+                Point::SendBody => _ = self.connection.send_body(&content, None).await,
+                Point::Done(result) => return Some(result),
+            }
+        }
+    }
+}
+
+pub(super) fn is_report(job: &Job) -> bool {
+    matches!(
+        job.recipients.first(),
+        Some((_, RecipientState::ReportOwed { .. }))
+    )
+}
+
+fn indices(job: &Job) -> Vec<u32> {
+    job.recipients.iter().map(|(index, _)| *index).collect()
+}
+
+fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
+    Transaction {
+        envelope: &job.message.envelope,
+        recipients,
+        body_bytes: content_bytes(job.message.residence.body_bytes()),
+        body_is_8bit: false,
     }
 }
 
 /// The content as SIZE counts it: wire form without the final dot.
 fn content_bytes(wire_bytes: u64) -> u64 {
     wire_bytes.saturating_sub(3)
-}
-
-async fn carry_message(connection: &mut Connection, job: &Job) -> TransactionResult {
-    let message = &job.message;
-    let recipients: Vec<u32> = job.recipients.iter().map(|(index, _)| *index).collect();
-    let transaction = Transaction {
-        envelope: &message.envelope,
-        recipients: &recipients,
-        body_bytes: content_bytes(message.residence.body_bytes()),
-        body_is_8bit: false,
-    };
-    let place;
-    let content = match &job.body {
-        Some(body) => Content::Memory(body),
-        None => {
-            place = message.residence.place();
-            Content::Spool(&place)
-        }
-    };
-    connection.transact(&transaction, content).await
 }
 
 /// What a failed opening means, for the next try and for those that wait.

@@ -1,5 +1,6 @@
 //! The control thread, outside of the message path: signals, and the end.
 
+use super::log::Writer;
 use super::shared::Shared;
 use crate::config::LogLevel;
 use crate::handoff::Handoff;
@@ -74,9 +75,15 @@ impl Control {
     }
 
     /// Serves signals until the relay is told to stop and has. Runs on the calling thread.
-    pub fn run(mut self, shared: &Arc<Shared>, handoff: &Handoff<ToCore>, log: &Log) -> Stopped {
+    pub fn run(
+        mut self,
+        shared: &Arc<Shared>,
+        handoff: &Handoff<ToCore>,
+        writer: &Writer,
+        log: &Log,
+    ) -> Stopped {
         self.runtime.block_on(async {
-            serve_until_stop(shared, handoff, log, &mut self.signals).await;
+            serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
             log.line(LogLevel::Info, "stopping", clock::wall_time());
             log.flush(clock::wall_time());
             for core in shared.cores() {
@@ -96,6 +103,7 @@ impl Control {
 async fn serve_until_stop(
     shared: &Arc<Shared>,
     handoff: &Handoff<ToCore>,
+    writer: &Writer,
     log: &Log,
     signals: &mut Signals,
 ) {
@@ -104,7 +112,10 @@ async fn serve_until_stop(
             wish = signals.next() => match wish {
                 Wish::Stop => return,
                 Wish::Report => log_metrics(shared, log),
-                Wish::Reload => reload(shared, handoff, log),
+                Wish::Reload => {
+                    writer.reopen();
+                    reload(shared, handoff, log);
+                }
             },
             () = handoff.inbox.wait() => {
                 handoff.inbox.drain(usize::MAX, drop);

@@ -121,7 +121,7 @@ fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, Sta
     drop(report);
     wait_for_start(&started, shared.specs.len())?;
     say_ready(&shared, log);
-    let stopped = control.run(&shared, &own_handoff, log);
+    let stopped = control.run(&shared, &own_handoff, writer, log);
     let mut line = log.line(LogLevel::Info, event::STOP, clock::wall_time());
     line.field(
         "how",

@@ -50,6 +50,9 @@ const CLIENT_TLS_FORGIVEN_AFTER: Duration = Duration::from_secs(300);
 /// Pauses of a dead hop, unless the retry interval is shorter.
 const PROBE_WAIT_MIN: Duration = Duration::from_secs(10);
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Pauses of a hop that asked for less, unless the retry interval is shorter.
+const REFUSAL_WAIT_MIN: Duration = Duration::from_secs(5);
+const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(300);
 /// A job at a dead hop is handed back after this long, unless the retry interval is shorter.
 const BLOCKED_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -160,6 +163,7 @@ impl Shared {
                 handshake: config.handshake_timeout,
                 session: config.session_timeout,
             },
+            chunk_bytes: self.config.spool.chunk_bytes as usize,
             in_memory_bytes: self.config.spool.in_memory_bytes as usize,
             offers_starttls: config.offer_starttls,
             spool,
@@ -182,6 +186,7 @@ impl Shared {
         let config = &self.config.session;
         let defaults = server::Settings::new(&config.hostname);
         server::Settings {
+            banner: config.banner.clone(),
             max_message_bytes: config.message_bytes_max,
             max_recipients: config.recipients_max as usize,
             max_errors: config.errors_max,
@@ -235,9 +240,12 @@ impl Shared {
             remote: Rc::new(self.remote().map_err(|error| error.to_string())?),
             spool,
             retry: self.retry(config.queue_lifetime),
-            report_retry: self.retry(config.bounce_lifetime),
+            // It is counted from the arrival of the mail, whose own lifetime may be over by the
+            // time that a report is owed.
+            report_retry: self.retry(config.queue_lifetime.saturating_add(config.bounce_lifetime)),
             recipients_per_transaction: config.recipients_per_transaction_max as usize,
             transactions_per_connection: config.messages_per_connection_max,
+            broken_tls_remembered: self.config.tls.broken_for,
             level_for: self.level_for(),
             finished,
             metrics: self.metrics[core].clone(),
@@ -302,6 +310,8 @@ impl Shared {
             idle_wait: config.idle_timeout,
             probe_wait_min: PROBE_WAIT_MIN.min(config.retry_min),
             probe_wait_max: PROBE_WAIT_MAX.min(config.retry_max),
+            refusal_wait_min: REFUSAL_WAIT_MIN.min(config.retry_min),
+            refusal_wait_max: REFUSAL_WAIT_MAX.min(config.retry_max),
             blocked_wait_max: BLOCKED_WAIT_MAX.min(config.retry_max),
             ..defaults
         }

@@ -82,6 +82,10 @@ impl Movable for Message {
     }
 }
 
+/// Bodies in memory start this far into their buffer. Large buffers start on a page, and text that
+/// does is encrypted 2.4 to 2.8 times slower than text a cache line further.
+pub const BODY_OFFSET_BYTES: usize = crate::tls::session::PLAIN_OFFSET_BYTES;
+
 /// How many bytes of message bodies the messages accepted by one core may hold in memory.
 /// A cache: a body that does not fit is read back from the spool when it is due.
 pub struct BodyBudget {
@@ -101,7 +105,7 @@ impl BodyBudget {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// Keeps `bytes` in memory if the budget has room for them. Called by the owning core only;
+    /// Keeps a body (behind [`BODY_OFFSET_BYTES`] of padding) in memory if the budget has room. Called by the owning core only;
     /// any core may drop the body.
     pub fn hold(self: &Arc<Self>, bytes: Vec<u8>) -> Option<Arc<Body>> {
         let size = bytes.capacity() as u64;
@@ -126,7 +130,7 @@ impl Deref for Body {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[BODY_OFFSET_BYTES..]
     }
 }
 

@@ -108,6 +108,8 @@ impl<T> Outbox<T> {
         while let Some(item) = backlog.pop_front() {
             if let Err(item) = lane.push(item) {
                 backlog.push_front(item);
+                // Our own loop must come back to it, also if nobody ever sends us anything.
+                self.all[self.core].bell.ring_if_sleeping();
                 break;
             }
             moved += 1;
@@ -172,31 +174,12 @@ impl<T> Inbox<T> {
         }
         core.bell.notify.notified().await;
     }
-
-    /// Wakes this core's `wait` from another thread without an item: for shutdown.
-    pub fn bell(&self) -> BellRope
-    where
-        T: Send + 'static,
-    {
-        let all = self.all.clone();
-        let core = self.core;
-        BellRope(Arc::new(move || all[core].bell.notify.notify_one()))
-    }
-}
-
-/// Rings a core's bell from any thread.
-#[derive(Clone)]
-pub struct BellRope(Arc<dyn Fn() + Send + Sync>);
-
-impl BellRope {
-    pub fn ring(&self) {
-        (self.0)();
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
     use std::thread;
 
     fn runtime() -> tokio::runtime::Runtime {
@@ -220,6 +203,22 @@ mod tests {
         }
         assert_eq!(seen, (0..items).collect::<Vec<_>>());
         assert_eq!(sender.outbox.backlog(), 0);
+    }
+
+    #[test]
+    fn sender_with_a_backlog_does_not_sleep() {
+        let mut handoffs = lanes::<usize>(2);
+        let _receiver = handoffs.pop().unwrap();
+        let sender = handoffs.pop().unwrap();
+        runtime().block_on(async {
+            let mut asleep = std::pin::pin!(sender.inbox.wait());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(asleep.as_mut().poll(&mut context).is_pending());
+            (0..LANE_ITEMS).for_each(|item| sender.outbox.send(1, item));
+            assert!(asleep.as_mut().poll(&mut context).is_pending());
+            sender.outbox.send(1, LANE_ITEMS);
+            assert!(asleep.as_mut().poll(&mut context).is_ready());
+        });
     }
 
     #[test]

@@ -27,6 +27,14 @@ impl AlignedBuf {
         AlignedBuf { start, capacity }
     }
 
+    /// No memory at all: what is left in place of a buffer that is lent.
+    pub fn empty() -> Self {
+        AlignedBuf {
+            start: NonNull::dangling(),
+            capacity: 0,
+        }
+    }
+
     fn layout(capacity: usize) -> Layout {
         Layout::from_size_align(capacity, BLOCK_BYTES).expect("capacity fits isize")
     }
@@ -40,7 +48,8 @@ impl Deref for AlignedBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points to `capacity` initialised bytes that this value owns.
+        // SAFETY: `start` points to `capacity` initialised bytes that this value owns; for an empty
+        // one it is dangling and well aligned, as a slice of no bytes may be.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.capacity) }
     }
 }
@@ -54,6 +63,9 @@ impl DerefMut for AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
+        if self.capacity == 0 {
+            return;
+        }
         // SAFETY: allocated in `new` with this very layout, freed once.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
     }

@@ -13,7 +13,7 @@ use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -66,11 +66,6 @@ pub fn interrupt_idle() {
             }
         }
     });
-}
-
-/// How many sockets this thread has open.
-pub fn open_sockets() -> usize {
-    SOCKETS.with_borrow(Slab::len)
 }
 
 impl State {
@@ -153,14 +148,6 @@ impl Socket {
         self.state.interruptible.set(interruptible);
     }
 
-    pub fn peer_address(&self) -> io::Result<SocketAddr> {
-        self.state.stream.peer_addr()
-    }
-
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.state.stream.local_addr()
-    }
-
     /// Resolves when a receive would not block: bytes, end of stream or an error are there.
     pub async fn readable(&self) -> io::Result<()> {
         self.wait(Waiting::Reading, libc::POLLIN).await
@@ -190,6 +177,13 @@ impl Socket {
                 result => return result,
             }
         }
+    }
+
+    /// True if a receive would not block: bytes, end of stream or an error are there.
+    pub fn has_news(&self) -> bool {
+        let peeked = self.state.stream.peek(&mut [0]);
+        self.state.expired.get()
+            || !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Waits for bytes, receives them into the thread's scratch and hands them to `each`, empty at
@@ -232,17 +226,30 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends `first` and then `second`, with one call if the socket has room for both.
+    pub async fn send_both(&self, first: &[u8], second: &[u8]) -> io::Result<()> {
+        if second.is_empty() {
+            return self.send_all(first).await;
+        }
+        let both = [IoSlice::new(first), IoSlice::new(second)];
+        let sent = match (&self.state.stream).write_vectored(&both) {
+            Ok(sent) => sent,
+            Err(error) if is_for_now(&error) => 0,
+            Err(error) => return Err(error),
+        };
+        match sent.checked_sub(first.len()) {
+            Some(of_second) => self.send_all(&second[of_second..]).await,
+            None => {
+                self.send_all(&first[sent..]).await?;
+                self.send_all(second).await
+            }
+        }
+    }
+
     /// Sends what fits without waiting; how much that was.
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         match (&self.state.stream).write(bytes) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                Ok(0)
-            }
+            Err(error) if is_for_now(&error) => Ok(0),
             result => result,
         }
     }
@@ -251,6 +258,14 @@ impl Socket {
     pub fn finish_sending(&self) {
         let _ = self.state.stream.shutdown(Shutdown::Write);
     }
+}
+
+/// The same call may succeed later.
+fn is_for_now(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 impl Drop for Socket {

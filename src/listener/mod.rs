@@ -51,6 +51,14 @@ impl Ingress {
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }
+        // Closing the socket resets whoever is still in its queue.
+        while let Ok(Some((descriptor, peer))) = listener.accept() {
+            self.start(Accepted {
+                descriptor,
+                peer,
+                implicit_tls,
+            });
+        }
     }
 
     fn accept_batch(

@@ -11,17 +11,21 @@ use crate::smtp::client::{
     Cause, Client, ClientSettings, ClientStep, Failure, TlsWish, Transaction, TransactionResult,
 };
 use crate::smtp::reply::Stage;
-use crate::spool::Place;
+use crate::spool::{BodyReader, Place};
 use crate::time::Now;
 use crate::tls::client::ClientTls;
 use crate::tls::policy::{Judge, Level};
 use crate::tls::stream::{Received, Stream, StreamError};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Bytes of a body that are read, encrypted and sent at once.
 const BODY_SLICE_BYTES: usize = 64 * 1024;
+
+/// How long the reason of a host that broke off is waited for: it was sent before.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a next hop may take (RFC 5321 section 4.5.3.2).
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +148,20 @@ pub enum Content<'a> {
     Spool(&'a Place),
 }
 
+/// Where a transaction stands.
+#[derive(Debug)]
+pub enum Point {
+    /// The peer wants the content: [`Connection::send_body`].
+    SendBody,
+    /// Every recipient has a verdict; whether the connection lives on is told by `reusable`.
+    Done(TransactionResult),
+}
+
+fn split_last_slice(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let most = bytes.len().saturating_sub(1) / BODY_SLICE_BYTES * BODY_SLICE_BYTES;
+    bytes.split_at(most)
+}
+
 /// A session that is ready for a transaction.
 pub struct Connection {
     context: Rc<Context>,
@@ -241,39 +259,108 @@ impl Connection {
         self.client.features().rcpt_max
     }
 
-    /// True if another transaction may begin. False once the peer has said or closed enough.
-    pub fn is_usable(&self) -> bool {
-        self.client.can_begin()
+    /// True while the session stands: another transaction may begin, or is under way.
+    pub fn lives(&self) -> bool {
+        !self.client.is_over()
     }
 
-    /// Carries one transaction through. Every recipient gets a verdict; whether the connection
-    /// lives on is told by `reusable`.
-    pub async fn transact(
+    /// The peer takes commands without waiting for each reply (RFC 2920).
+    pub fn pipelines(&self) -> bool {
+        self.client.features().pipelining
+    }
+
+    /// Begins a transaction, when none is under way. `Err` is its result: this session cannot carry
+    /// the message.
+    pub fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(), TransactionResult> {
+        self.client
+            .begin(transaction, &mut self.out)
+            .map_err(|unfit| TransactionResult::unfit(transaction, &unfit))
+    }
+
+    /// Brings the oldest transaction to its next point, waiting for the peer.
+    pub async fn proceed(&mut self) -> Point {
+        match self.step().await {
+            ClientStep::SendBody => Point::SendBody,
+            ClientStep::Done(result) => Point::Done(result),
+            // The machine ends every open transaction with `Done` before anything else.
+            step => unreachable!("{step:?} while a transaction is open"),
+        }
+    }
+
+    /// Sends the content. If the peer allows it, `ahead` may have a transaction to begin in the same
+    /// breath, its commands directly behind the content (RFC 2920 section 3.1); true if it was begun.
+    pub async fn send_body(
         &mut self,
-        transaction: &Transaction<'_>,
-        content: Content<'_>,
-    ) -> TransactionResult {
-        if let Err(unfit) = self.client.begin(transaction, &mut self.out) {
-            return TransactionResult::unfit(transaction, &unfit);
+        content: &Content<'_>,
+        ahead: Option<&Transaction<'_>>,
+    ) -> bool {
+        if self.is_refused_early() {
+            return false;
         }
-        loop {
-            match self.step().await {
-                ClientStep::SendBody => self.send_body(&content).await,
-                ClientStep::Done(result) => return result,
-                // The machine ends every open transaction with `Done` before anything else.
-                step => unreachable!("{step:?} while a transaction is open"),
+        let mut tail = AlignedBuf::empty();
+        let (last, sent) = match content {
+            Content::Memory(bytes) => {
+                let (most, last) = split_last_slice(bytes);
+                (last, self.send_slices(most).await)
             }
+            Content::Spool(place) => match self.send_stored(place, &mut tail).await {
+                Ok(range) => (&tail[range], Ok(())),
+                Err(error) => (&tail[..0], Err(error)),
+            },
+        };
+        if let Err(error) = sent {
+            self.body_broke_off(&error).await;
+            return false;
+        }
+        self.client.body_sent();
+        let begun = ahead.is_some_and(|next| {
+            self.client.can_begin() && self.client.begin(next, &mut self.out).is_ok()
+        });
+        self.stream
+            .set_deadline(clock::now() + self.context.timeouts.block);
+        let sent = self.stream.send_both(last, &self.out).await;
+        self.out.clear();
+        if let Err(error) = sent {
+            self.body_broke_off(&error).await;
+        }
+        begun
+    }
+
+    async fn body_broke_off(&mut self, error: &StreamError) {
+        self.client.body_broke_off();
+        if self.content_error.is_some() || !self.hears_why().await {
+            self.lost(error);
         }
     }
 
-    async fn send_body(&mut self, content: &Content<'_>) {
-        let sent = match content {
-            Content::Memory(bytes) => self.send_slices(bytes).await,
-            Content::Spool(place) => self.send_stored(place).await,
-        };
-        match sent {
-            Ok(()) => self.client.body_sent(),
-            Err(error) => self.lost(&error),
+    /// Handles what has come behind 354 before the content was sent: a refusal, which ends the
+    /// session, or nothing good.
+    fn is_refused_early(&mut self) -> bool {
+        let input = &self.input[self.parsed..];
+        if input.is_empty() {
+            return false;
+        }
+        let (taken, step) = self.client.handle(input, &mut self.out);
+        self.parsed += taken;
+        let is_refused = step != ClientStep::NeedInput;
+        if is_refused {
+            self.pending = Some(step);
+        }
+        is_refused
+    }
+
+    /// After the content could not be sent: a host that finds a message too large half way answers
+    /// and closes, and its reply is still there to be read.
+    async fn hears_why(&mut self) -> bool {
+        let deadline = clock::now() + LAST_WORD_TIMEOUT;
+        loop {
+            self.forget_input();
+            self.stream.set_deadline(deadline);
+            match self.stream.receive(&mut self.input).await {
+                Ok(Received::Bytes) if self.is_refused_early() => return true,
+                Ok(Received::Bytes) => {}
+                _ => return false,
+            }
         }
     }
 
@@ -286,23 +373,43 @@ impl Connection {
         Ok(())
     }
 
-    /// Streams the content from the spool. If the spool cannot give it whole, the connection must
-    /// end without the final dot.
-    async fn send_stored(&mut self, place: &Place) -> Result<(), StreamError> {
+    /// Streams the content from the spool, all but its last piece, which is left in `buffer` at
+    /// the range returned. If the spool cannot give it whole, the connection must end without the
+    /// final dot.
+    async fn send_stored(
+        &mut self,
+        place: &Place,
+        buffer: &mut AlignedBuf,
+    ) -> Result<Range<usize>, StreamError> {
         let mut reader = place.reader();
-        let mut buffer = AlignedBuf::new(BODY_SLICE_BYTES);
+        let mut piece = self.read_piece(&mut reader, buffer).await?;
+        let mut next = AlignedBuf::new(BODY_SLICE_BYTES);
         loop {
-            let (read, returned) = reader.next(buffer).await;
-            buffer = returned;
-            match read {
-                Ok(piece) if piece.is_empty() => return Ok(()),
-                Ok(piece) => self.send_slices(&buffer[piece]).await?,
-                Err(error) => {
-                    self.content_error = Some(error);
-                    return Err(StreamError::Gone(std::io::ErrorKind::InvalidData.into()));
-                }
+            let following = self.read_piece(&mut reader, &mut next).await?;
+            if following.is_empty() {
+                return Ok(piece);
             }
+            self.send_slices(&buffer[piece]).await?;
+            std::mem::swap(buffer, &mut next);
+            piece = following;
         }
+    }
+
+    async fn read_piece(
+        &mut self,
+        reader: &mut BodyReader,
+        buffer: &mut AlignedBuf,
+    ) -> Result<Range<usize>, StreamError> {
+        let lent = match buffer.capacity() {
+            0 => AlignedBuf::new(BODY_SLICE_BYTES),
+            _ => std::mem::replace(buffer, AlignedBuf::empty()),
+        };
+        let (read, returned) = reader.next(lent).await;
+        *buffer = returned;
+        read.map_err(|error| {
+            self.content_error = Some(error);
+            StreamError::Gone(std::io::ErrorKind::InvalidData.into())
+        })
     }
 
     /// Why the content of the last transaction could not be read, if that was its trouble.
@@ -384,12 +491,41 @@ impl Connection {
     /// Waits until the peer says something unasked or closes, or the time is up: in any case the
     /// session should end. Dropping the future changes nothing.
     pub async fn wait_idle(&mut self, until: Now) {
+        if !self.has_heard_all() {
+            return;
+        }
         self.stream.set_deadline(until);
         while let Ok(Received::Bytes) = self.stream.receive_unasked(&mut self.input).await {
             if !self.input.is_empty() {
                 return;
             }
         }
+    }
+
+    /// True if nothing was received that has not been handled; gives the buffer back then.
+    fn has_heard_all(&mut self) -> bool {
+        let has_heard_all = self.parsed == self.input.len();
+        if has_heard_all {
+            self.forget_input();
+        }
+        has_heard_all
+    }
+
+    /// True if the peer has neither said anything nor closed since the last transaction, and no
+    /// deadline has passed: the next one may begin. Does not wait.
+    pub async fn is_quiet(&mut self) -> bool {
+        if !self.has_heard_all() {
+            return false;
+        }
+        self.arm_deadline();
+        while self.stream.socket().has_news() {
+            match self.stream.receive_unasked(&mut self.input).await {
+                // TLS's own business, such as a ticket.
+                Ok(Received::Bytes) if self.input.is_empty() => {}
+                _ => return false,
+            }
+        }
+        self.input.is_empty()
     }
 
     /// Ends the session with QUIT, waiting only briefly for its answer.

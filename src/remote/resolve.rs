@@ -138,16 +138,6 @@ impl ResolveError {
         EnhancedStatus::new(class, subject, detail)
     }
 
-    /// The reply code for somebody who offers mail for such a recipient.
-    pub fn reply_code(&self) -> u16 {
-        match self {
-            ResolveError::NullMx { .. } => 556,
-            ResolveError::NoSuchDomain { .. } | ResolveError::NoAddress { .. } => 550,
-            ResolveError::NoAnswer { .. } => 451,
-            ResolveError::MailLoop { .. } => 554,
-        }
-    }
-
     pub fn diagnosis(&self) -> Diagnosis {
         Diagnosis {
             status: self.status(),

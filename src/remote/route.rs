@@ -18,7 +18,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -231,56 +230,18 @@ impl RouteTable {
         }
     }
 
-    /// Adds one `--route` value, `PATTERN=NEXTHOP`.
-    pub fn add_flag(&mut self, value: &str) -> Result<(), RouteError> {
-        let place = format!("--route {value}");
-        let parts = value.split_once('=').ok_or("expected PATTERN=NEXTHOP");
-        let added = parts
-            .map_err(String::from)
-            .and_then(|(pattern, next_hop)| self.add(pattern.trim(), next_hop.trim(), &place));
-        added.map_err(|why| RouteError { place, why })
-    }
-
     /// Adds one route from wherever it came: `PATTERN=NEXTHOP` or `PATTERN NEXTHOP`. `place` says
     /// where it stands, for complaints.
     pub fn add_entry(&mut self, text: &str, place: &str) -> Result<(), RouteError> {
         let parts = text
             .split_once('=')
             .or_else(|| text.trim().split_once(char::is_whitespace));
+        let place = format!("{place} {text}");
         let added = match parts {
-            Some((pattern, next_hop)) => self.add(pattern.trim(), next_hop.trim(), place),
+            Some((pattern, next_hop)) => self.add(pattern.trim(), next_hop.trim(), &place),
             None => Err("expected PATTERN=NEXTHOP".into()),
         };
-        added.map_err(|why| RouteError {
-            place: format!("{place} {text}"),
-            why,
-        })
-    }
-
-    /// Adds the lines of a routes file.
-    pub fn add_file(&mut self, path: &Path) -> Result<(), RouteError> {
-        let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| RouteError {
-            place: place.clone(),
-            why: error.to_string(),
-        })?;
-        self.add_lines(&text, &place)
-    }
-
-    /// One route a line, `PATTERN NEXTHOP`; empty lines and what follows `#` say nothing.
-    pub fn add_lines(&mut self, text: &str, file: &str) -> Result<(), RouteError> {
-        for (index, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or("");
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let place = format!("{file}, line {}", index + 1);
-            let added = match words[..] {
-                [] => Ok(()),
-                [pattern, next_hop] => self.add(pattern, next_hop, &place),
-                _ => Err("expected PATTERN NEXTHOP".into()),
-            };
-            added.map_err(|why| RouteError { place, why })?;
-        }
-        Ok(())
+        added.map_err(|why| RouteError { place, why })
     }
 
     fn add(&mut self, pattern: &str, next_hop: &str, place: &str) -> Result<(), String> {
@@ -381,7 +342,7 @@ mod tests {
     fn table(routes: &[&str]) -> RouteTable {
         let mut table = RouteTable::default();
         for route in routes {
-            table.add_flag(route).expect(route);
+            table.add_entry(route, "--route").expect(route);
         }
         table
     }
@@ -444,7 +405,9 @@ mod tests {
             ("*.=b.test", "must not be empty"),
         ];
         for (value, why) in table {
-            let error = RouteTable::default().add_flag(value).unwrap_err();
+            let error = RouteTable::default()
+                .add_entry(value, "--route")
+                .unwrap_err();
             assert_eq!(error.place, format!("--route {value}"));
             assert!(error.why.contains(why), "{value}: {}", error.why);
         }
@@ -514,39 +477,34 @@ mod tests {
     }
 
     #[test]
-    fn routes_file_is_read_line_by_line() {
+    fn lines_of_a_file_separate_by_blanks() {
         let mut table = RouteTable::default();
-        let text = "# ours\n\na.test [127.0.0.1]:26  # inside\n.b.test\tmx.b.test\r\n";
-        table.add_lines(text, "routes").expect("good lines");
+        for line in ["a.test [127.0.0.1]:26", ".b.test\tmx.b.test"] {
+            table.add_entry(line, "routes, line 1").expect(line);
+        }
         assert_eq!(hop(&table, "a.test"), "[127.0.0.1]:26");
         assert_eq!(hop(&table, "x.b.test"), "mx.b.test:25");
-
-        let error = table.add_lines("\nc.test mx c", "routes").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "routes, line 2: expected PATTERN NEXTHOP"
-        );
-        let error = table.add_lines("c.test mx:x", "routes").unwrap_err();
+        let error = table
+            .add_entry("c.test mx:x", "routes, line 3")
+            .unwrap_err();
         assert!(
             error
                 .to_string()
-                .starts_with("routes, line 1: next hop \"mx:x\"")
+                .starts_with("routes, line 3 c.test mx:x: next hop \"mx:x\"")
         );
-        let error = table
-            .add_file(Path::new("/nonexistent/routes"))
-            .unwrap_err();
-        assert!(error.to_string().starts_with("/nonexistent/routes: "));
     }
 
     #[test]
     fn second_route_for_a_pattern_is_refused() {
         let mut table = table(&["a.test=b.test", "*=c.test"]);
-        let error = table.add_lines("A.test d.test", "routes").unwrap_err();
+        let error = table
+            .add_entry("A.test d.test", "routes, line 1")
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "routes, line 1: pattern \"A.test\": has a route already (--route a.test=b.test)"
+            "routes, line 1 A.test d.test: pattern \"A.test\": has a route already (--route a.test=b.test)"
         );
-        assert!(table.add_flag("*=e.test").is_err());
+        assert!(table.add_entry("*=e.test", "--route").is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! shrinks (`next_hop`).
 
 use crate::schedule::outcome::Diagnosis;
-use crate::smtp::client::{Cause, Failure, RecipientVerdict};
+use crate::smtp::client::{Cause, RecipientVerdict};
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage, printable_str};
 
 const _: () = assert!(Reply::ONE_LINE_BYTES_MAX <= Diagnosis::TEXT_BYTES_MAX);
@@ -202,11 +202,6 @@ fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope
 pub fn judge_recipient(verdict: &RecipientVerdict, situation: Situation) -> (Scope, Verdict) {
     let (stage, event) = event_of(verdict);
     judge(stage, event, situation)
-}
-
-/// [`judge`] for a session that failed.
-pub fn judge_session(failure: &Failure, situation: Situation) -> (Scope, Verdict) {
-    judge(failure.stage, event_of_cause(&failure.cause), situation)
 }
 
 /// The same fact in the judge's terms.

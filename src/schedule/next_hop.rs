@@ -316,6 +316,22 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         Take::Job(job)
     }
 
+    /// A busy connection could send the commands of a further job along with the content of this one.
+    /// `None`: it has to finish first and then call [`Schedule::take`]; nothing has changed.
+    pub fn take_ahead(&mut self, id: HopId, now: Now) -> Option<J> {
+        let yields = self.must_yield(id);
+        let settings = &self.settings;
+        let hop = expect_hop(&mut self.slots, id);
+        let too_many = hop.staying() > hop.health.room(settings);
+        if yields || too_many || hop.health.takes_from > now {
+            return None;
+        }
+        let job = hop.pop()?;
+        hop.turn_jobs = hop.turn_jobs.saturating_add(1);
+        self.queued -= 1;
+        Some(job)
+    }
+
     /// The connection stands (greeting and EHLO done) and is about to call [`Schedule::take`].
     pub fn connected(&mut self, id: HopId) {
         let hop = self.hop_mut(id);

@@ -1,5 +1,6 @@
 //! The message that is being received: in memory while it is small, in the spool's log beyond.
 
+use crate::handoff::job::BODY_OFFSET_BYTES;
 use crate::io::clock;
 use crate::message::{Envelope, MessageId};
 use crate::spool::{Receipt, Spool, SpoolError, Writer};
@@ -11,7 +12,7 @@ const BODY_CAPACITY_BYTES: usize = 16 * 1024;
 pub struct Incoming {
     pub id: MessageId,
     pub received_at: WallTime,
-    /// Wire form, not yet handed to the spool.
+    /// [`BODY_OFFSET_BYTES`] of padding, then what is not yet handed to the spool, in wire form.
     pub body: Vec<u8>,
     /// Present once the message has outgrown memory.
     writer: Option<Writer>,
@@ -19,11 +20,18 @@ pub struct Incoming {
     failed: Option<SpoolError>,
 }
 
+fn padding() -> Vec<u8> {
+    let mut body = Vec::with_capacity(BODY_CAPACITY_BYTES);
+    body.resize(BODY_OFFSET_BYTES, 0);
+    body
+}
+
 /// A message that is durable: where, and its body if it is still in memory.
 pub struct Durable {
     pub id: MessageId,
     pub received_at: WallTime,
     pub receipt: Receipt,
+    /// With its padding.
     pub body: Option<Vec<u8>>,
     pub body_bytes: u64,
 }
@@ -33,7 +41,7 @@ impl Incoming {
         Incoming {
             id,
             received_at: clock::wall_time(),
-            body: Vec::with_capacity(BODY_CAPACITY_BYTES),
+            body: padding(),
             writer: None,
             written_bytes: 0,
             failed: None,
@@ -44,13 +52,17 @@ impl Incoming {
     /// is behind: that is how a fast sender is slowed down. An error is kept for [`Self::commit`],
     /// since a reply is due only at the end of the data; until then the rest is dropped.
     pub async fn spill(&mut self, spool: &Spool, most: usize) {
-        if self.body.len() > most {
+        if self.unwritten() > most {
             if self.failed.is_none() {
                 self.failed = self.write(spool).await.err();
             }
-            self.written_bytes += self.body.len() as u64;
-            self.body.clear();
+            self.written_bytes += self.unwritten() as u64;
+            self.body.truncate(BODY_OFFSET_BYTES);
         }
+    }
+
+    fn unwritten(&self) -> usize {
+        self.body.len() - BODY_OFFSET_BYTES
     }
 
     async fn write(&mut self, spool: &Spool) -> Result<(), SpoolError> {
@@ -58,7 +70,7 @@ impl Incoming {
             Some(writer) => writer,
             None => self.writer.insert(spool.begin(self.id)),
         };
-        writer.chunk(&self.body).await
+        writer.chunk(&self.body[BODY_OFFSET_BYTES..]).await
     }
 
     /// Makes the message durable with its envelope.
@@ -70,16 +82,17 @@ impl Incoming {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        let body_bytes = self.written_bytes + self.body.len() as u64;
+        let body_bytes = self.written_bytes + self.unwritten() as u64;
         let (receipt, body) = match self.writer.take() {
             None => {
+                let body = &self.body[BODY_OFFSET_BYTES..];
                 let receipt = spool
-                    .append(self.id, self.received_at, envelope, &self.body)
+                    .append(self.id, self.received_at, envelope, body)
                     .await?;
                 (receipt, Some(self.body))
             }
             Some(mut writer) => {
-                writer.chunk(&self.body).await?;
+                writer.chunk(&self.body[BODY_OFFSET_BYTES..]).await?;
                 (writer.finish(self.received_at, envelope).await?, None)
             }
         };

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long a last word, such as 421, may take to be sent.
+/// How long a last word, such as 421, may take to be sent, and then to be read.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A sender whose text may have ended, if bare line ends count, mostly waits for an answer.
@@ -94,7 +94,9 @@ pub struct Context {
     pub settings: Rc<Settings>,
     pub relay: Arc<RelayPolicy>,
     pub timeouts: Timeouts,
-    /// Bodies up to this size stay in memory until their commit.
+    /// Larger bodies go to the log in pieces of this size as they come.
+    pub chunk_bytes: usize,
+    /// Bodies up to this size are handed over in memory.
     pub in_memory_bytes: usize,
     pub offers_starttls: bool,
     pub spool: Spool,
@@ -295,9 +297,7 @@ impl Session {
         if let Some(incoming) = &mut self.incoming {
             let context = &self.context;
             self.stream.set_deadline(Now::NEVER);
-            incoming
-                .spill(&context.spool, context.in_memory_bytes)
-                .await;
+            incoming.spill(&context.spool, context.chunk_bytes).await;
         }
     }
 
@@ -337,7 +337,9 @@ impl Session {
             durable.receipt.into_place(),
             context.core,
         );
-        let body = durable.body.and_then(|body| context.bodies.hold(body));
+        let is_small = durable.body_bytes <= context.in_memory_bytes as u64;
+        let body = durable.body.filter(|_| is_small);
+        let body = body.and_then(|body| context.bodies.hold(body));
         (context.accepted)(message, body);
     }
 
@@ -411,7 +413,17 @@ impl Session {
             let _ = self.stream.send(&self.out).await;
         }
         self.log_end(&end);
-        self.stream.close();
+        let is_our_word = match &end {
+            End::Closed => !self.server.has_quit(),
+            End::PeerGone { .. } => false,
+            End::Stream(error) | End::Handshake(error) => !matches!(error, StreamError::Gone(_)),
+            End::Draining => true,
+        };
+        if is_our_word {
+            self.stream.linger(clock::now() + LAST_WORD_TIMEOUT).await;
+        } else {
+            self.stream.close();
+        }
     }
 
     fn log_accepted(&self, durable: &Durable, envelope: &Envelope) {

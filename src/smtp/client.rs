@@ -218,6 +218,11 @@ impl Client {
         room && matches!(self.state, State::Session) && !self.expected.contains(&Expect::Quit)
     }
 
+    /// True once the session has ended, whether in good order or not.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Over(_))
+    }
+
     /// Begins a transaction: appends its first commands to `out`. `Err`: this session cannot carry
     /// the message; nothing has changed. Panics unless [`Client::can_begin`].
     ///
@@ -252,6 +257,16 @@ impl Client {
         if let Some(open) = self.open.front_mut() {
             assert_eq!(open.body, Body::Asked, "a body that nobody asked for");
             open.body = Body::Sent;
+        }
+    }
+
+    /// The content that [`Client::body_sent`] spoke of could not be written whole after all: what
+    /// comes now can be no acceptance of it.
+    pub fn body_broke_off(&mut self) {
+        if let Some(open) = self.open.front_mut()
+            && open.body == Body::Sent
+        {
+            open.body = Body::Asked;
         }
     }
 
@@ -300,10 +315,6 @@ impl Client {
     /// What the last EHLO offered; nothing before it, or after HELO.
     pub fn features(&self) -> &Features {
         &self.features
-    }
-
-    pub fn is_tls(&self) -> bool {
-        self.tls
     }
 
     /// The first line of the greeting, without its code.

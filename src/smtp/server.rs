@@ -54,6 +54,8 @@ pub const TEXT_LINE_BYTES_MIN: usize = 998;
 pub struct Settings {
     /// Our name in greeting, EHLO and trace headers. Printable, without spaces.
     pub hostname: String,
+    /// What the greeting says behind the name. Printable.
+    pub banner: String,
     /// Octets of content (RFC 1870), announced by `SIZE`.
     pub max_message_bytes: u64,
     /// Per transaction. Beyond: 452 4.5.3.
@@ -81,6 +83,7 @@ impl Settings {
     pub fn new(hostname: impl Into<String>) -> Self {
         Settings {
             hostname: hostname.into(),
+            banner: "ESMTP ringpost".to_owned(),
             max_message_bytes: 50 << 20,
             max_recipients: 1000,
             max_errors: 20,
@@ -262,6 +265,7 @@ pub struct Server {
     idle_commands: u32,
     /// The last command was a DATA that got no 354.
     data_was_refused: bool,
+    has_quit: bool,
     summary: Summary,
 }
 
@@ -279,6 +283,7 @@ impl Server {
             errors: 0,
             idle_commands: 0,
             data_was_refused: false,
+            has_quit: false,
             summary: Summary {
                 tls: peer.tls,
                 ..Summary::default()
@@ -286,12 +291,19 @@ impl Server {
         }
     }
 
+    /// True if the session was closed by the client's QUIT: it will send nothing more.
+    pub fn has_quit(&self) -> bool {
+        self.has_quit
+    }
+
     /// Appends the greeting. To be called once, before any `handle`.
     pub fn greet(&mut self, out: &mut Vec<u8>) {
         assert!(matches!(self.state, State::Greeting));
         out.extend_from_slice(b"220 ");
         out.extend_from_slice(self.settings.hostname.as_bytes());
-        out.extend_from_slice(b" ESMTP ringpost\r\n");
+        out.push(b' ');
+        out.extend_from_slice(self.settings.banner.as_bytes());
+        out.extend_from_slice(b"\r\n");
         self.state = State::Ready;
     }
 

@@ -12,6 +12,9 @@ use crate::tls::session::{Session, TlsError};
 use std::fmt;
 use std::io;
 
+/// Most bytes that are read and thrown away for the sake of an orderly end.
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
 /// Why a stream ended, by who ended it.
 #[derive(Debug)]
 pub enum StreamError {
@@ -119,11 +122,19 @@ impl Stream {
 
     /// Sends `plain`, encrypted if TLS is on.
     pub async fn send(&mut self, plain: &[u8]) -> Result<(), StreamError> {
+        self.send_both(plain, &[]).await
+    }
+
+    /// Sends `first` and then `second`, in one write if the socket has room for it.
+    pub async fn send_both(&mut self, first: &[u8], second: &[u8]) -> Result<(), StreamError> {
         let Some(tls) = &mut self.tls else {
-            return Ok(self.socket.send_all(plain).await?);
+            return Ok(self.socket.send_both(first, second).await?);
         };
         let mut records = pool::take();
-        let result = match tls.encrypt(plain, &mut records) {
+        let encrypted = tls
+            .encrypt(first, &mut records)
+            .and_then(|()| tls.encrypt(second, &mut records));
+        let result = match encrypted {
             Ok(()) => self.socket.send_all(&records).await.map_err(Into::into),
             Err(error) => Err(StreamError::Tls(error)),
         };
@@ -164,6 +175,25 @@ impl Stream {
 
     /// Says goodbye without waiting for an answer: close_notify if TLS is on, then end of stream.
     pub fn close(mut self) {
+        self.say_goodbye();
+    }
+
+    /// The same for a peer that may still be sending: reads on until it stops, the deadline or a
+    /// bound. A close with bytes unread would send a reset, which may destroy our last words
+    /// before the peer has read them.
+    pub async fn linger(mut self, deadline: Now) {
+        self.say_goodbye();
+        self.socket.set_deadline(deadline);
+        let mut left = LINGER_BYTES_MAX;
+        while let Ok(received @ 1..) = self.socket.receive_with(|bytes| bytes.len()).await {
+            left = left.saturating_sub(received);
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    fn say_goodbye(&mut self) {
         if let Some(tls) = &mut self.tls {
             let mut alert = pool::take();
             tls.close(&mut alert);

@@ -221,7 +221,7 @@ fn canary_a_relay_that_loses_repeats_or_alters_is_found_out() {
 fn kill_test(line: &str) -> Report {
     let common =
         "kill-test --quiet --connections 4 --rounds 4 --kill-after-ms 30-150 --linger-ms 50";
-    let command: KillCommand = match parse(&format!("{common} --duration 60 {line}")) {
+    let command: KillCommand = match parse(&format!("{common} {line}")) {
         Action::KillTest(command) => command,
         other => panic!("{other:?}"),
     };

@@ -140,6 +140,7 @@ impl Server {
 
     fn quit(&mut self, out: &mut Vec<u8>) -> Next {
         answers::write_line(b"221 2.0.0 Bye", out);
+        self.has_quit = true;
         self.state = State::Closed;
         Some(Step::Close)
     }

@@ -1,0 +1,1802 @@
+//! The relay as a process between a client and a next hop, over loopback with real TLS.
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use support::client::{CONTENT, Client, send_mail};
+use support::dns::DnsServer;
+use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf};
+use support::relay::{Home, Relay};
+
+const FROM: &str = "a@sender.test";
+const TO: &str = "b@example.test";
+
+/// A relay that sends everything to this hop.
+fn relay_to(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
+    let route = hop.route("*");
+    let mut all = vec!["--route", &route, "--retry-min", "1s", "--retry-max", "1s"];
+    all.extend(flags);
+    home.start(&all)
+}
+
+fn usual(_: Occasion<'_>) -> Answer {
+    Answer::Usual
+}
+
+fn verb_is(command: &str, verb: &str) -> bool {
+    command
+        .get(..verb.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
+}
+
+// ---- TLS in and out ----
+
+#[test]
+fn starttls_in_and_out() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect_with_starttls(relay.address());
+    client.accepted(FROM, &[TO], "Subject: x\r\n\r\n..dots\r\n....");
+    client.quit();
+    let mail = &hop.wait_for_mail(1)[0];
+    assert!(mail.over_tls);
+    assert!(mail.from.starts_with("MAIL FROM:<a@sender.test>"));
+    assert!(mail.to[0].starts_with("RCPT TO:<b@example.test>"));
+    assert!(
+        mail.content.starts_with("Received: from client.test"),
+        "{}",
+        mail.content
+    );
+    assert!(mail.content.contains("with ESMTPS"), "{}", mail.content);
+    assert!(
+        mail.content.ends_with("\r\n\r\n.dots\r\n...\r\n"),
+        "{}",
+        mail.content
+    );
+    let delivered = relay.wait_for("delivered", |_| true);
+    assert_eq!(delivered["tls"], "TLSv1.3");
+    relay.stop();
+}
+
+#[test]
+fn implicit_tls() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--listen-tls", "127.0.0.1:0"]);
+    let mut client = Client::connect_silently(relay.implicit_tls_address());
+    client.link.start_tls_as_client(b"").expect("a handshake");
+    client.expect_reply(220);
+    let offers = client.expect("EHLO client.test", 250);
+    assert!(!offers.contains("STARTTLS"), "{offers}");
+    client.accepted(FROM, &[TO], CONTENT);
+    client.quit();
+    assert!(hop.wait_for_mail(1)[0].content.contains("with ESMTPS"));
+    relay.stop();
+}
+
+#[test]
+fn plaintext_behind_starttls_is_discarded() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.send("STARTTLS\r\nMAIL FROM:<injected@sender.test>\r\n");
+    client.expect_reply(220);
+    client.link.start_tls_as_client(b"").expect("a handshake");
+    // Nothing is answered but what came encrypted, and EHLO is forgotten.
+    client.expect("MAIL FROM:<a@sender.test>", 503);
+    client.expect("EHLO client.test", 250);
+    client.expect("RCPT TO:<b@example.test>", 503);
+    client.quit();
+    let session = relay.wait_for("session", |_| true);
+    assert!(session["violation"].as_str().is_some(), "{session}");
+    relay.stop();
+}
+
+#[test]
+fn ehlo_in_one_segment_with_the_clients_finished_is_answered() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("STARTTLS", 220);
+    let early = b"EHLO early.test\r\n";
+    client.link.start_tls_as_client(early).expect("a handshake");
+    client.expect_reply(250);
+    client.accepted(FROM, &[TO], CONTENT);
+    client.quit();
+    hop.wait_for_mail(1);
+    relay.stop();
+}
+
+#[test]
+fn new_certificate_on_sighup() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let write = || {
+        let made = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
+        let certificate = home.file("cert.pem", &made.cert.pem());
+        let key = home.file("key.pem", &made.signing_key.serialize_pem());
+        (made.cert.der().to_vec(), certificate, key)
+    };
+    let (first, certificate, key) = write();
+    let relay = relay_to(
+        &home,
+        &hop,
+        &["--tls-cert", &certificate, "--tls-key", &key],
+    );
+    let shown = || {
+        Client::connect_with_starttls(relay.address())
+            .link
+            .peer_certificate()
+    };
+    assert_eq!(shown(), first);
+    let (second, _, _) = write();
+    let before = relay.events("certificate").len();
+    relay.signal("HUP");
+    relay.wait_for_count("certificate", before + 1, |_| true);
+    // The cores get it through their lanes, a moment after the control thread has said so.
+    let deadline = Instant::now() + support::PATIENCE;
+    while shown() != second {
+        assert!(
+            Instant::now() < deadline,
+            "the new certificate is never shown"
+        );
+    }
+    relay.stop();
+}
+
+#[test]
+fn log_file_is_opened_anew_on_sighup() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let log = home.path("relay.log");
+    let route = hop.route("*");
+    let relay = home.spawn(&["--route", &route, "--log-file", log.to_str().unwrap()]);
+    wait_for_file(&log, "\"ready\"");
+    std::fs::rename(&log, home.path("relay.log.1")).unwrap();
+    relay.signal("HUP");
+    wait_for_file(&log, "certificate");
+}
+
+/// Polls: a file gives no word when it grows.
+fn wait_for_file(path: &std::path::Path, text: &str) {
+    let deadline = Instant::now() + support::PATIENCE;
+    while !std::fs::read_to_string(path).is_ok_and(|found| found.contains(text)) {
+        assert!(
+            Instant::now() < deadline,
+            "{text} never came in {}",
+            path.display()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+// ---- Receiving ----
+
+#[test]
+fn several_messages_in_one_write() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    for starttls in [false, true] {
+        let mut client = match starttls {
+            true => Client::connect_with_starttls(relay.address()),
+            false => Client::connect(relay.address()),
+        };
+        client.expect("EHLO client.test", 250);
+        let mut all = String::new();
+        for number in 0..5 {
+            all += &format!(
+                "MAIL FROM:<a{number}@sender.test>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n\
+                 Subject: {number}\r\n\r\nHello.\r\n.\r\n"
+            );
+        }
+        client.send(&(all + "QUIT\r\n"));
+        for _ in 0..5 {
+            for code in [250, 250, 354, 250] {
+                client.expect_reply(code);
+            }
+        }
+        client.expect_reply(221);
+        client.expect_end();
+    }
+    assert_eq!(hop.wait_for_mail(10).len(), 10);
+    relay.stop();
+}
+
+#[test]
+fn chunks() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect_with_starttls(relay.address());
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    client.expect("RCPT TO:<b@example.test>", 250);
+    let chunk = "Subject: chunks\r\n\r\n.one\r\n";
+    client.send(&format!("BDAT {}\r\n{chunk}", chunk.len()));
+    client.expect_reply(250);
+    client.send("BDAT 8 LAST\r\n.\r\ntwo\r\n");
+    client.expect_reply(250);
+    client.quit();
+    let mail = &hop.wait_for_mail(1)[0];
+    assert!(
+        mail.content.ends_with("\r\n\r\n.one\r\n.\r\ntwo\r\n"),
+        "{}",
+        mail.content
+    );
+    relay.stop();
+}
+
+/// Lines of 76 characters, each different.
+fn large_content(bytes: usize) -> String {
+    let mut content = String::from("Subject: large\r\n\r\n");
+    for number in 0.. {
+        if content.len() >= bytes {
+            break;
+        }
+        let filler = "0123456789abcdefghijklmnopqrstuvwxyz./+";
+        content += &format!("{number:09}.{filler}{filler:.20}\r\n");
+    }
+    content.truncate(content.trim_end_matches("\r\n").len());
+    content
+}
+
+#[test]
+fn large_messages_pass_in_bounded_memory() {
+    const BYTES: usize = 20 << 20;
+    const MESSAGES: usize = 5;
+    const GROWTH_BYTES_MAX: u64 = 40 << 20;
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--max-message-size", "32MiB"]);
+    let before = relay.peak_memory_bytes();
+    let content = large_content(BYTES);
+    std::thread::scope(|scope| {
+        for _ in 0..MESSAGES {
+            scope.spawn(|| {
+                let mut client = Client::connect_with_starttls(relay.address());
+                client.accepted(FROM, &[TO], &content);
+                client.quit();
+            });
+        }
+    });
+    for mail in hop.wait_for_mail(MESSAGES) {
+        let (_, arrived) = mail
+            .content
+            .split_once("Subject: large")
+            .expect("the subject");
+        let (_, sent) = content.split_once("Subject: large").expect("the subject");
+        assert_eq!(arrived.len(), sent.len() + 2);
+        assert!(
+            arrived.trim_end_matches("\r\n") == sent,
+            "the content has changed"
+        );
+    }
+    let grown = relay.peak_memory_bytes() - before;
+    assert!(
+        grown < GROWTH_BYTES_MAX,
+        "memory has grown by {grown} bytes"
+    );
+    relay.stop();
+}
+
+#[test]
+fn mail_that_is_not_kept_in_memory_is_read_back() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(
+        &home,
+        &hop,
+        &["--in-memory-size", "0", "--chunk-size", "16KiB"],
+    );
+    let content = large_content(100_000);
+    for sent in [CONTENT, &content] {
+        send_mail(relay.address(), FROM, &[TO], sent);
+    }
+    let mails = hop.wait_for_mail(2);
+    for sent in [CONTENT, &content] {
+        let end = format!("{sent}\r\n");
+        assert!(mails.iter().any(|mail| mail.content.ends_with(&end)));
+    }
+    relay.stop();
+}
+
+#[test]
+fn message_over_the_limit_is_refused_and_the_session_goes_on() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--max-message-size", "64KiB"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    let reply = client.mail(FROM, &[TO], &large_content(2 << 20));
+    assert_eq!(reply.code, 552, "{reply:?}");
+    client.accepted(FROM, &[TO], CONTENT);
+    client.quit();
+    hop.wait_for_mail(1);
+    relay.stop();
+}
+
+#[test]
+fn two_listeners() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
+    let relay = relay_to(&home, &hop, &flags);
+    let addresses = relay.addresses("offered by STARTTLS");
+    assert_eq!(addresses.len(), 2);
+    for address in addresses {
+        send_mail(address, FROM, &[TO], CONTENT);
+    }
+    hop.wait_for_mail(2);
+    relay.stop();
+}
+
+#[test]
+fn one_connection_too_many_gets_421() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(
+        &home,
+        &hop,
+        &[
+            "--max-connections",
+            "2",
+            "--max-connections-per-address",
+            "2",
+        ],
+    );
+    let first = Client::connect(relay.address());
+    let second = Client::connect(relay.address());
+    let mut third = Client::connect_silently(relay.address());
+    assert!(third.expect_reply(421).contains("4.3.2"));
+    third.expect_end();
+    first.quit();
+    relay.wait_for("session", |_| true);
+    Client::connect(relay.address()).quit();
+    second.quit();
+    relay.stop();
+}
+
+// ---- Whom it relays for ----
+
+#[test]
+fn greeting_says_the_banner() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--banner", "ESMTP at your service"]);
+    let mut client = Client::connect_silently(relay.address());
+    assert_eq!(
+        client.expect_reply(220),
+        "220 relay.test ESMTP at your service"
+    );
+    relay.stop();
+}
+
+#[test]
+fn strangers_may_not_relay() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--relay-from", "none"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    let refusal = client.expect("RCPT TO:<b@example.test>", 554);
+    assert!(refusal.contains("5.7.1"), "{refusal}");
+    client.quit();
+    assert_eq!(hop.connections(), 0);
+    relay.stop();
+}
+
+#[test]
+fn strangers_may_send_to_known_recipients_of_relay_domains() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let recipients = home.file("recipients", "known@example.test\n@all.test\n");
+    let relay = relay_to(
+        &home,
+        &hop,
+        &[
+            "--relay-from",
+            "none",
+            "--relay-domain",
+            "example.test,.all.test,all.test",
+            "--recipients-file",
+            &recipients,
+        ],
+    );
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    client.expect("RCPT TO:<known@example.test>", 250);
+    client.expect("RCPT TO:<anybody@all.test>", 250);
+    let unknown = client.expect("RCPT TO:<unknown@example.test>", 550);
+    assert!(unknown.contains("5.1.1"), "{unknown}");
+    client.expect("RCPT TO:<b@elsewhere.test>", 554);
+    client.expect("DATA", 354);
+    client.expect(&format!("{CONTENT}\r\n."), 250);
+    client.quit();
+    let mails = hop.wait_for_mail(1);
+    assert_eq!(mails.iter().map(|mail| mail.to.len()).sum::<usize>(), 2);
+    relay.stop();
+}
+
+// ---- Reports ----
+
+/// The single mail for the sender, once it has come: a report.
+fn the_report(hop: &NextHop) -> String {
+    let mails = hop.wait_for_mail(1);
+    assert_eq!(mails.len(), 1);
+    let mail = &mails[0];
+    assert!(mail.from.starts_with("MAIL FROM:<>"), "{}", mail.from);
+    assert!(
+        mail.to[0].starts_with("RCPT TO:<a@sender.test>"),
+        "{:?}",
+        mail.to
+    );
+    let content = &mail.content;
+    assert!(content.contains("multipart/report"), "{content}");
+    assert!(content.contains("message/delivery-status"), "{content}");
+    content.clone()
+}
+
+/// A relay with one hop for the mail and another for the reports on it.
+fn relay_with_reports(home: &Home, hop: &NextHop, reports: &NextHop, flags: &[&str]) -> Relay {
+    let (route, back) = (hop.route("example.test"), reports.route("sender.test"));
+    let mut all = vec!["--route", &route, "--route", &back];
+    all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
+    all.extend(flags);
+    home.start(&all)
+}
+
+fn refuse_no(occasion: Occasion<'_>) -> Answer {
+    match occasion.command.starts_with("RCPT TO:<no") {
+        true => Answer::Say("550 5.1.1 no such user here"),
+        false => Answer::Usual,
+    }
+}
+
+#[test]
+fn one_of_several_recipients_is_refused() {
+    let hop = NextHop::scripted(StartTls::Works, refuse_no);
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    let to = ["one@example.test", "no@example.test", "two@example.test"];
+    send_mail(relay.address(), FROM, &to, CONTENT);
+    let mail = &hop.wait_for_mail(1)[0];
+    assert_eq!(mail.to.len(), 2, "one transaction for both");
+    let report = the_report(&reports);
+    assert!(
+        report.contains("Final-Recipient: rfc822;no@example.test"),
+        "{report}"
+    );
+    assert!(report.contains("Action: failed"), "{report}");
+    assert!(report.contains("Status: 5.1.1"), "{report}");
+    assert!(
+        report.contains("Reporting-MTA: dns; relay.test"),
+        "{report}"
+    );
+    assert!(report.contains("no such user here"), "{report}");
+    assert!(!report.contains("one@example.test"), "{report}");
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+fn assert_nothing_is_left(home: &Home) {
+    let output = home.run(&["spool", "list", &home.spool()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text.contains("0 messages with 0 open recipients"), "{text}");
+}
+
+#[test]
+fn report_goes_to_the_mx_of_the_sender() {
+    let hop = NextHop::scripted(StartTls::Works, refuse_no);
+    let (home, reports, dns) = (Home::new(), NextHop::start(), DnsServer::start());
+    dns.mx("sender.test", 10, "mx.sender.test.");
+    dns.host("mx.sender.test", "127.0.0.1");
+    let (route, server) = (hop.route("example.test"), dns.address().to_string());
+    let port = reports.address().port().to_string();
+    let relay = home.start(&["--route", &route, "--dns", &server, "--mx-port", &port]);
+    send_mail(relay.address(), FROM, &["no@example.test"], CONTENT);
+    the_report(&reports);
+    relay.stop();
+}
+
+#[test]
+fn mail_that_expires_is_returned() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "DATA" => Answer::Say("451 4.3.0 not now"),
+        _ => Answer::Usual,
+    });
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &["--queue-lifetime", "2s"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let report = the_report(&reports);
+    assert!(
+        report.contains("Status: 4.4.7") || report.contains("Status: 5.4.7"),
+        "{report}"
+    );
+    assert!(report.contains("not now"), "{report}");
+    let attempts = hop
+        .commands()
+        .iter()
+        .filter(|command| *command == "DATA")
+        .count();
+    assert!(attempts >= 2, "{attempts}");
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn report_on_expired_mail_is_tried_more_than_once() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "DATA" => Answer::Say("451 4.3.0 not now"),
+        _ => Answer::Usual,
+    });
+    let reports = NextHop::scripted(StartTls::Works, |occasion| {
+        match verb_is(occasion.command, "RCPT") && occasion.before < 2 {
+            true => Answer::Say("450 4.2.1 try again"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let flags = ["--queue-lifetime", "2s", "--bounce-lifetime", "30s"];
+    let relay = relay_with_reports(&home, &hop, &reports, &flags);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    the_report(&reports);
+    relay.stop();
+}
+
+#[test]
+fn report_has_a_lifetime_of_its_own() {
+    // As long as the mail itself: at its end the report is still young.
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "DATA" => Answer::Say("451 4.3.0 not now"),
+        _ => Answer::Usual,
+    });
+    let reports = NextHop::scripted(StartTls::Works, |occasion| {
+        match verb_is(occasion.command, "RCPT") && occasion.before < 1 {
+            true => Answer::Say("450 4.2.1 try again"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let flags = ["--queue-lifetime", "3s", "--bounce-lifetime", "3s"];
+    let relay = relay_with_reports(&home, &hop, &reports, &flags);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    the_report(&reports);
+    relay.stop();
+}
+
+fn mail_with_notify(address: SocketAddr, from: &str, notify: &str, to: &str) {
+    let mut client = Client::connect(address);
+    client.expect("EHLO client.test", 250);
+    client.expect(&format!("MAIL FROM:<{from}>"), 250);
+    client.expect(&format!("RCPT TO:<{to}> NOTIFY={notify}"), 250);
+    client.expect("DATA", 354);
+    client.expect(&format!("{CONTENT}\r\n."), 250);
+    client.quit();
+}
+
+#[test]
+fn notify_never_yields_no_report() {
+    let hop = NextHop::scripted(StartTls::Works, refuse_no);
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    mail_with_notify(relay.address(), FROM, "NEVER", "no@example.test");
+    relay.wait_for("bounced", |_| true);
+    relay.stop();
+    assert_eq!(reports.connections(), 0);
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn null_reverse_path_yields_no_report() {
+    let hop = NextHop::scripted(StartTls::Works, refuse_no);
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    send_mail(relay.address(), "", &["no@example.test"], CONTENT);
+    relay.wait_for("bounced", |_| true);
+    relay.stop();
+    assert_eq!(reports.connections(), 0);
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn notify_success_to_a_hop_without_dsn_is_reported_as_relayed() {
+    let hop = NextHop::with_keywords(StartTls::Works, "PIPELINING", usual);
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    mail_with_notify(relay.address(), FROM, "SUCCESS", TO);
+    hop.wait_for_mail(1);
+    let report = the_report(&reports);
+    assert!(report.contains("Action: relayed"), "{report}");
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn notify_success_is_passed_on_to_a_hop_with_dsn() {
+    let (home, hop, reports) = (Home::new(), NextHop::start(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    mail_with_notify(relay.address(), FROM, "SUCCESS,FAILURE", TO);
+    let mail = &hop.wait_for_mail(1)[0];
+    assert!(
+        mail.to[0].contains("NOTIFY=SUCCESS,FAILURE"),
+        "{:?}",
+        mail.to
+    );
+    relay.stop();
+    assert_eq!(reports.connections(), 0);
+}
+
+#[test]
+fn report_that_is_refused_is_dropped() {
+    let hop = NextHop::scripted(StartTls::Works, refuse_no);
+    let reports = NextHop::scripted(StartTls::Works, |occasion| {
+        match verb_is(occasion.command, "RCPT") {
+            true => Answer::Say("550 5.1.1 never heard of"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    send_mail(relay.address(), FROM, &["no@example.test"], CONTENT);
+    relay.wait_for("bounced", |event| event["report"] == "yes");
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn recipients_of_several_domains_go_their_own_ways() {
+    let home = Home::new();
+    let hops = [NextHop::start(), NextHop::start()];
+    let routes = [hops[0].route("one.test"), hops[1].route("two.test")];
+    let relay = home.start(&["--route", &routes[0], "--route", &routes[1]]);
+    let to = ["a@one.test", "a@two.test", "b@one.test", "b@two.test"];
+    send_mail(relay.address(), FROM, &to, CONTENT);
+    for hop in &hops {
+        assert_eq!(hop.wait_for_mail(1)[0].to.len(), 2);
+    }
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+// ---- Trying again ----
+
+#[test]
+fn deferred_and_then_delivered() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        match verb_is(occasion.command, "RCPT") && occasion.before == 0 {
+            true => Answer::Say("450 4.2.1 not now"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.wait_for("delivered", |_| true);
+    assert_eq!(relay.events("deferred").len(), 1);
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn greylisting_with_a_policy_status_keeps_to_the_retry_interval() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        match verb_is(occasion.command, "MAIL") && occasion.before < 2 {
+            true => Answer::Say("451 4.7.1 slow down"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    let started = Instant::now();
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    assert!(
+        started.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        started.elapsed()
+    );
+    relay.stop();
+}
+
+#[test]
+fn connection_lost_before_the_final_reply_is_tried_again() {
+    for end in [Answer::Close, Answer::Reset] {
+        let hop = NextHop::scripted(StartTls::Works, move |occasion| {
+            match occasion.command == "." && occasion.before == 0 {
+                true => end.clone(),
+                false => Answer::Usual,
+            }
+        });
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &[]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hop.wait_for_mail(1);
+        relay.wait_for("delivered", |_| true);
+        relay.stop();
+        assert_nothing_is_left(&home);
+    }
+}
+
+#[test]
+fn connection_lost_at_any_command_is_tried_again() {
+    for verb in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"] {
+        for end in [Answer::Close, Answer::SayAndClose("421 4.3.2 going down")] {
+            let hop = NextHop::scripted(StartTls::NotOffered, move |occasion| {
+                match verb_is(occasion.command, verb) && occasion.before == 0 {
+                    true => end.clone(),
+                    false => Answer::Usual,
+                }
+            });
+            let home = Home::new();
+            let relay = relay_to(&home, &hop, &[]);
+            send_mail(relay.address(), FROM, &[TO], CONTENT);
+            hop.wait_for_mail(1);
+            relay.stop();
+        }
+    }
+}
+
+#[test]
+fn session_ended_between_messages_is_opened_anew_at_once() {
+    // 421 behind the reply to the first message, and the end.
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        match occasion.command == "." && occasion.before == 0 {
+            true => Answer::UsualThenSayAndClose("421 4.4.2 enough"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let flags = [
+        "--retry-min",
+        "1h",
+        "--retry-max",
+        "1h",
+        "--delivery-connections",
+        "1",
+    ];
+    let route = hop.route("*");
+    let mut all = vec!["--route", &route];
+    all.extend(flags);
+    let relay = home.start(&all);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..5 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    hop.wait_for_mail(5);
+    relay.stop();
+}
+
+#[test]
+fn hop_that_ends_every_session_at_its_second_message() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        // The commands of this connection are not told apart, so by parity.
+        match verb_is(occasion.command, "MAIL") && occasion.before % 2 == 1 {
+            true => Answer::Close,
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let flags = ["--delivery-connections", "1"];
+    let relay = relay_to(&home, &hop, &flags);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..6 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    hop.wait_for_mail(6);
+    relay.stop();
+}
+
+#[test]
+fn hop_that_drops_every_connection_is_soon_left_alone() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "." => Answer::Close,
+        _ => Answer::Usual,
+    });
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..40 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    relay.wait_for_count("deferred", 3, |_| true);
+    // Nothing more is to happen; a hop that is hammered sees ten connections in no time.
+    assert!(
+        hop.seen()
+            .wait(Duration::from_secs(2), |seen| (seen.connections > 9)
+                .then_some(()))
+            .is_none()
+    );
+    relay.stop();
+}
+
+#[test]
+fn hop_that_says_421_is_not_asked_again_at_once() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "." => Answer::SayAndClose("421 4.3.2 overloaded"),
+        _ => Answer::Usual,
+    });
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..40 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    relay.wait_for("deferred", |_| true);
+    assert!(
+        hop.seen()
+            .wait(Duration::from_secs(2), |seen| (seen.connections > 3)
+                .then_some(()))
+            .is_none()
+    );
+    relay.stop();
+}
+
+#[test]
+fn acceptance_that_comes_before_the_content_is_none() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "DATA" if occasion.before == 0 => Answer::SayAndClose("354 Go on\r\n250 2.0.0 taken"),
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn early_refusal_of_the_content_is_heard() {
+    // As hosts do that find a message too large half way: they answer and close.
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "DATA" => Answer::SayAndClose("354 Go on\r\n552 5.3.4 too large for me"),
+        _ => Answer::Usual,
+    });
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &["--max-message-size", "32MiB"]);
+    send_mail(relay.address(), FROM, &[TO], &large_content(8 << 20));
+    let report = the_report(&reports);
+    assert!(report.contains("too large for me"), "{report}");
+    relay.stop();
+}
+
+#[test]
+fn many_messages_over_one_connection() {
+    const MESSAGES: usize = 200;
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--delivery-connections", "1"]);
+    let mut client = Client::connect_with_starttls(relay.address());
+    for number in 0..MESSAGES {
+        client.accepted(FROM, &[TO], &format!("Subject: {number}\r\n\r\nHello."));
+    }
+    client.quit();
+    let mails = hop.wait_for_mail(MESSAGES);
+    assert_eq!(hop.connections(), 1);
+    let mut subjects: Vec<&str> = mails
+        .iter()
+        .filter_map(|mail| {
+            mail.content
+                .lines()
+                .find(|line| line.starts_with("Subject:"))
+        })
+        .collect();
+    subjects.sort_unstable();
+    subjects.dedup();
+    assert_eq!(subjects.len(), MESSAGES);
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn connection_is_closed_after_its_share_of_messages() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = [
+        "--delivery-connections",
+        "1",
+        "--max-deliveries-per-connection",
+        "4",
+    ];
+    let relay = relay_to(&home, &hop, &flags);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..10 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    hop.wait_for_mail(10);
+    assert!(hop.connections() >= 3, "{}", hop.connections());
+    relay.stop();
+}
+
+#[test]
+fn idle_connection_that_the_hop_closed_costs_the_next_message_nothing() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "." => Answer::UsualThenSayAndClose("421 4.4.2 idle too long"),
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let route = hop.route("*");
+    let relay = home.start(&["--route", &route, "--retry-min", "1h", "--retry-max", "1h"]);
+    for number in 1..=5 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hop.wait_for_mail(number);
+        relay.wait_for_count("delivered", number, |_| true);
+    }
+    assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+#[test]
+fn idle_connections_are_closed_with_quit() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--idle-timeout", "1s"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    hop.wait_for_command(|command| command == "QUIT");
+    relay.stop();
+}
+
+// ---- Broken TLS at the next hop ----
+
+const BROKEN: [StartTls; 4] = [
+    StartTls::Refused,
+    StartTls::Garbage,
+    StartTls::Stalls,
+    StartTls::Closes,
+];
+
+#[test]
+fn broken_starttls_falls_back_to_plaintext() {
+    for starttls in BROKEN {
+        let (home, hop) = (Home::new(), NextHop::scripted(starttls, usual));
+        let relay = relay_to(&home, &hop, &["--handshake-timeout", "1s"]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        assert!(!hop.wait_for_mail(1)[0].over_tls);
+        relay.wait_for("delivered", |_| true);
+        assert_eq!(relay.events("deferred").len(), 0, "{starttls:?}: at once");
+        // The next connection does not try again.
+        let before = hop
+            .commands()
+            .iter()
+            .filter(|text| *text == "STARTTLS")
+            .count();
+        assert_eq!(before, 1, "{starttls:?}");
+        relay.stop();
+    }
+}
+
+#[test]
+fn broken_starttls_is_tried_again_after_a_while() {
+    let hop = NextHop::scripted(StartTls::Garbage, |occasion| match occasion.command {
+        "." => Answer::UsualThenSayAndClose("421 4.4.2 enough"),
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--tls-broken-for", "0s"]);
+    for number in 1..=2 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hop.wait_for_mail(number);
+    }
+    hop.wait_for_commands(2, |command| command == "STARTTLS");
+    relay.stop();
+}
+
+#[test]
+fn broken_starttls_defers_where_encryption_is_demanded() {
+    for starttls in BROKEN.into_iter().chain([StartTls::NotOffered]) {
+        let (home, hop) = (Home::new(), NextHop::scripted(starttls, usual));
+        let flags = ["--handshake-timeout", "1s", "--tls-out", "encrypt"];
+        let relay = relay_to(&home, &hop, &flags);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        relay.wait_for_count("deferred", 2, |_| true);
+        let commands = hop.commands();
+        assert!(
+            !commands.iter().any(|text| verb_is(text, "MAIL")),
+            "{starttls:?} {commands:?}"
+        );
+        relay.stop();
+    }
+}
+
+#[test]
+fn untrusted_certificate_defers_where_verification_is_demanded() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--tls-out", "verify"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let deferred = relay.wait_for("deferred", |_| true);
+    assert!(
+        deferred["status"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("4.7")),
+        "{deferred}"
+    );
+    let commands = hop.commands();
+    assert!(
+        !commands.iter().any(|text| verb_is(text, "MAIL")),
+        "{commands:?}"
+    );
+    relay.stop();
+}
+
+// ---- MX ----
+
+struct MxHosts {
+    dns: DnsServer,
+    hops: Vec<NextHop>,
+}
+
+/// Hops on 127.0.0.1, 127.0.0.2, ... that share a port, named mx1.example.test, mx2 and so on.
+fn mx_hosts(scripts: Vec<fn(Occasion<'_>) -> Answer>) -> MxHosts {
+    let dns = DnsServer::start();
+    let mut hops: Vec<NextHop> = Vec::new();
+    for (number, script) in (1..).zip(scripts) {
+        let ip = Ipv4Addr::new(127, 0, 0, number);
+        let port = hops.first().map_or(0, |hop| hop.address().port());
+        hops.push(NextHop::on(
+            (ip, port).into(),
+            StartTls::Works,
+            KEYWORDS,
+            script,
+        ));
+        let name = format!("mx{number}.example.test");
+        dns.mx("example.test", u16::from(number) * 10, &format!("{name}."));
+        dns.host(&name, &ip.to_string());
+    }
+    MxHosts { dns, hops }
+}
+
+impl MxHosts {
+    fn relay(&self, home: &Home, flags: &[&str]) -> Relay {
+        let (server, port) = (
+            self.dns.address().to_string(),
+            self.hops[0].address().port(),
+        );
+        let port = port.to_string();
+        let mut all = vec!["--dns", &server, "--mx-port", &port];
+        all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
+        all.extend(flags);
+        home.start(&all)
+    }
+}
+
+#[test]
+fn best_mx_host_gets_the_mail() {
+    let (home, hosts) = (Home::new(), mx_hosts(vec![usual, usual]));
+    let relay = hosts.relay(&home, &[]);
+    for number in 1..=3 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hosts.hops[0].wait_for_mail(number);
+    }
+    assert_eq!(hosts.hops[1].connections(), 0);
+    let delivered = relay.wait_for("delivered", |_| true);
+    assert_eq!(delivered["host"], "mx1.example.test");
+    relay.stop();
+}
+
+#[test]
+fn second_mx_host_gets_the_mail_when_the_first_refuses() {
+    let closes = |occasion: Occasion<'_>| match occasion.command {
+        "CONNECT" => Answer::Close,
+        _ => Answer::Usual,
+    };
+    let no_greeting = |occasion: Occasion<'_>| match occasion.command {
+        "CONNECT" => Answer::SayAndClose("554 5.3.2 no service here"),
+        _ => Answer::Usual,
+    };
+    let busy = |occasion: Occasion<'_>| match occasion.command {
+        "CONNECT" => Answer::SayAndClose("421 4.3.2 too busy"),
+        _ => Answer::Usual,
+    };
+    let (home, hosts) = (
+        Home::new(),
+        mx_hosts(vec![closes, no_greeting, busy, usual]),
+    );
+    // And one that does not even listen.
+    let unreachable = Ipv4Addr::new(127, 0, 0, 9);
+    let _deaf = deaf(unreachable.into(), hosts.hops[0].address().port());
+    hosts.dns.mx("example.test", 5, "mx9.example.test.");
+    hosts.dns.host("mx9.example.test", &unreachable.to_string());
+    let relay = hosts.relay(&home, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hosts.hops[3].wait_for_mail(1);
+    relay.wait_for("delivered", |event| event["host"] == "mx4.example.test");
+    assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+#[test]
+fn null_mx_is_returned_at_once() {
+    let (home, reports, dns) = (Home::new(), NextHop::start(), DnsServer::start());
+    dns.mx("example.test", 0, ".");
+    let (server, back) = (dns.address().to_string(), reports.route("sender.test"));
+    let relay = home.start(&["--dns", &server, "--route", &back]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let report = the_report(&reports);
+    assert!(report.contains("Status: 5.1.10"), "{report}");
+    relay.stop();
+}
+
+#[test]
+fn own_host_as_mx_is_a_loop() {
+    let (home, reports, dns) = (Home::new(), NextHop::start(), DnsServer::start());
+    dns.mx("example.test", 10, "relay.test.");
+    dns.mx("example.test", 20, "backup.example.test.");
+    dns.host("relay.test", "127.0.0.1");
+    dns.host("backup.example.test", "127.0.0.1");
+    let (server, back) = (dns.address().to_string(), reports.route("sender.test"));
+    let relay = home.start(&["--dns", &server, "--route", &back]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let report = the_report(&reports);
+    assert!(report.contains("Status: 5.4.6"), "{report}");
+    relay.stop();
+}
+
+#[test]
+fn hop_that_greets_with_our_name_is_a_loop() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "CONNECT" => Answer::Say("220 relay.test ESMTP"),
+        _ => Answer::Usual,
+    });
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let report = the_report(&reports);
+    assert!(report.contains("Status: 5.4.6"), "{report}");
+    relay.stop();
+}
+
+#[test]
+fn dns_failure_defers() {
+    use hickory_resolver::proto::rr::RecordType;
+    use support::dns::Failure;
+    let (home, dns) = (Home::new(), DnsServer::start());
+    dns.fail("example.test", RecordType::MX, Failure::ServFail);
+    let server = dns.address().to_string();
+    let relay = home.start(&["--dns", &server]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let deferred = relay.wait_for("deferred", |_| true);
+    assert_eq!(deferred["status"], "4.4.3");
+    relay.stop();
+}
+
+// ---- Stopping ----
+
+#[test]
+fn idle_session_is_told_of_the_stop() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mut relay = relay_to(&home, &hop, &[]);
+    let mut plain = Client::connect(relay.address());
+    plain.expect("EHLO client.test", 250);
+    let mut encrypted = Client::connect_with_starttls(relay.address());
+    let started = Instant::now();
+    relay.signal("TERM");
+    for client in [&mut plain, &mut encrypted] {
+        assert!(client.expect_reply(421).contains("4.3.2"));
+        client.expect_end();
+    }
+    assert!(relay.wait().success());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[test]
+fn session_within_its_data_may_finish() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mut relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    client.expect("RCPT TO:<b@example.test>", 250);
+    client.expect("DATA", 354);
+    client.send("Subject: slow\r\n\r\n");
+    relay.signal("TERM");
+    relay.wait_for("stopping", |_| true);
+    client.send("Hello.\r\n.\r\n");
+    client.expect_reply(250);
+    client.expect_reply(421);
+    client.expect_end();
+    assert!(relay.wait().success());
+    assert_eq!(relay.events("stop")[0]["how"], "drained");
+    // Delivered, or kept for the next run.
+    let relay = relay_to(&home, &hop, &[]);
+    hop.wait_for_mail(1);
+    relay.stop();
+}
+
+#[test]
+fn delivery_under_way_may_finish() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        if occasion.command == "." {
+            // Long enough for the signal to come in between.
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        Answer::Usual
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_command(|command| command == "DATA");
+    relay.stop();
+    assert_eq!(hop.mails().len(), 1);
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn stop_says_quit_on_idle_connections() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--idle-timeout", "5m"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.wait_for("delivered", |_| true);
+    relay.stop();
+    hop.wait_for_command(|command| command == "QUIT");
+}
+
+#[test]
+fn stop_does_not_wait_for_a_hop_that_does_not_greet() {
+    let hop = NextHop::scripted(StartTls::Works, |_| Answer::Stall);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_command(|command| command == "CONNECT");
+    let started = Instant::now();
+    relay.stop();
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[test]
+fn connections_in_the_queue_of_a_stopping_relay_are_answered() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mut relay = relay_to(&home, &hop, &[]);
+    // Keeps the relay from ending.
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    relay.signal("TERM");
+    relay.wait_for("stopping", |_| true);
+    let mut told = 0;
+    for _ in 0..40 {
+        let Ok(mut link) = support::link::Link::connect(relay.address()) else {
+            break; // The listener is closed: that is an answer too.
+        };
+        let mut line = link.line().expect("no reset").expect("an answer");
+        if line.starts_with("220") {
+            // The core had not heard of the stop yet.
+            line = link.line().expect("no reset").expect("an answer");
+        }
+        assert!(line.starts_with("421 4.3.2"), "{line}");
+        told += 1;
+    }
+    assert!(told > 0);
+    relay.signal("TERM");
+    assert!(relay.wait().success());
+}
+
+#[test]
+fn second_signal_ends_at_once() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mut relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    client.expect("RCPT TO:<b@example.test>", 250);
+    client.expect("DATA", 354);
+    relay.signal("TERM");
+    relay.wait_for("stopping", |_| true);
+    let started = Instant::now();
+    relay.signal("TERM");
+    relay.wait();
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn drain_ends_when_its_time_is_up() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mut relay = relay_to(&home, &hop, &["--drain-timeout", "1s"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    relay.signal("TERM");
+    assert!(relay.wait().success());
+}
+
+// ---- The spool ----
+
+fn not_now(occasion: Occasion<'_>) -> Answer {
+    match verb_is(occasion.command, "RCPT") {
+        true => Answer::Say("450 4.2.1 not now"),
+        false => Answer::Usual,
+    }
+}
+
+#[test]
+fn retry_state_survives_a_restart() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for_count("deferred", 2, |_| true);
+    relay.stop();
+
+    let list = home.run(&["spool", "list", &home.spool()]);
+    let text = String::from_utf8_lossy(&list.stdout);
+    assert!(
+        text.contains("<a@sender.test>") && text.contains("b@example.test"),
+        "{text}"
+    );
+    assert!(text.contains("not now"), "{text}");
+    let verify = home.run(&["spool", "verify", &home.spool()]);
+    assert_eq!(verify.status.code(), Some(0), "{verify:?}");
+
+    let hop = NextHop::start();
+    let relay = relay_to(&home, &hop, &[]);
+    assert_eq!(relay.events("spool")[0]["recovered_messages"], 1);
+    let mail = &hop.wait_for_mail(1)[0];
+    assert!(
+        mail.content.ends_with("Subject: test\r\n\r\nHello.\r\n"),
+        "{}",
+        mail.content
+    );
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn deferred_mail_waits_for_its_time_after_a_restart() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let route = hop.route("*");
+    let flags = ["--route", &route, "--retry-min", "1h", "--retry-max", "1h"];
+    let relay = home.start(&flags);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for("deferred", |_| true);
+    relay.kill();
+    let relay = home.start(&flags);
+    send_mail(relay.address(), FROM, &["c@example.test"], CONTENT);
+    relay.wait_for("deferred", |event| event["to"] == "c@example.test");
+    let early = relay.events("deferred");
+    assert!(early.iter().all(|event| event["to"] != TO), "{early:?}");
+    relay.stop();
+}
+
+#[test]
+fn mail_survives_kill_9() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO, "c@example.test"], CONTENT);
+    relay.kill();
+    let hop = NextHop::start();
+    let relay = relay_to(&home, &hop, &[]);
+    let mails = hop.wait_for_mail(1);
+    assert_eq!(mails[0].to.len(), 2);
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn spool_of_more_threads_is_drained_by_fewer() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let many = ["--ingress-cores", "0,0", "--delivery-cores", "0,0,1"];
+    let relay = relay_to(&home, &hop, &many);
+    for _ in 0..20 {
+        send_mail(relay.address(), FROM, &[TO, "c@other.test"], CONTENT);
+    }
+    relay.stop();
+    let hop = NextHop::start();
+    let relay = relay_to(&home, &hop, &[]);
+    let recipients = hop.seen().wait(support::PATIENCE, |seen| {
+        let count: usize = seen.mails.iter().map(|mail| mail.to.len()).sum();
+        (count >= 40).then_some(count)
+    });
+    assert_eq!(recipients, Some(40));
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn two_relays_cannot_open_one_spool() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let mut second = home.spawn(&[]);
+    assert!(!second.wait().success());
+    let complaint = second.log_text();
+    assert!(complaint.contains(&relay.pid().to_string()), "{complaint}");
+    assert!(complaint.contains(&home.spool()), "{complaint}");
+    let list = home.run(&["spool", "list", &home.spool()]);
+    assert!(!list.status.success());
+    relay.stop();
+}
+
+#[test]
+fn full_spool_says_452_and_recovers() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let accepts = Arc::new(AtomicBool::new(false));
+    let hop = NextHop::scripted(StartTls::NotOffered, {
+        let accepts = Arc::clone(&accepts);
+        move |occasion| match verb_is(occasion.command, "RCPT") && !accepts.load(Ordering::SeqCst) {
+            true => Answer::Say("450 4.2.1 not now"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let flags = ["--spool-size", "40MiB", "--max-message-size", "1MiB"];
+    let relay = relay_to(&home, &hop, &flags);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    let content = large_content(200_000);
+    let mut accepted = 0;
+    let refusal = loop {
+        let reply = client.command("MAIL FROM:<a@sender.test>");
+        if reply.code != 250 {
+            break reply;
+        }
+        client.expect("RCPT TO:<b@example.test>", 250);
+        let reply = client.command("DATA");
+        if reply.code != 354 {
+            break reply;
+        }
+        let reply = client.command(&format!("{content}\r\n."));
+        if reply.code != 250 {
+            break reply;
+        }
+        accepted += 1;
+        assert!(accepted < 400, "the spool is never full");
+    };
+    assert_eq!(refusal.code, 452, "{refusal:?}");
+    assert!(refusal.text.contains("4.3.1"), "{refusal:?}");
+    assert!(accepted > 10, "{accepted}");
+    accepts.store(true, Ordering::SeqCst);
+    hop.wait_for_mail(accepted);
+    client.quit();
+    // Room comes back segment by segment.
+    let deadline = Instant::now() + support::PATIENCE;
+    loop {
+        let mut client = Client::connect(relay.address());
+        client.expect("EHLO client.test", 250);
+        let reply = client.command("MAIL FROM:<a@sender.test>");
+        if reply.code == 250 {
+            client.expect("RCPT TO:<b@example.test>", 250);
+            client.expect("DATA", 354);
+            client.expect(&format!("{content}\r\n."), 250);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{reply:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    hop.wait_for_mail(accepted + 1);
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+// ---- Threads ----
+
+#[test]
+fn roles_on_threads_of_their_own() {
+    let placements = [("0", "1"), ("0,0", "0,0,1"), ("0,1", "0,1"), ("0", "0")];
+    for (ingress, delivery) in placements {
+        let (home, hop) = (Home::new(), NextHop::start());
+        let flags = ["--ingress-cores", ingress, "--delivery-cores", delivery];
+        let relay = relay_to(&home, &hop, &flags);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        send_mail(relay.address(), FROM, &[TO], CONTENT);
+                    }
+                });
+            }
+        });
+        assert_eq!(hop.wait_for_mail(80).len(), 80, "{ingress} {delivery}");
+        relay.stop();
+        assert_nothing_is_left(&home);
+    }
+}
+
+#[test]
+fn burst_over_a_full_lane_is_not_forgotten() {
+    // More jobs at once than a lane holds, to a core that never sends anything back.
+    const MESSAGES: usize = 1000;
+    let hop = NextHop::scripted(StartTls::NotOffered, not_now);
+    let home = Home::new();
+    let flags = [
+        "--ingress-cores",
+        "0",
+        "--delivery-cores",
+        "1",
+        "--retry-max",
+        "1h",
+    ];
+    let route = hop.route("*");
+    let mut all = vec!["--route", &route, "--retry-min", "1h"];
+    all.extend(flags);
+    let relay = home.start(&all);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    let one = format!("MAIL FROM:<{FROM}>\r\nRCPT TO:<{TO}>\r\nDATA\r\n{CONTENT}\r\n.\r\n");
+    client.send(&one.repeat(MESSAGES));
+    for _ in 0..MESSAGES {
+        for code in [250, 250, 354, 250] {
+            client.expect_reply(code);
+        }
+    }
+    client.quit();
+    relay.wait_for_count("deferred", MESSAGES, |_| true);
+    relay.stop();
+}
+
+// ---- The log ----
+
+#[test]
+fn every_line_of_a_json_log_is_json() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, refuse_no));
+    let mut relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect_with_starttls(relay.address());
+    client.command("EHLO \"quo\\ted\u{7f}\u{202e}");
+    client.command("MAIL FROM:<\"a\\\"b\\\\c\"@sender.test>");
+    client.command("RCPT TO:<no@example.test>");
+    client.command("DATA");
+    client.command(&format!("{CONTENT}\r\n."));
+    drop(client);
+    relay.wait_for("session", |_| true);
+    relay.signal("TERM");
+    relay.wait();
+    for line in relay.log_lines() {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(&line);
+        assert!(
+            parsed.is_ok_and(|event| event["event"].is_string()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn metrics_on_sigusr1() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for("delivered", |_| true);
+    relay.signal("USR1");
+    relay.wait_for("metrics", |_| true);
+    relay.stop();
+}
+
+// ---- Peers that misbehave ----
+
+#[test]
+fn client_that_has_closed_its_side_gets_all_its_replies() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = Client::connect(relay.address());
+    let message = format!("MAIL FROM:<{FROM}>\r\nRCPT TO:<{TO}>\r\nDATA\r\n{CONTENT}\r\n.\r\n");
+    client.send(&format!("EHLO client.test\r\n{message}"));
+    client.link.finish_sending();
+    for code in [250, 250, 250, 354, 250] {
+        client.expect_reply(code);
+    }
+    client.expect_end();
+    hop.wait_for_mail(1);
+    relay.stop();
+}
+
+#[test]
+fn message_that_is_cut_off_is_not_delivered() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    let content = large_content(3 << 20);
+    for starttls in [false, true] {
+        for sent in [CONTENT, &content] {
+            let mut client = match starttls {
+                true => Client::connect_with_starttls(relay.address()),
+                false => Client::connect(relay.address()),
+            };
+            client.expect("EHLO client.test", 250);
+            client.expect("MAIL FROM:<a@sender.test>", 250);
+            client.expect("RCPT TO:<b@example.test>", 250);
+            client.expect("DATA", 354);
+            client.send(sent);
+            drop(client);
+        }
+    }
+    relay.wait_for_count("session", 4, |_| true);
+    relay.stop();
+    assert_eq!(hop.connections(), 0);
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn client_that_stops_within_its_data_is_told_so() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--data-timeout", "1s"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    client.expect("RCPT TO:<b@example.test>", 250);
+    client.expect("DATA", 354);
+    client.send("Subject: x\r\n\r\nHel");
+    assert!(client.expect_reply(421).contains("4.4.2"));
+    client.expect_end();
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn garbage_from_clients_ends_their_sessions_only() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = ["--listen-tls", "127.0.0.1:0", "--handshake-timeout", "1s"];
+    let relay = relay_to(&home, &hop, &flags);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut garbage = |bytes: usize| -> Vec<u8> {
+        (0..bytes)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect()
+    };
+    let openings: [&[u8]; 8] = [
+        b"",
+        b"EHLO x\r\n",
+        b"STARTTLS\r\n",
+        b"EHLO x\r\nSTARTTLS\r\n",
+        b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n",
+        b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 1000\r\n",
+        b"EHLO x\r\nBDAT 18446744073709551615 LAST\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ];
+    for round in 0..20 {
+        for opening in openings {
+            for address in [relay.address(), relay.implicit_tls_address()] {
+                let mut client = Client::connect_silently(address);
+                // The relay may end the session at any time.
+                let _ = client.link.send(opening);
+                let _ = client.link.send(&garbage(1 << (round % 16)));
+            }
+        }
+    }
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.stop();
+}
+
+#[test]
+fn last_reply_arrives_although_the_client_is_still_sending() {
+    // An endless line is refused long before its end.
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    for _ in 0..10 {
+        let mut client = Client::connect(relay.address());
+        let flood = vec![b'x'; 1 << 20];
+        // The relay may stop reading at any time.
+        let _ = client.link.send(&flood);
+        let line = client.link.line().expect("no reset").expect("a reply");
+        assert!(line.starts_with('5') || line.starts_with("421"), "{line}");
+        // A reset would destroy the reply with clients that are less lucky than this one.
+        while client.link.receive().expect("an end, not a reset") {}
+    }
+    relay.stop();
+}
+
+#[test]
+fn bytes_one_by_one_do_not_lengthen_the_command_timeout() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--command-timeout", "2s"]);
+    let mut client = Client::connect(relay.address());
+    let started = Instant::now();
+    while client.link.send(b"N").is_ok() && started.elapsed() < Duration::from_secs(4) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let line = client.link.line().expect("no reset").expect("a reply");
+    assert!(line.starts_with("421 4.4.2"), "{line}");
+    relay.stop();
+}
+
+#[test]
+fn handshake_that_stalls_is_ended() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = ["--handshake-timeout", "1s", "--listen-tls", "127.0.0.1:0"];
+    let relay = relay_to(&home, &hop, &flags);
+    let mut implicit = Client::connect_silently(relay.implicit_tls_address());
+    let mut starttls = Client::connect(relay.address());
+    starttls.expect("EHLO client.test", 250);
+    starttls.expect("STARTTLS", 220);
+    // The start of a record, and nothing more.
+    starttls.link.send(b"\x16\x03\x01").unwrap();
+    for client in [&mut implicit, &mut starttls] {
+        while client.link.receive().unwrap_or(false) {}
+    }
+    relay.wait_for_count("session", 2, |_| true);
+    relay.stop();
+}
+
+#[test]
+fn next_hop_that_floods_or_babbles_is_survived() {
+    static LONG: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| format!("250-{}", "x".repeat(1 << 20)));
+    static MANY: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| "250-x\r\n".repeat(100_000) + "250 x");
+    for verb in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "."] {
+        let words: [&'static str; 6] = [
+            "garbage",
+            "999 what",
+            "250",
+            "354 go on",
+            LONG.as_str(),
+            MANY.as_str(),
+        ];
+        for (number, word) in words.into_iter().enumerate() {
+            let hop = NextHop::scripted(StartTls::NotOffered, move |occasion| {
+                match verb_is(occasion.command, verb) && occasion.before == 0 {
+                    true => Answer::SayAndClose(word),
+                    false => Answer::Usual,
+                }
+            });
+            let home = Home::new();
+            let relay = relay_to(&home, &hop, &[]);
+            send_mail(relay.address(), FROM, &[TO], CONTENT);
+            // Delivered later, unless the babble was taken for the acceptance.
+            match (verb, number) {
+                (".", 2 | 5) => {
+                    relay.wait_for("delivered", |_| true);
+                }
+                _ => {
+                    hop.wait_for_mail(1);
+                }
+            }
+            relay.stop();
+        }
+    }
+}
+
+#[test]
+fn descriptors_do_not_leak() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "." if occasion.before % 2 == 0 => Answer::UsualThenSayAndClose("421 4.4.2 enough"),
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--idle-timeout", "1s"]);
+    let before = relay.open_descriptors();
+    for number in 1..=60 {
+        match number % 3 {
+            0 => drop(Client::connect(relay.address())),
+            1 => drop(Client::connect_with_starttls(relay.address())),
+            _ => send_mail(relay.address(), FROM, &[TO], CONTENT),
+        }
+    }
+    relay.wait_for_count("session", 60, |_| true);
+    relay.wait_for_count("delivered", 20, |_| true);
+    assert!(hop.wait_until_no_connection(support::PATIENCE));
+    let deadline = Instant::now() + support::PATIENCE;
+    while relay.open_descriptors() > before + 2 {
+        assert!(
+            Instant::now() < deadline,
+            "{} {before}",
+            relay.open_descriptors()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    relay.stop();
+}
+
+#[test]
+fn next_hop_that_never_reads_is_given_up() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| match occasion.command {
+        "CONNECT" if occasion.before == 0 => Answer::Stall,
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--greeting-timeout", "1s"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.stop();
+}

@@ -1,0 +1,57 @@
+//! What the end-to-end tests stand on: the relay as a process, a client, a scripted next hop, and
+//! a name server. Everything waits for events, and no longer than [`PATIENCE`].
+#![allow(dead_code, reason = "every test uses its own part")]
+
+pub mod client;
+pub mod dns;
+pub mod link;
+pub mod next_hop;
+pub mod relay;
+
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// The longest wait for anything that should happen at once; machines under load are slow.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A value that threads change and the test waits for.
+pub struct Watched<T> {
+    value: Mutex<T>,
+    changed: Condvar,
+}
+
+impl<T> Watched<T> {
+    pub fn new(value: T) -> Self {
+        Watched {
+            value: Mutex::new(value),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.value
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// What `found` makes of the value, as soon as it makes something; `None` after `patience`.
+    pub fn wait<R>(&self, patience: Duration, mut found: impl FnMut(&T) -> Option<R>) -> Option<R> {
+        let deadline = Instant::now() + patience;
+        let mut value = self.lock();
+        loop {
+            if let Some(result) = found(&value) {
+                return Some(result);
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            value = match self.changed.wait_timeout(value, left) {
+                Ok((value, _)) => value,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+}

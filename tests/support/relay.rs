@@ -1,0 +1,285 @@
+//! The relay as a process: started with flags, watched by its log, stopped by signals.
+
+use super::{PATIENCE, Watched};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ringpost");
+
+/// Where a relay keeps its spool and certificate; goes with the test.
+pub struct Home {
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Home {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file here; gives its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("a file in the temporary directory");
+        path.to_str().expect("an ordinary path").to_owned()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RINGPOST_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("HOME", self.dir.path());
+        command.env_remove("STATE_DIRECTORY");
+        command.env_remove("XDG_STATE_HOME");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end, as `ringpost spool list`.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command()
+            .args(arguments)
+            .output()
+            .expect("the program runs")
+    }
+
+    pub fn spool(&self) -> String {
+        self.path("spool").to_str().expect("a path").to_owned()
+    }
+
+    /// Starts a relay and waits until it listens.
+    pub fn start(&self, flags: &[&str]) -> Relay {
+        let relay = self.spawn(flags);
+        relay.wait_until_ready();
+        relay
+    }
+
+    pub fn spawn(&self, flags: &[&str]) -> Relay {
+        let mut command = self.command();
+        let defaults = [
+            ("--listen", "127.0.0.1:0"),
+            ("--hostname", "relay.test"),
+            ("--segment-size", "4MiB"),
+            ("--log-format", "json"),
+            ("--log-level", "debug"),
+            ("--ingress-cores", "0"),
+            ("--delivery-cores", "0"),
+            ("--drain-timeout", "20s"),
+        ];
+        for (flag, value) in defaults {
+            if !flags.contains(&flag) {
+                command.args([flag, value]);
+            }
+        }
+        command.arg("--no-pin");
+        command.arg("--spool").arg(self.path("spool"));
+        command.arg("--tls-dir").arg(self.path("tls"));
+        command.args(flags).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let stderr = child.stderr.take().expect("it was asked for");
+        let log = Arc::new(Watched::new(LogLines::default()));
+        let reader = std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || read_log(stderr, &log)
+        });
+        Relay {
+            child,
+            log,
+            reader: Some(reader),
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct LogLines {
+    pub lines: Vec<String>,
+    pub events: Vec<Value>,
+    pub ended: bool,
+}
+
+fn read_log(stderr: impl Read, log: &Watched<LogLines>) {
+    for line in BufReader::new(stderr).lines() {
+        let Ok(line) = line else { break };
+        log.change(|log| {
+            if let Ok(event) = serde_json::from_str(&line) {
+                log.events.push(event);
+            }
+            log.lines.push(line);
+        });
+    }
+    log.change(|log| log.ended = true);
+}
+
+/// A running relay; killed by its process id when dropped.
+pub struct Relay {
+    child: Child,
+    log: Arc<Watched<LogLines>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+pub fn is(event: &Value, name: &str) -> bool {
+    event["event"] == name
+}
+
+impl Relay {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_until_ready(&self) {
+        self.wait_for("ready", |_| true);
+    }
+
+    /// The address of the first listener with STARTTLS.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses("offered by STARTTLS")[0]
+    }
+
+    pub fn implicit_tls_address(&self) -> SocketAddr {
+        self.addresses("from the first byte")[0]
+    }
+
+    pub fn addresses(&self, tls: &str) -> Vec<SocketAddr> {
+        let listening = self.events("listening");
+        listening
+            .iter()
+            .filter(|event| event["tls"] == tls)
+            .map(|event| {
+                event["address"]
+                    .as_str()
+                    .expect("text")
+                    .parse()
+                    .expect("an address")
+            })
+            .collect()
+    }
+
+    /// The first event of that name that is wanted, past or to come.
+    pub fn wait_for(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.wait_for_count(name, 1, wanted).remove(0)
+    }
+
+    pub fn wait_for_count(
+        &self,
+        name: &str,
+        count: usize,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Vec<Value> {
+        let found = self.log.wait(PATIENCE, |log| {
+            let events: Vec<Value> = log
+                .events
+                .iter()
+                .filter(|event| is(event, name) && wanted(event))
+                .cloned()
+                .collect();
+            (events.len() >= count || log.ended).then_some(events)
+        });
+        match found {
+            Some(events) if events.len() >= count => events,
+            _ => panic!("no {count} events {name} in the log:\n{}", self.log_text()),
+        }
+    }
+
+    /// All events of that name until now.
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        let log = self.log.lock();
+        log.events
+            .iter()
+            .filter(|event| is(event, name))
+            .cloned()
+            .collect()
+    }
+
+    pub fn log_text(&self) -> String {
+        self.log.lock().lines.join("\n")
+    }
+
+    pub fn log_lines(&self) -> Vec<String> {
+        self.log.lock().lines.clone()
+    }
+
+    /// Sends a signal by its name, such as TERM.
+    pub fn signal(&self, name: &str) {
+        let mut kill = Command::new("kill");
+        kill.args(["-s", name, &self.pid().to_string()]);
+        assert!(
+            kill.status().expect("kill runs").success(),
+            "the relay runs"
+        );
+    }
+
+    /// Waits for the end of the process; gives its status. The log is complete then.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                if let Some(reader) = self.reader.take() {
+                    reader.join().expect("the reader does not panic");
+                }
+                return status;
+            }
+            if Instant::now() > deadline {
+                panic!("the relay does not end:\n{}", self.log_text());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// SIGTERM, and the end that follows: everything drained, exit code 0.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert!(status.success(), "{status}:\n{}", self.log_text());
+        assert_eq!(
+            self.events("stop")[0]["how"],
+            "drained",
+            "{}",
+            self.log_text()
+        );
+    }
+
+    pub fn kill(mut self) {
+        self.signal("KILL");
+        self.wait();
+    }
+
+    /// Resident memory at its highest, in bytes.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the relay runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib: u64 = line
+            .and_then(|text| text.trim().trim_end_matches("kB").trim().parse().ok())
+            .expect("a number");
+        kib * 1024
+    }
+
+    pub fn open_descriptors(&self) -> usize {
+        let dir = Path::new("/proc").join(self.pid().to_string()).join("fd");
+        std::fs::read_dir(dir).expect("the relay runs").count()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the relay's log ---\n{}", self.log_text());
+        }
+    }
+}
