@@ -332,7 +332,10 @@ impl Inner {
         let (this, message) = (self.clone(), message.clone());
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
-            this.context.spool.record(&outcome, &message.place).await;
+            this.context
+                .spool
+                .record(&outcome, &message.residence)
+                .await;
             if finished > 0 {
                 (this.context.finished)(&message, finished);
             }

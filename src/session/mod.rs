@@ -333,14 +333,12 @@ impl Session {
             .recipients_accepted
             .add(envelope.recipients.len() as u64);
         self.log_accepted(&durable, &envelope);
-        let open_recipients = envelope.recipients.len() as u32;
         let message = Message::new(
             durable.id,
             durable.received_at,
             envelope,
             durable.receipt.into_place(),
             context.core,
-            open_recipients,
         );
         let is_small = durable.body_bytes <= context.in_memory_bytes as u64;
         let body = durable.body.filter(|_| is_small);
