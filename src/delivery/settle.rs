@@ -82,7 +82,7 @@ impl Inner {
             .iter()
             .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
         if accepted_any {
-            let sent = job.message.place.body_bytes();
+            let sent = job.message.residence.place().body_bytes();
             self.context.metrics.bytes_delivered.add(sent);
         }
         let mut answered = true;
