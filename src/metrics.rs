@@ -185,8 +185,8 @@ metrics! {
         bytes_accepted,
         /// Recipients of accepted messages.
         recipients_accepted,
-        /// Recipients refused.
-        recipients_refused,
+        /// Replies 4yz and 5yz to clients.
+        refusals,
         /// Recipients delivered, put off, and given up with or without a report.
         delivered,
         deferred,
@@ -212,8 +212,8 @@ metrics! {
         commit_bytes,
         /// Items that wait outside full lanes now.
         lane_backlog,
-        /// Recipients that wait for delivery now.
-        queue_recipients,
+        /// Transactions that wait or are under way now.
+        queue_jobs,
         /// Log lines dropped.
         log_lines_dropped,
     }
@@ -222,8 +222,6 @@ metrics! {
         accept_us,
         /// From a message's 250 to its delivery.
         delivery_us,
-        /// A group commit.
-        commit_us,
     }
 }
 
@@ -253,26 +251,26 @@ impl Snapshot {
 
     fn summary_in(&self) -> String {
         format!(
-            "in: {} messages, {} bytes, {} recipients; {} sessions, {} open; refused {} messages, \
-             {} recipients",
+            "in: {} messages, {} bytes, {} recipients; {} sessions, {} open; {} messages \
+             refused at their end, {} refusals in all",
             self.messages_accepted,
             self.bytes_accepted,
             self.recipients_accepted,
             self.sessions,
             self.sessions_open,
             self.messages_refused,
-            self.recipients_refused,
+            self.refusals,
         )
     }
 
     fn summary_out(&self) -> String {
         format!(
-            "out: {} recipients delivered, {} deferred, {} bounced, {} waiting; {} connections, \
+            "out: {} recipients delivered, {} deferred, {} bounced; {} transactions waiting; {} connections, \
              {} open, {} failed",
             self.delivered,
             self.deferred,
             self.bounced,
-            self.queue_recipients,
+            self.queue_jobs,
             self.connections_out,
             self.connections_out_open,
             self.connections_out_failed,
@@ -296,10 +294,9 @@ impl Snapshot {
         let times =
             |times: &Distribution| format!("{}/{} us", times.quantile(0.5), times.quantile(0.99));
         format!(
-            "times (p50/p99): to 250 {}, to delivery {}, commit {}; {} commits of {:.1} messages",
+            "times (p50/p99): to 250 {}, to delivery {}; {} commits of {:.1} messages",
             times(&self.accept_us),
             times(&self.delivery_us),
-            times(&self.commit_us),
             self.commits,
             self.commit_messages as f64 / self.commits.max(1) as f64,
         )

@@ -968,6 +968,21 @@ fn broken_starttls_falls_back_to_plaintext() {
 }
 
 #[test]
+fn replies_behind_the_220_to_starttls_are_discarded() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Injected, usual));
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    assert!(hop.wait_for_mail(1)[0].over_tls);
+    let hellos = hop
+        .commands()
+        .iter()
+        .filter(|text| verb_is(text, "EHLO"))
+        .count();
+    assert_eq!(hellos, 2);
+    relay.stop();
+}
+
+#[test]
 fn broken_starttls_is_tried_again_after_a_while() {
     let hop = NextHop::scripted(StartTls::Garbage, |occasion| match occasion.command {
         "." => Answer::UsualThenSayAndClose("421 4.4.2 enough"),
@@ -1381,6 +1396,50 @@ fn mail_survives_kill_9() {
 }
 
 #[test]
+fn who_has_got_the_mail_does_not_get_it_again_after_kill_9() {
+    let one_later = |occasion: Occasion<'_>| match occasion.command.contains("later@") {
+        true => Answer::Say("450 4.2.1 not now"),
+        false => Answer::Usual,
+    };
+    let home = Home::new();
+    let hop = NextHop::scripted(StartTls::Works, one_later);
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(
+        relay.address(),
+        FROM,
+        &["now@example.test", "later@example.test"],
+        CONTENT,
+    );
+    hop.wait_for_mail(1);
+    // By the second try the outcome of the first has long been recorded.
+    relay.wait_for_count("deferred", 2, |_| true);
+    relay.kill();
+    let hop = NextHop::start();
+    let relay = relay_to(&home, &hop, &[]);
+    let mail = &hop.wait_for_mail(1)[0];
+    assert_eq!(mail.to.len(), 1);
+    assert!(mail.to[0].contains("later@"), "{:?}", mail.to);
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn report_that_is_owed_survives_kill_9() {
+    let hop = NextHop::scripted(StartTls::Works, refuse_no);
+    let (home, reports) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    send_mail(relay.address(), FROM, &["no@example.test"], CONTENT);
+    relay.wait_for_count("deferred", 2, |event| event["report"] == "yes");
+    relay.kill();
+    let reports = NextHop::start();
+    let relay = relay_with_reports(&home, &hop, &reports, &[]);
+    let report = the_report(&reports);
+    assert!(report.contains("no such user here"), "{report}");
+    relay.stop();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
 fn spool_of_more_threads_is_drained_by_fewer() {
     let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
     let many = ["--ingress-cores", "0,0", "--delivery-cores", "0,0,1"];
@@ -1683,6 +1742,27 @@ fn last_reply_arrives_although_the_client_is_still_sending() {
         // A reset would destroy the reply with clients that are less lucky than this one.
         while client.link.receive().expect("an end, not a reset") {}
     }
+    relay.stop();
+}
+
+#[test]
+fn refusal_arrives_although_the_client_spoke_first() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = [
+        "--max-connections",
+        "1",
+        "--max-connections-per-address",
+        "1",
+    ];
+    let relay = relay_to(&home, &hop, &flags);
+    let first = Client::connect(relay.address());
+    for _ in 0..20 {
+        let mut client = Client::connect_silently(relay.address());
+        client.send(&"NOOP\r\n".repeat(1000));
+        client.expect_reply(421);
+        while client.link.receive().expect("an end, not a reset") {}
+    }
+    first.quit();
     relay.stop();
 }
 

@@ -4,7 +4,7 @@
 use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
-use ringpost::spool::{self, Note, Place, Settings, Spool, SpoolError};
+use ringpost::spool::{self, Note, Place, Residence, Settings, Spool, SpoolError};
 use ringpost::time::WallTime;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -77,7 +77,8 @@ async fn play(spool: Spool, notes: Rc<RefCell<Vec<Note>>>) -> (BTreeSet<MessageI
         for attempts in 1..=6000 {
             let (spool, place) = (spool.clone(), place.clone());
             tasks.push(tokio::task::spawn_local(async move {
-                spool.record(&tried(first, attempts), &place).await;
+                let residence = Residence::fresh(place, 1);
+                spool.record(&tried(first, attempts), &residence).await;
             }));
         }
         for task in tasks {

@@ -3,15 +3,18 @@
 use ringpost::io::buffer::AlignedBuf;
 use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
-use ringpost::schedule::outcome::{Outcome, RecipientState};
+use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
+use ringpost::smtp::reply::EnhancedStatus;
 use ringpost::spool::{
-    self, BodyReader, Note, OpenError, Opened, Place, Settings, Spool, SpoolError,
+    self, BodyReader, Movable, Note, OpenError, Opened, Place, RecoveredMessage, Residence,
+    Settings, Spool, SpoolError,
 };
 use ringpost::time::WallTime;
 use std::cell::RefCell;
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 const SEGMENT_BYTES: u64 = 256 * 1024;
@@ -81,9 +84,14 @@ fn finished(id: MessageId, recipients: u32) -> Outcome {
     }
 }
 
+/// Records an outcome of a message that nobody moves.
+async fn record(spool: &Spool, outcome: &Outcome, place: Place) {
+    let residence = Residence::fresh(place, 2);
+    spool.record(outcome, &residence).await;
+}
+
 async fn finish(spool: &Spool, id: MessageId, place: Place) {
-    spool.record(&finished(id, 1), &place).await;
-    drop(place);
+    record(spool, &finished(id, 1), place).await;
     spool.message_finished(id);
 }
 
@@ -190,9 +198,9 @@ fn states_survive_and_finished_mail_does_not_come_back() {
                 message: kept,
                 recipients: vec![(0, RecipientState::Finished), (1, waiting.clone())],
             };
-            spool.record(&outcome, &place(kept).await).await;
+            record(spool, &outcome, place(kept).await).await;
             let place = place(gone).await;
-            spool.record(&finished(gone, 2), &place).await;
+            record(spool, &finished(gone, 2), place).await;
             spool.message_finished(gone);
             (kept, gone)
         });
@@ -320,7 +328,7 @@ fn a_held_place_keeps_its_segment_from_being_used_again() {
         run(path, settings, async |spool, _| {
             let first = body(1, 10_000);
             let (id, place) = store(spool, &first).await;
-            spool.record(&finished(id, 1), &place).await;
+            record(spool, &finished(id, 1), place.clone()).await;
             spool.message_finished(id);
             for n in 2..100 {
                 let (id, place) = store(spool, &body(n, 20_000)).await;
@@ -527,8 +535,7 @@ fn outcomes_of_another_core_go_when_its_note_arrives() {
                 message: id,
                 recipients: vec![(0, RecipientState::Finished)],
             };
-            delivery.record(&outcome, &place).await;
-            drop(place);
+            record(&delivery, &outcome, place).await;
             home.message_finished(id);
             for note in notes.take() {
                 delivery.receive_note(&note);
@@ -541,5 +548,196 @@ fn outcomes_of_another_core_go_when_its_note_arrives() {
         assert!(delivery.stats().segments_retired > 0);
         home.close().await;
         delivery.close().await;
+    });
+}
+
+/// A message as the relay keeps it while it is not finished.
+struct Kept {
+    id: MessageId,
+    received_at: WallTime,
+    envelope: Envelope,
+    residence: Residence,
+}
+
+impl Movable for Kept {
+    fn id(&self) -> MessageId {
+        self.id
+    }
+
+    fn received_at(&self) -> WallTime {
+        self.received_at
+    }
+
+    fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    fn residence(&self) -> &Residence {
+        &self.residence
+    }
+}
+
+fn keep(spool: &Spool, kept: Kept) -> Arc<Kept> {
+    let kept = Arc::new(kept);
+    spool.keep(kept.clone());
+    kept
+}
+
+fn keep_recovered(spool: &Spool, found: RecoveredMessage) -> Arc<Kept> {
+    let kept = Kept {
+        id: found.id,
+        received_at: found.received_at,
+        envelope: found.envelope,
+        residence: Residence::recovered(found.place, &found.states),
+    };
+    keep(spool, kept)
+}
+
+/// Stores a message as soon as there is room; gives up after a while.
+async fn keep_new(spool: &Spool, number: u64, recipients: usize, body: &[u8]) -> Arc<Kept> {
+    let (id, envelope) = (spool.next_id(), envelope(recipients));
+    for _ in 0..20_000 {
+        match spool.append(id, WallTime(number), &envelope, body).await {
+            Ok(receipt) => {
+                let kept = Kept {
+                    id,
+                    received_at: WallTime(number),
+                    residence: Residence::fresh(receipt.into_place(), recipients),
+                    envelope,
+                };
+                return keep(spool, kept);
+            }
+            Err(SpoolError::Full) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the spool stays full: {:?}", spool.stats());
+}
+
+async fn record_kept(spool: &Spool, kept: &Kept, recipient: u32, state: RecipientState) {
+    let outcome = Outcome {
+        message: kept.id,
+        recipients: vec![(recipient, state)],
+    };
+    spool.record(&outcome, &kept.residence).await;
+}
+
+fn waiting(attempts: u32) -> RecipientState {
+    RecipientState::Waiting {
+        attempts,
+        due: WallTime(u64::from(attempts)),
+        last: None,
+    }
+}
+
+fn owed() -> RecipientState {
+    RecipientState::ReportOwed {
+        kind: ReportKind::Relayed,
+        diagnosis: Diagnosis {
+            status: EnhancedStatus::new(2, 0, 0),
+            text: "250 ok".into(),
+            remote_host: "mx.b.test".into(),
+        },
+        attempts: 0,
+        due: WallTime(0),
+    }
+}
+
+const DEFERRED_BYTES: usize = 3000;
+/// Every so many messages there is one that stays: more than one in each segment.
+const DEFERRED_EVERY: u64 = 25;
+
+/// Lets mail flow, and leaves some of it deferred: one recipient finished, one owed a report, one
+/// waiting.
+async fn flow(spool: &Spool, numbers: std::ops::Range<u64>, deferred: &mut Vec<Arc<Kept>>) {
+    for number in numbers {
+        if number % DEFERRED_EVERY == 0 {
+            let kept = keep_new(spool, number, 3, &body(number, DEFERRED_BYTES)).await;
+            record_kept(spool, &kept, 0, RecipientState::Finished).await;
+            record_kept(spool, &kept, 1, owed()).await;
+            record_kept(spool, &kept, 2, waiting(1)).await;
+            deferred.push(kept);
+        } else {
+            let kept = keep_new(spool, number, 1, &body(number, 8000)).await;
+            record_kept(spool, &kept, 0, RecipientState::Finished).await;
+            let id = kept.id;
+            drop(kept);
+            spool.message_finished(id);
+        }
+        let stats = spool.stats();
+        assert!(stats.outcome_segments <= 8, "{stats:?}");
+    }
+}
+
+/// One run of a spool that is far too small for all the segments that a deferred message was in.
+fn run_with_little_room(path: &Path, settings: &Settings, numbers: std::ops::Range<u64>) -> u64 {
+    let settings = Settings {
+        spool_bytes_max: Some(14 * SEGMENT_BYTES),
+        outcome_delay: Duration::ZERO,
+        ..settings.clone()
+    };
+    let stats = run(path, &settings, async |spool, recovered| {
+        assert_eq!(
+            recovered.len() as u64,
+            numbers.start.div_ceil(DEFERRED_EVERY)
+        );
+        let mut deferred: Vec<Arc<Kept>> = recovered
+            .into_iter()
+            .map(|found| {
+                assert_eq!(found.received_at.0 % DEFERRED_EVERY, 0);
+                assert_eq!(found.states, [RecipientState::Finished, owed(), waiting(1)]);
+                keep_recovered(spool, found)
+            })
+            .collect();
+        flow(spool, numbers, &mut deferred).await;
+        for kept in &deferred {
+            let whole = read_back(&kept.residence.place()).await.unwrap();
+            assert_eq!(whole, body(kept.received_at.0, DEFERRED_BYTES));
+        }
+        spool.stats()
+    });
+    let files = std::fs::read_dir(path.join("segments")).unwrap().count();
+    assert!(files <= 15, "{files} segments");
+    stats.moved
+}
+
+#[test]
+fn deferred_mail_does_not_keep_the_segments_of_its_neighbours() {
+    both(|path, settings| {
+        let mut moved = 0;
+        for numbers in [0..1500, 1500..1501, 1501..3000, 3000..3001] {
+            moved += run_with_little_room(path, settings, numbers.clone());
+        }
+        assert!(moved > 200, "{moved} moves");
+        assert_eq!(spool::inspect::verify(path).unwrap().exit_status(), 0);
+    });
+}
+
+#[test]
+fn large_deferred_mail_moves_in_chunks_and_can_be_read_meanwhile() {
+    both(|path, settings| {
+        let settings = Settings {
+            spool_bytes_max: Some(14 * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        let large = body(77, 90_000);
+        run(path, &settings, async |spool, _| {
+            let kept = keep_new(spool, 77, 2, &large).await;
+            record_kept(spool, &kept, 1, RecipientState::Finished).await;
+            let first = kept.residence.place();
+            flow(spool, 1..900, &mut Vec::new()).await;
+            assert_eq!(read_back(&first).await.unwrap(), large);
+            drop(first);
+            flow(spool, 901..1800, &mut Vec::new()).await;
+            assert!(spool.stats().moved > 30);
+            assert_eq!(read_back(&kept.residence.place()).await.unwrap(), large);
+        });
+        run(path, &settings, async |_, recovered| {
+            let found = recovered.iter().find(|found| found.received_at.0 == 77);
+            let found = found.expect("it is there");
+            let states = [RecipientState::fresh(), RecipientState::Finished];
+            assert_eq!(found.states, states);
+            assert_eq!(read_back(&found.place).await.unwrap(), large);
+        });
     });
 }

@@ -5,7 +5,7 @@ use ringpost::io::buffer::AlignedBuf;
 use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
-use ringpost::spool::{self, Opened, Place, Settings, Spool};
+use ringpost::spool::{self, Opened, Place, Residence, Settings, Spool};
 use ringpost::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -77,9 +77,8 @@ async fn finish(spool: &Spool, id: MessageId, place: Place) {
         recipients: vec![(0, RecipientState::Finished)],
     };
     say("finishing", id);
-    spool.record(&outcome, &place).await;
+    spool.record(&outcome, &Residence::fresh(place, 1)).await;
     say("finished", id);
-    drop(place);
     spool.message_finished(id);
 }
 

@@ -172,6 +172,11 @@ impl Delivery {
         self.0.defer(job, wait);
     }
 
+    /// Outbound connections, in whatever state.
+    pub fn connections(&self) -> u32 {
+        self.0.schedule.borrow().connections()
+    }
+
     /// Jobs queued, deferred or at work.
     pub fn pending(&self) -> usize {
         self.0.schedule.borrow().len() + self.0.at_work.get() - self.0.idle.get()

@@ -24,9 +24,11 @@ impl Inner {
         let wanted = dsn::original_bytes_wanted(
             &message.envelope,
             reports_failure,
-            message.place.body_bytes(),
+            message.residence.body_bytes(),
         );
-        let wire = read_start(&message.place, wanted).await.unwrap_or_default();
+        let wire = read_start(&message.residence.place(), wanted)
+            .await
+            .unwrap_or_default();
         let hostname = &self.context.hostname;
         let boundary = format!("{}.report", message.id);
         dsn::render(&dsn::Report {
@@ -38,7 +40,7 @@ impl Inner {
             envelope: &message.envelope,
             recipients: &reported,
             original: Original {
-                is_whole: wire.len() as u64 == message.place.body_bytes(),
+                is_whole: wire.len() as u64 == message.residence.body_bytes(),
                 wire: &wire,
             },
         })

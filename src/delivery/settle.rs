@@ -81,6 +81,10 @@ impl Inner {
             .verdicts
             .iter()
             .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
+        if accepted_any {
+            let sent = job.message.residence.place().body_bytes();
+            self.context.metrics.bytes_delivered.add(sent);
+        }
         let mut answered = true;
         let mut broke = false;
         let mut throttle = None;
@@ -328,7 +332,10 @@ impl Inner {
         let (this, message) = (self.clone(), message.clone());
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
-            this.context.spool.record(&outcome, &message.place).await;
+            this.context
+                .spool
+                .record(&outcome, &message.residence)
+                .await;
             if finished > 0 {
                 (this.context.finished)(&message, finished);
             }
@@ -369,6 +376,8 @@ impl Inner {
         let metrics = &self.context.metrics;
         let (name, level) = match decision.verdict {
             Verdict::Delivered => {
+                let took = clock::wall_time().since(message.received_at);
+                metrics.delivery_us.record_duration(took);
                 metrics.delivered.increment();
                 (event::DELIVERED, LogLevel::Info)
             }

@@ -330,9 +330,13 @@ impl Worker {
                 return unfit;
             }
         }
+        let place;
         let content = match &job.body {
             Some(body) => Content::Memory(body),
-            None => Content::Spool(&job.message.place),
+            None => {
+                place = job.message.residence.place();
+                Content::Spool(&place)
+            }
         };
         loop {
             match self.connection.proceed().await {
@@ -403,7 +407,7 @@ fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
     Transaction {
         envelope: &job.message.envelope,
         recipients,
-        body_bytes: content_bytes(job.message.place.body_bytes()),
+        body_bytes: content_bytes(job.message.residence.body_bytes()),
         body_is_8bit: false,
     }
 }

@@ -36,6 +36,8 @@ pub struct Seed {
     /// With whether TLS comes first.
     pub listeners: Vec<(Bound, bool)>,
     pub recovered: Vec<Job>,
+    /// Recovered messages that this core is home to.
+    pub kept: Vec<Arc<Message>>,
     pub log: Log,
 }
 
@@ -61,6 +63,7 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
         spool,
         listeners,
         recovered,
+        kept,
         log,
     } = seed;
     let (outbox, log) = (Rc::new(outbox), Rc::new(log));
@@ -71,6 +74,7 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
         Err(complaint) => return started(Err(complaint)),
     };
     spawn(core.clone().keep_house());
+    kept.into_iter().for_each(|message| spool.keep(message));
     spool.ready().await;
     if let Some(delivery) = &core.delivery {
         recovered.into_iter().for_each(|job| delivery.resume(job));
@@ -127,7 +131,7 @@ fn open_spool(
 ) -> Spool {
     let (shared, outbox, log) = (shared.clone(), outbox.clone(), log.clone());
     Spool::start(part, move |note: Note| match note {
-        Note::SegmentRetired(_) => {
+        Note::SegmentRetired { .. } => {
             for core in shared.cores().filter(|core| *core != number) {
                 outbox.send(core, ToCore::Spool(note.clone()));
             }
@@ -139,7 +143,13 @@ fn open_spool(
 fn log_note(log: &Log, note: &Note) {
     let now = clock::wall_time();
     match note {
-        Note::SegmentRetired(_) => {}
+        Note::SegmentRetired { .. } => {}
+        Note::Unmovable { id, lap, error } => {
+            log.line(LogLevel::Error, "spool-message-damaged", now)
+                .field("id", *id)
+                .field("segment", Shown(lap))
+                .field("error", error);
+        }
         Note::SegmentFailed { lap, error } => {
             log.line(LogLevel::Error, "spool-segment-failed", now)
                 .field("segment", Shown(lap))
@@ -203,7 +213,9 @@ impl Core {
         metrics.lane_backlog.set(self.outbox.backlog() as u64);
         metrics.log_lines_dropped.set(self.log.dropped_total());
         if let Some(delivery) = &self.delivery {
-            metrics.queue_recipients.set(delivery.pending() as u64);
+            metrics.queue_jobs.set(delivery.pending() as u64);
+            let open = u64::from(delivery.connections());
+            metrics.connections_out_open.set(open);
         }
         if let Some(ingress) = &*self.ingress.borrow() {
             let open = ingress.context.sessions.open();
@@ -266,6 +278,7 @@ impl Core {
         let recipients = message.envelope.recipients.len() as u32;
         let fresh = (0..recipients).map(|index| (index, RecipientState::fresh()));
         let anywhere = self.any_delivery_core();
+        self.spool.keep(message.clone());
         for (core, recipients) in self.shared.split_by_core(&message, fresh, anywhere) {
             let job = Job {
                 message: message.clone(),
@@ -300,6 +313,7 @@ impl Core {
     /// Ends sessions, then deliveries, then waits for the last outcomes; tells the control thread.
     fn drain(self: Rc<Self>) {
         self.stop_accepting();
+        self.spool.stop_moving();
         spawn(async move {
             let ingress = self.ingress.borrow().clone();
             if let Some(ingress) = ingress {

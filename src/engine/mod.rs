@@ -21,6 +21,7 @@ use crate::listener::{AddressCounts, Load};
 use crate::log::{Log, Shown, event};
 use crate::metrics::CoreMetrics;
 use crate::remote::route::RouteTable;
+use crate::schedule::outcome::RecipientState;
 use crate::spool::{self, RecoveredMessage};
 use crate::tls::{self, ServerKeys, TrustAnchors};
 use control::{Control, Stopped};
@@ -96,7 +97,7 @@ fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, Sta
 
     say_hello(&shared, log, &certificate, &opened, descriptors);
     let (mut handoffs, own_handoff) = all_lanes(&shared);
-    let mut jobs = distribute(&shared, opened.messages);
+    let mut recovered = distribute(&shared, opened.messages);
     let (report, started) = mpsc::channel();
     let mut listeners = listeners.into_iter();
     for (number, part) in opened.parts.into_iter().enumerate() {
@@ -111,7 +112,8 @@ fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, Sta
                 true => listeners.next().unwrap_or_default(),
                 false => Vec::new(),
             },
-            recovered: std::mem::take(&mut jobs[number]),
+            recovered: std::mem::take(&mut recovered[number].jobs),
+            kept: std::mem::take(&mut recovered[number].kept),
             log: writer.log(),
         };
         spawn_core(seed, report.clone())?;
@@ -246,33 +248,38 @@ fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {
     (handoffs, control)
 }
 
-/// Recovered mail by the core that delivers it.
-fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Vec<Job>> {
-    let mut jobs: Vec<Vec<Job>> = shared.cores().map(|_| Vec::new()).collect();
-    for (turn, recovered) in messages.into_iter().enumerate() {
-        for (core, job) in recovered_jobs(shared, recovered, turn) {
-            jobs[core].push(job);
-        }
-    }
-    jobs
+/// What of the recovered mail a core gets.
+#[derive(Default)]
+struct Recovered {
+    /// To deliver.
+    jobs: Vec<Job>,
+    /// To keep in its spool.
+    kept: Vec<Arc<Message>>,
 }
 
-fn recovered_jobs(shared: &Shared, recovered: RecoveredMessage, turn: usize) -> Vec<(usize, Job)> {
-    let open = recovered.states.iter().filter(|s| !s.is_finished()).count();
-    let message = Message::new(
-        recovered.id,
-        recovered.received_at,
-        recovered.envelope,
-        recovered.place,
-        usize::from(recovered.home),
-        open as u32,
-    );
+/// Recovered mail by the core that delivers it, and by the one that is home to it.
+fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
+    let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
+    for (turn, recovered) in messages.into_iter().enumerate() {
+        let (message, states) = Message::recovered(recovered);
+        for (core, job) in recovered_jobs(shared, &message, states, turn) {
+            cores[core].jobs.push(job);
+        }
+        cores[message.home].kept.push(message);
+    }
+    cores
+}
+
+fn recovered_jobs(
+    shared: &Shared,
+    message: &Arc<Message>,
+    states: Vec<RecipientState>,
+    turn: usize,
+) -> Vec<(usize, Job)> {
     let anywhere = shared.delivery_cores[turn % shared.delivery_cores.len()];
-    let recipients = (0..)
-        .zip(recovered.states)
-        .filter(|(_, s)| !s.is_finished());
+    let recipients = (0..).zip(states).filter(|(_, s)| !s.is_finished());
     shared
-        .split_by_core(&message, recipients, anywhere)
+        .split_by_core(message, recipients, anywhere)
         .into_iter()
         .map(|(core, recipients)| {
             let job = Job {

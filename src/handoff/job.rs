@@ -2,7 +2,7 @@
 
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
-use crate::spool::{Note, Place};
+use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
 use crate::time::WallTime;
 use crate::tls::ServerKeys;
 use std::ops::Deref;
@@ -10,35 +10,50 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// An accepted message, shared by the cores that deliver it. Its body is in the spool at `place`.
+/// An accepted message, shared by the cores that deliver it.
 pub struct Message {
     pub id: MessageId,
     pub received_at: WallTime,
     pub envelope: Envelope,
-    pub place: Place,
+    /// Where in the spool it lies, and how its recipients stand.
+    pub residence: Residence,
     /// The core whose spool holds it and counts its open recipients.
     pub home: usize,
     open_recipients: AtomicU32,
 }
 
 impl Message {
-    /// `open_recipients`: how many are not finished.
+    /// One that was just accepted: all recipients are open.
     pub fn new(
         id: MessageId,
         received_at: WallTime,
         envelope: Envelope,
         place: Place,
         home: usize,
-        open_recipients: u32,
     ) -> Arc<Self> {
+        let recipients = envelope.recipients.len();
         Arc::new(Message {
             id,
             received_at,
             envelope,
-            place,
+            residence: Residence::fresh(place, recipients),
             home,
-            open_recipients: AtomicU32::new(open_recipients),
+            open_recipients: AtomicU32::new(recipients as u32),
         })
+    }
+
+    /// One that an earlier run accepted, and how its recipients stand.
+    pub fn recovered(found: RecoveredMessage) -> (Arc<Self>, Vec<RecipientState>) {
+        let open = found.states.iter().filter(|s| !s.is_finished()).count();
+        let message = Arc::new(Message {
+            id: found.id,
+            received_at: found.received_at,
+            envelope: found.envelope,
+            residence: Residence::recovered(found.place, &found.states),
+            home: usize::from(found.home),
+            open_recipients: AtomicU32::new(open as u32),
+        });
+        (message, found.states)
     }
 
     /// Counts recipients as finished, which must be durable; true if these were the last.
@@ -46,6 +61,24 @@ impl Message {
         let before = self.open_recipients.fetch_sub(recipients, Ordering::AcqRel);
         assert!(before >= recipients, "a recipient was finished twice");
         before == recipients
+    }
+}
+
+impl Movable for Message {
+    fn id(&self) -> MessageId {
+        self.id
+    }
+
+    fn received_at(&self) -> WallTime {
+        self.received_at
+    }
+
+    fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    fn residence(&self) -> &Residence {
+        &self.residence
     }
 }
 

@@ -308,8 +308,11 @@ impl Session {
             .take()
             .expect("a body ends only after it began");
         self.stream.set_deadline(Now::NEVER);
+        let complete = clock::now();
         match incoming.commit(&self.context.spool, &envelope).await {
             Ok(durable) => {
+                let took = clock::now().since(complete);
+                self.context.metrics.accept_us.record_duration(took);
                 self.server.committed(durable.id, &mut self.out);
                 self.hand_over(durable, envelope);
             }
@@ -330,14 +333,12 @@ impl Session {
             .recipients_accepted
             .add(envelope.recipients.len() as u64);
         self.log_accepted(&durable, &envelope);
-        let open_recipients = envelope.recipients.len() as u32;
         let message = Message::new(
             durable.id,
             durable.received_at,
             envelope,
             durable.receipt.into_place(),
             context.core,
-            open_recipients,
         );
         let is_small = durable.body_bytes <= context.in_memory_bytes as u64;
         let body = durable.body.filter(|_| is_small);
@@ -447,6 +448,7 @@ impl Session {
 
     fn log_end(&self, end: &End) {
         let summary = self.server.summary();
+        self.context.metrics.refusals.add(summary.refusals);
         let now = clock::wall_time();
         let mut line = self.context.log.line(LogLevel::Info, event::SESSION, now);
         line.field("client", self.peer)

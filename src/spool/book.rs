@@ -1,91 +1,218 @@
-//! What may be let go, and when.
+//! What may be let go, what may be moved, and when.
 //!
-//! Pure: what was stored, finished and retired goes in; which segments may be retired comes out.
+//! Pure: what was stored, finished, moved and retired goes in; which segments may be retired comes out.
 //!
 //! The order of letting go: an outcome is durable; then its message is finished here; then a sealed
 //! segment without live messages is retired by a durable overwrite of its header; only then
 //! may outcomes that name its messages go. Messages and outcomes lie in separate segments, so
 //! that this order has no cycles: messages wait for nothing but their own outcomes, outcomes wait
 //! for nothing but messages.
+//!
+//! A message that moves from segment A to B, and what a crash finds. `old` are outcomes that every
+//! later copy covers, `new` those that the copy in B may lack (see `standing`):
+//!
+//! ```text
+//! state      in A   in B    outcomes     after a crash
+//! stays      yes    no      old, new     one message
+//! copying    yes    torn?   old, new     one message; the copy counts once it is whole
+//! doubtful   yes    whole?  old, new     the write failed: perhaps two copies, one message
+//! moved      yes    yes     old, new     two copies, one message: what they say is joined
+//! A retired  no     yes     new          one message: B says what `old` said
+//! B retired  no     no      none         nothing
+//! ```
+//!
+//! Two rules keep out of this table what is not in it:
+//!
+//! * *B is held by A*: it is not retired before A. Else outcomes that name only B would go with it, and A's
+//!   copy would bring back finished mail. The newer always waits for the older, so no circle forms.
+//! * *A passes on*: when it is retired, outcomes that a copy may lack refer to the segments that A's
+//!   messages moved to, whether the message is alive there or was finished meanwhile.
 
 use crate::message::MessageId;
 use crate::spool::record::Lap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// Sealed segments are worth emptying when less than one part in this many of them is live. So a
+/// byte is copied for each that is gained, at most, and sealed segments take at most about twice
+/// what is live in them.
+pub const WORTHWHILE_PARTS: u64 = 2;
+
+/// A segment, and how many bytes of a message lie in it.
+pub type Part = (Lap, u64);
+
 /// Which segments the parts of a message lie in. Nearly always one.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Laps {
-    One(Lap),
-    Many(Box<[Lap]>),
+enum Parts {
+    One(Part),
+    Many(Box<[Part]>),
 }
 
-impl Laps {
-    fn as_slice(&self) -> &[Lap] {
-        match self {
-            Laps::One(lap) => std::slice::from_ref(lap),
-            Laps::Many(laps) => laps,
+impl Parts {
+    fn of(parts: &[Part]) -> Self {
+        match parts {
+            [part] => Parts::One(*part),
+            _ => Parts::Many(parts.into()),
         }
     }
+
+    fn as_slice(&self) -> &[Part] {
+        match self {
+            Parts::One(part) => std::slice::from_ref(part),
+            Parts::Many(parts) => parts,
+        }
+    }
+}
+
+fn total(parts: &[Part]) -> u64 {
+    parts.iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// May a segment's messages be moved?
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Moving {
+    #[default]
+    Yes,
+    /// None of them could be moved; perhaps when something has changed.
+    Later,
+    /// One of them cannot be read.
+    Never,
 }
 
 #[derive(Default, Debug)]
 struct MessageSegment {
     live: u64,
+    /// What moving the live messages would write, about: all parts of those that are partly here.
+    live_bytes: u64,
     sealed: bool,
+    /// Grows in the order in which segments are begun.
+    order: u64,
+    /// All messages ever stored here, alive or not, in their order.
+    ids: Vec<MessageId>,
+    /// Older segments that are retired first: messages here have another copy there.
+    held_by: BTreeSet<Lap>,
+    /// Where copies of messages from here lie.
+    moved_to: BTreeSet<Lap>,
+    moving: Moving,
 }
 
 /// The message segments of one home core, and the messages alive in them.
 #[derive(Default, Debug)]
 pub struct MessageBook {
     segments: BTreeMap<Lap, MessageSegment>,
-    live: HashMap<MessageId, Laps>,
-    /// Segments that are sealed and have nothing live.
+    live: HashMap<MessageId, Parts>,
+    /// Segments that are sealed, have nothing live, and are not held.
     idle: BTreeSet<Lap>,
+    orders: u64,
 }
 
 impl MessageBook {
     /// A segment of this core, empty or with messages that [`Self::stored`] will name.
     pub fn opened(&mut self, lap: Lap) {
-        self.segments.entry(lap).or_default();
+        self.segment(lap);
+    }
+
+    fn segment(&mut self, lap: Lap) -> &mut MessageSegment {
+        let orders = &mut self.orders;
+        self.segments.entry(lap).or_insert_with(|| {
+            *orders += 1;
+            MessageSegment {
+                order: *orders,
+                ..MessageSegment::default()
+            }
+        })
     }
 
     /// The segment gets no more commits.
     pub fn sealed(&mut self, lap: Lap) {
-        let segment = self.segments.entry(lap).or_default();
-        segment.sealed = true;
-        if segment.live == 0 {
-            self.idle.insert(lap);
+        self.segment(lap).sealed = true;
+        self.review(lap);
+        for segment in self.segments.values_mut() {
+            if segment.moving == Moving::Later {
+                segment.moving = Moving::Yes;
+            }
         }
     }
 
-    /// A message is durable; `laps` are all segments that its parts lie in, each once.
-    pub fn stored(&mut self, id: MessageId, laps: &[Lap]) {
-        assert!(!laps.is_empty());
-        for lap in laps {
-            self.segments.entry(*lap).or_default().live += 1;
+    /// Keeps `idle` true after a change to the segment.
+    fn review(&mut self, lap: Lap) {
+        let is_idle = self.segments.get(&lap).is_some_and(|segment| {
+            segment.sealed && segment.live == 0 && segment.held_by.is_empty()
+        });
+        match is_idle {
+            true => self.idle.insert(lap),
+            false => self.idle.remove(&lap),
+        };
+    }
+
+    /// A message is durable; `parts` are all segments that its parts lie in, each once.
+    pub fn stored(&mut self, id: MessageId, parts: &[Part]) {
+        assert!(!parts.is_empty());
+        let bytes = total(parts);
+        for (lap, _) in parts {
+            let segment = self.segment(*lap);
+            segment.live += 1;
+            segment.live_bytes += bytes;
+            segment.ids.push(id);
             self.idle.remove(lap);
         }
-        let laps = match laps {
-            [lap] => Laps::One(*lap),
-            _ => Laps::Many(laps.into()),
-        };
-        let before = self.live.insert(id, laps);
+        let before = self.live.insert(id, Parts::of(parts));
         assert!(before.is_none(), "a message id is stored once");
     }
 
     /// All recipients are finished and that is durable. False if the message is not alive here.
     pub fn finished(&mut self, id: MessageId) -> bool {
-        let Some(laps) = self.live.remove(&id) else {
+        let Some(parts) = self.live.remove(&id) else {
             return false;
         };
-        for lap in laps.as_slice() {
+        let bytes = total(parts.as_slice());
+        for (lap, _) in parts.as_slice() {
             let segment = self.segments.get_mut(lap).expect("counted when stored");
             segment.live -= 1;
-            if segment.live == 0 && segment.sealed {
-                self.idle.insert(*lap);
-            }
+            segment.live_bytes -= bytes;
+            self.review(*lap);
         }
         true
+    }
+
+    /// A copy of a message that lies in `from` is durable in `to`. False if the message was
+    /// finished meanwhile: the copy is left to its segment. Nobody may have retired `from`.
+    pub fn moved(&mut self, id: MessageId, from: &[Part], to: &[Part]) -> bool {
+        for (old, _) in from {
+            for (new, _) in to.iter().filter(|(new, _)| new != old) {
+                self.pass_on(*old, *new);
+                self.held(*new, *old);
+            }
+        }
+        let is_alive = self.finished(id);
+        if is_alive {
+            self.stored(id, to);
+        }
+        is_alive
+    }
+
+    /// Writing a copy to `to` failed, and perhaps it is there all the same: until the message
+    /// is finished or has moved elsewhere, it is alive there, too. False if it was finished meanwhile.
+    pub fn doubtful(&mut self, id: MessageId, from: &[Part], to: Lap) -> bool {
+        for (old, _) in from {
+            self.pass_on(*old, to);
+        }
+        let is_alive = self.finished(id);
+        if is_alive {
+            let parts: Vec<Part> = from.iter().copied().chain([(to, 0)]).collect();
+            self.stored(id, &parts);
+        }
+        is_alive
+    }
+
+    fn pass_on(&mut self, from: Lap, to: Lap) {
+        let segment = self.segments.get_mut(&from);
+        segment.expect("it is pinned").moved_to.insert(to);
+    }
+
+    /// The segment is not retired before `by`, which may belong to another core.
+    pub fn held(&mut self, lap: Lap, by: Lap) {
+        self.segment(lap).held_by.insert(by);
+        self.review(lap);
     }
 
     /// Segments that may be retired, unless somebody still reads from them.
@@ -93,10 +220,87 @@ impl MessageBook {
         self.idle.iter().copied()
     }
 
-    /// The segment's header was durably overwritten.
-    pub fn retired(&mut self, lap: Lap) {
+    /// The segment's header was durably overwritten. Returns what outcomes may refer to in its
+    /// place: see [`OutcomeBook::message_segment_retired`].
+    pub fn retired(&mut self, lap: Lap) -> Vec<Lap> {
         assert!(self.idle.remove(&lap), "only an idle segment is retired");
-        self.segments.remove(&lap);
+        let segment = self.segments.remove(&lap).expect("it was idle");
+        self.retired_elsewhere(lap);
+        segment.moved_to.into_iter().collect()
+    }
+
+    /// The same of another core's segment.
+    pub fn retired_elsewhere(&mut self, lap: Lap) {
+        let mut released = Vec::new();
+        for (other, segment) in &mut self.segments {
+            segment.moved_to.remove(&lap);
+            if segment.held_by.remove(&lap) {
+                released.push(*other);
+            }
+        }
+        released.into_iter().for_each(|other| self.review(other));
+    }
+
+    // ---- moving ----
+
+    /// The segment whose messages are moved next, if that is worthwhile. When space is not yet
+    /// `scarce`, all sealed segments together must be, and the newest is left alone: its mail may
+    /// be on its way out. It is one whose messages have `room`: half a move gains nothing.
+    pub fn candidate(&self, segment_bytes: u64, room: u64, scarce: bool) -> Option<Lap> {
+        let sealed = || self.segments.iter().filter(|(_, s)| s.sealed && s.live > 0);
+        let newest = sealed().map(|(_, segment)| segment.order).max()?;
+        let live_bytes: u64 = sealed().map(|(_, segment)| segment.live_bytes).sum();
+        let occupied = sealed().count() as u64 * segment_bytes;
+        if !scarce && live_bytes * WORTHWHILE_PARTS >= occupied {
+            return None;
+        }
+        sealed()
+            .filter(|(_, segment)| {
+                segment.moving == Moving::Yes
+                    && segment.held_by.is_empty()
+                    && segment.live_bytes * WORTHWHILE_PARTS < segment_bytes
+                    && segment.live_bytes <= room
+                    && (scarce || segment.order < newest)
+            })
+            .min_by_key(|(_, segment)| (segment.live_bytes, segment.order))
+            .map(|(lap, _)| *lap)
+    }
+
+    /// The next live message of a segment. `cursor` starts at zero; `Err` says that many dead ones
+    /// were passed and that it is somebody else's turn.
+    pub fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Result<Option<MessageId>, Busy> {
+        let ids = self.segments.get(&lap).map_or(&[][..], |s| &s.ids);
+        let left = ids.get(*cursor..).unwrap_or_default();
+        for id in left.iter().take(LOOK_MAX) {
+            *cursor += 1;
+            if self.live.contains_key(id) {
+                return Ok(Some(*id));
+            }
+        }
+        match left.len() > LOOK_MAX {
+            true => Err(Busy),
+            false => Ok(None),
+        }
+    }
+
+    /// Nothing in the segment could be moved: not again before another one is sealed.
+    pub fn move_later(&mut self, lap: Lap) {
+        if let Some(segment) = self.segments.get_mut(&lap)
+            && segment.moving == Moving::Yes
+        {
+            segment.moving = Moving::Later;
+        }
+    }
+
+    /// A message in the segment cannot be read: it stays, and so does the segment.
+    pub fn move_never(&mut self, lap: Lap) {
+        if let Some(segment) = self.segments.get_mut(&lap) {
+            segment.moving = Moving::Never;
+        }
+    }
+
+    pub fn is_live(&self, id: MessageId) -> bool {
+        self.live.contains_key(&id)
     }
 
     pub fn live_messages(&self) -> usize {
@@ -108,10 +312,18 @@ impl MessageBook {
     }
 }
 
+/// Dead messages that are passed in one turn.
+const LOOK_MAX: usize = 1000;
+
+/// There is more, in the next turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Busy;
+
 #[derive(Default, Debug)]
 struct OutcomeSegment {
-    /// Message segments whose messages are named here.
-    refers_to: BTreeSet<Lap>,
+    /// Message segments whose messages are named here, and whether copies of those messages may
+    /// lack what is said here.
+    refers_to: BTreeMap<Lap, bool>,
     sealed: bool,
 }
 
@@ -131,16 +343,24 @@ impl OutcomeBook {
     }
 
     /// An outcome in `lap` names a message that lies in `message_laps`. These must not be retired
-    /// yet: whoever writes an outcome holds the message's place.
-    pub fn refers(&mut self, lap: Lap, message_laps: &[Lap]) {
+    /// yet: whoever writes an outcome holds the message's place. `is_covered`: every later copy
+    /// of the message says what the outcome says.
+    pub fn refers(&mut self, lap: Lap, message_laps: &[Lap], is_covered: bool) {
         let segment = self.segments.entry(lap).or_default();
-        segment.refers_to.extend(message_laps);
+        for message_lap in message_laps {
+            *segment.refers_to.entry(*message_lap).or_default() |= !is_covered;
+        }
     }
 
-    /// A message segment, of any core, was retired.
-    pub fn message_segment_retired(&mut self, retired: Lap) {
+    /// A message segment, of any core, was retired; copies of its messages are in `moved_to`. Notes
+    /// of one core must come in their order.
+    pub fn message_segment_retired(&mut self, retired: Lap, moved_to: &[Lap]) {
         for segment in self.segments.values_mut() {
-            segment.refers_to.remove(&retired);
+            if segment.refers_to.remove(&retired) == Some(true) {
+                for lap in moved_to {
+                    segment.refers_to.entry(*lap).or_default();
+                }
+            }
         }
     }
 
@@ -186,8 +406,8 @@ mod tests {
     fn a_segment_is_idle_when_sealed_and_all_finished() {
         let mut book = MessageBook::default();
         book.opened(lap(1));
-        book.stored(id(1), &[lap(1)]);
-        book.stored(id(2), &[lap(1), lap(2)]);
+        book.stored(id(1), &[(lap(1), 10)]);
+        book.stored(id(2), &[(lap(1), 10), (lap(2), 5)]);
         book.sealed(lap(1));
         assert!(book.finished(id(1)));
         assert_eq!(book.idle().count(), 0);
@@ -203,11 +423,103 @@ mod tests {
     fn outcomes_outlive_the_messages_they_name() {
         let mut book = OutcomeBook::default();
         book.opened(lap(7));
-        book.refers(lap(7), &[lap(1), lap(2)]);
+        book.refers(lap(7), &[lap(1), lap(2)], true);
         book.sealed(lap(7));
-        book.message_segment_retired(lap(1));
+        book.message_segment_retired(lap(1), &[]);
         assert_eq!(book.idle().count(), 0);
-        book.message_segment_retired(lap(2));
+        book.message_segment_retired(lap(2), &[]);
         assert_eq!(book.idle().collect::<Vec<_>>(), [lap(7)]);
+    }
+
+    fn sealed(lap: Lap, book: &mut MessageBook) {
+        book.opened(lap);
+        book.sealed(lap);
+    }
+
+    #[test]
+    fn the_copy_waits_for_the_original() {
+        let mut book = MessageBook::default();
+        book.stored(id(1), &[(lap(1), 10)]);
+        book.stored(id(2), &[(lap(1), 10)]);
+        sealed(lap(1), &mut book);
+        assert!(book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
+        sealed(lap(2), &mut book);
+        assert!(book.finished(id(1)));
+        assert_eq!(book.idle().count(), 0, "lap 2 is held by lap 1");
+        assert!(book.finished(id(2)));
+        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(1)]);
+        assert_eq!(book.retired(lap(1)), [lap(2)]);
+        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(2)]);
+        assert_eq!(book.retired(lap(2)), []);
+    }
+
+    #[test]
+    fn mail_that_finished_while_it_was_copied_leaves_its_copy_behind() {
+        let mut book = MessageBook::default();
+        book.stored(id(1), &[(lap(1), 10)]);
+        sealed(lap(1), &mut book);
+        assert!(book.finished(id(1)));
+        assert!(!book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
+        assert_eq!(book.retired(lap(1)), [lap(2)]);
+        let mut outcomes = OutcomeBook::default();
+        outcomes.refers(lap(7), &[lap(1)], false);
+        outcomes.refers(lap(8), &[lap(1)], true);
+        outcomes.sealed(lap(7));
+        outcomes.sealed(lap(8));
+        outcomes.message_segment_retired(lap(1), &[lap(2)]);
+        assert_eq!(outcomes.idle().collect::<Vec<_>>(), [lap(8)]);
+        outcomes.message_segment_retired(lap(2), &[]);
+        assert_eq!(outcomes.idle().collect::<Vec<_>>(), [lap(7), lap(8)]);
+    }
+
+    #[test]
+    fn a_copy_whose_write_failed_is_reckoned_with() {
+        let mut book = MessageBook::default();
+        book.stored(id(1), &[(lap(1), 10)]);
+        sealed(lap(1), &mut book);
+        assert!(book.doubtful(id(1), &[(lap(1), 10)], lap(2)));
+        sealed(lap(2), &mut book);
+        assert_eq!(book.idle().count(), 0);
+        assert!(book.moved(id(1), &[(lap(1), 10), (lap(2), 0)], &[(lap(3), 10)]));
+        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(1), lap(2)]);
+        assert_eq!(book.retired(lap(1)), [lap(2), lap(3)]);
+    }
+
+    #[test]
+    fn the_emptiest_segment_is_moved_when_that_is_worthwhile() {
+        let mut book = MessageBook::default();
+        for (number, bytes) in [(1, 30), (2, 10), (3, 5)] {
+            book.stored(id(u64::from(number)), &[(lap(number), bytes)]);
+            sealed(lap(number), &mut book);
+        }
+        assert_eq!(
+            book.candidate(100, 100, false),
+            Some(lap(2)),
+            "not the newest"
+        );
+        assert_eq!(book.candidate(100, 100, true), Some(lap(3)));
+        assert_eq!(book.candidate(100, 4, true), None);
+        assert_eq!(book.candidate(30, 100, false), None);
+        assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
+        book.move_later(lap(3));
+        assert_eq!(book.candidate(25, 100, true), Some(lap(2)));
+        book.move_never(lap(2));
+        assert_eq!(book.candidate(25, 100, true), None);
+        sealed(lap(4), &mut book);
+        assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
+    }
+
+    #[test]
+    fn dead_messages_are_passed_in_turns() {
+        let mut book = MessageBook::default();
+        for n in 0..2500 {
+            book.stored(id(n), &[(lap(1), 1)]);
+            assert!(n == 2400 || book.finished(id(n)));
+        }
+        let mut cursor = 0;
+        assert_eq!(book.next_to_move(lap(1), &mut cursor), Err(Busy));
+        assert_eq!(book.next_to_move(lap(1), &mut cursor), Err(Busy));
+        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(Some(id(2400))));
+        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(None));
     }
 }

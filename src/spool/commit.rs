@@ -113,12 +113,15 @@ impl<S> Stored<S> {
 
 /// The write failed and the record was not written elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WriteFailed;
+pub struct WriteFailed<S> {
+    /// Where it may have got to all the same. `None`: it was never sent on its way.
+    pub segment: Option<S>,
+}
 
 /// A ticket that comes back, in the order of the appends.
 pub struct Release<S, T> {
     pub ticket: T,
-    pub result: Result<Stored<S>, WriteFailed>,
+    pub result: Result<Stored<S>, WriteFailed<S>>,
 }
 
 /// Counters of a machine's life.
@@ -488,7 +491,9 @@ impl<S: Clone, T> Machine<S, T> {
         }
         releases.extend(batch.entries.drain(..).map(|entry| Release {
             result: match doomed {
-                true => Err(WriteFailed),
+                true => Err(WriteFailed {
+                    segment: Some(segment.clone()),
+                }),
                 false => Ok(entry.stored(segment.clone(), position)),
             },
             ticket: entry.ticket,
@@ -503,7 +508,7 @@ impl<S: Clone, T> Machine<S, T> {
         if let Some(mut batch) = self.open.take() {
             releases.extend(batch.entries.drain(..).map(|entry| Release {
                 ticket: entry.ticket,
-                result: Err(WriteFailed),
+                result: Err(WriteFailed { segment: None }),
             }));
             self.idle_buffers.extend(batch.buffer);
             self.idle_entries.push(batch.entries);

@@ -8,24 +8,26 @@ use crate::io::buffer::AlignedBuf;
 use crate::io::file::Durability;
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::{Outcome, RecipientState};
-use crate::spool::book::{MessageBook, OutcomeBook};
+use crate::spool::book::{Busy, MessageBook, OutcomeBook, Part};
 use crate::spool::commit::{
-    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write,
+    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
 };
 use crate::spool::keeper::{self, Pool};
+use crate::spool::mover::{self, Copy, MOVE_RESERVE_SEGMENTS};
 use crate::spool::place::{Extent, Place, Receipt, SegmentFile};
 use crate::spool::record::{
     COMMIT_BYTES_MAX, FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, SegmentHeader, Usage,
     encode_outcome,
 };
 use crate::spool::recover::{CorePart, OldSegment};
+use crate::spool::residence::{Foothold, Movable, Residence};
 use crate::spool::{
     CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, OUTCOME_FLUSH_BYTES, OUTCOME_STAGING_BYTES,
     SpoolError, SpoolStats,
 };
 use crate::time::WallTime;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,12 +46,16 @@ pub(super) enum MessageTicket {
         answer: oneshot::Sender<Result<Receipt, SpoolError>>,
     },
     Chunk(Rc<Chunks>),
+    /// The same of a copy.
+    Copy {
+        copy: Copy,
+        answer: oneshot::Sender<Result<(), SpoolError>>,
+    },
 }
 
 /// What waits for a record of the outcome log.
 pub(super) struct OutcomeTicket {
-    /// Pins the message until the outcome is counted as referring to it.
-    home: Place,
+    home: Rc<Foothold>,
     answer: oneshot::Sender<()>,
 }
 
@@ -124,6 +130,8 @@ struct Books {
     files: BTreeMap<Lap, SegmentRef>,
     /// Set aside when they are retired.
     bad: BTreeSet<Lap>,
+    /// Unfinished messages of this home that can be moved.
+    kept: HashMap<MessageId, Arc<dyn Movable>>,
 }
 
 /// What the tasks of one core's spool share.
@@ -137,6 +145,11 @@ pub(super) struct Shared {
     pub pool: RefCell<Pool>,
     /// For the keeper: a segment may be wanted or idle.
     pub keeper: Notify,
+    /// For the mover: a segment is wanted.
+    pub mover: Notify,
+    /// Nothing is to be moved any more.
+    resting: Cell<bool>,
+    moved: Cell<u64>,
     pub sink: Box<dyn Fn(Note)>,
     /// The keeper has prepared what it wants or found that it cannot.
     is_settled: Cell<bool>,
@@ -171,6 +184,9 @@ impl Shared {
             books: RefCell::new(Books::of(part.live, part.old_messages, part.old_outcomes)),
             pool: RefCell::new(pool),
             keeper: Notify::new(),
+            mover: Notify::new(),
+            resting: Cell::new(false),
+            moved: Cell::new(0),
             sink,
             is_settled: Cell::new(false),
             settled: Notify::new(),
@@ -275,10 +291,10 @@ impl Shared {
         match usage {
             Usage::Outcomes => books.outcomes.retired(lap),
             _ => {
-                books.messages.retired(lap);
-                books.outcomes.message_segment_retired(lap);
+                let moved_to: Arc<[Lap]> = books.messages.retired(lap).into();
+                books.outcomes.message_segment_retired(lap, &moved_to);
                 drop(books);
-                (self.sink)(Note::SegmentRetired(lap));
+                (self.sink)(Note::SegmentRetired { lap, moved_to });
             }
         }
     }
@@ -291,6 +307,11 @@ impl Shared {
         for Release { ticket, result } in releases {
             match ticket {
                 MessageTicket::Chunk(chunks) => chunks.released(result.ok().as_ref()),
+                MessageTicket::Copy { copy, answer } => {
+                    let result = self.copy_released(copy, result).map_err(|()| failure);
+                    // Whoever moved it may be gone; the copy stands all the same.
+                    let _ = answer.send(result);
+                }
                 MessageTicket::Message {
                     id,
                     recipients,
@@ -316,8 +337,45 @@ impl Shared {
     ) -> Receipt {
         let receipt = Receipt::new(id, stored, chunks);
         let books = &mut self.books.borrow_mut().messages;
-        receipt.place().with_laps(|laps| books.stored(id, laps));
+        receipt.place().with_parts(|parts| books.stored(id, parts));
         receipt
+    }
+
+    /// The books are right before anything else runs: no segment that has to do with the
+    /// move can be retired in between.
+    fn copy_released(
+        &self,
+        copy: Copy,
+        result: Result<Stored<SegmentRef>, WriteFailed<SegmentRef>>,
+    ) -> Result<(), ()> {
+        let Copy {
+            message,
+            from,
+            snapshot,
+            chunks,
+        } = copy;
+        let id = message.id();
+        let books = &mut self.books.borrow_mut().messages;
+        let (place, is_alive, result) = match result {
+            Ok(stored) => {
+                self.moved.set(self.moved.get() + 1);
+                let place = Place::of(&stored, chunks);
+                let moved = |from: &[Part]| place.with_parts(|to| books.moved(id, from, to));
+                (place.clone(), from.with_parts(moved), Ok(()))
+            }
+            Err(WriteFailed {
+                segment: Some(segment),
+            }) => {
+                let doubtful = |from: &[Part]| books.doubtful(id, from, segment.lap);
+                let is_alive = from.with_parts(doubtful);
+                (from.doubting(segment), is_alive, Err(()))
+            }
+            Err(WriteFailed { segment: None }) => return Err(()),
+        };
+        if is_alive {
+            message.residence().replace(place.made_with(snapshot));
+        }
+        result
     }
 
     /// The session went away before its receipt, so 250 was not said: the message is let go.
@@ -333,8 +391,9 @@ impl Shared {
                 message: id,
                 recipients: (0..recipients).map(finished).collect(),
             };
-            spool.record(&outcome, receipt.place()).await;
-            drop(receipt);
+            let residence = Residence::fresh(receipt.into_place(), recipients as usize);
+            spool.record(&outcome, &residence).await;
+            drop(residence);
             spool.message_finished(id);
         });
     }
@@ -344,7 +403,8 @@ impl Shared {
             let stored = result.expect("outcomes are written again until they are stored");
             let books = &mut self.books.borrow_mut().outcomes;
             let lap = stored.segment().lap();
-            ticket.home.with_laps(|laps| books.refers(lap, laps));
+            let Foothold { place, is_covered } = &*ticket.home;
+            place.with_laps(|laps| books.refers(lap, laps, *is_covered));
             // Whoever asked may be gone; the outcome stands all the same.
             let _ = ticket.answer.send(());
         }
@@ -529,8 +589,54 @@ impl Shared {
 
     fn wake_all(&self) {
         self.keeper.notify_one();
+        self.mover.notify_one();
         self.messages.work.notify_waiters();
         self.outcomes.work.notify_waiters();
+    }
+}
+
+impl Shared {
+    /// Is there room for a record of mail? The rest is for moves.
+    fn has_room_for_mail(&self, bytes: u64) -> bool {
+        let reserve = MOVE_RESERVE_SEGMENTS * self.pool.borrow().segment_bytes();
+        self.room() >= bytes.saturating_add(reserve)
+    }
+
+    /// Bytes that the log of messages may still take, as far as we know.
+    fn room(&self) -> u64 {
+        let pool = self.pool.borrow();
+        let machine = self.messages.machine.borrow();
+        machine.room_bytes() + pool.available().saturating_mul(pool.segment_bytes())
+    }
+
+    /// No more moves are begun.
+    pub fn rests(&self) -> bool {
+        self.resting.get() || self.closing.get()
+    }
+
+    /// The segment that is to be emptied, if a segment is wanted and one is worth it.
+    pub fn candidate(&self) -> Option<Lap> {
+        let pool = self.pool.borrow();
+        let books = self.books.borrow();
+        books
+            .messages
+            .candidate(pool.segment_bytes(), self.room(), pool.is_scarce())
+    }
+
+    pub fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Result<Option<MessageId>, Busy> {
+        self.books.borrow().messages.next_to_move(lap, cursor)
+    }
+
+    pub fn move_later(&self, lap: Lap) {
+        self.books.borrow_mut().messages.move_later(lap);
+    }
+
+    pub fn move_never(&self, lap: Lap) {
+        self.books.borrow_mut().messages.move_never(lap);
+    }
+
+    pub fn kept(&self, id: MessageId) -> Option<Arc<dyn Movable>> {
+        self.books.borrow().kept.get(&id).cloned()
     }
 }
 
@@ -556,6 +662,7 @@ impl Spool {
             shared: Rc::new(Shared::new(part, in_flight, Box::new(sink))),
         };
         tokio::task::spawn_local(keeper::keep(spool.shared.clone()));
+        tokio::task::spawn_local(mover::run(spool.shared.clone()));
         for _ in 0..in_flight {
             tokio::task::spawn_local(write_messages(spool.shared.clone()));
             tokio::task::spawn_local(write_outcomes(spool.shared.clone()));
@@ -612,7 +719,35 @@ impl Spool {
             id,
             chunks: Rc::default(),
             next_index: 0,
+            is_move: false,
         }
+    }
+
+    /// The same for a copy.
+    pub(super) fn begin_move(&self, id: MessageId) -> Writer {
+        Writer {
+            is_move: true,
+            ..self.begin(id)
+        }
+    }
+
+    pub(super) fn of(shared: Rc<Shared>) -> Spool {
+        Spool { shared }
+    }
+
+    /// Shows a message that this core is home to, so that it can be moved when its segment is
+    /// wanted. It is let go by [`Spool::message_finished`]. A message that is never shown stays
+    /// where it is, and so does its segment.
+    pub fn keep(&self, message: Arc<dyn Movable>) {
+        let mut books = self.shared.books.borrow_mut();
+        if books.messages.is_live(message.id()) {
+            books.kept.insert(message.id(), message);
+        }
+    }
+
+    /// Moves no more mail: the relay is about to stop, and the next start needs none of it moved.
+    pub fn stop_moving(&self) {
+        self.shared.resting.set(true);
     }
 
     async fn put_message(
@@ -633,6 +768,18 @@ impl Spool {
     }
 
     async fn put(&self, record: &Record<'_>, ticket: MessageTicket) -> Result<(), SpoolError> {
+        if !self.shared.has_room_for_mail(record.bytes() as u64) {
+            return Err(SpoolError::Full);
+        }
+        self.put_move(record, ticket).await
+    }
+
+    /// Of a copy: it may use the reserve.
+    pub(super) async fn put_move(
+        &self,
+        record: &Record<'_>,
+        ticket: MessageTicket,
+    ) -> Result<(), SpoolError> {
         if self.shared.closing.get() {
             return Err(SpoolError::Closing);
         }
@@ -644,9 +791,10 @@ impl Spool {
     }
 
     /// Makes new states of recipients durable: they are when this returns. `home` is where the
-    /// message lies. Waits while the disk is full, and until the outcome is written elsewhere
+    /// message lies; it takes note of the states at once. Waits while the disk is full, and until the outcome is written elsewhere
     /// after a failed write; is never refused.
-    pub async fn record(&self, outcome: &Outcome, home: &Place) {
+    pub async fn record(&self, outcome: &Outcome, home: &Residence) {
+        let home = Rc::new(home.note(&outcome.recipients));
         let mut answers = Vec::with_capacity(1);
         for meta in encode_outcome(outcome) {
             let record = Record {
@@ -674,7 +822,11 @@ impl Spool {
     /// All recipients are finished, and that is durable. Only on the message's home core; a
     /// second call changes nothing. Drop all places of the message, too.
     pub fn message_finished(&self, id: MessageId) {
-        let finished = self.shared.books.borrow_mut().messages.finished(id);
+        let mut books = self.shared.books.borrow_mut();
+        let kept = books.kept.remove(&id);
+        let finished = books.messages.finished(id);
+        drop(books);
+        drop(kept);
         if finished {
             self.shared.keeper.notify_one();
         }
@@ -682,9 +834,10 @@ impl Spool {
 
     /// A note of another core's spool.
     pub fn receive_note(&self, note: &Note) {
-        if let Note::SegmentRetired(lap) = note {
+        if let Note::SegmentRetired { lap, moved_to } = note {
             let mut books = self.shared.books.borrow_mut();
-            books.outcomes.message_segment_retired(*lap);
+            books.outcomes.message_segment_retired(*lap, moved_to);
+            books.messages.retired_elsewhere(*lap);
             self.shared.keeper.notify_one();
         }
     }
@@ -695,17 +848,14 @@ impl Spool {
         if self.shared.closing.get() {
             return Err(SpoolError::Closing);
         }
-        let pool = self.shared.pool.borrow();
-        let room = self.shared.messages.machine.borrow().room_bytes()
-            + pool.available() * pool.segment_bytes();
         // Half a segment: the spare has just been begun, and the next one is being prepared.
-        let outcomes_have_reserve =
-            self.shared.outcomes.machine.borrow().room_bytes() >= pool.segment_bytes() / 2;
+        let outcomes_have_reserve = self.shared.outcomes.machine.borrow().room_bytes()
+            >= self.shared.pool.borrow().segment_bytes() / 2;
         // Records and commits cost some bytes besides the body.
         let wanted = bytes
             .unwrap_or(0)
             .saturating_add(COMMIT_BYTES_MAX as u64 / 16);
-        match outcomes_have_reserve && room >= wanted {
+        match outcomes_have_reserve && self.shared.has_room_for_mail(wanted) {
             true => Ok(()),
             false => Err(SpoolError::Full),
         }
@@ -776,6 +926,8 @@ impl Spool {
             segments_retired: pool.retired_segments(),
             live_messages: books.messages.live_messages() as u64,
             abandoned: shared.abandoned.get(),
+            moved: shared.moved.get(),
+            outcome_segments: books.outcomes.segments() as u64,
         }
     }
 }
@@ -783,7 +935,7 @@ impl Spool {
 impl Books {
     /// What earlier runs left to this core.
     fn of(
-        live: Vec<(MessageId, Vec<Lap>)>,
+        live: Vec<(MessageId, Vec<Part>)>,
         old_messages: Vec<OldSegment>,
         old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
     ) -> Self {
@@ -792,9 +944,17 @@ impl Books {
             outcomes: OutcomeBook::default(),
             files: BTreeMap::new(),
             bad: BTreeSet::new(),
+            kept: HashMap::new(),
         };
-        for (id, laps) in live {
-            books.messages.stored(id, &laps);
+        // Oldest first: that is the order in which the book learns of them.
+        for old in &old_messages {
+            books.messages.opened(old.file.lap);
+            for holder in &old.held_by {
+                books.messages.held(old.file.lap, *holder);
+            }
+        }
+        for (id, parts) in live {
+            books.messages.stored(id, &parts);
         }
         for old in old_messages {
             books.messages.sealed(old.file.lap);
@@ -802,7 +962,8 @@ impl Books {
         }
         for (old, refers_to) in old_outcomes {
             let refers_to: Vec<Lap> = refers_to.into_iter().collect();
-            books.outcomes.refers(old.file.lap, &refers_to);
+            // Whatever they say is known to the messages from the start.
+            books.outcomes.refers(old.file.lap, &refers_to, true);
             books.outcomes.sealed(old.file.lap);
             books.adopt(old.file, old.is_damaged);
         }
@@ -824,6 +985,7 @@ pub struct Writer {
     id: MessageId,
     chunks: Rc<Chunks>,
     next_index: u32,
+    is_move: bool,
 }
 
 impl Writer {
@@ -844,7 +1006,10 @@ impl Writer {
                 body: part,
             };
             let ticket = MessageTicket::Chunk(self.chunks.clone());
-            self.spool.put(&record, ticket).await?;
+            match self.is_move {
+                true => self.spool.put_move(&record, ticket).await?,
+                false => self.spool.put(&record, ticket).await?,
+            }
             // Not released yet: no other task ran since it was taken.
             self.chunks.waiting.set(self.chunks.waiting.get() + 1);
             self.next_index += 1;
@@ -859,13 +1024,7 @@ impl Writer {
         received_at: WallTime,
         envelope: &Envelope,
     ) -> Result<Receipt, SpoolError> {
-        while self.chunks.waiting.get() > 0 {
-            self.chunks.changed.notified().await;
-        }
-        if self.chunks.failed.get() {
-            return Err(SpoolError::WriteFailed);
-        }
-        let extents = self.chunks.extents.take();
+        let extents = self.durable_chunks().await?;
         let raw: Vec<RawExtent> = extents.iter().map(Extent::raw).collect();
         let mut meta = Vec::new();
         FinalMeta::encode(received_at, &raw, envelope, &mut meta);
@@ -877,5 +1036,16 @@ impl Writer {
         };
         let receipt = self.spool.put_message(&record, envelope, extents).await?;
         receipt.await.unwrap_or(Err(SpoolError::Closing))
+    }
+
+    /// Waits until all chunks are durable, and takes them.
+    pub(super) async fn durable_chunks(&self) -> Result<Vec<Extent>, SpoolError> {
+        while self.chunks.waiting.get() > 0 {
+            self.chunks.changed.notified().await;
+        }
+        match self.chunks.failed.get() {
+            true => Err(SpoolError::WriteFailed),
+            false => Ok(self.chunks.extents.take()),
+        }
     }
 }

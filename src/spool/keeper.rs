@@ -91,6 +91,16 @@ impl Pool {
         self.available() > 0
     }
 
+    /// The next segment for messages may be the last for a while.
+    pub fn is_scarce(&self) -> bool {
+        self.available() <= 1
+    }
+
+    /// A segment for messages would have to be made, or is not to be had.
+    fn is_short(&self) -> bool {
+        self.free.is_empty() || self.is_scarce()
+    }
+
     pub fn segment_bytes(&self) -> u64 {
         self.segments.segment_bytes()
     }
@@ -223,6 +233,9 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
     let job = {
         let mut pool = shared.pool.borrow_mut();
         pool.look();
+        if pool.is_short() {
+            shared.mover.notify_one();
+        }
         pool.job(usage)
     };
     let Some(job) = job else {

@@ -10,7 +10,8 @@
 //! book       what may be let go (pure)           directory  one relay, one format, one run at a time
 //! survey     reading what a crash left (pure)    recover    opening the spool on what is left
 //! driver     one core's spool on its ring        keeper     prepares and retires segments
-//! inspect    `ringpost spool list|verify`
+//! standing   what a copy takes along             mover      empties segments that are wanted
+//! residence  a place that may change             inspect    `ringpost spool list|verify`
 //! ```
 //!
 //! Every core has two logs of its own, each a chain of segments: messages and outcomes.
@@ -22,6 +23,7 @@
 //! accepted   whole     no        delivered
 //! deferred   whole     Waiting   tried again when due
 //! settled    whole     Finished  nothing; its segment is retired when it is the last
+//! moved      twice     Waiting   tried again when due: two copies are one message
 //! retired    no        Finished  nothing; the outcome may go now
 //! forgotten  no        no        nothing
 //! ```
@@ -32,10 +34,13 @@ pub mod directory;
 mod driver;
 pub mod inspect;
 mod keeper;
+mod mover;
 pub mod place;
 pub mod record;
 pub mod recover;
+pub mod residence;
 pub mod segment;
+pub mod standing;
 pub mod survey;
 
 pub use directory::OpenError;
@@ -43,11 +48,14 @@ pub use driver::{Spool, Writer};
 pub use place::{BodyReader, Place, Receipt};
 pub use record::{Lap, SegmentId};
 pub use recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, open};
+pub use residence::{Movable, Residence};
 
 use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;
+use crate::message::MessageId;
 use crate::spool::record::{COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Smallest segment that makes sense; tests use it.
@@ -164,9 +172,20 @@ impl std::error::Error for SpoolError {}
 /// What one core's spool tells all others, and the log.
 #[derive(Clone, Debug)]
 pub enum Note {
-    /// A message segment is gone: hand this to [`Spool::receive_note`] on every other core, which
-    /// may then let go of outcomes. A note that is lost costs disk space until the next start.
-    SegmentRetired(Lap),
+    /// A message segment is gone: hand this to [`Spool::receive_note`] on every other core, in the
+    /// order of the notes, which may then let go of outcomes. A note that is lost costs disk space until the next start.
+    SegmentRetired {
+        lap: Lap,
+        /// Where copies of its messages lie: outcomes that they may lack are kept for them.
+        moved_to: Arc<[Lap]>,
+    },
+    /// A message cannot be moved, because its body cannot be read. For the log only. It stays where it
+    /// is, and is delivered or reported as far as that works.
+    Unmovable {
+        id: MessageId,
+        lap: Lap,
+        error: String,
+    },
     /// A segment was given up after an error. For the log only.
     SegmentFailed { lap: Lap, error: String },
     /// No segment can be made or begun. For the log only; said once until it works again.
@@ -193,4 +212,7 @@ pub struct SpoolStats {
     pub live_messages: u64,
     /// Messages stored for a session that was gone before its receipt.
     pub abandoned: u64,
+    /// Messages that were copied because their segment was wanted.
+    pub moved: u64,
+    pub outcome_segments: u64,
 }

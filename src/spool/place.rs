@@ -3,6 +3,7 @@
 use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use crate::io::file::File;
 use crate::message::MessageId;
+use crate::spool::book::Part;
 use crate::spool::commit::Stored;
 use crate::spool::record::{Lap, RawExtent};
 use std::io;
@@ -69,13 +70,22 @@ enum Extents {
 pub struct Place {
     extents: Extents,
     body_bytes: u64,
+    /// The number of the snapshot that this copy of the message was made with; zero: the original.
+    snapshot: u32,
+    /// Segments that may hold another copy, because writing it failed.
+    doubtful: Option<Arc<[Arc<SegmentFile>]>>,
 }
+
+/// What a message is reckoned to take besides its body.
+const ENVELOPE_BYTES: u64 = 256;
 
 impl Place {
     pub(super) fn inline(extent: Extent) -> Place {
         Place {
             body_bytes: u64::from(extent.bytes),
             extents: Extents::Inline(extent),
+            snapshot: 0,
+            doubtful: None,
         }
     }
 
@@ -86,6 +96,34 @@ impl Place {
                 chunks: chunks.into(),
                 last,
             },
+            snapshot: 0,
+            doubtful: None,
+        }
+    }
+
+    /// A message's own or final record is `stored`; `chunks` are its earlier parts.
+    pub(super) fn of(stored: &Stored<Arc<SegmentFile>>, chunks: Vec<Extent>) -> Place {
+        match chunks.is_empty() {
+            true => Place::inline(Extent::of(stored)),
+            false => Place::chunks(chunks, stored.segment().clone()),
+        }
+    }
+
+    /// A copy that was made with this snapshot.
+    pub(super) fn made_with(self, snapshot: u32) -> Place {
+        Place { snapshot, ..self }
+    }
+
+    pub(super) fn snapshot(&self) -> u32 {
+        self.snapshot
+    }
+
+    /// The same place, with another segment that may hold a copy.
+    pub(super) fn doubting(&self, segment: Arc<SegmentFile>) -> Place {
+        let known = self.doubtful.iter().flat_map(|segments| segments.iter());
+        Place {
+            doubtful: Some(known.cloned().chain([segment]).collect()),
+            ..self.clone()
         }
     }
 
@@ -101,18 +139,41 @@ impl Place {
         }
     }
 
-    /// Shows `see` all segments that parts of the message lie in, each once, ascending.
-    pub(super) fn with_laps<R>(&self, see: impl FnOnce(&[Lap]) -> R) -> R {
-        match &self.extents {
-            Extents::Inline(extent) => see(&[extent.segment.lap]),
-            Extents::Chunks { chunks, last } => {
-                let mut laps: Vec<Lap> = chunks.iter().map(|e| e.segment.lap).collect();
-                laps.push(last.lap);
-                laps.sort_unstable();
-                laps.dedup();
-                see(&laps)
+    /// Shows `see` all segments that parts of the message lie in or may lie in, each once,
+    /// ascending, and about how many bytes it takes there.
+    pub(super) fn with_parts<R>(&self, see: impl FnOnce(&[Part]) -> R) -> R {
+        let bytes = |extent: &Extent| u64::from(extent.bytes);
+        let mut parts: Vec<Part> = match &self.extents {
+            Extents::Inline(extent) => {
+                let part = (extent.segment.lap, ENVELOPE_BYTES + bytes(extent));
+                if self.doubtful.is_none() {
+                    return see(&[part]);
+                }
+                vec![part]
             }
-        }
+            Extents::Chunks { chunks, last } => chunks
+                .iter()
+                .map(|extent| (extent.segment.lap, bytes(extent)))
+                .chain([(last.lap, ENVELOPE_BYTES)])
+                .collect(),
+        };
+        let doubtful = self.doubtful.iter().flat_map(|segments| segments.iter());
+        parts.extend(doubtful.map(|segment| (segment.lap, 0)));
+        parts.sort_unstable();
+        parts.dedup_by(|next, part| {
+            let same = next.0 == part.0;
+            part.1 += if same { next.1 } else { 0 };
+            same
+        });
+        see(&parts)
+    }
+
+    /// The segments of [`Self::with_parts`].
+    pub(super) fn with_laps<R>(&self, see: impl FnOnce(&[Lap]) -> R) -> R {
+        self.with_parts(|parts| match parts {
+            [(lap, _)] => see(&[*lap]),
+            _ => see(&parts.iter().map(|(lap, _)| *lap).collect::<Vec<_>>()),
+        })
     }
 
     /// Reads the body from its start, in pieces, checking it against its checksums.
@@ -211,10 +272,7 @@ impl Receipt {
         stored: &Stored<Arc<SegmentFile>>,
         chunks: Vec<Extent>,
     ) -> Self {
-        let place = match chunks.is_empty() {
-            true => Place::inline(Extent::of(stored)),
-            false => Place::chunks(chunks, stored.segment().clone()),
-        };
+        let place = Place::of(stored, chunks);
         Receipt { id, place }
     }
 

@@ -27,6 +27,8 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// First byte of every meta: lets one record change its form without a new [`FORMAT_VERSION`].
 const META_VERSION: u8 = 1;
+/// The same for a message that was moved: states of its recipients follow the envelope.
+const COPY_META_VERSION: u8 = 2;
 
 const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"RINGSEG\n");
 const COMMIT_MAGIC: u64 = u64::from_le_bytes(*b"RINGCMT\n");
@@ -483,11 +485,16 @@ pub struct RawExtent {
     pub checksum: u32,
 }
 
+/// How recipients stand: index into the envelope, and the state. Who is not named is fresh.
+pub type States = Vec<(u32, RecipientState)>;
+
 /// What a [`Kind::Message`] says besides the body.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MessageMeta {
     pub received_at: WallTime,
     pub envelope: Envelope,
+    /// What a moved message took along. Counts as an outcome does.
+    pub states: States,
 }
 
 impl MessageMeta {
@@ -498,15 +505,26 @@ impl MessageMeta {
         put_envelope(out, envelope);
     }
 
+    /// Of a message that is moved, with the states that it takes along.
+    pub fn encode_copy(
+        received_at: WallTime,
+        envelope: &Envelope,
+        states: &States,
+        out: &mut Vec<u8>,
+    ) {
+        out.push(COPY_META_VERSION);
+        put_u64(out, received_at.0);
+        put_envelope(out, envelope);
+        put_states(out, states);
+    }
+
     pub fn decode(meta: &[u8]) -> Result<MessageMeta, Malformed> {
         let mut cursor = Cursor(meta);
-        cursor.version()?;
-        let received_at = WallTime(cursor.u64()?);
-        let envelope = cursor.envelope()?;
-        cursor.end()?;
+        let is_copy = cursor.message_version()?;
         Ok(MessageMeta {
-            received_at,
-            envelope,
+            received_at: WallTime(cursor.u64()?),
+            envelope: cursor.envelope()?,
+            states: cursor.last_states(is_copy)?,
         })
     }
 }
@@ -518,6 +536,8 @@ pub struct FinalMeta {
     pub body_bytes: u64,
     pub extents: Vec<RawExtent>,
     pub envelope: Envelope,
+    /// What a moved message took along. Counts as an outcome does.
+    pub states: States,
 }
 
 impl FinalMeta {
@@ -528,6 +548,28 @@ impl FinalMeta {
         out: &mut Vec<u8>,
     ) {
         out.push(META_VERSION);
+        Self::encode_rest(received_at, extents, envelope, out);
+    }
+
+    /// Of a message that is moved, with the states that it takes along.
+    pub fn encode_copy(
+        received_at: WallTime,
+        extents: &[RawExtent],
+        envelope: &Envelope,
+        states: &States,
+        out: &mut Vec<u8>,
+    ) {
+        out.push(COPY_META_VERSION);
+        Self::encode_rest(received_at, extents, envelope, out);
+        put_states(out, states);
+    }
+
+    fn encode_rest(
+        received_at: WallTime,
+        extents: &[RawExtent],
+        envelope: &Envelope,
+        out: &mut Vec<u8>,
+    ) {
         put_u64(out, received_at.0);
         put_u64(out, extents.iter().map(|e| u64::from(e.bytes)).sum());
         put_u32(out, extents.len() as u32);
@@ -544,7 +586,7 @@ impl FinalMeta {
 
     pub fn decode(meta: &[u8]) -> Result<FinalMeta, Malformed> {
         let mut cursor = Cursor(meta);
-        cursor.version()?;
+        let is_copy = cursor.message_version()?;
         let received_at = WallTime(cursor.u64()?);
         let body_bytes = cursor.u64()?;
         let count = cursor.u32()?;
@@ -553,7 +595,7 @@ impl FinalMeta {
             extents.push(cursor.extent()?);
         }
         let envelope = cursor.envelope()?;
-        cursor.end()?;
+        let states = cursor.last_states(is_copy)?;
         if extents.iter().map(|e| u64::from(e.bytes)).sum::<u64>() != body_bytes {
             return Err(Malformed);
         }
@@ -562,6 +604,7 @@ impl FinalMeta {
             body_bytes,
             extents,
             envelope,
+            states,
         })
     }
 }
@@ -589,14 +632,9 @@ const STATE_BYTES_MAX: usize = 64 + Diagnosis::TEXT_BYTES_MAX + REMOTE_HOST_BYTE
 pub fn decode_outcome(id: MessageId, meta: &[u8]) -> Result<Outcome, Malformed> {
     let mut cursor = Cursor(meta);
     cursor.version()?;
-    let mut recipients = Vec::new();
-    while !cursor.0.is_empty() {
-        let index = cursor.u32()?;
-        recipients.push((index, cursor.state()?));
-    }
     Ok(Outcome {
         message: id,
-        recipients,
+        recipients: cursor.states()?,
     })
 }
 
@@ -710,6 +748,13 @@ fn put_state(out: &mut Vec<u8>, state: &RecipientState) {
     }
 }
 
+fn put_states(out: &mut Vec<u8>, states: &States) {
+    for (index, state) in states {
+        put_u32(out, *index);
+        put_state(out, state);
+    }
+}
+
 /// Reads from the front; every read checks what is left.
 struct Cursor<'a>(&'a [u8]);
 
@@ -762,6 +807,34 @@ impl<'a> Cursor<'a> {
 
     fn version(&mut self) -> Result<(), Malformed> {
         (self.u8()? == META_VERSION).then_some(()).ok_or(Malformed)
+    }
+
+    /// Of a message's or final record: is it a copy?
+    fn message_version(&mut self) -> Result<bool, Malformed> {
+        match self.u8()? {
+            META_VERSION => Ok(false),
+            COPY_META_VERSION => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// States up to the end.
+    fn states(&mut self) -> Result<States, Malformed> {
+        let mut states = Vec::new();
+        while !self.0.is_empty() {
+            let index = self.u32()?;
+            states.push((index, self.state()?));
+        }
+        Ok(states)
+    }
+
+    /// The end of a message's or final meta.
+    fn last_states(&mut self, is_copy: bool) -> Result<States, Malformed> {
+        if is_copy {
+            return self.states();
+        }
+        self.end()?;
+        Ok(Vec::new())
     }
 
     fn end(&self) -> Result<(), Malformed> {
@@ -1026,11 +1099,26 @@ mod tests {
             MessageMeta::encode(received_at, &envelope, &mut meta);
             prop_assert_eq!(
                 MessageMeta::decode(&meta),
-                Ok(MessageMeta { received_at, envelope })
+                Ok(MessageMeta { received_at, envelope, states: Vec::new() })
             );
             for end in 0..meta.len() {
                 prop_assert_eq!(MessageMeta::decode(&meta[..end]), Err(Malformed));
             }
+        }
+
+        #[test]
+        fn copies_take_their_states_along(
+            envelope in envelope(),
+            states in proptest::collection::vec((any::<u32>(), state()), 0..5),
+        ) {
+            let mut meta = Vec::new();
+            MessageMeta::encode_copy(WallTime(1), &envelope, &states, &mut meta);
+            let read = MessageMeta::decode(&meta).expect("as it was written");
+            prop_assert_eq!((&read.envelope, &read.states), (&envelope, &states));
+            let mut meta = Vec::new();
+            FinalMeta::encode_copy(WallTime(1), &[], &envelope, &states, &mut meta);
+            let read = FinalMeta::decode(&meta).expect("as it was written");
+            prop_assert_eq!((read.envelope, read.states), (envelope, states));
         }
 
         #[test]

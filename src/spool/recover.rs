@@ -6,6 +6,7 @@
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::Settings;
+use crate::spool::book::Part;
 use crate::spool::directory::{Directory, OpenError, io_error};
 use crate::spool::place::{Extent, Place, SegmentFile};
 use crate::spool::record::{Lap, RawExtent, SegmentHeader, SegmentId, Usage};
@@ -59,10 +60,11 @@ pub struct CorePart {
     pub(super) segments_max: Option<u64>,
     pub(super) next_number: u32,
     pub(super) free: Vec<FreeSegment>,
+    /// Oldest first.
     pub(super) old_messages: Vec<OldSegment>,
     pub(super) old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
     /// Unfinished messages of this home, and the segments they need.
-    pub(super) live: Vec<(MessageId, Vec<Lap>)>,
+    pub(super) live: Vec<(MessageId, Vec<Part>)>,
 }
 
 impl CorePart {
@@ -76,6 +78,8 @@ impl CorePart {
 pub(super) struct OldSegment {
     pub file: Arc<SegmentFile>,
     pub is_damaged: bool,
+    /// Of a message segment: those that are to be retired before.
+    pub held_by: BTreeSet<Lap>,
 }
 
 /// Opens the spool in `path`, making it if need be, for `cores` cores whatever their number was
@@ -150,6 +154,18 @@ impl Disk for Files<'_> {
     }
 }
 
+fn message_segments(found: &Survey) -> Vec<(&SurveyedSegment, &SegmentHeader)> {
+    let laps = found
+        .segments
+        .iter()
+        .filter_map(|segment| match &segment.condition {
+            Condition::Lap(header) => Some((segment, header)),
+            _ => None,
+        });
+    laps.filter(|(_, header)| header.usage == Usage::Messages)
+        .collect()
+}
+
 /// The parts while they are being filled.
 struct Opening<'a> {
     segments: &'a Segments,
@@ -221,15 +237,18 @@ impl<'a> Opening<'a> {
                 Condition::Lap(header) if header.usage == Usage::Free => {
                     self.keep_free(header)?;
                 }
-                Condition::Lap(header) if header.usage == Usage::Messages => {
-                    if segment.live > 0 {
-                        self.adopt_messages(segment, header)?;
-                    } else {
-                        self.retire(segment, header)?;
-                        retired.insert(header.lap);
-                    }
-                }
                 Condition::Lap(_) => {}
+            }
+        }
+        let mut messages = message_segments(found);
+        messages.sort_by_key(|(_, header)| (header.run, header.log_sequence));
+        for (segment, header) in messages {
+            let held_by: BTreeSet<Lap> = segment.held_by.difference(&retired).copied().collect();
+            if segment.live > 0 || !held_by.is_empty() {
+                self.adopt_messages(segment, header, held_by)?;
+            } else {
+                self.retire(segment, header)?;
+                retired.insert(header.lap);
             }
         }
         self.sort_outcomes(found, &retired)
@@ -312,6 +331,7 @@ impl<'a> Opening<'a> {
                 file,
             }),
             is_damaged: segment.is_damaged,
+            held_by: BTreeSet::new(),
         })
     }
 
@@ -319,8 +339,12 @@ impl<'a> Opening<'a> {
         &mut self,
         segment: &SurveyedSegment,
         header: &SegmentHeader,
+        held_by: BTreeSet<Lap>,
     ) -> Result<(), OpenError> {
-        let old = self.old(segment, header)?;
+        let old = OldSegment {
+            held_by,
+            ..self.old(segment, header)?
+        };
         let home = self.home(header.core);
         self.files.insert(header.lap, old.file.clone());
         self.homes.insert(header.lap, home);
@@ -331,11 +355,12 @@ impl<'a> Opening<'a> {
     /// Places for all messages, and their homes' books.
     fn place(&mut self, found: &Survey) -> Result<Vec<RecoveredMessage>, OpenError> {
         for (id, laps) in &found.lost {
-            self.keep_live(*id, laps);
+            let parts: Vec<Part> = laps.iter().map(|lap| (*lap, 0)).collect();
+            self.keep_live(*id, parts);
         }
         let mut messages = Vec::with_capacity(found.messages.len());
         for message in &found.messages {
-            let home = self.keep_live(message.id, &message.laps());
+            let home = self.keep_live(message.id, message.parts());
             messages.push(RecoveredMessage {
                 id: message.id,
                 received_at: message.received_at,
@@ -349,10 +374,10 @@ impl<'a> Opening<'a> {
     }
 
     /// All parts of a message are in one log, so they have one home.
-    fn keep_live(&mut self, id: MessageId, laps: &[Lap]) -> usize {
-        let home = laps.first().map_or(0, |lap| self.homes[lap]);
-        assert!(laps.iter().all(|lap| self.homes[lap] == home));
-        self.parts[home].live.push((id, laps.to_vec()));
+    fn keep_live(&mut self, id: MessageId, parts: Vec<Part>) -> usize {
+        let home = parts.first().map_or(0, |(lap, _)| self.homes[lap]);
+        assert!(parts.iter().all(|(lap, _)| self.homes[lap] == home));
+        self.parts[home].live.push((id, parts));
         home
     }
 

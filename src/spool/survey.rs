@@ -11,13 +11,14 @@
 use crate::io::buffer::BLOCK_BYTES;
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
+use crate::spool::book::Part;
 use crate::spool::commit::IN_FLIGHT_MAX;
 use crate::spool::record::{
     COMMIT_BYTES_MAX, CommitHeader, FinalMeta, FoundCommit, HeaderError, Kind, Lap, MessageMeta,
-    RawExtent, RecordView, SegmentHeader, SegmentId, Usage, decode_outcome,
+    RawExtent, RecordView, SegmentHeader, SegmentId, States, Usage, decode_outcome,
 };
 use crate::time::WallTime;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 
@@ -57,6 +58,9 @@ pub struct SurveyedSegment {
     pub live: u64,
     /// Of an outcome segment: the message segments whose messages it names.
     pub refers_to: BTreeSet<Lap>,
+    /// Of a message segment: older ones with other copies of messages that lie here. They must be
+    /// retired first; see `book`.
+    pub held_by: BTreeSet<Lap>,
     /// Holds damage that no crash explains.
     pub is_damaged: bool,
 }
@@ -95,6 +99,16 @@ impl FoundMessage {
     /// All segments that the message needs, each once, ascending.
     pub fn laps(&self) -> Vec<Lap> {
         laps_of(self.extents(), self.lap)
+    }
+
+    /// The same, with about how many bytes of the body lie in each.
+    pub fn parts(&self) -> Vec<Part> {
+        let bytes_in = |lap: Lap| {
+            let extents = self.extents().iter().filter(|extent| extent.lap == lap);
+            extents.map(|extent| u64::from(extent.bytes)).sum()
+        };
+        let laps = self.laps().into_iter();
+        laps.map(|lap| (lap, bytes_in(lap))).collect()
     }
 }
 
@@ -266,10 +280,11 @@ pub fn survey(disk: &mut dyn Disk) -> Result<Survey, SurveyError> {
     surveyor.read_logs(disk, Usage::Outcomes);
     surveyor.read_logs(disk, Usage::Messages);
     surveyor.join_chunks();
+    surveyor.settle();
     Ok(surveyor.finish())
 }
 
-/// What the outcomes say of one message.
+/// What the outcomes, and the states that copies took along, say of one message.
 #[derive(Default)]
 struct Known {
     /// By recipient, ascending.
@@ -291,7 +306,8 @@ struct Surveyor {
     index: BTreeMap<Lap, usize>,
     known: HashMap<MessageId, Known>,
     messages: Vec<FoundMessage>,
-    seen: HashSet<MessageId>,
+    /// The newest copy of every message: its segment.
+    seen: HashMap<MessageId, Lap>,
     /// Whole chunks: lap and offset of the body; its length and checksum.
     chunks: HashMap<(Lap, u64), (u32, u32)>,
     finals: Vec<FoundFinal>,
@@ -319,6 +335,7 @@ impl Surveyor {
                 records: 0,
                 live: 0,
                 refers_to: BTreeSet::new(),
+                held_by: BTreeSet::new(),
             });
         }
         Ok(())
@@ -424,6 +441,7 @@ impl Surveyor {
         match (header.usage, record.kind) {
             (Usage::Messages, Kind::Message) => {
                 let meta = MessageMeta::decode(record.meta).map_err(unreadable)?;
+                self.learn(None, record.id, meta.states);
                 let body = FoundBody::Inline(extent);
                 self.found(record.id, meta.received_at, meta.envelope, body, header.lap);
             }
@@ -431,25 +449,35 @@ impl Surveyor {
                 let sums = (extent.bytes, extent.checksum);
                 self.chunks.insert((extent.lap, extent.offset), sums);
             }
-            (Usage::Messages, Kind::Final) => self.finals.push(FoundFinal {
-                id: record.id,
-                meta: FinalMeta::decode(record.meta).map_err(unreadable)?,
-                lap: header.lap,
-                position: position + record.offset as u64,
-            }),
+            (Usage::Messages, Kind::Final) => {
+                let mut meta = FinalMeta::decode(record.meta).map_err(unreadable)?;
+                self.learn(None, record.id, std::mem::take(&mut meta.states));
+                self.finals.push(FoundFinal {
+                    id: record.id,
+                    meta,
+                    lap: header.lap,
+                    position: position + record.offset as u64,
+                });
+            }
             (Usage::Outcomes, Kind::Outcome) => {
                 let outcome = decode_outcome(record.id, record.meta).map_err(unreadable)?;
                 self.report.outcomes += 1;
-                self.learn(header.lap, record.id, outcome.recipients);
+                self.learn(Some(header.lap), record.id, outcome.recipients);
             }
             _ => return Err(What::Record(record.id)),
         }
         Ok(())
     }
 
-    fn learn(&mut self, lap: Lap, id: MessageId, recipients: Vec<(u32, RecipientState)>) {
+    /// `lap`: of the outcome segment. A copy is no outcome, and what it says goes when it goes.
+    fn learn(&mut self, lap: Option<Lap>, id: MessageId, recipients: States) {
+        if recipients.is_empty() {
+            return;
+        }
         let known = self.known.entry(id).or_default();
-        if known.laps.last() != Some(&lap) {
+        if let Some(lap) = lap
+            && known.laps.last() != Some(&lap)
+        {
             known.laps.push(lap);
         }
         for (recipient, state) in recipients {
@@ -482,28 +510,66 @@ impl Surveyor {
         lap: Lap,
     ) {
         self.note_references(id, lap);
-        if !self.seen.insert(id) {
-            self.report.duplicates += 1;
-            return;
-        }
+        let is_newest = self.is_newest(id, lap);
         let states = self.states(id, envelope.recipients.len());
-        let open = states.iter().filter(|state| !state.is_finished()).count();
-        if open == 0 {
-            self.report.finished += 1;
+        if states.iter().all(RecipientState::is_finished) || !is_newest {
             return;
         }
-        self.report.messages += 1;
-        self.report.recipients_open += open as u64;
-        let message = FoundMessage {
+        self.messages.push(FoundMessage {
             id,
             received_at,
             envelope,
             states,
             body,
             lap,
+        });
+    }
+
+    /// Two copies of one id are one message: the newest is used, and goes last.
+    fn is_newest(&mut self, id: MessageId, lap: Lap) -> bool {
+        let Some(other) = self.seen.insert(id, lap) else {
+            return true;
         };
-        self.count_live(&message.laps());
-        self.messages.push(message);
+        self.report.duplicates += 1;
+        let is_newest = self.age(other) < self.age(lap);
+        let (older, newer) = match is_newest {
+            true => (other, lap),
+            false => (lap, other),
+        };
+        if older != newer {
+            self.seen.insert(id, newer);
+            let newer = self.index[&newer];
+            self.segments[newer].held_by.insert(older);
+        }
+        is_newest
+    }
+
+    /// Grows from segment to segment of one log. A copy is only ever made in a later segment.
+    fn age(&self, lap: Lap) -> (u32, u64) {
+        match &self.segments[self.index[&lap]].condition {
+            Condition::Lap(header) => (header.run, header.log_sequence),
+            _ => unreachable!("only laps are indexed"),
+        }
+    }
+
+    /// Everything is read: now it is certain what is known of each message and which copy of it counts.
+    fn settle(&mut self) {
+        let found = std::mem::take(&mut self.messages);
+        for mut message in found {
+            if self.seen.get(&message.id) != Some(&message.lap) {
+                continue;
+            }
+            message.states = self.states(message.id, message.envelope.recipients.len());
+            let open = message.states.iter().filter(|s| !s.is_finished()).count();
+            if open == 0 {
+                continue;
+            }
+            self.report.messages += 1;
+            self.report.recipients_open += open as u64;
+            self.count_live(&message.laps());
+            self.messages.push(message);
+        }
+        self.report.finished = (self.seen.len() - self.lost.len()) as u64 - self.report.messages;
     }
 
     /// As long as the message can be found again, all outcomes that name it are needed.
@@ -537,11 +603,15 @@ impl Surveyor {
         for last in incomplete {
             self.note_references(last.id, last.lap);
             let extents = &last.meta.extents;
-            if extents.iter().any(|e| !self.is_message_lap(e.lap)) {
+            if self.seen.contains_key(&last.id) {
+                // It has moved, and parts of the old copy went first.
+                self.report.duplicates += 1;
+            } else if extents.iter().any(|e| !self.is_message_lap(e.lap)) {
                 // A segment goes only when nothing in it is needed: the final record's write
                 // failed, its sender was told so, and yet it reached the disk.
                 self.report.let_go += 1;
-            } else if self.seen.insert(last.id) {
+            } else {
+                self.seen.insert(last.id, last.lap);
                 self.lose(last);
             }
         }

@@ -16,6 +16,8 @@ pub enum StartTls {
     NotOffered,
     /// 454.
     Refused,
+    /// 220 and more replies in one segment, and then TLS.
+    Injected,
     /// 220, and then no TLS.
     Garbage,
     /// 220, and then nothing.
@@ -411,6 +413,10 @@ impl Session {
             StartTls::Refused => self.say("454 4.7.0 TLS not available"),
             StartTls::Works => {
                 self.say("220 2.0.0 Go ahead")?;
+                self.link.start_tls_as_server()
+            }
+            StartTls::Injected => {
+                self.say("220 2.0.0 Go ahead\r\n250-evil.test\r\n250 SIZE 1")?;
                 self.link.start_tls_as_server()
             }
             StartTls::Garbage => {

@@ -1,0 +1,237 @@
+//! Moves mail when its segment is wanted: one task per core.
+//!
+//! A segment that is nearly empty is still a whole segment, and with it the outcomes that name its
+//! messages. So before the spool grows, the few messages that are left in such a segment are written
+//! again at the head of the log, body once, with the states of their recipients; then it is retired
+//! like any other. What a crash leaves at each step stands in `book`.
+//!
+//! Moves go through the ordinary commits, a few at a time, so sessions share commits with them
+//! and none of them waits long. They may use the room that mail is refused: see
+//! [`MOVE_RESERVE_SEGMENTS`].
+
+use crate::io::buffer::AlignedBuf;
+use crate::message::MessageId;
+use crate::spool::driver::{MessageTicket, Shared, Spool};
+use crate::spool::place::{Extent, Place};
+use crate::spool::record::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
+use crate::spool::residence::Movable;
+use crate::spool::{CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, SpoolError};
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Segments' worth of room that is left to moves when mail is refused: enough to empty two
+/// segments that are worth it.
+pub(super) const MOVE_RESERVE_SEGMENTS: u64 = 1;
+
+/// Messages that are on their way at once. Each has its body in memory, or a chunk of it.
+const MOVES_AT_ONCE: usize = 16;
+
+/// How long after a look that found nothing worthwhile to look again.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a message stays where it is.
+enum Stays {
+    /// It was finished meanwhile, or nobody has shown it to us yet.
+    Gone,
+    /// Its body cannot be read.
+    Damaged(io::Error),
+    /// There is no room for a copy, or no time.
+    Refused(SpoolError),
+}
+
+impl From<SpoolError> for Stays {
+    fn from(error: SpoolError) -> Self {
+        Stays::Refused(error)
+    }
+}
+
+/// The mover's task: runs until the spool has closed.
+pub(super) async fn run(shared: Rc<Shared>) {
+    while !shared.is_closed() {
+        shared.mover.notified().await;
+        if shared.rests() {
+            continue;
+        }
+        match shared.candidate() {
+            Some(lap) => empty(&shared, lap).await,
+            None => tokio::time::sleep(LOOK_PAUSE).await,
+        }
+    }
+}
+
+/// One segment being emptied.
+struct Emptying {
+    lap: Lap,
+    cursor: Cell<usize>,
+    moved: Cell<u64>,
+    /// There is no room: the rest must wait.
+    ended: Cell<bool>,
+}
+
+async fn empty(shared: &Rc<Shared>, lap: Lap) {
+    let emptying = Rc::new(Emptying {
+        lap,
+        cursor: Cell::new(0),
+        moved: Cell::new(0),
+        ended: Cell::new(false),
+    });
+    let work = || tokio::task::spawn_local(move_some(shared.clone(), emptying.clone()));
+    let workers: Vec<_> = (0..MOVES_AT_ONCE).map(|_| work()).collect();
+    for worker in workers {
+        if let Err(error) = worker.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    if emptying.moved.get() == 0 && !emptying.ended.get() {
+        shared.move_later(lap);
+    }
+    shared.keeper.notify_one();
+}
+
+async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
+    while !shared.rests() && !emptying.ended.get() {
+        let mut cursor = emptying.cursor.get();
+        let next = shared.next_to_move(emptying.lap, &mut cursor);
+        emptying.cursor.set(cursor);
+        let id = match next {
+            Ok(Some(id)) => id,
+            Ok(None) => return,
+            Err(_) => {
+                crate::io::runtime::yield_now().await;
+                continue;
+            }
+        };
+        match move_one(&shared, id).await {
+            Ok(()) => emptying.moved.set(emptying.moved.get() + 1),
+            Err(Stays::Gone) => {}
+            Err(Stays::Damaged(error)) => {
+                shared.move_never(emptying.lap);
+                let (lap, error) = (emptying.lap, error.to_string());
+                (shared.sink)(Note::Unmovable { id, lap, error });
+            }
+            Err(Stays::Refused(SpoolError::TooLarge)) => shared.move_never(emptying.lap),
+            Err(Stays::Refused(_)) => emptying.ended.set(true),
+        }
+    }
+}
+
+async fn move_one(shared: &Rc<Shared>, id: MessageId) -> Result<(), Stays> {
+    let message = shared.kept(id).ok_or(Stays::Gone)?;
+    let place = message.residence().place();
+    // Half a commit may be envelope and states.
+    let most = shared.messages.machine.borrow().record_bytes_max() / 2;
+    match place.body_bytes() <= INLINE_BODY_BYTES_MAX.min(most) as u64 {
+        true => move_whole(shared, message, place).await,
+        false => move_in_chunks(shared, message, place).await,
+    }
+}
+
+async fn move_whole(
+    shared: &Rc<Shared>,
+    message: Arc<dyn Movable>,
+    from: Arc<Place>,
+) -> Result<(), Stays> {
+    let mut body = Vec::with_capacity(from.body_bytes() as usize);
+    let mut reader = from.reader();
+    let mut buffer = AlignedBuf::new(CHUNK_BYTES_MAX);
+    loop {
+        let (piece, returned) = reader.next(buffer).await;
+        buffer = returned;
+        let piece = piece.map_err(Stays::Damaged)?;
+        if piece.is_empty() {
+            break;
+        }
+        body.extend_from_slice(&buffer[piece]);
+    }
+    drop((reader, buffer));
+    let snapshot = message.residence().snapshot();
+    if snapshot.is_finished {
+        return Err(Stays::Gone);
+    }
+    let mut meta = Vec::new();
+    let (received_at, envelope) = (message.received_at(), message.envelope());
+    MessageMeta::encode_copy(received_at, envelope, &snapshot.states, &mut meta);
+    let record = Record {
+        kind: Kind::Message,
+        id: message.id(),
+        meta: &meta,
+        body: &body,
+    };
+    let copy = Copy {
+        message: message.clone(),
+        from,
+        snapshot: snapshot.number,
+        chunks: Vec::new(),
+    };
+    put(shared, &record, copy).await
+}
+
+/// The copy counts only from its final record: until then the chunks are garbage.
+async fn move_in_chunks(
+    shared: &Rc<Shared>,
+    message: Arc<dyn Movable>,
+    from: Arc<Place>,
+) -> Result<(), Stays> {
+    let spool = Spool::of(shared.clone());
+    let mut writer = spool.begin_move(message.id());
+    let mut reader = from.reader();
+    let mut buffer = AlignedBuf::new(CHUNK_BYTES_MAX);
+    loop {
+        let (piece, returned) = reader.next(buffer).await;
+        buffer = returned;
+        let piece = piece.map_err(Stays::Damaged)?;
+        if piece.is_empty() {
+            break;
+        }
+        writer.chunk(&buffer[piece]).await?;
+    }
+    drop((reader, buffer));
+    let chunks = writer.durable_chunks().await?;
+    let snapshot = message.residence().snapshot();
+    if snapshot.is_finished {
+        return Err(Stays::Gone);
+    }
+    let raw: Vec<RawExtent> = chunks.iter().map(Extent::raw).collect();
+    let mut meta = Vec::new();
+    FinalMeta::encode_copy(
+        message.received_at(),
+        &raw,
+        message.envelope(),
+        &snapshot.states,
+        &mut meta,
+    );
+    let record = Record {
+        kind: Kind::Final,
+        id: message.id(),
+        meta: &meta,
+        body: &[],
+    };
+    let copy = Copy {
+        message: message.clone(),
+        from,
+        snapshot: snapshot.number,
+        chunks,
+    };
+    put(shared, &record, copy).await
+}
+
+async fn put(shared: &Rc<Shared>, record: &Record<'_>, copy: Copy) -> Result<(), Stays> {
+    let (answer, written) = oneshot::channel();
+    let ticket = MessageTicket::Copy { copy, answer };
+    Spool::of(shared.clone()).put_move(record, ticket).await?;
+    let written = written.await.unwrap_or(Err(SpoolError::Closing));
+    written.map_err(Stays::Refused)
+}
+
+/// What waits for the record that makes a copy count.
+pub(super) struct Copy {
+    pub message: Arc<dyn Movable>,
+    /// Where the message lies; pins it there until the books know of the copy.
+    pub from: Arc<Place>,
+    pub snapshot: u32,
+    pub chunks: Vec<Extent>,
+}

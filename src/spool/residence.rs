@@ -1,0 +1,78 @@
+//! Where an unfinished message lies: a place that may change while other cores use it.
+
+use crate::message::{Envelope, MessageId};
+use crate::schedule::outcome::RecipientState;
+use crate::spool::place::Place;
+use crate::spool::standing::{Snapshot, Standing};
+use crate::time::WallTime;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+
+/// A message's place and how its recipients stand. Shared by all cores that deliver it; only its
+/// home moves it. Reading the place takes no lock.
+pub struct Residence {
+    place: ArcSwap<Place>,
+    standing: Standing,
+}
+
+/// What a message must show to be moved when its segment is wanted.
+pub trait Movable: Send + Sync {
+    fn id(&self) -> MessageId;
+    fn received_at(&self) -> WallTime;
+    fn envelope(&self) -> &Envelope;
+    fn residence(&self) -> &Residence;
+}
+
+/// What an outcome leans on.
+pub(super) struct Foothold {
+    /// Pins the message's segments until the outcome is counted as referring to them.
+    pub place: Arc<Place>,
+    /// Every later copy of the message says what the outcome says.
+    pub is_covered: bool,
+}
+
+impl Residence {
+    /// Of a message with so many recipients that was just accepted.
+    pub fn fresh(place: Place, recipients: usize) -> Self {
+        Residence {
+            place: ArcSwap::from_pointee(place),
+            standing: Standing::fresh(recipients),
+        }
+    }
+
+    /// Of a message that was found at the start; one state for each recipient.
+    pub fn recovered(place: Place, states: &[RecipientState]) -> Self {
+        Residence {
+            place: ArcSwap::from_pointee(place),
+            standing: Standing::of(states),
+        }
+    }
+
+    /// Where the message lies now. Holding it keeps the segments, also if the message moves.
+    pub fn place(&self) -> Arc<Place> {
+        self.place.load_full()
+    }
+
+    /// Length of the body in wire form, wherever it lies.
+    pub fn body_bytes(&self) -> u64 {
+        self.place.load().body_bytes()
+    }
+
+    /// The order of these steps matters: see [`Standing`].
+    pub(super) fn note(&self, recipients: &[(u32, RecipientState)]) -> Foothold {
+        let snapshots_begun = self.standing.note(recipients);
+        let place = self.place.load_full();
+        Foothold {
+            is_covered: snapshots_begun <= place.snapshot(),
+            place,
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.standing.snapshot()
+    }
+
+    pub(super) fn replace(&self, place: Place) {
+        self.place.store(Arc::new(place));
+    }
+}
