@@ -33,7 +33,7 @@ const WITHIN_A_LEVEL: [(&str, &str, &str); 11] = [
 ];
 
 /// Crates that only some places may name: the crate's own word is spoken there, and nowhere else.
-const CRATES: [(&str, &[&str]); 14] = [
+const CRATES: [(&str, &[&str]); 15] = [
     ("tokio_uring", &["io"]),
     ("io_uring", &["io"]),
     ("socket2", &["io"]),
@@ -48,6 +48,7 @@ const CRATES: [(&str, &[&str]); 14] = [
     // The nonces of segments are secrets too, but no part of TLS.
     ("ring", &["tls", "spool/segment.rs"]),
     ("crossbeam", &["handoff"]),
+    ("arc_swap", &["spool"]),
     ("hickory_resolver", &["remote"]),
     ("clap", &["config"]),
 ];
