@@ -165,6 +165,7 @@ fn spool_part(flags: &Flags, dir: PathBuf) -> SpoolConfig {
     SpoolConfig {
         dir,
         bytes_max: none_if_zero(spool.spool_size.0),
+        keep_free_bytes: spool.spool_keep_free.map(|bytes| bytes.0),
         segment_bytes: spool.segment_size.0,
         durability: spool.spool_durability,
         chunk_bytes: spool.chunk_size.0,

@@ -235,6 +235,11 @@ pub struct Spool {
     #[arg(long, size = "0..1024TiB", default_value = "0")]
     pub spool_size: Bytes,
 
+    /// What new mail leaves free on the spool's file system [default: 256MiB, at most a twentieth
+    /// of it]
+    #[arg(long, size = "0..1024TiB")]
+    pub spool_keep_free: Option<Bytes>,
+
     /// Size of a log segment. Each core keeps two open and some spare
     #[arg(long, size = "4MiB..1GiB", default_value = "64MiB")]
     pub segment_size: Bytes,

@@ -132,6 +132,8 @@ pub struct SpoolConfig {
     pub dir: PathBuf,
     /// `None`: as much as the file system has.
     pub bytes_max: Option<u64>,
+    /// Left free on the file system. `None`: what suits its size.
+    pub keep_free_bytes: Option<u64>,
     pub segment_bytes: u64,
     pub durability: SpoolDurability,
     pub chunk_bytes: u64,

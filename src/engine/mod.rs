@@ -151,11 +151,22 @@ fn load_keys(config: &Config) -> Result<(ServerKeys, String), StartError> {
     }
 }
 
+/// The part of a path that is there already.
+fn existing_part(path: &Path) -> &Path {
+    path.ancestors()
+        .find(|part| part.exists())
+        .unwrap_or(Path::new("."))
+}
+
 fn open_spool(config: &Config, cores: usize) -> Result<spool::Opened, StartError> {
     let cores = u16::try_from(cores).context("the number of threads")?;
     let settings = spool::Settings {
         segment_bytes: config.spool.segment_bytes,
         spool_bytes_max: config.spool.bytes_max,
+        keep_free_bytes: config
+            .spool
+            .keep_free_bytes
+            .unwrap_or_else(|| spool::keep_free_bytes(existing_part(&config.spool.dir))),
         durability: match config.spool.durability {
             SpoolDurability::Auto => None,
             SpoolDurability::Direct => Some(Durability::Direct),

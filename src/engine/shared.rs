@@ -176,6 +176,7 @@ impl Shared {
             bodies: BodyBudget::new(self.config.spool.memory_bytes_max / shares),
             accepted,
             draining: Cell::new(false),
+            refuses: Cell::new(false),
             sessions: session::Sessions::default(),
             metrics: self.metrics[core].clone(),
             log,

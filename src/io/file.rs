@@ -54,6 +54,17 @@ pub fn allocate_blocking(file: &fs::File, bytes: u64) -> io::Result<()> {
 
 /// Bytes that this user may still write to the file system that `path` is on.
 pub fn free_bytes_blocking(path: &Path) -> io::Result<u64> {
+    let stat = statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Size of the file system that holds `path`, in bytes.
+pub fn total_bytes_blocking(path: &Path) -> io::Result<u64> {
+    let stat = statvfs(path)?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
+fn statvfs(path: &Path) -> io::Result<libc::statvfs> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut stat = MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `path` ends with a zero byte, `stat` is large enough; both live through the call.
@@ -61,8 +72,7 @@ pub fn free_bytes_blocking(path: &Path) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call succeeded, so it filled the structure.
-    let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(unsafe { stat.assume_init() })
 }
 
 /// A file that any thread can use on its own ring: an operation goes to the ring of its caller.

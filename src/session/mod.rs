@@ -108,6 +108,8 @@ pub struct Context {
     /// Takes over a message that is durable.
     pub accepted: TakeOver,
     pub draining: Cell<bool>,
+    /// The last message was refused for want of room.
+    pub refuses: Cell<bool>,
     pub sessions: Sessions,
     pub metrics: Arc<CoreMetrics>,
     pub log: Rc<Log>,
@@ -122,9 +124,25 @@ impl Policy for Context {
     }
 
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
-        self.spool
-            .admit(declared_bytes)
-            .map_err(|_| spool_refusal(&SpoolError::Full))
+        let admitted = self.spool.admit(declared_bytes);
+        if admitted.is_err() != self.refuses.replace(admitted.is_err()) {
+            self.log_room(admitted.is_ok());
+        }
+        admitted.map_err(|error| spool_refusal(&error))
+    }
+}
+
+impl Context {
+    /// Says once that there is no room for mail, and once that there is room again.
+    fn log_room(&self, has_room: bool) {
+        let now = clock::wall_time();
+        match has_room {
+            false => self
+                .log
+                .line(LogLevel::Error, "spool-full", now)
+                .field("effect", "new mail gets 452 4.3.1 until there is room"),
+            true => &mut self.log.line(LogLevel::Info, "spool-has-room", now),
+        };
     }
 }
 

@@ -80,6 +80,18 @@ const _: () = assert!(
 );
 const _: () = assert!(OUTCOME_META_BYTES_MAX < OUTCOME_STAGING_BYTES);
 
+/// What is left free on a large file system.
+pub const KEEP_FREE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// ... and on a small one: this part of it.
+const KEEP_FREE_PART: u64 = 20;
+
+/// What is left free on the file system that holds `path`, if nobody says otherwise.
+pub fn keep_free_bytes(path: &std::path::Path) -> u64 {
+    crate::io::file::total_bytes_blocking(path).map_or(KEEP_FREE_BYTES_MAX, |total| {
+        (total / KEEP_FREE_PART).min(KEEP_FREE_BYTES_MAX)
+    })
+}
+
 /// How the spool is kept. One copy serves all cores.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -103,7 +115,7 @@ impl Default for Settings {
         Settings {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             spool_bytes_max: None,
-            keep_free_bytes: 256 * 1024 * 1024,
+            keep_free_bytes: KEEP_FREE_BYTES_MAX,
             outcome_delay: Duration::from_millis(5),
             durability: None,
         }
