@@ -423,7 +423,7 @@ fn print(result: Result<(String, u8), spool::OpenError>) -> ExitCode {
     match result {
         Ok((text, code)) => {
             // A reader that went away has seen enough.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
             ExitCode::from(code)
         }
         Err(error) => {
