@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from mail import Mail
-from process import Failed, Process, accepts, check, tail
+from process import Failed, Process, accepts, check, tail, wait_until
 
 PORT = 2525
 UNPRIVILEGED = "nobody"
@@ -48,6 +48,9 @@ def run_once(command: list[str], state: Path, ending: signal.Signals) -> bytes:
             relay.child.send_signal(ending)
             code = relay.child.wait(40)
             check(code == 0, f"exit code {code} after {ending.name}")
+            # The kernel takes a ring apart some milliseconds after its process has ended, and until then the sockets
+            # that it polled still listen: who connects now is reset.
+            wait_until(f"nobody listens on port {PORT}", lambda: not accepts(PORT), 5)
         except Exception as failure:
             raise Failed(f"{shlex.join(command)}: {failure}\n{tail(log)}") from failure
     print(f"--- {shlex.join(command)}, ended by {ending.name}\n{tail(log)}")
