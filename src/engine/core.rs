@@ -18,6 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Items taken from the lanes before other tasks get their turn.
 const PUMP_ITEMS: usize = 256;
@@ -187,6 +188,7 @@ impl Core {
             admission: self.shared.admission(self.number),
             pass_on,
             draining: Cell::new(false),
+            stopped: Notify::new(),
         });
         for (bound, implicit_tls) in listeners {
             spawn(ingress.clone().listen(Listener::new(bound), implicit_tls));
@@ -323,6 +325,11 @@ impl Core {
                 delivery.drain().await;
             }
             self.spool.flush().await;
+            if let Some(ingress) = &*self.ingress.borrow() {
+                ingress.stop();
+            }
+            // The listeners are closed in their own turn, before the word that all is done.
+            yield_now().await;
             self.log.flush(clock::wall_time());
             self.outbox.send(self.shared.control(), ToCore::Drained);
         });

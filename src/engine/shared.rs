@@ -9,6 +9,7 @@
 //! | [`CoreMetrics`] | its core; read by the control thread | plain stores |
 //! | [`BodyBudget`] of each ingress core | it, and whoever drops a body | one add and one subtract a message |
 //! | `Message`: envelope, open recipients | the cores that deliver it | one subtract a transaction |
+//! | its `Residence`: where it lies, and which recipients are finished | its home moves it; the cores that deliver it | one load and one store a transaction |
 //! | lanes | their sender and receiver | a store each; a wake if the receiver sleeps |
 //!
 //! Nothing else is. Spool logs, schedules, DNS answers, tickets, verdicts, buffers and log lines

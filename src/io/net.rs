@@ -370,6 +370,14 @@ impl Listener {
     }
 }
 
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // A wait that was dropped would keep the port open until the kernel has taken the ring
+        // apart, a moment after the process has gone.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
 fn accept_nonblocking(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
     // SAFETY: `try_init` hands out storage of the length that it states; the kernel fills it.
     let (fd, address) = unsafe {

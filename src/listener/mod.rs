@@ -19,6 +19,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Connections accepted at once before other tasks get their turn.
 const ACCEPT_BATCH: usize = 16;
@@ -32,16 +33,26 @@ pub struct Ingress {
     /// Gives a connection to another core. The other core does not pass it on again.
     pub pass_on: Box<dyn Fn(usize, Box<Accepted>)>,
     pub draining: Cell<bool>,
+    pub stopped: Notify,
 }
 
 impl Ingress {
-    /// Accepts on `listener` until the core drains.
+    /// Ends [`Ingress::listen`]: whoever is queued is answered, and the port is closed. While the
+    /// core drains before that, new connections get their 421.
+    pub fn stop(&self) {
+        self.draining.set(true);
+        self.stopped.notify_waiters();
+    }
+
+    /// Accepts on `listener` until the core has drained.
     pub async fn listen(self: Rc<Self>, listener: Listener, implicit_tls: bool) {
-        while !self.draining.get() {
-            let result = match listener.ready().await {
-                Ok(()) => self.accept_batch(&listener, implicit_tls),
-                Err(error) => Err(error),
+        loop {
+            let result = tokio::select! {
+                biased;
+                () = self.stopped.notified() => break,
+                ready = listener.ready() => ready,
             };
+            let result = result.and_then(|()| self.accept_batch(&listener, implicit_tls));
             if let Err(error) = result {
                 self.context
                     .log

@@ -202,7 +202,9 @@ impl Session {
         let started = clock::now();
         let offer_starttls = !implicit_tls
             && context.offers_starttls
-            && !context.broken_tls.borrow().is_broken(&peer.ip(), started);
+            // Without TLS such a client could not send at all.
+            && (context.settings.require_tls
+                || !context.broken_tls.borrow().is_broken(&peer.ip(), started));
         let info = PeerInfo {
             address: peer.ip(),
             trusted: context.relay.is_trusted(peer.ip()),

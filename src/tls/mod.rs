@@ -5,7 +5,8 @@
 //! key is checked within every full handshake, whatever the certificate looks like.
 //! Not here: sockets, timeouts, the decision to fall back to plaintext.
 //!
-//! This is the only room that names rustls, webpki, rcgen and ring.
+//! This is the only room that names rustls, webpki and rcgen, and the only one that uses ring for more than the nonces of
+//! the spool.
 
 mod cache;
 pub mod certificate;
