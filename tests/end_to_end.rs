@@ -75,6 +75,19 @@ fn implicit_tls() {
 }
 
 #[test]
+fn ehlo_that_comes_before_the_greeting_of_implicit_tls_is_answered() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--listen-tls", "127.0.0.1:0"]);
+    let mut client = Client::connect_silently(relay.implicit_tls_address());
+    let early = b"EHLO early.test\r\n";
+    client.link.start_tls_as_client(early).expect("a handshake");
+    client.expect_reply(220);
+    client.expect_reply(250);
+    client.quit();
+    relay.stop();
+}
+
+#[test]
 fn plaintext_behind_starttls_is_discarded() {
     let (home, hop) = (Home::new(), NextHop::start());
     let relay = relay_to(&home, &hop, &[]);

@@ -237,7 +237,10 @@ impl Session {
         self.server.greet(&mut self.out);
         self.flush().await?;
         loop {
-            self.receive().await?;
+            // With implicit TLS commands may have come with the client's last flight.
+            if self.parsed == self.input.len() {
+                self.receive().await?;
+            }
             if self.serve_input().await? == Flow::Close {
                 return self.flush().await;
             }
