@@ -41,7 +41,7 @@ pub fn config(
         .hostname
         .clone()
         .unwrap_or_else(|| surroundings.host_name.clone());
-    let relay = relay(&flags.relaying, &hostname, validators, &mut complaints);
+    let relay = relay(&flags.relaying, validators, &mut complaints);
     let (Ok(spool), Ok(certificate), true) = (spool, certificate, complaints.is_empty()) else {
         return Err(complaints);
     };
@@ -200,12 +200,7 @@ fn delivery(flags: &Flags, hostname: &str) -> DeliveryConfig {
     }
 }
 
-fn relay(
-    flags: &Relaying,
-    hostname: &str,
-    validators: &Validators,
-    complaints: &mut Vec<String>,
-) -> RelayConfig {
+fn relay(flags: &Relaying, validators: &Validators, complaints: &mut Vec<String>) -> RelayConfig {
     let mut domains = flags.relay_domain.clone();
     let mut routes: Vec<RouteText> = flags
         .route
@@ -237,7 +232,6 @@ fn relay(
         }
     }
     RelayConfig {
-        hostname: hostname.to_owned(),
         trusted_nets: flags
             .relay_from
             .iter()

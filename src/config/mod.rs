@@ -110,7 +110,6 @@ pub enum CertificateSource {
 /// Who may relay what where; [`relay::RelayPolicy`] answers from it.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {
-    pub hostname: String,
     pub trusted_nets: Vec<IpNet>,
     pub domains: Vec<DomainPattern>,
     /// Lines of the recipients file. `None`: every recipient of a relay domain is taken.

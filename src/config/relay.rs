@@ -55,7 +55,6 @@ impl NotRelayed {
 /// The flags `--relay-from`, `--relay-domain` and `--recipients-file` as look-ups.
 #[derive(Debug)]
 pub struct RelayPolicy {
-    hostname: Box<str>,
     trusted_nets: Vec<IpNet>,
     domains: HashSet<Box<str>>,
     /// Domains below which everything is a relay domain.
@@ -82,7 +81,6 @@ impl RelayPolicy {
             };
         }
         RelayPolicy {
-            hostname: config.hostname.as_str().into(),
             trusted_nets: config.trusted_nets.clone(),
             domains,
             parents,
@@ -133,15 +131,6 @@ impl RelayPolicy {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Where a recipient without a domain is really meant to go: `postmaster` of this host.
-    /// `None` if the path is good as it is.
-    pub fn completed(&self, forward_path: &Mailbox) -> Option<Mailbox> {
-        forward_path
-            .domain()
-            .is_empty()
-            .then(|| Mailbox::new(forward_path.local_part(), &self.hostname))
     }
 }
 
@@ -194,7 +183,6 @@ mod tests {
 
     fn policy(domains: &[&str], recipients: Option<&[&str]>) -> RelayPolicy {
         RelayPolicy::new(&RelayConfig {
-            hostname: "mx.example.com".to_owned(),
             trusted_nets: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
             domains: domains.iter().map(|text| text.parse().unwrap()).collect(),
             recipients: recipients.map(|lines| lines.iter().map(|&line| line.to_owned()).collect()),
@@ -268,9 +256,6 @@ mod tests {
         let policy = policy(&[], None);
         assert_eq!(verdict(&policy, false, "PostMaster"), Ok(()));
         assert_eq!(verdict(&policy, true, "root"), Err(NotRelayed::NoDomain));
-        let completed = policy.completed(&Mailbox::new("Postmaster", ""));
-        assert_eq!(completed.unwrap().as_str(), "Postmaster@mx.example.com");
-        assert_eq!(policy.completed(&Mailbox::new("a", "b.test")), None);
     }
 
     #[test]
