@@ -7,12 +7,10 @@
 
 use std::borrow::Cow;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
-
 use crate::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
 use crate::schedule::outcome::{Diagnosis, ReportKind};
 use crate::smtp::reply::{printable, printable_str};
+use crate::smtp::trace::push_date;
 use crate::time::WallTime;
 
 /// Most bytes of an original's header section that a report returns; more is cut at a line.
@@ -621,15 +619,12 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// RFC 5322 section 3.3, in UTC. The calendar's bounds are those of the format.
+/// As in trace headers. The calendar's bounds are those of the format: years of four digits.
 fn date(time: WallTime) -> String {
-    const LAST_SECOND: u64 = 253_402_300_799;
-    let seconds = (time.0 / 1_000).min(LAST_SECOND);
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .and_then(|moment| moment.format(&Rfc2822).ok())
-        .unwrap_or_else(|| "Thu, 01 Jan 1970 00:00:00 +0000".into())
+    const LAST_MILLISECOND: u64 = 253_402_300_799_999;
+    let mut date = Vec::new();
+    push_date(WallTime(time.0.min(LAST_MILLISECOND)), &mut date);
+    String::from_utf8_lossy(&date).into_owned()
 }
 
 #[cfg(test)]
