@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 
-/// Vectors kept for the next borrower, and the largest that is kept.
+/// Vectors kept for the next borrower.
 const KEPT_MAX: usize = 64;
-const KEPT_BYTES_MAX: usize = 128 * 1024;
-/// Capacity of a new vector: a full TLS record and a little more.
+/// Capacity of a new vector, and the least that is kept: a full TLS record and a little more.
 const FRESH_BYTES: usize = 20 * 1024;
+/// The largest capacity that is kept.
+const KEPT_BYTES_MAX: usize = 128 * 1024;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -18,12 +19,13 @@ pub fn take() -> Vec<u8> {
         .unwrap_or_else(|| Vec::with_capacity(FRESH_BYTES))
 }
 
-/// Gives a vector back; what it holds is forgotten.
+/// Gives a vector back; what it holds is forgotten. One that grew up elsewhere and is small is not
+/// kept: its next borrower would have to grow it.
 pub fn give(mut buffer: Vec<u8>) {
-    buffer.clear();
-    if buffer.capacity() == 0 || buffer.capacity() > KEPT_BYTES_MAX {
+    if !(FRESH_BYTES..=KEPT_BYTES_MAX).contains(&buffer.capacity()) {
         return;
     }
+    buffer.clear();
     POOL.with_borrow_mut(|pool| {
         if pool.len() < KEPT_MAX {
             pool.push(buffer);

@@ -537,6 +537,6 @@ impl Connection {
                 ClientStep::Closed(_) | ClientStep::Failed(_)
             ) {}
         }
-        self.stream.close();
+        self.stream.close(&[]).await;
     }
 }

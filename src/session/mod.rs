@@ -242,7 +242,7 @@ impl Session {
                 self.receive().await?;
             }
             if self.serve_input().await? == Flow::Close {
-                return self.flush().await;
+                return Ok(());
             }
             self.flush().await?;
         }
@@ -274,6 +274,9 @@ impl Session {
                 Some(incoming) => &mut incoming.body,
                 None => &mut nowhere,
             };
+            if self.out.capacity() == 0 {
+                self.out = pool::take();
+            }
             let input = &self.input[self.parsed..];
             let (taken, step) = self
                 .server
@@ -434,22 +437,22 @@ impl Session {
             End::Draining => self.server.shutting_down(&mut self.out),
             _ => {}
         }
-        if !self.out.is_empty() {
-            self.stream.set_deadline(clock::now() + LAST_WORD_TIMEOUT);
-            let _ = self.stream.send(&self.out).await;
-        }
         self.log_end(&end);
-        let is_our_word = match &end {
+        let last_words = std::mem::take(&mut self.out);
+        let last_words_due = clock::now() + LAST_WORD_TIMEOUT;
+        let peer_may_be_sending = match &end {
             End::Closed => !self.server.has_quit(),
             End::PeerGone { .. } => false,
             End::Stream(error) | End::Handshake(error) => !matches!(error, StreamError::Gone(_)),
             End::Draining => true,
         };
-        if is_our_word {
-            self.stream.linger(clock::now() + LAST_WORD_TIMEOUT).await;
+        if peer_may_be_sending {
+            self.stream.linger(&last_words, last_words_due).await;
         } else {
-            self.stream.close();
+            self.stream.set_deadline(last_words_due);
+            self.stream.close(&last_words).await;
         }
+        pool::give(last_words);
     }
 
     fn log_accepted(&self, durable: &Durable, envelope: &Envelope) {

@@ -271,6 +271,14 @@ impl Session {
         self.common().is_handshaking()
     }
 
+    /// True if no peer waits for what [`Session::receive`] has left to send: a server's tickets
+    /// after a handshake of TLS 1.3. In every other case the peer may be waiting for it.
+    pub(super) fn owes_only_tickets(&self) -> bool {
+        let is_server = matches!(self.side, Side::Server(_));
+        let version = self.common().protocol_version();
+        is_server && self.phase != Phase::Handshaking && version == Some(ProtocolVersion::TLSv1_3)
+    }
+
     /// What was agreed; `None` until the handshake is done. The verdict is `Unasked`: on the
     /// client's side it is up to [`super::policy::Judge`].
     pub fn summary(&self) -> Option<TlsSummary> {

@@ -62,6 +62,8 @@ pub struct Stream {
     tls: Option<Box<Session>>,
     /// Set once the end has been seen; bytes that came with it are handed out first.
     ended: Option<Received>,
+    /// What TLS has to say and can say along with the next text: the end of a handshake, tickets.
+    owed: Vec<u8>,
 }
 
 impl Stream {
@@ -70,6 +72,7 @@ impl Stream {
             socket,
             tls: None,
             ended: None,
+            owed: Vec::new(),
         }
     }
 
@@ -92,11 +95,12 @@ impl Stream {
         if let Some(end) = self.ended {
             return Ok(end);
         }
+        self.send_what_is_awaited().await?;
         let before = plain.len();
         loop {
             let received = match &mut self.tls {
                 None => receive_plain(&self.socket, plain).await?,
-                Some(tls) => receive_records(&self.socket, tls, plain).await?,
+                Some(tls) => receive_records(&self.socket, tls, plain, &mut self.owed).await?,
             };
             if received != Received::Bytes {
                 self.ended = Some(received);
@@ -116,8 +120,16 @@ impl Stream {
         self.socket.readable().await?;
         match &mut self.tls {
             None => Ok(receive_plain(&self.socket, plain).await?),
-            Some(tls) => receive_records(&self.socket, tls, plain).await,
+            Some(tls) => receive_records(&self.socket, tls, plain, &mut self.owed).await,
         }
+    }
+
+    /// Before a wait: what the peer needs in order to go on.
+    async fn send_what_is_awaited(&mut self) -> Result<(), StreamError> {
+        if self.tls.as_ref().is_some_and(|tls| tls.owes_only_tickets()) {
+            return Ok(());
+        }
+        Ok(send_owed(&self.socket, &mut self.owed).await?)
     }
 
     /// Sends `plain`, encrypted if TLS is on.
@@ -130,7 +142,7 @@ impl Stream {
         let Some(tls) = &mut self.tls else {
             return Ok(self.socket.send_both(first, second).await?);
         };
-        let mut records = pool::take();
+        let mut records = take_or_lend(&mut self.owed);
         let encrypted = tls
             .encrypt(first, &mut records)
             .and_then(|()| tls.encrypt(second, &mut records));
@@ -149,20 +161,18 @@ impl Stream {
 
     /// Performs the handshake of `session` on this connection, with the deadline already set, and
     /// encrypts from then on. Application data that came with the peer's last flight is appended
-    /// to `plain`.
+    /// to `plain`. Our own last flight goes out with the next text, or before the next wait.
     pub async fn handshake(
         &mut self,
         session: Session,
         plain: &mut Vec<u8>,
     ) -> Result<TlsSummary, StreamError> {
         let mut tls = Box::new(session);
-        let mut first_flight = pool::take();
-        tls.start(&mut first_flight);
-        let sent = self.socket.send_all(&first_flight).await;
-        pool::give(first_flight);
-        sent?;
+        tls.start(&mut self.owed);
         while tls.is_handshaking() {
-            if let Received::End { .. } = receive_records(&self.socket, &mut tls, plain).await? {
+            send_owed(&self.socket, &mut self.owed).await?;
+            let received = receive_records(&self.socket, &mut tls, plain, &mut self.owed).await?;
+            if received != Received::Bytes {
                 return Err(StreamError::Gone(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -173,17 +183,19 @@ impl Stream {
         Ok(summary)
     }
 
-    /// Says goodbye without waiting for an answer: close_notify if TLS is on, then end of stream.
-    pub fn close(mut self) {
-        self.say_goodbye();
+    /// Sends `last_words`, which may be empty, with a close_notify if TLS is on, and closes.
+    /// For a peer that has nothing left to say: bytes unread would turn the end into a reset.
+    pub async fn close(mut self, last_words: &[u8]) {
+        self.say_goodbye(last_words).await;
     }
 
     /// The same for a peer that may still be sending: reads on until it stops, the deadline or a
     /// bound. A close with bytes unread would send a reset, which may destroy our last words
     /// before the peer has read them.
-    pub async fn linger(mut self, deadline: Now) {
-        self.say_goodbye();
+    pub async fn linger(mut self, last_words: &[u8], deadline: Now) {
         self.socket.set_deadline(deadline);
+        self.say_goodbye(last_words).await;
+        self.socket.finish_sending();
         let mut left = LINGER_BYTES_MAX;
         while let Ok(received @ 1..) = self.socket.receive_with(|bytes| bytes.len()).await {
             left = left.saturating_sub(received);
@@ -193,15 +205,36 @@ impl Stream {
         }
     }
 
-    fn say_goodbye(&mut self) {
-        if let Some(tls) = &mut self.tls {
-            let mut alert = pool::take();
-            tls.close(&mut alert);
-            let _ = self.socket.send_now(&alert);
-            pool::give(alert);
-        }
-        self.socket.finish_sending();
+    async fn say_goodbye(&mut self, last_words: &[u8]) {
+        let Some(tls) = &mut self.tls else {
+            let _ = self.socket.send_all(last_words).await;
+            return;
+        };
+        let mut records = take_or_lend(&mut self.owed);
+        // A failure has left its alert in `records`, and nothing else to be said.
+        let _ = tls.encrypt(last_words, &mut records);
+        tls.close(&mut records);
+        let _ = self.socket.send_all(&records).await;
+        pool::give(records);
     }
+}
+
+/// What is in `owed`, or an empty vector with room.
+fn take_or_lend(owed: &mut Vec<u8>) -> Vec<u8> {
+    match owed.is_empty() {
+        true => pool::take(),
+        false => std::mem::take(owed),
+    }
+}
+
+async fn send_owed(socket: &Socket, owed: &mut Vec<u8>) -> io::Result<()> {
+    if owed.is_empty() {
+        return Ok(());
+    }
+    let owed = std::mem::take(owed);
+    let sent = socket.send_all(&owed).await;
+    pool::give(owed);
+    sent
 }
 
 async fn receive_plain(socket: &Socket, plain: &mut Vec<u8>) -> io::Result<Received> {
@@ -223,39 +256,30 @@ fn lend(buffer: &mut Vec<u8>) {
     }
 }
 
-/// Receives once and lets the session answer. `Bytes` may have brought no plaintext.
+/// Receives once and lets the session answer into `owed`. `Bytes` may have brought no plaintext.
 async fn receive_records(
     socket: &Socket,
     tls: &mut Session,
     plain: &mut Vec<u8>,
+    owed: &mut Vec<u8>,
 ) -> Result<Received, StreamError> {
-    // Nothing is borrowed from the pool while the connection is idle.
-    let mut answer = Vec::new();
     let result = socket
         .receive_with(|cipher| {
             if cipher.is_empty() {
                 return Ok(Received::End { clean: false });
             }
             lend(plain);
-            answer = pool::take();
-            let progress = tls.receive(cipher, plain, &mut answer)?;
+            let progress = tls.receive(cipher, plain, owed)?;
             Ok(match progress.peer_closed {
                 true => Received::End { clean: true },
                 false => Received::Bytes,
             })
         })
-        .await;
-    let sent = match &result {
-        Ok(Ok(_)) if !answer.is_empty() => socket.send_all(&answer).await,
-        Ok(Err(_)) => socket.send_now(&answer).map(drop),
-        _ => Ok(()),
-    };
-    pool::give(answer);
-    match result? {
-        Ok(received) => {
-            sent?;
-            Ok(received)
-        }
-        Err(error) => Err(StreamError::Tls(error)),
-    }
+        .await?;
+    result.map_err(|error| {
+        // The alert.
+        let _ = socket.send_now(owed);
+        owed.clear();
+        StreamError::Tls(error)
+    })
 }
