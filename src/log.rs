@@ -410,8 +410,14 @@ impl Pen<'_> {
     }
 
     fn quoted(&mut self, write: impl FnOnce(&mut Escaper<'_>)) {
+        if self.format == LogFormat::Json {
+            self.out.push(b'"');
+            write(&mut Escaper::new(self.out, true, VALUE_BYTES_MAX));
+            self.out.push(b'"');
+            return;
+        }
         let start = self.out.len();
-        let mut escaper = Escaper::new(self.out, self.format == LogFormat::Json, VALUE_BYTES_MAX);
+        let mut escaper = Escaper::new(self.out, false, VALUE_BYTES_MAX);
         write(&mut escaper);
         if escaper.needs_quotes() || self.out.len() == start {
             self.out.insert(start, b'"');

@@ -85,6 +85,10 @@ impl fmt::Write for Escaper<'_> {
         }
         let allowed = self.allowed(text);
         let mut rest = allowed;
+        if self.needs_quotes && is_plain(allowed.as_bytes()) {
+            self.out.extend_from_slice(allowed.as_bytes());
+            rest = "";
+        }
         while let Some(c) = rest.chars().next() {
             let plain = self.plain_bytes(rest);
             if plain > 0 {
@@ -101,6 +105,14 @@ impl fmt::Write for Escaper<'_> {
         }
         Ok(())
     }
+}
+
+/// True if all of `text` stands for itself between quotes. Without branches, so that it is checked
+/// many bytes at a time: most values are such.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().fold(true, |plain, &byte| {
+        plain & (byte >= b' ') & (byte <= b'~') & (byte != b'"') & (byte != b'\\')
+    })
 }
 
 #[derive(Clone, Copy)]
