@@ -101,8 +101,9 @@ enum Line {
     Cr,
 }
 
-/// Body text is looked at in blocks of so many octets; those that are plain need no further look.
-const BLOCK_BYTES: usize = 512;
+/// Body text is looked at in blocks of so many octets; those that are plain need no further look, the
+/// lines of others do. With fewer the loop over blocks costs more than what it spares.
+const BLOCK_BYTES: usize = 128;
 
 const RECEIVED: &[u8] = b"received:";
 /// No longer a prefix of [`RECEIVED`].
@@ -229,7 +230,7 @@ impl Scanner {
         let mut careful_until = 0;
         loop {
             if copier.at >= careful_until {
-                while self.take_plain_block(copier) {}
+                self.take_plain_text(copier);
                 careful_until = copier.at + BLOCK_BYTES;
             }
             let Some(&byte) = copier.rest().first() else {
@@ -248,39 +249,36 @@ impl Scanner {
         }
     }
 
-    /// The hot path: keeps a block of body text in which every line end is good, no line starts
-    /// with a dot and none can be too long. Twice as fast as going from line to line.
-    fn take_plain_block(&mut self, copier: &mut Copier<'_>) -> bool {
-        // One octet more is looked at, for what follows the last CR or LF.
-        let Some(block) = copier.rest().first_chunk::<{ BLOCK_BYTES + 1 }>() else {
-            return false;
-        };
-        let can_begin = match self.line {
-            Line::Start => block[0] != b'.',
-            Line::Text => true,
+    /// The hot path: keeps body text, in whole blocks, in which every line end is good, no line starts
+    /// with a dot and none can be too long. Five times as fast as going from line to line.
+    fn take_plain_text(&mut self, copier: &mut Copier<'_>) {
+        let can_begin = match (self.line, copier.rest().first()) {
+            (_, None | Some(b'\n')) | (Line::Start, Some(b'.')) => false,
+            (Line::Start | Line::Text, _) => !self.in_header,
             _ => false,
         };
-        if !can_begin
-            || self.in_header
-            || self.line_bytes + BLOCK_BYTES > self.rules.line_bytes_max
-            || !is_plain(block)
-        {
-            return false;
+        if !can_begin {
+            return;
         }
-        let splits_crlf = block[BLOCK_BYTES - 1] == b'\r';
-        let kept = &block[..BLOCK_BYTES + usize::from(splits_crlf)];
-        copier.keep(kept.len());
+        let room = self.rules.line_bytes_max - self.line_bytes;
+        let plain_bytes = plain_prefix(copier.rest(), room);
+        let Some(&last) = copier.rest()[..plain_bytes].last() else {
+            return;
+        };
+        // The LF was looked at.
+        let kept_bytes = plain_bytes + usize::from(last == b'\r');
+        let kept = &copier.rest()[..kept_bytes];
+        copier.keep(kept_bytes);
         match memrchr(b'\n', kept) {
             Some(at) => {
                 self.end_line(true);
-                self.line_bytes = kept.len() - 1 - at;
+                self.line_bytes = kept_bytes - 1 - at;
             }
-            None => self.line_bytes += kept.len(),
+            None => self.line_bytes += kept_bytes,
         }
         if self.line_bytes > 0 {
             self.line = Line::Text;
         }
-        true
     }
 
     fn at_start(&mut self, byte: u8, copier: &mut Copier<'_>) -> Option<Progress> {
@@ -474,11 +472,27 @@ impl Scanner {
     }
 }
 
-/// No bare CR or LF, no NUL, no dot at the start of a line but perhaps the first. Without a branch, so
-/// that the compiler makes vector instructions of it.
-fn is_plain(block: &[u8; BLOCK_BYTES + 1]) -> bool {
-    let mut odd = u8::from(block[0] == b'\n');
-    for (&octet, &next) in block[..BLOCK_BYTES].iter().zip(&block[1..]) {
+/// Octets of the longest prefix, of whole blocks and no longer than `bytes_max`, without NUL, bare CR, bare
+/// LF (but perhaps as its first octet) and dot behind LF. The octet behind it was looked at too: it is LF
+/// if and only if the prefix ends with CR, and no dot if that ends with LF.
+fn plain_prefix(text: &[u8], bytes_max: usize) -> usize {
+    let Some((_, behind)) = text.split_first() else {
+        return 0;
+    };
+    let (octets, _) = text[..bytes_max.min(behind.len())].as_chunks::<BLOCK_BYTES>();
+    let (nexts, _) = behind.as_chunks::<BLOCK_BYTES>();
+    let blocks = octets.iter().zip(nexts);
+    blocks
+        .take_while(|(octets, nexts)| is_plain(octets, nexts))
+        .count()
+        * BLOCK_BYTES
+}
+
+/// `nexts` has each octet's successor. Without a branch, so that the compiler makes vector
+/// instructions of it.
+fn is_plain(octets: &[u8; BLOCK_BYTES], nexts: &[u8; BLOCK_BYTES]) -> bool {
+    let mut odd = 0;
+    for (&octet, &next) in octets.iter().zip(nexts) {
         odd |= u8::from(octet == b'\r') ^ u8::from(next == b'\n');
         odd |= u8::from(octet == b'\n') & u8::from(next == b'.');
         odd |= u8::from(octet == 0);

@@ -394,14 +394,18 @@ fn cannot_be_split(body: &[u8]) -> bool {
 
 /// The same among so much plain text that whole blocks are plain.
 fn nasty_and_long() -> impl Strategy<Value = Vec<u8>> {
-    let filler = (0usize..1500, 1usize..90).prop_map(|(bytes, line_bytes)| {
-        let line = [&b"x".repeat(line_bytes)[..], b"\r\n"].concat();
-        line.iter()
-            .copied()
-            .cycle()
-            .take(bytes)
-            .collect::<Vec<u8>>()
-    });
+    let filler = (
+        0usize..1500,
+        prop_oneof![3 => 1usize..90, 1 => 90usize..400],
+    )
+        .prop_map(|(bytes, line_bytes)| {
+            let line = [&b"x".repeat(line_bytes)[..], b"\r\n"].concat();
+            line.iter()
+                .copied()
+                .cycle()
+                .take(bytes)
+                .collect::<Vec<u8>>()
+        });
     proptest::collection::vec((filler, nasty()), 1..6).prop_map(|parts| {
         let parts = parts
             .into_iter()
@@ -421,9 +425,10 @@ fn in_pieces(mut scanner: Scanner, input: &[u8], octets: usize) -> Found {
 
 proptest! {
     #[test]
-    fn blocks_give_what_octets_give(input in nasty_and_long(), octets in 513usize..1800) {
+    fn blocks_give_what_octets_give(input in nasty_and_long(), octets in 129usize..1800) {
         let input = [&input[..], b"\r\n.\r\n"].concat();
         for rules in [RULES, NORMALISE, Rules { line_bytes_max: 600, ..RULES },
+                      Rules { line_bytes_max: 300, ..NORMALISE },
                       Rules { message_bytes_max: 2000, ..NORMALISE }] {
             for new in [Scanner::for_data, Scanner::for_chunks] {
                 let one_by_one = in_pieces(new(rules), &input, 1);
