@@ -1,6 +1,6 @@
 //! What a log line costs the core that makes it.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config::{LogFormat, LogLevel};
 use ringpost::log::{Chunk, Log, event};
 use ringpost::message::{Mailbox, MessageId, Verdict};
@@ -17,9 +17,11 @@ fn line_per_delivery(criterion: &mut Criterion) {
         core: 3,
         sequence: 123_456,
     };
+    let mut group = criterion.benchmark_group("log/delivered");
+    group.throughput(Throughput::Elements(1));
     for (name, format) in [("text", LogFormat::Text), ("json", LogFormat::Json)] {
         let log = Log::new(format, LogLevel::Info, Box::new(Chunk::written));
-        criterion.bench_function(&format!("log/delivered/{name}"), |bencher| {
+        group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 log.line(
                     LogLevel::Info,
@@ -41,6 +43,7 @@ fn line_per_delivery(criterion: &mut Criterion) {
         });
         assert_eq!(log.dropped_total(), 0);
     }
+    group.finish();
 }
 
 fn line_that_is_not_wanted(criterion: &mut Criterion) {

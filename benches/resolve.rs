@@ -1,6 +1,6 @@
 //! A remembered answer: what every message pays for its next hop.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::remote::resolve::{OwnNames, Resolver, Settings};
 use ringpost::remote::route::RouteTable;
 use std::hint::black_box;
@@ -18,13 +18,16 @@ fn remembered(c: &mut Criterion) {
     routes
         .add_entry("*=[192.0.2.1]", "--route")
         .expect("a route");
-    c.bench_function("route and resolve, remembered", |b| {
+    let mut group = c.benchmark_group("route and resolve");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("remembered", |b| {
         b.iter(|| {
             let next_hop = routes.next_hop(black_box("example.com")).expect("a name");
             let answer = runtime.block_on(resolver.resolve(&next_hop));
             black_box(answer.expect("an address"));
         });
     });
+    group.finish();
 }
 
 criterion_group!(benches, remembered);

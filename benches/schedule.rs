@@ -1,7 +1,7 @@
 //! The schedule with a million queued recipients, over one hop and over 100,000.
 //! One iteration is one recipient: every figure is the time for one call pair.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::schedule::next_hop::{Action, HopId, Schedule, Settings, Take};
 use ringpost::time::Now;
 use std::collections::VecDeque;
@@ -58,12 +58,15 @@ fn steady(c: &mut Criterion) {
     for hops in [1, 100_000] {
         let (mut schedule, mut connections) = loaded(hops);
         let mut job = 0;
-        c.bench_function(&format!("push, take, delivered, poll: {hops} hops"), |b| {
+        let mut group = c.benchmark_group("push, take, delivered, poll");
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("{hops} hops"), |b| {
             b.iter(|| {
                 job += 1;
                 step(&mut schedule, &mut connections, job);
             });
         });
+        group.finish();
     }
 }
 
@@ -75,7 +78,9 @@ fn defer(c: &mut Criterion) {
     }
     let mut now = Now(0);
     let mut tick = 0;
-    c.bench_function("defer, retry: 1,000,000 deferred", |b| {
+    let mut group = c.benchmark_group("defer, retry");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("1,000,000 deferred", |b| {
         b.iter(|| {
             tick += 1;
             now = now.max(schedule.deadline().expect("a million wait"));
@@ -85,6 +90,7 @@ fn defer(c: &mut Criterion) {
             schedule.defer(black_box(job), Now(now.0 + spread(tick)));
         });
     });
+    group.finish();
 }
 
 criterion_group!(benches, steady, defer);

@@ -70,6 +70,7 @@ fn handshakes(c: &mut Criterion) {
     let keys = keys();
     let server = ServerTls::new(&keys, Versions::default()).unwrap();
     let mut group = c.benchmark_group("handshake");
+    group.throughput(Throughput::Elements(1));
     for versions in [Versions::Tls13Only, Versions::Tls12Only] {
         for resumed in [false, true] {
             for side in ["client", "server"] {
@@ -162,12 +163,15 @@ fn verdicts(c: &mut Criterion) {
     let mut trusted = TrustAnchors::none();
     trusted.add(&chain[0]);
     let judge = Judge::new(Arc::new(trusted));
-    c.bench_function("verdict, remembered", |bench| {
+    let mut group = c.benchmark_group("verdict");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("remembered", |bench| {
         bench.iter(|| {
             let verdict = judge.judge(black_box(chain), "mx.test", NOW);
             assert_eq!(verdict, Verdict::Verified);
         });
     });
+    group.finish();
 }
 
 criterion_group! {

@@ -86,12 +86,8 @@ impl Control {
             serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
             log.line(LogLevel::Info, "stopping", clock::wall_time());
             log.flush(clock::wall_time());
-            for core in shared.cores() {
-                handoff.outbox.send(core, ToCore::Drain);
-            }
-            let drained = wait_for_cores(shared.cores().count(), handoff);
             end(
-                drained,
+                drain(shared, handoff),
                 shared.config.listen.drain_timeout,
                 &mut self.signals,
             )
@@ -154,6 +150,14 @@ fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
         }
     }
     log.flush(now);
+}
+
+/// Has every core bring what is under way to its end. Resolves when all have.
+pub async fn drain(shared: &Shared, handoff: &Handoff<ToCore>) {
+    for core in shared.cores() {
+        handoff.outbox.send(core, ToCore::Drain);
+    }
+    wait_for_cores(shared.cores().count(), handoff).await;
 }
 
 async fn wait_for_cores(cores: usize, handoff: &Handoff<ToCore>) {

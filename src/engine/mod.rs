@@ -30,6 +30,7 @@ use placement::{CoreSpec, Topology, explain, place};
 use shared::Shared;
 use std::fmt;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ pub fn run(config: Config) -> ExitCode {
         }
     };
     let log = writer.log();
-    let code = match start(config, &writer, &log) {
+    let code = match run_until_stopped(config, &writer, &log) {
         Ok(Stopped::Drained) => ExitCode::SUCCESS,
         Ok(Stopped::AtOnce) => ExitCode::SUCCESS,
         Err(StartError(complaint)) => {
@@ -84,9 +85,97 @@ pub fn run(config: Config) -> ExitCode {
     code
 }
 
-fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, StartError> {
+fn run_until_stopped(
+    config: Config,
+    writer: &log::Writer,
+    log: &Log,
+) -> Result<Stopped, StartError> {
     // Before anything else: a signal that comes early must not end the process by its default.
     let control = Control::new().context("the control thread")?;
+    let running = start(config, writer, log)?;
+    let stopped = control.run(&running.shared, &running.handoff, writer, log);
+    let mut line = log.line(LogLevel::Info, event::STOP, clock::wall_time());
+    line.field(
+        "how",
+        match stopped {
+            Stopped::Drained => "drained",
+            Stopped::AtOnce => "at once; unfinished mail stays in the spool",
+        },
+    );
+    drop(line);
+    running.keep_lock();
+    Ok(stopped)
+}
+
+/// A relay within another program, such as a benchmark. Signals are that program's own matter.
+///
+/// Its threads, drained or not, and its lock on the spool end with the process.
+pub struct Relay {
+    running: Running,
+    writer: log::Writer,
+    log: Log,
+}
+
+impl Relay {
+    /// Starts a relay; it listens when this returns.
+    ///
+    /// # Errors
+    /// What was tried, and what went wrong.
+    pub fn start(config: Config) -> Result<Relay, String> {
+        let writer = log::Writer::start(&config.log).map_err(|error| error.to_string())?;
+        let log = writer.log();
+        match start(config, &writer, &log) {
+            Ok(running) => Ok(Relay {
+                running,
+                writer,
+                log,
+            }),
+            Err(StartError(complaint)) => Err(complaint),
+        }
+    }
+
+    /// Where it listens, and whether TLS comes first there.
+    pub fn listening(&self) -> &[(SocketAddr, bool)] {
+        &self.running.shared.listening
+    }
+
+    /// Brings everything under way to its end; false if that took longer than `--drain-timeout`.
+    pub fn stop(self) -> bool {
+        let Running {
+            shared, handoff, ..
+        } = &self.running;
+        let drained = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .is_ok_and(|runtime| {
+                let wait = shared.config.listen.drain_timeout;
+                let drained =
+                    async { tokio::time::timeout(wait, control::drain(shared, handoff)).await };
+                runtime.block_on(drained).is_ok()
+            });
+        self.log.flush(clock::wall_time());
+        self.writer.stop(LOG_PATIENCE);
+        self.running.keep_lock();
+        drained
+    }
+}
+
+/// All cores are at work.
+struct Running {
+    shared: Arc<Shared>,
+    /// Ours, as the one that tells cores to stop.
+    handoff: Handoff<ToCore>,
+    directory: spool::directory::Directory,
+}
+
+impl Running {
+    /// The lock on the spool is held until the process has ended.
+    fn keep_lock(self) {
+        std::mem::forget(self.directory);
+    }
+}
+
+fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Running, StartError> {
     let descriptors = limits::raise_descriptors().context("raising the limit on descriptors")?;
     let topology = Topology::of_this_host().context("finding the CPUs")?;
     let specs = place(&config.cores, &topology).context("placing threads")?;
@@ -121,19 +210,11 @@ fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Stopped, Sta
     drop(report);
     wait_for_start(&started, shared.specs.len())?;
     say_ready(&shared, log);
-    let stopped = control.run(&shared, &own_handoff, writer, log);
-    let mut line = log.line(LogLevel::Info, event::STOP, clock::wall_time());
-    line.field(
-        "how",
-        match stopped {
-            Stopped::Drained => "drained",
-            Stopped::AtOnce => "at once; unfinished mail stays in the spool",
-        },
-    );
-    drop(line);
-    // The lock on the spool is held until the process has ended.
-    std::mem::forget(opened.directory);
-    Ok(stopped)
+    Ok(Running {
+        shared,
+        handoff: own_handoff,
+        directory: opened.directory,
+    })
 }
 
 fn load_keys(config: &Config) -> Result<(ServerKeys, String), StartError> {
