@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -9,8 +10,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ringpost-loadtest");
 
 /// Runs the program; its words are split at blanks, `PROXY`, `PLAIN` and `SINK` stand for relays.
 fn loadtest(line: &str) -> (Output, Value) {
-    let name = line.replace(|c: char| !c.is_ascii_alphanumeric(), "");
-    let json = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"));
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let json = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("commands-{call}.json"));
     let proxy = format!("{PROGRAM} proxy --listen {{listen}} --to {{sink}}");
     let sink = format!("{PROGRAM} sink {{listen}}");
     let words = line
@@ -67,10 +69,11 @@ fn two_relays_and_the_floor_are_compared() {
 
 #[test]
 fn canary_a_relay_that_keeps_everything_fails_the_comparison() {
-    let (output, figures) = loadtest(
+    let (output, figures) = loadtest(&format!(
         "compare --relay-cmd good=PLAIN --relay-cmd bad=SINK --messages 20 --rounds 1 --warm-up 0 \
-         --source-tls none --sink-tls none --settle 0.5",
-    );
+         --source-tls none --sink-tls none --settle 0.5 --spool {}",
+        env!("CARGO_TARGET_TMPDIR")
+    ));
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let runs = &figures["workloads"][0]["runs"];
     assert_eq!(runs[0]["clean"], true, "{}", text(&output));
