@@ -11,6 +11,8 @@
 //! `link` `source` the sending side; `sink_session` `sink` the receiving side
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
 //! `run` `kill` `report` a whole run, and its figures
+//! `compare` `comparison` `ramp` `search` many runs, and what they say together; `spread` medians
+//! `proxy` the floor: bytes from one TLS connection to another
 //!
 //! Absent on purpose: any code of the relay. A shared parser would share its bugs.
 
@@ -18,6 +20,8 @@ mod address;
 mod alone;
 mod arrivals;
 mod clock;
+mod compare;
+mod comparison;
 mod histogram;
 mod kill;
 mod ledger;
@@ -25,12 +29,16 @@ mod link;
 mod message;
 mod options;
 mod process;
+mod proxy;
+mod ramp;
 mod random;
 mod report;
 mod run;
+mod search;
 mod sink;
 mod sink_session;
 mod source;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -66,6 +74,9 @@ fn act(command: Command) -> Result<bool, run::Failure> {
         Action::Sink(command) => alone::sink(&command, &stop),
         Action::Run(command) => run::run(&command, &stop),
         Action::KillTest(command) => kill::kill_test(&command, &stop),
+        Action::Compare(command) => compare::compare(&command, &stop),
+        Action::Ramp(command) => ramp::ramp(&command, &stop),
+        Action::Proxy(command) => proxy::proxy(&command, &stop),
         Action::Check(command) => alone::check(&command),
     }
 }

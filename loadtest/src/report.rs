@@ -53,7 +53,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn here(started_unix_s: u64) -> Self {
+    pub fn here(started_unix_s: u64) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = info.lines().find(|line| line.starts_with("model name"));
@@ -188,6 +188,8 @@ impl Report {
     pub fn leave_out_connections(&mut self, before: &SinkFigures) {
         self.sink.connections -= before.connections.min(self.sink.connections);
         self.sink.cpu_us -= before.cpu_us.min(self.sink.cpu_us);
+        // A proxy shakes hands with the sink as soon as somebody connects.
+        self.sink.handshakes_full -= before.handshakes_full.min(self.sink.handshakes_full);
     }
 
     /// Works out the rates, once all figures are in.

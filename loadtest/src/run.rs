@@ -116,7 +116,7 @@ pub struct UnderTest {
     pub command: Option<RelayCommand>,
     pub process: Option<Relay>,
     pub pid: Option<u32>,
-    scratch: Option<PathBuf>,
+    scratch: Scratch,
 }
 
 impl UnderTest {
@@ -127,7 +127,7 @@ impl UnderTest {
             command: None,
             process: None,
             pid,
-            scratch: None,
+            scratch: Scratch::default(),
         }
     }
 
@@ -139,16 +139,15 @@ impl UnderTest {
             );
         };
         let address = free_address(options.relay_listen)?;
-        let mut scratch = None;
+        let mut scratch = Scratch::default();
         let spool = match &options.spool {
             Some(spool) => spool.clone(),
-            None => scratch.insert(scratch_directory()?).join("spool"),
+            None => scratch.directory()?.join("spool"),
         };
         fs::create_dir_all(&spool)?;
-        let log = match (&options.relay_log, &scratch) {
-            (Some(log), _) => log.clone(),
-            (None, Some(scratch)) => scratch.join("relay.log"),
-            (None, None) => scratch.insert(scratch_directory()?).join("relay.log"),
+        let log = match &options.relay_log {
+            Some(log) => log.clone(),
+            None => scratch.directory()?.join("relay.log"),
         };
         let spool = spool.to_str().ok_or("the spool's path is not UTF-8")?;
         let command = RelayCommand::new(command, address, sink, spool, log)?;
@@ -213,24 +212,40 @@ impl UnderTest {
         Some(stopped.to_string())
     }
 
-    /// Removes the temporary directory after a clean run; otherwise (also when dropped without
-    /// this) says where it is.
+    /// See [`Scratch::tidy`].
     pub fn tidy(&mut self, clean: bool) {
-        let Some(scratch) = self.scratch.take() else {
+        self.scratch.tidy(clean);
+    }
+}
+
+/// A temporary directory for spools and logs, made when it is first asked for.
+#[derive(Default)]
+pub struct Scratch(Option<PathBuf>);
+
+impl Scratch {
+    pub fn directory(&mut self) -> io::Result<&Path> {
+        let path = match self.0.take() {
+            Some(path) => path,
+            None => scratch_directory()?,
+        };
+        Ok(self.0.insert(path))
+    }
+
+    /// Removes the directory after a clean run; otherwise (also when dropped without this) says
+    /// where it is.
+    pub fn tidy(&mut self, clean: bool) {
+        let Some(path) = self.0.take() else {
             return;
         };
         if clean {
-            let _ = fs::remove_dir_all(scratch);
+            let _ = fs::remove_dir_all(path);
         } else {
-            eprintln!(
-                "spool and log of the relay are kept in {}",
-                scratch.display()
-            );
+            eprintln!("spool and log of the relay are kept in {}", path.display());
         }
     }
 }
 
-impl Drop for UnderTest {
+impl Drop for Scratch {
     fn drop(&mut self) {
         self.tidy(false);
     }
