@@ -11,6 +11,8 @@
 //! `link` `source` the sending side; `sink_session` `sink` the receiving side
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
 //! `run` `kill` `report` a whole run, and its figures
+//! `timeline` `progress` what is seen of it meanwhile
+//! `plot` `html` `html_run` the page that shows it
 //!
 //! Absent on purpose: any code of the relay. A shared parser would share its bugs.
 
@@ -19,12 +21,16 @@ mod alone;
 mod arrivals;
 mod clock;
 mod histogram;
+mod html;
+mod html_run;
 mod kill;
 mod ledger;
 mod link;
 mod message;
 mod options;
+mod plot;
 mod process;
+mod progress;
 mod random;
 mod report;
 mod run;
@@ -33,6 +39,7 @@ mod sink_session;
 mod source;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod tls;
 mod wire;
 mod workers;
@@ -66,6 +73,7 @@ fn act(command: Command) -> Result<bool, run::Failure> {
         Action::Sink(command) => alone::sink(&command, &stop),
         Action::Run(command) => run::run(&command, &stop),
         Action::KillTest(command) => kill::kill_test(&command, &stop),
+        Action::Html(command) => html_run::from_json(&command),
         Action::Check(command) => alone::check(&command),
     }
 }
