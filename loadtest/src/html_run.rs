@@ -342,8 +342,12 @@ impl<'a> Active<'a> {
             .collect()
     }
 
+    fn most(&self, value: impl Fn(&Sample) -> u64) -> u64 {
+        self.samples.iter().map(value).max().unwrap_or(0)
+    }
+
     fn any(&self, value: impl Fn(&Sample) -> u64) -> bool {
-        self.samples.iter().any(|sample| value(sample) > 0)
+        self.most(value) > 0
     }
 }
 
@@ -418,10 +422,13 @@ fn throughput(report: &Report, timeline: &Active<'_>) -> Figure {
 
 fn queue(report: &Report, timeline: &Active<'_>) -> Figure {
     let points = timeline.values(|sample| sample.outstanding);
-    let series = Series::line("queue", Tone::Queue, points).shaped(Shape::Area);
+    let series = Series::line("", Tone::Queue, points).shaped(Shape::Area);
     Figure {
         title: "Queue",
-        caption: "recipients accepted but not delivered yet".to_string(),
+        caption: format!(
+            "recipients accepted but not delivered yet; at most {}",
+            grouped(timeline.most(|sample| sample.outstanding))
+        ),
         wide: true,
         plot: over_time(report, timeline, WIDE_LOW, vec![series], short_number),
     }
@@ -432,7 +439,6 @@ fn percentile_curves(report: &Report) -> Figure {
     let curves = [
         ("end to end", Tone::Out, end_to_end),
         ("to 250", Tone::In, to_250),
-        ("connect", Tone::Muted, &report.source.to_ready_us),
     ];
     let series: Vec<Series> = curves
         .into_iter()
@@ -445,8 +451,7 @@ fn percentile_curves(report: &Report) -> Figure {
         .map(|&(_, us)| us);
     Figure {
         title: "Distribution",
-        caption: "this share of messages took at most so long (to connect: connections)"
-            .to_string(),
+        caption: "so many messages took at most so long".to_string(),
         wide: false,
         plot: Plot {
             width: HALF.0,
@@ -538,10 +543,12 @@ fn cores(report: &Report, timeline: &Active<'_>) -> Figure {
 
 fn cpu_per_message(report: &Report, timeline: &Active<'_>) -> Figure {
     let pairs = timeline.pairs(CPU_SECONDS);
-    // A message is half done when it is accepted.
+    // A message is half done when it is accepted, and done when all its recipients have it.
+    let recipients =
+        report.ledger.accepted.max(1) as f64 / (report.source.accepted as f64).max(1.0);
     let done = |(before, now): &(&Sample, &Sample)| {
         let halves = |sample: &Sample| sample.accepted + sample.arrived;
-        halves(now).saturating_sub(halves(before)) as f64 / 2.0
+        halves(now).saturating_sub(halves(before)) as f64 / 2.0 / recipients
     };
     let most = pairs.iter().map(done).fold(0.0, f64::max);
     let points = |count: &dyn Fn(&Sample) -> u64| -> Vec<(f64, f64)> {
@@ -555,8 +562,8 @@ fn cpu_per_message(report: &Report, timeline: &Active<'_>) -> Figure {
     };
     let series = by_process(report, timeline, points);
     Figure {
-        title: "CPU per recipient",
-        caption: "µs; half of it on accepting, half on delivering".to_string(),
+        title: "CPU per message",
+        caption: "µs, by messages accepted and delivered meanwhile".to_string(),
         wide: false,
         plot: over_time(report, timeline, HALF, series, short_number),
     }
@@ -567,7 +574,7 @@ fn memory(report: &Report, timeline: &Active<'_>) -> Figure {
     if timeline.any(|sample| sample.relay_rss_bytes) {
         let mut points = timeline.values(|sample| sample.relay_rss_bytes);
         points.iter_mut().for_each(|(_, bytes)| *bytes /= 1e6);
-        series.push(Series::line("relay", Tone::Relay, points).shaped(Shape::Area));
+        series.push(Series::line("", Tone::Relay, points).shaped(Shape::Area));
     }
     Figure {
         title: "Memory",
