@@ -2,11 +2,53 @@
 //! of report is made of.
 
 use std::fmt::Write as _;
+use std::fs;
 
+use crate::options::HtmlCommand;
 use crate::plot::{Plot, Tone};
+use crate::run::Failure;
+use crate::{html_compare, html_ramp, html_run};
 
 /// How the page looks, but for the colours, which `colours` adds.
 const STYLE: &str = include_str!("html.css");
+
+/// Reads what another command wrote with `--json`, and prints its page. What it is shows by the
+/// list that only it has.
+pub fn from_json(command: &HtmlCommand) -> Result<bool, Failure> {
+    let json = fs::read(&command.json)?;
+    let page = page_of(&json).map_err(|error| format!("{}: {error}", command.json.display()))?;
+    print!("{page}");
+    Ok(true)
+}
+
+fn page_of(json: &[u8]) -> Result<String, Failure> {
+    let value: serde_json::Value = serde_json::from_slice(json)?;
+    if value.get("workloads").is_some() {
+        return Ok(html_compare::page(&serde_json::from_value(value)?));
+    }
+    if value.get("steps").is_some() {
+        return Ok(html_ramp::page(&serde_json::from_value(value)?));
+    }
+    if value.get("ledger").is_none() {
+        return Err("no run, comparison or ramp".into());
+    }
+    Ok(html_run::page(&serde_json::from_value(value)?))
+}
+
+/// A command as it may be pasted into a shell.
+pub fn shell_words(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+    words.join(" ")
+}
+
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
 
 /// Text that came from elsewhere, safe between tags and in quoted attributes.
 pub fn escape(text: &str) -> String {
@@ -101,13 +143,13 @@ impl Page {
     }
 
     /// The first column is text, the others are numbers.
-    pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
+    pub fn table(&mut self, heads: &[impl AsRef<str>], rows: &[Vec<String>]) {
         if rows.is_empty() {
             return;
         }
         self.body.push_str("<table><thead><tr>");
         for head in heads {
-            let _ = write!(self.body, "<th>{}</th>", escape(head));
+            let _ = write!(self.body, "<th>{}</th>", escape(head.as_ref()));
         }
         self.body.push_str("</tr></thead><tbody>");
         for row in rows {
@@ -149,7 +191,7 @@ impl Page {
 
 /// A plot with its words.
 pub struct Figure {
-    pub title: &'static str,
+    pub title: String,
     /// What the y axis counts, and whatever else must be known to read it.
     pub caption: String,
     /// Takes the page's whole width.
@@ -161,7 +203,7 @@ impl Figure {
     fn html(&self) -> Option<String> {
         let svg = self.plot.svg()?;
         let class = if self.wide { " class=\"wide\"" } else { "" };
-        let (title, caption) = (escape(self.title), escape(&self.caption));
+        let (title, caption) = (escape(&self.title), escape(&self.caption));
         Some(format!(
             "<figure{class}><figcaption><b>{title}</b> {caption}</figcaption>{svg}</figure>"
         ))

@@ -1,15 +1,11 @@
 //! The page of a run or a kill-test, made from its report and nothing else.
 
-use std::fs;
-
 use crate::clock::rfc5322_date;
 use crate::histogram::Percentiles;
-use crate::html::{Figure, Page, Tile};
+use crate::html::{Figure, Page, Tile, shell_words};
 use crate::ledger::Verdict;
-use crate::options::HtmlCommand;
 use crate::plot::{Mark, Plot, Scale, Series, Shape, Tone, short_number, us_label};
-use crate::report::{Report, grouped, troubles};
-use crate::run::Failure;
+use crate::report::{KillFigures, Report, grouped, troubles};
 use crate::timeline::Sample;
 
 const WIDE: (u32, u32) = (1120, 270);
@@ -21,15 +17,6 @@ const RATE_SECONDS: f64 = 0.2;
 const CPU_SECONDS: f64 = 0.5;
 /// And over at least this share of the run, so that curves of long runs can be read.
 const WINDOW_SHARE: f64 = 0.01;
-
-/// Reads what a run wrote with `--json`, and prints its page.
-pub fn from_json(command: &HtmlCommand) -> Result<bool, Failure> {
-    let json = fs::read(&command.json)?;
-    let report: Report = serde_json::from_slice(&json)
-        .map_err(|error| format!("{}: {error}", command.json.display()))?;
-    print!("{}", page(&report));
-    Ok(true)
-}
 
 pub fn page(report: &Report) -> String {
     let mut page = Page::new(&title(report), &subtitle(report));
@@ -219,6 +206,7 @@ fn tiles(report: &Report) -> Vec<Tile> {
         Tone::Out,
         &report.sink.end_to_end_us,
     ));
+    tiles.extend(report.kills.as_ref().map(kills_tile));
     tiles.push(ledger_tile(report));
     tiles
 }
@@ -256,6 +244,19 @@ fn latency_tile(what: &'static str, tone: Tone, times: &Percentiles) -> Option<T
         detail: format!("p99.9 {} ms, at most {} ms", ms(times.p999), ms(times.max)),
         tone,
     })
+}
+
+fn kills_tile(kills: &KillFigures) -> Tile {
+    Tile {
+        what: "kill -9",
+        value: grouped(kills.kills.into()),
+        unit: "times",
+        detail: format!(
+            "{} of them with accepted mail outstanding",
+            kills.kills_with_mail_outstanding
+        ),
+        tone: Tone::Ink,
+    }
 }
 
 fn ledger_tile(report: &Report) -> Tile {
@@ -413,7 +414,7 @@ fn throughput(report: &Report, timeline: &Active<'_>) -> Figure {
     ];
     let what = if messages { "messages" } else { "recipients" };
     Figure {
-        title: "Throughput",
+        title: "Throughput".to_string(),
         caption: format!("{what} per second"),
         wide: true,
         plot: over_time(report, timeline, WIDE, series, short_number),
@@ -424,7 +425,7 @@ fn queue(report: &Report, timeline: &Active<'_>) -> Figure {
     let points = timeline.values(|sample| sample.outstanding);
     let series = Series::line("", Tone::Queue, points).shaped(Shape::Area);
     Figure {
-        title: "Queue",
+        title: "Queue".to_string(),
         caption: format!(
             "recipients accepted but not delivered yet; at most {}",
             grouped(timeline.most(|sample| sample.outstanding))
@@ -450,7 +451,7 @@ fn percentile_curves(report: &Report) -> Figure {
         .flat_map(|series| &series.points)
         .map(|&(_, us)| us);
     Figure {
-        title: "Distribution",
+        title: "Distribution".to_string(),
         caption: "so many messages took at most so long".to_string(),
         wide: false,
         plot: Plot {
@@ -476,9 +477,10 @@ fn curve(times: &Percentiles) -> Vec<(f64, f64)> {
 
 fn p99_over_time(report: &Report, timeline: &Active<'_>) -> Figure {
     let points = |value: fn(&Sample) -> u64| -> Vec<(f64, f64)> {
-        let mut points = timeline.values(value);
-        points.retain(|&(_, us)| us > 0.0);
+        let points = timeline.values(value).into_iter();
         points
+            .map(|(seconds, us)| (seconds, if us > 0.0 { us } else { f64::NAN }))
+            .collect()
     };
     let series = vec![
         Series::line(
@@ -496,7 +498,7 @@ fn p99_over_time(report: &Report, timeline: &Active<'_>) -> Figure {
     let mut plot = over_time(report, timeline, HALF, series, short_number);
     plot.y = Scale::log(values.into_iter(), us_label);
     Figure {
-        title: "99th percentile",
+        title: "99th percentile".to_string(),
         caption: "of the messages of each moment".to_string(),
         wide: false,
         plot,
@@ -534,7 +536,7 @@ fn cores(report: &Report, timeline: &Active<'_>) -> Figure {
     };
     let series = by_process(report, timeline, points);
     Figure {
-        title: "CPU",
+        title: "CPU".to_string(),
         caption: format!("cores in use, of {}", report.machine.cpus),
         wide: false,
         plot: over_time(report, timeline, HALF, series, short_number),
@@ -562,7 +564,7 @@ fn cpu_per_message(report: &Report, timeline: &Active<'_>) -> Figure {
     };
     let series = by_process(report, timeline, points);
     Figure {
-        title: "CPU per message",
+        title: "CPU per message".to_string(),
         caption: "µs, by messages accepted and delivered meanwhile".to_string(),
         wide: false,
         plot: over_time(report, timeline, HALF, series, short_number),
@@ -577,7 +579,7 @@ fn memory(report: &Report, timeline: &Active<'_>) -> Figure {
         series.push(Series::line("", Tone::Relay, points).shaped(Shape::Area));
     }
     Figure {
-        title: "Memory",
+        title: "Memory".to_string(),
         caption: "MB resident, all processes of the relay".to_string(),
         wide: true,
         plot: over_time(report, timeline, WIDE_LOW, series, short_number),
@@ -600,7 +602,7 @@ fn connections(report: &Report, timeline: &Active<'_>) -> Figure {
         ));
     }
     Figure {
-        title: "Connections",
+        title: "Connections".to_string(),
         caption: "new ones per second, into and out of the relay".to_string(),
         wide: false,
         plot: over_time(report, timeline, HALF, series, short_number),
@@ -629,7 +631,7 @@ fn handshakes(report: &Report, timeline: &Active<'_>) -> Figure {
         })
         .collect();
     Figure {
-        title: "TLS handshakes",
+        title: "TLS handshakes".to_string(),
         caption: "per second; dashed: resumed".to_string(),
         wide: false,
         plot: over_time(report, timeline, HALF, series, short_number),
@@ -803,24 +805,13 @@ fn setting(page: &mut Page, report: &Report) {
     ];
     items.extend(report.settings.iter().cloned());
     page.list(&items);
-    let words: Vec<String> = report.command.iter().map(|word| shell_word(word)).collect();
-    page.code(&words.join(" "));
-}
-
-/// A word as it may be pasted into a shell.
-fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
+    page.code(&shell_words(&report.command));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{KillFigures, KillRound, RelayFigures};
+    use crate::report::{KillRound, RelayFigures};
 
     fn sample(tenth: u64) -> Sample {
         Sample {

@@ -96,5 +96,5 @@ fn kill_rounds(
         under_test.start()?;
     }
     // The last restart has to work, too.
-    under_test.await_greeting(command.start.relay_start)
+    under_test.await_greeting_and(command.start.relay_start, |relay| watch.tick(relay))
 }

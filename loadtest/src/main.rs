@@ -12,7 +12,9 @@
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
 //! `run` `kill` `report` a whole run, and its figures
 //! `timeline` `progress` what is seen of it meanwhile
-//! `plot` `html` `html_run` the page that shows it
+//! `plot` `html` `html_run` `html_compare` `html_ramp` the pages that show it
+//! `compare` `comparison` `ramp` `search` many runs, and what they say together; `spread` medians
+//! `proxy` the floor: bytes from one TLS connection to another
 //!
 //! Absent on purpose: any code of the relay. A shared parser would share its bugs.
 
@@ -20,8 +22,12 @@ mod address;
 mod alone;
 mod arrivals;
 mod clock;
+mod compare;
+mod comparison;
 mod histogram;
 mod html;
+mod html_compare;
+mod html_ramp;
 mod html_run;
 mod kill;
 mod ledger;
@@ -31,12 +37,16 @@ mod options;
 mod plot;
 mod process;
 mod progress;
+mod proxy;
+mod ramp;
 mod random;
 mod report;
 mod run;
+mod search;
 mod sink;
 mod sink_session;
 mod source;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -73,7 +83,10 @@ fn act(command: Command) -> Result<bool, run::Failure> {
         Action::Sink(command) => alone::sink(&command, &stop),
         Action::Run(command) => run::run(&command, &stop),
         Action::KillTest(command) => kill::kill_test(&command, &stop),
-        Action::Html(command) => html_run::from_json(&command),
+        Action::Html(command) => html::from_json(&command),
+        Action::Compare(command) => compare::compare(&command, &stop),
+        Action::Ramp(command) => ramp::ramp(&command, &stop),
+        Action::Proxy(command) => proxy::proxy(&command, &stop),
         Action::Check(command) => alone::check(&command),
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Most recipients in one message.
 pub const RECIPIENTS_MAX: u32 = 1_000;
@@ -12,6 +12,8 @@ pub const RECIPIENTS_MAX: u32 = 1_000;
 pub const SIZE_BYTES_MIN: u64 = 512;
 /// Largest message.
 pub const SIZE_BYTES_MAX: u64 = 1 << 30;
+/// Longest name of a relay in a comparison.
+const RELAY_NAME_BYTES_MAX: usize = 24;
 /// Messages in a run that names neither a number nor a duration.
 const MESSAGES_DEFAULT: u64 = 10_000;
 
@@ -63,8 +65,19 @@ pub enum Action {
     /// Kill the relay again and again under load; everything accepted must still arrive
     #[command(args_override_self = true)]
     KillTest(KillCommand),
-    /// Make the page of a run from its JSON, and write it to stdout
+    /// Make the page of a run, comparison or ramp from its JSON, and write it to stdout
     Html(HtmlCommand),
+    /// Several relays (or builds, or the bare floor) under the same load, in turn, round after
+    /// round; medians and paired ratios to the first one
+    #[command(args_override_self = true)]
+    Compare(CompareCommand),
+    /// Find the highest fixed rate at which the relay keeps a bound on its times
+    #[command(args_override_self = true)]
+    Ramp(RampCommand),
+    /// A bare proxy that copies bytes between two TLS connections and knows no SMTP: the floor of
+    /// what a relay can cost on this machine
+    #[command(args_override_self = true)]
+    Proxy(ProxyCommand),
     /// Compare the ledger files of a source and a sink that ran on different hosts
     Check(CheckCommand),
 }
@@ -112,11 +125,11 @@ pub struct CheckCommand {
 
 #[derive(Args, Debug)]
 pub struct HtmlCommand {
-    /// What a run wrote with --json
+    /// What run, kill-test, compare or ramp wrote with --json
     pub json: PathBuf,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct RunCommand {
     #[command(flatten)]
     pub source: SourceOptions,
@@ -162,6 +175,168 @@ pub struct KillCommand {
     pub kill_after_ms: Range,
 }
 
+#[derive(Args, Debug)]
+pub struct CompareCommand {
+    #[command(flatten)]
+    pub source: SourceOptions,
+    #[command(flatten)]
+    pub sink: SinkOptions,
+    #[command(flatten)]
+    pub judge: JudgeOptions,
+    #[command(flatten)]
+    pub output: OutputOptions,
+    /// A relay, to be given once for each: a name for the table, and the command as in `run`.
+    /// Ratios are to the first. Without a name it is called as its program
+    #[arg(long = "relay-cmd", value_name = "[NAME=]COMMAND", required = true, action = ArgAction::Append)]
+    pub relays: Vec<NamedRelay>,
+    /// Also the bare proxy, as the floor: TLS on both sides, or in only
+    #[arg(long, value_enum, value_name = "TLS", value_delimiter = ',', num_args = 0..=1,
+        default_missing_value = "both")]
+    pub floor: Vec<ProxyTls>,
+    /// Workloads that take the place of the flags they name (otherwise: the flags as they are)
+    #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
+    pub workload: Vec<Workload>,
+    /// Counted rounds; in each everybody runs once, and the next one begins
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Rounds before these, which are not counted: a first start fills its spool
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub warm_up: u32,
+    /// Directory for the spools, one for each relay, kept between rounds (otherwise a temporary
+    /// one, removed if all was clean)
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+    /// Seconds a relay may take to greet after its start
+    #[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
+    pub relay_start: f64,
+}
+
+/// A relay of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedRelay {
+    pub name: String,
+    pub command: String,
+}
+
+impl FromStr for NamedRelay {
+    type Err = String;
+
+    /// What stands before the first `=` is a name if it could not be the beginning of a command.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_name = |name: &str| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+            !name.is_empty() && name.len() <= RELAY_NAME_BYTES_MAX && name.chars().all(fits)
+        };
+        let program = || {
+            let path = text.split_whitespace().next()?;
+            path.rsplit('/').next()
+        };
+        let (name, command) = match text.split_once('=') {
+            Some((name, command)) if is_name(name) => (name, command),
+            _ => (program().unwrap_or_default(), text),
+        };
+        if !is_name(name) || command.trim().is_empty() {
+            return Err("should be NAME=COMMAND".into());
+        }
+        Ok(Self {
+            name: name.to_string(),
+            command: command.to_string(),
+        })
+    }
+}
+
+/// What is sent in a comparison.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// One message per connection
+    Cold,
+    /// 100 messages per connection
+    Warm,
+    /// 100 messages per connection, no TLS on either side
+    Plain,
+    /// Messages of 1 MB, 100 per connection; a twentieth of --messages
+    Large,
+}
+
+/// Where the bare proxy has TLS (implicit, never STARTTLS).
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyTls {
+    Both,
+    /// Plaintext out: without the outbound handshake per connection in that a relay avoids
+    In,
+    None,
+}
+
+#[derive(Args, Debug)]
+pub struct ProxyCommand {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Where to connect to, once for each connection in
+    #[arg(long, value_name = "ADDR")]
+    pub to: SocketAddr,
+    #[arg(long, value_enum, default_value_t = ProxyTls::Both)]
+    pub tls: ProxyTls,
+    /// Threads (default: one for each CPU)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Args, Debug)]
+pub struct RampCommand {
+    #[command(flatten)]
+    pub run: RunCommand,
+    /// Bound on the 99th percentile of the time to 250
+    #[arg(long, value_name = "MS", required_unless_present = "end_to_end_p99_ms")]
+    pub p99_ms: Option<f64>,
+    /// Bound on the 99th percentile of the time from end to end
+    #[arg(long, value_name = "MS")]
+    pub end_to_end_p99_ms: Option<f64>,
+    /// Messages per second of the first step; doubled until a step fails
+    #[arg(long, default_value_t = 500.0, value_name = "PER_SECOND")]
+    pub from: f64,
+    /// Messages per second that are not exceeded
+    #[arg(long, default_value_t = 1e6, value_name = "PER_SECOND")]
+    pub to: f64,
+    /// Seconds that each step lasts
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub step: f64,
+    /// The search ends when the rates that held and failed are this many percent apart
+    #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
+    pub precision: f64,
+    /// Steps after which the search ends in any case
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps_max: u32,
+    /// How often a rate may fail before it counts as failed
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub tries: u32,
+    /// Seconds of load at the first rate before the first step, which are not counted
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    pub warm_up: f64,
+}
+
+impl RampCommand {
+    /// What clap cannot see.
+    pub fn check(&self) -> Result<(), String> {
+        let source = &self.run.source;
+        if source.rate.is_some() || source.messages.is_some() || source.duration.is_some() {
+            return Err("a ramp sets --rate and --duration itself, and sends no --messages".into());
+        }
+        if self.from > self.to {
+            return Err("--from is more than --to".into());
+        }
+        if self.warm_up != 0.0 {
+            positive("--warm-up", Some(self.warm_up))?;
+        }
+        positive("--p99-ms", self.p99_ms)?;
+        positive("--end-to-end-p99-ms", self.end_to_end_p99_ms)?;
+        positive("--from", Some(self.from))?;
+        positive("--to", Some(self.to))?;
+        positive("--step", Some(self.step))?;
+        positive("--precision", Some(self.precision))
+    }
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct RelayOptions {
     /// Command that starts the relay. Replaced in it: {listen} {listen_ip} {listen_port} {sink}
@@ -195,12 +370,12 @@ pub struct JudgeOptions {
     pub allow_duplicates: bool,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct OutputOptions {
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write a page with plots, in one file (run and kill-test)
+    /// Write a page with plots, all in one file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Words for JSON and page: what was tested, e.g. its version and commit
@@ -214,6 +389,16 @@ pub struct OutputOptions {
     /// No progress
     #[arg(long)]
     pub quiet: bool,
+}
+
+impl OutputOptions {
+    /// For commands that see one side only, and have no page.
+    pub fn check_no_page(&self) -> Result<(), String> {
+        if self.html.is_some() || !self.note.is_empty() {
+            return Err("--html and --note are for run, kill-test, compare and ramp".into());
+        }
+        Ok(())
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -19,6 +19,11 @@ const MARGIN_TOP: f64 = 14.0;
 const MARGIN_BOTTOM: f64 = 30.0;
 const FONT: f64 = 12.0;
 const LABEL_DISTANCE: f64 = 16.0;
+/// Plots narrower than this have vertical marks without their names.
+const MARKS_NAMED_FROM: u32 = 800;
+
+/// Log scales have 2 and 5 between the powers of ten up to so many of these.
+const DECADES_FINE: f64 = 2.5;
 
 /// What a colour means, throughout a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +135,13 @@ impl Scale {
         let (least, most) = ends.unwrap_or((1.0, 10.0));
         let low = round_log(least, f64::floor);
         let high = round_log(most, f64::ceil).max(low + 0.3);
+        let (low, high) = if high - low <= DECADES_FINE {
+            (low, high)
+        } else {
+            (low.floor(), high.ceil())
+        };
         let (first, last) = (low.floor() as i32, high.ceil() as i32);
-        let between: &[f64] = if high - low <= 2.5 {
+        let between: &[f64] = if high - low <= DECADES_FINE {
             &[1.0, 2.0, 5.0]
         } else {
             &[1.0]
@@ -166,6 +176,16 @@ impl Scale {
             low: 0.0,
             high,
             ticks: ticks.collect(),
+        }
+    }
+
+    /// Places 0, 1, 2... for `count` rows, without lines or labels.
+    pub fn rows(count: usize) -> Self {
+        Self {
+            kind: Kind::Linear,
+            low: -0.6,
+            high: count.max(1) as f64 - 0.4,
+            ticks: Vec::new(),
         }
     }
 
@@ -260,6 +280,8 @@ pub enum Shape {
     /// A thinner, dashed line.
     Dashed,
     Dots,
+    /// A short thick line.
+    Median,
 }
 
 #[derive(Clone, Debug)]
@@ -267,6 +289,7 @@ pub struct Series {
     pub name: String,
     pub tone: Tone,
     pub shape: Shape,
+    /// A y that is not a number breaks the line.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -326,7 +349,7 @@ impl Plot {
     pub fn svg(&self) -> Option<String> {
         let enough = |series: &Series| {
             let need = if series.shape == Shape::Dots { 1 } else { 2 };
-            series.points.len() >= need
+            series.points.iter().filter(|(_, y)| !y.is_nan()).count() >= need
         };
         if !self.series.iter().any(enough) {
             return None;
@@ -359,17 +382,20 @@ impl Plot {
     }
 
     fn draw_y_axis(&self, root: &Area<'_>, chart: &Inner<'_>) -> Drawn {
-        for (index, (at, label)) in self.y.ticks.iter().enumerate() {
-            let left = chart.backend_coord(&(self.x.low, *at));
-            let right = chart.backend_coord(&(self.x.high, *at));
-            let tone = if index == 0 { Tone::Muted } else { Tone::Grid };
-            let line = tone.color().stroke_width(fine(1.0) as u32);
-            root.draw(&PathElement::new(vec![left, right], line))?;
+        let line = |at: f64, tone: Tone| {
+            let left = chart.backend_coord(&(self.x.low, at));
+            let right = chart.backend_coord(&(self.x.high, at));
+            let stroke = tone.color().stroke_width(fine(1.0) as u32);
+            PathElement::new(vec![left, right], stroke)
+        };
+        for (at, label) in &self.y.ticks {
+            root.draw(&line(*at, Tone::Grid))?;
             let style = text_style(Tone::Muted, HPos::Right, VPos::Center);
+            let left = chart.backend_coord(&(self.x.low, *at));
             let place = (left.0 - fine(8.0), left.1);
             root.draw(&Text::new(label.clone(), place, style))?;
         }
-        Ok(())
+        root.draw(&line(self.y.low, Tone::Muted))
     }
 
     fn draw_x_axis(&self, root: &Area<'_>, chart: &Inner<'_>) -> Drawn {
@@ -399,7 +425,7 @@ impl Plot {
             let top = chart.backend_coord(&(at, self.y.high));
             let foot = chart.backend_coord(&(at, self.y.low));
             root.draw(&PathElement::new(vec![top, foot], stroke))?;
-            if top.0 >= free_from {
+            if self.width >= MARKS_NAMED_FROM && top.0 >= free_from {
                 let style = text_style(Tone::Problem, HPos::Center, VPos::Bottom);
                 let place = (top.0, top.1 - fine(1.0));
                 root.draw(&Text::new(mark.label.clone(), place, style))?;
@@ -421,36 +447,52 @@ impl Plot {
     }
 
     fn draw_series(&self, chart: &mut Inner<'_>, series: &Series) -> Drawn {
-        let points = self.places(series);
         let color = series.tone.color();
-        let line = color.stroke_width(fine(1.75) as u32);
-        match series.shape {
-            Shape::Line => {
-                chart.draw_series(LineSeries::new(points, line))?;
-            }
-            Shape::Area => {
-                let area = AreaSeries::new(points, self.y.low, color.mix(0.16));
-                chart.draw_series(area.border_style(line))?;
-            }
-            Shape::Dashed => {
-                let (dash, gap) = (fine(4.0) as u32, fine(4.0) as u32);
-                let thin = color.stroke_width(fine(1.25) as u32);
-                chart.draw_series(DashedLineSeries::new(points, dash, gap, thin))?;
-            }
-            Shape::Dots => {
-                let dots = points.into_iter();
-                let dot = |at| Circle::new(at, fine(4.0), color.mix(0.8).filled());
-                chart.draw_series(dots.map(dot))?;
+        for points in self.stretches(series) {
+            match series.shape {
+                Shape::Line | Shape::Area | Shape::Dashed if points.len() == 1 => {
+                    let dot = Circle::new(points[0], fine(1.5), color.filled());
+                    chart.draw_series([dot])?;
+                }
+                Shape::Line => {
+                    let line = color.stroke_width(fine(1.75) as u32);
+                    chart.draw_series(LineSeries::new(points, line))?;
+                }
+                Shape::Area => {
+                    let line = color.stroke_width(fine(1.75) as u32);
+                    let area = AreaSeries::new(points, self.y.low, color.mix(0.16));
+                    chart.draw_series(area.border_style(line))?;
+                }
+                Shape::Dashed => {
+                    let (dash, gap) = (fine(4.0) as u32, fine(4.0) as u32);
+                    let thin = color.stroke_width(fine(1.25) as u32);
+                    chart.draw_series(DashedLineSeries::new(points, dash, gap, thin))?;
+                }
+                Shape::Median => {
+                    let line = color.stroke_width(fine(2.5) as u32);
+                    chart.draw_series(LineSeries::new(points, line))?;
+                }
+                Shape::Dots => {
+                    let dots = points.into_iter();
+                    let dot = |at| Circle::new(at, fine(4.5), color.mix(0.75).filled());
+                    chart.draw_series(dots.map(dot))?;
+                }
             }
         }
         Ok(())
     }
 
-    fn places(&self, series: &Series) -> Vec<(f64, f64)> {
-        let points = series.points.iter();
-        points
-            .filter_map(|&(x, y)| Some((self.x.place(x)?, self.y.place(y)?)))
-            .collect()
+    /// The points' positions, apart where a line is broken.
+    fn stretches(&self, series: &Series) -> Vec<Vec<(f64, f64)>> {
+        let mut stretches = vec![Vec::new()];
+        for &(x, y) in &series.points {
+            match (self.x.place(x).zip(self.y.place(y)), stretches.last_mut()) {
+                (Some(place), Some(last)) => last.push(place),
+                _ => stretches.push(Vec::new()),
+            }
+        }
+        stretches.retain(|stretch| !stretch.is_empty());
+        stretches
     }
 
     /// Names at the right, beside the ends of the curves, moved apart where they would touch.
@@ -460,8 +502,12 @@ impl Plot {
             .iter()
             .filter(|series| !series.name.is_empty())
             .filter_map(|series| {
-                let last = *self.places(series).last()?;
-                Some((chart.backend_coord(&last).1, series))
+                let stretches = self.stretches(series);
+                let last = stretches.last()?;
+                let end = chart.backend_coord(last.last()?).1;
+                let begin = chart.backend_coord(last.first()?).1;
+                let middle = series.shape == Shape::Median;
+                Some((if middle { (begin + end) / 2 } else { end }, series))
             })
             .collect();
         names.sort_by_key(|(height, _)| *height);

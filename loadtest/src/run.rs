@@ -119,7 +119,7 @@ pub struct UnderTest {
     pub command: Option<RelayCommand>,
     pub process: Option<Relay>,
     pub pid: Option<u32>,
-    scratch: Option<PathBuf>,
+    scratch: Scratch,
 }
 
 impl UnderTest {
@@ -130,7 +130,7 @@ impl UnderTest {
             command: None,
             process: None,
             pid,
-            scratch: None,
+            scratch: Scratch::default(),
         }
     }
 
@@ -142,16 +142,15 @@ impl UnderTest {
             );
         };
         let address = free_address(options.relay_listen)?;
-        let mut scratch = None;
+        let mut scratch = Scratch::default();
         let spool = match &options.spool {
             Some(spool) => spool.clone(),
-            None => scratch.insert(scratch_directory()?).join("spool"),
+            None => scratch.directory()?.join("spool"),
         };
         fs::create_dir_all(&spool)?;
-        let log = match (&options.relay_log, &scratch) {
-            (Some(log), _) => log.clone(),
-            (None, Some(scratch)) => scratch.join("relay.log"),
-            (None, None) => scratch.insert(scratch_directory()?).join("relay.log"),
+        let log = match &options.relay_log {
+            Some(log) => log.clone(),
+            None => scratch.directory()?.join("relay.log"),
         };
         let spool = spool.to_str().ok_or("the spool's path is not UTF-8")?;
         let command = RelayCommand::new(command, address, sink, spool, log)?;
@@ -178,6 +177,15 @@ impl UnderTest {
 
     /// Waits until the relay greets.
     pub fn await_greeting(&mut self, seconds: f64) -> Result<(), Failure> {
+        self.await_greeting_and(seconds, |_| std::thread::sleep(TICK))
+    }
+
+    /// The same, and does something else (which takes a moment) between its attempts.
+    pub fn await_greeting_and(
+        &mut self,
+        seconds: f64,
+        mut meanwhile: impl FnMut(&Self),
+    ) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
         while Instant::now() < deadline {
             if self.ended_by_itself() {
@@ -186,7 +194,7 @@ impl UnderTest {
             if greets(self.address) {
                 return Ok(());
             }
-            std::thread::sleep(TICK);
+            meanwhile(self);
         }
         Err(format!("{} does not greet:\n{}", self.address, self.log_tail()).into())
     }
@@ -216,24 +224,40 @@ impl UnderTest {
         Some(stopped.to_string())
     }
 
-    /// Removes the temporary directory after a clean run; otherwise (also when dropped without
-    /// this) says where it is.
+    /// See [`Scratch::tidy`].
     pub fn tidy(&mut self, clean: bool) {
-        let Some(scratch) = self.scratch.take() else {
+        self.scratch.tidy(clean);
+    }
+}
+
+/// A temporary directory for spools and logs, made when it is first asked for.
+#[derive(Default)]
+pub struct Scratch(Option<PathBuf>);
+
+impl Scratch {
+    pub fn directory(&mut self) -> io::Result<&Path> {
+        let path = match self.0.take() {
+            Some(path) => path,
+            None => scratch_directory()?,
+        };
+        Ok(self.0.insert(path))
+    }
+
+    /// Removes the directory after a clean run; otherwise (also when dropped without this) says
+    /// where it is.
+    pub fn tidy(&mut self, clean: bool) {
+        let Some(path) = self.0.take() else {
             return;
         };
         if clean {
-            let _ = fs::remove_dir_all(scratch);
+            let _ = fs::remove_dir_all(path);
         } else {
-            eprintln!(
-                "spool and log of the relay are kept in {}",
-                scratch.display()
-            );
+            eprintln!("spool and log of the relay are kept in {}", path.display());
         }
     }
 }
 
-impl Drop for UnderTest {
+impl Drop for Scratch {
     fn drop(&mut self) {
         self.tidy(false);
     }

@@ -72,18 +72,18 @@ MAIN_CF = {
 class Postfix:
     """Started on entering the context, and stopped on leaving it, by the id of its master process.
 
-    `listens`: whether it has an smtpd, whose port is then `self.port`.
+    `listens`: whether it has an smtpd, whose port is then `self.port`: the one given, or a free one.
     `settings`: main.cf parameters beside and before those above.
     """
 
-    def __init__(self, programs: Programs, directory: Path, hostname: str, listens: bool, settings: dict[str, str]):
+    def __init__(self, programs: Programs, directory: Path, hostname: str, listens: bool, settings: dict[str, str], port: int | None = None):
         self.programs = programs
         self.directory = directory
         self.configuration = directory / "etc"
         self.maildirs = directory / "maildirs"
         self.queue = directory / "queue"
         self.log = directory / "maillog"
-        self.port = free_port() if listens else None
+        self.port = (port or free_port()) if listens else None
         self.environment = programs.server_environment(hostname, self.log) | {"MAIL_CONFIG": str(self.configuration)}
         if not IS_ROOT:
             self.environment["INTEROP_IDENTITY"] = "1"
@@ -161,19 +161,20 @@ class Postfix:
 
     def _make_directories(self) -> None:
         owner, group = pwd.getpwnam(MAIL_OWNER).pw_uid, grp.getgrnam(SETGID_GROUP).gr_gid
-        self.directory.mkdir()
+        # They may be there: a queue outlives its Postfix.
+        self.directory.mkdir(exist_ok=True)
         self.directory.chmod(0o755)
         private = "active bounce corrupt defer deferred flush hold incoming private saved trace".split()
         modes = {name: 0o700 for name in private} | {"public": 0o710, "maildrop": 0o730, "pid": 0o755}
-        self.queue.mkdir()
+        self.queue.mkdir(exist_ok=True)
         for name, mode in modes.items():
             path = self.queue / name
-            path.mkdir()
+            path.mkdir(exist_ok=True)
             path.chmod(mode)
             give(path, 0 if name == "pid" else owner, group if name in ("public", "maildrop") else -1)
-        (self.directory / "data").mkdir(mode=0o700)
+        (self.directory / "data").mkdir(mode=0o700, exist_ok=True)
         give(self.directory / "data", owner, -1)
-        self.maildirs.mkdir()
+        self.maildirs.mkdir(exist_ok=True)
         account = pwd.getpwnam(DELIVERY_USER)
         give(self.maildirs, account.pw_uid, account.pw_gid)
 
@@ -199,7 +200,7 @@ class Postfix:
         }
         fixed = {name: value.format(hostname=hostname, maildirs=self.maildirs) for name, value in MAIN_CF.items()}
         lines = [f"{name} = {value}\n" for name, value in (places | fixed | settings).items()]
-        self.configuration.mkdir()
+        self.configuration.mkdir(exist_ok=True)
         (self.configuration / "main.cf").write_text("".join(lines))
         smtpd = f"127.0.0.1:{self.port} inet n - n - - smtpd" if self.port else ""
         (self.configuration / "master.cf").write_text(MASTER_CF.format(smtpd=smtpd))
