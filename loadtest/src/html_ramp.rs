@@ -8,6 +8,8 @@ use crate::report::{Report, grouped};
 
 const WIDE: (u32, u32) = (1120, 360);
 const HALF: (u32, u32) = (546, 250);
+/// The highest rate by the lowest, from which the axis is a logarithmic one.
+const FAR: f64 = 20.0;
 
 pub fn page(ramp: &Ramp) -> String {
     let machine = &ramp.machine;
@@ -142,11 +144,25 @@ fn line_and_dots(name: &str, tone: Tone, points: Vec<(f64, f64)>) -> [Series; 2]
     [Series::line(name, tone, points), dots]
 }
 
+/// A search that went far up or down is shown by doublings.
+fn rates(ramp: &Ramp) -> Scale {
+    let rates = ramp.steps.iter().map(|step| step.rate);
+    let (least, most) = (
+        rates.clone().fold(f64::INFINITY, f64::min),
+        rates.clone().fold(0.0, f64::max),
+    );
+    if most > least * FAR {
+        Scale::log(rates, short_number)
+    } else {
+        Scale::from_zero(rates, short_number)
+    }
+}
+
 fn plot(ramp: &Ramp, (width, height): (u32, u32), y: Scale, series: Vec<Series>) -> Plot {
     Plot {
         width,
         height,
-        x: Scale::from_zero(ramp.steps.iter().map(|step| step.rate), short_number),
+        x: rates(ramp),
         y,
         series,
         marks_x: Vec::new(),

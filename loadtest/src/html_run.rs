@@ -116,9 +116,15 @@ fn problem_words(report: &Report) -> Vec<String> {
     let ledger_named = !words.is_empty();
     words
         .extend(problems.filter(|problem| !(ledger_named && problem == "the ledger is not clean")));
-    if !words.is_empty() {
-        let findings = report.ledger.examples.iter();
-        words.extend(findings.map(|example| format!("for example {example}")));
+    if !words.is_empty() && !report.ledger.examples.is_empty() {
+        let few: Vec<&str> = report
+            .ledger
+            .examples
+            .iter()
+            .take(3)
+            .map(|e| &e[..])
+            .collect();
+        words.push(format!("for example {}", few.join("; ")));
     }
     words
 }
@@ -749,6 +755,10 @@ fn ledger(page: &mut Page, report: &Report) {
         .map(|(name, count)| (name.to_string(), grouped(count)))
         .collect();
     page.list(&items);
+    if !ledger.examples.is_empty() {
+        page.paragraph("The first findings:");
+        page.code(&ledger.examples.join("\n"));
+    }
 }
 
 fn kills(page: &mut Page, report: &Report) {

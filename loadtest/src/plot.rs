@@ -191,6 +191,9 @@ impl Scale {
 
     /// `None` for what has no place on the scale. What lies outside is moved to its end.
     fn place(&self, value: f64) -> Option<f64> {
+        if value.is_nan() {
+            return None;
+        }
         let place = match self.kind {
             Kind::Linear => value,
             Kind::Log if value > 0.0 => value.log10(),
@@ -198,7 +201,7 @@ impl Scale {
             Kind::Percentile if value < 1.0 => -(1.0 - value).log10(),
             Kind::Percentile => self.high,
         };
-        (!place.is_nan()).then(|| place.clamp(self.low, self.high))
+        Some(place.clamp(self.low, self.high))
     }
 }
 
@@ -628,6 +631,23 @@ mod tests {
         let svg = plot(vec![(0.0, f64::NAN), (1.0, f64::INFINITY)], Shape::Line).svg();
         let svg = svg.unwrap();
         assert!(svg.contains("a &lt;b&gt;") && !svg.contains("NaN"), "{svg}");
+    }
+
+    #[test]
+    fn what_is_no_number_breaks_a_line() {
+        let points = vec![(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 9.0)];
+        let plot = Plot {
+            width: 500,
+            height: 200,
+            x: Scale::time(3.0),
+            y: Scale::log([1.0, 9.0].into_iter(), us_label),
+            series: vec![Series::line("", Tone::In, points)],
+            marks_x: Vec::new(),
+            marks_y: Vec::new(),
+        };
+        let stretches = plot.stretches(&plot.series[0]);
+        let lengths: Vec<usize> = stretches.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [2, 1]);
     }
 
     #[test]

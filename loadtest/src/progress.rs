@@ -265,7 +265,10 @@ fn elapsed(now: &Sample, beside: &Beside<'_>) -> String {
             let left = now.seconds * (1.0 - done) / done;
             text += &format!("   about {left:.0} s left");
         } else if done >= 1.0 {
-            text += "   waiting for the last to arrive";
+            text += &match now.outstanding {
+                0 => "   all is settled".to_string(),
+                left => format!("   waiting for {} to arrive", grouped(left)),
+            };
         }
     }
     if !beside.note.is_empty() {
