@@ -147,7 +147,8 @@ impl Page {
         if rows.is_empty() {
             return;
         }
-        self.body.push_str("<table><thead><tr>");
+        self.body
+            .push_str("<div class=\"table\"><table><thead><tr>");
         for head in heads {
             let _ = write!(self.body, "<th>{}</th>", escape(head.as_ref()));
         }
@@ -159,7 +160,7 @@ impl Page {
             }
             self.body.push_str("</tr>");
         }
-        self.body.push_str("</tbody></table>\n");
+        self.body.push_str("</tbody></table></div>\n");
     }
 
     /// Names and values; empty values are left out.

@@ -4,7 +4,7 @@
 use crate::clock::rfc5322_date;
 use crate::comparison::{ComparedFigure, ComparedWorkload, Comparison};
 use crate::html::{Figure, Page, shell_words};
-use crate::plot::{Plot, Scale, Series, Shape, Tone, short_number};
+use crate::plot::{Mark, Plot, Scale, Series, Shape, Tone, short_number};
 use crate::spread::Spread;
 
 const WIDTH: u32 = 546;
@@ -12,12 +12,12 @@ const WIDTH: u32 = 546;
 const ROW: u32 = 34;
 const AXIS: u32 = 50;
 const NAME_CHARS: usize = 11;
-/// Figures that get plots; the tables have all of them.
-const PLOTTED: [&str; 4] = [
-    "cpu_us_per_message",
-    "delivered_per_second",
-    "to_250_p99_ms",
-    "peak_memory_mb",
+/// Figures that get plots, and their short names; the tables have all of them.
+const PLOTTED: [(&str, &str); 4] = [
+    ("cpu_us_per_message", "CPU"),
+    ("delivered_per_second", "delivered"),
+    ("to_250_p99_ms", "p99 to 250"),
+    ("peak_memory_mb", "memory"),
 ];
 
 pub fn page(comparison: &Comparison) -> String {
@@ -43,13 +43,10 @@ pub fn page(comparison: &Comparison) -> String {
     for workload in &comparison.workloads {
         page.section(&workload.name);
         page.paragraph(&workload.description);
-        let figures = workload
-            .figures
-            .iter()
-            .filter(|figure| PLOTTED.contains(&&figure.key[..]));
-        let figures: Vec<Figure> = figures
-            .map(|figure| dots(workload, figure, &names))
+        let mut figures: Vec<Figure> = plotted(workload)
+            .map(|(figure, _)| dots(workload, figure, &names))
             .collect();
+        figures.extend((1..names.len()).map(|relay| ratios(workload, relay, &names)));
         page.plots(&figures);
         page.table(&heads(&names), &rows(workload, &names));
     }
@@ -102,6 +99,49 @@ fn tone(relay: usize) -> Tone {
     [Tone::Relay, Tone::In, Tone::Out, Tone::Queue, Tone::Muted][relay.min(4)]
 }
 
+fn plotted(workload: &ComparedWorkload) -> impl Iterator<Item = (&ComparedFigure, &'static str)> {
+    PLOTTED.iter().filter_map(|(key, short)| {
+        let figure = workload.figures.iter().find(|figure| figure.key == *key)?;
+        Some((figure, *short))
+    })
+}
+
+/// Medians of a relay's ratios to the first one, and how far they lie apart.
+fn ratios(workload: &ComparedWorkload, relay: usize, names: &[&str]) -> Figure {
+    let known: Vec<(Spread, &str)> = plotted(workload)
+        .filter_map(|(figure, short)| Some((figure.relays.get(relay)?.ratio?, short)))
+        .collect();
+    let mut series = Vec::new();
+    for (index, (ratio, short)) in known.iter().enumerate() {
+        let row = (known.len() - 1 - index) as f64;
+        let label = format!("{short}  {}", number(ratio.median));
+        let range = vec![(ratio.min, row), (ratio.max, row)];
+        series.push(Series::line(&label, tone(relay), range).shaped(Shape::Median));
+        let median = vec![(ratio.median, row)];
+        series.push(Series::line("", tone(relay), median).shaped(Shape::Dots));
+    }
+    let ends = known.iter().flat_map(|(ratio, _)| [ratio.min, ratio.max]);
+    let base = names.first().copied().unwrap_or_default();
+    Figure {
+        title: format!("{} / {base}", names[relay]),
+        caption: "ratios within a round; dot: median, line: range".to_string(),
+        wide: false,
+        plot: Plot {
+            width: WIDTH,
+            height: AXIS + ROW * known.len() as u32,
+            x: Scale::log(ends.chain([1.0]), short_number),
+            y: Scale::rows(known.len()),
+            series,
+            marks_x: vec![Mark {
+                at: 1.0,
+                label: String::new(),
+                tone: Tone::Muted,
+            }],
+            marks_y: Vec::new(),
+        },
+    }
+}
+
 fn dots(workload: &ComparedWorkload, figure: &ComparedFigure, names: &[&str]) -> Figure {
     let mut series = Vec::new();
     for (index, name) in names.iter().enumerate() {
@@ -126,7 +166,7 @@ fn dots(workload: &ComparedWorkload, figure: &ComparedFigure, names: &[&str]) ->
         "more"
     };
     Figure {
-        title: figure.label.trim().to_string(),
+        title: capitalised(figure.label.trim()),
         caption: format!("{}; line: median; {better} is better", unit(&figure.unit)),
         wide: false,
         plot: Plot {
@@ -148,6 +188,12 @@ fn shortened(name: &str) -> String {
     }
     let begin: String = name.chars().take(NAME_CHARS - 1).collect();
     format!("{begin}…")
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + chars.as_str()
 }
 
 fn unit(unit: &str) -> &str {
@@ -187,7 +233,7 @@ fn rows(workload: &ComparedWorkload, names: &[&str]) -> Vec<Vec<String>> {
 fn words(spread: Option<Spread>) -> String {
     spread.map_or("–".to_string(), |spread| {
         let [median, min, max] = [spread.median, spread.min, spread.max].map(number);
-        format!("{median} ({min} to {max})")
+        format!("{median} ({min}–{max})")
     })
 }
 
@@ -248,7 +294,7 @@ mod tests {
             3 * 4,
             "CPU, delivered, to 250"
         );
-        assert!(html.contains("2.00 (2.00 to 2.00)"), "{html}");
+        assert!(html.contains("2.00 (2.00–2.00)"), "{html}");
     }
 
     #[test]

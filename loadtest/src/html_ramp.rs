@@ -192,12 +192,14 @@ fn latency(ramp: &Ramp) -> Figure {
         .map(|(what, us)| Mark {
             at: us,
             label: format!("bound {what}: {}", us_label(us)),
+            tone: Tone::Problem,
         })
         .collect();
     plot.marks_x = best(ramp)
         .map(|step| Mark {
             at: step.rate,
             label: format!("held: {}/s", grouped(step.rate as u64)),
+            tone: Tone::Ink,
         })
         .into_iter()
         .collect();

@@ -393,6 +393,7 @@ fn kill_marks(report: &Report) -> Vec<Mark> {
         .map(|round| Mark {
             at: round.seconds,
             label: format!("kill {}", round.round),
+            tone: Tone::Problem,
         })
         .collect()
 }
@@ -429,7 +430,8 @@ fn throughput(report: &Report, timeline: &Active<'_>) -> Figure {
 
 fn queue(report: &Report, timeline: &Active<'_>) -> Figure {
     let points = timeline.values(|sample| sample.outstanding);
-    let series = Series::line("", Tone::Queue, points).shaped(Shape::Area);
+    let mut series = vec![Series::line("", Tone::Queue, points).shaped(Shape::Area)];
+    series.retain(|_| timeline.any(|sample| sample.outstanding));
     Figure {
         title: "Queue".to_string(),
         caption: format!(
@@ -437,7 +439,7 @@ fn queue(report: &Report, timeline: &Active<'_>) -> Figure {
             grouped(timeline.most(|sample| sample.outstanding))
         ),
         wide: true,
-        plot: over_time(report, timeline, WIDE_LOW, vec![series], short_number),
+        plot: over_time(report, timeline, WIDE_LOW, series, short_number),
     }
 }
 

@@ -316,6 +316,7 @@ impl Series {
 pub struct Mark {
     pub at: f64,
     pub label: String,
+    pub tone: Tone,
 }
 
 /// One plot.
@@ -415,10 +416,7 @@ impl Plot {
     }
 
     fn draw_marks(&self, root: &Area<'_>, chart: &Inner<'_>) -> Drawn {
-        let stroke = Tone::Problem
-            .color()
-            .mix(0.55)
-            .stroke_width(fine(1.0) as u32);
+        let stroke = |mark: &Mark| mark.tone.color().mix(0.55).stroke_width(fine(1.0) as u32);
         // Labels that would run into the one before are left out.
         let mut free_from = i32::MIN;
         for mark in &self.marks_x {
@@ -427,9 +425,9 @@ impl Plot {
             };
             let top = chart.backend_coord(&(at, self.y.high));
             let foot = chart.backend_coord(&(at, self.y.low));
-            root.draw(&PathElement::new(vec![top, foot], stroke))?;
+            root.draw(&PathElement::new(vec![top, foot], stroke(mark)))?;
             if self.width >= MARKS_NAMED_FROM && top.0 >= free_from {
-                let style = text_style(Tone::Problem, HPos::Center, VPos::Bottom);
+                let style = text_style(mark.tone, HPos::Center, VPos::Bottom);
                 let place = (top.0, top.1 - fine(1.0));
                 root.draw(&Text::new(mark.label.clone(), place, style))?;
                 free_from = top.0 + fine(8.0 + 7.0 * mark.label.chars().count() as f64);
@@ -441,8 +439,8 @@ impl Plot {
             };
             let left = chart.backend_coord(&(self.x.low, at));
             let right = chart.backend_coord(&(self.x.high, at));
-            root.draw(&PathElement::new(vec![left, right], stroke))?;
-            let style = text_style(Tone::Problem, HPos::Left, VPos::Bottom);
+            root.draw(&PathElement::new(vec![left, right], stroke(mark)))?;
+            let style = text_style(mark.tone, HPos::Left, VPos::Bottom);
             let place = (left.0 + fine(6.0), left.1 - fine(3.0));
             root.draw(&Text::new(mark.label.clone(), place, style))?;
         }
@@ -521,10 +519,13 @@ impl Plot {
         for ((_, series), height) in names.iter().zip(heights) {
             let stroke = series.tone.color().stroke_width(fine(2.5) as u32);
             let from = (right + fine(8.0), height);
-            let key = vec![from, (from.0 + fine(12.0), height)];
-            root.draw(&PathElement::new(key, stroke))?;
+            let mut place = (from.0, height);
+            if series.shape != Shape::Median {
+                let key = vec![from, (from.0 + fine(12.0), height)];
+                root.draw(&PathElement::new(key, stroke))?;
+                place.0 += fine(18.0);
+            }
             let style = text_style(Tone::Ink, HPos::Left, VPos::Center);
-            let place = (from.0 + fine(18.0), height);
             root.draw(&Text::new(series.name.clone(), place, style))?;
         }
         Ok(())
