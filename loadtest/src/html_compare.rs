@@ -291,8 +291,8 @@ mod tests {
         assert!(html.contains("&lt;two&gt;") && !html.contains("<two>"));
         assert_eq!(
             html.matches("<circle").count(),
-            3 * 4,
-            "CPU, delivered, to 250"
+            3 * 4 + 2,
+            "three figures of four runs, two ratios"
         );
         assert!(html.contains("2.00 (2.00–2.00)"), "{html}");
     }

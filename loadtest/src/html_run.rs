@@ -562,13 +562,19 @@ fn cpu_per_message(report: &Report, timeline: &Active<'_>) -> Figure {
     };
     let most = pairs.iter().map(done).fold(0.0, f64::max);
     let points = |count: &dyn Fn(&Sample) -> u64| -> Vec<(f64, f64)> {
-        // Where next to nothing moved, the share of idle costs is no message's.
-        let busy = pairs.iter().filter(|pair| done(pair) > most / 20.0);
-        busy.map(|pair| {
-            let used = count(pair.1).saturating_sub(count(pair.0)) as f64;
-            (middle(pair.0, pair.1), used / done(pair))
-        })
-        .collect()
+        let pairs = pairs.iter().copied();
+        pairs
+            .map(|(before, now)| {
+                let used = count(now).saturating_sub(count(before)) as f64;
+                let done = done(&(before, now));
+                // Where next to nothing moved, the share of idle costs is no message's.
+                let is_busy = done > most / 20.0;
+                (
+                    middle(before, now),
+                    if is_busy { used / done } else { f64::NAN },
+                )
+            })
+            .collect()
     };
     let series = by_process(report, timeline, points);
     Figure {

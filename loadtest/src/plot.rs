@@ -24,6 +24,8 @@ const MARKS_NAMED_FROM: u32 = 800;
 
 /// Log scales have 2 and 5 between the powers of ten up to so many of these.
 const DECADES_FINE: f64 = 2.5;
+/// What is smaller than the largest value by more is moved to the scale's end.
+const DECADES_MAX: f64 = 12.0;
 
 /// What a colour means, throughout a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +135,9 @@ impl Scale {
             Some((least.min(value), most.max(value)))
         });
         let (least, most) = ends.unwrap_or((1.0, 10.0));
-        let low = round_log(least, f64::floor);
-        let high = round_log(most, f64::ceil).max(low + 0.3);
+        let high = round_log(most, f64::ceil);
+        let low = round_log(least, f64::floor).max(high - DECADES_MAX);
+        let high = high.max(low + 0.3);
         let (low, high) = if high - low <= DECADES_FINE {
             (low, high)
         } else {
@@ -629,7 +632,11 @@ mod tests {
         assert_eq!(plot(vec![], Shape::Line).svg(), None);
         assert_eq!(plot(vec![(0.0, 1.0)], Shape::Area).svg(), None);
         assert!(plot(vec![(0.0, 1.0)], Shape::Dots).svg().is_some());
-        let svg = plot(vec![(0.0, f64::NAN), (1.0, f64::INFINITY)], Shape::Line).svg();
+        let svg = plot(
+            vec![(0.0, f64::NAN), (0.5, f64::INFINITY), (1.0, 3.0)],
+            Shape::Line,
+        )
+        .svg();
         let svg = svg.unwrap();
         assert!(svg.contains("a &lt;b&gt;") && !svg.contains("NaN"), "{svg}");
     }

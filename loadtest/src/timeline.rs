@@ -112,8 +112,8 @@ mod tests {
                 timeline.push(Sample {
                     seconds,
                     accepted: u64::from(tenth),
-                    outstanding: if tenth == 77 { 5 } else { 0 },
-                    end_to_end_p99_us: if tenth == 78 { 9 } else { 1 },
+                    outstanding: if pushed == 77 { 5 } else { 0 },
+                    end_to_end_p99_us: if pushed == 78 { 9 } else { 1 },
                     ..Sample::default()
                 });
             }
