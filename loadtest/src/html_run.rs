@@ -11,8 +11,8 @@ use crate::timeline::Sample;
 const WIDE: (u32, u32) = (1120, 270);
 const WIDE_LOW: (u32, u32) = (1120, 170);
 const HALF: (u32, u32) = (546, 250);
-/// Rates are taken over at least so long; CPU over longer, for the kernel counts it in ticks of
-/// 10 ms and the threads of the load generator note it every 100 ms.
+/// Rates are taken over at least so long; CPU over longer, for the threads of the load generator
+/// note theirs every 100 ms, and time of children that ended comes in ticks of 10 ms.
 const RATE_SECONDS: f64 = 0.2;
 const CPU_SECONDS: f64 = 0.5;
 /// And over at least this share of the run, so that curves of long runs can be read.

@@ -33,6 +33,12 @@ Examples:
   Twenty kills under load; the relay's command should ask for short retries:
     ringpost-loadtest kill-test --rounds 20 --fault-4xx 0.05 --latency 5 \\
       --relay-cmd '...'
+  Two builds, Postfix and the bare proxy, under three kinds of load:
+    ringpost-loadtest compare --workload cold,warm,plain --floor both,in \\
+      --relay-cmd 'old=old/ringpost ...' --relay-cmd 'new=new/ringpost ...' \\
+      --relay-cmd 'loadtest/peers/postfix {listen} {sink} {spool}'
+  The highest rate with 99 of 100 messages answered within 100 ms:
+    ringpost-loadtest ramp --p99-ms 100 --relay-cmd '...'
   Two hosts: both write a ledger, which are compared afterwards:
     ringpost-loadtest sink 0.0.0.0:25 --ledger sink.txt
     ringpost-loadtest source 10.0.0.2:25 --ledger source.txt

@@ -29,16 +29,21 @@ impl Usage {
     }
 }
 
-/// What process `root` and its descendants have used so far; `None` when it is gone. The kernel
-/// counts CPU in ticks of 10 ms here, so short runs are coarse.
+/// What process `root` and its descendants have used so far; `None` when it is gone.
+///
+/// The CPU time of processes that live, with all threads they ever had, is exact to the
+/// microsecond; how it divides into user and system comes from the kernel's ticks (10 ms).
+/// Processes that ended count as soon as their parent has waited for them, in ticks (until then
+/// they are zombies, and seen as such). Lost are those whose parent ended before them or ignores
+/// SIGCHLD, with what they used.
 pub fn usage_of_tree(root: u32) -> Option<Usage> {
     let stats = all_stats();
     stats.get(&root)?;
     let mut usage = Usage::default();
     for pid in tree(root, &stats) {
-        let stat = &stats[&pid];
-        usage.user_us += stat.user_us;
-        usage.system_us += stat.system_us;
+        let (user_us, system_us) = stats[&pid].cpu_us(process_cpu_us(pid));
+        usage.user_us += user_us;
+        usage.system_us += system_us;
         let (rss, peak) = memory(pid);
         usage.rss_bytes += rss;
         usage.peak_rss_bytes += peak;
@@ -46,10 +51,31 @@ pub fn usage_of_tree(root: u32) -> Option<Usage> {
     Some(usage)
 }
 
+#[derive(Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
     user_us: u64,
     system_us: u64,
+    /// Of the children that it waited for, and of theirs.
+    children_user_us: u64,
+    children_system_us: u64,
+}
+
+impl Stat {
+    /// User and system time with that of the children; `exact_us` is what the process itself used
+    /// in all, if that is known.
+    fn cpu_us(&self, exact_us: Option<u64>) -> (u64, u64) {
+        let ticked_us = self.user_us + self.system_us;
+        let own_us = exact_us.unwrap_or(ticked_us);
+        let user_us = match ticked_us {
+            0 => 0,
+            _ => (u128::from(own_us) * u128::from(self.user_us) / u128::from(ticked_us)) as u64,
+        };
+        (
+            user_us + self.children_user_us,
+            own_us - user_us + self.children_system_us,
+        )
+    }
 }
 
 fn all_stats() -> HashMap<u32, Stat> {
@@ -73,8 +99,10 @@ fn parse_stat(text: &str, ticks_per_second: u64) -> Option<Stat> {
     let us = |ticks: u64| ticks * 1_000_000 / ticks_per_second;
     Some(Stat {
         parent: number(1)? as u32,
-        user_us: us(number(11)? + number(13)?),
-        system_us: us(number(12)? + number(14)?),
+        user_us: us(number(11)?),
+        system_us: us(number(12)?),
+        children_user_us: us(number(13)?),
+        children_system_us: us(number(14)?),
     })
 }
 
@@ -113,13 +141,25 @@ fn ticks_per_second() -> u64 {
 
 /// CPU time of the calling thread, user and system, in microseconds.
 pub fn thread_cpu_us() -> u64 {
+    clock_us(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
+}
+
+/// CPU time of a process and all threads it ever had, without its children, in microseconds.
+fn process_cpu_us(pid: u32) -> Option<u64> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: the pointer is to a live local of the type that the call expects.
+    let failed = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &mut clock) } != 0;
+    if failed { None } else { clock_us(clock) }
+}
+
+fn clock_us(clock: libc::clockid_t) -> Option<u64> {
     // SAFETY: an all-zero timespec is a valid value for the kernel to overwrite.
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a live local of the type that the call expects.
-    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } != 0 {
-        return 0;
+    if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
+        return None;
     }
-    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+    Some(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000)
 }
 
 /// Allows as many open files as the hard limit does; thousands of connections need it.
@@ -299,6 +339,8 @@ pub fn free_address(wanted: SocketAddr) -> io::Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -306,7 +348,55 @@ mod tests {
         let text = "42 (a) b (c) S 7 42 42 0 -1 0 1 2 3 4 150 50 10 20 20 0 1 0 99 0 0";
         let stat = parse_stat(text, 100).unwrap();
         assert_eq!(stat.parent, 7);
-        assert_eq!((stat.user_us, stat.system_us), (1_600_000, 700_000));
+        assert_eq!(stat.cpu_us(None), (1_600_000, 700_000));
+    }
+
+    #[test]
+    fn exact_time_is_divided_as_the_ticks_are() {
+        let stat = |user_us, system_us| Stat {
+            parent: 1,
+            user_us,
+            system_us,
+            children_user_us: 5,
+            children_system_us: 7,
+        };
+        assert_eq!(stat(30_000, 10_000).cpu_us(Some(48_000)), (36_005, 12_007));
+        assert_eq!(stat(0, 0).cpu_us(Some(999)), (5, 1006));
+        assert_eq!(stat(30_000, 0).cpu_us(Some(0)), (5, 7));
+    }
+
+    #[test]
+    fn children_that_ended_are_charged_to_their_parent() {
+        // The grandchild works until it has used 50 ms of CPU, and is waited for by the child,
+        // which then waits itself until its input ends.
+        let work = "import time\nwhile time.process_time() < 0.05: pass";
+        let script = format!("python3 -c '{work}'; echo done; read wait");
+        let mut shell = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0; 4];
+        shell.stdout.take().unwrap().read_exact(&mut line).unwrap();
+        let usage = usage_of_tree(shell.id()).unwrap();
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        // Ended processes are counted in ticks, rounded down for user and system time each.
+        assert!(usage.cpu_us() >= 30_000, "{usage:?}");
+    }
+
+    #[test]
+    fn the_clock_of_a_process_agrees_with_its_ticks() {
+        let pid = std::process::id();
+        let stat = stat(pid).unwrap();
+        let exact_us = process_cpu_us(pid).unwrap();
+        assert!(
+            exact_us >= stat.user_us + stat.system_us,
+            "{exact_us} {stat:?}"
+        );
+        // More than the kernel ever gives.
+        assert_eq!(process_cpu_us((4 << 20) + 1), None);
     }
 
     #[test]

@@ -170,8 +170,7 @@ impl Bounds {
         if (report.source.accepted as f64) < self.messages_min {
             let accepted = grouped(report.source.accepted);
             reasons.push(format!("only {accepted} messages were accepted"));
-        }
-        if report.rates.delivered_per_second < self.delivered_per_second_min {
+        } else if report.rates.delivered_per_second < self.delivered_per_second_min {
             let delivered = report.rates.delivered_per_second;
             reasons.push(format!("delivered only {delivered:.0}/s: the queue grows"));
         }
