@@ -624,7 +624,8 @@ fn connections(report: &Report, timeline: &Active<'_>) -> Figure {
 }
 
 fn handshakes(report: &Report, timeline: &Active<'_>) -> Figure {
-    let counts: [(&str, Tone, Shape, fn(&Sample) -> u64); 4] = [
+    type Count = fn(&Sample) -> u64;
+    let counts: [(&str, Tone, Shape, Count); 4] = [
         ("in, full", Tone::In, Shape::Line, |s| s.handshakes_in_full),
         ("in, resumed", Tone::In, Shape::Dashed, |s| {
             s.handshakes_in_resumed

@@ -168,7 +168,6 @@ impl Report {
     pub fn leave_out_connections(&mut self, before: &SinkFigures) {
         self.sink.connections -= before.connections.min(self.sink.connections);
         self.sink.cpu_us -= before.cpu_us.min(self.sink.cpu_us);
-        self.sink.handshakes_full -= before.handshakes_full.min(self.sink.handshakes_full);
         // A proxy shakes hands with the sink as soon as somebody connects.
         self.sink.handshakes_full -= before.handshakes_full.min(self.sink.handshakes_full);
     }
