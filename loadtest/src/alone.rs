@@ -42,6 +42,7 @@ impl Progress {
 
 /// True when everything was sent, and something was accepted.
 pub fn source(command: &SourceCommand, stop: &StopFlag) -> Result<bool, Failure> {
+    command.output.check_no_page()?;
     let common = Common::new(&command.source)?;
     let mut source = common.start_source(&command.source, command.addr)?;
     let began = Instant::now();
@@ -106,6 +107,7 @@ struct AloneReport {
 
 /// True when nothing arrived twice or altered.
 pub fn sink(command: &SinkCommand, stop: &StopFlag) -> Result<bool, Failure> {
+    command.output.check_no_page()?;
     command.sink.check()?;
     let log = ArrivalLog::new(command.ledger.as_deref())?;
     let book = Book::Alone(Mutex::new(log));

@@ -31,7 +31,7 @@ pub fn compare(command: &CompareCommand, stop: &StopFlag) -> Result<bool, Failur
     let contenders = contenders(command)?;
     let comparison = measure(command, &contenders, &spools, stop)?;
     print!("{comparison}");
-    comparison.write_json(command.output.json.as_deref())?;
+    comparison.write_files(&command.output)?;
     let clean = comparison.is_clean();
     scratch.tidy(clean);
     Ok(clean)
@@ -92,7 +92,8 @@ fn measure(
 ) -> Result<Comparison, Failure> {
     let loads = loads(command);
     let mut comparison = Comparison {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        note: command.output.note.clone(),
         command: std::env::args().collect(),
         machine: Machine::here(Clock::start().now_us() / 1_000_000),
         rounds: command.rounds,
@@ -250,8 +251,8 @@ impl Load {
             },
             judge: command.judge.clone(),
             output: OutputOptions {
-                json: None,
                 quiet: true,
+                ..OutputOptions::default()
             },
             direct: false,
             relay: None,

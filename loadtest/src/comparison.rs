@@ -3,17 +3,21 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
-use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::html_compare;
+use crate::options::OutputOptions;
 use crate::report::{Machine, Report};
 use crate::spread::Spread;
 
 /// A whole comparison, as `--json` has it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Comparison {
-    pub version: &'static str,
+    pub version: String,
+    /// What the caller says of the comparison.
+    pub note: String,
     pub command: Vec<String>,
     pub machine: Machine,
     pub rounds: u32,
@@ -28,14 +32,16 @@ pub struct Comparison {
     pub interrupted: bool,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ComparedRelay {
     pub name: String,
     /// With its placeholders.
     pub command: String,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ComparedWorkload {
     pub name: String,
     /// For people: how many messages, how large, over what.
@@ -45,7 +51,8 @@ pub struct ComparedWorkload {
     pub figures: Vec<ComparedFigure>,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ComparedRun {
     /// From 1; 0 is the warm-up.
     pub round: u32,
@@ -57,17 +64,19 @@ pub struct ComparedRun {
 }
 
 /// One figure of all relays under one workload.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ComparedFigure {
-    pub key: &'static str,
-    pub label: &'static str,
-    pub unit: &'static str,
+    pub key: String,
+    pub label: String,
+    pub unit: String,
     pub lower_is_better: bool,
     /// One for each of `Comparison::relays`.
     pub relays: Vec<FigureOfRelay>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FigureOfRelay {
     /// `None` where no run had this figure.
     pub spread: Option<Spread>,
@@ -169,13 +178,21 @@ fn pair_us(report: &Report) -> f64 {
 }
 
 impl ComparedWorkload {
+    /// What each run of this relay has for the figure of this key, with its round.
+    pub fn values(&self, key: &str, relay: usize) -> Vec<(u32, f64)> {
+        let figure = FIGURES.iter().find(|figure| figure.key == key);
+        let runs = self.runs.iter().filter(|run| run.relay == relay);
+        runs.filter_map(|run| Some((run.round, (figure?.of)(&run.report)?)))
+            .collect()
+    }
+
     fn finish(&mut self, relays: usize) {
         self.figures = FIGURES
             .iter()
             .map(|figure| ComparedFigure {
-                key: figure.key,
-                label: figure.label,
-                unit: figure.unit,
+                key: figure.key.to_string(),
+                label: figure.label.to_string(),
+                unit: figure.unit.to_string(),
                 lower_is_better: figure.lower_is_better,
                 relays: (0..relays)
                     .map(|relay| self.figure(figure, relay))
@@ -230,11 +247,15 @@ impl Comparison {
             && runs.all(|run| run.clean)
     }
 
-    pub fn write_json(&self, path: Option<&Path>) -> io::Result<()> {
-        match path {
-            Some(path) => std::fs::write(path, serde_json::to_vec_pretty(self)?),
-            None => Ok(()),
+    /// The JSON and the page, where they were asked for.
+    pub fn write_files(&self, output: &OutputOptions) -> io::Result<()> {
+        if let Some(path) = &output.json {
+            std::fs::write(path, serde_json::to_vec_pretty(self)?)?;
         }
+        if let Some(path) = &output.html {
+            std::fs::write(path, html_compare::page(self))?;
+        }
+        Ok(())
     }
 
     fn write_workload(&self, f: &mut Formatter<'_>, workload: &ComparedWorkload) -> fmt::Result {

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::options::KillCommand;
+use crate::options::{KillCommand, settings};
+use crate::progress::Goal;
 use crate::random::Random;
 use crate::report::{KillFigures, Report};
 use crate::run::{Common, Failure, StopFlag, UnderTest, Watch};
@@ -13,7 +14,7 @@ pub fn kill_test(command: &KillCommand, stop: &StopFlag) -> Result<bool, Failure
     let (report, mut under_test) = measure(command, stop)?;
     let clean = report.is_clean();
     print!("{report}");
-    report.write_json(command.output.json.as_deref())?;
+    report.write_files(&command.output)?;
     under_test.tidy(clean);
     Ok(clean)
 }
@@ -30,10 +31,15 @@ pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderT
     under_test.await_greeting(command.start.relay_start)?;
     eprintln!("seed {} ({} rounds)", common.seed, command.rounds);
     let mut source = common.start_source(&options, under_test.address)?;
-    let mut watch = Watch::new(&common, &source, &sink, stop, command.output.quiet);
+    let goal = Goal {
+        messages: command.source.messages,
+        seconds: None,
+    };
+    let mut watch = Watch::new(&common, &source, &sink, stop, goal, command.output.quiet);
     let mut kills = KillFigures::default();
     let outcome = kill_rounds(command, &common, &mut watch, &mut under_test, &mut kills);
     watch.source.stop();
+    watch.note.clear();
     outcome?;
     // What is under way may still be accepted, and counts.
     while !watch.source.is_finished() {
@@ -41,12 +47,14 @@ pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderT
     }
     watch.settle(&under_test, &command.judge);
     watch.linger(&under_test, &command.judge);
-    let samples = watch.samples;
+    let samples = watch.into_samples(&under_test);
     source.join();
     let relay_died = under_test.ended_by_itself();
     let relay_end = under_test.stop();
     let mut report = Report::new(&common, &source, &sink);
     report.timeline = samples;
+    report.settings = settings(&options, &command.sink);
+    report.note = command.output.note.clone();
     report.relay_end = relay_end;
     report.relay_died = relay_died;
     report.interrupted = stop.is_set();
@@ -68,6 +76,7 @@ fn kill_rounds(
     let range = command.kill_after_ms;
     for round in 1..=command.rounds {
         let wait_ms = random.between(range.low, range.high);
+        watch.note = format!("round {round} of {}", command.rounds);
         let deadline = Instant::now() + Duration::from_millis(wait_ms);
         while Instant::now() < deadline && !watch.is_interrupted() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -80,12 +89,12 @@ fn kill_rounds(
         if watch.is_interrupted() {
             break;
         }
-        kills.note(round, wait_ms, &common.ledger);
+        kills.note(round, watch.seconds(), wait_ms, &common.ledger);
         if let Some(process) = &mut under_test.process {
             process.kill()?;
         }
         under_test.start()?;
     }
     // The last restart has to work, too.
-    under_test.await_greeting(command.start.relay_start)
+    under_test.await_greeting_and(command.start.relay_start, |relay| watch.tick(relay))
 }

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::address::Addressing;
 
@@ -261,7 +261,8 @@ impl Ledger {
 }
 
 /// The ledger's sums. Everything but `unknown` counts recipients.
-#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
 pub struct Verdict {
     pub accepted: u64,
     pub refused: u64,

@@ -11,6 +11,8 @@
 //! `link` `source` the sending side; `sink_session` `sink` the receiving side
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
 //! `run` `kill` `report` a whole run, and its figures
+//! `timeline` `progress` what is seen of it meanwhile
+//! `plot` `html` `html_run` `html_compare` `html_ramp` the pages that show it
 //! `compare` `comparison` `ramp` `search` many runs, and what they say together; `spread` medians
 //! `proxy` the floor: bytes from one TLS connection to another
 //!
@@ -23,12 +25,18 @@ mod clock;
 mod compare;
 mod comparison;
 mod histogram;
+mod html;
+mod html_compare;
+mod html_ramp;
+mod html_run;
 mod kill;
 mod ledger;
 mod link;
 mod message;
 mod options;
+mod plot;
 mod process;
+mod progress;
 mod proxy;
 mod ramp;
 mod random;
@@ -41,6 +49,7 @@ mod source;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod tls;
 mod wire;
 mod workers;
@@ -74,6 +83,7 @@ fn act(command: Command) -> Result<bool, run::Failure> {
         Action::Sink(command) => alone::sink(&command, &stop),
         Action::Run(command) => run::run(&command, &stop),
         Action::KillTest(command) => kill::kill_test(&command, &stop),
+        Action::Html(command) => html::from_json(&command),
         Action::Compare(command) => compare::compare(&command, &stop),
         Action::Ramp(command) => ramp::ramp(&command, &stop),
         Action::Proxy(command) => proxy::proxy(&command, &stop),

@@ -27,7 +27,9 @@ Examples:
       'ringpost --listen {listen} --route *=[{sink_ip}]:{sink_port} --spool {spool}'
   A relay that runs already and delivers to port 2525, at a fixed rate:
     ringpost-loadtest run --relay 127.0.0.1:25 --relay-pid 4711 --sink-listen 127.0.0.1:2525 \\
-      --rate 2000 --duration 60 --json run.json
+      --rate 2000 --duration 60 --json run.json --html run.html
+  The page of an earlier run, from its figures:
+    ringpost-loadtest html run.json > run.html
   Twenty kills under load; the relay's command should ask for short retries:
     ringpost-loadtest kill-test --rounds 20 --fault-4xx 0.05 --latency 5 \\
       --relay-cmd '...'
@@ -69,6 +71,8 @@ pub enum Action {
     /// Kill the relay again and again under load; everything accepted must still arrive
     #[command(args_override_self = true)]
     KillTest(KillCommand),
+    /// Make the page of a run, comparison or ramp from its JSON, and write it to stdout
+    Html(HtmlCommand),
     /// Several relays (or builds, or the bare floor) under the same load, in turn, round after
     /// round; medians and paired ratios to the first one
     #[command(args_override_self = true)]
@@ -123,6 +127,12 @@ pub struct CheckCommand {
     /// Recipients that got a message twice are reported, but are no failure
     #[arg(long)]
     pub allow_duplicates: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct HtmlCommand {
+    /// What run, kill-test, compare or ramp wrote with --json
+    pub json: PathBuf,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -366,14 +376,35 @@ pub struct JudgeOptions {
     pub allow_duplicates: bool,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct OutputOptions {
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// No progress lines
+    /// Write a page with plots, all in one file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Words for JSON and page: what was tested, e.g. its version and commit
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub note: String,
+    /// No progress
     #[arg(long)]
     pub quiet: bool,
+}
+
+impl OutputOptions {
+    /// For commands that see one side only, and have no page.
+    pub fn check_no_page(&self) -> Result<(), String> {
+        if self.html.is_some() || !self.note.is_empty() {
+            return Err("--html and --note are for run, kill-test, compare and ramp".into());
+        }
+        Ok(())
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -467,6 +498,80 @@ impl SourceOptions {
         positive("--timeout", Some(self.timeout))?;
         positive("--give-up", Some(self.give_up))
     }
+}
+
+/// What shaped the load, as names and values for a report.
+pub fn settings(source: &SourceOptions, sink: &SinkOptions) -> Vec<(String, String)> {
+    let mut settings = source_settings(source);
+    settings.extend(sink_settings(sink));
+    let texts = settings.into_iter();
+    texts
+        .map(|(name, value)| (name.to_string(), value))
+        .collect()
+}
+
+fn source_settings(source: &SourceOptions) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        ("connections", source.connections.to_string()),
+        (
+            "messages per connection",
+            source.messages_per_connection.to_string(),
+        ),
+        ("message size", source.size.to_string()),
+        ("recipients per message", source.recipients.to_string()),
+        ("recipient domains", source.domains.to_string()),
+        ("TLS towards the relay", name_of(source.source_tls)),
+        ("newest TLS version", name_of(source.source_tls_version)),
+        ("preferred cipher", name_of(source.source_cipher)),
+        ("handshakes of the source", name_of(source.handshakes)),
+        (
+            "load",
+            source.rate.map_or(
+                "closed loop: each connection as fast as it is answered".to_string(),
+                |rate| format!("open loop, {rate} messages/s"),
+            ),
+        ),
+    ];
+    if source.lock_step {
+        settings.push(("commands", "one at a time, without pipelining".to_string()));
+    }
+    if source.bdat {
+        settings.push(("bodies", "BDAT".to_string()));
+    }
+    settings
+}
+
+fn sink_settings(sink: &SinkOptions) -> Vec<(&'static str, String)> {
+    let mut settings = vec![("TLS of the sink", name_of(sink.sink_tls))];
+    let shares = [
+        ("sink refuses for now", sink.fault_4xx),
+        ("sink refuses for good", sink.fault_5xx),
+        (
+            "sink hangs up before its reply",
+            sink.fault_drop_before_reply,
+        ),
+    ];
+    for (name, share) in shares.into_iter().filter(|(_, share)| *share > 0.0) {
+        settings.push((name, format!("{} % of transactions", share * 100.0)));
+    }
+    if sink.latency > 0 {
+        settings.push((
+            "sink waits",
+            format!("{} ms before its replies", sink.latency),
+        ));
+    }
+    if sink.sink_no_tickets {
+        settings.push(("session tickets of the sink", "none".to_string()));
+    }
+    settings
+}
+
+/// A choice as it is written on the command line.
+fn name_of(choice: impl ValueEnum) -> String {
+    let value = choice.to_possible_value();
+    value
+        .map(|value| value.get_name().to_string())
+        .unwrap_or_default()
 }
 
 fn positive(name: &str, value: Option<f64>) -> Result<(), String> {
@@ -571,6 +676,16 @@ pub enum SinkTls {
 pub struct Range {
     pub low: u64,
     pub high: u64,
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.low == self.high {
+            write!(f, "{} bytes", self.low)
+        } else {
+            write!(f, "{} to {} bytes, uniform", self.low, self.high)
+        }
+    }
 }
 
 impl FromStr for Range {

@@ -3,8 +3,9 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::html_ramp;
 use crate::options::{RampCommand, RunCommand};
 use crate::report::{Machine, Report, grouped};
 use crate::run::{self, Failure, Scratch, StopFlag};
@@ -15,9 +16,12 @@ use crate::search::Search;
 const PACE_MIN: f64 = 0.95;
 
 /// Every step of a ramp, and where it ended; as `--json` has it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ramp {
-    pub version: &'static str,
+    pub version: String,
+    /// What the caller says of the ramp.
+    pub note: String,
     pub command: Vec<String>,
     pub machine: Machine,
     pub p99_ms_max: Option<f64>,
@@ -31,7 +35,8 @@ pub struct Ramp {
 }
 
 /// One rate, tried once.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Step {
     /// Messages per second asked for.
     pub rate: f64,
@@ -49,6 +54,9 @@ pub fn ramp(command: &RampCommand, stop: &StopFlag) -> Result<bool, Failure> {
     print!("{ramp}");
     if let Some(path) = &command.run.output.json {
         std::fs::write(path, serde_json::to_vec_pretty(&ramp)?)?;
+    }
+    if let Some(path) = &command.run.output.html {
+        std::fs::write(path, html_ramp::page(&ramp))?;
     }
     let held = ramp.best.is_some() && !ramp.interrupted;
     scratch.tidy(held);
@@ -72,7 +80,8 @@ fn on_one_spool(run: &RunCommand, scratch: &mut Scratch) -> Result<RunCommand, F
 
 fn climb(command: &RampCommand, run: RunCommand, stop: &StopFlag) -> Result<Ramp, Failure> {
     let mut ramp = Ramp {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        note: command.run.output.note.clone(),
         command: std::env::args().collect(),
         machine: Machine::here(crate::clock::Clock::start().now_us() / 1_000_000),
         p99_ms_max: command.p99_ms,

@@ -3,24 +3,31 @@
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::histogram::Percentiles;
+use crate::html_run;
 use crate::ledger::{Ledger, Verdict};
+use crate::options::OutputOptions;
 use crate::run::Common;
 use crate::sink::{Sink, SinkFigures};
 use crate::source::{Source, SourceFigures};
+use crate::timeline::Sample;
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
-    pub version: &'static str,
+    pub version: String,
+    /// What the caller says of the run, e.g. which version was under test.
+    pub note: String,
     pub command: Vec<String>,
     pub machine: Machine,
     pub seed: u64,
     pub run: String,
+    /// Flags that shape the load, defaults included, in words.
+    pub settings: Vec<(String, String)>,
     pub direct: bool,
     /// From the first message taken up to the last 250.
     pub accept_seconds: f64,
@@ -44,7 +51,8 @@ pub struct Report {
 }
 
 /// Where the run took place.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Machine {
     pub kernel: String,
     pub cpu: String,
@@ -70,7 +78,8 @@ impl Machine {
 }
 
 /// The relay's processes, from the first message until everything was settled.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RelayFigures {
     pub user_us: u64,
     pub system_us: u64,
@@ -79,7 +88,8 @@ pub struct RelayFigures {
 }
 
 /// The recovery test.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct KillFigures {
     pub kills: u32,
     /// Kills that found accepted recipients which had not arrived yet.
@@ -87,22 +97,26 @@ pub struct KillFigures {
     pub rounds: Vec<KillRound>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct KillRound {
     pub round: u32,
+    /// Since the load began.
+    pub seconds: f64,
     pub after_ms: u64,
     pub accepted: u64,
     pub outstanding: u64,
 }
 
 impl KillFigures {
-    /// To be called just before a kill.
-    pub fn note(&mut self, round: u32, after_ms: u64, ledger: &Ledger) {
+    /// To be called just before a kill, `seconds` after the load began.
+    pub fn note(&mut self, round: u32, seconds: f64, after_ms: u64, ledger: &Ledger) {
         let (accepted, outstanding) = (ledger.accepted(), ledger.outstanding());
         self.kills += 1;
         self.kills_with_mail_outstanding += u32::from(outstanding > 0);
         self.rounds.push(KillRound {
             round,
+            seconds,
             after_ms,
             accepted,
             outstanding,
@@ -111,7 +125,8 @@ impl KillFigures {
 }
 
 /// Per second, and per accepted message.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rates {
     pub accepted_per_second: f64,
     pub delivered_per_second: f64,
@@ -128,41 +143,6 @@ pub struct Rates {
     pub sink_cpu_us_per_message: f64,
 }
 
-/// One moment of a run. `accepted`, `arrived` and `outstanding` count recipients.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Sample {
-    pub seconds: f64,
-    pub accepted: u64,
-    pub arrived: u64,
-    pub outstanding: u64,
-    pub relay_cpu_us: u64,
-    pub relay_rss_bytes: u64,
-    pub source_cpu_us: u64,
-    pub sink_cpu_us: u64,
-}
-
-impl Sample {
-    /// A line of progress, with rates since `before`.
-    pub fn line(&self, before: &Sample) -> String {
-        let seconds = (self.seconds - before.seconds).max(0.001);
-        let rate = |now: u64, then: u64| (now.saturating_sub(then)) as f64 / seconds;
-        let cores = |now: u64, then: u64| rate(now, then) / 1e6;
-        format!(
-            "{:6.1}s  accepted {:>10} ({:.0}/s)  arrived {:>10} ({:.0}/s)  outstanding {}  \
-             cores: relay {:.2}, source {:.2}, sink {:.2}",
-            self.seconds,
-            grouped(self.accepted),
-            rate(self.accepted, before.accepted),
-            grouped(self.arrived),
-            rate(self.arrived, before.arrived),
-            grouped(self.outstanding),
-            cores(self.relay_cpu_us, before.relay_cpu_us),
-            cores(self.source_cpu_us, before.source_cpu_us),
-            cores(self.sink_cpu_us, before.sink_cpu_us),
-        )
-    }
-}
-
 impl Report {
     /// Adds up the ledger and takes the figures as they are now.
     pub fn new(common: &Common, source: &Source, sink: &Sink) -> Self {
@@ -170,7 +150,7 @@ impl Report {
         let start_us = source.shared.start_us();
         let since_start = |us: u64| us.saturating_sub(start_us) as f64 / 1e6;
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_string(),
             command: std::env::args().collect(),
             machine: Machine::here(start_us / 1_000_000),
             seed: common.seed,
@@ -257,11 +237,15 @@ impl Report {
         problems
     }
 
-    pub fn write_json(&self, path: Option<&Path>) -> io::Result<()> {
-        let Some(path) = path else {
-            return Ok(());
-        };
-        fs::write(path, serde_json::to_vec_pretty(self)?)
+    /// The JSON and the page, where they were asked for.
+    pub fn write_files(&self, output: &OutputOptions) -> io::Result<()> {
+        if let Some(path) = &output.json {
+            fs::write(path, serde_json::to_vec_pretty(self)?)?;
+        }
+        if let Some(path) = &output.html {
+            fs::write(path, html_run::page(self))?;
+        }
+        Ok(())
     }
 }
 
@@ -406,12 +390,8 @@ fn write_connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
 }
 
 /// What is usually zero.
-fn write_troubles(
-    f: &mut impl fmt::Write,
-    source: &SourceFigures,
-    sink: &SinkFigures,
-) -> fmt::Result {
-    let troubles = [
+pub fn troubles(source: &SourceFigures, sink: &SinkFigures) -> [(&'static str, u64); 12] {
+    [
         ("messages refused", source.refused),
         ("messages broken off", source.open),
         ("sent again", source.retried),
@@ -424,7 +404,15 @@ fn write_troubles(
         ("dropped before the reply", sink.faults_dropped),
         ("bounces", sink.bounces),
         ("protocol errors at the sink", sink.protocol_errors),
-    ];
+    ]
+}
+
+fn write_troubles(
+    f: &mut impl fmt::Write,
+    source: &SourceFigures,
+    sink: &SinkFigures,
+) -> fmt::Result {
+    let troubles = troubles(source, sink);
     let mut line = String::new();
     for (what, count) in troubles.iter().filter(|(_, count)| *count > 0) {
         let comma = if line.is_empty() { "" } else { ", " };

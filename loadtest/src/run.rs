@@ -6,24 +6,27 @@ use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::address::Addressing;
 use crate::clock::{Clock, rfc5322_date};
+use crate::histogram::LatencyWatch;
 use crate::ledger::Ledger;
 use crate::message::Composer;
-use crate::options::{JudgeOptions, RelayOptions, RunCommand, SinkOptions, SourceOptions};
+use crate::options::{
+    JudgeOptions, RelayOptions, RunCommand, SinkOptions, SourceOptions, settings,
+};
 use crate::process::{Relay, RelayCommand, Usage, free_address, usage_of_tree};
+use crate::progress::{Beside, Goal, Progress};
 use crate::random::fresh_seed;
-use crate::report::{RelayFigures, Report, Sample};
+use crate::report::{RelayFigures, Report};
 use crate::sink::{Book, Sink};
 use crate::source::Source;
+use crate::timeline::{Sample, Timeline};
 
 /// How often the run looks at what happens.
 const TICK: Duration = Duration::from_millis(20);
-/// How often it says so, and keeps a sample.
-const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
 
 pub type Failure = Box<dyn std::error::Error>;
 
@@ -174,6 +177,15 @@ impl UnderTest {
 
     /// Waits until the relay greets.
     pub fn await_greeting(&mut self, seconds: f64) -> Result<(), Failure> {
+        self.await_greeting_and(seconds, |_| std::thread::sleep(TICK))
+    }
+
+    /// The same, and does something else (which takes a moment) between its attempts.
+    pub fn await_greeting_and(
+        &mut self,
+        seconds: f64,
+        mut meanwhile: impl FnMut(&Self),
+    ) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
         while Instant::now() < deadline {
             if self.ended_by_itself() {
@@ -182,7 +194,7 @@ impl UnderTest {
             if greets(self.address) {
                 return Ok(());
             }
-            std::thread::sleep(TICK);
+            meanwhile(self);
         }
         Err(format!("{} does not greet:\n{}", self.address, self.log_tail()).into())
     }
@@ -274,16 +286,39 @@ fn greets(address: SocketAddr) -> bool {
     }
 }
 
+/// CPU time of a relay that may be started anew, when its own count begins at zero again.
+#[derive(Default)]
+struct RisingCpu {
+    before_us: u64,
+    last_us: u64,
+}
+
+impl RisingCpu {
+    /// The time of all its lives, given that of the present one.
+    fn add(&mut self, now_us: u64) -> u64 {
+        if now_us < self.last_us {
+            self.before_us += self.last_us;
+        }
+        self.last_us = now_us;
+        self.before_us + now_us
+    }
+}
+
 /// Watches a run and keeps samples of it.
 pub struct Watch<'a> {
     common: &'a Common,
     pub source: &'a Source,
     sink: &'a Sink,
     stop: &'a StopFlag,
-    quiet: bool,
+    goal: Goal,
     began: Instant,
-    sampled: Instant,
-    pub samples: Vec<Sample>,
+    progress: Progress,
+    timeline: Timeline,
+    to_250: LatencyWatch,
+    end_to_end: LatencyWatch,
+    relay_cpu: RisingCpu,
+    /// Where the run is, in a few words, for the progress.
+    pub note: String,
     pub peak_rss_bytes: u64,
 }
 
@@ -293,18 +328,22 @@ impl<'a> Watch<'a> {
         source: &'a Source,
         sink: &'a Sink,
         stop: &'a StopFlag,
+        goal: Goal,
         quiet: bool,
     ) -> Self {
-        let now = Instant::now();
         Self {
             common,
             source,
             sink,
             stop,
-            quiet,
-            began: now,
-            sampled: now,
-            samples: Vec::new(),
+            goal,
+            began: Instant::now(),
+            progress: Progress::new(quiet),
+            timeline: Timeline::new(),
+            to_250: LatencyWatch::new(),
+            end_to_end: LatencyWatch::new(),
+            relay_cpu: RisingCpu::default(),
+            note: String::new(),
             peak_rss_bytes: 0,
         }
     }
@@ -324,31 +363,73 @@ impl<'a> Watch<'a> {
 
     /// The same, but waits no longer than `limit`.
     pub fn tick_at_most(&mut self, under_test: &UnderTest, limit: Duration) {
+        self.look(under_test);
         std::thread::sleep(TICK.min(limit));
-        if self.sampled.elapsed() < SAMPLE_PERIOD {
+    }
+
+    /// Takes a sample for the timeline and for the progress, if either is due.
+    fn look(&mut self, under_test: &UnderTest) {
+        let keep = self.timeline.is_due(self.seconds());
+        if !keep && !self.progress.is_due() {
             return;
         }
-        self.sampled = Instant::now();
         let sample = self.sample(under_test);
-        if !self.quiet {
-            let before = self.samples.last().copied().unwrap_or_default();
-            eprintln!("{}", sample.line(&before));
+        if keep {
+            self.keep(sample);
         }
-        self.samples.push(sample);
+        if self.progress.is_due() {
+            let beside = Beside {
+                goal: self.goal,
+                to_250_p99_us: self.to_250.p99_us,
+                end_to_end_p99_us: self.end_to_end.p99_us,
+                note: &self.note,
+            };
+            self.progress.show(&sample, &beside);
+        }
+    }
+
+    fn keep(&mut self, mut sample: Sample) {
+        sample.to_250_p99_us = self.to_250.p99_us_since(&self.source.shared.to_250);
+        sample.end_to_end_p99_us = self.end_to_end.p99_us_since(&self.sink.shared.end_to_end);
+        self.timeline.push(sample);
+    }
+
+    /// The samples, with a last one of now.
+    pub fn into_samples(mut self, under_test: &UnderTest) -> Vec<Sample> {
+        let last = self.sample(under_test);
+        self.keep(last);
+        self.timeline.into_samples()
     }
 
     fn sample(&mut self, under_test: &UnderTest) -> Sample {
         let usage = under_test.usage().unwrap_or_default();
         self.peak_rss_bytes = self.peak_rss_bytes.max(usage.peak_rss_bytes);
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let ledger = &self.common.ledger;
+        let (source, sink) = (&self.source.shared.counters, &self.sink.shared.counters);
         Sample {
             seconds: self.seconds(),
-            accepted: self.common.ledger.accepted(),
-            arrived: self.common.ledger.arrivals(),
-            outstanding: self.common.ledger.outstanding(),
-            relay_cpu_us: usage.cpu_us(),
+            accepted: ledger.accepted(),
+            arrived: ledger.arrivals(),
+            outstanding: ledger.outstanding(),
+            messages_accepted: get(&source.accepted),
+            messages_arrived: sink.messages(),
+            relay_cpu_us: self.relay_cpu.add(usage.cpu_us()),
             relay_rss_bytes: usage.rss_bytes,
             source_cpu_us: self.source.meter.cpu_us(),
             sink_cpu_us: self.sink.meter.cpu_us(),
+            connections_in: get(&source.connections),
+            connections_out: get(&sink.connections),
+            handshakes_in_full: get(&source.handshakes_full),
+            handshakes_in_resumed: get(&source.handshakes_resumed),
+            handshakes_out_full: get(&sink.handshakes_full),
+            handshakes_out_resumed: get(&sink.handshakes_resumed),
+            errors: get(&source.connections_failed)
+                + get(&source.refused)
+                + get(&source.open)
+                + get(&sink.handshakes_failed)
+                + get(&sink.protocol_errors),
+            ..Sample::default()
         }
     }
 
@@ -387,7 +468,7 @@ pub fn run(command: &RunCommand, stop: &StopFlag) -> Result<bool, Failure> {
     let (report, mut under_test) = measure(command, stop)?;
     let clean = report.is_clean();
     print!("{report}");
-    report.write_json(command.output.json.as_deref())?;
+    report.write_files(&command.output)?;
     under_test.tidy(clean);
     Ok(clean)
 }
@@ -402,12 +483,18 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     let usage_before = under_test.usage();
     let sink_before = sink.figures();
     let mut source = common.start_source(&command.source, under_test.address)?;
-    let mut watch = Watch::new(&common, &source, &sink, stop, command.output.quiet);
+    let limit = command.source.message_limit();
+    let goal = Goal {
+        messages: Some(limit).filter(|&limit| limit < u64::MAX),
+        seconds: command.source.duration,
+    };
+    let mut watch = Watch::new(&common, &source, &sink, stop, goal, command.output.quiet);
     load(&mut watch, &mut under_test, command.source.duration);
     watch.settle(&under_test, &command.judge);
     let usage = under_test.usage();
     watch.linger(&under_test, &command.judge);
-    let (samples, peak) = (watch.samples, watch.peak_rss_bytes);
+    let peak = watch.peak_rss_bytes;
+    let samples = watch.into_samples(&under_test);
     source.join();
     let relay_died = under_test.ended_by_itself();
     let relay_end = under_test.stop();
@@ -421,8 +508,9 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     report.relay = relay;
     report.relay_end = relay_end;
     report.timeline = samples;
+    report.settings = settings(&command.source, &command.sink);
+    report.note = command.output.note.clone();
     report.direct = command.direct;
-    let limit = command.source.message_limit();
     report.asked = command.source.duration.is_none().then_some(limit);
     report.relay_died = relay_died;
     report.interrupted = stop.is_set();

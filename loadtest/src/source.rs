@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, HandshakeKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -216,7 +216,8 @@ impl Source {
 }
 
 /// What the source saw. Messages, not recipients.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SourceFigures {
     pub threads: usize,
     pub taken: u64,

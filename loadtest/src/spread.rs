@@ -1,9 +1,9 @@
 //! Median and range of a few measurements, and the order in which they are taken.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The middle of some values, and how far they lie apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     pub median: f64,
     pub min: f64,
