@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::arrivals::{self, ArrivalLog, ArrivalSums};
 use crate::clock::Clock;
+use crate::hosts::Hosts;
 use crate::options::{CheckCommand, SinkCommand, SourceCommand};
 use crate::random::fresh_seed;
 use crate::report::{grouped, write_latencies, write_ledger};
@@ -107,6 +108,11 @@ struct AloneReport {
 /// True when nothing arrived twice or altered.
 pub fn sink(command: &SinkCommand, stop: &StopFlag) -> Result<bool, Failure> {
     command.sink.check()?;
+    if command.sink.mx.mx_hosts.is_some() {
+        return Err(
+            "--mx-hosts is for runs on one machine: its addresses are on the loopback".into(),
+        );
+    }
     let log = ArrivalLog::new(command.ledger.as_deref())?;
     let book = Book::Alone(Mutex::new(log));
     let sink = Sink::start(
@@ -115,6 +121,7 @@ pub fn sink(command: &SinkCommand, stop: &StopFlag) -> Result<bool, Failure> {
         book,
         Clock::start(),
         fresh_seed(),
+        Hosts::one(),
     )?;
     eprintln!("listening on {}", sink.address);
     let counters = &sink.shared.counters;

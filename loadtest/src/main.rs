@@ -9,6 +9,8 @@
 //! `address` `message` what is sent: addresses and marks that are known again
 //! `ledger` `arrivals` who was promised what, and what came
 //! `link` `source` the sending side; `sink_session` `sink` the receiving side
+//! `hosts` `dns` the domains and MX hosts that the sink plays, and their name server
+//! `relay_log` what a relay says of itself
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
 //! `run` `kill` `report` a whole run, and its figures
 //!
@@ -18,7 +20,9 @@ mod address;
 mod alone;
 mod arrivals;
 mod clock;
+mod dns;
 mod histogram;
+mod hosts;
 mod kill;
 mod ledger;
 mod link;
@@ -26,6 +30,7 @@ mod message;
 mod options;
 mod process;
 mod random;
+mod relay_log;
 mod report;
 mod run;
 mod sink;
