@@ -1642,7 +1642,29 @@ fn metrics_on_sigusr1() {
     relay.wait_for("delivered", |_| true);
     relay.signal("USR1");
     relay.wait_for("metrics", |_| true);
+    relay.wait_for("counters", |_| true);
     relay.stop();
+}
+
+#[test]
+fn counters_in_one_line_at_the_end() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mut relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for("delivered", |_| true);
+    relay.signal("TERM");
+    relay.wait();
+    let counters = relay.wait_for("counters", |_| true);
+    for (name, count) in [
+        ("messages_accepted", 1),
+        ("commits", 1),
+        ("commit_messages", 1),
+        ("delivered", 1),
+        ("connections_out", 1),
+        ("sessions_open", 0),
+    ] {
+        assert_eq!(counters[name], count, "{name}");
+    }
 }
 
 // ---- Peers that misbehave ----

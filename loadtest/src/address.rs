@@ -81,6 +81,85 @@ impl Addressing {
     }
 }
 
+impl Addressing {
+    /// The recipient domains as names. Fails if they depend on more than the domain's number.
+    pub fn domain_names(&self) -> Result<DomainNames, String> {
+        let mut names = DomainNames {
+            prefix: String::new(),
+            suffix: None,
+            count: self.domains,
+            sender: self.from_domain.to_ascii_lowercase(),
+        };
+        let at = |part: &Part| matches!(part, Part::Literal(text) if text.contains('@'));
+        let from = self.template.iter().rposition(at).unwrap_or(0);
+        for part in &self.template[from..] {
+            match (part, &mut names.suffix) {
+                (Part::Literal(text), suffix) => {
+                    let text = text.rsplit_once('@').map_or(&**text, |(_, domain)| domain);
+                    suffix.as_mut().unwrap_or(&mut names.prefix).push_str(text);
+                }
+                (Part::Domain, None) => names.suffix = Some(String::new()),
+                _ => return Err("behind its @, --rcpt may have one {d} and nothing else".into()),
+            }
+        }
+        names.prefix.make_ascii_lowercase();
+        names
+            .suffix
+            .iter_mut()
+            .for_each(|s| s.make_ascii_lowercase());
+        Ok(names)
+    }
+}
+
+/// The names of the recipient domains, and that of the senders. Case does not matter.
+#[derive(Clone, Debug)]
+pub struct DomainNames {
+    prefix: String,
+    /// What follows the number; `None`: there is no number, all recipients are in one domain.
+    suffix: Option<String>,
+    count: u64,
+    sender: String,
+}
+
+/// Whose domain it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// That of recipients, by its number.
+    Recipient(u64),
+    /// That of the reverse-paths, to which bounces go.
+    Sender,
+}
+
+impl DomainNames {
+    /// Recipient domains.
+    pub fn count(&self) -> u64 {
+        match self.suffix {
+            Some(_) => self.count,
+            None => 1,
+        }
+    }
+
+    /// The domain of this name, which may end with a dot; `None`: there is none.
+    pub fn find(&self, name: &str) -> Option<Domain> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let number = match &self.suffix {
+            None => (name == self.prefix).then_some(0),
+            Some(suffix) => name
+                .strip_prefix(&self.prefix)
+                .and_then(|rest| rest.strip_suffix(&**suffix))
+                .and_then(|digits| parse_number(digits).filter(|&number| number < self.count)),
+        };
+        let sender = || (name == self.sender).then_some(Domain::Sender);
+        number.map(Domain::Recipient).or_else(sender)
+    }
+}
+
+/// The number of a domain, only in the form in which it is written.
+fn parse_number(digits: &str) -> Option<u64> {
+    let number = digits.parse().ok()?;
+    (format!("{number:04}") == digits).then_some(number)
+}
+
 /// The run and the message number behind an address that `write_sender` made.
 pub fn parse_sender(address: &str) -> Option<(&str, u64)> {
     let (local, _) = address.split_once('@')?;
@@ -147,6 +226,37 @@ pub mod tests {
         let sender = String::from_utf8(sender).unwrap();
         assert_eq!(parse_sender(&sender), Some(("ab12", 77)));
         assert_eq!(parse_sender("somebody@else.test"), None);
+    }
+
+    #[test]
+    fn a_domain_is_known_by_its_name() {
+        let names = |flags| {
+            Addressing::new("r", &source_options(flags))
+                .unwrap()
+                .domain_names()
+        };
+        let many = names("--domains 20000 --rcpt u{d}@x.d{d}.Test").unwrap();
+        assert_eq!(many.count(), 20_000);
+        assert_eq!(many.find("X.D0007.test."), Some(Domain::Recipient(7)));
+        assert_eq!(many.find("x.d12345.test"), Some(Domain::Recipient(12_345)));
+        assert_eq!(many.find("Source.test"), Some(Domain::Sender));
+        for strange in [
+            "x.d7.test",
+            "x.d+007.test",
+            "x.d20000.test",
+            "d0007.test",
+            "",
+            ".",
+        ] {
+            assert_eq!(many.find(strange), None, "{strange}");
+        }
+        let one = names("--domains 5 --rcpt u{i}.{d}@only.test").unwrap();
+        assert_eq!(
+            (one.count(), one.find("only.test")),
+            (1, Some(Domain::Recipient(0)))
+        );
+        assert!(names("--rcpt u@m{n}.test").is_err());
+        assert!(names("--rcpt u@{d}.{d}.test").is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::arrivals::{self, ArrivalLog, ArrivalSums};
 use crate::clock::Clock;
+use crate::hosts::Hosts;
 use crate::options::{CheckCommand, SinkCommand, SourceCommand};
 use crate::random::fresh_seed;
 use crate::report::{grouped, write_latencies, write_ledger};
@@ -109,6 +110,11 @@ struct AloneReport {
 pub fn sink(command: &SinkCommand, stop: &StopFlag) -> Result<bool, Failure> {
     command.output.check_no_page()?;
     command.sink.check()?;
+    if command.sink.mx.mx_hosts.is_some() {
+        return Err(
+            "--mx-hosts is for runs on one machine: its addresses are on the loopback".into(),
+        );
+    }
     let log = ArrivalLog::new(command.ledger.as_deref())?;
     let book = Book::Alone(Mutex::new(log));
     let sink = Sink::start(
@@ -117,6 +123,7 @@ pub fn sink(command: &SinkCommand, stop: &StopFlag) -> Result<bool, Failure> {
         book,
         Clock::start(),
         fresh_seed(),
+        Hosts::one(),
     )?;
     eprintln!("listening on {}", sink.address);
     let counters = &sink.shared.counters;

@@ -26,7 +26,7 @@ pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderT
     options.messages = options.messages.or(Some(u64::MAX));
     let common = Common::new(&options)?;
     let sink = common.start_sink(&command.sink, "127.0.0.1:0".parse()?)?;
-    let mut under_test = UnderTest::prepare(&command.start, sink.address)?;
+    let mut under_test = UnderTest::prepare(&command.start, sink.far_side())?;
     under_test.start()?;
     under_test.await_greeting(command.start.relay_start)?;
     eprintln!("seed {} ({} rounds)", common.seed, command.rounds);

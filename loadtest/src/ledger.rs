@@ -158,6 +158,11 @@ impl Ledger {
         self.change(n, i, |cell| with_arrival(cell, intact));
     }
 
+    /// So many recipients' mail came to a host that is none of their domain's.
+    pub fn misdelivered(&self, recipients: u64) {
+        self.misdelivered.fetch_add(recipients, Ordering::Relaxed);
+    }
+
     /// A message without the ledger's marks arrived.
     pub fn unknown_arrived(&self) {
         self.unknown.fetch_add(1, Ordering::Relaxed);
@@ -278,9 +283,9 @@ pub struct Verdict {
     pub duplicated: u64,
     /// Arrivals beyond the first one (at most 6 per recipient are counted).
     pub extra_copies: u64,
-    /// Arrived with another body than was sent.
+    /// Arrived with another body, or with other header lines, than were sent.
     pub corrupted: u64,
-    /// Arrived at an address that the message was not sent to.
+    /// Arrived at an address that the message was not sent to, or at another domain's host.
     pub misdelivered: u64,
     /// Refused by a reply, and delivered all the same.
     pub refused_but_delivered: u64,

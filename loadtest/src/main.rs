@@ -9,6 +9,8 @@
 //! `address` `message` what is sent: addresses and marks that are known again
 //! `ledger` `arrivals` who was promised what, and what came
 //! `link` `source` the sending side; `sink_session` `sink` the receiving side
+//! `hosts` `dns` the domains and MX hosts that the sink plays, and their name server
+//! `relay_log` what a relay says of itself
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
 //! `run` `kill` `report` a whole run, and its figures
 //! `timeline` `progress` what is seen of it meanwhile
@@ -24,7 +26,9 @@ mod arrivals;
 mod clock;
 mod compare;
 mod comparison;
+mod dns;
 mod histogram;
+mod hosts;
 mod html;
 mod html_compare;
 mod html_ramp;
@@ -40,6 +44,7 @@ mod progress;
 mod proxy;
 mod ramp;
 mod random;
+mod relay_log;
 mod report;
 mod run;
 mod search;

@@ -1,8 +1,9 @@
 //! The messages: how the source makes them, and how the sink checks them.
 //!
-//! Every message carries `X-Ledger-Id: <run>-<n>`, `X-Ledger-Due` (when it should have been sent,
-//! microseconds since 1970) and `X-Ledger-Sum` (CRC-32 and number of bytes of the body, before
-//! dot-stuffing). The body begins with the id, so that a body under a wrong header is noticed, and
+//! Every message begins with `X-Ledger-Id: <run>-<n>`, so that a relay's lines in front can be told
+//! apart. It carries `X-Ledger-Due` (when it should have been sent, microseconds since 1970), and its
+//! header ends with `X-Ledger-Sum`: CRC-32 and number of bytes of the body, before dot-stuffing, and
+//! CRC-32 of the header up to these three. The body begins with the id, so that a body under a wrong header is noticed, and
 //! many of its lines begin with dots, so that a relay's dot-stuffing is put to work.
 
 use std::io::Write;
@@ -125,7 +126,9 @@ impl Composer {
         let filler = size.saturating_sub(header_bytes + id_line.len()).max(2);
         self.write_filler(first_line, filler, form, &mut hasher, out);
         let body_bytes = id_line.len() + filler;
-        let sum = format!("{:08x} {body_bytes:010}\r\n\r\n", hasher.finalize());
+        let header_sum = crc32fast::hash(&out[header_at..sum_at]);
+        let body_sum = hasher.finalize();
+        let sum = format!("{body_sum:08x} {body_bytes:010} {header_sum:08x}\r\n\r\n");
         out[sum_at..sum_at + SUM_BLANK.len()].copy_from_slice(sum.as_bytes());
         if form == Form::Data {
             out.extend_from_slice(b".\r\n");
@@ -135,14 +138,14 @@ impl Composer {
 
     fn write_header(&self, n: u64, due_us: u64, out: &mut Vec<u8>) {
         let run = &self.addressing.run;
-        out.extend_from_slice(b"From: <");
+        let _ = write!(out, "X-Ledger-Id: {run}-{n}\r\nFrom: <");
         self.addressing.write_sender(n, out);
         out.extend_from_slice(b">\r\nTo: <");
         self.addressing.write_recipient(n, 0, out);
         let _ = write!(
             out,
             ">\r\nSubject: ledger {run}-{n}\r\nDate: {}\r\nMessage-ID: <{n}.{run}@loadtest.test>\r\n\
-             X-Ledger-Id: {run}-{n}\r\nX-Ledger-Due: {due_us}\r\nX-Ledger-Sum: {SUM_BLANK}",
+             X-Ledger-Due: {due_us}\r\nX-Ledger-Sum: {SUM_BLANK}",
             self.date
         );
     }
@@ -180,13 +183,14 @@ impl Composer {
 }
 
 /// Place of `X-Ledger-Sum`'s value and the empty line after the header.
-const SUM_BLANK: &str = "00000000 0000000000\r\n\r\n";
+const SUM_BLANK: &str = "00000000 0000000000 00000000\r\n\r\n";
 
 /// What the sink found in a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub mark: Option<Mark>,
-    /// The body is as long as the header says and has its checksum.
+    /// The body is as long as the header says and has its checksum, and so have the header lines that
+    /// were sent; others may only stand before them.
     pub intact: bool,
     /// Bytes of the content.
     pub bytes: u64,
@@ -202,6 +206,7 @@ pub struct Mark {
     pub due_us: u64,
     sum: u32,
     body_bytes: u64,
+    header_intact: bool,
 }
 
 /// A line that begins with a dot. Built once: building it costs as much as a search.
@@ -295,7 +300,7 @@ impl DataReader {
         let sum = self.hasher.finalize();
         let intact = mark
             .as_ref()
-            .is_some_and(|m| m.sum == sum && m.body_bytes == self.body_bytes);
+            .is_some_and(|m| m.header_intact && m.sum == sum && m.body_bytes == self.body_bytes);
         Found {
             mark,
             intact,
@@ -311,19 +316,32 @@ fn without_trailing_cr(input: &[u8]) -> usize {
 }
 
 fn parse_mark(header: &[u8]) -> Option<Mark> {
-    let field = |name: &[u8]| {
-        let start = memmem::find(header, name)? + name.len();
-        let length = memchr::memchr(b'\r', &header[start..])?;
-        std::str::from_utf8(&header[start..start + length]).ok()
+    const FIRST: &[u8] = b"X-Ledger-Id: ";
+    let own_at = match header.starts_with(FIRST) {
+        true => 0,
+        false => memmem::find(header, b"\nX-Ledger-Id: ")? + 1,
     };
-    let (run, n) = field(b"\nX-Ledger-Id: ")?.split_once('-')?;
-    let (sum, body_bytes) = field(b"\nX-Ledger-Sum: ")?.split_once(' ')?;
+    let own = &header[own_at..];
+    let value_at = |name: &[u8]| Some(memmem::find(own, name)? + name.len());
+    let value = |start: usize| {
+        let length = memchr::memchr(b'\r', &own[start..])?;
+        std::str::from_utf8(&own[start..start + length]).ok()
+    };
+    let (run, n) = value(FIRST.len())?.split_once('-')?;
+    let sum_at = value_at(b"\nX-Ledger-Sum: ")?;
+    let sums = value(sum_at)?;
+    let (sum, rest) = sums.split_once(' ')?;
+    let (body_bytes, header_sum) = rest.split_once(' ')?;
+    let hash = crc32fast::hash(&own[..sum_at]);
+    // Nothing may follow the sums but the empty line.
+    let is_last = own.len() == sum_at + sums.len() + 4 && own.ends_with(b"\r\n\r\n");
     Some(Mark {
         run: run.to_string(),
         n: n.parse().ok()?,
-        due_us: field(b"\nX-Ledger-Due: ")?.parse().ok()?,
+        due_us: value(value_at(b"\nX-Ledger-Due: ")?)?.parse().ok()?,
         sum: u32::from_str_radix(sum, 16).ok()?,
         body_bytes: body_bytes.parse().ok()?,
+        header_intact: is_last && u32::from_str_radix(header_sum, 16) == Ok(hash),
     })
 }
 
@@ -445,6 +463,31 @@ mod tests {
         let found = read_in_pieces(&wire, 100);
         assert!(found.intact);
         assert_eq!(found.mark.unwrap().n, 9);
+    }
+
+    #[test]
+    fn canary_a_header_line_changed_added_behind_or_taken_away_is_noticed() {
+        let mut wire = Vec::new();
+        composer("1k").write(9, 5, Form::Data, &mut wire);
+        let text = String::from_utf8(wire).unwrap();
+        let changes = [
+            ("Subject: ledger", "Subject: Ledger"),
+            ("Subject: ", "Subject:\t"),
+            ("\r\nDate: ", "\r\nX-New: a\r\nDate: "),
+            ("\r\n\r\n", "\r\nX-New: a\r\n\r\n"),
+            ("X-Ledger-Due: 5", "X-Ledger-Due: 6"),
+            ("X-Ledger-Id: r1-9", "X-Ledger-Id: r1-8"),
+        ];
+        for (from, to) in changes {
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text);
+            let found = read_in_pieces(changed.as_bytes(), 64);
+            assert!(found.mark.is_some() && !found.intact, "{from:?}");
+        }
+        let message_id_at = text.find("Message-ID:").unwrap();
+        let end = message_id_at + text[message_id_at..].find('\n').unwrap() + 1;
+        let without = format!("{}{}", &text[..message_id_at], &text[end..]);
+        assert!(!read_in_pieces(without.as_bytes(), 64).intact);
     }
 
     #[test]

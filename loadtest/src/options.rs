@@ -14,6 +14,8 @@ pub const SIZE_BYTES_MIN: u64 = 512;
 pub const SIZE_BYTES_MAX: u64 = 1 << 30;
 /// Longest name of a relay in a comparison.
 const RELAY_NAME_BYTES_MAX: usize = 24;
+/// Most MX hosts of one domain.
+pub const MX_HOSTS_MAX: u32 = 50;
 /// Messages in a run that names neither a number nor a duration.
 const MESSAGES_DEFAULT: u64 = 10_000;
 
@@ -25,6 +27,10 @@ Examples:
   A relay that is started for the run, TLS in and out:
     ringpost-loadtest run --messages 100000 --relay-cmd \\
       'ringpost --listen {listen} --route *=[{sink_ip}]:{sink_port} --spool {spool}'
+  The same to the MX hosts of 1,000 domains, two hosts each, as the sink's name server says:
+    ringpost-loadtest run --domains 1000 --mx-hosts 2 --relay-cmd \\
+      'ringpost --listen {listen} --dns {dns} --mx-port {sink_port} --spool {spool}'
+  The same with one quick domain beside 999 slow ones: --faulty-domains 0.999 --latency 2000
   A relay that runs already and delivers to port 2525, at a fixed rate:
     ringpost-loadtest run --relay 127.0.0.1:25 --relay-pid 4711 --sink-listen 127.0.0.1:2525 \\
       --rate 2000 --duration 60 --json run.json --html run.html
@@ -346,7 +352,8 @@ impl RampCommand {
 #[derive(Args, Clone, Debug)]
 pub struct RelayOptions {
     /// Command that starts the relay. Replaced in it: {listen} {listen_ip} {listen_port} {sink}
-    /// {sink_ip} {sink_port} {spool}. Words are split at blanks; quotes keep them together
+    /// {sink_ip} {sink_port} {spool}, and with --mx-hosts {dns} {dns_ip} {dns_port}. Words are
+    /// split at blanks; quotes keep them together
     #[arg(long, value_name = "COMMAND")]
     pub relay_cmd: Option<String>,
     /// Directory for {spool} (otherwise a temporary one, removed after a clean run)
@@ -607,12 +614,32 @@ pub struct SinkOptions {
     /// such a message does not count as delivered
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
     pub fault_drop_before_reply: f64,
+    /// Share of transactions in which the sink hangs up at MAIL, at RCPT or within the content
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
+    pub fault_drop: f64,
+    /// Share of connections that the sink greets with 421
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
+    pub fault_421: f64,
+    /// Share of connections that the sink closes without a greeting
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
+    pub fault_connect: f64,
     /// Milliseconds before each batch of replies of the sink
     #[arg(long, default_value_t = 0, value_name = "MS")]
     pub latency: u64,
+    /// Milliseconds before the sink's part of a TLS handshake
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    pub tls_latency: u64,
+    /// Bytes per second that the sink reads from a connection (0: as fast as it can)
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse_bytes)]
+    pub read_rate: u64,
     /// Connections that the sink serves; others get 421
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     pub max_connections: usize,
+    /// Connections that each host of the sink serves; others get 421
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub max_connections_per_host: u32,
+    #[command(flatten)]
+    pub mx: MxOptions,
     /// Threads of the sink (default: a quarter of the CPUs)
     #[arg(long, value_name = "N")]
     pub sink_threads: Option<usize>,
@@ -620,12 +647,44 @@ pub struct SinkOptions {
 
 impl SinkOptions {
     pub fn check(&self) -> Result<(), String> {
-        let shares = self.fault_4xx + self.fault_5xx + self.fault_drop_before_reply;
-        if shares > 1.0 {
+        let transactions =
+            self.fault_4xx + self.fault_5xx + self.fault_drop_before_reply + self.fault_drop;
+        if transactions > 1.0 || self.fault_421 + self.fault_connect > 1.0 {
             return Err("the sink's fault shares add up to more than 1".into());
+        }
+        if self.mx.faulty_domains.is_some() && self.mx.mx_hosts.is_none() {
+            return Err("--faulty-domains needs --mx-hosts".into());
         }
         Ok(())
     }
+}
+
+/// The small Internet behind the relay: name server, and hosts with addresses of their own.
+#[derive(Args, Clone, Debug)]
+pub struct MxOptions {
+    /// MX hosts of each recipient domain (run and kill-test): the sink plays them all, each at an
+    /// address of its own in 127.0.0.0/8 and all on one port, and answers DNS for them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MX_HOSTS_MAX)))]
+    pub mx_hosts: Option<u32>,
+    /// Domains that have the same MX hosts, as those of one provider do
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "mx_hosts", value_parser = clap::value_parser!(u64).range(1..))]
+    pub mx_shared: u64,
+    /// Share of those sets of hosts that have the sink's faults (broken TLS, refusals, latency, ...);
+    /// all others are good, and their end-to-end times are reported apart. Without it all have them
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub faulty_domains: Option<f64>,
+    /// How many hosts of a faulty domain have the faults, best first (otherwise all)
+    #[arg(long, value_name = "N", requires = "faulty_domains")]
+    pub faulty_hosts: Option<u32>,
+    /// Where the name server listens, UDP and TCP (port 0: any free one)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub dns_listen: SocketAddr,
+    /// Seconds for which its answers, also the negative ones, may be kept
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub dns_ttl: u32,
+    /// Milliseconds before each of its answers
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub dns_latency: u64,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -665,6 +724,8 @@ pub enum SinkTls {
     Refuse,
     /// STARTTLS is answered 220, and the ClientHello with something that is not TLS
     Garbage,
+    /// STARTTLS is answered 220, and the ClientHello with the alert handshake_failure
+    Alert,
     /// STARTTLS is answered 220, then nothing comes
     Stall,
     /// STARTTLS is answered 220, then the connection is closed

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::sink::FarSide;
+
 /// How long the relay may take after SIGTERM before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
@@ -194,19 +196,30 @@ impl RelayCommand {
     pub fn new(
         command: &str,
         listen: SocketAddr,
-        sink: SocketAddr,
+        sink: FarSide,
         spool: &str,
         log: PathBuf,
     ) -> Result<Self, String> {
-        let values = [
+        let mut values = vec![
             ("{listen}", listen.to_string()),
             ("{listen_ip}", listen.ip().to_string()),
             ("{listen_port}", listen.port().to_string()),
-            ("{sink}", sink.to_string()),
-            ("{sink_ip}", sink.ip().to_string()),
-            ("{sink_port}", sink.port().to_string()),
+            ("{sink}", sink.sink.to_string()),
+            ("{sink_ip}", sink.sink.ip().to_string()),
+            ("{sink_port}", sink.sink.port().to_string()),
             ("{spool}", spool.to_string()),
         ];
+        match sink.dns {
+            Some(dns) => values.extend([
+                ("{dns}", dns.to_string()),
+                ("{dns_ip}", dns.ip().to_string()),
+                ("{dns_port}", dns.port().to_string()),
+            ]),
+            None if command.contains("{dns") => {
+                return Err("--relay-cmd asks for a name server, which --mx-hosts starts".into());
+            }
+            None => {}
+        }
         let mut words = split_words(command)?;
         for word in &mut words {
             for (name, value) in &values {
@@ -416,7 +429,10 @@ mod tests {
         let command = RelayCommand::new(
             "relay --listen {listen} --route '*=[{sink_ip}]:{sink_port}' --name \"a b\" ''",
             address("127.0.0.1:25"),
-            address("127.0.0.2:26"),
+            FarSide {
+                sink: address("127.0.0.2:26"),
+                dns: None,
+            },
             "/s",
             "/dev/null".into(),
         );
@@ -433,5 +449,25 @@ mod tests {
         ];
         assert_eq!(words, wanted);
         assert!(split_words("a 'b").is_err());
+    }
+
+    #[test]
+    fn a_relay_is_told_the_name_server() {
+        let far_side = FarSide {
+            sink: ([127, 0, 0, 1], 2525).into(),
+            dns: Some(([127, 0, 0, 1], 53).into()),
+        };
+        let words = |command, far_side| {
+            let listen = ([127, 0, 0, 1], 25).into();
+            RelayCommand::new(command, listen, far_side, "/s", "/dev/null".into())
+                .map(|it| it.words)
+        };
+        let told = words("{dns} {dns_ip} {dns_port} {sink_port}", far_side);
+        assert_eq!(told.unwrap(), ["127.0.0.1:53", "127.0.0.1", "53", "2525"]);
+        let nobody = FarSide {
+            dns: None,
+            ..far_side
+        };
+        assert!(words("relay {dns_port}", nobody).is_err());
     }
 }

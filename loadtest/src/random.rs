@@ -23,9 +23,9 @@ impl Random {
         }
     }
 
-    /// True with the given probability (0.0 never, 1.0 always).
-    pub fn chance(&mut self, probability: f64) -> bool {
-        ((self.next() >> 11) as f64) < probability * (1u64 << 53) as f64
+    /// Uniform from 0 up to but without 1.
+    pub fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -11,6 +11,7 @@ use crate::histogram::Percentiles;
 use crate::html_run;
 use crate::ledger::{Ledger, Verdict};
 use crate::options::OutputOptions;
+use crate::relay_log::RelayCounters;
 use crate::run::Common;
 use crate::sink::{Sink, SinkFigures};
 use crate::source::{Source, SourceFigures};
@@ -38,6 +39,8 @@ pub struct Report {
     pub sink: SinkFigures,
     pub relay: Option<RelayFigures>,
     pub relay_end: Option<String>,
+    /// What the relay counted itself, if it says so.
+    pub relay_counters: Option<RelayCounters>,
     /// The relay was gone before it was told to stop.
     pub relay_died: bool,
     /// How many messages were to be sent, unless a duration ended the run.
@@ -139,6 +142,7 @@ pub struct Rates {
     pub handshakes_in_per_message: f64,
     pub handshakes_out_per_message: f64,
     pub relay_cpu_us_per_message: Option<f64>,
+    pub relay_messages_per_commit: Option<f64>,
     pub source_cpu_us_per_message: f64,
     pub sink_cpu_us_per_message: f64,
 }
@@ -196,6 +200,9 @@ impl Report {
             relay_cpu_us_per_message: self
                 .relay
                 .map(|relay| (relay.user_us + relay.system_us) as f64 / messages),
+            relay_messages_per_commit: self
+                .relay_counters
+                .map(|counters| counters.messages_per_commit()),
             source_cpu_us_per_message: source.cpu_us as f64 / messages,
             sink_cpu_us_per_message: sink.cpu_us as f64 / messages,
         };
@@ -349,6 +356,7 @@ pub fn write_latencies(
     )?;
     write_percentiles(f, "to 250", &source.to_250_us)?;
     write_percentiles(f, "end to end", &sink.end_to_end_us)?;
+    write_percentiles(f, "good hosts", &sink.end_to_end_good_us)?;
     write_percentiles(f, "connect", &source.to_ready_us)
 }
 
@@ -386,11 +394,46 @@ fn write_connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
         rates.handshakes_out_resumed_per_second,
         rates.handshakes_out_per_message,
     )?;
+    write_hosts(f, sink)?;
     write_troubles(f, source, sink)
 }
 
+/// The next hops, if there is more than one.
+fn write_hosts(f: &mut impl fmt::Write, sink: &SinkFigures) -> fmt::Result {
+    let hosts = &sink.hosts;
+    if !hosts.by_mx {
+        return Ok(());
+    }
+    write!(
+        f,
+        "next hops   {} of {} reached ({} of {} MX hosts), at most {} connections open to one host",
+        grouped(hosts.sites_reached),
+        grouped(hosts.sites),
+        grouped(hosts.hosts_reached),
+        grouped(hosts.hosts),
+        grouped(hosts.connections_per_host_max.into()),
+    )?;
+    if hosts.sites_faulty > 0 {
+        write!(f, "; {} with faults", grouped(hosts.sites_faulty))?;
+    }
+    writeln!(f)?;
+    let Some(dns) = &sink.dns else {
+        return Ok(());
+    };
+    writeln!(
+        f,
+        "DNS         {} questions ({} by TCP), {} answered that there is none, {} truncated, {} dropped; {:.2} s CPU",
+        grouped(dns.questions_udp + dns.questions_tcp),
+        grouped(dns.questions_tcp),
+        grouped(dns.negative),
+        grouped(dns.truncated),
+        grouped(dns.dropped),
+        dns.cpu_us as f64 / 1e6,
+    )
+}
+
 /// What is usually zero.
-pub fn troubles(source: &SourceFigures, sink: &SinkFigures) -> [(&'static str, u64); 12] {
+pub fn troubles(source: &SourceFigures, sink: &SinkFigures) -> [(&'static str, u64); 16] {
     [
         ("messages refused", source.refused),
         ("messages broken off", source.open),
@@ -402,6 +445,10 @@ pub fn troubles(source: &SourceFigures, sink: &SinkFigures) -> [(&'static str, u
         ("faults 4xx", sink.faults_4xx),
         ("faults 5xx", sink.faults_5xx),
         ("dropped before the reply", sink.faults_dropped),
+        ("broken off", sink.faults_broken_off),
+        ("greeted with 421", sink.faults_421),
+        ("closed without a greeting", sink.faults_connect),
+        ("recipients at a wrong host", sink.hosts.misrouted),
         ("bounces", sink.bounces),
         ("protocol errors at the sink", sink.protocol_errors),
     ]
@@ -434,6 +481,14 @@ fn write_cost(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
             relay.user_us as f64 / 1e6,
             relay.system_us as f64 / 1e6,
             relay.peak_rss_bytes as f64 / 1e6,
+        )?;
+    }
+    if let Some(counters) = &report.relay_counters {
+        writeln!(
+            f,
+            "            {} commits of {:.1} messages",
+            grouped(counters.commits),
+            counters.messages_per_commit(),
         )?;
     }
     if let Some(end) = &report.relay_end {

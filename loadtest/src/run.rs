@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::address::Addressing;
 use crate::clock::{Clock, rfc5322_date};
 use crate::histogram::LatencyWatch;
+use crate::hosts::Hosts;
 use crate::ledger::Ledger;
 use crate::message::Composer;
 use crate::options::{
@@ -20,8 +21,9 @@ use crate::options::{
 use crate::process::{Relay, RelayCommand, Usage, free_address, usage_of_tree};
 use crate::progress::{Beside, Goal, Progress};
 use crate::random::fresh_seed;
+use crate::relay_log::{self, RelayCounters};
 use crate::report::{RelayFigures, Report};
-use crate::sink::{Book, Sink};
+use crate::sink::{Book, FarSide, Sink};
 use crate::source::Source;
 use crate::timeline::{Sample, Timeline};
 
@@ -98,7 +100,13 @@ impl Common {
     pub fn start_sink(&self, options: &SinkOptions, address: SocketAddr) -> Result<Sink, Failure> {
         options.check()?;
         let book = Book::Run(self.ledger.clone());
-        Ok(Sink::start(options, address, book, self.clock, self.seed)?)
+        let hosts = match options.mx.mx_hosts {
+            Some(_) => Hosts::new(&self.ledger.addressing.domain_names()?, &options.mx)?,
+            None => Hosts::one(),
+        };
+        Ok(Sink::start(
+            options, address, book, self.clock, self.seed, hosts,
+        )?)
     }
 
     pub fn start_source(
@@ -135,7 +143,7 @@ impl UnderTest {
     }
 
     /// Prepares a spool and a log; `start` starts it.
-    pub fn prepare(options: &RelayOptions, sink: SocketAddr) -> Result<Self, Failure> {
+    pub fn prepare(options: &RelayOptions, sink: FarSide) -> Result<Self, Failure> {
         let Some(command) = &options.relay_cmd else {
             return Err(
                 "what is to be tested? --relay-cmd, or in a run --relay or --direct".into(),
@@ -211,6 +219,12 @@ impl UnderTest {
             .as_ref()
             .map(RelayCommand::log_tail)
             .unwrap_or_default()
+    }
+
+    /// What the relay said of itself when it ended.
+    pub fn counters(&self) -> Option<RelayCounters> {
+        let command = self.command.as_ref()?;
+        relay_log::last_counters(&command.log).ok().flatten()
     }
 
     pub fn usage(&self) -> Option<Usage> {
@@ -477,7 +491,7 @@ pub fn run(command: &RunCommand, stop: &StopFlag) -> Result<bool, Failure> {
 pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTest), Failure> {
     let common = Common::new(&command.source)?;
     let sink = common.start_sink(&command.sink, command.sink_listen)?;
-    let mut under_test = under_test(command, sink.address)?;
+    let mut under_test = under_test(command, sink.far_side())?;
     under_test.start()?;
     under_test.await_greeting(command.start.relay_start)?;
     let usage_before = under_test.usage();
@@ -507,6 +521,7 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     report.leave_out_connections(&sink_before);
     report.relay = relay;
     report.relay_end = relay_end;
+    report.relay_counters = under_test.counters();
     report.timeline = samples;
     report.settings = settings(&command.source, &command.sink);
     report.note = command.output.note.clone();
@@ -519,9 +534,12 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     Ok((report, under_test))
 }
 
-fn under_test(command: &RunCommand, sink: SocketAddr) -> Result<UnderTest, Failure> {
+fn under_test(command: &RunCommand, sink: FarSide) -> Result<UnderTest, Failure> {
     if command.direct {
-        return Ok(UnderTest::elsewhere(sink, None));
+        if sink.dns.is_some() {
+            return Err("--direct knows no MX hosts".into());
+        }
+        return Ok(UnderTest::elsewhere(sink.sink, None));
     }
     match command.relay {
         Some(address) => Ok(UnderTest::elsewhere(address, command.relay_pid)),

@@ -9,10 +9,11 @@ use std::time::Duration;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 
+use crate::hosts::HostNumber;
 use crate::message::DataReader;
 use crate::options::SinkTls;
 use crate::random::Random;
-use crate::sink::{Delivery, Shared};
+use crate::sink::{Behaviour, Delivery, Shared};
 use crate::wire::Wire;
 
 const READ_BYTES: usize = 32 << 10;
@@ -21,9 +22,15 @@ const COMMAND_BYTES_MAX: usize = 4096;
 // What waits is at most such a line, so there is always room to read.
 const _: () = assert!(COMMAND_BYTES_MAX < READ_BYTES);
 const RECIPIENTS_MAX: usize = 10_000;
+/// A host that reads slowly does so in this many pieces a second.
+const SLOW_READS_PER_SECOND: u64 = 10;
+/// The TLS alert of that name, fatal, in a record of its own (RFC 8446 sections 5.1 and 6.2).
+const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
 
 pub struct Session {
     shared: Arc<Shared>,
+    host: Option<HostNumber>,
+    behaviour: Behaviour,
     thread: usize,
     wire: Wire,
     input: Input,
@@ -78,6 +85,8 @@ enum Stage {
 enum Fault {
     Temporary(Stage),
     Permanent(Stage),
+    /// Hangs up: at a command, or within the content.
+    Drop(Stage),
     DropBeforeReply,
 }
 
@@ -93,8 +102,17 @@ enum Next {
 }
 
 impl Session {
-    pub fn new(shared: Arc<Shared>, thread: usize, number: u64, stream: TcpStream) -> Self {
+    /// `host`: which of the sink's hosts the client came to.
+    pub fn new(
+        shared: Arc<Shared>,
+        thread: usize,
+        number: u64,
+        stream: TcpStream,
+        host: Option<HostNumber>,
+    ) -> Self {
         Self {
+            behaviour: shared.behaviour(host),
+            host,
             random: Random::stream(shared.seed, number),
             shared,
             thread,
@@ -120,13 +138,28 @@ impl Session {
     }
 
     pub async fn run(mut self) -> io::Result<()> {
+        let drawn = self.random.share();
+        let Behaviour {
+            fault_connect,
+            fault_421,
+            ..
+        } = self.behaviour;
+        if drawn < fault_connect {
+            count(&self.shared.counters.faults_connect);
+            return Ok(());
+        }
+        if drawn < fault_connect + fault_421 {
+            count(&self.shared.counters.faults_421);
+            self.refuse().await;
+            return Ok(());
+        }
         if self.shared.options.sink_implicit_tls {
             self.handshake().await?;
         }
         self.out.extend_from_slice(b"220 sink.test ESMTP\r\n");
         self.flush().await?;
         loop {
-            if !self.input.fill(&mut self.wire).await? {
+            if !self.fill().await? {
                 return Ok(());
             }
             match self.process() {
@@ -141,12 +174,24 @@ impl Session {
         }
     }
 
+    /// Reads once, no faster than this host does; false at the end of the stream.
+    async fn fill(&mut self) -> io::Result<bool> {
+        let rate = self.behaviour.read_rate;
+        if rate == 0 {
+            return Ok(self.input.fill(&mut self.wire, READ_BYTES).await? > 0);
+        }
+        let most = usize::try_from(rate / SLOW_READS_PER_SECOND).unwrap_or(READ_BYTES);
+        let read = self.input.fill(&mut self.wire, most.max(1)).await?;
+        tokio::time::sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await;
+        Ok(read > 0)
+    }
+
     async fn flush(&mut self) -> io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
         }
-        if self.shared.options.latency > 0 {
-            tokio::time::sleep(Duration::from_millis(self.shared.options.latency)).await;
+        if !self.behaviour.latency.is_zero() {
+            tokio::time::sleep(self.behaviour.latency).await;
         }
         self.wire.write(&self.out).await?;
         self.out.clear();
@@ -154,6 +199,9 @@ impl Session {
     }
 
     async fn handshake(&mut self) -> io::Result<()> {
+        if !self.behaviour.tls_latency.is_zero() {
+            tokio::time::sleep(self.behaviour.tls_latency).await;
+        }
         let counters = &self.shared.counters;
         let result = self.wire.accept_tls(self.shared.tls.clone()).await;
         count(match result {
@@ -168,21 +216,25 @@ impl Session {
     async fn start_tls(&mut self) -> io::Result<()> {
         self.input.clear();
         self.flush().await?;
-        match self.shared.options.sink_tls {
+        match self.behaviour.tls {
             SinkTls::Good | SinkTls::None | SinkTls::Refuse => {}
             SinkTls::Close => return Err(io::ErrorKind::ConnectionAborted.into()),
             SinkTls::Stall => return self.swallow().await,
             SinkTls::Garbage => {
-                // Only once the ClientHello is there: earlier bytes would be thrown away as text.
-                self.wire.read(&mut [0; 1024]).await?;
-                self.wire
-                    .write(b"250 this is no TLS record, and never will be\r\n")
-                    .await?;
-                return self.swallow().await;
+                let garbage = b"250 this is no TLS record, and never will be\r\n";
+                return self.answer_client_hello(garbage).await;
             }
+            SinkTls::Alert => return self.answer_client_hello(&HANDSHAKE_FAILURE).await,
         }
         self.transaction = Transaction::default();
         self.handshake().await
+    }
+
+    /// Only once the ClientHello is there: earlier bytes would be thrown away as text.
+    async fn answer_client_hello(&mut self, answer: &[u8]) -> io::Result<()> {
+        self.wire.read(&mut [0; 1024]).await?;
+        self.wire.write(answer).await?;
+        self.swallow().await
     }
 
     /// Reads without answering until the peer gives up.
@@ -216,6 +268,9 @@ impl Session {
 
     /// `None`: more input is needed.
     fn process_data(&mut self, mut reader: DataReader) -> Option<Next> {
+        if let Some(next) = self.broken_off(Stage::EndOfData) {
+            return Some(next);
+        }
         let (consumed, ended) = reader.consume(self.input.waiting());
         self.input.from += consumed;
         if ended {
@@ -227,6 +282,9 @@ impl Session {
 
     /// `None`: more input is needed.
     fn process_chunk(&mut self, mut reader: DataReader, left: u64, is_last: bool) -> Option<Next> {
+        if let Some(next) = self.broken_off(Stage::EndOfData) {
+            return Some(next);
+        }
         let part = self.input.at_most(left);
         reader.take(part);
         let left = left - part.len() as u64;
@@ -277,6 +335,7 @@ impl Session {
             self.thread,
             &Delivery {
                 is_bounce: transaction.null_reverse_path,
+                host: self.host,
                 recipients: &transaction.recipients,
                 found: &reader.finish(),
                 tls: self.wire.is_tls(),
@@ -343,14 +402,14 @@ impl Session {
     }
 
     fn offers_tls(&self) -> bool {
-        self.shared.options.sink_tls != SinkTls::None && !self.wire.is_tls()
+        self.behaviour.tls != SinkTls::None && !self.wire.is_tls()
     }
 
     fn starttls(&mut self) -> Next {
         if !self.offers_tls() {
             return self.complain("503 5.5.1 not offered");
         }
-        if self.shared.options.sink_tls == SinkTls::Refuse {
+        if self.behaviour.tls == SinkTls::Refuse {
             return self.say("454 4.7.0 TLS is not available");
         }
         self.say("220 2.0.0 go ahead");
@@ -366,6 +425,10 @@ impl Session {
         }
         let fault = self.draw_fault();
         match fault {
+            Some(Fault::Drop(Stage::Mail)) => {
+                self.transaction.fault = fault;
+                return self.broken_off(Stage::Mail).unwrap_or(Next::Drop);
+            }
             Some(Fault::Temporary(Stage::Mail)) => {
                 return self.refuse_for_now("451 4.3.0 not now");
             }
@@ -380,29 +443,35 @@ impl Session {
         self.say("250 2.1.0 ok")
     }
 
-    /// One draw per transaction; refusals happen at a random stage.
+    /// One draw per transaction; it happens at a random stage.
     fn draw_fault(&mut self) -> Option<Fault> {
-        let options = &self.shared.options;
-        let (temporary, permanent) = (options.fault_4xx, options.fault_5xx);
-        let all = temporary + permanent + options.fault_drop_before_reply;
-        if all <= 0.0 || !self.random.chance(all) {
-            return None;
-        }
+        let behaviour = self.behaviour;
         let stage = match self.random.between(0, 2) {
             0 => Stage::Mail,
             1 => Stage::Rcpt,
             _ => Stage::EndOfData,
         };
-        Some(if self.random.chance(temporary / all) {
-            Fault::Temporary(stage)
-        } else if self
-            .random
-            .chance(permanent / (all - temporary).max(f64::MIN_POSITIVE))
-        {
-            Fault::Permanent(stage)
-        } else {
-            Fault::DropBeforeReply
-        })
+        let faults = [
+            (behaviour.fault_4xx, Fault::Temporary(stage)),
+            (behaviour.fault_5xx, Fault::Permanent(stage)),
+            (behaviour.fault_drop, Fault::Drop(stage)),
+            (behaviour.fault_drop_before_reply, Fault::DropBeforeReply),
+        ];
+        let mut drawn = self.random.share();
+        let hit = faults.iter().find(|(share, _)| {
+            drawn -= share;
+            drawn < 0.0
+        });
+        hit.map(|(_, fault)| *fault)
+    }
+
+    /// Hangs up, if this is where the transaction is to break off.
+    fn broken_off(&self, stage: Stage) -> Option<Next> {
+        if self.transaction.fault != Some(Fault::Drop(stage)) {
+            return None;
+        }
+        count(&self.shared.counters.faults_broken_off);
+        Some(Next::Drop)
     }
 
     fn rcpt(&mut self, line: &str) -> Next {
@@ -414,6 +483,9 @@ impl Session {
         };
         if self.transaction.recipients.len() >= RECIPIENTS_MAX {
             return self.say("452 4.5.3 too many recipients");
+        }
+        if let Some(next) = self.broken_off(Stage::Rcpt) {
+            return next;
         }
         match self.transaction.fault {
             Some(Fault::Temporary(Stage::Rcpt)) => {
@@ -508,14 +580,15 @@ impl Input {
         (self.from, self.filled) = (0, 0);
     }
 
-    /// Reads once; false at the end of the stream.
-    async fn fill(&mut self, wire: &mut Wire) -> io::Result<bool> {
+    /// Reads at most `most` bytes; 0 at the end of the stream.
+    async fn fill(&mut self, wire: &mut Wire, most: usize) -> io::Result<usize> {
         self.bytes.copy_within(self.from..self.filled, 0);
         self.filled -= self.from;
         self.from = 0;
-        let read = wire.read(&mut self.bytes[self.filled..]).await?;
+        let end = self.bytes.len().min(self.filled + most);
+        let read = wire.read(&mut self.bytes[self.filled..end]).await?;
         self.filled += read;
-        Ok(read > 0)
+        Ok(read)
     }
 }
 

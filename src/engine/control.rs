@@ -86,12 +86,14 @@ impl Control {
             serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
             log.line(LogLevel::Info, "stopping", clock::wall_time());
             log.flush(clock::wall_time());
-            end(
+            let stopped = end(
                 drain(shared, handoff),
                 shared.config.listen.drain_timeout,
                 &mut self.signals,
             )
-            .await
+            .await;
+            log_counters(&snapshot_of(shared), log);
+            stopped
         })
     }
 }
@@ -121,12 +123,25 @@ async fn serve_until_stop(
 }
 
 fn log_metrics(shared: &Shared, log: &Log) {
-    let snapshot = Snapshot::of(shared.metrics.iter().map(|metrics| &**metrics));
+    let snapshot = snapshot_of(shared);
     for text in snapshot.summary().lines() {
         log.line(LogLevel::Info, "metrics", clock::wall_time())
             .field("text", text);
     }
+    log_counters(&snapshot, log);
     log.flush(clock::wall_time());
+}
+
+fn snapshot_of(shared: &Shared) -> Snapshot {
+    Snapshot::of(shared.metrics.iter().map(|metrics| &**metrics))
+}
+
+/// All counters in one line, for programs.
+fn log_counters(snapshot: &Snapshot, log: &Log) {
+    let mut line = log.line(LogLevel::Info, "counters", clock::wall_time());
+    for (name, count) in snapshot.counters() {
+        line.field(name, count);
+    }
 }
 
 /// Reads the certificate for clients again; the old one stays if that fails.

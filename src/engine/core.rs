@@ -330,6 +330,7 @@ impl Core {
             }
             // The listeners are closed in their own turn, before the word that all is done.
             yield_now().await;
+            self.count();
             self.log.flush(clock::wall_time());
             self.outbox.send(self.shared.control(), ToCore::Drained);
         });

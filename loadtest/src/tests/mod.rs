@@ -145,7 +145,7 @@ fn an_open_loop_keeps_its_rate_and_counts_the_wait() {
 
 #[test]
 fn broken_tls_of_the_sink_is_broken() {
-    for tls in ["refuse", "garbage", "close"] {
+    for tls in ["refuse", "garbage", "close", "alert"] {
         let report = direct(&format!("--sink-tls {tls} --give-up 0.2"));
         assert_eq!(report.sink.messages, 0, "{tls}");
         assert!(!report.is_clean(), "{tls}");
@@ -159,6 +159,118 @@ fn connections_beyond_the_limit_are_refused() {
     let report = direct("--max-connections 2 --source-threads 1");
     assert!(report.is_clean(), "{report}");
     assert!(report.sink.connections_refused > 0, "{report}");
+}
+
+#[test]
+fn a_share_of_connections_is_not_served() {
+    for (flags, closed, refused) in [
+        ("--fault-connect 0.3", true, false),
+        ("--fault-421 0.3", false, true),
+    ] {
+        let report = direct(&format!("{flags} --messages-per-connection 5 --seed 7"));
+        assert!(report.is_clean(), "{flags}:\n{report}");
+        assert_eq!(report.sink.faults_connect > 0, closed, "{flags}");
+        assert_eq!(report.sink.faults_421 > 0, refused, "{flags}");
+    }
+}
+
+#[test]
+fn a_share_of_transactions_breaks_off() {
+    for flags in ["", "--lock-step", "--bdat --sink-chunking --bdat-chunk 700"] {
+        let report = direct(&format!("--fault-drop 0.2 --seed 3 {flags}"));
+        assert!(report.is_clean(), "{flags}:\n{report}");
+        assert!(report.sink.faults_broken_off > 10, "{flags}:\n{report}");
+        assert_eq!(report.ledger.open_but_delivered, 0, "{flags}");
+        assert_eq!(report.sink.messages, report.ledger.accepted, "{flags}");
+    }
+}
+
+#[test]
+fn a_slow_sink_is_slow() {
+    let handshake = direct("--messages 4 --messages-per-connection 1 --tls-latency 60");
+    assert!(handshake.is_clean(), "{handshake}");
+    assert!(handshake.source.to_ready_us.p50 >= 60_000, "{handshake}");
+    let reader = direct("--messages 4 --size 20k --read-rate 100k");
+    assert!(reader.is_clean(), "{reader}");
+    assert!(reader.source.to_250_us.p50 >= 150_000, "{reader}");
+}
+
+/// Sends the mail of `domains` domains to the one host that is best for the first.
+fn to_the_first_host(domains: u64, flags: &str) -> Report {
+    let command = run_command(&format!(
+        "--direct --domains {domains} --mx-hosts 2 {flags}"
+    ));
+    let common = run::Common::new(&command.source).unwrap();
+    let sink = common
+        .start_sink(&command.sink, command.sink_listen)
+        .unwrap();
+    let mut to = sink.address;
+    to.set_ip("127.1.0.0".parse().unwrap());
+    let mut source = common.start_source(&command.source, to).unwrap();
+    source.join();
+    let mut report = Report::new(&common, &source, &sink);
+    report.finish();
+    report
+}
+
+#[test]
+fn a_host_takes_the_mail_of_its_own_domains() {
+    for (domains, flags) in [(1, ""), (2, "--mx-shared 2")] {
+        let report = to_the_first_host(domains, flags);
+        assert!(report.is_clean(), "{report}");
+        let hosts = &report.sink.hosts;
+        assert_eq!((hosts.sites_reached, hosts.hosts_reached), (1, 1));
+        assert_eq!(hosts.connections_per_host_max, 4);
+        assert!(report.to_string().contains("next hops   1 of 1 reached"));
+    }
+}
+
+#[test]
+fn canary_mail_at_the_host_of_another_domain_is_misdelivered() {
+    let report = to_the_first_host(2, "");
+    assert_eq!(report.sink.hosts.misrouted, 100, "{report}");
+    assert_eq!(report.ledger.misdelivered, 100, "{report}");
+    assert!(!report.is_clean());
+}
+
+#[test]
+fn only_faulty_hosts_have_the_faults() {
+    let all = to_the_first_host(2, "--fault-5xx 1");
+    assert_eq!(all.sink.messages, 0);
+    let none_here = to_the_first_host(2, "--fault-5xx 1 --faulty-domains 0.5");
+    assert_eq!(
+        (none_here.sink.messages, none_here.sink.faults_5xx),
+        (200, 0)
+    );
+    assert_eq!(none_here.sink.end_to_end_good_us.count, 200);
+    assert_eq!(none_here.sink.hosts.sites_faulty, 1);
+}
+
+#[test]
+fn a_host_has_its_own_limit_of_connections() {
+    let report = to_the_first_host(1, "--max-connections-per-host 2 --source-threads 1");
+    assert!(report.is_clean(), "{report}");
+    assert!(report.sink.connections_refused > 0, "{report}");
+    assert_eq!(report.sink.hosts.connections_per_host_max, 2);
+}
+
+#[test]
+fn other_machines_cannot_reach_the_hosts() {
+    let command = run_command("--direct --mx-hosts 1 --sink-listen 0.0.0.0:0");
+    let common = run::Common::new(&command.source).unwrap();
+    assert!(
+        common
+            .start_sink(&command.sink, command.sink_listen)
+            .is_err()
+    );
+    assert!(run::measure(&run_command("--direct --mx-hosts 1"), &StopFlag::default()).is_err());
+}
+
+#[test]
+fn a_relay_that_wants_a_name_server_needs_hosts() {
+    let command = run_command("--relay-cmd true%{dns}");
+    let error = run::measure(&command, &StopFlag::default()).err().unwrap();
+    assert!(error.to_string().contains("--mx-hosts"), "{error}");
 }
 
 #[test]
