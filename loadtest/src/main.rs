@@ -10,7 +10,7 @@
 //! `ledger` `arrivals` who was promised what, and what came
 //! `link` `source` the sending side; `sink_session` `sink` the receiving side
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
-//! `run` `kill` `report` a whole run, and its figures
+//! `run` `kill` `report` a whole run, and its figures; `hold` what open connections cost
 //!
 //! Absent on purpose: any code of the relay. A shared parser would share its bugs.
 
@@ -19,6 +19,7 @@ mod alone;
 mod arrivals;
 mod clock;
 mod histogram;
+mod hold;
 mod kill;
 mod ledger;
 mod link;
@@ -66,6 +67,7 @@ fn act(command: Command) -> Result<bool, run::Failure> {
         Action::Sink(command) => alone::sink(&command, &stop),
         Action::Run(command) => run::run(&command, &stop),
         Action::KillTest(command) => kill::kill_test(&command, &stop),
+        Action::Hold(command) => hold::hold(&command, &stop),
         Action::Check(command) => alone::check(&command),
     }
 }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 /// How long the relay may take after SIGTERM before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
@@ -44,6 +46,41 @@ pub fn usage_of_tree(root: u32) -> Option<Usage> {
         usage.peak_rss_bytes += peak;
     }
     Some(usage)
+}
+
+/// Memory and descriptors of a process and its descendants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Resident {
+    /// Resident, with the pages of files that are mapped; shared pages count each time.
+    pub rss_bytes: u64,
+    /// Resident and private to the process (clean and dirty).
+    pub private_bytes: u64,
+    /// Resident and of no file: heap and stacks, what the program itself uses.
+    pub anonymous_bytes: u64,
+    pub descriptors: u64,
+}
+
+/// From /proc/PID/smaps_rollup; `None` when the process is gone.
+pub fn resident_of_tree(root: u32) -> Option<Resident> {
+    let stats = all_stats();
+    stats.get(&root)?;
+    let mut sum = Resident::default();
+    for pid in tree(root, &stats) {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        sum.rss_bytes += kilobytes_field(&rollup, "Rss:");
+        sum.private_bytes += kilobytes_field(&rollup, "Private_Clean:");
+        sum.private_bytes += kilobytes_field(&rollup, "Private_Dirty:");
+        sum.anonymous_bytes += kilobytes_field(&rollup, "Anonymous:");
+        sum.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
+    }
+    Some(sum)
+}
+
+/// A line such as `Rss:   1234 kB`, in bytes; 0 if there is none.
+fn kilobytes_field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.and_then(|l| l.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
 }
 
 struct Stat {
@@ -94,12 +131,10 @@ fn tree(root: u32, stats: &HashMap<u32, Stat>) -> Vec<u32> {
 /// Resident bytes now and at most.
 fn memory(pid: u32) -> (u64, u64) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kilobytes = line.and_then(|l| l.split_ascii_whitespace().next()?.parse::<u64>().ok());
-        kilobytes.unwrap_or(0) * 1024
-    };
-    (field("VmRSS:"), field("VmHWM:"))
+    (
+        kilobytes_field(&status, "VmRSS:"),
+        kilobytes_field(&status, "VmHWM:"),
+    )
 }
 
 fn ticks_per_second() -> u64 {

@@ -53,7 +53,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn here(started_unix_s: u64) -> Self {
+    pub fn here(started_unix_s: u64) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = info.lines().find(|line| line.starts_with("model name"));
