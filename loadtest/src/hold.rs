@@ -37,6 +37,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// The honest client: messages over one connection, and its pause before each.
 const HONEST_MESSAGES: u32 = 10;
 const HONEST_PAUSE: Duration = Duration::from_millis(10);
+/// Descriptors more than at first that the relay may keep when all have gone: its own connections.
+const LATE_DESCRIPTORS: u64 = 50;
 /// Connection attempts and rounds of NOOP under way at the same time while all are asked.
 const ASKING: usize = 200;
 
@@ -428,7 +430,7 @@ impl<'a> Holder<'a> {
         let before = self.report.memory.none.descriptors;
         let began = Instant::now();
         let open = || resident_of_tree(self.relay).map_or(0, |memory| memory.descriptors);
-        while open() > before + 50 && began.elapsed() < PATIENCE {
+        while open() > before + LATE_DESCRIPTORS && began.elapsed() < PATIENCE {
             std::thread::sleep(TICK * 5);
         }
     }

@@ -348,6 +348,9 @@ mod tests {
     fn we_see_ourselves_and_our_children() {
         let before = usage_of_tree(std::process::id()).unwrap();
         assert!(before.rss_bytes > 0 && before.peak_rss_bytes >= before.rss_bytes);
+        let resident = resident_of_tree(std::process::id()).unwrap();
+        assert!(resident.rss_bytes >= resident.anonymous_bytes && resident.anonymous_bytes > 0);
+        assert!(resident.private_bytes > 0 && resident.descriptors >= 3);
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let stats = all_stats();
         assert!(tree(std::process::id(), &stats).contains(&child.id()));
