@@ -23,7 +23,7 @@ use crate::ledger::{Fate, Ledger, Verdict};
 use crate::link::{Link, Manner, OpenError};
 use crate::message::Composer;
 use crate::options::{HoldCommand, SinkOptions, default_threads};
-use crate::process::{Resident, resident_of_tree, usage_of_tree};
+use crate::process::{Resident, busy_ns_of_tree, resident_of_tree, usage_of_tree};
 use crate::report::{Machine, grouped};
 use crate::run::{Common, Failure, StopFlag, UnderTest};
 use crate::sink::Sink;
@@ -356,10 +356,11 @@ impl<'a> Holder<'a> {
 
     /// Cores that the relay uses while nobody does anything.
     fn cores(&self) -> f64 {
-        let (began, cpu_us) = (Instant::now(), self.cpu_us());
+        let busy_ns = || busy_ns_of_tree(self.relay).unwrap_or(0);
+        let (began, before_ns) = (Instant::now(), busy_ns());
         self.wait(Duration::from_secs_f64(self.command.hold));
-        let used_us = self.cpu_us().saturating_sub(cpu_us);
-        used_us as f64 / began.elapsed().as_micros() as f64
+        let used_ns = busy_ns().saturating_sub(before_ns);
+        used_ns as f64 / began.elapsed().as_nanos() as f64
     }
 
     fn wait(&self, most: Duration) {
@@ -548,7 +549,7 @@ impl fmt::Display for HoldReport {
         )?;
         writeln!(
             f,
-            "idle CPU of the relay: {:.4} cores with none, {:.4} with all",
+            "idle CPU of the relay: {:.5} cores with none, {:.5} with all",
             self.cores_before, self.cores_held
         )?;
         self.honest_before.write(f, "before")?;

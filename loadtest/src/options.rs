@@ -178,8 +178,9 @@ pub struct HoldCommand {
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub opening: u32,
     /// Most connections from one local address; beyond it they come from 127.0.0.2 and so on, if
-    /// the relay is on the loopback
-    #[arg(long, default_value_t = 20_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=28_000))]
+    /// the relay is on the loopback. (Where more than half of its 28,000 ports are taken, the
+    /// kernel searches long for a free one)
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=28_000))]
     pub per_local_address: u32,
 }
 
