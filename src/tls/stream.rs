@@ -174,14 +174,14 @@ impl Stream {
     }
 
     /// Says goodbye without waiting for an answer: close_notify if TLS is on, then end of stream.
-    pub fn close(mut self) {
+    pub fn close(&mut self) {
         self.say_goodbye();
     }
 
     /// The same for a peer that may still be sending: reads on until it stops, the deadline or a
     /// bound. A close with bytes unread would send a reset, which may destroy our last words
     /// before the peer has read them.
-    pub async fn linger(mut self, deadline: Now) {
+    pub async fn linger(&mut self, deadline: Now) {
         self.say_goodbye();
         self.socket.set_deadline(deadline);
         let mut left = LINGER_BYTES_MAX;
