@@ -23,7 +23,7 @@ use crate::ledger::{Fate, Ledger, Verdict};
 use crate::link::{Link, Manner, OpenError};
 use crate::message::Composer;
 use crate::options::{HoldCommand, SinkOptions, default_threads};
-use crate::process::{Resident, busy_ns_of_tree, resident_of_tree, usage_of_tree};
+use crate::process::{Resident, ThreadTimes, resident_of_tree, usage_of_tree};
 use crate::report::{Machine, grouped};
 use crate::run::{Common, Failure, StopFlag, UnderTest};
 use crate::sink::Sink;
@@ -356,11 +356,10 @@ impl<'a> Holder<'a> {
 
     /// Cores that the relay uses while nobody does anything.
     fn cores(&self) -> f64 {
-        let busy_ns = || busy_ns_of_tree(self.relay).unwrap_or(0);
-        let (began, before_ns) = (Instant::now(), busy_ns());
+        let (began, before) = (Instant::now(), ThreadTimes::of_tree(self.relay));
         self.wait(Duration::from_secs_f64(self.command.hold));
-        let used_ns = busy_ns().saturating_sub(before_ns);
-        used_ns as f64 / began.elapsed().as_nanos() as f64
+        let used = ThreadTimes::of_tree(self.relay).since(&before);
+        used.as_secs_f64() / began.elapsed().as_secs_f64()
     }
 
     fn wait(&self, most: Duration) {

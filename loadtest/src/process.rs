@@ -48,21 +48,38 @@ pub fn usage_of_tree(root: u32) -> Option<Usage> {
     Some(usage)
 }
 
-/// CPU time of the threads of process `root` and its descendants that live, in nanoseconds: finer
-/// than [`usage_of_tree`], for times in which next to nothing is used. `None` when it is gone.
-pub fn busy_ns_of_tree(root: u32) -> Option<u64> {
-    let stats = all_stats();
-    stats.get(&root)?;
-    let mut busy_ns = 0;
-    for pid in tree(root, &stats) {
-        for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+/// CPU time of each thread of a process and its descendants, in nanoseconds: finer than
+/// [`usage_of_tree`], for times in which next to nothing is used.
+#[derive(Clone, Debug, Default)]
+pub struct ThreadTimes(HashMap<u32, u64>);
+
+impl ThreadTimes {
+    /// As it is now; empty when the process is gone.
+    pub fn of_tree(root: u32) -> Self {
+        let pids = tree(root, &all_stats());
+        let threads = pids.iter().flat_map(|pid| {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+            tasks.into_iter().flatten().flatten()
+        });
+        let times = threads.filter_map(|thread| {
+            let id = thread.file_name().to_str()?.parse().ok()?;
             // Time on a CPU, time in the queue, slices.
             let schedule = fs::read_to_string(thread.path().join("schedstat")).ok()?;
             let on_cpu = schedule.split_ascii_whitespace().next()?;
-            busy_ns += on_cpu.parse::<u64>().ok()?;
-        }
+            Some((id, on_cpu.parse().ok()?))
+        });
+        Self(times.collect())
     }
-    Some(busy_ns)
+
+    /// What was used since `before`, by threads that still live: one that ended takes its count
+    /// with it.
+    pub fn since(&self, before: &Self) -> Duration {
+        let used = self.0.iter().map(|(id, &now)| {
+            let then = before.0.get(id).copied().unwrap_or(0);
+            now.saturating_sub(then)
+        });
+        Duration::from_nanos(used.sum())
+    }
 }
 
 /// Memory and descriptors of a process and its descendants.
@@ -367,13 +384,20 @@ mod tests {
         assert!(before.rss_bytes > 0 && before.peak_rss_bytes >= before.rss_bytes);
         let resident = resident_of_tree(std::process::id()).unwrap();
         assert!(resident.rss_bytes >= resident.anonymous_bytes && resident.anonymous_bytes > 0);
-        assert!(busy_ns_of_tree(std::process::id()).unwrap() > 0);
         assert!(resident.private_bytes > 0 && resident.descriptors >= 3);
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let stats = all_stats();
         assert!(tree(std::process::id(), &stats).contains(&child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_ended_does_not_hide_what_others_used() {
+        let times = |pairs: &[(u32, u64)]| ThreadTimes(pairs.iter().copied().collect());
+        let (before, after) = (times(&[(1, 1_000), (2, 5)]), times(&[(2, 25), (3, 10)]));
+        assert_eq!(after.since(&before), Duration::from_nanos(30));
+        assert!(!ThreadTimes::of_tree(std::process::id()).0.is_empty());
     }
 
     #[test]

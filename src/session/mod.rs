@@ -539,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_session_that_waits_for_a_command_is_small() {
-        let bytes = future_bytes(serve::<()>);
+        let bytes = future_bytes::<_, _, _, _, (), _>(serve);
         assert!(bytes <= IDLE_BYTES_MAX, "{bytes} bytes");
     }
 }
