@@ -117,6 +117,15 @@ impl Link {
     /// Connects, and is ready for the first transaction.
     pub async fn open(manner: &Manner, tls: Arc<ClientConfig>) -> Result<Self, OpenError> {
         let stream = TcpStream::connect(manner.address).await?;
+        Self::over(stream, manner, tls).await
+    }
+
+    /// The same over a connection that is there.
+    pub async fn over(
+        stream: TcpStream,
+        manner: &Manner,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Self, OpenError> {
         stream.set_nodelay(true)?;
         let mut link = Self {
             wire: Wire::Plain(stream),
@@ -466,6 +475,18 @@ impl Link {
             at = end;
         }
         Ok(())
+    }
+
+    /// NOOP: whether the relay still answers.
+    pub async fn is_alive(&mut self) -> bool {
+        self.wire.write(b"NOOP\r\n").await.is_ok()
+            && self.read_reply().await.is_ok_and(|c| c == 250)
+    }
+
+    /// Gives up the memory that only messages need, for a connection that is left alone.
+    pub fn rest(&mut self) {
+        self.content = Vec::new();
+        self.out = Vec::new();
     }
 
     /// QUIT, and waits for the relay's goodbye.

@@ -12,7 +12,7 @@
 //! `hosts` `dns` the domains and MX hosts that the sink plays, and their name server
 //! `relay_log` what a relay says of itself
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
-//! `run` `kill` `report` a whole run, and its figures
+//! `run` `kill` `report` a whole run, and its figures; `hold` what open connections cost
 //! `timeline` `progress` what is seen of it meanwhile
 //! `plot` `html` `html_run` `html_compare` `html_ramp` the pages that show it
 //! `compare` `comparison` `ramp` `search` many runs, and what they say together; `spread` medians
@@ -28,6 +28,7 @@ mod compare;
 mod comparison;
 mod dns;
 mod histogram;
+mod hold;
 mod hosts;
 mod html;
 mod html_compare;
@@ -92,6 +93,7 @@ fn act(command: Command) -> Result<bool, run::Failure> {
         Action::Compare(command) => compare::compare(&command, &stop),
         Action::Ramp(command) => ramp::ramp(&command, &stop),
         Action::Proxy(command) => proxy::proxy(&command, &stop),
+        Action::Hold(command) => hold::hold(&command, &stop),
         Action::Check(command) => alone::check(&command),
     }
 }

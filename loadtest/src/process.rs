@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use crate::sink::FarSide;
 
 /// How long the relay may take after SIGTERM before it is killed.
@@ -51,6 +53,75 @@ pub fn usage_of_tree(root: u32) -> Option<Usage> {
         usage.peak_rss_bytes += peak;
     }
     Some(usage)
+}
+
+/// CPU time of each thread of a process and its descendants, in nanoseconds: finer than
+/// [`usage_of_tree`], for times in which next to nothing is used.
+#[derive(Clone, Debug, Default)]
+pub struct ThreadTimes(HashMap<u32, u64>);
+
+impl ThreadTimes {
+    /// As it is now; empty when the process is gone.
+    pub fn of_tree(root: u32) -> Self {
+        let pids = tree(root, &all_stats());
+        let threads = pids.iter().flat_map(|pid| {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+            tasks.into_iter().flatten().flatten()
+        });
+        let times = threads.filter_map(|thread| {
+            let id = thread.file_name().to_str()?.parse().ok()?;
+            // Time on a CPU, time in the queue, slices.
+            let schedule = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            let on_cpu = schedule.split_ascii_whitespace().next()?;
+            Some((id, on_cpu.parse().ok()?))
+        });
+        Self(times.collect())
+    }
+
+    /// What was used since `before`, by threads that still live: one that ended takes its count
+    /// with it.
+    pub fn since(&self, before: &Self) -> Duration {
+        let used = self.0.iter().map(|(id, &now)| {
+            let then = before.0.get(id).copied().unwrap_or(0);
+            now.saturating_sub(then)
+        });
+        Duration::from_nanos(used.sum())
+    }
+}
+
+/// Memory and descriptors of a process and its descendants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Resident {
+    /// Resident, with the pages of files that are mapped; shared pages count each time.
+    pub rss_bytes: u64,
+    /// Resident and private to the process (clean and dirty).
+    pub private_bytes: u64,
+    /// Resident and of no file: heap and stacks, what the program itself uses.
+    pub anonymous_bytes: u64,
+    pub descriptors: u64,
+}
+
+/// From /proc/PID/smaps_rollup; `None` when the process is gone.
+pub fn resident_of_tree(root: u32) -> Option<Resident> {
+    let stats = all_stats();
+    stats.get(&root)?;
+    let mut sum = Resident::default();
+    for pid in tree(root, &stats) {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        sum.rss_bytes += kilobytes_field(&rollup, "Rss:");
+        sum.private_bytes += kilobytes_field(&rollup, "Private_Clean:");
+        sum.private_bytes += kilobytes_field(&rollup, "Private_Dirty:");
+        sum.anonymous_bytes += kilobytes_field(&rollup, "Anonymous:");
+        sum.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
+    }
+    Some(sum)
+}
+
+/// A line such as `Rss:   1234 kB`, in bytes; 0 if there is none.
+fn kilobytes_field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.and_then(|l| l.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -124,12 +195,10 @@ fn tree(root: u32, stats: &HashMap<u32, Stat>) -> Vec<u32> {
 /// Resident bytes now and at most.
 fn memory(pid: u32) -> (u64, u64) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kilobytes = line.and_then(|l| l.split_ascii_whitespace().next()?.parse::<u64>().ok());
-        kilobytes.unwrap_or(0) * 1024
-    };
-    (field("VmRSS:"), field("VmHWM:"))
+    (
+        kilobytes_field(&status, "VmRSS:"),
+        kilobytes_field(&status, "VmHWM:"),
+    )
 }
 
 fn ticks_per_second() -> u64 {
@@ -416,11 +485,22 @@ mod tests {
     fn we_see_ourselves_and_our_children() {
         let before = usage_of_tree(std::process::id()).unwrap();
         assert!(before.rss_bytes > 0 && before.peak_rss_bytes >= before.rss_bytes);
+        let resident = resident_of_tree(std::process::id()).unwrap();
+        assert!(resident.rss_bytes >= resident.anonymous_bytes && resident.anonymous_bytes > 0);
+        assert!(resident.private_bytes > 0 && resident.descriptors >= 3);
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let stats = all_stats();
         assert!(tree(std::process::id(), &stats).contains(&child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_ended_does_not_hide_what_others_used() {
+        let times = |pairs: &[(u32, u64)]| ThreadTimes(pairs.iter().copied().collect());
+        let (before, after) = (times(&[(1, 1_000), (2, 5)]), times(&[(2, 25), (3, 10)]));
+        assert_eq!(after.since(&before), Duration::from_nanos(30));
+        assert!(!ThreadTimes::of_tree(std::process::id()).0.is_empty());
     }
 
     #[test]

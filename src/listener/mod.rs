@@ -109,10 +109,13 @@ impl Ingress {
         {
             Ok(admitted) => {
                 let context = self.context.clone();
-                spawn(async move {
-                    session::serve(context, socket, peer, implicit_tls).await;
-                    drop(admitted);
-                });
+                spawn(session::serve(
+                    context,
+                    socket,
+                    peer,
+                    implicit_tls,
+                    admitted,
+                ));
             }
             Err(refused) => self.refuse(&socket, peer, refused, implicit_tls),
         }

@@ -111,7 +111,7 @@ impl fmt::Write for Escaper<'_> {
 /// many bytes at a time: most values are such.
 fn is_plain(text: &[u8]) -> bool {
     text.iter().fold(true, |plain, &byte| {
-        plain & (byte >= b' ') & (byte <= b'~') & (byte != b'"') & (byte != b'\\')
+        plain & (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\')
     })
 }
 

@@ -48,17 +48,20 @@ impl Incoming {
         }
     }
 
-    /// Hands what is in memory to the log if it is more than `most` bytes. Waits while the log
-    /// is behind: that is how a fast sender is slowed down. An error is kept for [`Self::commit`],
-    /// since a reply is due only at the end of the data; until then the rest is dropped.
-    pub async fn spill(&mut self, spool: &Spool, most: usize) {
-        if self.unwritten() > most {
-            if self.failed.is_none() {
-                self.failed = self.write(spool).await.err();
-            }
-            self.written_bytes += self.unwritten() as u64;
-            self.body.truncate(BODY_OFFSET_BYTES);
+    /// More than `most` bytes are in memory: [`Self::spill`] is due.
+    pub fn has_outgrown(&self, most: usize) -> bool {
+        self.unwritten() > most
+    }
+
+    /// Hands what is in memory to the log. Waits while the log is behind: that is how a fast
+    /// sender is slowed down. An error is kept for [`Self::commit`], since a reply is due only at
+    /// the end of the data; until then the rest is dropped.
+    pub async fn spill(&mut self, spool: &Spool) {
+        if self.failed.is_none() {
+            self.failed = self.write(spool).await.err();
         }
+        self.written_bytes += self.unwritten() as u64;
+        self.body.truncate(BODY_OFFSET_BYTES);
     }
 
     fn unwritten(&self) -> usize {

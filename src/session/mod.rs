@@ -32,6 +32,10 @@ use tokio::sync::Notify;
 /// How long a last word, such as 421, may take to be sent, and then to be read.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Most bytes of a session's task, which is there as long as the connection; TLS comes on top.
+#[cfg(test)]
+const IDLE_BYTES_MAX: usize = 1200;
+
 /// A sender whose text may have ended, if bare line ends count, mostly waits for an answer.
 const BODY_MAY_BE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -166,24 +170,38 @@ enum End {
     Draining,
 }
 
-/// Serves one connection from greeting to close, and writes its line to the log.
-pub async fn serve(context: Rc<Context>, socket: Socket, peer: SocketAddr, implicit_tls: bool) {
+/// Serves one connection from greeting to close, and writes its line to the log. `place`, which
+/// the connection takes somewhere, is given up at the end.
+pub fn serve(
+    context: Rc<Context>,
+    socket: Socket,
+    peer: SocketAddr,
+    implicit_tls: bool,
+    place: impl Sized + 'static,
+) -> impl Future<Output = ()> + 'static {
     context.sessions.begin();
     context.metrics.sessions.increment();
-    let mut session = Session::new(context.clone(), socket, peer, implicit_tls);
-    let end = match session.converse(implicit_tls).await {
-        Ok(()) => End::Closed,
-        Err(end) => end,
-    };
-    session.finish(end).await;
-    context.sessions.end();
+    // Made here and captured: arguments of an async function would stay in the task as well.
+    let mut session = Session::new(context, socket, peer, implicit_tls);
+    async move {
+        let end = match session.converse(implicit_tls).await {
+            Ok(()) => End::Closed,
+            Err(end) => end,
+        };
+        session.finish(&end).await;
+        let context = session.context.clone();
+        drop(session);
+        context.sessions.end();
+        drop(place);
+    }
 }
 
+/// One connection. What it seldom waits for (handshake, commit, log) waits in boxes of its own:
+/// a task is as large as the largest of its waits, and most sessions wait for a command.
 struct Session {
     context: Rc<Context>,
     stream: Stream,
     peer: SocketAddr,
-    info: PeerInfo,
     server: Server,
     started: Now,
     /// Received and not yet parsed: `input[parsed..]`.
@@ -192,9 +210,23 @@ struct Session {
     /// Replies not yet sent.
     out: Vec<u8>,
     incoming: Option<Incoming>,
-    tls: Option<TlsSummary>,
     /// Of the wait that is under way, or the next one.
     deadline: Now,
+}
+
+fn server(
+    context: &Context,
+    address: IpAddr,
+    offer_starttls: bool,
+    tls: Option<TlsSummary>,
+) -> Server {
+    let peer = PeerInfo {
+        address,
+        trusted: context.relay.is_trusted(address),
+        offer_starttls,
+        tls,
+    };
+    Server::new(context.settings.clone(), peer)
 }
 
 impl Session {
@@ -205,15 +237,8 @@ impl Session {
             // Without TLS such a client could not send at all.
             && (context.settings.require_tls
                 || !context.broken_tls.borrow().is_broken(&peer.ip(), started));
-        let info = PeerInfo {
-            address: peer.ip(),
-            trusted: context.relay.is_trusted(peer.ip()),
-            offer_starttls,
-            tls: None,
-        };
         Session {
-            info,
-            server: Server::new(context.settings.clone(), info),
+            server: server(&context, peer.ip(), offer_starttls, None),
             stream: Stream::new(socket),
             context,
             peer,
@@ -222,17 +247,15 @@ impl Session {
             parsed: 0,
             out: Vec::new(),
             incoming: None,
-            tls: None,
             deadline: Now::NEVER,
         }
     }
 
     async fn converse(&mut self, implicit_tls: bool) -> Result<(), End> {
         if implicit_tls {
-            let tls = self.handshake().await?;
+            let tls = Box::pin(self.handshake()).await?;
             // TLS was there before the first word, so it belongs to who the peer is.
-            self.info.tls = Some(tls);
-            self.server = Server::new(self.context.settings.clone(), self.info);
+            self.server = server(&self.context, self.peer.ip(), false, Some(tls));
         }
         self.server.greet(&mut self.out);
         self.flush().await?;
@@ -290,12 +313,12 @@ impl Session {
                 }
                 Step::BeginBody => self.begin_body(),
                 Step::BodyAborted => self.incoming = None,
-                Step::EndOfData(envelope) => self.commit(*envelope).await,
+                Step::EndOfData(envelope) => Box::pin(self.commit(envelope)).await,
                 Step::StartTls => {
                     self.forget_input();
                     self.flush().await?;
                     // What comes with the client's last flight is the first command over TLS.
-                    let tls = self.handshake().await?;
+                    let tls = Box::pin(self.handshake()).await?;
                     self.server.tls_established(tls);
                 }
                 Step::Close => return Ok(Flow::Close),
@@ -323,12 +346,14 @@ impl Session {
         if let Some(incoming) = &mut self.incoming {
             let context = &self.context;
             self.stream.set_deadline(Now::NEVER);
-            incoming.spill(&context.spool, context.chunk_bytes).await;
+            if incoming.has_outgrown(context.chunk_bytes) {
+                Box::pin(incoming.spill(&context.spool)).await;
+            }
         }
     }
 
     /// Makes the received message durable and lets the machine answer.
-    async fn commit(&mut self, envelope: Envelope) {
+    async fn commit(&mut self, envelope: Box<Envelope>) {
         let incoming = self
             .incoming
             .take()
@@ -340,7 +365,7 @@ impl Session {
                 let took = clock::now().since(complete);
                 self.context.metrics.accept_us.record_duration(took);
                 self.server.committed(durable.id, &mut self.out);
-                self.hand_over(durable, envelope);
+                self.hand_over(durable, *envelope);
             }
             Err(error) => {
                 self.context.metrics.messages_refused.increment();
@@ -388,7 +413,6 @@ impl Session {
                     true => context.metrics.handshakes_in_resumed.increment(),
                     false => context.metrics.handshakes_in_full.increment(),
                 }
-                self.tls = Some(summary);
                 self.arm_deadline();
                 Ok(summary)
             }
@@ -431,16 +455,16 @@ impl Session {
     }
 
     /// Says the last word where one is due, closes, and writes the session's line.
-    async fn finish(mut self, end: End) {
+    async fn finish(&mut self, end: &End) {
         match end {
             End::Stream(StreamError::TimedOut) => self.server.timed_out(&mut self.out),
             End::Draining => self.server.shutting_down(&mut self.out),
             _ => {}
         }
-        self.log_end(&end);
+        self.log_end(end);
         let last_words = std::mem::take(&mut self.out);
         let last_words_due = clock::now() + LAST_WORD_TIMEOUT;
-        let peer_may_be_sending = match &end {
+        let peer_may_be_sending = match end {
             End::Closed => !self.server.has_quit(),
             End::PeerGone { .. } => false,
             End::Stream(error) | End::Handshake(error) => !matches!(error, StreamError::Gone(_)),
@@ -469,7 +493,7 @@ impl Session {
         }
         line.field("bytes", durable.body_bytes)
             .field("client", self.peer.ip());
-        line.tls(self.tls.as_ref());
+        line.tls(self.server.summary().tls.as_ref());
     }
 
     fn log_end(&self, end: &End) {
@@ -479,7 +503,7 @@ impl Session {
         let mut line = self.context.log.line(LogLevel::Info, event::SESSION, now);
         line.field("client", self.peer)
             .field("hello", &*summary.hello);
-        line.tls(self.tls.as_ref());
+        line.tls(summary.tls.as_ref());
         line.field("messages", summary.messages)
             .field("recipients", summary.recipients)
             .field("bytes", summary.message_bytes);
@@ -505,5 +529,20 @@ impl fmt::Display for End {
             End::Handshake(error) => write!(f, "handshake failed: {error}"),
             End::Draining => f.write_str("shutting down"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<A, B, C, D, E, F: Future>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_session_that_waits_for_a_command_is_small() {
+        let bytes = future_bytes::<_, _, _, _, (), _>(serve);
+        assert!(bytes <= IDLE_BYTES_MAX, "{bytes} bytes");
     }
 }

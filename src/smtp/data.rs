@@ -249,8 +249,8 @@ impl Scanner {
         }
     }
 
-    /// The hot path: keeps body text, in whole blocks, in which every line end is good, no line starts
-    /// with a dot and none can be too long. Five times as fast as going from line to line.
+    /// The hot path: keeps body text, in whole blocks, in which every line end is good, no line is a
+    /// lone dot and none can be too long.
     fn take_plain_text(&mut self, copier: &mut Copier<'_>) {
         let can_begin = match (self.line, copier.rest().first()) {
             (_, None | Some(b'\n')) | (Line::Start, Some(b'.')) => false,
@@ -261,23 +261,28 @@ impl Scanner {
             return;
         }
         let room = self.rules.line_bytes_max - self.line_bytes;
-        let plain_bytes = plain_prefix(copier.rest(), room);
-        let Some(&last) = copier.rest()[..plain_bytes].last() else {
+        let plain = plain_prefix(copier.rest(), room, self.framing == Framing::Dot);
+        let Some(&last) = copier.rest()[..plain.bytes].last() else {
             return;
         };
         // The LF was looked at.
-        let kept_bytes = plain_bytes + usize::from(last == b'\r');
+        let kept_bytes = plain.bytes + usize::from(last == b'\r');
         let kept = &copier.rest()[..kept_bytes];
         copier.keep(kept_bytes);
+        self.adjust_bytes -= plain.stuffed_lines;
         match memrchr(b'\n', kept) {
             Some(at) => {
                 self.end_line(true);
-                self.line_bytes = kept_bytes - 1 - at;
+                let is_stuffed = kept.get(at + 1) == Some(&b'.');
+                self.line_bytes = kept_bytes - 1 - at - usize::from(is_stuffed);
+                if kept_bytes > at + 1 {
+                    self.line = Line::Text;
+                }
             }
-            None => self.line_bytes += kept_bytes,
-        }
-        if self.line_bytes > 0 {
-            self.line = Line::Text;
+            None => {
+                self.line_bytes += kept_bytes;
+                self.line = Line::Text;
+            }
         }
     }
 
@@ -472,32 +477,60 @@ impl Scanner {
     }
 }
 
-/// Octets of the longest prefix, of whole blocks and no longer than `bytes_max`, without NUL, bare CR, bare
-/// LF (but perhaps as its first octet) and dot behind LF. The octet behind it was looked at too: it is LF
-/// if and only if the prefix ends with CR, and no dot if that ends with LF.
-fn plain_prefix(text: &[u8], bytes_max: usize) -> usize {
-    let Some((_, behind)) = text.split_first() else {
-        return 0;
-    };
-    let (octets, _) = text[..bytes_max.min(behind.len())].as_chunks::<BLOCK_BYTES>();
-    let (nexts, _) = behind.as_chunks::<BLOCK_BYTES>();
-    let blocks = octets.iter().zip(nexts);
-    blocks
-        .take_while(|(octets, nexts)| is_plain(octets, nexts))
-        .count()
-        * BLOCK_BYTES
+/// What [`plain_prefix`] found.
+struct Plain {
+    bytes: usize,
+    /// Lines that begin with a stuffed dot.
+    stuffed_lines: i64,
 }
 
-/// `nexts` has each octet's successor. Without a branch, so that the compiler makes vector
-/// instructions of it.
-fn is_plain(octets: &[u8; BLOCK_BYTES], nexts: &[u8; BLOCK_BYTES]) -> bool {
-    let mut odd = 0;
-    for (&octet, &next) in octets.iter().zip(nexts) {
-        odd |= u8::from(octet == b'\r') ^ u8::from(next == b'\n');
-        odd |= u8::from(octet == b'\n') & u8::from(next == b'.');
-        odd |= u8::from(octet == 0);
+/// The longest prefix, of whole blocks and no longer than `bytes_max`, without NUL, bare CR, bare
+/// LF (but perhaps as its first octet) and line that begins with a dot, unless dots are stuffed and
+/// the line goes on behind it. The octet behind the prefix was looked at too: it is LF if and only
+/// if the prefix ends with CR, and is not counted if it is a dot behind LF.
+fn plain_prefix(text: &[u8], bytes_max: usize, dots_are_stuffed: bool) -> Plain {
+    let mut plain = Plain {
+        bytes: 0,
+        stuffed_lines: 0,
+    };
+    let (Some(next), Some(after_next)) = (text.get(1..), text.get(2..)) else {
+        return plain;
+    };
+    let (octets, _) = text[..bytes_max.min(after_next.len())].as_chunks::<BLOCK_BYTES>();
+    let (nexts, _) = next.as_chunks::<BLOCK_BYTES>();
+    let (thirds, _) = after_next.as_chunks::<BLOCK_BYTES>();
+    for ((octets, nexts), thirds) in octets.iter().zip(nexts).zip(thirds) {
+        let Some(dotted_lines) = dotted_lines_if_plain(octets, nexts, thirds) else {
+            break;
+        };
+        if dotted_lines > 0 && !dots_are_stuffed {
+            break;
+        }
+        plain.bytes += BLOCK_BYTES;
+        plain.stuffed_lines += i64::from(dotted_lines);
     }
-    odd == 0
+    let ends_before_dot = plain.bytes > 0 && text[plain.bytes - 1..].starts_with(b"\n.");
+    plain.stuffed_lines -= i64::from(ends_before_dot);
+    plain
+}
+
+/// How many octets are an LF before a dot, if nothing is odd. `nexts` has each octet's successor,
+/// `thirds` the one after. Without a branch, so that the compiler makes vector instructions of it.
+fn dotted_lines_if_plain(
+    octets: &[u8; BLOCK_BYTES],
+    nexts: &[u8; BLOCK_BYTES],
+    thirds: &[u8; BLOCK_BYTES],
+) -> Option<u8> {
+    let mut odd = 0;
+    let mut dotted_lines = 0;
+    for ((&octet, &next), &third) in octets.iter().zip(nexts).zip(thirds) {
+        let is_dotted = u8::from(octet == b'\n') & u8::from(next == b'.');
+        odd |= u8::from(octet == b'\r') ^ u8::from(next == b'\n');
+        odd |= is_dotted & (u8::from(third == b'\r') | u8::from(third == b'\n'));
+        odd |= u8::from(octet == 0);
+        dotted_lines += is_dotted;
+    }
+    (odd == 0).then_some(dotted_lines)
 }
 
 /// Copies input to a body in runs that are as long as possible.

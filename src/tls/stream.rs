@@ -185,14 +185,14 @@ impl Stream {
 
     /// Sends `last_words`, which may be empty, with a close_notify if TLS is on, and closes.
     /// For a peer that has nothing left to say: bytes unread would turn the end into a reset.
-    pub async fn close(mut self, last_words: &[u8]) {
+    pub async fn close(&mut self, last_words: &[u8]) {
         self.say_goodbye(last_words).await;
     }
 
     /// The same for a peer that may still be sending: reads on until it stops, the deadline or a
     /// bound. A close with bytes unread would send a reset, which may destroy our last words
     /// before the peer has read them.
-    pub async fn linger(mut self, last_words: &[u8], deadline: Now) {
+    pub async fn linger(&mut self, last_words: &[u8], deadline: Now) {
         self.socket.set_deadline(deadline);
         self.say_goodbye(last_words).await;
         self.socket.finish_sending();

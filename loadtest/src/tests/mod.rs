@@ -4,8 +4,9 @@ mod toy_relay;
 
 use clap::Parser;
 
+use crate::hold;
 use crate::kill;
-use crate::options::{Action, Command, KillCommand, RunCommand};
+use crate::options::{Action, Command, HoldCommand, KillCommand, RunCommand};
 use crate::report::Report;
 use crate::run::{self, StopFlag};
 
@@ -355,4 +356,42 @@ fn a_durable_relay_survives_its_kills() {
 fn canary_a_relay_that_says_250_too_early_is_found_out() {
     let report = kill_test(&format!("{} --settle 0.5 --latency 1", toy("forgetful")));
     assert!(report.ledger.lost > 0 && !report.is_clean(), "{report}");
+}
+
+fn hold_command(line: &str) -> HoldCommand {
+    match parse(&format!("hold --quiet --hold 0.2 {line}")) {
+        Action::Hold(command) => command,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn connections_are_held_counted_and_charged() {
+    let command = hold_command(&format!(
+        "--connections 7 --messages-first 2 --per-local-address 3 {}",
+        toy("honest")
+    ));
+    let (report, mut under_test) = hold::measure(&command, &StopFlag::default()).unwrap();
+    under_test.tidy(true);
+    assert_eq!(report.problems(), Vec::<String>::new(), "{report}");
+    assert_eq!((report.opened, report.alive), (7, 7));
+    let memory = &report.memory;
+    assert!(memory.none.anonymous_bytes > 0, "{report}");
+    assert!(memory.half.descriptors < memory.all.descriptors, "{report}");
+    assert!(
+        memory.after.descriptors < memory.all.descriptors,
+        "{report}"
+    );
+    let messages = 14 + report.honest_before.to_250_us.count + report.honest_beside.to_250_us.count;
+    assert_eq!(report.ledger.accepted, messages, "{report}");
+}
+
+#[test]
+fn canary_connections_that_end_early_are_noticed() {
+    let command = hold_command(&format!("--connections 4 {}", toy("impatient")));
+    let (report, mut under_test) = hold::measure(&command, &StopFlag::default()).unwrap();
+    under_test.tidy(true);
+    assert!(report.alive < report.opened, "{report}");
+    assert!(!report.problems().is_empty());
+    assert!(report.to_string().contains("NOT CLEAN"));
 }

@@ -18,6 +18,8 @@ enum Honesty {
     Lossy,
     Repeating,
     Altering,
+    /// Hangs up on clients that say nothing for half a second.
+    Impatient,
 }
 
 struct Toy {
@@ -41,6 +43,7 @@ fn be_a_relay() {
             "forgetful" => Honesty::Forgetful,
             "lossy" => Honesty::Lossy,
             "repeating" => Honesty::Repeating,
+            "impatient" => Honesty::Impatient,
             "altering" => Honesty::Altering,
             _ => Honesty::Honest,
         },
@@ -60,6 +63,9 @@ fn be_a_relay() {
 
 impl Toy {
     fn receive(&self, stream: TcpStream) -> io::Result<()> {
+        if self.honesty == Honesty::Impatient {
+            stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+        }
         let mut out = stream.try_clone()?;
         let mut lines = BufReader::new(stream);
         let mut message = String::new();
