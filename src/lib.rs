@@ -10,7 +10,7 @@
 //!
 //! | level | rooms | what they know |
 //! |---|---|---|
-//! | 0 | `message` `time` `metrics` `config` `log` | plain values; what a log line looks like |
+//! | 0 | `text` `message` `time` `metrics` `config` `log` | plain values; what a log line looks like |
 //! | 1 | `smtp` `schedule` | pure machines: events and the time in, actions out |
 //! | 2 | `io` `tls` `spool` `handoff` | the ring, rustls, the disk, other threads |
 //! | 3 | `listener` `session` `delivery` `remote` | one connection, one next hop |
@@ -29,6 +29,7 @@ pub mod config;
 pub mod log;
 pub mod message;
 pub mod metrics;
+pub mod text;
 pub mod time;
 
 pub mod schedule;

@@ -14,11 +14,12 @@ mod timestamp;
 
 use crate::config::{LogFormat, LogLevel};
 use crate::message::{Mailbox, MessageId, TlsSummary, Verdict};
+use crate::text::{push_decimal, push_ipv4};
 use crate::time::WallTime;
 use escape::Escaper;
 use std::cell::{RefCell, RefMut};
 use std::fmt::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
@@ -389,18 +390,19 @@ impl Pen<'_> {
             .for_each(|part| self.out.extend_from_slice(part));
     }
 
-    fn number(&mut self, mut number: u64) {
-        let mut digits = [0; 20];
-        let mut start = digits.len();
-        loop {
-            start -= 1;
-            digits[start] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                break;
-            }
-        }
-        self.out.extend_from_slice(&digits[start..]);
+    fn number(&mut self, number: u64) {
+        push_decimal(number, self.out);
+    }
+
+    /// Text that is known to need no escaping.
+    fn plain(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let quote: &[u8] = match self.format {
+            LogFormat::Text => b"",
+            LogFormat::Json => b"\"",
+        };
+        self.out.extend_from_slice(quote);
+        write(self.out);
+        self.out.extend_from_slice(quote);
     }
 
     fn text(&mut self, value: &str) {
@@ -533,7 +535,41 @@ macro_rules! shown {
     )*};
 }
 
-shown!(MessageId, IpAddr, SocketAddr, Verdict);
+shown!(Ipv6Addr, SocketAddrV6);
+
+impl Value for MessageId {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.plain(|out| self.push_to(out));
+    }
+}
+
+impl Value for Verdict {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.plain(|out| out.extend_from_slice(self.name().as_bytes()));
+    }
+}
+
+impl Value for IpAddr {
+    fn write(&self, pen: &mut Pen<'_>) {
+        match self {
+            IpAddr::V4(address) => pen.plain(|out| push_ipv4(*address, out)),
+            IpAddr::V6(address) => address.write(pen),
+        }
+    }
+}
+
+impl Value for SocketAddr {
+    fn write(&self, pen: &mut Pen<'_>) {
+        match self {
+            SocketAddr::V4(address) => pen.plain(|out| {
+                push_ipv4(*address.ip(), out);
+                out.push(b':');
+                push_decimal(address.port().into(), out);
+            }),
+            SocketAddr::V6(address) => address.write(pen),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

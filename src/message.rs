@@ -1,5 +1,6 @@
 //! What a message is between the rooms: identity, envelope, and how it was received.
 
+use crate::text::push_hex;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,6 +11,17 @@ pub struct MessageId {
     pub run: u32,
     pub core: u16,
     pub sequence: u64,
+}
+
+impl MessageId {
+    /// Appends the id as it displays itself.
+    pub fn push_to(self, out: &mut Vec<u8>) {
+        push_hex(self.run.into(), out);
+        out.push(b'-');
+        push_hex(self.core.into(), out);
+        out.push(b'-');
+        push_hex(self.sequence, out);
+    }
 }
 
 impl fmt::Display for MessageId {
@@ -188,16 +200,23 @@ pub enum Verdict {
     Unparsable,
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Verdict {
+    /// For log lines and trace headers.
+    pub fn name(self) -> &'static str {
+        match self {
             Verdict::Unasked => "unasked",
             Verdict::Verified => "verified",
             Verdict::NameMismatch => "name-mismatch",
             Verdict::Untrusted => "untrusted",
             Verdict::Expired => "expired",
             Verdict::Unparsable => "unparsable",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

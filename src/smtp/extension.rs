@@ -1,5 +1,7 @@
 //! The service extensions that we offer (RFC 5321 section 4.1.1.1), as EHLO lists them.
 
+use crate::text::push_decimal;
+
 /// Appends the whole 250 reply to EHLO: our name, then one keyword a line.
 ///
 /// `SIZE` (RFC 1870) says `max_message_bytes`. `STARTTLS` (RFC 3207) is listed only if
@@ -16,22 +18,6 @@ pub fn write_ehlo(hostname: &str, max_message_bytes: u64, offer_starttls: bool, 
         b"\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\
           \r\n250-DSN\r\n250 CHUNKING\r\n",
     );
-}
-
-/// Appends `number` in decimal, without the machinery of `format!`.
-pub fn push_decimal(mut number: u64, out: &mut Vec<u8>) {
-    const DIGITS_MAX: usize = 20;
-    let mut digits = [0u8; DIGITS_MAX];
-    let mut first = DIGITS_MAX;
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[first..]);
 }
 
 #[cfg(test)]
@@ -58,14 +44,5 @@ mod tests {
         assert!(last.starts_with("250 "));
         assert!(before.iter().all(|line| line.starts_with("250-")));
         assert!(text.contains("\r\n250-SIZE 52428800\r\n"));
-    }
-
-    #[test]
-    fn decimal_is_that_of_format() {
-        for number in [0, 7, 10, 99, 1_000, u64::MAX] {
-            let mut out = Vec::new();
-            push_decimal(number, &mut out);
-            assert_eq!(out, number.to_string().as_bytes());
-        }
     }
 }

@@ -47,33 +47,26 @@ impl FromStr for EnhancedStatus {
 
     /// Exactly `class.subject.detail`: class 2, 4 or 5, the others one to three digits.
     fn from_str(text: &str) -> Result<Self, NotAStatus> {
-        let mut parts = text.split('.');
-        let (Some(class), Some(subject), Some(detail), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let [class @ (b'2' | b'4' | b'5'), b'.', rest @ ..] = text.as_bytes() else {
             return Err(NotAStatus);
         };
-        let class = match class {
-            "2" => 2,
-            "4" => 4,
-            "5" => 5,
-            _ => return Err(NotAStatus),
-        };
+        let dot = rest.iter().position(|&byte| byte == b'.');
+        let (subject, detail) = rest.split_at(dot.ok_or(NotAStatus)?);
         Ok(EnhancedStatus {
-            class,
+            class: class - b'0',
             subject: up_to_three_digits(subject)?,
-            detail: up_to_three_digits(detail)?,
+            detail: up_to_three_digits(&detail[1..])?,
         })
     }
 }
 
-fn up_to_three_digits(text: &str) -> Result<u16, NotAStatus> {
-    let fits = (1..=3).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-    if fits {
-        text.parse().map_err(|_| NotAStatus)
-    } else {
-        Err(NotAStatus)
+fn up_to_three_digits(text: &[u8]) -> Result<u16, NotAStatus> {
+    if !(1..=3).contains(&text.len()) || !text.iter().all(u8::is_ascii_digit) {
+        return Err(NotAStatus);
     }
+    Ok(text
+        .iter()
+        .fold(0, |number, digit| 10 * number + u16::from(digit - b'0')))
 }
 
 /// What a reply answers, or how far a session had come when it failed.
@@ -247,6 +240,11 @@ fn truncate_at_char(text: &mut String, bytes_max: usize) {
 /// character, line or paragraph separator, directional override and invalid UTF-8 sequence a `?`.
 /// Never longer than `bytes`.
 pub fn printable(bytes: &[u8]) -> Box<str> {
+    if let Ok(text) = str::from_utf8(bytes)
+        && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    {
+        return text.into();
+    }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.extend(chunk.valid().chars().map(harmless));

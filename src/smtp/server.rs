@@ -358,7 +358,7 @@ impl Server {
         self.errors = 0;
         self.idle_commands = 0;
         out.extend_from_slice(b"250 2.0.0 Ok: queued as ");
-        trace::push_id(id, out);
+        id.push_to(out);
         out.extend_from_slice(b"\r\n");
     }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::message::{Envelope, MessageId, TlsSummary};
 use crate::time::WallTime;
 
-use super::extension::push_decimal;
+use crate::text::{push_decimal, push_ipv4};
 
 /// What the session knows. Text from the peer is made safe here.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub fn write_received(
         push_tls_comment(tls, out);
     }
     out.extend_from_slice(b"\r\n\tid ");
-    push_id(id, out);
+    id.push_to(out);
     if let [only] = &envelope.recipients[..] {
         out.extend_from_slice(b"\r\n\tfor <");
         out.extend_from_slice(only.forward_path.as_str().as_bytes());
@@ -82,21 +82,8 @@ fn push_tls_comment(tls: &TlsSummary, out: &mut Vec<u8>) {
         out.extend_from_slice(tls.key_exchange.as_bytes());
     }
     out.extend_from_slice(b" verify=");
-    out.extend_from_slice(verdict_name(tls).as_bytes());
+    out.extend_from_slice(tls.verdict.name().as_bytes());
     out.push(b')');
-}
-
-/// As `Verdict` displays itself.
-fn verdict_name(tls: &TlsSummary) -> &'static str {
-    use crate::message::Verdict::*;
-    match tls.verdict {
-        Unasked => "unasked",
-        Verified => "verified",
-        NameMismatch => "name-mismatch",
-        Untrusted => "untrusted",
-        Expired => "expired",
-        Unparsable => "unparsable",
-    }
 }
 
 /// Whatever is neither of a domain nor of an address literal becomes `?`: no comment, quote or
@@ -113,12 +100,8 @@ fn push_domain(text: &str, out: &mut Vec<u8>) {
 pub fn push_address_literal(address: IpAddr, out: &mut Vec<u8>) {
     match address.to_canonical() {
         IpAddr::V4(address) => {
-            let mut separator = b'[';
-            for octet in address.octets() {
-                out.push(separator);
-                push_decimal(u64::from(octet), out);
-                separator = b'.';
-            }
+            out.push(b'[');
+            push_ipv4(address, out);
         }
         IpAddr::V6(address) => {
             use std::io::Write;
@@ -127,22 +110,6 @@ pub fn push_address_literal(address: IpAddr, out: &mut Vec<u8>) {
         }
     }
     out.push(b']');
-}
-
-/// Appends the id as it displays itself.
-pub fn push_id(id: MessageId, out: &mut Vec<u8>) {
-    push_hex(u64::from(id.run), out);
-    out.push(b'-');
-    push_hex(u64::from(id.core), out);
-    out.push(b'-');
-    push_hex(id.sequence, out);
-}
-
-fn push_hex(number: u64, out: &mut Vec<u8>) {
-    let digits = 16 - (number.leading_zeros() / 4).min(15);
-    for digit in (0..digits).rev() {
-        out.push(b"0123456789ABCDEF"[(number >> (4 * digit)) as usize & 15]);
-    }
 }
 
 /// Appends a date-time of RFC 5322 section 3.3, always in +0000.
@@ -312,24 +279,6 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_are_named_as_they_display() {
-        use Verdict::*;
-        for verdict in [
-            Unasked,
-            Verified,
-            NameMismatch,
-            Untrusted,
-            Expired,
-            Unparsable,
-        ] {
-            assert_eq!(
-                verdict_name(&TlsSummary { verdict, ..TLS }),
-                verdict.to_string()
-            );
-        }
-    }
-
-    #[test]
     fn dates_at_the_edges() {
         let date = |seconds: u64| {
             let mut out = Vec::new();
@@ -357,7 +306,7 @@ mod tests {
         fn id_is_written_as_it_displays(run: u32, core: u16, sequence: u64) {
             let id = MessageId { run, core, sequence };
             let mut out = Vec::new();
-            push_id(id, &mut out);
+            id.push_to(&mut out);
             prop_assert_eq!(String::from_utf8(out).unwrap(), id.to_string());
         }
 

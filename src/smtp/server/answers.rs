@@ -1,8 +1,8 @@
 //! What we say when we say no, and how it is written.
 
 use crate::smtp::data::Violation;
-use crate::smtp::extension::push_decimal;
 use crate::smtp::refusal::Refusal;
+use crate::text::push_decimal;
 
 /// Octets of a refusal's text in a reply: the whole line stays under 512 (RFC 5321 section 4.5.3.1.5).
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 480;
