@@ -2,12 +2,17 @@
 
 use crate::handoff::job::BODY_OFFSET_BYTES;
 use crate::io::clock;
+use crate::io::net::SCRATCH_BYTES;
 use crate::message::{Envelope, MessageId};
 use crate::spool::{Receipt, Spool, SpoolError, Writer};
 use crate::time::WallTime;
 
-/// Room that a body begins with; most messages fit.
+/// Room that a body of unknown size begins with; most messages fit.
 const BODY_CAPACITY_BYTES: usize = 16 * 1024;
+
+/// Room for the trace header in front of a body, and for the dots of its lines.
+const TRACE_BYTES: usize = 1024;
+const STUFFING_SHARE: usize = 64;
 
 pub struct Incoming {
     pub id: MessageId,
@@ -20,8 +25,19 @@ pub struct Incoming {
     failed: Option<SpoolError>,
 }
 
-fn padding() -> Vec<u8> {
-    let mut body = Vec::with_capacity(BODY_CAPACITY_BYTES);
+/// Room for a message of `declared_bytes` whose body goes to the log in pieces of `chunk_bytes`. Growing
+/// would copy it again and again; the declaration is a hint and binds nobody.
+fn capacity(declared_bytes: Option<u64>, chunk_bytes: usize) -> usize {
+    let Some(declared_bytes) = declared_bytes.filter(|&bytes| bytes > 0) else {
+        return BODY_CAPACITY_BYTES;
+    };
+    let most = chunk_bytes + SCRATCH_BYTES;
+    let text = usize::try_from(declared_bytes).map_or(most, |bytes| bytes.min(most));
+    BODY_OFFSET_BYTES + TRACE_BYTES + text + text / STUFFING_SHARE
+}
+
+fn padding(capacity: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(capacity);
     body.resize(BODY_OFFSET_BYTES, 0);
     body
 }
@@ -37,11 +53,13 @@ pub struct Durable {
 }
 
 impl Incoming {
-    pub fn new(id: MessageId) -> Self {
+    /// A message that the client declared to have `declared_bytes`, and whose body is spilled beyond
+    /// `chunk_bytes`.
+    pub fn new(id: MessageId, declared_bytes: Option<u64>, chunk_bytes: usize) -> Self {
         Incoming {
             id,
             received_at: clock::wall_time(),
-            body: padding(),
+            body: padding(capacity(declared_bytes, chunk_bytes)),
             writer: None,
             written_bytes: 0,
             failed: None,

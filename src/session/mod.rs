@@ -335,7 +335,8 @@ impl Session {
 
     fn begin_body(&mut self) {
         let id = self.context.spool.next_id();
-        let mut incoming = Incoming::new(id);
+        let declared_bytes = self.server.declared_bytes();
+        let mut incoming = Incoming::new(id, declared_bytes, self.context.chunk_bytes);
         self.server
             .trace(id, incoming.received_at, &mut incoming.body);
         self.incoming = Some(incoming);

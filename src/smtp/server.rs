@@ -266,6 +266,8 @@ pub struct Server {
     /// The last command was a DATA that got no 354.
     data_was_refused: bool,
     has_quit: bool,
+    /// What the last MAIL declared.
+    declared_bytes: Option<u64>,
     summary: Summary,
 }
 
@@ -284,6 +286,7 @@ impl Server {
             idle_commands: 0,
             data_was_refused: false,
             has_quit: false,
+            declared_bytes: None,
             summary: Summary {
                 tls: peer.tls,
                 ..Summary::default()
@@ -436,6 +439,11 @@ impl Server {
             | State::Chunk { incoming, .. } => incoming.scanner.content(),
             _ => Content::default(),
         }
+    }
+
+    /// The size that the last MAIL declared (RFC 1870).
+    pub fn declared_bytes(&self) -> Option<u64> {
+        self.declared_bytes
     }
 
     /// Appends the trace header of the message whose body begins (after `BeginBody`).

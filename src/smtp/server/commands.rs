@@ -178,6 +178,7 @@ impl Server {
             return self.say_no(&refusal, out);
         }
         self.summary.transactions += 1;
+        self.declared_bytes = mail.declared_bytes;
         self.state = State::Mail(Box::new(Envelope {
             reverse_path: mail.reverse_path,
             body_type: mail.body_type.unwrap_or_default(),
