@@ -5,7 +5,7 @@ use crate::histogram::Percentiles;
 use crate::html::{Figure, Page, Tile, shell_words};
 use crate::ledger::Verdict;
 use crate::plot::{Mark, Plot, Scale, Series, Shape, Tone, short_number, us_label};
-use crate::report::{KillFigures, Report, grouped, troubles};
+use crate::report::{KillFigures, Report, commits, grouped, name_server, next_hops, troubles};
 use crate::timeline::Sample;
 
 const WIDE: (u32, u32) = (1120, 270);
@@ -56,6 +56,7 @@ pub fn page(report: &Report) -> String {
         ],
         &connection_rows(report),
     );
+    page.list(&in_words(report));
     ledger(&mut page, report);
     kills(&mut page, report);
     setting(&mut page, report);
@@ -734,6 +735,19 @@ fn connection_rows(report: &Report) -> Vec<Vec<String>> {
             rates.handshakes_out_per_message,
         ),
     ]
+}
+
+/// What has no plot.
+fn in_words(report: &Report) -> Vec<(String, String)> {
+    let items = [
+        ("next hops", next_hops(&report.sink)),
+        ("name server", name_server(&report.sink)),
+        ("spool", commits(report)),
+    ];
+    items
+        .into_iter()
+        .filter_map(|(name, text)| Some((name.to_string(), text?)))
+        .collect()
 }
 
 fn ledger(page: &mut Page, report: &Report) {

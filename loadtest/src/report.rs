@@ -400,36 +400,57 @@ fn write_connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
 
 /// The next hops, if there is more than one.
 fn write_hosts(f: &mut impl fmt::Write, sink: &SinkFigures) -> fmt::Result {
+    if let Some(text) = next_hops(sink) {
+        writeln!(f, "next hops   {text}")?;
+    }
+    if let Some(text) = name_server(sink) {
+        writeln!(f, "DNS         {text}")?;
+    }
+    Ok(())
+}
+
+/// How many of the MX hosts were reached, in words, if mail went by MX.
+pub fn next_hops(sink: &SinkFigures) -> Option<String> {
     let hosts = &sink.hosts;
     if !hosts.by_mx {
-        return Ok(());
+        return None;
     }
-    write!(
-        f,
-        "next hops   {} of {} reached ({} of {} MX hosts), at most {} connections open to one host",
+    let mut text = format!(
+        "{} of {} reached ({} of {} MX hosts), at most {} connections open to one host",
         grouped(hosts.sites_reached),
         grouped(hosts.sites),
         grouped(hosts.hosts_reached),
         grouped(hosts.hosts),
         grouped(hosts.connections_per_host_max.into()),
-    )?;
+    );
     if hosts.sites_faulty > 0 {
-        write!(f, "; {} with faults", grouped(hosts.sites_faulty))?;
+        text += &format!("; {} with faults", grouped(hosts.sites_faulty));
     }
-    writeln!(f)?;
-    let Some(dns) = &sink.dns else {
-        return Ok(());
-    };
-    writeln!(
-        f,
-        "DNS         {} questions ({} by TCP), {} answered that there is none, {} truncated, {} dropped; {:.2} s CPU",
+    Some(text)
+}
+
+/// What the sink's name server was asked, in words.
+pub fn name_server(sink: &SinkFigures) -> Option<String> {
+    let dns = sink.dns.as_ref()?;
+    Some(format!(
+        "{} questions ({} by TCP), {} answered that there is none, {} truncated, {} dropped; {:.2} s CPU",
         grouped(dns.questions_udp + dns.questions_tcp),
         grouped(dns.questions_tcp),
         grouped(dns.negative),
         grouped(dns.truncated),
         grouped(dns.dropped),
         dns.cpu_us as f64 / 1e6,
-    )
+    ))
+}
+
+/// What the relay wrote to stable storage, in words, if it says so itself.
+pub fn commits(report: &Report) -> Option<String> {
+    let counters = report.relay_counters.as_ref()?;
+    Some(format!(
+        "{} commits of {:.1} messages",
+        grouped(counters.commits),
+        counters.messages_per_commit(),
+    ))
 }
 
 /// What is usually zero.
@@ -483,13 +504,8 @@ fn write_cost(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
             relay.peak_rss_bytes as f64 / 1e6,
         )?;
     }
-    if let Some(counters) = &report.relay_counters {
-        writeln!(
-            f,
-            "            {} commits of {:.1} messages",
-            grouped(counters.commits),
-            counters.messages_per_commit(),
-        )?;
+    if let Some(text) = commits(report) {
+        writeln!(f, "            {text}")?;
     }
     if let Some(end) = &report.relay_end {
         writeln!(f, "            {end}")?;
