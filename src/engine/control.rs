@@ -1,6 +1,7 @@
 //! The control thread, outside of the message path: signals, and the end.
 
 use super::log::Writer;
+use super::service::{self, Watchdog};
 use super::shared::Shared;
 use crate::config::LogLevel;
 use crate::handoff::Handoff;
@@ -83,7 +84,9 @@ impl Control {
         log: &Log,
     ) -> Stopped {
         self.runtime.block_on(async {
+            service::ready(log);
             serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
+            service::stopping(log);
             log.line(LogLevel::Info, "stopping", clock::wall_time());
             log.flush(clock::wall_time());
             let stopped = end(
@@ -105,14 +108,18 @@ async fn serve_until_stop(
     log: &Log,
     signals: &mut Signals,
 ) {
+    let mut watchdog = Watchdog::new();
     loop {
         tokio::select! {
+            () = watchdog.pause() => watchdog.look(&shared.heartbeats, log),
             wish = signals.next() => match wish {
                 Wish::Stop => return,
                 Wish::Report => log_metrics(shared, log),
                 Wish::Reload => {
+                    service::reloading(log);
                     writer.reopen();
                     reload(shared, handoff, log);
+                    service::ready(log);
                 }
             },
             () = handoff.inbox.wait() => {

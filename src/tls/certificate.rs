@@ -39,6 +39,11 @@ const RENEWAL_MARGIN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A PEM file larger than this is none of ours to read.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Where [`load_or_generate`] keeps the private key.
+pub fn kept_key(directory: &Path) -> PathBuf {
+    directory.join(KEPT_KEY)
+}
+
 const KEPT_CERTIFICATE: &str = "generated-cert.pem";
 const KEPT_KEY: &str = "generated-key.pem";
 

@@ -1,0 +1,109 @@
+//! What the process gives up before it serves anybody: its user, its capabilities, files that are
+//! none of its business, and system calls that it never makes.
+//!
+//! ```text
+//! harden             umask 077, no core dumps                     before anything is opened
+//!   (ports, keys)                                                 as whoever started us
+//! Identity::assume   user, group, supplementary groups            nothing leads back
+//!   (spool, certificate)                                          they belong to that user
+//! seal               capabilities, no_new_privs, Landlock,        before there is another thread:
+//!                    seccomp                                      threads inherit all of it
+//! ```
+//!
+//! Promise: what was asked for and could not be had is an error or in [`Sealed`], never silence.
+//! The process has one thread while it goes through this; [`seal`] refuses to work with more.
+//!
+//! Not here: operations of an io_uring are not system calls, and seccomp does not see them.
+//! They are judged by the user, the capabilities and Landlock as the calls would be, and there is no
+//! operation that starts a program, traces a process or mounts anything. The kernel's own list
+//! (`IORING_REGISTER_RESTRICTIONS`) must be made while a ring is disabled, before anybody submits to
+//! it, and the ring's library enables each ring as it makes it.
+
+mod files;
+mod identity;
+mod ownership;
+mod process;
+mod syscalls;
+
+pub use files::{Access, Grant, LandlockOutcome, directories_of};
+pub use identity::Identity;
+pub use ownership::{check_directory, check_kept_key, check_key, give_file, make_directory};
+pub use process::harden;
+
+use std::fmt;
+
+/// What was tried, what the system or the rule said, and what to do about it.
+#[derive(Debug)]
+pub struct Complaint(String);
+
+impl Complaint {
+    fn new(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Complaint(format!("{what}: {why}"))
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Complaint {}
+
+/// What [`seal`] is to do besides dropping capabilities, which it always does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wishes {
+    pub landlock: Landlock,
+    pub seccomp: bool,
+    pub core_dumps: bool,
+}
+
+/// Whether files are to be walled off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Landlock {
+    Off,
+    /// As far as the kernel can.
+    Try,
+    /// A kernel that cannot is an error.
+    Require,
+}
+
+/// What was achieved, for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sealed {
+    pub landlock: LandlockOutcome,
+    pub seccomp: bool,
+    pub core_dumps: bool,
+}
+
+/// Gives up everything that serving mail does not need, for ever and for all threads to come.
+/// Files can then be reached as `grants` say.
+///
+/// # Errors
+/// [`Complaint`] if a step fails, if there is a second thread already, or if Landlock is required
+/// and the kernel does not have it.
+pub fn seal(wishes: Wishes, grants: &[Grant]) -> Result<Sealed, Complaint> {
+    process::check_single_thread()?;
+    process::drop_capabilities()?;
+    process::forbid_new_privileges()?;
+    // A change of user has reset it.
+    process::set_core_dumps(wishes.core_dumps)?;
+    let landlock = match wishes.landlock {
+        Landlock::Off => LandlockOutcome::Off,
+        Landlock::Try | Landlock::Require => files::restrict(grants)?,
+    };
+    if wishes.landlock == Landlock::Require && !landlock.is_complete() {
+        return Err(Complaint::new(
+            "--require-landlock",
+            format!("this kernel gives {landlock}"),
+        ));
+    }
+    if wishes.seccomp {
+        syscalls::restrict()?;
+    }
+    Ok(Sealed {
+        landlock,
+        seccomp: wishes.seccomp,
+        core_dumps: wishes.core_dumps,
+    })
+}
