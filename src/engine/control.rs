@@ -154,7 +154,7 @@ fn log_counters(snapshot: &Snapshot, log: &Log) {
 /// Reads the certificate for clients again; the old one stays if that fails.
 fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
     let now = clock::wall_time();
-    match super::load_keys(&shared.config) {
+    match super::load_keys(&shared.config, &shared.identity) {
         Ok((keys, origin)) => {
             let keys = keys.keeping_tickets_of(&shared.keys);
             log.line(LogLevel::Info, "certificate", now)

@@ -205,10 +205,11 @@ fn start(
     let confinement = Confinement::begin(&config, process)?;
     let (keys, certificate) = match given_keys {
         Some(given) => given,
-        None => load_keys(&config)?,
+        None => load_keys(&config, confinement.identity())?,
     };
     let opened = open_spool(&config, specs.len())?;
-    let shared = Arc::new(share(config, specs, keys, &listeners)?);
+    let identity = confinement.identity().clone();
+    let shared = Arc::new(share(config, specs, identity, keys, &listeners)?);
     listen(&shared, &listeners)?;
     let sealed = confinement.finish(&shared.config)?;
     writer.begin().context("starting the thread of the log")?;
@@ -257,15 +258,11 @@ fn load_given_keys(
 ) -> Result<Option<(ServerKeys, String)>, StartError> {
     match &config.tls.certificate {
         CertificateSource::Generated { .. } => Ok(None),
-        CertificateSource::Files { .. } => load_keys_of(config, owner).map(Some),
+        CertificateSource::Files { .. } => load_keys(config, owner).map(Some),
     }
 }
 
-fn load_keys(config: &Config) -> Result<(ServerKeys, String), StartError> {
-    load_keys_of(config, &Identity::current())
-}
-
-fn load_keys_of(config: &Config, owner: &Identity) -> Result<(ServerKeys, String), StartError> {
+fn load_keys(config: &Config, owner: &Identity) -> Result<(ServerKeys, String), StartError> {
     confinement::check_keys(config, owner)?;
     match &config.tls.certificate {
         CertificateSource::Files { chain, key } => {
@@ -370,6 +367,7 @@ fn listen(shared: &Shared, listeners: &[Vec<(Bound, bool)>]) -> Result<(), Start
 fn share(
     config: Config,
     specs: Vec<CoreSpec>,
+    identity: Identity,
     keys: ServerKeys,
     listeners: &[Vec<(Bound, bool)>],
 ) -> Result<Shared, StartError> {
@@ -390,6 +388,7 @@ fn share(
     Ok(Shared {
         relay: Arc::new(RelayPolicy::new(&config.relay)),
         routes: Arc::new(routes),
+        identity,
         keys,
         anchors: Arc::new(anchors),
         anchor_complaints: complaints,
@@ -580,14 +579,16 @@ fn say_ready(shared: &Shared, log: &Log) {
                 },
             );
     }
+    let mut line = log.line(LogLevel::Info, "ready", now);
     if let Some((address, _)) = shared.listening.iter().find(|(_, implicit)| !implicit) {
-        log.line(LogLevel::Info, "ready", now).field(
+        line.field(
             "try",
             Shown(format!(
                 "swaks --server {address} --tls --from you@example.com --to somebody@example.com"
             )),
         );
     }
+    drop(line);
     log.flush(now);
 }
 

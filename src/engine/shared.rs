@@ -24,6 +24,7 @@ use crate::handoff::job::{BodyBudget, Message};
 use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::Log;
 use crate::metrics::{CoreMetrics, Counter};
+use crate::privilege::Identity;
 use crate::remote::connection;
 use crate::remote::resolve::{self, Families, OwnNames, Resolver};
 use crate::remote::route::{NextHop, RouteTable};
@@ -64,6 +65,8 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Shared {
     pub config: Config,
     pub specs: Vec<CoreSpec>,
+    /// Whose the process is. Asked for once: the host's list of users is out of reach later.
+    pub identity: Identity,
     /// Cores that accept, and cores that deliver.
     pub ingress_cores: Vec<usize>,
     pub delivery_cores: Vec<usize>,

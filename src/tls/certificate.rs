@@ -219,7 +219,8 @@ impl fmt::Display for CertificateError {
                 io::ErrorKind::NotFound => write!(f, "{path} does not exist"),
                 io::ErrorKind::PermissionDenied => write!(
                     f,
-                    "{path} may not be accessed: give the relay's user the permission"
+                    "{path} may not be accessed: give the relay's user the permission; what has \
+                     moved to another directory since the start needs a restart"
                 ),
                 _ => write!(f, "{path}: {error}"),
             },

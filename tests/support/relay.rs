@@ -80,7 +80,12 @@ impl Home {
 
     /// By a command that ends in the program, such as a shell that hands it something over.
     pub fn spawn_by(&self, command: Command, flags: &[&str]) -> Relay {
+        self.spawn_with_input(command, Stdio::null(), flags)
+    }
+
+    pub fn spawn_with_input(&self, command: Command, input: Stdio, flags: &[&str]) -> Relay {
         let mut command = self.prepared(command);
+        command.stdin(input);
         let defaults = [
             ("--listen", "127.0.0.1:0"),
             ("--hostname", "relay.test"),
