@@ -69,7 +69,7 @@ fn assert_sealed(relay: &Relay) {
         }
         assert_eq!(thread["NoNewPrivs"], "1", "{thread:?}");
         assert_eq!(thread["Seccomp"], "2", "{thread:?}");
-        assert_eq!(thread["Seccomp_filters"], "2", "{thread:?}");
+        assert_eq!(thread["Seccomp_filters"], "3", "{thread:?}");
         if is_root() {
             assert_eq!(thread["CapBnd"], "0000000000000000", "{thread:?}");
         }
@@ -126,7 +126,7 @@ fn root_becomes_somebody_else_and_delivers() {
         "{start}"
     );
     assert_eq!(start["capabilities"], "none");
-    assert_eq!(start["seccomp"], "on");
+    assert_eq!(start["seccomp"], "strict");
 
     let mut client = Client::connect_with_starttls(relay.address());
     client.accepted(FROM, &[TO], CONTENT);

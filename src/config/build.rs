@@ -76,6 +76,7 @@ pub fn config(
             landlock: !flags.privileges.no_landlock,
             require_landlock: flags.privileges.require_landlock,
             seccomp: !flags.privileges.no_seccomp,
+            strict_seccomp: flags.privileges.strict_seccomp,
             core_dumps: flags.privileges.core_dumps,
         },
         hints: Vec::new(),
@@ -336,6 +337,9 @@ fn contradictions(flags: &Flags) -> Vec<String> {
 
     if flags.privileges.no_landlock && flags.privileges.require_landlock {
         found.push("--require-landlock and --no-landlock exclude each other".to_owned());
+    }
+    if flags.privileges.no_seccomp && flags.privileges.strict_seccomp {
+        found.push("--strict-seccomp and --no-seccomp exclude each other".to_owned());
     }
     let relay_from = &flags.relaying.relay_from;
     if relay_from.len() > 1 && relay_from.contains(&ClientNet::None) {

@@ -497,6 +497,11 @@ pub struct Privileges {
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_seccomp: bool,
 
+    /// Be killed for any system call that a relay does not make. Otherwise the worst end the
+    /// process, and others fail as if the kernel did not have them
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub strict_seccomp: bool,
+
     /// Let a crash write a core dump, with keys and mail in it. A core_pattern that is a file
     /// also needs --no-landlock
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]

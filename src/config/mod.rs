@@ -208,6 +208,8 @@ pub struct PrivilegeConfig {
     /// A kernel without it is an error.
     pub require_landlock: bool,
     pub seccomp: bool,
+    /// Any call that is not on the list is the end.
+    pub strict_seccomp: bool,
     pub core_dumps: bool,
 }
 

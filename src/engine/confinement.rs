@@ -9,8 +9,8 @@
 use super::{Context, StartError};
 use crate::config::{CertificateSource, Config};
 use crate::privilege::{
-    Access, Grant, Identity, Landlock, Sealed, Wishes, check_directory, check_kept_key, check_key,
-    directories_of, make_directory, seal,
+    Access, Grant, Identity, Landlock, Sealed, Seccomp, Wishes, check_directory, check_kept_key,
+    check_key, directories_of, make_directory, seal,
 };
 use crate::tls::certificate;
 use std::fs::File;
@@ -71,7 +71,11 @@ impl Confinement {
                 (true, false) => Landlock::Try,
                 (true, true) => Landlock::Require,
             },
-            seccomp: privileges.seccomp,
+            seccomp: match (privileges.seccomp, privileges.strict_seccomp) {
+                (false, _) => Seccomp::Off,
+                (true, false) => Seccomp::On,
+                (true, true) => Seccomp::Strict,
+            },
             core_dumps: privileges.core_dumps,
         };
         seal(wishes, &grants(config))

@@ -550,12 +550,11 @@ fn say_privileges(line: &mut Line<'_>, identity: &Identity, sealed: Option<&Seal
     let Some(sealed) = sealed else {
         return;
     };
-    let on = |is_on| if is_on { "on" } else { "off" };
     line.field("capabilities", "none")
         .field("no_new_privs", "on")
         .field("landlock", Shown(sealed.landlock))
-        .field("seccomp", on(sealed.seccomp))
-        .field("core_dumps", on(sealed.core_dumps));
+        .field("seccomp", Shown(sealed.seccomp))
+        .field("core_dumps", if sealed.core_dumps { "on" } else { "off" });
 }
 
 fn say_hints(shared: &Shared, more: &[String], log: &Log) {

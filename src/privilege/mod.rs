@@ -54,8 +54,28 @@ impl std::error::Error for Complaint {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wishes {
     pub landlock: Landlock,
-    pub seccomp: bool,
+    pub seccomp: Seccomp,
     pub core_dumps: bool,
+}
+
+/// What happens with system calls that a relay does not make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seccomp {
+    Off,
+    /// The worst end the process, others fail.
+    On,
+    /// Each ends the process.
+    Strict,
+}
+
+impl fmt::Display for Seccomp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Seccomp::Off => "off",
+            Seccomp::On => "on",
+            Seccomp::Strict => "strict",
+        })
+    }
 }
 
 /// Whether files are to be walled off.
@@ -72,7 +92,7 @@ pub enum Landlock {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sealed {
     pub landlock: LandlockOutcome,
-    pub seccomp: bool,
+    pub seccomp: Seccomp,
     pub core_dumps: bool,
 }
 
@@ -98,9 +118,7 @@ pub fn seal(wishes: Wishes, grants: &[Grant]) -> Result<Sealed, Complaint> {
             format!("this kernel gives {landlock}"),
         ));
     }
-    if wishes.seccomp {
-        syscalls::restrict()?;
-    }
+    syscalls::restrict(wishes.seccomp)?;
     Ok(Sealed {
         landlock,
         seccomp: wishes.seccomp,

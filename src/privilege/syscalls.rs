@@ -4,16 +4,17 @@
 //! |---|---|
 //! | [`ALLOWED`], and those of [`conditional`] with the right arguments | made |
 //! | [`DEADLY`]: nothing of ours makes them, an intruder's code would | the process is killed, and the kernel logs it |
-//! | any other | `ENOSYS`, as on a kernel that lacks it |
+//! | [`ABSENT`] | `ENOSYS`, as on a kernel that lacks it |
+//! | any other | the same; with [`Seccomp::Strict`] the process is killed |
 //!
 //! Why not death for all: what a newer C library or allocator tries first it also does without,
 //! when it is told that the call is not there; `EPERM` would be believed to be the final answer,
-//! and death would take a mail service down for a probe. `clone3` is refused so for good: its flags
-//! are in memory, where a filter cannot see them, and the C library then takes `clone`.
+//! and death would take a mail service down for a probe. The end-to-end tests run strictly, so that a
+//! call that is missing here is noticed.
 //!
 //! The kernel remembers calls that are allowed whatever their arguments, and does not run the filter for them.
 
-use super::Complaint;
+use super::{Complaint, Seccomp};
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -56,7 +57,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_nanosleep, libc::SYS_clock_nanosleep,
     // Who and where we are.
     libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid,
-    libc::SYS_getrandom, libc::SYS_prlimit64, libc::SYS_getrusage, libc::SYS_sysinfo,
+    libc::SYS_getgroups, libc::SYS_getrandom, libc::SYS_prlimit64, libc::SYS_getrusage, libc::SYS_sysinfo,
     libc::SYS_uname,
 ];
 
@@ -70,6 +71,10 @@ const ALLOWED_OLD: &[c_long] = &[
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_OLD: &[c_long] = &[];
+
+/// Its flags are in memory, where a filter cannot see them: told that it is not there, the C library
+/// takes `clone`.
+const ABSENT: &[c_long] = &[libc::SYS_clone3];
 
 /// Programs, other processes, the kernel itself, and ways back to privileges.
 #[rustfmt::skip]
@@ -104,9 +109,21 @@ const TERMINAL_CALLS: [u64; 4] = [
 /// Names of threads and of memory.
 const PROCESS_CALLS: [i32; 3] = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
 
+const NOT_THERE: SeccompAction = SeccompAction::Errno(libc::ENOSYS as u32);
+
 /// From now on, for this thread and those that it starts.
-pub(super) fn restrict() -> Result<(), Complaint> {
-    for filter in [deadly(), allowed()] {
+pub(super) fn restrict(seccomp: Seccomp) -> Result<(), Complaint> {
+    let others = match seccomp {
+        Seccomp::Off => return Ok(()),
+        Seccomp::On => NOT_THERE,
+        Seccomp::Strict => SeccompAction::KillProcess,
+    };
+    // All are asked, and the strictest answer counts.
+    for filter in [
+        all_but(DEADLY, SeccompAction::KillProcess),
+        all_but(ABSENT, NOT_THERE),
+        allowed(others),
+    ] {
         let program: BpfProgram = filter
             .and_then(SeccompFilter::try_into)
             .map_err(|error| Complaint::new("seccomp", error))?;
@@ -119,26 +136,19 @@ fn target() -> Result<TargetArch, seccompiler::BackendError> {
     TargetArch::try_from(std::env::consts::ARCH)
 }
 
-fn deadly() -> Result<SeccompFilter, seccompiler::BackendError> {
-    let rules = DEADLY.iter().map(|call| (*call, Vec::new())).collect();
-    SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::KillProcess,
-        target()?,
-    )
+fn all_but(
+    calls: &[c_long],
+    action: SeccompAction,
+) -> Result<SeccompFilter, seccompiler::BackendError> {
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+    SeccompFilter::new(rules, SeccompAction::Allow, action, target()?)
 }
 
-fn allowed() -> Result<SeccompFilter, seccompiler::BackendError> {
+fn allowed(others: SeccompAction) -> Result<SeccompFilter, seccompiler::BackendError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = conditional()?;
-    let always = ALLOWED.iter().chain(ALLOWED_OLD);
+    let always = ALLOWED.iter().chain(ALLOWED_OLD).chain(ABSENT);
     rules.extend(always.map(|call| (*call, Vec::new())));
-    SeccompFilter::new(
-        rules,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-        SeccompAction::Allow,
-        target()?,
-    )
+    SeccompFilter::new(rules, others, SeccompAction::Allow, target()?)
 }
 
 /// Calls that are allowed with some arguments only.
@@ -196,7 +206,10 @@ mod tests {
 
     #[test]
     fn the_filters_compile() {
-        for filter in [deadly(), allowed()] {
+        for filter in [
+            all_but(DEADLY, SeccompAction::KillProcess),
+            allowed(NOT_THERE),
+        ] {
             let program: BpfProgram = filter.unwrap().try_into().unwrap();
             assert!(program.len() < 4096);
         }

@@ -102,6 +102,10 @@ impl Home {
             }
         }
         command.arg("--no-pin");
+        // A system call that was forgotten is noticed.
+        if !flags.contains(&"--no-seccomp") {
+            command.arg("--strict-seccomp");
+        }
         command.arg("--spool").arg(self.path("spool"));
         command.arg("--tls-dir").arg(self.path("tls"));
         command.args(flags).stderr(Stdio::piped());
