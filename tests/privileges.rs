@@ -504,6 +504,37 @@ fn crash_leaves_no_core_and_the_log_holds_no_key() {
 
 // ---- Service managers ----
 
+fn dist(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("dist")
+        .join(name)
+}
+
+#[test]
+fn flags_and_units_that_are_installed_are_good() {
+    let flags = format!("@{}", dist("flags").display());
+    let output = Home::new().run(&["--check", &flags]);
+    assert!(output.status.success(), "{output:?}");
+
+    let home = Home::new();
+    let installed = "/usr/local/bin/ringpost";
+    for unit in ["ringpost.service", "ringpost.socket"] {
+        let text = fs::read_to_string(dist(unit)).unwrap();
+        home.file(unit, &text.replace(installed, PROGRAM));
+    }
+    let verified = Command::new("systemd-analyze")
+        .arg("verify")
+        .args([home.path("ringpost.service"), home.path("ringpost.socket")])
+        .output();
+    match verified {
+        Err(_) => eprintln!("skipped: there is no systemd here"),
+        Ok(output) => {
+            let words = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() && words.is_empty(), "{words}");
+        }
+    }
+}
+
 /// Hands its input over as a service manager does a socket, as descriptor 3 with this name.
 fn with_socket(name: &str) -> Command {
     let mut shell = Command::new("sh");

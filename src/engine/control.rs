@@ -7,7 +7,7 @@ use crate::config::LogLevel;
 use crate::handoff::Handoff;
 use crate::handoff::job::ToCore;
 use crate::io::clock;
-use crate::log::Log;
+use crate::log::{Log, Shown};
 use crate::metrics::Snapshot;
 use std::future::Future;
 use std::io;
@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long the control thread waits for the log's thread, which may be busy with its disk.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the relay ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +120,7 @@ async fn serve_until_stop(
                 Wish::Report => log_metrics(shared, log),
                 Wish::Reload => {
                     service::reloading(log);
-                    writer.reopen();
+                    reopen(writer, log);
                     reload(shared, handoff, log);
                     service::ready(log);
                 }
@@ -148,6 +151,14 @@ fn log_counters(snapshot: &Snapshot, log: &Log) {
     let mut line = log.line(LogLevel::Info, "counters", clock::wall_time());
     for (name, count) in snapshot.counters() {
         line.field(name, count);
+    }
+}
+
+fn reopen(writer: &Writer, log: &Log) {
+    if let Err(error) = writer.reopen(REOPEN_PATIENCE) {
+        log.line(LogLevel::Error, "log", clock::wall_time())
+            .field("error", Shown(format!("--log-file: {error}")))
+            .field("effect", "the old file stays in use");
     }
 }
 

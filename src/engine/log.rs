@@ -22,7 +22,7 @@ const FULL_PIPE_WAIT: Duration = Duration::from_millis(10);
 
 enum Order {
     Write(Chunk),
-    Reopen,
+    Reopen(Sender<io::Result<()>>),
     Stop(Sender<()>),
 }
 
@@ -97,9 +97,14 @@ impl Writer {
     }
 
     /// Closes the log file and opens it anew by name, after a rotation. If that fails, the old
-    /// one stays in use.
-    pub fn reopen(&self) {
-        let _ = self.orders.send(Order::Reopen);
+    /// one stays in use. A writer that is not done within `patience` counts as at work.
+    ///
+    /// # Errors
+    /// Why the file cannot be opened.
+    pub fn reopen(&self, patience: Duration) -> io::Result<()> {
+        let (done, is_done) = mpsc::channel();
+        let _ = self.orders.send(Order::Reopen(done));
+        is_done.recv_timeout(patience).unwrap_or(Ok(()))
     }
 
     /// Writes all that was handed over until now, then ends the thread. True if that was done
@@ -127,12 +132,11 @@ impl Output {
         }
     }
 
-    fn reopen(&mut self) {
-        if let Output::File { file, path } = self
-            && let Ok(fresh) = open(path)
-        {
-            *file = fresh;
+    fn reopen(&mut self) -> io::Result<()> {
+        if let Output::File { file, path } = self {
+            *file = open(path)?;
         }
+        Ok(())
     }
 }
 
@@ -162,7 +166,9 @@ fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
                 Ok(()) => chunk.written(),
                 Err(_) => drop(chunk),
             },
-            Order::Reopen => output.reopen(),
+            Order::Reopen(done) => {
+                let _ = done.send(output.reopen());
+            }
             Order::Stop(done) => {
                 let _ = done.send(());
                 return;
@@ -243,12 +249,28 @@ mod tests {
         say(&log, 1);
         log.flush(AT);
         fs::rename(&path, &old).unwrap();
-        writer.reopen();
+        writer.reopen(PATIENCE).unwrap();
         say(&log, 2);
         log.flush(AT);
         assert!(writer.stop(PATIENCE));
         assert!(fs::read_to_string(&old).unwrap().ends_with("number=1\n"));
         assert!(fs::read_to_string(&path).unwrap().ends_with("number=2\n"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_anew_stays_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("logs/log"), dir.path().join("moved"));
+        fs::create_dir(dir.path().join("logs")).unwrap();
+        let writer = Writer::start(&config(Some(path))).unwrap();
+        fs::rename(dir.path().join("logs"), &moved).unwrap();
+        assert!(writer.reopen(PATIENCE).is_err());
+        let log = writer.log();
+        say(&log, 1);
+        log.flush(AT);
+        assert!(writer.stop(PATIENCE));
+        let text = fs::read_to_string(moved.join("log")).unwrap();
+        assert!(text.ends_with("number=1\n"), "{text}");
     }
 
     #[test]

@@ -125,3 +125,87 @@ pub fn seal(wishes: Wishes, grants: &[Grant]) -> Result<Sealed, Complaint> {
         core_dumps: wishes.core_dumps,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::process::Command;
+    use std::{fs, thread};
+
+    /// Walls hold for the thread that raises them, and so for a test.
+    fn in_a_thread(test: impl FnOnce() + Send) {
+        thread::scope(|scope| scope.spawn(test).join().unwrap());
+    }
+
+    #[test]
+    fn only_what_is_granted_can_be_reached() {
+        let temp = tempfile::tempdir().unwrap();
+        let place = |name: &str| temp.path().join(name);
+        for directory in ["keep", "read", "append", "other"] {
+            fs::create_dir(place(directory)).unwrap();
+            fs::write(place(directory).join("file"), "text").unwrap();
+        }
+        let grant = |name, access| Grant {
+            path: place(name),
+            access,
+        };
+        let grants = [
+            grant("keep", Access::Keep),
+            grant("read", Access::Read),
+            grant("append", Access::Append),
+            grant("absent", Access::Keep),
+        ];
+        in_a_thread(|| {
+            process::forbid_new_privileges().unwrap();
+            if !files::restrict(&grants).unwrap().is_complete() {
+                return;
+            }
+            let read = |name| fs::read(place(name).join("file")).map_err(|e| e.kind());
+            let make = |name| fs::write(place(name).join("new"), "").map_err(|e| e.kind());
+            let denied = ErrorKind::PermissionDenied;
+            assert!(read("keep").is_ok() && make("keep").is_ok());
+            assert!(fs::remove_file(place("keep").join("new")).is_ok());
+            assert!(read("read").is_ok());
+            assert_eq!(make("read").unwrap_err(), denied);
+            assert_eq!(read("append").unwrap_err(), denied);
+            let log = fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(place("append/log"));
+            log.unwrap();
+            assert_eq!(read("other").unwrap_err(), denied);
+            assert_eq!(make("other").unwrap_err(), denied);
+            assert_eq!(fs::read("/etc/passwd").unwrap_err().kind(), denied);
+        });
+    }
+
+    #[test]
+    fn threads_can_be_started_and_programs_cannot() {
+        in_a_thread(|| {
+            process::forbid_new_privileges().unwrap();
+            syscalls::restrict(Seccomp::On).unwrap();
+            assert_eq!(thread::spawn(|| 1).join().unwrap(), 1);
+            let program = Command::new("/bin/true").spawn();
+            assert_eq!(program.unwrap_err().kind(), ErrorKind::Unsupported);
+        });
+    }
+
+    #[test]
+    fn a_process_with_threads_is_not_sealed() {
+        let wishes = Wishes {
+            landlock: Landlock::Off,
+            seccomp: Seccomp::Off,
+            core_dumps: true,
+        };
+        let complaint = in_two_threads(|| seal(wishes, &[])).unwrap_err();
+        assert!(
+            complaint.to_string().contains("threads already"),
+            "{complaint}"
+        );
+    }
+
+    fn in_two_threads<R: Send>(test: impl FnOnce() -> R + Send) -> R {
+        thread::scope(|scope| scope.spawn(test).join().unwrap())
+    }
+}
