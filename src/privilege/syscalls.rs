@@ -99,6 +99,7 @@ const DEADLY: &[c_long] = &[
 const FAMILIES: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
 
 /// Non-blocking, close-on-exec, and what the C library asks a terminal on standard error.
+#[allow(clippy::unnecessary_cast, reason = "some C libraries have them as int")]
 const TERMINAL_CALLS: [u64; 4] = [
     libc::FIONBIO as u64,
     libc::FIOCLEX as u64,
