@@ -5,7 +5,7 @@ use super::{Complaint, Identity};
 use nix::unistd::Uid;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 /// What a group and others may do with a file or directory.
@@ -55,7 +55,8 @@ pub fn give_file(file: &File, owner: &Identity) -> io::Result<()> {
 }
 
 /// A directory with secrets in it, and what is in it, is `owner`'s, and nobody else may enter it.
-/// One that does not exist is in order.
+/// One that does not exist is in order. One that is empty has given nothing away yet, and is closed
+/// to others here: so a directory may be made by hand or by a program that knows nothing of modes.
 ///
 /// # Errors
 /// [`Complaint`] with the command that puts it right.
@@ -65,7 +66,11 @@ pub fn check_directory(what: &str, path: &Path, owner: &Identity) -> Result<(), 
     };
     let loose = metadata.mode() & GROUP_AND_OTHERS;
     check_owner(what, path, &metadata, owner)?;
-    if loose != 0 {
+    if loose != 0 && is_empty(path) {
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(path, closed)
+            .map_err(|error| Complaint::new(format!("{what} {}", path.display()), error))?;
+    } else if loose != 0 {
         return Err(Complaint::new(
             format!("{what} {}", path.display()),
             format!(
@@ -76,6 +81,10 @@ pub fn check_directory(what: &str, path: &Path, owner: &Identity) -> Result<(), 
         ));
     }
     check_content(what, path, path, owner, LEVELS_CHECKED)
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn check_content(
@@ -220,7 +229,6 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -239,6 +247,14 @@ mod tests {
             let command = format!("chmod 700 '{}'", spool.display());
             assert!(complaint.to_string().ends_with(&command), "{complaint}");
         }
+    }
+
+    #[test]
+    fn empty_spool_that_was_made_by_hand_is_closed_to_others() {
+        let temp = tempfile::tempdir().unwrap();
+        set_mode(temp.path(), 0o755);
+        check_directory("the spool", temp.path(), &Identity::current()).unwrap();
+        assert_eq!(fs::metadata(temp.path()).unwrap().mode() & 0o777, 0o700);
     }
 
     #[test]
