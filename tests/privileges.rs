@@ -638,7 +638,7 @@ fn service_manager_hears_of_ready_reload_watchdog_and_stop() {
     let mut program = Command::new(PROGRAM);
     program.env("NOTIFY_SOCKET", &path);
     program.env("WATCHDOG_USEC", "3000000");
-    let relay = home.spawn_by(program, &[]);
+    let mut relay = home.spawn_by(program, &[]);
     assert!(next_word(&manager).starts_with("READY=1\n"));
     relay.wait_until_ready();
     // Whoever is told that it is ready can connect.
@@ -660,5 +660,6 @@ fn service_manager_hears_of_ready_reload_watchdog_and_stop() {
     wait_for_word(&manager, "READY=1");
     relay.signal("TERM");
     wait_for_word(&manager, "STOPPING=1");
-    relay.stop();
+    assert!(relay.wait().success());
+    assert_eq!(relay.events("stop")[0]["how"], "drained");
 }
