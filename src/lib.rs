@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | 0 | `text` `message` `time` `metrics` `config` `log` | plain values; what a log line looks like |
 //! | 1 | `smtp` `schedule` | pure machines: events and the time in, actions out |
-//! | 2 | `io` `tls` `spool` `handoff` | the ring, rustls, the disk, other threads |
+//! | 2 | `io` `tls` `spool` `handoff` `privilege` | the ring, rustls, the disk, other threads, what the kernel lets us do |
 //! | 3 | `listener` `session` `delivery` `remote` | one connection, one next hop |
 //! | 4 | `engine` | threads, start, drain; the list of all that cores share |
 //!
@@ -37,6 +37,7 @@ pub mod smtp;
 
 pub mod handoff;
 pub mod io;
+pub mod privilege;
 pub mod spool;
 pub mod tls;
 

@@ -5,7 +5,8 @@ use super::units::Bytes;
 use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, TlsLevel};
 use super::{
     CertificateSource, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig, LogConfig,
-    RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings, TlsConfig, Validators,
+    PrivilegeConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings, TlsConfig,
+    Validators,
 };
 use clap::CommandFactory;
 use std::fs;
@@ -24,6 +25,9 @@ const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
 /// Open, spare and being emptied, for messages and for outcomes: what one core needs to run.
 const SEGMENTS_MIN: u64 = 8;
 
+/// Where a service of its own user keeps its state, unless systemd says otherwise.
+const SERVICE_STATE_DIR: &str = "/var/lib/ringpost";
+
 /// All settings, or everything that is wrong with them.
 pub fn config(
     flags: Flags,
@@ -32,8 +36,8 @@ pub fn config(
 ) -> Result<Config, Vec<String>> {
     let mut complaints = contradictions(&flags);
     complaints.extend(unreadable_files(&flags));
-    let spool = spool_dir(flags.spool.spool.clone(), surroundings);
-    let certificate = certificate(&flags.tls, surroundings);
+    let spool = spool_dir(&flags, surroundings);
+    let certificate = certificate(&flags, surroundings);
     complaints.extend(spool.clone().err());
     complaints.extend(certificate.clone().err());
     let hostname = flags
@@ -67,6 +71,14 @@ pub fn config(
             level: flags.logging.log_level,
             file: flags.logging.log_file,
         },
+        privileges: PrivilegeConfig {
+            user: flags.privileges.user,
+            landlock: !flags.privileges.no_landlock,
+            require_landlock: flags.privileges.require_landlock,
+            seccomp: !flags.privileges.no_seccomp,
+            strict_seccomp: flags.privileges.strict_seccomp,
+            core_dumps: flags.privileges.core_dumps,
+        },
         hints: Vec::new(),
     };
     config.hints = hints(&config, surroundings);
@@ -74,22 +86,31 @@ pub fn config(
 }
 
 /// `--spool`, or its place in the state directory.
-pub fn spool_dir(flag: Option<PathBuf>, surroundings: &Surroundings) -> Result<PathBuf, String> {
-    flag.or_else(|| Some(surroundings.state_dir.as_ref()?.join("spool")))
+pub fn spool_dir(flags: &Flags, surroundings: &Surroundings) -> Result<PathBuf, String> {
+    let flag = flags.spool.spool.clone();
+    flag.or_else(|| Some(state_dir(flags, surroundings)?.join("spool")))
         .ok_or_else(|| no_state_dir("--spool"))
 }
 
-fn certificate(flags: &Tls, surroundings: &Surroundings) -> Result<CertificateSource, String> {
-    if let (Some(chain), Some(key)) = (&flags.tls_cert, &flags.tls_key) {
+/// Another user's home, such as root's, is not to be entered by `--user`.
+fn state_dir(flags: &Flags, surroundings: &Surroundings) -> Option<PathBuf> {
+    match flags.privileges.user.is_some() && surroundings.state_is_at_home {
+        true => Some(PathBuf::from(SERVICE_STATE_DIR)),
+        false => surroundings.state_dir.clone(),
+    }
+}
+
+fn certificate(flags: &Flags, surroundings: &Surroundings) -> Result<CertificateSource, String> {
+    let tls = &flags.tls;
+    if let (Some(chain), Some(key)) = (&tls.tls_cert, &tls.tls_key) {
         return Ok(CertificateSource::Files {
             chain: chain.clone(),
             key: key.clone(),
         });
     }
-    flags
-        .tls_dir
+    tls.tls_dir
         .clone()
-        .or_else(|| Some(surroundings.state_dir.as_ref()?.join("tls")))
+        .or_else(|| Some(state_dir(flags, surroundings)?.join("tls")))
         .map(|dir| CertificateSource::Generated { dir })
         .ok_or_else(|| no_state_dir("--tls-dir"))
 }
@@ -314,6 +335,12 @@ fn contradictions(flags: &Flags) -> Vec<String> {
     spool_contradictions(flags, &mut found);
     delivery_contradictions(flags, &mut found);
 
+    if flags.privileges.no_landlock && flags.privileges.require_landlock {
+        found.push("--require-landlock and --no-landlock exclude each other".to_owned());
+    }
+    if flags.privileges.no_seccomp && flags.privileges.strict_seccomp {
+        found.push("--strict-seccomp and --no-seccomp exclude each other".to_owned());
+    }
     let relay_from = &flags.relaying.relay_from;
     if relay_from.len() > 1 && relay_from.contains(&ClientNet::None) {
         found.push("--relay-from: none stands alone, or not at all".to_owned());

@@ -4,7 +4,7 @@
 use super::units::{Bounded, Bytes, Span};
 use super::values::{
     self, BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel,
-    SpoolDurability, TlsFor, TlsLevel,
+    SpoolDurability, TlsFor, TlsLevel, UserName,
 };
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
@@ -88,6 +88,8 @@ pub struct Flags {
     pub cores: Cores,
     #[command(flatten)]
     pub logging: Logging,
+    #[command(flatten)]
+    pub privileges: Privileges,
     #[command(flatten)]
     pub general: General,
     #[command(subcommand)]
@@ -227,7 +229,7 @@ pub struct Relaying {
 #[command(next_help_heading = "Spool")]
 pub struct Spool {
     /// Where accepted mail is kept until it is delivered [default: spool in $STATE_DIRECTORY,
-    /// $XDG_STATE_HOME/ringpost or ~/.local/state/ringpost]
+    /// with --user /var/lib/ringpost, else $XDG_STATE_HOME/ringpost or ~/.local/state/ringpost]
     #[arg(long, value_name = "DIR")]
     pub spool: Option<PathBuf>,
 
@@ -472,6 +474,38 @@ pub struct Logging {
     /// Append here, opened anew on SIGHUP [default: standard error]
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Privileges")]
+pub struct Privileges {
+    /// Started as root: become this user once ports are bound and the key is read [default:
+    /// nobody else, but without root's capabilities]
+    #[arg(long, value_name = "NAME[:GROUP]", value_parser = values::user)]
+    pub user: Option<UserName>,
+
+    /// Do not use Landlock, which keeps the process from all files but spool, certificates,
+    /// log and the resolver's settings
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub no_landlock: bool,
+
+    /// Do not start where the kernel lacks Landlock or a part of it (complete from Linux 6.12)
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub require_landlock: bool,
+
+    /// Do not use seccomp, which keeps the process from system calls that it has no use for
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub no_seccomp: bool,
+
+    /// Be killed for any system call that a relay does not make. Otherwise the worst end the
+    /// process, and others fail as if the kernel did not have them
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub strict_seccomp: bool,
+
+    /// Let a crash write a core dump, with keys and mail in it. A core_pattern that is a file
+    /// also needs --no-landlock
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub core_dumps: bool,
 }
 
 #[derive(Args, Debug)]

@@ -18,7 +18,8 @@ mod values;
 pub use surroundings::Surroundings;
 pub use units::{Bytes, Span};
 pub use values::{
-    BareLineEnds, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel, SpoolDurability, TlsLevel,
+    BareLineEnds, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel, SpoolDurability,
+    TlsLevel, UserName,
 };
 
 use clap::FromArgMatches;
@@ -41,6 +42,7 @@ pub struct Config {
     pub dns: DnsConfig,
     pub cores: CoreConfig,
     pub log: LogConfig,
+    pub privileges: PrivilegeConfig,
     /// What works but is probably not meant, for the log at start.
     pub hints: Vec<String>,
 }
@@ -197,6 +199,20 @@ pub struct LogConfig {
     pub file: Option<PathBuf>,
 }
 
+/// What the process gives up, for `engine::confinement`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PrivilegeConfig {
+    /// `None`: whoever started us.
+    pub user: Option<UserName>,
+    pub landlock: bool,
+    /// A kernel without it is an error.
+    pub require_landlock: bool,
+    pub seccomp: bool,
+    /// Any call that is not on the list is the end.
+    pub strict_seccomp: bool,
+    pub core_dumps: bool,
+}
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
@@ -269,7 +285,7 @@ impl Config {
         let mut flags = Flags::from_arg_matches(&matches).map_err(Exit::Clap)?;
 
         if let Some(Action::Spool(action)) = flags.action.take() {
-            let dir = build::spool_dir(flags.spool.spool, surroundings).map_err(refused)?;
+            let dir = build::spool_dir(&flags, surroundings).map_err(refused)?;
             return Ok(match action {
                 SpoolAction::List { dir: named } => Command::SpoolList(named.unwrap_or(dir)),
                 SpoolAction::Verify { dir: named } => Command::SpoolVerify(named.unwrap_or(dir)),

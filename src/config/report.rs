@@ -76,6 +76,7 @@ fn resolved(config: &Config) -> HashMap<&'static str, String> {
         ("tls-ca", "the system's".to_owned()),
         ("dns", "those of /etc/resolv.conf".to_owned()),
         ("log-file", "standard error".to_owned()),
+        ("user", "whoever starts it".to_owned()),
         ("ingress-cores", "chosen".to_owned()),
         ("delivery-cores", "chosen".to_owned()),
     ]);

@@ -12,6 +12,8 @@ pub struct Surroundings {
     pub host_name: String,
     /// Where ringpost keeps its state unless told otherwise. `None`: nowhere to be found.
     pub state_dir: Option<PathBuf>,
+    /// True if that is somewhere in a home directory, which is no place for a service's state.
+    pub state_is_at_home: bool,
     /// The most descriptors this process may open; `None` if unknown or unlimited.
     pub open_files_max: Option<u64>,
 }
@@ -19,16 +21,18 @@ pub struct Surroundings {
 impl Surroundings {
     pub fn of_this_host() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let systemd = env::var_os("STATE_DIRECTORY").map(PathBuf::from);
         Surroundings {
             host_name: qualified(
                 read("/proc/sys/kernel/hostname").trim(),
                 &read("/etc/hosts"),
             ),
             state_dir: state_dir(
-                env::var_os("STATE_DIRECTORY").map(PathBuf::from),
+                systemd.clone(),
                 env::var_os("XDG_STATE_HOME").map(PathBuf::from),
                 env::home_dir(),
             ),
+            state_is_at_home: systemd.is_none(),
             open_files_max: open_files_max(&read("/proc/self/limits")),
         }
     }

@@ -248,6 +248,33 @@ pub fn banner(text: &str) -> Result<String, String> {
     }
 }
 
+/// `NAME[:GROUP]`: who the relay becomes when root has started it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserName {
+    pub user: String,
+    /// `None`: the user's own first group.
+    pub group: Option<String>,
+}
+
+/// Whether there is such a user is known at the start only.
+pub fn user(text: &str) -> Result<UserName, String> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    let is_name = |name: &str| {
+        let mut bytes = name.bytes();
+        bytes.all(|byte| byte.is_ascii_graphic() && !b":/,".contains(&byte)) && !name.is_empty()
+    };
+    if !is_name(user) || !group.is_none_or(is_name) {
+        return Err("allowed is a user's name, or USER:GROUP".to_owned());
+    }
+    Ok(UserName {
+        user: user.to_owned(),
+        group: group.map(str::to_owned),
+    })
+}
+
 /// `DOMAIN=LEVEL`: the TLS that one destination must have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsFor {

@@ -1,12 +1,13 @@
 //! The control thread, outside of the message path: signals, and the end.
 
 use super::log::Writer;
+use super::service::{self, Watchdog};
 use super::shared::Shared;
 use crate::config::LogLevel;
 use crate::handoff::Handoff;
 use crate::handoff::job::ToCore;
 use crate::io::clock;
-use crate::log::Log;
+use crate::log::{Log, Shown};
 use crate::metrics::Snapshot;
 use std::future::Future;
 use std::io;
@@ -14,6 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long the control thread waits for the log's thread, which may be busy with its disk.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the relay ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +87,9 @@ impl Control {
         log: &Log,
     ) -> Stopped {
         self.runtime.block_on(async {
+            service::ready(log);
             serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
+            service::stopping(log);
             log.line(LogLevel::Info, "stopping", clock::wall_time());
             log.flush(clock::wall_time());
             let stopped = end(
@@ -105,14 +111,18 @@ async fn serve_until_stop(
     log: &Log,
     signals: &mut Signals,
 ) {
+    let mut watchdog = Watchdog::new();
     loop {
         tokio::select! {
+            () = watchdog.pause() => watchdog.look(&shared.heartbeats, log),
             wish = signals.next() => match wish {
                 Wish::Stop => return,
                 Wish::Report => log_metrics(shared, log),
                 Wish::Reload => {
-                    writer.reopen();
+                    service::reloading(log);
+                    reopen(writer, log);
                     reload(shared, handoff, log);
+                    service::ready(log);
                 }
             },
             () = handoff.inbox.wait() => {
@@ -144,10 +154,18 @@ fn log_counters(snapshot: &Snapshot, log: &Log) {
     }
 }
 
+fn reopen(writer: &Writer, log: &Log) {
+    if let Err(error) = writer.reopen(REOPEN_PATIENCE) {
+        log.line(LogLevel::Error, "log", clock::wall_time())
+            .field("error", Shown(format!("--log-file: {error}")))
+            .field("effect", "the old file stays in use");
+    }
+}
+
 /// Reads the certificate for clients again; the old one stays if that fails.
 fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
     let now = clock::wall_time();
-    match super::load_keys(&shared.config) {
+    match super::load_keys(&shared.config, &shared.identity) {
         Ok((keys, origin)) => {
             let keys = keys.keeping_tickets_of(&shared.keys);
             log.line(LogLevel::Info, "certificate", now)

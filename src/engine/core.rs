@@ -189,6 +189,7 @@ impl Core {
             pass_on,
             draining: Cell::new(false),
             stopped: Notify::new(),
+            leaving: Notify::new(),
         });
         for (bound, implicit_tls) in listeners {
             spawn(ingress.clone().listen(Listener::new(bound), implicit_tls));
@@ -201,6 +202,7 @@ impl Core {
     async fn keep_house(self: Rc<Self>) {
         loop {
             sleep(HOUSEKEEPING).await;
+            self.shared.heartbeats[self.number].increment();
             self.log.flush(clock::wall_time());
             self.count();
         }
@@ -307,6 +309,7 @@ impl Core {
     fn stop_accepting(&self) {
         if let Some(ingress) = &*self.ingress.borrow() {
             ingress.draining.set(true);
+            ingress.leaving.notify_waiters();
             ingress.context.draining.set(true);
             net::interrupt_idle();
         }

@@ -6,6 +6,8 @@
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::log::{Chunk, Log};
+use crate::privilege::{Identity, give_file};
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ const FULL_PIPE_WAIT: Duration = Duration::from_millis(10);
 
 enum Order {
     Write(Chunk),
-    Reopen,
+    Reopen(Sender<io::Result<()>>),
     Stop(Sender<()>),
 }
 
@@ -28,6 +30,8 @@ enum Order {
 /// remaining [`Log`]s send.
 pub struct Writer {
     orders: Sender<Order>,
+    /// What the thread will work with, until there is one.
+    pending: Cell<Option<(Output, Receiver<Order>)>>,
     format: LogFormat,
     level: LogLevel,
 }
@@ -38,26 +42,49 @@ impl Writer {
     /// # Errors
     /// If the file cannot be opened for appending or the thread not started.
     pub fn start(config: &LogConfig) -> io::Result<Self> {
+        let writer = Self::open(config, &Identity::current())?;
+        writer.begin()?;
+        Ok(writer)
+    }
+
+    /// Opens the log file, if there is one. Until [`Writer::begin`] lines are kept, as many as
+    /// there are buffers for. A file that is made here is given to `owner`.
+    ///
+    /// # Errors
+    /// If the file cannot be opened for appending.
+    pub fn open(config: &LogConfig, owner: &Identity) -> io::Result<Self> {
         let output = match &config.file {
             Some(path) => Output::File {
-                file: open(path)?,
+                file: open_for(path, owner)?,
                 path: path.clone(),
             },
             None => Output::Stream(Box::new(io::stderr())),
         };
-        Self::start_on(output, config)
+        Ok(Self::on(output, config))
     }
 
-    fn start_on(output: Output, config: &LogConfig) -> io::Result<Self> {
+    fn on(output: Output, config: &LogConfig) -> Self {
         let (orders, queue) = mpsc::channel();
-        thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || write_until_stopped(output, &queue))?;
-        Ok(Writer {
+        Writer {
             orders,
+            pending: Cell::new(Some((output, queue))),
             format: config.format,
             level: config.level,
-        })
+        }
+    }
+
+    /// Starts the thread, if it does not run yet.
+    ///
+    /// # Errors
+    /// If there can be no more threads.
+    pub fn begin(&self) -> io::Result<()> {
+        let Some((output, queue)) = self.pending.take() else {
+            return Ok(());
+        };
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_until_stopped(output, &queue))
+            .map(drop)
     }
 
     /// A log for one more thread.
@@ -70,15 +97,23 @@ impl Writer {
     }
 
     /// Closes the log file and opens it anew by name, after a rotation. If that fails, the old
-    /// one stays in use.
-    pub fn reopen(&self) {
-        let _ = self.orders.send(Order::Reopen);
+    /// one stays in use. A writer that is not done within `patience` counts as at work.
+    ///
+    /// # Errors
+    /// Why the file cannot be opened.
+    pub fn reopen(&self, patience: Duration) -> io::Result<()> {
+        let (done, is_done) = mpsc::channel();
+        let _ = self.orders.send(Order::Reopen(done));
+        is_done.recv_timeout(patience).unwrap_or(Ok(()))
     }
 
     /// Writes all that was handed over until now, then ends the thread. True if that was done
     /// within `patience`.
     pub fn stop(self, patience: Duration) -> bool {
         let (done, is_done) = mpsc::channel();
+        if self.begin().is_err() {
+            return false;
+        }
         let _ = self.orders.send(Order::Stop(done));
         is_done.recv_timeout(patience).is_ok()
     }
@@ -97,17 +132,30 @@ impl Output {
         }
     }
 
-    fn reopen(&mut self) {
-        if let Output::File { file, path } = self
-            && let Ok(fresh) = open(path)
-        {
-            *file = fresh;
+    fn reopen(&mut self) -> io::Result<()> {
+        if let Output::File { file, path } = self {
+            *file = open(path)?;
         }
+        Ok(())
     }
 }
 
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn open_for(path: &Path, owner: &Identity) -> io::Result<File> {
+    let made = OpenOptions::new().create_new(true).append(true).open(path);
+    match made {
+        Ok(file) => {
+            if !owner.is_current() {
+                give_file(&file, owner)?;
+            }
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(path),
+        Err(error) => Err(error),
+    }
 }
 
 fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
@@ -118,7 +166,9 @@ fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
                 Ok(()) => chunk.written(),
                 Err(_) => drop(chunk),
             },
-            Order::Reopen => output.reopen(),
+            Order::Reopen(done) => {
+                let _ = done.send(output.reopen());
+            }
             Order::Stop(done) => {
                 let _ = done.send(());
                 return;
@@ -199,12 +249,28 @@ mod tests {
         say(&log, 1);
         log.flush(AT);
         fs::rename(&path, &old).unwrap();
-        writer.reopen();
+        writer.reopen(PATIENCE).unwrap();
         say(&log, 2);
         log.flush(AT);
         assert!(writer.stop(PATIENCE));
         assert!(fs::read_to_string(&old).unwrap().ends_with("number=1\n"));
         assert!(fs::read_to_string(&path).unwrap().ends_with("number=2\n"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_anew_stays_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("logs/log"), dir.path().join("moved"));
+        fs::create_dir(dir.path().join("logs")).unwrap();
+        let writer = Writer::start(&config(Some(path))).unwrap();
+        fs::rename(dir.path().join("logs"), &moved).unwrap();
+        assert!(writer.reopen(PATIENCE).is_err());
+        let log = writer.log();
+        say(&log, 1);
+        log.flush(AT);
+        assert!(writer.stop(PATIENCE));
+        let text = fs::read_to_string(moved.join("log")).unwrap();
+        assert!(text.ends_with("number=1\n"), "{text}");
     }
 
     #[test]
@@ -217,7 +283,8 @@ mod tests {
         const LINES: u64 = 100_000;
         let (mut reader, pipe) = io::pipe().unwrap();
         let output = Output::Stream(Box::new(pipe));
-        let writer = Writer::start_on(output, &config(None)).unwrap();
+        let writer = Writer::on(output, &config(None));
+        writer.begin().unwrap();
         let log = writer.log();
         // The pipe holds 64 KiB, so the writer is stuck from early on; this loop must still end.
         for number in 0..LINES {
@@ -250,7 +317,8 @@ mod tests {
     #[test]
     fn a_writer_that_is_stuck_does_not_hold_up_the_stop() {
         let (reader, pipe) = io::pipe().unwrap();
-        let writer = Writer::start_on(Output::Stream(Box::new(pipe)), &config(None)).unwrap();
+        let writer = Writer::on(Output::Stream(Box::new(pipe)), &config(None));
+        writer.begin().unwrap();
         let log = writer.log();
         for number in 0..10_000 {
             say(&log, number);

@@ -1,13 +1,15 @@
 //! Starts the cores, and brings them to their end.
 //!
 //! ```text
-//! run: keys, spool, listeners -> one thread per core -> control until told to stop -> exit
+//! run: ports, user, keys, spool, sandbox -> one thread per core -> control until told to stop -> exit
 //! ```
 
+mod confinement;
 mod control;
 mod core;
 pub mod log;
 pub mod placement;
+mod service;
 mod shared;
 
 use crate::config::relay::RelayPolicy;
@@ -16,14 +18,16 @@ use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::{Handoff, lanes};
 use crate::io::file::Durability;
 use crate::io::net::Bound;
-use crate::io::{clock, cpu, limits, runtime};
+use crate::io::{clock, cpu, handed_over, limits, runtime};
 use crate::listener::{AddressCounts, Load};
-use crate::log::{Log, Shown, event};
-use crate::metrics::CoreMetrics;
+use crate::log::{Line, Log, Shown, event};
+use crate::metrics::{CoreMetrics, Counter};
+use crate::privilege::{self, Identity, Sealed};
 use crate::remote::route::RouteTable;
 use crate::schedule::outcome::RecipientState;
 use crate::spool::{self, RecoveredMessage};
 use crate::tls::{self, ServerKeys, TrustAnchors};
+use confinement::{Confinement, Process};
 use control::{Control, Stopped};
 use core::Seed;
 use placement::{CoreSpec, Topology, explain, place};
@@ -40,6 +44,9 @@ use std::time::Duration;
 
 /// How long the last log lines may take to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A socket of that name (`FileDescriptorName=`) speaks TLS from the first byte.
+const IMPLICIT_TLS_NAME: &str = "smtps";
 
 /// Why the relay did not start: what was tried, and what went wrong.
 struct StartError(String);
@@ -64,10 +71,13 @@ impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
 /// Runs the relay until it is told to stop. Ends the process's threads by ending the process: the
 /// rings are never dropped with operations in flight.
 pub fn run(config: Config) -> ExitCode {
-    let writer = match log::Writer::start(&config.log) {
+    let opened = privilege::harden(config.privileges.core_dumps)
+        .context("the process")
+        .and_then(|()| open_log(&config));
+    let writer = match opened {
         Ok(writer) => writer,
-        Err(error) => {
-            eprintln!("ringpost: cannot open the log: {error}");
+        Err(StartError(complaint)) => {
+            eprintln!("ringpost: {complaint}");
             return ExitCode::FAILURE;
         }
     };
@@ -85,6 +95,12 @@ pub fn run(config: Config) -> ExitCode {
     code
 }
 
+/// The log file is the relay's user's, so that it can be opened anew after a rotation.
+fn open_log(config: &Config) -> Result<log::Writer, StartError> {
+    let owner = confinement::future_identity(config, Process::Own)?;
+    log::Writer::open(&config.log, &owner).context("cannot open the log")
+}
+
 fn run_until_stopped(
     config: Config,
     writer: &log::Writer,
@@ -92,7 +108,7 @@ fn run_until_stopped(
 ) -> Result<Stopped, StartError> {
     // Before anything else: a signal that comes early must not end the process by its default.
     let control = Control::new().context("the control thread")?;
-    let running = start(config, writer, log)?;
+    let running = start(config, Process::Own, writer, log)?;
     let stopped = control.run(&running.shared, &running.handoff, writer, log);
     let mut line = log.line(LogLevel::Info, event::STOP, clock::wall_time());
     line.field(
@@ -124,7 +140,7 @@ impl Relay {
     pub fn start(config: Config) -> Result<Relay, String> {
         let writer = log::Writer::start(&config.log).map_err(|error| error.to_string())?;
         let log = writer.log();
-        match start(config, &writer, &log) {
+        match start(config, Process::Host, &writer, &log) {
             Ok(running) => Ok(Relay {
                 running,
                 writer,
@@ -175,16 +191,34 @@ impl Running {
     }
 }
 
-fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Running, StartError> {
+fn start(
+    config: Config,
+    process: Process,
+    writer: &log::Writer,
+    log: &Log,
+) -> Result<Running, StartError> {
     let descriptors = limits::raise_descriptors().context("raising the limit on descriptors")?;
     let topology = Topology::of_this_host().context("finding the CPUs")?;
     let specs = place(&config.cores, &topology).context("placing threads")?;
-    let (keys, certificate) = load_keys(&config)?;
-    let opened = open_spool(&config, specs.len())?;
     let listeners = bind(&config, &specs)?;
-    let shared = Arc::new(share(config, specs, keys, &listeners)?);
+    let given_keys = load_given_keys(&config, &confinement::future_identity(&config, process)?)?;
+    let confinement = Confinement::begin(&config, process)?;
+    let (keys, certificate) = match given_keys {
+        Some(given) => given,
+        None => load_keys(&config, confinement.identity())?,
+    };
+    let opened = open_spool(&config, specs.len())?;
+    let identity = confinement.identity().clone();
+    let shared = Arc::new(share(config, specs, identity, keys, &listeners)?);
+    listen(&shared, &listeners)?;
+    let sealed = confinement.finish(&shared.config)?;
+    writer.begin().context("starting the thread of the log")?;
 
-    say_hello(&shared, log, &certificate, &opened, descriptors);
+    say_hello(&shared, log, &certificate, &opened, |line| {
+        line.field("descriptors", descriptors);
+        say_privileges(line, confinement.identity(), sealed.as_ref());
+    });
+    say_hints(&shared, confinement.hints(), log);
     let (mut handoffs, own_handoff) = all_lanes(&shared);
     let mut recovered = distribute(&shared, opened.messages);
     let (report, started) = mpsc::channel();
@@ -217,7 +251,19 @@ fn start(config: Config, writer: &log::Writer, log: &Log) -> Result<Running, Sta
     })
 }
 
-fn load_keys(config: &Config) -> Result<(ServerKeys, String), StartError> {
+/// What only root may be able to read is read before root is given up.
+fn load_given_keys(
+    config: &Config,
+    owner: &Identity,
+) -> Result<Option<(ServerKeys, String)>, StartError> {
+    match &config.tls.certificate {
+        CertificateSource::Generated { .. } => Ok(None),
+        CertificateSource::Files { .. } => load_keys(config, owner).map(Some),
+    }
+}
+
+fn load_keys(config: &Config, owner: &Identity) -> Result<(ServerKeys, String), StartError> {
+    confinement::check_keys(config, owner)?;
     match &config.tls.certificate {
         CertificateSource::Files { chain, key } => {
             let keys = tls::certificate::load(chain, key).context("the certificate for clients")?;
@@ -258,25 +304,48 @@ fn open_spool(config: &Config, cores: usize) -> Result<spool::Opened, StartError
     spool::open(&config.spool.dir, &settings, cores).context("the spool")
 }
 
-/// Every ingress core gets its own socket on each address.
+/// For each ingress core its sockets, with whether TLS comes first. Sockets that a service manager
+/// hands over stand in the place of all that the flags name.
 fn bind(config: &Config, specs: &[CoreSpec]) -> Result<Vec<Vec<(Bound, bool)>>, StartError> {
+    let cores = specs.iter().filter(|spec| spec.ingress).count();
+    let handed_over = handed_over::listeners().context("sockets of the service manager")?;
+    match handed_over.is_empty() {
+        true => bind_own(config, cores),
+        false => share_out(handed_over, cores),
+    }
+}
+
+/// All cores accept from the same queue: the ports may be out of our reach, so none gets one of
+/// its own.
+fn share_out(
+    handed_over: Vec<(Bound, String)>,
+    cores: usize,
+) -> Result<Vec<Vec<(Bound, bool)>>, StartError> {
+    let share = |(bound, name): &(Bound, String)| {
+        let bound = bound
+            .share()
+            .context(format!("sharing {}", bound.address()))?;
+        Ok((bound, name == IMPLICIT_TLS_NAME))
+    };
+    (0..cores)
+        .map(|_| handed_over.iter().map(share).collect())
+        .collect()
+}
+
+/// Every ingress core gets its own socket on each address.
+fn bind_own(config: &Config, cores: usize) -> Result<Vec<Vec<(Bound, bool)>>, StartError> {
     let plain = config.listen.plain.iter().map(|address| (address, false));
     let implicit = config
         .listen
         .implicit_tls
         .iter()
         .map(|address| (address, true));
-    let mut cores: Vec<Vec<(Bound, bool)>> = specs
-        .iter()
-        .filter(|spec| spec.ingress)
-        .map(|_| Vec::new())
-        .collect();
+    let mut cores: Vec<Vec<(Bound, bool)>> = (0..cores).map(|_| Vec::new()).collect();
     for (address, implicit_tls) in plain.chain(implicit) {
         Bound::check_free(*address).context(format!("listening on {address}"))?;
         let mut address = *address;
         for core in &mut cores {
-            let bound = Bound::new(address, config.listen.backlog as i32)
-                .context(format!("listening on {address}"))?;
+            let bound = Bound::new(address).context(format!("listening on {address}"))?;
             // With port 0 the kernel chooses once, and the other cores follow.
             address = bound.address();
             core.push((bound, implicit_tls));
@@ -285,9 +354,20 @@ fn bind(config: &Config, specs: &[CoreSpec]) -> Result<Vec<Vec<(Bound, bool)>>, 
     Ok(cores)
 }
 
+/// Only now, with the spool recovered, somebody will answer soon.
+fn listen(shared: &Shared, listeners: &[Vec<(Bound, bool)>]) -> Result<(), StartError> {
+    for (bound, _) in listeners.iter().flatten() {
+        bound
+            .listen(shared.config.listen.backlog as i32)
+            .context(format!("listening on {}", bound.address()))?;
+    }
+    Ok(())
+}
+
 fn share(
     config: Config,
     specs: Vec<CoreSpec>,
+    identity: Identity,
     keys: ServerKeys,
     listeners: &[Vec<(Bound, bool)>],
 ) -> Result<Shared, StartError> {
@@ -308,6 +388,7 @@ fn share(
     Ok(Shared {
         relay: Arc::new(RelayPolicy::new(&config.relay)),
         routes: Arc::new(routes),
+        identity,
         keys,
         anchors: Arc::new(anchors),
         anchor_complaints: complaints,
@@ -326,6 +407,7 @@ fn share(
             .iter()
             .map(|_| Arc::new(CoreMetrics::default()))
             .collect(),
+        heartbeats: specs.iter().map(|_| Counter::default()).collect(),
         random_seed: tls::random_u64(),
         ingress_cores,
         delivery_cores,
@@ -431,14 +513,15 @@ fn say_hello(
     log: &Log,
     certificate: &str,
     opened: &spool::Opened,
-    descriptors: u64,
+    more: impl FnOnce(&mut Line<'_>),
 ) {
     let now = clock::wall_time();
-    log.line(LogLevel::Info, event::START, now)
-        .field("version", env!("CARGO_PKG_VERSION"))
+    let mut line = log.line(LogLevel::Info, event::START, now);
+    line.field("version", env!("CARGO_PKG_VERSION"))
         .field("hostname", &shared.config.session.hostname)
-        .field("threads", Shown(explain(&shared.specs)))
-        .field("descriptors", descriptors);
+        .field("threads", Shown(explain(&shared.specs)));
+    more(&mut line);
+    drop(line);
     log.line(LogLevel::Info, "certificate", now)
         .field("source", certificate)
         .field("sha256", Shown(shared.keys.fingerprint()))
@@ -459,8 +542,24 @@ fn say_hello(
         log.line(LogLevel::Info, "recovery", now)
             .field("report", Shown(text));
     }
-    for hint in &shared.config.hints {
-        log.line(LogLevel::Info, "hint", now)
+}
+
+/// Who we are, and what is out of our reach.
+fn say_privileges(line: &mut Line<'_>, identity: &Identity, sealed: Option<&Sealed>) {
+    line.field("user", Shown(identity));
+    let Some(sealed) = sealed else {
+        return;
+    };
+    line.field("capabilities", "none")
+        .field("no_new_privs", "on")
+        .field("landlock", Shown(sealed.landlock))
+        .field("seccomp", Shown(sealed.seccomp))
+        .field("core_dumps", if sealed.core_dumps { "on" } else { "off" });
+}
+
+fn say_hints(shared: &Shared, more: &[String], log: &Log) {
+    for hint in shared.config.hints.iter().chain(more) {
+        log.line(LogLevel::Info, "hint", clock::wall_time())
             .field("hint", Shown(hint));
     }
 }
@@ -479,14 +578,16 @@ fn say_ready(shared: &Shared, log: &Log) {
                 },
             );
     }
+    let mut line = log.line(LogLevel::Info, "ready", now);
     if let Some((address, _)) = shared.listening.iter().find(|(_, implicit)| !implicit) {
-        log.line(LogLevel::Info, "ready", now).field(
+        line.field(
             "try",
             Shown(format!(
                 "swaks --server {address} --tls --from you@example.com --to somebody@example.com"
             )),
         );
     }
+    drop(line);
     log.flush(now);
 }
 

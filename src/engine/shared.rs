@@ -6,6 +6,7 @@
 //! | keys of TLS tickets | their own rotation | one shared read for a resumed handshake |
 //! | [`Load`]: open connections of each core | its core | one add and one subtract a connection |
 //! | [`AddressCounts`] | all ingress cores | the same, if a limit per address is set |
+//! | heartbeats | its core; read by the control thread | none |
 //! | [`CoreMetrics`] | its core; read by the control thread | plain stores |
 //! | [`BodyBudget`] of each ingress core | it, and whoever drops a body | one add and one subtract a message |
 //! | `Message`: envelope, open recipients | the cores that deliver it | one subtract a transaction |
@@ -22,7 +23,8 @@ use crate::delivery::{self, Delivery};
 use crate::handoff::job::{BodyBudget, Message};
 use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::Log;
-use crate::metrics::CoreMetrics;
+use crate::metrics::{CoreMetrics, Counter};
+use crate::privilege::Identity;
 use crate::remote::connection;
 use crate::remote::resolve::{self, Families, OwnNames, Resolver};
 use crate::remote::route::{NextHop, RouteTable};
@@ -63,6 +65,8 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Shared {
     pub config: Config,
     pub specs: Vec<CoreSpec>,
+    /// Whose the process is. Asked for once: the host's list of users is out of reach later.
+    pub identity: Identity,
     /// Cores that accept, and cores that deliver.
     pub ingress_cores: Vec<usize>,
     pub delivery_cores: Vec<usize>,
@@ -77,6 +81,8 @@ pub struct Shared {
     pub loads: Arc<[Load]>,
     pub addresses: Arc<AddressCounts>,
     pub metrics: Vec<Arc<CoreMetrics>>,
+    /// Grows as long as a core's loop turns.
+    pub heartbeats: Vec<Counter>,
     pub random_seed: u64,
 }
 

@@ -2,6 +2,7 @@ pub mod buffer;
 pub mod clock;
 pub mod cpu;
 pub mod file;
+pub mod handed_over;
 pub mod limits;
 pub mod net;
 pub mod pool;

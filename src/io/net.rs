@@ -296,12 +296,14 @@ impl Drop for Socket {
 pub struct Bound {
     socket: socket2::Socket,
     address: SocketAddr,
+    /// Others hold the same socket, and its queue goes on without us.
+    is_shared: bool,
 }
 
 impl Bound {
-    /// Binds and listens with `SO_REUSEPORT`, so that every ingress core has its own queue of
-    /// connections on the same address. Port 0 lets the kernel choose.
-    pub fn new(address: SocketAddr, backlog: i32) -> io::Result<Bound> {
+    /// Binds with `SO_REUSEPORT`, so that every ingress core has its own queue of connections on
+    /// the same address. Port 0 lets the kernel choose.
+    pub fn new(address: SocketAddr) -> io::Result<Bound> {
         let socket = socket2::Socket::new(
             Domain::for_address(address),
             Type::STREAM.nonblocking().cloexec(),
@@ -315,12 +317,49 @@ impl Bound {
         // Accepted sockets inherit it.
         socket.set_tcp_nodelay(true)?;
         socket.bind(&SockAddr::from(address))?;
-        socket.listen(backlog)?;
-        let address = socket
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::Unsupported)?;
-        Ok(Bound { socket, address })
+        let address = address_of(&socket)?;
+        Ok(Bound {
+            socket,
+            address,
+            is_shared: false,
+        })
+    }
+
+    /// Takes over a listening socket from whoever started us, who keeps it as well.
+    ///
+    /// # Errors
+    /// If it is no listening TCP socket.
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<Bound> {
+        let socket = socket2::Socket::from(descriptor);
+        let address = address_of(&socket)?;
+        if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(Bound {
+            socket,
+            address,
+            is_shared: true,
+        })
+    }
+
+    /// The same socket with the same queue for another core.
+    pub fn share(&self) -> io::Result<Bound> {
+        Ok(Bound {
+            socket: self.socket.try_clone()?,
+            address: self.address,
+            is_shared: true,
+        })
+    }
+
+    /// From now on clients can connect.
+    pub fn listen(&self, backlog: i32) -> io::Result<()> {
+        match self.is_shared {
+            // It has a queue already, whose length is its owner's matter.
+            true => Ok(()),
+            false => self.socket.listen(backlog),
+        }
     }
 
     /// Fails if anybody else listens on `address`. `SO_REUSEPORT` alone would let two relays of
@@ -344,10 +383,16 @@ impl Bound {
     }
 }
 
+fn address_of(socket: &socket2::Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?.as_socket();
+    address.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
 /// A listening socket of this thread.
 pub struct Listener {
     socket: Rc<socket2::Socket>,
     address: SocketAddr,
+    is_shared: bool,
 }
 
 impl Listener {
@@ -355,6 +400,7 @@ impl Listener {
         Listener {
             socket: Rc::new(bound.socket),
             address: bound.address,
+            is_shared: bound.is_shared,
         }
     }
 
@@ -362,9 +408,19 @@ impl Listener {
         self.address
     }
 
-    /// Waits until there is a connection to accept.
+    /// True if the queue is not ours alone, and is served by others after us.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Waits until there is a connection to accept. Of all who wait on a shared queue a new
+    /// connection wakes one.
     pub async fn ready(&self) -> io::Result<()> {
-        poll(self.socket.clone(), libc::POLLIN).await
+        let exclusive = match self.is_shared {
+            true => libc::EPOLLEXCLUSIVE as u32,
+            false => 0,
+        };
+        poll_for(self.socket.clone(), libc::POLLIN as u32 | exclusive).await
     }
 
     /// Takes one queued connection; `None` if there is none. An error is the host's (descriptors
@@ -386,8 +442,10 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // A wait that was dropped would keep the port open until the kernel has taken the ring
-        // apart, a moment after the process has gone.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        // apart, a moment after the process has gone. One that is shared stays open in any case.
+        if !self.is_shared {
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -418,7 +476,14 @@ fn poll<F: AsRawFd + 'static>(
     file: Rc<F>,
     events: libc::c_short,
 ) -> impl Future<Output = io::Result<()>> {
-    let entry = opcode::PollAdd::new(types::Fd(file.as_ref().as_raw_fd()), events as u32).build();
+    poll_for(file, events as u32)
+}
+
+fn poll_for<F: AsRawFd + 'static>(
+    file: Rc<F>,
+    events: u32,
+) -> impl Future<Output = io::Result<()>> {
+    let entry = opcode::PollAdd::new(types::Fd(file.as_ref().as_raw_fd()), events).build();
     UnsubmittedOneshot::new(file, PollResult(std::marker::PhantomData), entry).submit()
 }
 

@@ -34,6 +34,8 @@ pub struct Ingress {
     pub pass_on: Box<dyn Fn(usize, Box<Accepted>)>,
     pub draining: Cell<bool>,
     pub stopped: Notify,
+    /// Rung when the core begins to drain: queues that others serve after us are left to them.
+    pub leaving: Notify,
 }
 
 impl Ingress {
@@ -46,10 +48,14 @@ impl Ingress {
 
     /// Accepts on `listener` until the core has drained.
     pub async fn listen(self: Rc<Self>, listener: Listener, implicit_tls: bool) {
+        let end = match listener.is_shared() {
+            true => &self.leaving,
+            false => &self.stopped,
+        };
         loop {
             let result = tokio::select! {
                 biased;
-                () = self.stopped.notified() => break,
+                () = end.notified() => break,
                 ready = listener.ready() => ready,
             };
             let result = result.and_then(|()| self.accept_batch(&listener, implicit_tls));
@@ -61,6 +67,9 @@ impl Ingress {
                     .field("effect", "no connection is accepted for a moment");
                 sleep(EXHAUSTED_PAUSE).await;
             }
+        }
+        if listener.is_shared() {
+            return;
         }
         // Closing the socket resets whoever is still in its queue.
         while let Ok(Some((descriptor, peer))) = listener.accept() {

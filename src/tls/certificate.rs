@@ -39,6 +39,11 @@ const RENEWAL_MARGIN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A PEM file larger than this is none of ours to read.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Where [`load_or_generate`] keeps the private key.
+pub fn kept_key(directory: &Path) -> PathBuf {
+    directory.join(KEPT_KEY)
+}
+
 const KEPT_CERTIFICATE: &str = "generated-cert.pem";
 const KEPT_KEY: &str = "generated-key.pem";
 
@@ -214,7 +219,8 @@ impl fmt::Display for CertificateError {
                 io::ErrorKind::NotFound => write!(f, "{path} does not exist"),
                 io::ErrorKind::PermissionDenied => write!(
                     f,
-                    "{path} may not be accessed: give the relay's user the permission"
+                    "{path} may not be accessed: give the relay's user the permission; what has \
+                     moved to another directory since the start needs a restart"
                 ),
                 _ => write!(f, "{path}: {error}"),
             },

@@ -2,8 +2,10 @@
 
 use super::{PATIENCE, Watched};
 use serde_json::Value;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -28,15 +30,19 @@ impl Home {
         self.dir.path().join(name)
     }
 
-    /// Writes a file here; gives its path.
+    /// Writes a file here that only its owner may read; gives its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.path(name);
         std::fs::write(&path, text).expect("a file in the temporary directory");
+        set_mode(&path, 0o600);
         path.to_str().expect("an ordinary path").to_owned()
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(PROGRAM);
+        self.prepared(Command::new(PROGRAM))
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RINGPOST_") {
                 command.env_remove(name);
@@ -69,7 +75,17 @@ impl Home {
     }
 
     pub fn spawn(&self, flags: &[&str]) -> Relay {
-        let mut command = self.command();
+        self.spawn_by(Command::new(PROGRAM), flags)
+    }
+
+    /// By a command that ends in the program, such as a shell that hands it something over.
+    pub fn spawn_by(&self, command: Command, flags: &[&str]) -> Relay {
+        self.spawn_with_input(command, Stdio::null(), flags)
+    }
+
+    pub fn spawn_with_input(&self, command: Command, input: Stdio, flags: &[&str]) -> Relay {
+        let mut command = self.prepared(command);
+        command.stdin(input);
         let defaults = [
             ("--listen", "127.0.0.1:0"),
             ("--hostname", "relay.test"),
@@ -86,6 +102,10 @@ impl Home {
             }
         }
         command.arg("--no-pin");
+        // A system call that was forgotten is noticed.
+        if !flags.contains(&"--no-seccomp") {
+            command.arg("--strict-seccomp");
+        }
         command.arg("--spool").arg(self.path("spool"));
         command.arg("--tls-dir").arg(self.path("tls"));
         command.args(flags).stderr(Stdio::piped());
@@ -102,6 +122,10 @@ impl Home {
             reader: Some(reader),
         }
     }
+}
+
+pub fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("our own file");
 }
 
 #[derive(Default)]
@@ -140,7 +164,7 @@ impl Relay {
         self.child.id()
     }
 
-    fn wait_until_ready(&self) {
+    pub fn wait_until_ready(&self) {
         self.wait_for("ready", |_| true);
     }
 

@@ -1,0 +1,170 @@
+//! In which order the process gives up what: who it becomes, and which files it can still reach.
+//!
+//! ```text
+//! Standing::harden -> (log, ports) -> Confinement::begin -> (spool, certificate) -> Confinement::finish
+//! ```
+//!
+//! A relay within another program leaves that program as it is.
+
+use super::{Context, StartError};
+use crate::config::{CertificateSource, Config};
+use crate::privilege::{
+    Access, Grant, Identity, Landlock, Sealed, Seccomp, Wishes, check_directory, check_kept_key,
+    check_key, directories_of, make_directory, seal,
+};
+use crate::tls::certificate;
+use std::fs::File;
+use std::path::Path;
+
+/// What the resolver reads. The first is often a link to what another service writes.
+const RESOLVER_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
+
+/// Whose process this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Process {
+    /// Ours, to be confined.
+    Own,
+    /// Somebody else's, who has started a relay in it.
+    Host,
+}
+
+/// On the way from the user that started us to one that can do little.
+pub struct Confinement {
+    process: Process,
+    identity: Identity,
+    hints: Vec<String>,
+}
+
+impl Confinement {
+    /// Becomes `--user`, once all that needs root is done: what its spool and keys are to stand in
+    /// has been made and given to it.
+    pub fn begin(config: &Config, process: Process) -> Result<Self, StartError> {
+        let identity = future_identity(config, process)?;
+        if !identity.is_current() {
+            make_directory(&config.spool.dir, &identity).context("the spool")?;
+            if let CertificateSource::Generated { dir } = &config.tls.certificate {
+                make_directory(dir, &identity).context("the directory of the certificate")?;
+            }
+            identity.assume().context("giving up privileges")?;
+        }
+        check_directory("the spool", &config.spool.dir, &identity).context("refused")?;
+        let hints = match process {
+            Process::Own => hints(config, &identity),
+            Process::Host => Vec::new(),
+        };
+        Ok(Confinement {
+            process,
+            identity,
+            hints,
+        })
+    }
+
+    /// The rest, for ever. `None` in another program's process.
+    pub fn finish(&self, config: &Config) -> Result<Option<Sealed>, StartError> {
+        if self.process == Process::Host {
+            return Ok(None);
+        }
+        let privileges = &config.privileges;
+        let wishes = Wishes {
+            landlock: match (privileges.landlock, privileges.require_landlock) {
+                (false, _) => Landlock::Off,
+                (true, false) => Landlock::Try,
+                (true, true) => Landlock::Require,
+            },
+            seccomp: match (privileges.seccomp, privileges.strict_seccomp) {
+                (false, _) => Seccomp::Off,
+                (true, false) => Seccomp::On,
+                (true, true) => Seccomp::Strict,
+            },
+            core_dumps: privileges.core_dumps,
+        };
+        seal(wishes, &grants(config))
+            .map(Some)
+            .context("giving up privileges")
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+}
+
+/// Who serves mail in the end.
+pub fn future_identity(config: &Config, process: Process) -> Result<Identity, StartError> {
+    match &config.privileges.user {
+        Some(name) if process == Process::Own => {
+            Identity::named(&name.user, name.group.as_deref()).context("refused")
+        }
+        _ => Ok(Identity::current()),
+    }
+}
+
+/// The private key may be read by those only who should.
+pub fn check_keys(config: &Config, identity: &Identity) -> Result<(), StartError> {
+    match &config.tls.certificate {
+        CertificateSource::Files { key, .. } => check_key(key, identity),
+        CertificateSource::Generated { dir } => {
+            check_kept_key(&certificate::kept_key(dir), identity)
+        }
+    }
+    .context("refused")
+}
+
+fn hints(config: &Config, identity: &Identity) -> Vec<String> {
+    let mut hints = Vec::new();
+    if identity.is_root() {
+        hints.push(
+            "this relay stays root, if without root's capabilities: make a user for it (useradd \
+             --system --no-create-home --shell /usr/sbin/nologin ringpost) and start it with \
+             --user ringpost"
+                .to_owned(),
+        );
+    }
+    if let CertificateSource::Files { key, .. } = &config.tls.certificate
+        && File::open(key).is_err()
+    {
+        hints.push(format!(
+            "{} cannot read {} any more: a new one will need a restart instead of SIGHUP, unless: \
+             chgrp {group} {key} && chmod 640 {key}, and its directory lets that group through",
+            identity.name(),
+            key.display(),
+            group = identity.group(),
+            key = key.display(),
+        ));
+    }
+    hints
+}
+
+/// All that can be reached from now on. Files that are replaced by name are granted by directory.
+fn grants(config: &Config) -> Vec<Grant> {
+    let grant = |path: &Path, access| Grant {
+        path: path.to_owned(),
+        access,
+    };
+    let mut grants = vec![grant(&config.spool.dir, Access::Keep)];
+    match &config.tls.certificate {
+        CertificateSource::Generated { dir } => grants.push(grant(dir, Access::Keep)),
+        CertificateSource::Files { chain, key } => {
+            let directories = directories_of(chain).into_iter().chain(directories_of(key));
+            grants.extend(directories.map(|directory| grant(&directory, Access::Read)));
+        }
+    }
+    if let Some(file) = &config.log.file {
+        let directories = directories_of(file);
+        grants.extend(directories.iter().map(|path| grant(path, Access::Append)));
+    }
+    for file in RESOLVER_FILES.map(Path::new) {
+        grants.push(grant(file, Access::Read));
+        // What other services write is replaced; what is in /etc itself is read once.
+        let elsewhere = directories_of(file).into_iter().skip(1);
+        let elsewhere = elsewhere.filter(|path| path.starts_with("/run"));
+        grants.extend(elsewhere.map(|directory| grant(&directory, Access::Read)));
+    }
+    if let Some(path) = &config.tls.roots {
+        grants.push(grant(path, Access::Read));
+    }
+    grants
+}

@@ -1,0 +1,75 @@
+//! The process as a whole: umask, core dumps, capabilities, no_new_privs.
+
+use super::Complaint;
+use caps::{CapSet, Capability};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use std::fs;
+
+/// What others may do with files that we make: nothing.
+const UMASK: Mode = Mode::from_bits_truncate(0o077);
+
+/// For the first moment of the program: from now on its files are its own, and its memory, with
+/// keys and mail in it, does not land in a core file unless `core_dumps` says so.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn harden(core_dumps: bool) -> Result<(), Complaint> {
+    umask(UMASK);
+    if !core_dumps {
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)
+            .map_err(|error| Complaint::new("forbidding core dumps", error))?;
+    }
+    set_core_dumps(core_dumps)
+}
+
+/// `PR_SET_DUMPABLE`: also keeps other processes of the same user from reading our memory, and
+/// holds for a `core_pattern` that pipes, which `RLIMIT_CORE` does not.
+pub(super) fn set_core_dumps(allowed: bool) -> Result<(), Complaint> {
+    prctl::set_dumpable(allowed).map_err(|error| Complaint::new("PR_SET_DUMPABLE", error))
+}
+
+pub(super) fn forbid_new_privileges() -> Result<(), Complaint> {
+    prctl::set_no_new_privs().map_err(|error| Complaint::new("PR_SET_NO_NEW_PRIVS", error))
+}
+
+/// Threads have their privileges one by one: what one gives up the others keep.
+pub(super) fn check_single_thread() -> Result<(), Complaint> {
+    let threads = fs::read_dir("/proc/self/task")
+        .map_err(|error| Complaint::new("/proc/self/task", error))?
+        .count();
+    match threads {
+        1 => Ok(()),
+        more => Err(Complaint::new(
+            "giving up privileges",
+            format!("there are {more} threads already"),
+        )),
+    }
+}
+
+/// What no program started from here may ever have. Needs `CAP_SETPCAP`; without it
+/// `no_new_privs` does the same, and the set stays as it is.
+pub(super) fn drop_bounding_set() -> Result<(), Complaint> {
+    let failed = |error| Complaint::new("dropping the capability bounding set", error);
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(failed)? {
+        return Ok(());
+    }
+    for capability in caps::runtime::thread_all_supported() {
+        caps::drop(None, CapSet::Bounding, capability).map_err(failed)?;
+    }
+    Ok(())
+}
+
+pub(super) fn drop_capabilities() -> Result<(), Complaint> {
+    drop_bounding_set()?;
+    for set in [
+        CapSet::Ambient,
+        CapSet::Inheritable,
+        CapSet::Effective,
+        CapSet::Permitted,
+    ] {
+        caps::clear(None, set).map_err(|error| Complaint::new("dropping capabilities", error))?;
+    }
+    Ok(())
+}
