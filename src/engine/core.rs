@@ -12,6 +12,8 @@ use crate::io::runtime::{sleep, spawn, yield_now};
 use crate::listener::Ingress;
 use crate::log::{Log, Shown};
 use crate::schedule::outcome::RecipientState;
+use crate::session::LIMIT_LINES_PER_SECOND;
+use crate::session::rates::Throttle;
 use crate::spool::{self, Note, Spool};
 use crate::tls::ServerKeys;
 use std::cell::{Cell, RefCell};
@@ -189,6 +191,8 @@ impl Core {
             pass_on,
             draining: Cell::new(false),
             stopped: Notify::new(),
+            refusals: Rc::default(),
+            refusal_lines: RefCell::new(Throttle::new(LIMIT_LINES_PER_SECOND)),
         });
         for (bound, implicit_tls) in listeners {
             spawn(ingress.clone().listen(Listener::new(bound), implicit_tls));
@@ -330,6 +334,10 @@ impl Core {
             }
             // The listeners are closed in their own turn, before the word that all is done.
             yield_now().await;
+            let ingress = self.ingress.borrow().clone();
+            if let Some(ingress) = ingress {
+                ingress.refusals.all_ended().await;
+            }
             self.count();
             self.log.flush(clock::wall_time());
             self.outbox.send(self.shared.control(), ToCore::Drained);

@@ -7,7 +7,7 @@ use crate::spool::{Receipt, Spool, SpoolError, Writer};
 use crate::time::WallTime;
 
 /// Room that a body begins with; most messages fit.
-const BODY_CAPACITY_BYTES: usize = 16 * 1024;
+pub const BODY_CAPACITY_BYTES: usize = 16 * 1024;
 
 pub struct Incoming {
     pub id: MessageId,
