@@ -5,7 +5,8 @@ use super::units::Bytes;
 use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, TlsLevel};
 use super::{
     CertificateSource, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig, LogConfig,
-    RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings, TlsConfig, Validators,
+    RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings, TlsConfig,
+    Validators,
 };
 use clap::CommandFactory;
 use std::fs;

@@ -59,10 +59,7 @@ impl Message {
     }
 
     /// One that an earlier run accepted, and how its recipients stand.
-    pub fn recovered(
-        found: RecoveredMessage,
-        memory: &Memory,
-    ) -> (Arc<Self>, Vec<RecipientState>) {
+    pub fn recovered(found: RecoveredMessage, memory: &Memory) -> (Arc<Self>, Vec<RecipientState>) {
         let bytes = queued_bytes(&found.envelope);
         let open = found.states.iter().filter(|s| !s.is_finished()).count();
         let message = Arc::new(Message {

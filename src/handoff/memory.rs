@@ -62,6 +62,11 @@ impl Memory {
         of_cores.sum()
     }
 
+    /// What was charged for one core.
+    pub fn held_by(&self, core: usize) -> u64 {
+        self.cores[core].0.load(Ordering::Relaxed)
+    }
+
     /// Counts `bytes` as held for `core` until the charge is dropped.
     pub fn charge(&self, core: usize, bytes: u64) -> Charge {
         let held = self.cores[core].clone();
@@ -130,10 +135,7 @@ impl Charge {
     pub fn set(&mut self, bytes: u64) {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.held.0.fetch_add(more, Ordering::Relaxed),
-            None => self
-                .held
-                .0
-                .fetch_sub(self.bytes - bytes, Ordering::Relaxed),
+            None => self.held.0.fetch_sub(self.bytes - bytes, Ordering::Relaxed),
         };
         self.bytes = bytes;
     }

@@ -6,3 +6,4 @@ pub mod limits;
 pub mod net;
 pub mod pool;
 pub mod runtime;
+pub mod watch;

@@ -115,12 +115,7 @@ impl Refused {
 
 impl Admission {
     /// Counts a new connection in, or says why not.
-    pub fn admit(
-        &self,
-        address: IpAddr,
-        trusted: bool,
-        now: Now,
-    ) -> Result<Admitted, Refused> {
+    pub fn admit(&self, address: IpAddr, trusted: bool, now: Now) -> Result<Admitted, Refused> {
         if !trusted {
             self.check_rates(address, now)?;
         }
@@ -222,9 +217,7 @@ mod tests {
     #[test]
     fn trusted_clients_are_exempt_from_the_limit_per_address() {
         let door = admission(1, 0);
-        let all: Vec<_> = (0..10)
-            .map(|_| door.admit(address(1), true, NOW))
-            .collect();
+        let all: Vec<_> = (0..10).map(|_| door.admit(address(1), true, NOW)).collect();
         assert!(all.iter().all(Result::is_ok));
     }
 

@@ -24,8 +24,8 @@ use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
 use crate::tls::stream::{Received, Stream, StreamError};
 use incoming::{Durable, Incoming};
-use pace::Pace;
 pub use pace::MinRate;
+use pace::Pace;
 use rates::{Over, Rates, Throttle};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -286,7 +286,9 @@ fn spool_refusal(error: &SpoolError) -> Refusal {
 /// Why a conversation ended.
 enum End {
     Closed,
-    PeerGone { clean: bool },
+    PeerGone {
+        clean: bool,
+    },
     Stream(StreamError),
     Handshake(StreamError),
     /// The body came more slowly than `--min-data-rate` allows.
@@ -599,14 +601,13 @@ impl Session {
 
     /// Makes the received message durable and lets the machine answer.
     async fn commit(&mut self, envelope: Box<Envelope>) {
+        self.weigh();
         let incoming = self
             .incoming
             .take()
             .expect("a body ends only after it began");
         self.pace = None;
         self.stream.set_deadline(Now::NEVER);
-        self.memory
-            .set(self.memory.bytes().max(incoming.body.capacity() as u64));
         let complete = clock::now();
         match incoming.commit(&self.context.spool, &envelope).await {
             Ok(durable) => {

@@ -6,9 +6,7 @@ use crate::smtp::extension;
 
 use super::answers::{self, *};
 use super::lines::Reading;
-use super::{
-    COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, Spending, State, Step,
-};
+use super::{COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, Spending, State, Step};
 
 /// What a reverse-path may take (RFC 5321 section 4.5.3.1.3).
 const LONGEST_PATH_BYTES: usize = 256;
