@@ -226,7 +226,12 @@ impl Core {
             return;
         };
         let (log, now) = (&self.log, clock::wall_time());
-        let mut line = log.line(LogLevel::Info, "loop-late", now);
+        // A busy host alone is no news: the counters tell.
+        let level = match noticed.stalls + noticed.late_ticks {
+            0 => LogLevel::Debug,
+            _ => LogLevel::Info,
+        };
+        let mut line = log.line(level, "loop-late", now);
         line.field("thread", self.number as u64)
             .field("stalls", noticed.stalls)
             .field("preempted", noticed.preempted)

@@ -530,8 +530,10 @@ impl Session {
             match step {
                 Step::NeedInput => {
                     self.forget_input();
-                    self.spill().await;
                     self.note_phase();
+                    // Before and after: others go on while this one waits for the disk.
+                    self.weigh();
+                    self.spill().await;
                     self.weigh();
                     return Ok(Flow::Continue);
                 }
