@@ -177,6 +177,26 @@ metrics! {
         sessions_open,
         /// Connections turned away by a limit (421).
         sessions_refused,
+        /// Sessions ended because the client let a wait run out, or sent a body too slowly.
+        sessions_timed_out,
+        sessions_too_slow,
+        /// Connections, handshakes, messages, recipients and errors of addresses over their rate.
+        limited_connections,
+        limited_handshakes,
+        limited_messages,
+        limited_recipients,
+        limited_errors,
+        /// What was refused because `--memory-max` was near: 452 and 421.
+        refused_for_memory,
+        /// Times that a session waited with content until it was its turn, memory being tight.
+        body_pauses,
+        /// Memory that sessions and mail hold now, in bytes.
+        memory_held,
+        /// Turns of this thread's loop longer than they may be: its own doing, or because the
+        /// thread was not given a CPU; and ticks that were late, whatever the reason.
+        loop_stalls,
+        loop_preempted,
+        loop_late_ticks,
         /// Messages that got their 250.
         messages_accepted,
         /// Messages that got a 4xx or 5xx after DATA or BDAT.
@@ -242,9 +262,15 @@ impl Snapshot {
             self.summary_tls(),
             self.summary_times(),
             format!(
-                "behind: {} items outside lanes, {} log lines dropped",
-                self.lane_backlog, self.log_lines_dropped
+                "behind: {} items outside lanes, {} log lines dropped; {} turns of a loop too long, \
+                 {} more for want of a CPU, {} late ticks",
+                self.lane_backlog,
+                self.log_lines_dropped,
+                self.loop_stalls,
+                self.loop_preempted,
+                self.loop_late_ticks
             ),
+            self.summary_limits(),
         ]
         .join("\n")
     }
@@ -260,6 +286,23 @@ impl Snapshot {
             self.sessions_open,
             self.messages_refused,
             self.refusals,
+        )
+    }
+
+    fn summary_limits(&self) -> String {
+        format!(
+            "limits: over a rate {} connections, {} handshakes, {} messages, {} recipients, {} errors; \
+             {} sessions timed out, {} too slow; memory {} bytes held, {} refusals, {} pauses",
+            self.limited_connections,
+            self.limited_handshakes,
+            self.limited_messages,
+            self.limited_recipients,
+            self.limited_errors,
+            self.sessions_timed_out,
+            self.sessions_too_slow,
+            self.memory_held,
+            self.refused_for_memory,
+            self.body_pauses,
         )
     }
 

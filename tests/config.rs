@@ -280,3 +280,28 @@ fn what_is_probably_not_meant_is_hinted_at() {
     let text = hints(&[], &[("RINGPOST_LISEN", "x")]);
     assert!(text.contains("RINGPOST_LISEN is set"), "{text}");
 }
+
+#[test]
+fn every_limit_has_its_default_and_its_bounds() {
+    for (flag, default, given, beyond) in [
+        ("--connection-rate", "6000", "0", "1000000001"),
+        ("--connection-rate-total", "0", "50", "1000000001"),
+        ("--handshake-rate", "3000", "0", "1000000001"),
+        ("--handshake-rate-total", "2000", "0", "1000000001"),
+        ("--message-rate", "6000", "0", "1000000001"),
+        ("--recipient-rate", "30000", "0", "1000000001"),
+        ("--error-rate", "600", "0", "1000000001"),
+        ("--min-data-rate", "500", "0", "2GiB"),
+        ("--memory-max", "512MiB", "16MiB", "15MiB"),
+    ] {
+        assert_eq!(
+            effective(flag, &[], &[]),
+            format!("{flag} {default} (default)")
+        );
+        assert_eq!(
+            effective(flag, &[flag, given], &[]),
+            format!("{flag} {given} (flag)")
+        );
+        refused(&[flag, beyond], &[], &[flag, beyond]);
+    }
+}

@@ -1048,6 +1048,19 @@ fn idling_is_counted() {
 }
 
 #[test]
+fn endless_transient_refusals_are_counted() {
+    let settings = Settings {
+        max_transient_refusals: 2,
+        ..settings()
+    };
+    let text = format!(
+        "{HELLO}C: MAIL FROM:<a@b.test> SIZE=900001\nS: 452 4.3.1 ...\n\
+         C: MAIL FROM:<a@b.test> SIZE=900001\nS: 452 4.3.1 ...\nS: 421 4.7.0 ...\nE: close"
+    );
+    check_with(settings, peer(), &text);
+}
+
+#[test]
 fn recipients_and_transactions_are_counted() {
     let settings = Settings {
         max_recipients: 2,

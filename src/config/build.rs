@@ -1,12 +1,12 @@
 //! From flags to settings: defaults that depend on the host, files, and contradictions.
 
-use super::flags::{Flags, Relaying, Tls, variable_of};
+use super::flags::{Flags, Limits, Relaying, Tls, variable_of};
 use super::units::Bytes;
 use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, TlsLevel};
 use super::{
     CertificateSource, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig, LogConfig,
-    PrivilegeConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings, TlsConfig,
-    Validators,
+    PrivilegeConfig, RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings,
+    TlsConfig, Validators,
 };
 use clap::CommandFactory;
 use std::fs;
@@ -134,7 +134,21 @@ fn listen(flags: &Flags) -> ListenConfig {
         connections_max: flags.limits.max_connections,
         connections_per_address_max: Some(flags.limits.max_connections_per_address)
             .filter(|&limit| limit > 0),
+        rates: rates(&flags.limits),
         drain_timeout: flags.timeouts.drain_timeout.0,
+    }
+}
+
+fn rates(limits: &Limits) -> RateConfig {
+    let limit = |count: u32| (count > 0).then_some(count);
+    RateConfig {
+        connections: limit(limits.connection_rate),
+        handshakes: limit(limits.handshake_rate),
+        messages: limit(limits.message_rate),
+        recipients: limit(limits.recipient_rate),
+        errors: limit(limits.error_rate),
+        connections_total: limit(limits.connection_rate_total),
+        handshakes_total: limit(limits.handshake_rate_total),
     }
 }
 
@@ -154,6 +168,7 @@ fn session(flags: &Flags, hostname: &str) -> SessionConfig {
         bare_line_ends: limits.bare_line_ends,
         command_timeout: timeouts.command_timeout.0,
         data_timeout: timeouts.data_timeout.0,
+        min_data_rate: none_if_zero(timeouts.min_data_rate.0),
         handshake_timeout: timeouts.handshake_timeout.0,
         session_timeout: Some(timeouts.session_timeout.0).filter(|limit| !limit.is_zero()),
     }

@@ -265,8 +265,10 @@ pub struct Spool {
     #[arg(long, size = "0..16MiB", default_value = "256KiB")]
     pub in_memory_size: Bytes,
 
-    /// Memory for message bodies, all cores together; beyond it bodies are read back
-    #[arg(long, size = "1MiB..1TiB", default_value = "256MiB")]
+    /// Ceiling for the memory of sessions, bodies and queue, all cores together. Near it bodies
+    /// go to the disk at once and senders are slowed down, then new mail gets 452, new
+    /// connections 421
+    #[arg(long, size = "16MiB..1TiB", default_value = "512MiB")]
     pub memory_max: Bytes,
 }
 
@@ -385,6 +387,37 @@ pub struct Limits {
     /// Open sessions of one IPv4 address or IPv6 /64 outside --relay-from. 0: no limit
     #[arg(long, count = "0..1000000", default_value = "100")]
     pub max_connections_per_address: u32,
+
+    /// New connections of one address (or /64) outside --relay-from per minute, as many at once;
+    /// beyond it 421 4.7.0. 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "6000")]
+    pub connection_rate: u32,
+
+    /// New connections of all such addresses per second. 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "0")]
+    pub connection_rate_total: u32,
+
+    /// TLS handshakes of one such address per minute; beyond it 421 4.7.0. 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "3000")]
+    pub handshake_rate: u32,
+
+    /// TLS handshakes of all such addresses per second; 1000 take a tenth of a core and more.
+    /// 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "2000")]
+    pub handshake_rate_total: u32,
+
+    /// Messages of one such address per minute; beyond it 450 4.7.0. 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "6000")]
+    pub message_rate: u32,
+
+    /// Recipients of one such address per minute; beyond it 450 4.7.0. 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "30000")]
+    pub recipient_rate: u32,
+
+    /// Errors (replies 5yz) of one such address per minute; beyond it 421 4.7.0, also to new
+    /// connections. 0: no limit
+    #[arg(long, count = "0..1000000000", default_value = "600")]
+    pub error_rate: u32,
 }
 
 #[derive(Args, Debug)]
@@ -397,6 +430,11 @@ pub struct Timeouts {
     /// Clients: the next bytes of a message
     #[arg(long, span = "1s..1h", default_value = "5m")]
     pub data_timeout: Span,
+
+    /// Clients: bytes per second that a message must come with, on average, once it has taken
+    /// --data-timeout; then 421 4.4.2. 0: no limit
+    #[arg(long, size = "0..1GiB", default_value = "500")]
+    pub min_data_rate: Bytes,
 
     /// Clients: the session as a whole, then 421 4.4.2. 0s: no limit
     #[arg(long, span = "0s..7d", default_value = "2h")]

@@ -58,7 +58,22 @@ pub struct ListenConfig {
     pub connections_max: u32,
     /// Per IPv4 address or IPv6 /64; trusted clients are exempt. `None`: no limit.
     pub connections_per_address_max: Option<u32>,
+    pub rates: RateConfig,
     pub drain_timeout: Duration,
+}
+
+/// How often, for clients that are not trusted. `None`: no limit.
+#[derive(Clone, Debug)]
+pub struct RateConfig {
+    /// Per IPv4 address or IPv6 /64, and minute.
+    pub connections: Option<u32>,
+    pub handshakes: Option<u32>,
+    pub messages: Option<u32>,
+    pub recipients: Option<u32>,
+    pub errors: Option<u32>,
+    /// Of all together, per second.
+    pub connections_total: Option<u32>,
+    pub handshakes_total: Option<u32>,
 }
 
 /// For `session` and `smtp::server`.
@@ -80,6 +95,8 @@ pub struct SessionConfig {
     pub bare_line_ends: BareLineEnds,
     pub command_timeout: Duration,
     pub data_timeout: Duration,
+    /// Bytes per second of a body, on average beyond `data_timeout`. `None`: no limit.
+    pub min_data_rate: Option<u64>,
     pub handshake_timeout: Duration,
     /// `None`: no limit.
     pub session_timeout: Option<Duration>,
@@ -140,7 +157,7 @@ pub struct SpoolConfig {
     pub chunk_bytes: u64,
     /// Messages up to this are delivered from memory.
     pub in_memory_bytes: u64,
-    /// Message bodies in memory, all cores together.
+    /// What sessions, bodies and the queue may hold, all cores together.
     pub memory_bytes_max: u64,
     /// The largest message that has to fit.
     pub message_bytes_max: u64,

@@ -9,9 +9,12 @@ use crate::handoff::{Handoff, Inbox, Outbox};
 use crate::io::clock;
 use crate::io::net::{self, Bound, Listener};
 use crate::io::runtime::{sleep, spawn, yield_now};
+use crate::io::watch::{self, Noticed};
 use crate::listener::Ingress;
 use crate::log::{Log, Shown};
 use crate::schedule::outcome::RecipientState;
+use crate::session::LIMIT_LINES_PER_SECOND;
+use crate::session::rates::Throttle;
 use crate::spool::{self, Note, Spool};
 use crate::tls::ServerKeys;
 use std::cell::{Cell, RefCell};
@@ -190,6 +193,8 @@ impl Core {
             draining: Cell::new(false),
             stopped: Notify::new(),
             leaving: Notify::new(),
+            refusals: Rc::default(),
+            refusal_lines: RefCell::new(Throttle::new(LIMIT_LINES_PER_SECOND)),
         });
         for (bound, implicit_tls) in listeners {
             spawn(ingress.clone().listen(Listener::new(bound), implicit_tls));
@@ -200,12 +205,42 @@ impl Core {
 
     /// What must be done now and then, however quiet or busy the core is.
     async fn keep_house(self: Rc<Self>) {
+        let mut lines = Throttle::new(1);
         loop {
             sleep(HOUSEKEEPING).await;
             self.shared.heartbeats[self.number].increment();
+            self.note_turns(&watch::take(), &mut lines);
             self.log.flush(clock::wall_time());
             self.count();
         }
+    }
+
+    /// Counts and logs that the loop of this thread was kept from turning.
+    fn note_turns(&self, noticed: &Noticed, lines: &mut Throttle) {
+        if !noticed.is_something() {
+            return;
+        }
+        let metrics = &self.shared.metrics[self.number];
+        metrics.loop_stalls.add(noticed.stalls);
+        metrics.loop_preempted.add(noticed.preempted);
+        metrics.loop_late_ticks.add(noticed.late_ticks);
+        let Some(suppressed) = lines.allow(clock::now()) else {
+            return;
+        };
+        let (log, now) = (&self.log, clock::wall_time());
+        // A busy host alone is no news: the counters tell.
+        let level = match noticed.stalls + noticed.late_ticks {
+            0 => LogLevel::Debug,
+            _ => LogLevel::Info,
+        };
+        let mut line = log.line(level, "loop-late", now);
+        line.field("thread", self.number as u64)
+            .field("stalls", noticed.stalls)
+            .field("preempted", noticed.preempted)
+            .field("longest_turn_ms", noticed.longest.as_millis() as u64)
+            .field("task", noticed.longest_task)
+            .field("late_tick_ms", noticed.latest_tick.as_millis() as u64)
+            .field("lines_suppressed", suppressed);
     }
 
     fn count(&self) {
@@ -214,6 +249,9 @@ impl Core {
         metrics.commits.set(spool.message_commits);
         metrics.commit_messages.set(spool.message_records);
         metrics.commit_bytes.set(spool.message_bytes);
+        metrics
+            .memory_held
+            .set(self.shared.memory.held_by(self.number));
         metrics.lane_backlog.set(self.outbox.backlog() as u64);
         metrics.log_lines_dropped.set(self.log.dropped_total());
         if let Some(delivery) = &self.delivery {
@@ -333,6 +371,10 @@ impl Core {
             }
             // The listeners are closed in their own turn, before the word that all is done.
             yield_now().await;
+            let ingress = self.ingress.borrow().clone();
+            if let Some(ingress) = ingress {
+                ingress.refusals.all_ended().await;
+            }
             self.count();
             self.log.flush(clock::wall_time());
             self.outbox.send(self.shared.control(), ToCore::Drained);

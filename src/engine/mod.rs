@@ -13,8 +13,9 @@ mod service;
 mod shared;
 
 use crate::config::relay::RelayPolicy;
-use crate::config::{CertificateSource, Config, LogLevel, SpoolDurability};
+use crate::config::{CertificateSource, Config, LogLevel, RateConfig, SpoolDurability};
 use crate::handoff::job::{Job, Message, ToCore};
+use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
 use crate::io::file::Durability;
 use crate::io::net::Bound;
@@ -25,6 +26,7 @@ use crate::metrics::{CoreMetrics, Counter};
 use crate::privilege::{self, Identity, Sealed};
 use crate::remote::route::RouteTable;
 use crate::schedule::outcome::RecipientState;
+use crate::session::rates::{self, Rates};
 use crate::spool::{self, RecoveredMessage};
 use crate::tls::{self, ServerKeys, TrustAnchors};
 use confinement::{Confinement, Process};
@@ -403,6 +405,8 @@ fn share(
             .unwrap_or_default(),
         loads: ingress_cores.iter().map(|_| Load::default()).collect(),
         addresses: Arc::new(AddressCounts::default()),
+        rates: Arc::new(Rates::new(&rates(&config.listen.rates))),
+        memory: Memory::new(specs.len(), config.spool.memory_bytes_max),
         metrics: specs
             .iter()
             .map(|_| Arc::new(CoreMetrics::default()))
@@ -414,6 +418,18 @@ fn share(
         specs,
         config,
     })
+}
+
+fn rates(config: &RateConfig) -> rates::Settings {
+    rates::Settings {
+        connections: config.connections,
+        handshakes: config.handshakes,
+        messages: config.messages,
+        recipients: config.recipients,
+        errors: config.errors,
+        connections_total: config.connections_total,
+        handshakes_total: config.handshakes_total,
+    }
 }
 
 fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {
@@ -435,7 +451,7 @@ struct Recovered {
 fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
     let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
     for (turn, recovered) in messages.into_iter().enumerate() {
-        let (message, states) = Message::recovered(recovered);
+        let (message, states) = Message::recovered(recovered, &shared.memory);
         for (core, job) in recovered_jobs(shared, &message, states, turn) {
             cores[core].jobs.push(job);
         }

@@ -8,7 +8,8 @@
 //! | [`AddressCounts`] | all ingress cores | the same, if a limit per address is set |
 //! | heartbeats | its core; read by the control thread | none |
 //! | [`CoreMetrics`] | its core; read by the control thread | plain stores |
-//! | [`BodyBudget`] of each ingress core | it, and whoever drops a body | one add and one subtract a message |
+//! | [`Rates`]: cells of addresses that are not trusted | all ingress cores | two loads and two maxima a connection, message and recipient |
+//! | [`Memory`]: what each core holds | it, and whoever drops a body or a message | three adds and subtracts a message |
 //! | `Message`: envelope, open recipients | the cores that deliver it | one subtract a transaction |
 //! | its `Residence`: where it lies, and which recipients are finished | its home moves it; the cores that deliver it | one load and one store a transaction |
 //! | lanes | their sender and receiver | a store each; a wake if the receiver sleeps |
@@ -20,7 +21,8 @@ use super::placement::CoreSpec;
 use crate::config::relay::RelayPolicy;
 use crate::config::{BareLineEnds, Config, IpVersion, TlsLevel};
 use crate::delivery::{self, Delivery};
-use crate::handoff::job::{BodyBudget, Message};
+use crate::handoff::job::Message;
+use crate::handoff::memory::{Budget, Memory};
 use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::Log;
 use crate::metrics::{CoreMetrics, Counter};
@@ -31,7 +33,8 @@ use crate::remote::route::{NextHop, RouteTable};
 use crate::schedule::next_hop;
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::retry::RetryPolicy;
-use crate::session;
+use crate::session::rates::{Rates, Throttle};
+use crate::session::{self, MinRate};
 use crate::smtp::{data, server};
 use crate::spool::Spool;
 use crate::tls::failures::FailureMemory;
@@ -44,6 +47,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Handshakes of a client that may fail in a row before it is no longer offered STARTTLS.
 const CLIENT_TLS_FAILURES: u32 = 3;
@@ -80,6 +84,8 @@ pub struct Shared {
     pub listening: Vec<(SocketAddr, bool)>,
     pub loads: Arc<[Load]>,
     pub addresses: Arc<AddressCounts>,
+    pub rates: Arc<Rates>,
+    pub memory: Arc<Memory>,
     pub metrics: Vec<Arc<CoreMetrics>>,
     /// Grows as long as a core's loop turns.
     pub heartbeats: Vec<Counter>,
@@ -146,6 +152,7 @@ impl Shared {
             ingress_cores: self.ingress_cores.clone(),
             loads: self.loads.clone(),
             addresses: self.addresses.clone(),
+            rates: self.rates.clone(),
             connections_max: self.config.listen.connections_max,
             per_address_max: self.config.listen.connections_per_address_max,
         }
@@ -160,13 +167,16 @@ impl Shared {
         accepted: session::TakeOver,
     ) -> Result<Rc<session::Context>, TlsError> {
         let config = &self.config.session;
-        let shares = self.ingress_cores.len() as u64;
         Ok(Rc::new(session::Context {
             settings: Rc::new(self.server_settings()),
             relay: self.relay.clone(),
             timeouts: session::Timeouts {
                 command: config.command_timeout,
                 data: config.data_timeout,
+                min_rate: config.min_data_rate.map(|bytes_per_s| MinRate {
+                    grace: config.data_timeout,
+                    bytes_per_s,
+                }),
                 handshake: config.handshake_timeout,
                 session: config.session_timeout,
             },
@@ -180,10 +190,14 @@ impl Shared {
                 CLIENT_TLS_FAILURES,
                 CLIENT_TLS_FORGIVEN_AFTER,
             )),
-            bodies: BodyBudget::new(self.config.spool.memory_bytes_max / shares),
+            memory: Budget::new(self.memory.clone(), core),
+            turns: Semaphore::new(session::TURNS),
+            rates: self.rates.clone(),
+            limit_lines: RefCell::new(Throttle::new(session::LIMIT_LINES_PER_SECOND)),
             accepted,
             draining: Cell::new(false),
             refuses: Cell::new(false),
+            is_out_of_memory: Cell::new(false),
             sessions: session::Sessions::default(),
             metrics: self.metrics[core].clone(),
             log,

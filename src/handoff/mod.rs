@@ -6,6 +6,7 @@
 //! Not here: what the items mean.
 
 pub mod job;
+pub mod memory;
 
 use crossbeam::queue::ArrayQueue;
 use std::cell::{Cell, RefCell};

@@ -19,3 +19,15 @@ pub fn wall_time() -> WallTime {
             .map_or(0, |since| since.as_millis() as u64),
     )
 }
+
+/// The monotonic clock as it stood at the last tick of the kernel's timer, 1 to 10 ms coarse, and
+/// a quarter of the cost. Microseconds; not to be mixed with [`now`].
+pub fn coarse() -> Now {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel fills the structure that we own. With this clock it cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    Now(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000)
+}

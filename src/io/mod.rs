@@ -7,3 +7,4 @@ pub mod limits;
 pub mod net;
 pub mod pool;
 pub mod runtime;
+pub mod watch;

@@ -1,5 +1,6 @@
 //! One ring per thread, and the executor that drives it.
 
+use crate::io::watch::{self, Watched};
 use crate::io::{clock, net};
 use std::future::Future;
 use std::io;
@@ -23,19 +24,22 @@ pub fn run<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = std::mem::ManuallyDrop::new(tokio_uring::Runtime::new(&builder)?);
     Ok(runtime.block_on(async {
         spawn(tick());
-        future.await
+        Watched(future).await
     }))
 }
 
 /// Starts a task on this thread.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    drop(tokio_uring::spawn(future));
+    drop(tokio_uring::spawn(Watched(future)));
 }
 
 async fn tick() {
     loop {
+        let due = clock::now() + TICK;
         sleep(TICK).await;
-        net::sweep_deadlines(clock::now());
+        let now = clock::now();
+        watch::tick(now.since(due));
+        net::sweep_deadlines(now);
     }
 }
 

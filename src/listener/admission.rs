@@ -3,6 +3,8 @@
 //! The counts are atomics that all ingress cores share; each is touched once when a connection
 //! comes and once when it goes.
 
+use crate::session::rates::{Rates, prefix_of};
+use crate::time::Now;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,11 +35,7 @@ impl Default for AddressCounts {
 
 impl AddressCounts {
     fn cell(&self, address: IpAddr) -> usize {
-        let prefix = match address.to_canonical() {
-            IpAddr::V4(v4) => u64::from(v4.to_bits()),
-            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
-        };
-        self.hasher.hash_one(prefix) as usize % CELLS
+        self.hasher.hash_one(prefix_of(address)) as usize % CELLS
     }
 }
 
@@ -60,6 +58,7 @@ pub struct Admission {
     /// One for each of `ingress_cores`.
     pub loads: Arc<[Load]>,
     pub addresses: Arc<AddressCounts>,
+    pub rates: Arc<Rates>,
     pub connections_max: u32,
     /// Trusted clients are exempt. `None`: no limit.
     pub per_address_max: Option<u32>,
@@ -86,6 +85,10 @@ impl Drop for Admitted {
 pub enum Refused {
     TooMany,
     TooManyOfAddress,
+    /// More new connections in a time than an address, or all together, may make.
+    TooFast,
+    TooManyErrors,
+    Memory,
     Draining,
 }
 
@@ -94,14 +97,17 @@ impl Refused {
         match self {
             Refused::TooMany => "too many connections",
             Refused::TooManyOfAddress => "too many connections from this address",
+            Refused::TooFast => "too many new connections",
+            Refused::TooManyErrors => "too many errors from this address",
+            Refused::Memory => "out of memory",
             Refused::Draining => "shutting down",
         }
     }
 
     pub fn reply(self, hostname: &str) -> String {
         let status = match self {
-            Refused::TooMany | Refused::Draining => "4.3.2",
-            Refused::TooManyOfAddress => "4.7.0",
+            Refused::TooMany | Refused::Memory | Refused::Draining => "4.3.2",
+            Refused::TooManyOfAddress | Refused::TooFast | Refused::TooManyErrors => "4.7.0",
         };
         format!("421 {status} {hostname} {}, try later\r\n", self.reason())
     }
@@ -109,14 +115,9 @@ impl Refused {
 
 impl Admission {
     /// Counts a new connection in, or says why not.
-    pub fn admit(
-        &self,
-        address: IpAddr,
-        trusted: bool,
-        draining: bool,
-    ) -> Result<Admitted, Refused> {
-        if draining {
-            return Err(Refused::Draining);
+    pub fn admit(&self, address: IpAddr, trusted: bool, now: Now) -> Result<Admitted, Refused> {
+        if !trusted {
+            self.check_rates(address, now)?;
         }
         let open: u32 = self.loads.iter().map(Load::get).sum();
         if open >= self.connections_max {
@@ -133,6 +134,14 @@ impl Admission {
             own: self.own,
             address,
         })
+    }
+
+    fn check_rates(&self, address: IpAddr, now: Now) -> Result<(), Refused> {
+        if self.rates.has_erred_too_often(address, now) {
+            return Err(Refused::TooManyErrors);
+        }
+        let connected = self.rates.connect(address, now);
+        connected.map_err(|_| Refused::TooFast)
     }
 
     fn count_address(
@@ -169,6 +178,10 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::rates::Settings;
+    use crate::smtp::server::Spending;
+
+    const NOW: Now = Now(1);
 
     fn admission(cores: usize, own: usize) -> Admission {
         Admission {
@@ -176,6 +189,11 @@ mod tests {
             ingress_cores: (0..cores).map(|core| core + 10).collect(),
             loads: (0..cores).map(|_| Load::default()).collect(),
             addresses: Arc::new(AddressCounts::default()),
+            rates: Arc::new(Rates::new(&Settings {
+                connections: Some(20),
+                errors: Some(1),
+                ..Settings::default()
+            })),
             connections_max: 100,
             per_address_max: Some(2),
         }
@@ -188,20 +206,18 @@ mod tests {
     #[test]
     fn an_address_gets_its_share_and_has_it_back_when_it_leaves() {
         let door = admission(1, 0);
-        let first = door.admit(address(1), false, false).ok().unwrap();
-        let _second = door.admit(address(1), false, false).ok().unwrap();
-        let third = door.admit(address(1), false, false).err();
+        let first = door.admit(address(1), false, NOW).ok().unwrap();
+        let _second = door.admit(address(1), false, NOW).ok().unwrap();
+        let third = door.admit(address(1), false, NOW).err();
         assert_eq!(third, Some(Refused::TooManyOfAddress));
         drop(first);
-        assert!(door.admit(address(1), false, false).is_ok());
+        assert!(door.admit(address(1), false, NOW).is_ok());
     }
 
     #[test]
     fn trusted_clients_are_exempt_from_the_limit_per_address() {
         let door = admission(1, 0);
-        let all: Vec<_> = (0..10)
-            .map(|_| door.admit(address(1), true, false))
-            .collect();
+        let all: Vec<_> = (0..10).map(|_| door.admit(address(1), true, NOW)).collect();
         assert!(all.iter().all(Result::is_ok));
     }
 
@@ -210,9 +226,9 @@ mod tests {
         let mut door = admission(2, 1);
         door.connections_max = 3;
         door.loads[0].0.store(2, Ordering::Relaxed);
-        let _in = door.admit(address(1), false, false).ok().unwrap();
+        let _in = door.admit(address(1), false, NOW).ok().unwrap();
         assert_eq!(
-            door.admit(address(2), false, false).err(),
+            door.admit(address(2), false, NOW).err(),
             Some(Refused::TooMany)
         );
     }
@@ -226,5 +242,17 @@ mod tests {
         assert_eq!(door.lighter_core(), Some(12));
         door.loads[2].0.store(30, Ordering::Relaxed);
         assert_eq!(door.lighter_core(), None);
+    }
+
+    #[test]
+    fn an_address_that_comes_too_fast_or_erred_is_told_so_and_a_trusted_one_is_not() {
+        let door = admission(1, 0);
+        let admit = |last, trusted| door.admit(address(last), trusted, NOW).err();
+        let refused = (0..21).find_map(|_| admit(1, false));
+        assert_eq!(refused, Some(Refused::TooFast));
+        assert_eq!((0..100).find_map(|_| admit(1, true)), None);
+        let erred = door.rates.spend(Spending::Error, address(2), NOW);
+        assert_eq!(erred, Ok(()));
+        assert_eq!(admit(2, false), Some(Refused::TooManyErrors));
     }
 }

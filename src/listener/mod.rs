@@ -13,9 +13,12 @@ use crate::io::clock;
 use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
 use crate::log::Shown;
-use crate::session::{self, Context};
-use admission::Refused;
-use std::cell::Cell;
+use crate::session::rates::Throttle;
+use crate::session::{self, Context, Sessions};
+use crate::time::Now;
+use crate::tls::stream::Stream;
+use admission::{Admitted, Refused};
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +26,10 @@ use tokio::sync::Notify;
 
 /// Connections accepted at once before other tasks get their turn.
 const ACCEPT_BATCH: usize = 16;
+/// Refused connections of a core that are held until their client has read why.
+const REFUSALS_MAX: usize = 256;
+/// ... and for how long at most.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long accepting pauses when the host is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,6 +43,10 @@ pub struct Ingress {
     pub stopped: Notify,
     /// Rung when the core begins to drain: queues that others serve after us are left to them.
     pub leaving: Notify,
+    /// Clients that are being told why they were refused.
+    pub refusals: Rc<Sessions>,
+    /// Of the lines about refused connections.
+    pub refusal_lines: RefCell<Throttle>,
 }
 
 impl Ingress {
@@ -112,10 +123,8 @@ impl Ingress {
         } = accepted;
         let socket = Socket::adopt(descriptor);
         let trusted = self.context.relay.is_trusted(peer.ip());
-        match self
-            .admission
-            .admit(peer.ip(), trusted, self.draining.get())
-        {
+        let now = clock::now();
+        match self.admit(peer, trusted, now) {
             Ok(admitted) => {
                 let context = self.context.clone();
                 spawn(session::serve(
@@ -126,23 +135,64 @@ impl Ingress {
                     admitted,
                 ));
             }
-            Err(refused) => self.refuse(&socket, peer, refused, implicit_tls),
+            Err(refused) => self.refuse(socket, peer, refused, implicit_tls, now),
         }
     }
 
-    /// One reply, if it fits into the socket's buffer, and the end. On a port of implicit TLS
-    /// nobody could read it.
-    fn refuse(&self, socket: &Socket, peer: SocketAddr, refused: Refused, implicit_tls: bool) {
-        if !implicit_tls {
-            let reply = refused.reply(&self.context.settings.hostname);
-            let _ = socket.send_now(reply.as_bytes());
+    fn admit(&self, peer: SocketAddr, trusted: bool, now: Now) -> Result<Admitted, Refused> {
+        if self.draining.get() {
+            return Err(Refused::Draining);
         }
-        socket.finish_sending();
-        self.context.metrics.sessions_refused.increment();
-        self.context
-            .log
-            .line(LogLevel::Info, "refused", clock::wall_time())
-            .field("client", peer)
-            .field("reason", refused.reason());
+        if !self.context.has_memory() {
+            return Err(Refused::Memory);
+        }
+        self.admission.admit(peer.ip(), trusted, now)
+    }
+
+    /// One reply, and the end. On a port of implicit TLS nobody could read it.
+    fn refuse(
+        &self,
+        socket: Socket,
+        peer: SocketAddr,
+        refused: Refused,
+        implicit_tls: bool,
+        now: Now,
+    ) {
+        self.note_refusal(peer, refused, now);
+        if implicit_tls {
+            return;
+        }
+        let reply = refused.reply(&self.context.settings.hostname);
+        if self.refusals.open() >= REFUSALS_MAX {
+            // What fits into the socket's buffer. A client that has already spoken may not see it.
+            let _ = socket.send_now(reply.as_bytes());
+            return socket.finish_sending();
+        }
+        self.refusals.begin();
+        let refusals = self.refusals.clone();
+        spawn(async move {
+            let mut stream = Stream::new(socket);
+            stream.linger(reply.as_bytes(), now + REFUSAL_TIMEOUT).await;
+            drop(stream);
+            refusals.end();
+        });
+    }
+
+    fn note_refusal(&self, peer: SocketAddr, refused: Refused, now: Now) {
+        let metrics = &self.context.metrics;
+        metrics.sessions_refused.increment();
+        match refused {
+            Refused::TooFast => metrics.limited_connections.increment(),
+            Refused::TooManyErrors => metrics.limited_errors.increment(),
+            Refused::Memory => metrics.refused_for_memory.increment(),
+            Refused::TooMany | Refused::TooManyOfAddress | Refused::Draining => {}
+        }
+        if let Some(suppressed) = self.refusal_lines.borrow_mut().allow(now) {
+            let log = &self.context.log;
+            log.line(LogLevel::Info, "refused", clock::wall_time())
+                .field("client", peer)
+                .field("reason", refused.reason())
+                .field("lines_suppressed", suppressed);
+        }
     }
 }

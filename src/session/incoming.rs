@@ -8,7 +8,7 @@ use crate::spool::{Receipt, Spool, SpoolError, Writer};
 use crate::time::WallTime;
 
 /// Room that a body of unknown size begins with; most messages fit.
-const BODY_CAPACITY_BYTES: usize = 16 * 1024;
+pub const BODY_CAPACITY_BYTES: usize = 16 * 1024;
 
 /// Room for the trace header in front of a body, and for the dots of its lines.
 const TRACE_BYTES: usize = 1024;

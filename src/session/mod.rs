@@ -4,30 +4,36 @@
 //! Not here: what happens to a message afterwards. It leaves through [`Context::accepted`].
 
 mod incoming;
+mod pace;
+pub mod rates;
 
 use crate::config::LogLevel;
 use crate::config::relay::RelayPolicy;
-use crate::handoff::job::{Body, BodyBudget, Message};
+use crate::handoff::job::{Body, Message, queued_bytes};
+use crate::handoff::memory::{Budget, Charge, Level};
 use crate::io::net::Socket;
 use crate::io::{clock, pool};
 use crate::log::{Log, Shown, event};
 use crate::message::{Envelope, Mailbox, TlsSummary};
 use crate::metrics::CoreMetrics;
 use crate::smtp::refusal::Refusal;
-use crate::smtp::server::{PeerInfo, Phase, Policy, Server, Settings, Step};
+use crate::smtp::server::{PeerInfo, Phase, Policy, Server, Settings, Spending, Step};
 use crate::spool::{Spool, SpoolError};
 use crate::time::Now;
 use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
 use crate::tls::stream::{Received, Stream, StreamError};
 use incoming::{Durable, Incoming};
+pub use pace::MinRate;
+use pace::Pace;
+use rates::{Over, Rates, Throttle};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// How long a last word, such as 421, may take to be sent, and then to be read.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,6 +41,23 @@ const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of a session's task, which is there as long as the connection; TLS comes on top.
 #[cfg(test)]
 const IDLE_BYTES_MAX: usize = 1200;
+
+/// Sessions of a core that read message content at the same time while memory is tight.
+pub const TURNS: usize = 4;
+
+/// What a session keeps of a body in memory while memory is tight; the rest goes to the log.
+const TIGHT_BODY_BYTES: usize = 8 * 1024;
+const _: () = assert!(TIGHT_BODY_BYTES < incoming::BODY_CAPACITY_BYTES);
+
+/// Memory of a session, and of its TLS, as it counts against the ceiling.
+const SESSION_BYTES: usize = 2 * 1024;
+const TLS_BYTES: usize = 4 * 1024;
+
+/// A session's memory is counted anew when it has changed by this much.
+const WEIGHING_STEP_BYTES: u64 = 4 * 1024;
+
+/// Lines about limits that a core writes in a second; more are counted.
+pub const LIMIT_LINES_PER_SECOND: u32 = 10;
 
 /// A sender whose text may have ended, if bare line ends count, mostly waits for an answer.
 const BODY_MAY_BE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,6 +76,8 @@ pub struct Timeouts {
     pub command: Duration,
     /// For the next piece of a message.
     pub data: Duration,
+    /// For a body as a whole. `None`: no limit but `data` and `session`.
+    pub min_rate: Option<MinRate>,
     /// For a TLS handshake.
     pub handshake: Duration,
     /// For the whole connection. `None`: no limit.
@@ -71,11 +96,11 @@ impl Sessions {
         self.open.get()
     }
 
-    fn begin(&self) {
+    pub fn begin(&self) {
         self.open.set(self.open.get() + 1);
     }
 
-    fn end(&self) {
+    pub fn end(&self) {
         self.open.set(self.open.get() - 1);
         if self.open.get() == 0 {
             self.ended.notify_waiters();
@@ -108,12 +133,19 @@ pub struct Context {
     pub tls: RefCell<ServerTls>,
     /// Clients whose handshakes keep failing are not offered STARTTLS for a while.
     pub broken_tls: RefCell<FailureMemory<IpAddr>>,
-    pub bodies: Arc<BodyBudget>,
+    pub memory: Budget,
+    /// Whose turn it is to read content while memory is tight: [`TURNS`] of them.
+    pub turns: Semaphore,
+    pub rates: Arc<Rates>,
+    /// Of the lines about limits.
+    pub limit_lines: RefCell<Throttle>,
     /// Takes over a message that is durable.
     pub accepted: TakeOver,
     pub draining: Cell<bool>,
     /// The last message was refused for want of room.
     pub refuses: Cell<bool>,
+    /// The last message or connection was refused for want of memory.
+    pub is_out_of_memory: Cell<bool>,
     pub sessions: Sessions,
     pub metrics: Arc<CoreMetrics>,
     pub log: Rc<Log>,
@@ -128,15 +160,105 @@ impl Policy for Context {
     }
 
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        if !self.has_memory() {
+            self.metrics.refused_for_memory.increment();
+            return Err(OUT_OF_MEMORY);
+        }
         let admitted = self.spool.admit(declared_bytes);
         if admitted.is_err() != self.refuses.replace(admitted.is_err()) {
             self.log_room(admitted.is_ok());
         }
         admitted.map_err(|error| spool_refusal(&error))
     }
+
+    fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
+        if what == Spending::Recipient && !self.has_memory() {
+            self.metrics.refused_for_memory.increment();
+            return Err(OUT_OF_MEMORY);
+        }
+        if peer.trusted {
+            return Ok(());
+        }
+        let now = clock::now();
+        let spent = self.rates.spend(what, peer.address, now);
+        spent.map_err(|over| self.over_limit(what, over, peer.address, now))
+    }
 }
 
+const OUT_OF_MEMORY: Refusal = Refusal::new(452, 3, 1, "Insufficient system memory, try later");
+
 impl Context {
+    /// Whether new mail, or a new session, may come. Says so once when that changes.
+    pub fn has_memory(&self) -> bool {
+        let is_full = self.memory.level() == Level::Full;
+        if is_full != self.is_out_of_memory.replace(is_full) {
+            self.log_memory(is_full);
+        }
+        !is_full
+    }
+
+    fn log_memory(&self, is_full: bool) {
+        let now = clock::wall_time();
+        match is_full {
+            true => self
+                .log
+                .line(LogLevel::Error, "memory-full", now)
+                .field("limit", "--memory-max")
+                .field(
+                    "effect",
+                    "new mail gets 452 4.3.1 and new connections 421 until there is room",
+                ),
+            false => &mut self.log.line(LogLevel::Info, "memory-has-room", now),
+        };
+    }
+
+    /// Counts and logs that an address is over a limit; what it is told.
+    fn over_limit(&self, what: Spending, over: Over, address: IpAddr, now: Now) -> Refusal {
+        let metrics = &self.metrics;
+        let (counter, flag, code, text) = match (what, over) {
+            (Spending::Handshake, Over::Address) => (
+                &metrics.limited_handshakes,
+                "--handshake-rate",
+                421,
+                "Too many TLS handshakes from your address, try later",
+            ),
+            (Spending::Handshake, Over::Total) => (
+                &metrics.limited_handshakes,
+                "--handshake-rate-total",
+                421,
+                "Too many TLS handshakes, try later",
+            ),
+            (Spending::Message, _) => (
+                &metrics.limited_messages,
+                "--message-rate",
+                450,
+                "Too many messages from your address, try later",
+            ),
+            (Spending::Recipient, _) => (
+                &metrics.limited_recipients,
+                "--recipient-rate",
+                450,
+                "Too many recipients from your address, try later",
+            ),
+            (Spending::Error, _) => (
+                &metrics.limited_errors,
+                "--error-rate",
+                421,
+                "Too many errors from your address, try later",
+            ),
+        };
+        counter.increment();
+        if let Some(suppressed) = self.limit_lines.borrow_mut().allow(now) {
+            self.log
+                .line(LogLevel::Info, "limited", clock::wall_time())
+                .field("client", address)
+                .field("limit", flag)
+                .field("code", u64::from(code))
+                .field("lines_suppressed", suppressed);
+        }
+        Refusal::new(code, 7, 0, text)
+    }
+
     /// Says once that there is no room for mail, and once that there is room again.
     fn log_room(&self, has_room: bool) {
         let now = clock::wall_time();
@@ -164,9 +286,15 @@ fn spool_refusal(error: &SpoolError) -> Refusal {
 /// Why a conversation ended.
 enum End {
     Closed,
-    PeerGone { clean: bool },
+    PeerGone {
+        clean: bool,
+    },
     Stream(StreamError),
     Handshake(StreamError),
+    /// The body came more slowly than `--min-data-rate` allows.
+    TooSlow,
+    /// Over a limit before the first word.
+    Limited,
     Draining,
 }
 
@@ -210,6 +338,9 @@ struct Session {
     /// Replies not yet sent.
     out: Vec<u8>,
     incoming: Option<Incoming>,
+    /// Of the body that is coming, swallowed ones included.
+    pace: Option<Pace>,
+    memory: Charge,
     /// Of the wait that is under way, or the next one.
     deadline: Now,
 }
@@ -240,6 +371,7 @@ impl Session {
         Session {
             server: server(&context, peer.ip(), offer_starttls, None),
             stream: Stream::new(socket),
+            memory: context.memory.charge(SESSION_BYTES as u64),
             context,
             peer,
             started,
@@ -247,12 +379,14 @@ impl Session {
             parsed: 0,
             out: Vec::new(),
             incoming: None,
+            pace: None,
             deadline: Now::NEVER,
         }
     }
 
     async fn converse(&mut self, implicit_tls: bool) -> Result<(), End> {
         if implicit_tls {
+            self.spend_handshake()?;
             let tls = Box::pin(self.handshake()).await?;
             // TLS was there before the first word, so it belongs to who the peer is.
             self.server = server(&self.context, self.peer.ip(), false, Some(tls));
@@ -260,14 +394,107 @@ impl Session {
         self.server.greet(&mut self.out);
         self.flush().await?;
         loop {
-            // With implicit TLS commands may have come with the client's last flight.
-            if self.parsed == self.input.len() {
+            let flow = if self.parsed < self.input.len() {
+                // With implicit TLS commands may have come with the client's last flight.
+                self.serve_input().await?
+            } else if self.must_take_turns() {
+                Box::pin(self.serve_in_turn()).await?
+            } else {
                 self.receive().await?;
-            }
-            if self.serve_input().await? == Flow::Close {
+                self.serve_input().await?
+            };
+            if flow == Flow::Close {
                 return Ok(());
             }
             self.flush().await?;
+        }
+    }
+
+    /// The handshake of a port with TLS from the first byte, which no command asks for.
+    fn spend_handshake(&self) -> Result<(), End> {
+        let peer = PeerInfo {
+            address: self.peer.ip(),
+            trusted: self.context.relay.is_trusted(self.peer.ip()),
+            offer_starttls: false,
+            tls: None,
+        };
+        let spent = self.context.spend(&peer, Spending::Handshake);
+        spent.map_err(|_| End::Limited)
+    }
+
+    /// Content is coming and memory is tight.
+    fn must_take_turns(&self) -> bool {
+        self.incoming.is_some()
+            && self.server.phase() != Phase::Command
+            && self.context.memory.level() >= Level::Tight
+    }
+
+    /// Receives one piece of content and brings it to the log, a few sessions at a time. Whoever
+    /// waits for its turn leaves what has come in the kernel, which slows the sender down; and its
+    /// time-outs stand still. Since a turn leaves little in memory, everybody's comes.
+    async fn serve_in_turn(&mut self) -> Result<Flow, End> {
+        let context = self.context.clone();
+        self.stream.set_deadline(self.deadline);
+        let readable = self.stream.socket().readable().await;
+        readable.map_err(|error| self.failed(error.into()))?;
+        self.stream.set_deadline(Now::NEVER);
+        let came = clock::now();
+        context.metrics.body_pauses.increment();
+        let _turn = context.turns.acquire().await;
+        self.excuse(came);
+        let received = self.stream.receive_unasked(&mut self.input).await;
+        self.received(received)?;
+        self.serve_input().await
+    }
+
+    /// The client is not to blame for the time since `from`.
+    fn excuse(&mut self, from: Now) {
+        if let Some(pace) = &mut self.pace {
+            pace.excuse(clock::now().since(from));
+        }
+    }
+
+    fn received(&mut self, received: Result<Received, StreamError>) -> Result<(), End> {
+        match received {
+            Ok(Received::Bytes) => {
+                if let Some(pace) = &mut self.pace {
+                    pace.received(self.input.len() - self.parsed);
+                }
+                Ok(())
+            }
+            Ok(Received::End { clean }) => Err(End::PeerGone { clean }),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(&self, error: StreamError) -> End {
+        match error {
+            StreamError::TimedOut if self.context.draining.get() => End::Draining,
+            StreamError::TimedOut if self.is_too_slow() => End::TooSlow,
+            error => End::Stream(error),
+        }
+    }
+
+    fn is_too_slow(&self) -> bool {
+        let due = self.pace_deadline();
+        due <= self.deadline && due <= clock::now()
+    }
+
+    fn pace_deadline(&self) -> Now {
+        match (&self.pace, self.context.timeouts.min_rate) {
+            (Some(pace), Some(rate)) => pace.deadline(rate),
+            _ => Now::NEVER,
+        }
+    }
+
+    /// Counts what the session holds against the ceiling.
+    fn weigh(&mut self) {
+        let tls = usize::from(self.stream.is_encrypted()) * TLS_BYTES;
+        let body = self.incoming.as_ref().map_or(0, |it| it.body.capacity());
+        let bytes = SESSION_BYTES + tls + self.server.envelope_bytes() + body;
+        let bytes = (bytes + self.input.capacity()) as u64;
+        if bytes.abs_diff(self.memory.bytes()) >= WEIGHING_STEP_BYTES {
+            self.memory.set(bytes);
         }
     }
 
@@ -281,12 +508,7 @@ impl Session {
         self.stream.socket().set_interruptible(idle);
         let received = self.stream.receive(&mut self.input).await;
         self.stream.socket().set_interruptible(false);
-        match received {
-            Ok(Received::Bytes) => Ok(()),
-            Ok(Received::End { clean }) => Err(End::PeerGone { clean }),
-            Err(StreamError::TimedOut) if self.context.draining.get() => Err(End::Draining),
-            Err(error) => Err(End::Stream(error)),
-        }
+        self.received(received)
     }
 
     /// Lets the machine work until it wants more input.
@@ -308,7 +530,11 @@ impl Session {
             match step {
                 Step::NeedInput => {
                     self.forget_input();
+                    self.note_phase();
+                    // Before and after: others go on while this one waits for the disk.
+                    self.weigh();
                     self.spill().await;
+                    self.weigh();
                     return Ok(Flow::Continue);
                 }
                 Step::BeginBody => self.begin_body(),
@@ -333,6 +559,17 @@ impl Session {
         self.parsed = 0;
     }
 
+    /// The clock of a body runs from the first reading in it to the end of the transaction, also
+    /// between chunks, and also if the body is refused and swallowed.
+    fn note_phase(&mut self) {
+        let is_body = matches!(self.server.phase(), Phase::Body | Phase::BodyMayBeOver);
+        if !is_body && self.incoming.is_none() {
+            self.pace = None;
+        } else if self.pace.is_none() {
+            self.pace = Some(Pace::new(clock::now()));
+        }
+    }
+
     fn begin_body(&mut self) {
         let id = self.context.spool.next_id();
         let declared_bytes = self.server.declared_bytes();
@@ -344,21 +581,35 @@ impl Session {
 
     /// Moves a body that has outgrown memory to the log.
     async fn spill(&mut self) {
-        if let Some(incoming) = &mut self.incoming {
-            let context = &self.context;
-            self.stream.set_deadline(Now::NEVER);
-            if incoming.has_outgrown(context.chunk_bytes) {
-                Box::pin(incoming.spill(&context.spool)).await;
-            }
+        let Some(incoming) = &mut self.incoming else {
+            return;
+        };
+        let context = &self.context;
+        self.stream.set_deadline(Now::NEVER);
+        let is_tight = context.memory.level() >= Level::Tight;
+        let most = match is_tight {
+            true => TIGHT_BODY_BYTES.min(context.chunk_bytes),
+            false => context.chunk_bytes,
+        };
+        if !incoming.has_outgrown(most) {
+            return;
         }
+        let began = clock::now();
+        Box::pin(incoming.spill(&context.spool)).await;
+        if is_tight {
+            incoming.body.shrink_to(incoming::BODY_CAPACITY_BYTES);
+        }
+        self.excuse(began);
     }
 
     /// Makes the received message durable and lets the machine answer.
     async fn commit(&mut self, envelope: Box<Envelope>) {
+        self.weigh();
         let incoming = self
             .incoming
             .take()
             .expect("a body ends only after it began");
+        self.pace = None;
         self.stream.set_deadline(Now::NEVER);
         let complete = clock::now();
         match incoming.commit(&self.context.spool, &envelope).await {
@@ -385,16 +636,18 @@ impl Session {
             .recipients_accepted
             .add(envelope.recipients.len() as u64);
         self.log_accepted(&durable, &envelope);
+        let memory = context.memory.charge(queued_bytes(&envelope));
         let message = Message::new(
             durable.id,
             durable.received_at,
             envelope,
             durable.receipt.into_place(),
             context.core,
+            memory,
         );
         let is_small = durable.body_bytes <= context.in_memory_bytes as u64;
         let body = durable.body.filter(|_| is_small);
-        let body = body.and_then(|body| context.bodies.hold(body));
+        let body = body.and_then(|body| Body::keep(body, &context.memory));
         (context.accepted)(message, body);
     }
 
@@ -438,7 +691,7 @@ impl Session {
         let whole = timeouts
             .session
             .map_or(Now::NEVER, |most| self.started + most);
-        self.deadline = (now + wait).min(whole);
+        self.deadline = (now + wait).min(whole).min(self.pace_deadline());
     }
 
     async fn flush(&mut self) -> Result<(), End> {
@@ -458,7 +711,14 @@ impl Session {
     /// Says the last word where one is due, closes, and writes the session's line.
     async fn finish(&mut self, end: &End) {
         match end {
-            End::Stream(StreamError::TimedOut) => self.server.timed_out(&mut self.out),
+            End::Stream(StreamError::TimedOut) => {
+                self.context.metrics.sessions_timed_out.increment();
+                self.server.timed_out(&mut self.out);
+            }
+            End::TooSlow => {
+                self.context.metrics.sessions_too_slow.increment();
+                self.server.timed_out(&mut self.out);
+            }
             End::Draining => self.server.shutting_down(&mut self.out),
             _ => {}
         }
@@ -467,7 +727,8 @@ impl Session {
         let last_words_due = clock::now() + LAST_WORD_TIMEOUT;
         let peer_may_be_sending = match end {
             End::Closed => !self.server.has_quit(),
-            End::PeerGone { .. } => false,
+            End::PeerGone { .. } | End::Limited => false,
+            End::TooSlow => true,
             End::Stream(error) | End::Handshake(error) => !matches!(error, StreamError::Gone(_)),
             End::Draining => true,
         };
@@ -528,6 +789,8 @@ impl fmt::Display for End {
             End::PeerGone { clean: false } => f.write_str("closed by client without TLS close"),
             End::Stream(error) => write!(f, "{error}"),
             End::Handshake(error) => write!(f, "handshake failed: {error}"),
+            End::TooSlow => f.write_str("message came slower than --min-data-rate"),
+            End::Limited => f.write_str("over a limit"),
             End::Draining => f.write_str("shutting down"),
         }
     }

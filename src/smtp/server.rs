@@ -33,7 +33,7 @@ mod body;
 mod commands;
 mod lines;
 
-use answers::{END_OF_DATA, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS};
+use answers::{END_OF_DATA, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS};
 use lines::LineReader;
 
 pub use super::data::BareLineEnds;
@@ -73,6 +73,8 @@ pub struct Settings {
     /// Commands that lead nowhere (NOOP, RSET, VRFY, EHLO ...) since the last accepted message; 0
     /// is no limit. At the limit: 421 4.7.0.
     pub max_idle_commands: u32,
+    /// Replies 4yz since the last accepted message; 0 is no limit. At the limit: 421 4.7.0.
+    pub max_transient_refusals: u32,
     pub bare_line_ends: BareLineEnds,
     /// No mail without TLS: 530 5.7.0 (RFC 3207 section 4).
     pub require_tls: bool,
@@ -92,6 +94,7 @@ impl Settings {
             max_text_line_bytes: 1 << 20,
             max_transactions: 0,
             max_idle_commands: 100,
+            max_transient_refusals: 10_000,
             bare_line_ends: BareLineEnds::Refuse,
             require_tls: false,
         }
@@ -128,6 +131,26 @@ pub trait Policy {
 
     /// Is there room for a message? Asked at MAIL, and again at DATA or the first BDAT. 452 4.3.1 if not.
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal>;
+
+    /// May `peer` have one more of these in this time? A yes counts, and so this is asked last.
+    /// What an error is answered with is the end of the session.
+    fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+/// What a client may have only so often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spending {
+    /// At STARTTLS. Over the limit the session ends: to go on in plaintext would let a flood
+    /// decide who is encrypted.
+    Handshake,
+    /// At MAIL.
+    Message,
+    /// At RCPT.
+    Recipient,
+    /// A reply 5yz.
+    Error,
 }
 
 /// What the driver has to do next.
@@ -263,6 +286,10 @@ pub struct Server {
     errors: u32,
     /// Commands that lead nowhere since the last accepted message.
     idle_commands: u32,
+    /// Replies 4yz since the last accepted message.
+    transient_refusals: u32,
+    /// Memory of the envelope, about.
+    envelope_bytes: usize,
     /// The last command was a DATA that got no 354.
     data_was_refused: bool,
     has_quit: bool,
@@ -284,6 +311,8 @@ impl Server {
             lines: LineReader::default(),
             errors: 0,
             idle_commands: 0,
+            transient_refusals: 0,
+            envelope_bytes: 0,
             data_was_refused: false,
             has_quit: false,
             declared_bytes: None,
@@ -325,6 +354,7 @@ impl Server {
         let mut at = 0;
         loop {
             let rest = &input[at..];
+            let errors_before = self.errors;
             let (consumed, next) = match &mut self.state {
                 State::Ready | State::Mail(_) | State::BetweenChunks(_) => {
                     self.handle_line(rest, policy, out)
@@ -346,6 +376,7 @@ impl Server {
                 }
             };
             at += consumed;
+            let next = self.charge_errors(next, errors_before, policy, out);
             if let Some(step) = self.enforce_limits(next, out) {
                 return (at, step);
             }
@@ -360,6 +391,7 @@ impl Server {
         self.summary.message_bytes += content.message_bytes;
         self.errors = 0;
         self.idle_commands = 0;
+        self.transient_refusals = 0;
         out.extend_from_slice(b"250 2.0.0 Ok: queued as ");
         id.push_to(out);
         out.extend_from_slice(b"\r\n");
@@ -376,7 +408,10 @@ impl Server {
             State::Commit {
                 content,
                 recipients,
-            } => (content, recipients),
+            } => {
+                self.envelope_bytes = 0;
+                (content, recipients)
+            }
             other => panic!("no message is to be committed in {other:?}"),
         }
     }
@@ -475,9 +510,36 @@ impl Server {
             self.close(&TOO_MANY_ERRORS, out)
         } else if is_over(self.idle_commands, self.settings.max_idle_commands) {
             self.close(&TOO_MANY_IDLE_COMMANDS, out)
+        } else if is_over(
+            self.transient_refusals,
+            self.settings.max_transient_refusals,
+        ) {
+            self.close(&TOO_MANY_REFUSALS, out)
         } else {
             next
         }
+    }
+
+    /// Counts a new error against the address, which may have erred in many sessions.
+    fn charge_errors(
+        &mut self,
+        next: Next,
+        errors_before: u32,
+        policy: &dyn Policy,
+        out: &mut Vec<u8>,
+    ) -> Next {
+        if self.errors <= errors_before || matches!(self.state, State::Closed) {
+            return next;
+        }
+        match policy.spend(&self.peer, Spending::Error) {
+            Ok(()) => next,
+            Err(refusal) => self.close(&refusal, out),
+        }
+    }
+
+    /// Memory of the transaction that is open, about; its body is the driver's.
+    pub fn envelope_bytes(&self) -> usize {
+        self.envelope_bytes
     }
 
     /// Says no, and counts.
@@ -485,6 +547,7 @@ impl Server {
         let start = out.len();
         answers::write_refusal(refusal, out);
         self.errors += u32::from(refusal.is_permanent());
+        self.transient_refusals += u32::from(!refusal.is_permanent());
         self.summary.refusals += 1;
         self.summary.last_refusal.clear();
         let written = String::from_utf8_lossy(&out[start..]);
@@ -501,6 +564,7 @@ impl Server {
     /// Drops the transaction (RFC 5321 sections 4.1.1.1 and 4.1.1.5), and says so if a body had
     /// begun.
     fn reset(&mut self) -> Next {
+        self.envelope_bytes = 0;
         match std::mem::replace(&mut self.state, State::Ready) {
             State::Data(_) | State::BetweenChunks(_) | State::Chunk { .. } => {
                 Some(Step::BodyAborted)

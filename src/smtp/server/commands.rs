@@ -1,12 +1,22 @@
 //! One command after the other: is it allowed now, and what does it change?
 
-use crate::message::{Envelope, Recipient};
+use crate::message::{Envelope, Mailbox, Recipient};
 use crate::smtp::command::{self, Command, CommandError, MailCommand, RcptCommand};
 use crate::smtp::extension;
 
 use super::answers::{self, *};
 use super::lines::Reading;
-use super::{COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, State, Step};
+use super::{COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, Spending, State, Step};
+
+/// What a reverse-path may take (RFC 5321 section 4.5.3.1.3).
+const LONGEST_PATH_BYTES: usize = 256;
+
+/// Memory of one recipient; a list that grows is up to half empty.
+fn recipient_bytes(rcpt: &RcptCommand<'_>) -> usize {
+    let path: &Mailbox = &rcpt.forward_path;
+    let texts = path.as_str().len() + rcpt.orcpt.map_or(0, str::len);
+    2 * size_of::<Recipient>() + texts
+}
 
 impl Server {
     pub(super) fn handle_line(
@@ -67,7 +77,7 @@ impl Server {
             Command::Bdat { chunk_bytes, last } => self.bdat(chunk_bytes, last, policy, out),
             Command::Ehlo(name) => self.ehlo(name, out),
             Command::Helo(name) => self.helo(name, out),
-            Command::StartTls => self.starttls(out),
+            Command::StartTls => self.starttls(policy, out),
             Command::Rset => self.rset(out),
             Command::Quit => self.quit(out),
             Command::Noop => self.idle(b"250 2.0.0 Ok", out),
@@ -145,7 +155,7 @@ impl Server {
         Some(Step::Close)
     }
 
-    fn starttls(&mut self, out: &mut Vec<u8>) -> Next {
+    fn starttls(&mut self, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         if self.peer.tls.is_some() {
             return self.say_no(&TLS_ACTIVE, out);
         }
@@ -154,6 +164,9 @@ impl Server {
         }
         if !matches!(self.state, State::Ready) {
             return self.say_no(&IN_TRANSACTION, out);
+        }
+        if let Err(refusal) = policy.spend(&self.peer, Spending::Handshake) {
+            return self.close(&refusal, out);
         }
         answers::write_line(b"220 2.0.0 Ready to start TLS", out);
         self.state = State::Handshake;
@@ -177,8 +190,12 @@ impl Server {
         if let Err(refusal) = policy.admit(mail.declared_bytes) {
             return self.say_no(&refusal, out);
         }
+        if let Err(refusal) = policy.spend(&self.peer, Spending::Message) {
+            return self.say_no(&refusal, out);
+        }
         self.summary.transactions += 1;
         self.declared_bytes = mail.declared_bytes;
+        self.envelope_bytes = size_of::<Envelope>() + LONGEST_PATH_BYTES;
         self.state = State::Mail(Box::new(Envelope {
             reverse_path: mail.reverse_path,
             body_type: mail.body_type.unwrap_or_default(),
@@ -204,6 +221,10 @@ impl Server {
         if let Err(refusal) = policy.recipient(self.peer.trusted, &rcpt.forward_path) {
             return self.say_no(&refusal, out);
         }
+        if let Err(refusal) = policy.spend(&self.peer, Spending::Recipient) {
+            return self.say_no(&refusal, out);
+        }
+        self.envelope_bytes += recipient_bytes(&rcpt);
         if envelope.recipients.is_empty() {
             // Most messages have one recipient; growing by itself a Vec makes room for four.
             envelope.recipients.reserve_exact(1);

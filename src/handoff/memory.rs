@@ -1,0 +1,183 @@
+//! How much memory mail and sessions hold, counted by core, and how near that is to the ceiling.
+//!
+//! Counted is what grows with peers and mail: sessions, envelopes, bodies that come in, bodies that
+//! wait for delivery, messages in the queue. Not counted is what each thread has in any case.
+//!
+//! Promise: nothing is ever dropped for the sake of the ceiling. Whoever wants more asks for the
+//! [`Level`] first and waits, or refuses.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What other cores hold is looked up at every so manieth question while there is plenty.
+const LOOKS_PER_SUM: u32 = 16;
+
+/// How full memory is. Each level includes what is said of those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    Plenty,
+    /// From 1/2: bodies are no longer kept for delivery, but read back when they are due.
+    Warm,
+    /// From 3/4: bodies that come in go to the disk at once, and only few sessions read at a time.
+    Tight,
+    /// From 7/8: 452 at MAIL and DATA, 421 at connect.
+    Full,
+}
+
+impl Level {
+    fn of(held_bytes: u64, max_bytes: u64) -> Level {
+        let eighths = held_bytes.saturating_mul(8) / max_bytes.max(1);
+        match eighths {
+            0..4 => Level::Plenty,
+            4..6 => Level::Warm,
+            6..7 => Level::Tight,
+            _ => Level::Full,
+        }
+    }
+}
+
+/// What one core has charged. On a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Held(AtomicU64);
+
+/// The counts of all cores, and the ceiling.
+pub struct Memory {
+    cores: Vec<Arc<Held>>,
+    max_bytes: u64,
+}
+
+impl Memory {
+    pub fn new(cores: usize, max_bytes: u64) -> Arc<Self> {
+        Arc::new(Memory {
+            cores: (0..cores).map(|_| Arc::default()).collect(),
+            max_bytes,
+        })
+    }
+
+    /// What all cores hold. Reads a cache line of each.
+    pub fn held_bytes(&self) -> u64 {
+        let of_cores = self.cores.iter().map(|held| held.0.load(Ordering::Relaxed));
+        of_cores.sum()
+    }
+
+    /// What was charged for one core.
+    pub fn held_by(&self, core: usize) -> u64 {
+        self.cores[core].0.load(Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` as held for `core` until the charge is dropped.
+    pub fn charge(&self, core: usize, bytes: u64) -> Charge {
+        let held = self.cores[core].clone();
+        held.0.fetch_add(bytes, Ordering::Relaxed);
+        Charge { held, bytes }
+    }
+}
+
+/// Memory as one core sees it.
+pub struct Budget {
+    memory: Arc<Memory>,
+    core: usize,
+    /// What the other cores held at the last look.
+    others_bytes: Cell<u64>,
+    looks: Cell<u32>,
+}
+
+impl Budget {
+    pub fn new(memory: Arc<Memory>, core: usize) -> Self {
+        Budget {
+            memory,
+            core,
+            others_bytes: Cell::new(0),
+            looks: Cell::new(0),
+        }
+    }
+
+    pub fn charge(&self, bytes: u64) -> Charge {
+        self.memory.charge(self.core, bytes)
+    }
+
+    /// How full memory would be with `more_bytes`. Mostly one load: the other cores are asked at
+    /// every [`LOOKS_PER_SUM`]th question, and each time when there is no longer plenty.
+    pub fn level_with(&self, more_bytes: u64) -> Level {
+        let own = self.memory.cores[self.core].0.load(Ordering::Relaxed);
+        let looks = self.looks.get();
+        let known = own + self.others_bytes.get() + more_bytes;
+        let level = Level::of(known, self.memory.max_bytes);
+        if looks > 0 && level == Level::Plenty {
+            self.looks.set(looks - 1);
+            return level;
+        }
+        let all = self.memory.held_bytes();
+        self.others_bytes.set(all.saturating_sub(own));
+        self.looks.set(LOOKS_PER_SUM);
+        Level::of(all + more_bytes, self.memory.max_bytes)
+    }
+
+    pub fn level(&self) -> Level {
+        self.level_with(0)
+    }
+}
+
+/// Bytes that count as held; any core may drop it.
+pub struct Charge {
+    held: Arc<Held>,
+    bytes: u64,
+}
+
+impl Charge {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Holds `bytes` from now on.
+    pub fn set(&mut self, bytes: u64) {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.held.0.fetch_add(more, Ordering::Relaxed),
+            None => self.held.0.fetch_sub(self.bytes - bytes, Ordering::Relaxed),
+        };
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_come_and_go_and_levels_follow() {
+        let memory = Memory::new(2, 800);
+        let budget = Budget::new(memory.clone(), 0);
+        let mut first = budget.charge(300);
+        assert_eq!(budget.level(), Level::Plenty);
+        assert_eq!(budget.level_with(100), Level::Warm);
+        first.set(600);
+        assert_eq!(budget.level(), Level::Tight);
+        let second = budget.charge(100);
+        assert_eq!(budget.level(), Level::Full);
+        first.set(10);
+        drop(second);
+        assert_eq!(memory.held_bytes(), 10);
+        drop(first);
+        assert_eq!(memory.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_other_cores_hold_is_seen_after_some_questions_at_the_latest() {
+        let memory = Memory::new(2, 800);
+        let (one, other) = (Budget::new(memory.clone(), 0), Budget::new(memory, 1));
+        assert_eq!(one.level(), Level::Plenty);
+        let charge = other.charge(790);
+        let seen = (0..=LOOKS_PER_SUM).position(|_| one.level() == Level::Full);
+        assert!(seen.is_some());
+        std::thread::spawn(move || drop(charge)).join().unwrap();
+        assert_eq!(one.level(), Level::Plenty);
+    }
+}
