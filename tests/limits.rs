@@ -345,8 +345,9 @@ fn honest_clients_are_served_beside_a_thousand_idle_ones_and_a_flood() {
 
 // ---- The ceiling over memory ----
 
-/// What may be held beyond the ceiling: the allocator's own losses, and buffers on loan.
-const SLACK_BYTES: u64 = 24 << 20;
+/// What a relay with a ceiling of 16 MiB may take beyond what it takes idle: the ceiling, as much again
+/// that the allocator keeps of what was given back, and buffers of a thread.
+const GROWTH_BYTES_MAX: u64 = (2 * 16 + 48) << 20;
 
 /// Sends one large message; false if it was put off.
 fn sends_large(address: SocketAddr, content: &[u8]) -> bool {
@@ -368,7 +369,6 @@ fn sends_large(address: SocketAddr, content: &[u8]) -> bool {
 #[test]
 fn a_flood_of_large_bodies_stays_under_the_ceiling_and_all_of_it_is_delivered() {
     const CLIENTS: usize = 150;
-    const CEILING_BYTES: u64 = 16 << 20;
     let (home, hop) = (Home::new(), NextHop::start());
     let flags = [
         "--memory-max",
@@ -402,7 +402,7 @@ fn a_flood_of_large_bodies_stays_under_the_ceiling_and_all_of_it_is_delivered() 
     assert_eq!(whole.count(), accepted);
     let grown = relay.peak_memory_bytes().saturating_sub(before);
     println!("{accepted} of {CLIENTS} accepted; {grown} bytes more than before");
-    assert!(grown <= CEILING_BYTES + SLACK_BYTES, "{grown} bytes more");
+    assert!(grown <= GROWTH_BYTES_MAX, "{grown} bytes more");
     relay.stop();
 }
 
@@ -451,7 +451,7 @@ fn a_queue_that_fills_the_memory_puts_new_mail_off_and_loses_none() {
     assert!(late.expect_reply(421).contains("4.3.2"));
     let grown = relay.peak_memory_bytes().saturating_sub(before);
     println!("{accepted} messages of 500 recipients; {grown} bytes more than before");
-    assert!(grown <= (16 << 20) + SLACK_BYTES, "{grown} bytes more");
+    assert!(grown <= GROWTH_BYTES_MAX, "{grown} bytes more");
     drop((client, late));
     end(&mut relay);
     assert!(counter(&relay, "refused_for_memory") >= 2);

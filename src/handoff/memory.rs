@@ -17,7 +17,8 @@ const LOOKS_PER_SUM: u32 = 16;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
     Plenty,
-    /// From 1/2: bodies are no longer kept for delivery, but read back when they are due.
+    /// From 1/2: bodies are no longer kept for delivery, but read back when they are due, and those
+    /// that come in go to the disk sooner.
     Warm,
     /// From 3/4: bodies that come in go to the disk at once, and only few sessions read at a time.
     Tight,

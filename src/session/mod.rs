@@ -45,7 +45,8 @@ const IDLE_BYTES_MAX: usize = 1200;
 /// Sessions of a core that read message content at the same time while memory is tight.
 pub const TURNS: usize = 4;
 
-/// What a session keeps of a body in memory while memory is tight; the rest goes to the log.
+/// What a session keeps of a body in memory while that is warm, or tight; the rest goes to the log.
+const WARM_BODY_BYTES: usize = 64 * 1024;
 const TIGHT_BODY_BYTES: usize = 8 * 1024;
 const _: () = assert!(TIGHT_BODY_BYTES < incoming::BODY_CAPACITY_BYTES);
 
@@ -586,17 +587,18 @@ impl Session {
         };
         let context = &self.context;
         self.stream.set_deadline(Now::NEVER);
-        let is_tight = context.memory.level() >= Level::Tight;
-        let most = match is_tight {
-            true => TIGHT_BODY_BYTES.min(context.chunk_bytes),
-            false => context.chunk_bytes,
+        let level = context.memory.level();
+        let most = match level {
+            Level::Plenty => context.chunk_bytes,
+            Level::Warm => WARM_BODY_BYTES.min(context.chunk_bytes),
+            Level::Tight | Level::Full => TIGHT_BODY_BYTES.min(context.chunk_bytes),
         };
         if !incoming.has_outgrown(most) {
             return;
         }
         let began = clock::now();
         Box::pin(incoming.spill(&context.spool)).await;
-        if is_tight {
+        if level > Level::Plenty {
             incoming.body.shrink_to(incoming::BODY_CAPACITY_BYTES);
         }
         self.excuse(began);
@@ -696,6 +698,7 @@ impl Session {
 
     async fn flush(&mut self) -> Result<(), End> {
         if self.out.is_empty() {
+            pool::give(std::mem::take(&mut self.out));
             if matches!(self.server.phase(), Phase::Body | Phase::BodyMayBeOver) {
                 self.arm_deadline();
             }
