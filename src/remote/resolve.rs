@@ -12,6 +12,7 @@
 //! | a single `.` as MX host | permanent, 5.1.10: takes no mail |
 //! | no such name | permanent, 5.1.2 |
 //! | failure, refusal, silence | temporary, 4.4.3; never the implicit MX |
+//! | (not asked: its turn did not come) | temporary, 4.4.3; see `line` |
 //! | none of the hosts has an address | 5.4.4, or 4.4.3 if that could not be learned for each |
 //! | this relay among the hosts | it and all of equal or worse preference are dropped |
 //! | nothing is left of them | permanent, 5.4.6: a loop |
@@ -21,6 +22,7 @@
 //! from any other MTA that follows MX records.
 
 mod cache;
+mod line;
 mod own;
 mod site;
 
@@ -33,6 +35,7 @@ use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use crate::time::Now;
 use cache::Cache;
+use line::{Class, Line, Turn};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -51,7 +54,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, oneshot};
 
 /// MX records of one domain that are looked at; a longer list is cut after its best.
 const MX_RECORDS_MAX: usize = 100;
@@ -68,7 +71,8 @@ pub struct Settings {
     pub query_timeout: Duration,
     /// Times that a query is sent again, to the same or another server.
     pub query_retries: usize,
-    /// Wait for everything that a next hop needs. Past it the answer is a temporary failure.
+    /// Wait for everything that a next hop needs, from when it is asked for. Past it the answer is a
+    /// temporary failure.
     pub resolve_timeout: Duration,
     pub families: Families,
     /// Hosts of a site that are used. At least 1.
@@ -83,8 +87,14 @@ pub struct Settings {
     pub failure_ttl: Duration,
     /// Next hops whose answers are remembered. What nobody asks for goes first.
     pub cache_entries_max: usize,
-    /// Next hops that are resolved at a time; more wait in line.
+    /// Next hops that are resolved at a time; more wait in line. At least 1.
     pub lookups_max: usize,
+    /// Next hops in line. One more is a temporary failure at once.
+    pub line_max: usize,
+    /// Longest wait in line while answers come. Past it: a temporary failure.
+    pub line_wait_max: Duration,
+    /// No answer to anybody for this long: who has waited as long in line gets a temporary failure.
+    pub silence_max: Duration,
 }
 
 impl Default for Settings {
@@ -102,6 +112,9 @@ impl Default for Settings {
             failure_ttl: Duration::from_secs(10),
             cache_entries_max: 100_000,
             lookups_max: 200,
+            line_max: 100_000,
+            line_wait_max: Duration::from_secs(600),
+            silence_max: Duration::from_secs(20),
         }
     }
 }
@@ -165,8 +178,16 @@ impl fmt::Display for ResolveError {
 
 impl std::error::Error for ResolveError {}
 
-/// What is remembered about a next hop.
+/// What became of a next hop.
 pub type Answer = Result<Rc<Site>, Rc<ResolveError>>;
+
+/// What is remembered about a next hop.
+#[derive(Clone)]
+struct Remembered {
+    answer: Answer,
+    /// Not by silence alone.
+    answered: bool,
+}
 
 /// The resolver of one delivery core. Cheap to ask again: a remembered answer costs one look into a
 /// table. Equal questions at the same time are asked once.
@@ -175,9 +196,9 @@ pub struct Resolver {
     own: OwnNames,
     dns: TokioResolver,
     name_servers: Vec<SocketAddr>,
-    cache: RefCell<Cache<NextHop, Answer>>,
+    cache: RefCell<Cache<NextHop, Remembered>>,
     in_flight: RefCell<HashMap<NextHop, Rc<OnceCell<Answer>>>>,
-    permits: Semaphore,
+    line: RefCell<Line>,
 }
 
 impl Resolver {
@@ -195,7 +216,7 @@ impl Resolver {
             name_servers,
             cache: RefCell::new(Cache::new(settings.cache_entries_max)),
             in_flight: RefCell::default(),
-            permits: Semaphore::new(settings.lookups_max.max(1)),
+            line: RefCell::new(Line::new(line_limits(&settings))),
             settings,
             own,
         })
@@ -208,11 +229,16 @@ impl Resolver {
 
     /// The answer, if it is remembered and still good.
     pub fn remembered(&self, next_hop: &NextHop) -> Option<Answer> {
-        self.cache.borrow_mut().get(next_hop, clock::now())
+        self.remembered_at(next_hop, clock::now())
+    }
+
+    fn remembered_at(&self, next_hop: &NextHop, now: Now) -> Option<Answer> {
+        let remembered = self.cache.borrow_mut().get(next_hop, now)?;
+        Some(remembered.answer)
     }
 
     async fn resolve_at(&self, next_hop: &NextHop, now: Now) -> Answer {
-        if let Some(answer) = self.cache.borrow_mut().get(next_hop, now) {
+        if let Some(answer) = self.remembered_at(next_hop, now) {
             return answer;
         }
         let flight = Flight::join(&self.in_flight, next_hop);
@@ -238,29 +264,94 @@ impl Resolver {
 
     async fn look_up(&self, next_hop: &NextHop, now: Now) -> Answer {
         let started = clock::now();
+        // Where an address is given there is nothing to ask.
+        let needs_dns = !matches!(next_hop, NextHop::Address(_));
+        let mut slot = needs_dns.then(|| Slot::join(&self.line, self.class_of(next_hop)));
+        if let Some(slot) = &mut slot
+            && let Err(why) = slot.turn().await
+        {
+            // Not remembered: it says nothing about this next hop.
+            return Err(Rc::new(no_answer(&next_hop.to_string(), why.text().into())));
+        }
+        // Boxed, so that those who wait in line are small.
+        let (answer, ttl, answered) = Box::pin(self.ask(next_hop)).await;
+        if let Some(slot) = &mut slot {
+            slot.answered = Some(answered);
+        }
+        let answer = answer.map(Rc::new).map_err(Rc::new);
+        let took = clock::now().since(started);
+        let until = now + took + ttl.max(self.settings.ttl_min);
+        let remembered = Remembered {
+            answer: answer.clone(),
+            answered,
+        };
+        let mut cache = self.cache.borrow_mut();
+        cache.insert(next_hop.clone(), remembered, until);
+        answer
+    }
+
+    fn class_of(&self, next_hop: &NextHop) -> Class {
+        match self.cache.borrow().last(next_hop) {
+            Some(Remembered { answered: true, .. }) => Class::Proven,
+            _ => Class::Unproven,
+        }
+    }
+
+    /// The answer, how long it is good, and whether any name server said anything.
+    async fn ask(&self, next_hop: &NextHop) -> (Result<Site, ResolveError>, Duration, bool) {
         let inquiry = Inquiry {
             resolver: self,
             ttl: Cell::new(TTL_MAX),
+            answered: Cell::new(false),
         };
-        // Also the wait in line counts: the answer is due in time.
         let limit = self.settings.resolve_timeout;
-        let inquired = tokio::time::timeout(limit, async {
-            let _permit = self.permits.acquire().await;
-            inquiry.site(next_hop).await
-        });
-        let answer = inquired.await.unwrap_or_else(|_| {
+        let inquired = tokio::time::timeout(limit, inquiry.site(next_hop)).await;
+        let answer = inquired.unwrap_or_else(|_| {
             inquiry.keep(self.settings.failure_ttl);
-            Err(ResolveError::NoAnswer {
-                name: next_hop.to_string().into(),
-                why: "no answer in time".into(),
-            })
+            Err(no_answer(
+                &next_hop.to_string(),
+                "no answer in time".into(),
+            ))
         });
-        let answer = answer.map(Rc::new).map_err(Rc::new);
-        let took = clock::now().since(started);
-        let until = now + took + inquiry.ttl.get().max(self.settings.ttl_min);
-        let mut cache = self.cache.borrow_mut();
-        cache.insert(next_hop.clone(), answer.clone(), until);
-        answer
+        (answer, inquiry.ttl.get(), inquiry.answered.get())
+    }
+}
+
+/// A place in line, then a slot. Whoever goes away leaves it to the next.
+struct Slot<'a> {
+    line: &'a RefCell<Line>,
+    class: Class,
+    told: oneshot::Receiver<Turn>,
+    is_taken: bool,
+    answered: Option<bool>,
+}
+
+impl<'a> Slot<'a> {
+    fn join(line: &'a RefCell<Line>, class: Class) -> Self {
+        Slot {
+            line,
+            class,
+            told: line.borrow_mut().join(class, clock::now()),
+            is_taken: false,
+            answered: None,
+        }
+    }
+
+    async fn turn(&mut self) -> Turn {
+        let turn = (&mut self.told).await;
+        let turn = turn.expect("a line tells everybody before it goes");
+        self.is_taken = turn.is_ok();
+        turn
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        // Its turn may have come a moment ago.
+        if self.is_taken || matches!(self.told.try_recv(), Ok(Ok(()))) {
+            let mut line = self.line.borrow_mut();
+            line.leave(self.class, self.answered, clock::now());
+        }
     }
 }
 
@@ -308,6 +399,8 @@ impl Drop for Flight<'_> {
 struct Inquiry<'a> {
     resolver: &'a Resolver,
     ttl: Cell<Duration>,
+    /// A name server said something, whatever it was.
+    answered: Cell<bool>,
 }
 
 /// What the DNS says about one name and type.
@@ -494,6 +587,7 @@ impl Inquiry<'_> {
         fqdn.set_fqdn(true);
         match self.resolver.dns.lookup(fqdn, record_type).await {
             Ok(lookup) => {
+                self.answered.set(true);
                 self.keep(
                     lookup
                         .valid_until()
@@ -507,8 +601,15 @@ impl Inquiry<'_> {
                     false => Found::Records(records),
                 }
             }
-            Err(NetError::Dns(DnsError::NoRecordsFound(denial))) => self.denied(&denial),
-            Err(error) => self.failed(error.to_string()),
+            Err(NetError::Dns(DnsError::NoRecordsFound(denial))) => {
+                self.answered.set(true);
+                self.denied(&denial)
+            }
+            Err(error) => {
+                self.answered
+                    .set(self.answered.get() || matches!(error, NetError::Dns(_)));
+                self.failed(error.to_string())
+            }
         }
     }
 
@@ -668,6 +769,15 @@ fn server_at(address: &SocketAddr) -> NameServerConfig {
 fn address_of(server: &NameServerConfig) -> Option<SocketAddr> {
     let connection = server.connections.first()?;
     Some(SocketAddr::new(server.ip, connection.port))
+}
+
+fn line_limits(settings: &Settings) -> line::Limits {
+    line::Limits {
+        slots_max: settings.lookups_max.max(1),
+        line_max: settings.line_max,
+        wait_max: settings.line_wait_max,
+        silence_max: settings.silence_max,
+    }
 }
 
 fn options(settings: &Settings) -> ResolverOpts {

@@ -27,18 +27,25 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         if let Some((until, value)) = self.young.get(key) {
             return (*until > now).then(|| value.clone());
         }
-        let (until, value) = self.old.remove(key)?;
-        if until <= now {
+        if self.old.get(key)?.0 <= now {
             return None;
         }
+        let (until, value) = self.old.remove(key)?;
         self.insert(key.clone(), value.clone(), until);
         Some(value)
+    }
+
+    /// What was last known, whether its time is up or not.
+    pub fn last(&self, key: &K) -> Option<&V> {
+        let entry = self.young.get(key).or_else(|| self.old.get(key))?;
+        Some(&entry.1)
     }
 
     pub fn insert(&mut self, key: K, value: V, until: Now) {
         if self.young.len() >= self.generation_max && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
+        self.old.remove(&key);
         self.young.insert(key, (until, value));
     }
 
