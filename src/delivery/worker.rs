@@ -49,8 +49,13 @@ impl Inner {
         let this = self.clone();
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
+            let started = clock::now();
             match this.unless_leaving(this.connect(hop)).await {
-                Some(Tried::Open(connection, peer)) => this.serve(hop, *connection, peer).await,
+                Some(Tried::Open(connection, peer)) => {
+                    let took = clock::now().since(started);
+                    this.schedule.borrow_mut().connected(hop, took);
+                    this.serve(hop, *connection, peer).await;
+                }
                 Some(Tried::Failed {
                     diagnosis,
                     throttle,
@@ -161,7 +166,6 @@ impl Inner {
 
     /// Carries jobs until there is no more reason to keep the connection.
     async fn serve(self: &Rc<Self>, hop: HopId, connection: Connection, peer: Peer) {
-        self.schedule.borrow_mut().connected(hop);
         let mut worker = Worker {
             inner: self.clone(),
             hop,

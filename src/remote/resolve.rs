@@ -35,7 +35,6 @@ use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use crate::time::Now;
 use cache::Cache;
-use line::{Class, Line, Turn};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -45,6 +44,7 @@ use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
+use line::{Class, Line, Turn};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
@@ -61,6 +61,10 @@ const MX_RECORDS_MAX: usize = 100;
 
 /// Longest wait that an answer from a name server can ask for.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// MX hosts whose addresses are remembered apart from the next hops: some take mail for very many domains.
+/// About 100 bytes each.
+const HOSTS_REMEMBERED_MAX: usize = 10_000;
 
 /// How a delivery core resolves.
 #[derive(Clone, Debug)]
@@ -196,7 +200,9 @@ pub struct Resolver {
     own: OwnNames,
     dns: TokioResolver,
     name_servers: Vec<SocketAddr>,
+    /// What nobody asks for goes with time, see [`Resolver::tidy`].
     cache: RefCell<Cache<NextHop, Remembered>>,
+    hosts: RefCell<Cache<Box<str>, HostAddresses>>,
     in_flight: RefCell<HashMap<NextHop, Rc<OnceCell<Answer>>>>,
     line: RefCell<Line>,
 }
@@ -215,6 +221,7 @@ impl Resolver {
             dns: builder.build().map_err(|error| error.to_string())?,
             name_servers,
             cache: RefCell::new(Cache::new(settings.cache_entries_max)),
+            hosts: RefCell::new(Cache::new(HOSTS_REMEMBERED_MAX)),
             in_flight: RefCell::default(),
             line: RefCell::new(Line::new(line_limits(&settings))),
             settings,
@@ -259,7 +266,18 @@ impl Resolver {
     /// Forgets all answers, as after a change in the network.
     pub fn clear(&self) {
         self.cache.borrow_mut().clear();
-        self.dns.clear_cache();
+        self.hosts.borrow_mut().clear();
+    }
+
+    /// Lets go of what nobody has asked for lately. To be called now and then: memory that one busy
+    /// hour needed is given back in the next.
+    pub fn tidy(&self, now: Now) {
+        self.cache.borrow_mut().tidy(now);
+        self.hosts.borrow_mut().tidy(now);
+        let mut in_flight = self.in_flight.borrow_mut();
+        if in_flight.is_empty() {
+            in_flight.shrink_to_fit();
+        }
     }
 
     async fn look_up(&self, next_hop: &NextHop, now: Now) -> Answer {
@@ -299,19 +317,12 @@ impl Resolver {
 
     /// The answer, how long it is good, and whether any name server said anything.
     async fn ask(&self, next_hop: &NextHop) -> (Result<Site, ResolveError>, Duration, bool) {
-        let inquiry = Inquiry {
-            resolver: self,
-            ttl: Cell::new(TTL_MAX),
-            answered: Cell::new(false),
-        };
+        let inquiry = Inquiry::new(self);
         let limit = self.settings.resolve_timeout;
         let inquired = tokio::time::timeout(limit, inquiry.site(next_hop)).await;
         let answer = inquired.unwrap_or_else(|_| {
             inquiry.keep(self.settings.failure_ttl);
-            Err(no_answer(
-                &next_hop.to_string(),
-                "no answer in time".into(),
-            ))
+            Err(no_answer(&next_hop.to_string(), "no answer in time".into()))
         });
         (answer, inquiry.ttl.get(), inquiry.answered.get())
     }
@@ -416,7 +427,18 @@ enum Found {
 /// What the DNS says about a host's addresses. `Err(None)`: it has none.
 type Addresses = Result<Vec<SocketAddr>, Option<ResolveError>>;
 
-impl Inquiry<'_> {
+/// What is remembered about a host: its addresses, maybe none, and how long that is good.
+type HostAddresses = (Rc<[IpAddr]>, Now);
+
+impl<'a> Inquiry<'a> {
+    fn new(resolver: &'a Resolver) -> Self {
+        Inquiry {
+            resolver,
+            ttl: Cell::new(TTL_MAX),
+            answered: Cell::new(false),
+        }
+    }
+
     fn keep(&self, ttl: Duration) {
         self.ttl.set(self.ttl.get().min(ttl));
     }
@@ -535,6 +557,7 @@ impl Inquiry<'_> {
             let preference = hosts[at].preference;
             hosts.retain(|host| host.preference < preference);
         }
+        hosts.shrink_to_fit();
         match failure {
             _ if !hosts.is_empty() => Ok(hosts),
             // A better host that could not be asked for may exist all the same.
@@ -545,6 +568,33 @@ impl Inquiry<'_> {
     }
 
     async fn addresses(&self, name: &str, port: u16) -> Addresses {
+        let hosts = &self.resolver.hosts;
+        let now = clock::now();
+        let remembered = hosts.borrow_mut().get(name, now);
+        let ips = if let Some((ips, until)) = remembered {
+            self.keep(until.since(now));
+            ips
+        } else {
+            // How long the answer about the host is good is its own affair.
+            let inquiry = Inquiry::new(self.resolver);
+            let found = inquiry.host_ips(name).await;
+            self.keep(inquiry.ttl.get());
+            self.answered
+                .set(self.answered.get() || inquiry.answered.get());
+            let ips: Rc<[IpAddr]> = found.map_err(Some)?.into();
+            let until = clock::now() + inquiry.ttl.get();
+            let mut hosts = hosts.borrow_mut();
+            hosts.insert(name.into(), (ips.clone(), until), until);
+            ips
+        };
+        match ips.is_empty() {
+            true => Err(None),
+            false => Ok(ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()),
+        }
+    }
+
+    /// Empty: the host has no address. An error: that could not be learned.
+    async fn host_ips(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let families = self.resolver.settings.families;
         let ipv4 = async {
             match families.uses_ipv4() {
@@ -559,24 +609,23 @@ impl Inquiry<'_> {
             }
         };
         let (ipv4, ipv6) = tokio::join!(ipv4, ipv6);
-        let mut addresses = Vec::new();
+        let mut ips = Vec::new();
         let mut failure = None;
         for found in [ipv6, ipv4] {
             match found {
                 Found::Records(records) => {
                     // Each family keeps its half, so that neither crowds out the other.
                     let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
-                    let ips = records.iter().filter_map(RData::ip_addr).take(most.max(1));
-                    addresses.extend(ips.map(|ip| SocketAddr::new(ip, port)));
+                    ips.extend(records.iter().filter_map(RData::ip_addr).take(most.max(1)));
                 }
                 Found::Failed(why) => failure = Some(no_answer(name, why)),
                 Found::NoRecords | Found::NoSuchName => {}
             }
         }
-        if addresses.is_empty() {
-            return Err(failure);
+        match failure {
+            Some(error) if ips.is_empty() => Err(error),
+            _ => Ok(ips),
         }
-        Ok(addresses)
     }
 
     /// Aliases (CNAME) are followed, a bounded number of them.
@@ -786,8 +835,8 @@ fn options(settings: &Settings) -> ResolverOpts {
     options.attempts = settings.query_retries;
     options.edns0 = true;
     options.use_hosts_file = ResolveHosts::Always;
-    // Names of MX hosts are shared by many domains; they are remembered below our own table.
-    options.cache_size = settings.cache_entries_max as u64;
+    // Our own tables remember next hops and hosts, in a tenth of the memory.
+    options.cache_size = 0;
     options.positive_max_ttl = Some(TTL_MAX);
     options.negative_max_ttl = Some(settings.negative_ttl_max);
     // Each of our look-ups asks a few questions at once; the semaphore is the limit.

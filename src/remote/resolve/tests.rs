@@ -461,7 +461,12 @@ fn waiting_in_line_is_no_dns_failure() {
             .collect();
         let answers = all(next_hops.iter().map(|hop| resolver.resolve(hop)).collect()).await;
         let failed: Vec<_> = answers.iter().filter_map(|it| it.as_ref().err()).collect();
-        assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed[0]);
+        assert!(
+            failed.is_empty(),
+            "{} failed: {:?}",
+            failed.len(),
+            failed[0]
+        );
         assert_eq!(resolver.line.borrow().waiting(), 0);
     });
 }
