@@ -142,7 +142,8 @@ impl Line {
             false => (self.limits.wait_max, SentAway::WaitedTooLong),
         };
         for places in &mut self.places {
-            while let Some(place) = places.pop_front_if(|it| now.since(it.since) >= wait_max) {
+            let waited = places.partition_point(|place| now.since(place.since) >= wait_max);
+            for place in places.drain(..waited) {
                 _ = place.turn.send(Err(why));
             }
         }
