@@ -6,6 +6,7 @@ use ringpost::schedule::next_hop::{Action, HopId, Schedule, Settings, Take};
 use ringpost::time::Now;
 use std::collections::VecDeque;
 use std::hint::black_box;
+use std::time::Duration;
 
 const QUEUED: u64 = 1_000_000;
 
@@ -29,7 +30,7 @@ fn obey(schedule: &mut Jobs, connections: &mut Connections, now: Now) {
         let Action::Open { hop } = action else {
             panic!("{action:?} while all connections are at work");
         };
-        schedule.connected(hop);
+        schedule.connected(hop, Duration::ZERO);
         connections.push_back(hop);
     }
 }
@@ -42,7 +43,7 @@ fn step(schedule: &mut Jobs, connections: &mut Connections, job: u64) {
     match schedule.take(hop, now) {
         Take::Job(done) => {
             black_box(done);
-            schedule.delivered(hop);
+            schedule.delivered(hop, Duration::ZERO);
             connections.push_back(hop);
         }
         Take::Close => schedule.closed(hop),

@@ -1088,7 +1088,9 @@ impl MxHosts {
         );
         let port = port.to_string();
         let mut all = vec!["--dns", &server, "--mx-port", &port];
-        all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
+        if !flags.contains(&"--retry-min") {
+            all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
+        }
         all.extend(flags);
         home.start(&all)
     }
@@ -1136,6 +1138,89 @@ fn second_mx_host_gets_the_mail_when_the_first_refuses() {
     hosts.hops[3].wait_for_mail(1);
     relay.wait_for("delivered", |event| event["host"] == "mx4.example.test");
     assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+fn disk_is_full(occasion: Occasion<'_>) -> Answer {
+    match verb_is(occasion.command, "MAIL") {
+        true => Answer::Say("452 4.3.1 Insufficient system storage"),
+        false => Answer::Usual,
+    }
+}
+
+#[test]
+fn second_mx_host_gets_the_mail_when_the_first_has_no_room() {
+    let (home, hosts) = (Home::new(), mx_hosts(vec![disk_is_full, usual]));
+    let relay = hosts.relay(&home, &["--retry-min", "1h", "--retry-max", "1h"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hosts.hops[1].wait_for_mail(1);
+    relay.wait_for("delivered", |_| true);
+    relay.stop();
+    assert!(hosts.hops[0].mails().is_empty());
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn mail_is_deferred_when_no_mx_host_has_room() {
+    let (home, hosts) = (Home::new(), mx_hosts(vec![disk_is_full, disk_is_full]));
+    let relay = hosts.relay(&home, &["--retry-min", "1h", "--retry-max", "1h"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for("deferred", |_| true);
+    relay.stop();
+    for hop in &hosts.hops {
+        let commands = hop.commands();
+        let mails = commands.iter().filter(|it| verb_is(it, "MAIL"));
+        assert_eq!(mails.count(), 1, "each host is asked once");
+    }
+}
+
+fn says_nothing(occasion: Occasion<'_>) -> Answer {
+    match occasion.command {
+        "CONNECT" => Answer::Stall,
+        _ => Answer::Usual,
+    }
+}
+
+/// Forty hops accept connections and say nothing; they may not have all of the sixteen.
+#[test]
+fn hops_that_hang_leave_connections_to_those_that_answer() {
+    let (home, hosts) = (Home::new(), mx_hosts(vec![usual, says_nothing]));
+    hosts.dns.remove("example.test");
+    hosts.dns.mx("example.test", 10, "mx1.example.test.");
+    for number in 0..40 {
+        let (domain, host) = (format!("d{number}.test"), format!("mx.d{number}.test"));
+        hosts.dns.mx(&domain, 10, &format!("{host}."));
+        hosts.dns.host(&host, "127.0.0.2");
+    }
+    let relay = hosts.relay(
+        &home,
+        &[
+            "--delivery-connections-total",
+            "16",
+            "--delivery-connections",
+            "5",
+            "--idle-timeout",
+            "0s",
+        ],
+    );
+    let (good, hanging) = (&hosts.hops[0], &hosts.hops[1]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    good.wait_for_mail(1);
+    assert!(good.wait_until_no_connection(support::PATIENCE), "it rests");
+    for number in 0..40 {
+        let to = format!("b@d{number}.test");
+        send_mail(relay.address(), FROM, &[&to], CONTENT);
+    }
+    let open = |count| {
+        let seen = hanging.seen();
+        seen.wait(support::PATIENCE, |seen| (seen.open >= count).then_some(()))
+    };
+    open(14).expect("all that they may have");
+    for number in 2..=4 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        good.wait_for_mail(number);
+    }
+    assert_eq!(hanging.connections(), 14, "and no more");
     relay.stop();
 }
 

@@ -45,6 +45,9 @@ pub type Finished = Box<dyn Fn(&Message, u32)>;
 /// Actions of the schedule that are performed before other tasks of the core get their turn.
 const ACTIONS_PER_TURN: usize = 64;
 
+/// How often memory that nobody uses any more is given back.
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+
 /// What delivery needs to know, and whom to tell.
 pub struct Context {
     pub hostname: String,
@@ -156,6 +159,7 @@ impl Delivery {
             rested: Notify::new(),
         }));
         spawn(delivery.0.clone().drive());
+        spawn(delivery.0.clone().tidy());
         delivery
     }
 
@@ -237,6 +241,19 @@ impl Inner {
                     }
                 }
             }
+        }
+    }
+
+    /// Lets go of what is remembered about names and hops that nobody has mail for.
+    async fn tidy(self: Rc<Self>) {
+        while self
+            .unless_leaving(runtime::sleep(TIDY_INTERVAL))
+            .await
+            .is_some()
+        {
+            let now = clock::now();
+            self.context.resolver.tidy(now);
+            self.schedule.borrow_mut().tidy(now);
         }
     }
 

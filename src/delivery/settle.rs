@@ -22,6 +22,7 @@ use crate::time::{Now, WallTime};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is to happen to one recipient.
 struct Decision {
@@ -112,7 +113,8 @@ impl Inner {
                 },
             ));
         }
-        self.tell_schedule(hop, &decisions, answered, throttle);
+        let took = clock::now().since(started);
+        self.tell_schedule(hop, &decisions, answered.then_some(took), throttle);
         let told = Told {
             peer: Some(peer),
             tls: connection.tls().copied(),
@@ -126,12 +128,12 @@ impl Inner {
         &self,
         hop: HopId,
         decisions: &[(u32, Decision)],
-        answered: bool,
+        answered_after: Option<Duration>,
         throttle: Option<Refusal>,
     ) {
         let mut schedule = self.schedule.borrow_mut();
-        if answered {
-            schedule.delivered(hop);
+        if let Some(took) = answered_after {
+            schedule.delivered(hop, took);
             // What went wrong before says nothing about who waits too long from now on; a 5yz
             // greeting of an hour ago must not return mail.
             schedule.context(hop).last = None;
@@ -143,7 +145,7 @@ impl Inner {
             .iter()
             .find(|(_, decision)| decision.verdict != Verdict::Delivered);
         if let Some((_, decision)) = unhappy
-            && !answered
+            && answered_after.is_none()
         {
             schedule.context(hop).last = Some(decision.diagnosis.clone());
         }

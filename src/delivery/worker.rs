@@ -6,7 +6,7 @@ use crate::io::clock;
 use crate::io::runtime::spawn;
 use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
-use crate::remote::resolve::Attempt;
+use crate::remote::resolve::{Attempt, Host};
 use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
 use crate::schedule::next_hop::{HopId, Refusal, Take};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
@@ -49,8 +49,13 @@ impl Inner {
         let this = self.clone();
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
-            match this.unless_leaving(this.connect(hop)).await {
-                Some(Tried::Open(connection, peer)) => this.serve(hop, *connection, peer).await,
+            let started = clock::now();
+            match this.unless_leaving(this.connect(hop, &[])).await {
+                Some(Tried::Open(connection, peer)) => {
+                    let took = clock::now().since(started);
+                    this.schedule.borrow_mut().connected(hop, took);
+                    this.serve(hop, *connection, peer).await;
+                }
                 Some(Tried::Failed {
                     diagnosis,
                     throttle,
@@ -75,8 +80,9 @@ impl Inner {
         schedule.connect_failed(hop, now);
     }
 
-    /// Tries the hop's hosts in order of preference, and each address of a host in turn.
-    async fn connect(self: &Rc<Self>, hop: HopId) -> Tried {
+    /// Tries the hop's hosts in order of preference, and each address of a host in turn. `declined`:
+    /// hosts that are left out.
+    async fn connect(self: &Rc<Self>, hop: HopId, declined: &[Box<str>]) -> Tried {
         let (key, site) = {
             let mut schedule = self.schedule.borrow_mut();
             (
@@ -92,6 +98,7 @@ impl Inner {
             return last;
         };
         let mut attempts = site.attempts(self.context.resolver.families(), self.random());
+        attempts.retain(|attempt| !declined.contains(&attempt.host.name));
         attempts.truncate(ADDRESSES_MAX);
         for (number, attempt) in attempts.iter().enumerate() {
             let situation = Situation {
@@ -161,7 +168,6 @@ impl Inner {
 
     /// Carries jobs until there is no more reason to keep the connection.
     async fn serve(self: &Rc<Self>, hop: HopId, connection: Connection, peer: Peer) {
-        self.schedule.borrow_mut().connected(hop);
         let mut worker = Worker {
             inner: self.clone(),
             hop,
@@ -293,11 +299,15 @@ impl Worker {
 
     /// One transaction, and what its verdicts mean for recipients, hop and connection.
     async fn carry_one(&mut self, job: Job, begun: bool, started: Now) -> After {
-        self.carried += 1;
-        let result = match is_report(&job) {
-            true => self.carry_report(&job).await,
-            false => Some(self.carry_message(&job, begun).await),
-        };
+        let mut result = self.transact(&job, begun).await;
+        let mut declined = Vec::new();
+        while result.as_ref().is_some_and(judge::is_for_next_host) {
+            declined.push(self.peer.host.clone());
+            if !self.goes_to_other_host(&declined).await {
+                break;
+            }
+            result = self.transact(&job, false).await;
+        }
         let Some(result) = result else {
             self.inner.forget_report(job);
             return After::GoOn;
@@ -320,6 +330,46 @@ impl Worker {
             (true, _) => After::GoOn,
             (false, false) => After::Close,
             (false, true) => After::Broke,
+        }
+    }
+
+    /// `None`: it is a report, and there is nobody to report to.
+    async fn transact(&mut self, job: &Job, begun: bool) -> Option<TransactionResult> {
+        self.carried += 1;
+        match is_report(job) {
+            true => self.carry_report(job).await,
+            false => Some(self.carry_message(job, begun).await),
+        }
+    }
+
+    /// After the host of this connection would not begin a transaction (RFC 5321 section 5.1): goes on
+    /// with another host of the hop. False: there is none that can be reached, and this connection
+    /// is as it was.
+    async fn goes_to_other_host(&mut self, declined: &[Box<str>]) -> bool {
+        let has_other = {
+            let mut schedule = self.inner.schedule.borrow_mut();
+            let site = schedule.context(self.hop).site.as_ref();
+            let is_other = |host: &Host| !declined.contains(&host.name);
+            site.is_some_and(|site| site.hosts.iter().any(is_other))
+        };
+        if !has_other {
+            return false;
+        }
+        let connecting = self.inner.connect(self.hop, declined);
+        match self.inner.unless_leaving(connecting).await {
+            Some(Tried::Open(connection, peer)) => {
+                let before = std::mem::replace(&mut self.connection, *connection);
+                self.peer = peer;
+                self.carried = 0;
+                self.has_rested = false;
+                before.quit().await;
+                true
+            }
+            Some(Tried::Failed { diagnosis, .. }) => {
+                self.inner.log_connect_failed(self.hop, &diagnosis);
+                false
+            }
+            None => false,
         }
     }
 

@@ -12,6 +12,7 @@
 //! | a single `.` as MX host | permanent, 5.1.10: takes no mail |
 //! | no such name | permanent, 5.1.2 |
 //! | failure, refusal, silence | temporary, 4.4.3; never the implicit MX |
+//! | (not asked: its turn did not come) | temporary, 4.4.3; see `line` |
 //! | none of the hosts has an address | 5.4.4, or 4.4.3 if that could not be learned for each |
 //! | this relay among the hosts | it and all of equal or worse preference are dropped |
 //! | nothing is left of them | permanent, 5.4.6: a loop |
@@ -21,6 +22,7 @@
 //! from any other MTA that follows MX records.
 
 mod cache;
+mod line;
 mod own;
 mod site;
 
@@ -42,6 +44,7 @@ use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
+use line::{Class, Line, Turn};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
@@ -51,13 +54,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, oneshot};
 
 /// MX records of one domain that are looked at; a longer list is cut after its best.
 const MX_RECORDS_MAX: usize = 100;
 
 /// Longest wait that an answer from a name server can ask for.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// MX hosts whose addresses are remembered apart from the next hops: some take mail for very many domains.
+/// About 100 bytes each.
+const HOSTS_REMEMBERED_MAX: usize = 10_000;
 
 /// How a delivery core resolves.
 #[derive(Clone, Debug)]
@@ -68,7 +75,8 @@ pub struct Settings {
     pub query_timeout: Duration,
     /// Times that a query is sent again, to the same or another server.
     pub query_retries: usize,
-    /// Wait for everything that a next hop needs. Past it the answer is a temporary failure.
+    /// Wait for everything that a next hop needs, from when it is asked for. Past it the answer is a
+    /// temporary failure.
     pub resolve_timeout: Duration,
     pub families: Families,
     /// Hosts of a site that are used. At least 1.
@@ -83,8 +91,14 @@ pub struct Settings {
     pub failure_ttl: Duration,
     /// Next hops whose answers are remembered. What nobody asks for goes first.
     pub cache_entries_max: usize,
-    /// Next hops that are resolved at a time; more wait in line.
+    /// Next hops that are resolved at a time; more wait in line. At least 1.
     pub lookups_max: usize,
+    /// Next hops in line. One more is a temporary failure at once.
+    pub line_max: usize,
+    /// Longest wait in line while answers come. Past it: a temporary failure.
+    pub line_wait_max: Duration,
+    /// No answer to anybody for this long: who has waited as long in line gets a temporary failure.
+    pub silence_max: Duration,
 }
 
 impl Default for Settings {
@@ -102,6 +116,9 @@ impl Default for Settings {
             failure_ttl: Duration::from_secs(10),
             cache_entries_max: 100_000,
             lookups_max: 200,
+            line_max: 100_000,
+            line_wait_max: Duration::from_secs(600),
+            silence_max: Duration::from_secs(20),
         }
     }
 }
@@ -165,8 +182,16 @@ impl fmt::Display for ResolveError {
 
 impl std::error::Error for ResolveError {}
 
-/// What is remembered about a next hop.
+/// What became of a next hop.
 pub type Answer = Result<Rc<Site>, Rc<ResolveError>>;
+
+/// What is remembered about a next hop.
+#[derive(Clone)]
+struct Remembered {
+    answer: Answer,
+    /// Not by silence alone.
+    answered: bool,
+}
 
 /// The resolver of one delivery core. Cheap to ask again: a remembered answer costs one look into a
 /// table. Equal questions at the same time are asked once.
@@ -175,9 +200,11 @@ pub struct Resolver {
     own: OwnNames,
     dns: TokioResolver,
     name_servers: Vec<SocketAddr>,
-    cache: RefCell<Cache<NextHop, Answer>>,
+    /// What nobody asks for goes with time, see [`Resolver::tidy`].
+    cache: RefCell<Cache<NextHop, Remembered>>,
+    hosts: RefCell<Cache<Box<str>, HostAddresses>>,
     in_flight: RefCell<HashMap<NextHop, Rc<OnceCell<Answer>>>>,
-    permits: Semaphore,
+    line: RefCell<Line>,
 }
 
 impl Resolver {
@@ -194,8 +221,9 @@ impl Resolver {
             dns: builder.build().map_err(|error| error.to_string())?,
             name_servers,
             cache: RefCell::new(Cache::new(settings.cache_entries_max)),
+            hosts: RefCell::new(Cache::new(HOSTS_REMEMBERED_MAX)),
             in_flight: RefCell::default(),
-            permits: Semaphore::new(settings.lookups_max.max(1)),
+            line: RefCell::new(Line::new(line_limits(&settings))),
             settings,
             own,
         })
@@ -208,11 +236,16 @@ impl Resolver {
 
     /// The answer, if it is remembered and still good.
     pub fn remembered(&self, next_hop: &NextHop) -> Option<Answer> {
-        self.cache.borrow_mut().get(next_hop, clock::now())
+        self.remembered_at(next_hop, clock::now())
+    }
+
+    fn remembered_at(&self, next_hop: &NextHop, now: Now) -> Option<Answer> {
+        let remembered = self.cache.borrow_mut().get(next_hop, now)?;
+        Some(remembered.answer)
     }
 
     async fn resolve_at(&self, next_hop: &NextHop, now: Now) -> Answer {
-        if let Some(answer) = self.cache.borrow_mut().get(next_hop, now) {
+        if let Some(answer) = self.remembered_at(next_hop, now) {
             return answer;
         }
         let flight = Flight::join(&self.in_flight, next_hop);
@@ -233,34 +266,103 @@ impl Resolver {
     /// Forgets all answers, as after a change in the network.
     pub fn clear(&self) {
         self.cache.borrow_mut().clear();
-        self.dns.clear_cache();
+        self.hosts.borrow_mut().clear();
+    }
+
+    /// Lets go of what nobody has asked for lately. To be called now and then: memory that one busy
+    /// hour needed is given back in the next.
+    pub fn tidy(&self, now: Now) {
+        self.cache.borrow_mut().tidy(now);
+        self.hosts.borrow_mut().tidy(now);
+        let mut in_flight = self.in_flight.borrow_mut();
+        if in_flight.is_empty() {
+            in_flight.shrink_to_fit();
+        }
     }
 
     async fn look_up(&self, next_hop: &NextHop, now: Now) -> Answer {
         let started = clock::now();
-        let inquiry = Inquiry {
-            resolver: self,
-            ttl: Cell::new(TTL_MAX),
-        };
-        // Also the wait in line counts: the answer is due in time.
-        let limit = self.settings.resolve_timeout;
-        let inquired = tokio::time::timeout(limit, async {
-            let _permit = self.permits.acquire().await;
-            inquiry.site(next_hop).await
-        });
-        let answer = inquired.await.unwrap_or_else(|_| {
-            inquiry.keep(self.settings.failure_ttl);
-            Err(ResolveError::NoAnswer {
-                name: next_hop.to_string().into(),
-                why: "no answer in time".into(),
-            })
-        });
+        // Where an address is given there is nothing to ask.
+        let needs_dns = !matches!(next_hop, NextHop::Address(_));
+        let mut slot = needs_dns.then(|| Slot::join(&self.line, self.class_of(next_hop)));
+        if let Some(slot) = &mut slot
+            && let Err(why) = slot.turn().await
+        {
+            // Not remembered: it says nothing about this next hop.
+            return Err(Rc::new(no_answer(&next_hop.to_string(), why.text().into())));
+        }
+        // Boxed, so that those who wait in line are small.
+        let (answer, ttl, answered) = Box::pin(self.ask(next_hop)).await;
+        if let Some(slot) = &mut slot {
+            slot.answered = Some(answered);
+        }
         let answer = answer.map(Rc::new).map_err(Rc::new);
         let took = clock::now().since(started);
-        let until = now + took + inquiry.ttl.get().max(self.settings.ttl_min);
+        let until = now + took + ttl.max(self.settings.ttl_min);
+        let remembered = Remembered {
+            answer: answer.clone(),
+            answered,
+        };
         let mut cache = self.cache.borrow_mut();
-        cache.insert(next_hop.clone(), answer.clone(), until);
+        cache.insert(next_hop.clone(), remembered, until);
         answer
+    }
+
+    fn class_of(&self, next_hop: &NextHop) -> Class {
+        match self.cache.borrow().last(next_hop) {
+            Some(Remembered { answered: true, .. }) => Class::Proven,
+            _ => Class::Unproven,
+        }
+    }
+
+    /// The answer, how long it is good, and whether any name server said anything.
+    async fn ask(&self, next_hop: &NextHop) -> (Result<Site, ResolveError>, Duration, bool) {
+        let inquiry = Inquiry::new(self);
+        let limit = self.settings.resolve_timeout;
+        let inquired = tokio::time::timeout(limit, inquiry.site(next_hop)).await;
+        let answer = inquired.unwrap_or_else(|_| {
+            inquiry.keep(self.settings.failure_ttl);
+            Err(no_answer(&next_hop.to_string(), "no answer in time".into()))
+        });
+        (answer, inquiry.ttl.get(), inquiry.answered.get())
+    }
+}
+
+/// A place in line, then a slot. Whoever goes away leaves it to the next.
+struct Slot<'a> {
+    line: &'a RefCell<Line>,
+    class: Class,
+    told: oneshot::Receiver<Turn>,
+    is_taken: bool,
+    answered: Option<bool>,
+}
+
+impl<'a> Slot<'a> {
+    fn join(line: &'a RefCell<Line>, class: Class) -> Self {
+        Slot {
+            line,
+            class,
+            told: line.borrow_mut().join(class, clock::now()),
+            is_taken: false,
+            answered: None,
+        }
+    }
+
+    async fn turn(&mut self) -> Turn {
+        let turn = (&mut self.told).await;
+        let turn = turn.expect("a line tells everybody before it goes");
+        self.is_taken = turn.is_ok();
+        turn
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        // Its turn may have come a moment ago.
+        if self.is_taken || matches!(self.told.try_recv(), Ok(Ok(()))) {
+            let mut line = self.line.borrow_mut();
+            line.leave(self.class, self.answered, clock::now());
+        }
     }
 }
 
@@ -308,6 +410,8 @@ impl Drop for Flight<'_> {
 struct Inquiry<'a> {
     resolver: &'a Resolver,
     ttl: Cell<Duration>,
+    /// A name server said something, whatever it was.
+    answered: Cell<bool>,
 }
 
 /// What the DNS says about one name and type.
@@ -323,7 +427,18 @@ enum Found {
 /// What the DNS says about a host's addresses. `Err(None)`: it has none.
 type Addresses = Result<Vec<SocketAddr>, Option<ResolveError>>;
 
-impl Inquiry<'_> {
+/// What is remembered about a host: its addresses, maybe none, and how long that is good.
+type HostAddresses = (Rc<[IpAddr]>, Now);
+
+impl<'a> Inquiry<'a> {
+    fn new(resolver: &'a Resolver) -> Self {
+        Inquiry {
+            resolver,
+            ttl: Cell::new(TTL_MAX),
+            answered: Cell::new(false),
+        }
+    }
+
     fn keep(&self, ttl: Duration) {
         self.ttl.set(self.ttl.get().min(ttl));
     }
@@ -442,6 +557,7 @@ impl Inquiry<'_> {
             let preference = hosts[at].preference;
             hosts.retain(|host| host.preference < preference);
         }
+        hosts.shrink_to_fit();
         match failure {
             _ if !hosts.is_empty() => Ok(hosts),
             // A better host that could not be asked for may exist all the same.
@@ -452,6 +568,33 @@ impl Inquiry<'_> {
     }
 
     async fn addresses(&self, name: &str, port: u16) -> Addresses {
+        let hosts = &self.resolver.hosts;
+        let now = clock::now();
+        let remembered = hosts.borrow_mut().get(name, now);
+        let ips = if let Some((ips, until)) = remembered {
+            self.keep(until.since(now));
+            ips
+        } else {
+            // How long the answer about the host is good is its own affair.
+            let inquiry = Inquiry::new(self.resolver);
+            let found = inquiry.host_ips(name).await;
+            self.keep(inquiry.ttl.get());
+            self.answered
+                .set(self.answered.get() || inquiry.answered.get());
+            let ips: Rc<[IpAddr]> = found.map_err(Some)?.into();
+            let until = clock::now() + inquiry.ttl.get();
+            let mut hosts = hosts.borrow_mut();
+            hosts.insert(name.into(), (ips.clone(), until), until);
+            ips
+        };
+        match ips.is_empty() {
+            true => Err(None),
+            false => Ok(ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()),
+        }
+    }
+
+    /// Empty: the host has no address. An error: that could not be learned.
+    async fn host_ips(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let families = self.resolver.settings.families;
         let ipv4 = async {
             match families.uses_ipv4() {
@@ -466,24 +609,23 @@ impl Inquiry<'_> {
             }
         };
         let (ipv4, ipv6) = tokio::join!(ipv4, ipv6);
-        let mut addresses = Vec::new();
+        let mut ips = Vec::new();
         let mut failure = None;
         for found in [ipv6, ipv4] {
             match found {
                 Found::Records(records) => {
                     // Each family keeps its half, so that neither crowds out the other.
                     let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
-                    let ips = records.iter().filter_map(RData::ip_addr).take(most.max(1));
-                    addresses.extend(ips.map(|ip| SocketAddr::new(ip, port)));
+                    ips.extend(records.iter().filter_map(RData::ip_addr).take(most.max(1)));
                 }
                 Found::Failed(why) => failure = Some(no_answer(name, why)),
                 Found::NoRecords | Found::NoSuchName => {}
             }
         }
-        if addresses.is_empty() {
-            return Err(failure);
+        match failure {
+            Some(error) if ips.is_empty() => Err(error),
+            _ => Ok(ips),
         }
-        Ok(addresses)
     }
 
     /// Aliases (CNAME) are followed, a bounded number of them.
@@ -494,6 +636,7 @@ impl Inquiry<'_> {
         fqdn.set_fqdn(true);
         match self.resolver.dns.lookup(fqdn, record_type).await {
             Ok(lookup) => {
+                self.answered.set(true);
                 self.keep(
                     lookup
                         .valid_until()
@@ -507,8 +650,15 @@ impl Inquiry<'_> {
                     false => Found::Records(records),
                 }
             }
-            Err(NetError::Dns(DnsError::NoRecordsFound(denial))) => self.denied(&denial),
-            Err(error) => self.failed(error.to_string()),
+            Err(NetError::Dns(DnsError::NoRecordsFound(denial))) => {
+                self.answered.set(true);
+                self.denied(&denial)
+            }
+            Err(error) => {
+                self.answered
+                    .set(self.answered.get() || matches!(error, NetError::Dns(_)));
+                self.failed(error.to_string())
+            }
         }
     }
 
@@ -670,14 +820,23 @@ fn address_of(server: &NameServerConfig) -> Option<SocketAddr> {
     Some(SocketAddr::new(server.ip, connection.port))
 }
 
+fn line_limits(settings: &Settings) -> line::Limits {
+    line::Limits {
+        slots_max: settings.lookups_max.max(1),
+        line_max: settings.line_max,
+        wait_max: settings.line_wait_max,
+        silence_max: settings.silence_max,
+    }
+}
+
 fn options(settings: &Settings) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = settings.query_timeout;
     options.attempts = settings.query_retries;
     options.edns0 = true;
     options.use_hosts_file = ResolveHosts::Always;
-    // Names of MX hosts are shared by many domains; they are remembered below our own table.
-    options.cache_size = settings.cache_entries_max as u64;
+    // Our own tables remember next hops and hosts, in a tenth of the memory.
+    options.cache_size = 0;
     options.positive_max_ttl = Some(TTL_MAX);
     options.negative_max_ttl = Some(settings.negative_ttl_max);
     // Each of our look-ups asks a few questions at once; the semaphore is the limit.

@@ -5,7 +5,7 @@
 //! shrinks (`next_hop`).
 
 use crate::schedule::outcome::Diagnosis;
-use crate::smtp::client::{Cause, RecipientVerdict};
+use crate::smtp::client::{Cause, RecipientVerdict, TransactionResult};
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage, printable_str};
 
 const _: () = assert!(Reply::ONE_LINE_BYTES_MAX <= Diagnosis::TEXT_BYTES_MAX);
@@ -93,8 +93,10 @@ pub struct Situation {
 /// * A greeting of 5yz is about that host, today: next host, else defer (as Postfix does by
 ///   `smtp_skip_5xx_greeting`). But 521 says "no mail here, ever" (RFC 7504): bounce if no host is left.
 /// * 5yz to HELO is a refusal of us; with no host left it bounces.
-/// * 4yz to MAIL is mostly the host's own trouble (disk, load): next host. 4yz to RCPT, DATA and
-///   the final dot is about the mail: a backup host would say the same, so defer.
+/// * 4yz to MAIL is mostly the host's own trouble (disk, load): next host. It is about the sender, and
+///   another host would say the same, with an enhanced status of x.1.z (its address) or x.7.z (policy), and
+///   with 450 without one ("mailbox unavailable", which at MAIL is the sender's): defer.
+/// * 4yz to RCPT, DATA and the final dot is about the mail: defer.
 /// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10).
 /// * 421 anywhere, 450 and 451 with 4.7.x ask for less mail at a time: throttle.
 pub fn judge(stage: Stage, event: Event<'_>, situation: Situation) -> (Scope, Verdict) {
@@ -137,10 +139,18 @@ fn judge_mail(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
         (Scope::Message, Verdict::Bounce)
     } else if asks_for_less(reply) {
         (Scope::NextHop, Verdict::Throttle)
-    } else if situation.more_hosts {
+    } else if situation.more_hosts && !is_about_sender(reply) {
         (Scope::Message, Verdict::TryNextHost)
     } else {
         (Scope::Message, Verdict::Defer)
+    }
+}
+
+/// A temporary reply to MAIL: does it speak of the sender rather than of the host?
+fn is_about_sender(reply: &Reply) -> bool {
+    match reply.status {
+        Some(status) => matches!(status.subject, 1 | 7),
+        None => reply.code == 450,
     }
 }
 
@@ -202,6 +212,21 @@ fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope
 pub fn judge_recipient(verdict: &RecipientVerdict, situation: Situation) -> (Scope, Verdict) {
     let (stage, event) = event_of(verdict);
     judge(stage, event, situation)
+}
+
+/// The host would not begin, for reasons of its own, and no recipient is the worse for it: whether the
+/// whole transaction is for the next host, given that there is one.
+pub fn is_for_next_host(result: &TransactionResult) -> bool {
+    let situation = Situation {
+        more_hosts: true,
+        ..Situation::default()
+    };
+    let goes_on = |verdict: &RecipientVerdict| {
+        let refused_mail =
+            matches!(verdict, RecipientVerdict::Refused { stage, .. } if *stage == Stage::Mail);
+        refused_mail && judge_recipient(verdict, situation).1 == Verdict::TryNextHost
+    };
+    !result.verdicts.is_empty() && result.verdicts.iter().all(|(_, verdict)| goes_on(verdict))
 }
 
 /// The same fact in the judge's terms.
@@ -338,6 +363,13 @@ mod tests {
             (Stage::Mail, "552 5.3.4 x", LAST, (Message, Bounce)),
             (Stage::Mail, "452 4.3.1 x", MORE, (Message, TryNextHost)),
             (Stage::Mail, "452 4.3.1 x", LAST, (Message, Defer)),
+            (Stage::Mail, "452 x", MORE, (Message, TryNextHost)),
+            (Stage::Mail, "451 4.3.0 x", MORE, (Message, TryNextHost)),
+            (Stage::Mail, "450 4.3.2 x", MORE, (Message, TryNextHost)),
+            (Stage::Mail, "450 x", MORE, (Message, Defer)),
+            (Stage::Mail, "450 4.1.8 x", MORE, (Message, Defer)),
+            (Stage::Mail, "451 4.1.7 x", MORE, (Message, Defer)),
+            (Stage::Mail, "454 4.7.0 x", MORE, (Message, Defer)),
             (Stage::Mail, "451 4.7.650 x", MORE, (NextHop, Throttle)),
             (Stage::Mail, "421 x", LAST, (NextHop, Throttle)),
             (Stage::Mail, "354 x", LAST, (Message, Defer)),

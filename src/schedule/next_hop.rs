@@ -32,17 +32,31 @@
 //! waited `blocked_wait_max` is handed back as [`Action::Postpone`], one at a time: the driver counts an
 //! attempt with the hop's last diagnosis and defers it or, past its lifetime, reports it expired.
 
+//!
+//! **Slow hops beside quick ones.** A core has a limit of connections. A hop that answers within
+//! `proven_wait_max` is *proven*; one that fails, takes longer, or has shown nothing yet is not. What is
+//! shared between them is room under that limit, so the unproven leave an eighth of it alone, and both kinds
+//! take turns: however many hops hang, a quick one waits at most for others that are quick. Who is
+//! proven is remembered for an hour or two after the hop's last success, in some ten bytes, so that a good hop
+//! with one mail now and then does not begin again among the slow. A hop that merely
+//! takes its time is not refused anything: it shares seven eighths.
+
 mod due;
 mod health;
 mod hop;
+mod proven;
 
 use super::retry::RetryPolicy;
 use crate::time::Now;
 use due::DueQueue;
 use hop::{Hop, Step};
+use proven::Proven;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
+
+/// Tables that have room for more than this, and for four times what they hold, give memory back.
+const SPARE_HOPS_MAX: usize = 1024;
 
 /// The limits of one delivery core's schedule.
 #[derive(Clone, Debug)]
@@ -75,6 +89,8 @@ pub struct Settings {
     pub blocked_wait_max: Duration,
     /// A job is handed back after this long at a hop that is merely slow, so that it can expire.
     pub queue_wait_max: Duration,
+    /// A hop is proven as long as neither opening a connection nor a transaction takes longer than this.
+    pub proven_wait_max: Duration,
     /// Jobs that a hop takes before it gives up a connection to a hop that has none, when the
     /// core's connections are all in use.
     pub jobs_per_turn: u32,
@@ -97,6 +113,7 @@ impl Default for Settings {
             refusal_wait_max: Duration::from_secs(300),
             blocked_wait_max: Duration::from_secs(60),
             queue_wait_max: Duration::from_secs(3600),
+            proven_wait_max: Duration::from_secs(1),
             jobs_per_turn: 100,
         }
     }
@@ -129,7 +146,7 @@ impl Settings {
         assert!(self.jobs_per_new_connection >= 1 && self.jobs_per_turn >= 1);
     }
 
-    /// Hops that have delivered nothing yet leave an eighth of the connections to those that have.
+    /// Hops that are not proven leave an eighth of the connections to those that are.
     fn unproven_connections_max(&self) -> u32 {
         self.connections_max - self.connections_max / 8
     }
@@ -199,7 +216,11 @@ pub struct HopStatus {
 pub struct Schedule<K, J, C = ()> {
     settings: Settings,
     slots: Vec<Slot<K, J, C>>,
-    free: Vec<u32>,
+    /// Slots without a hop. Invariant: the last slot is not among them.
+    free: BTreeSet<u32>,
+    /// Names each hop once.
+    generations: u32,
+    proven: Proven,
     by_key: HashMap<K, HopId>,
     /// Hops to look at, in turn. None is in it twice.
     ring: VecDeque<HopId>,
@@ -224,7 +245,7 @@ pub struct Schedule<K, J, C = ()> {
 
 struct Slot<K, J, C> {
     generation: u32,
-    hop: Option<Hop<K, J, C>>,
+    hop: Option<Box<Hop<K, J, C>>>,
 }
 
 impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
@@ -234,7 +255,9 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         Schedule {
             settings,
             slots: Vec::new(),
-            free: Vec::new(),
+            free: BTreeSet::new(),
+            generations: 0,
+            proven: Proven::default(),
             by_key: HashMap::new(),
             ring: VecDeque::new(),
             starved: [VecDeque::new(), VecDeque::new()],
@@ -332,13 +355,19 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         Some(job)
     }
 
-    /// The connection stands (greeting and EHLO done) and is about to call [`Schedule::take`].
-    pub fn connected(&mut self, id: HopId) {
+    /// The connection stands (greeting and EHLO done) after `took`, and is about to call
+    /// [`Schedule::take`].
+    pub fn connected(&mut self, id: HopId, took: Duration) {
+        let is_slow = took > self.settings.proven_wait_max;
         let hop = self.hop_mut(id);
         assert!(hop.opening > 0);
         hop.opening -= 1;
         hop.busy += 1;
         hop.woken += 1;
+        hop.opens_slowly = is_slow;
+        if is_slow {
+            self.set_proven(id, false);
+        }
     }
 
     /// No host of the hop could be reached, or none wanted to talk. A handshake that failed and
@@ -376,14 +405,13 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         self.connection_gone(id);
     }
 
-    /// The hop took part in a transaction to its end, whatever it said about the recipients.
-    pub fn delivered(&mut self, id: HopId) {
+    /// The hop took part in a transaction to its end, in so much time, whatever it said about the
+    /// recipients.
+    pub fn delivered(&mut self, id: HopId, took: Duration) {
         let hop = expect_hop(&mut self.slots, id);
         hop.health.succeeded();
-        if !hop.proven {
-            hop.proven = true;
-            self.unproven_connections -= hop.connections();
-        }
+        let is_quick = !hop.opens_slowly && took <= self.settings.proven_wait_max;
+        self.set_proven(id, is_quick);
         self.list(id);
     }
 
@@ -398,6 +426,20 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     pub fn set_window_max(&mut self, id: HopId, window_max: u32) {
         self.hop_mut(id).health.set_window_max(window_max);
         self.list(id);
+    }
+
+    /// Gives back the memory of hops that are gone. To be called now and then.
+    pub fn tidy(&mut self, now: Now) {
+        self.proven.tidy(now);
+        let hops = self.by_key.len();
+        if self.by_key.capacity() > SPARE_HOPS_MAX.max(4 * hops) {
+            self.by_key.shrink_to(2 * hops);
+            self.slots.shrink_to(2 * hops);
+            self.ring.shrink_to(2 * hops);
+            for starved in &mut self.starved {
+                starved.shrink_to(2 * hops);
+            }
+        }
     }
 
     /// Jobs in the schedule: queued and deferred, without those that were taken.
@@ -445,14 +487,14 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
 
     /// Every hop that is known now, in no order. For the admin: costs O(hops).
     pub fn each_hop(&self) -> impl Iterator<Item = (&K, HopStatus)> {
-        let hops = self.slots.iter().filter_map(|slot| slot.hop.as_ref());
+        let hops = self.slots.iter().filter_map(|slot| slot.hop.as_deref());
         hops.map(|hop| (&hop.key, hop.status(&self.settings)))
     }
 
     /// `None`: the hop is not known (any more).
     pub fn status(&self, id: HopId) -> Option<HopStatus> {
         let slot = self.slots.get(id.slot as usize)?;
-        let hop = slot.hop.as_ref()?;
+        let hop = slot.hop.as_deref()?;
         (slot.generation == id.generation).then(|| hop.status(&self.settings))
     }
 }
@@ -638,16 +680,21 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
 // Bookkeeping.
 impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     fn add_hop(&mut self, key: &K) -> HopId {
-        let slot = self.free.pop().unwrap_or_else(|| {
+        let slot = self.free.pop_first().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
                 hop: None,
             });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 hops")
         });
-        let entry = &mut self.slots[slot as usize];
-        entry.hop = Some(Hop::new(key.clone(), C::default(), &self.settings));
-        let generation = entry.generation;
+        self.generations = self.generations.wrapping_add(1);
+        let generation = self.generations;
+        let mut hop = Box::new(Hop::new(key.clone(), C::default(), &self.settings));
+        hop.proven = self.proven.contains(self.by_key.hasher().hash_one(key));
+        self.slots[slot as usize] = Slot {
+            generation,
+            hop: Some(hop),
+        };
         let id = HopId { slot, generation };
         self.by_key.insert(key.clone(), id);
         id
@@ -660,11 +707,19 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         }
         self.disarm(id);
         let slot = &mut self.slots[id.slot as usize];
-        slot.generation = slot.generation.wrapping_add(1);
         let hop = slot.hop.take().expect("a hop is forgotten once");
         assert!(hop.connections() == 0 && !hop.has_work());
         self.by_key.remove(&hop.key);
-        self.free.push(id.slot);
+        if hop.proven {
+            // Again, so that its time begins now.
+            let hash = self.by_key.hasher().hash_one(&hop.key);
+            self.proven.insert(hash);
+        }
+        self.free.insert(id.slot);
+        while self.slots.last().is_some_and(|slot| slot.hop.is_none()) {
+            self.slots.pop();
+            self.free.pop_last();
+        }
     }
 
     fn list(&mut self, id: HopId) {
@@ -728,16 +783,29 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     fn failed(&mut self, id: HopId, now: Now) {
         let hop = expect_hop(&mut self.slots, id);
         hop.health.failed(now, &self.settings);
-        if hop.proven {
-            hop.proven = false;
+        self.set_proven(id, false);
+    }
+
+    fn set_proven(&mut self, id: HopId, is_proven: bool) {
+        let hop = expect_hop(&mut self.slots, id);
+        if hop.proven == is_proven {
+            return;
+        }
+        hop.proven = is_proven;
+        let hash = self.by_key.hasher().hash_one(&hop.key);
+        if is_proven {
+            self.unproven_connections -= hop.connections();
+            self.proven.insert(hash);
+        } else {
             self.unproven_connections += hop.connections();
+            self.proven.remove(hash);
         }
     }
 
     fn known(&self, id: HopId) -> &Hop<K, J, C> {
         let slot = &self.slots[id.slot as usize];
         assert_eq!(slot.generation, id.generation, "the hop is not known");
-        slot.hop.as_ref().expect("the hop is known")
+        slot.hop.as_deref().expect("the hop is known")
     }
 
     fn hop_mut(&mut self, id: HopId) -> &mut Hop<K, J, C> {
@@ -749,7 +817,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
 impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     /// The sums and the links between the tables.
     fn check(&self) {
-        let hops = || self.slots.iter().filter_map(|slot| slot.hop.as_ref());
+        let hops = || self.slots.iter().filter_map(|slot| slot.hop.as_deref());
         let sum = |count: fn(&Hop<K, J, C>) -> u32| hops().map(count).sum::<u32>();
         assert_eq!(self.connections, sum(|hop| hop.connections()));
         assert_eq!(self.closing, sum(|hop| hop.closing));
@@ -768,6 +836,8 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         );
         assert_eq!(self.idle.len(), hops().filter(|hop| hop.idle > 0).count());
         assert_eq!(self.by_key.len(), hops().count());
+        assert_eq!(self.slots.len(), hops().count() + self.free.len());
+        assert!(self.slots.last().is_none_or(|slot| slot.hop.is_some()));
         for hop in hops() {
             assert!(hop.closing <= hop.busy && hop.woken <= hop.busy);
         }
@@ -777,7 +847,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
 fn expect_hop<K, J, C>(slots: &mut [Slot<K, J, C>], id: HopId) -> &mut Hop<K, J, C> {
     let slot = &mut slots[id.slot as usize];
     assert_eq!(slot.generation, id.generation, "the hop is not known");
-    slot.hop.as_mut().expect("the hop is known")
+    slot.hop.as_deref_mut().expect("the hop is known")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 const MESSAGE_BYTES_MAX: usize = 4096;
 const ALIASES_MAX: usize = 16;
@@ -35,6 +36,7 @@ struct Zone {
     failures: HashMap<(Name, RecordType), Failure>,
     ttl: u32,
     negative_ttl: u32,
+    delay: Duration,
     asked: Vec<(Name, RecordType)>,
 }
 
@@ -48,6 +50,7 @@ impl DnsServer {
             failures: HashMap::new(),
             ttl: 3600,
             negative_ttl: 3600,
+            delay: Duration::ZERO,
             asked: Vec::new(),
         }));
         let stop = Arc::new(AtomicBool::new(false));
@@ -109,6 +112,11 @@ impl DnsServer {
         zone.negative_ttl = seconds;
     }
 
+    /// How long each answer takes from now on; one at a time.
+    pub fn delay(&self, delay: Duration) {
+        self.zone().delay = delay;
+    }
+
     /// How often this was asked, whatever the answer.
     pub fn asked(&self, owner: &str, record_type: RecordType) -> usize {
         let wanted = (name(owner), record_type);
@@ -155,7 +163,11 @@ fn serve(socket: &UdpSocket, zone: &Mutex<Zone>, stop: &AtomicBool) {
         let Ok(query) = Message::from_vec(&buffer[..length]) else {
             continue;
         };
-        let response = zone.lock().expect("no test has panicked").respond(&query);
+        let (response, delay) = {
+            let mut zone = zone.lock().expect("no test has panicked");
+            (zone.respond(&query), zone.delay)
+        };
+        std::thread::sleep(delay);
         if let Some(bytes) = response.and_then(|response| response.to_vec().ok()) {
             _ = socket.send_to(&bytes, peer);
         }

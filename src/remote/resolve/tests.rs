@@ -437,3 +437,102 @@ fn many_domains_at_once_all_get_an_answer() {
         );
     });
 }
+
+/// The name server needs longer for all than one look-up may take, but each is answered at once.
+#[test]
+fn waiting_in_line_is_no_dns_failure() {
+    let dns = DnsServer::start();
+    dns.delay(Duration::from_millis(20));
+    let settings = Settings {
+        query_timeout: Duration::from_secs(2),
+        resolve_timeout: Duration::from_millis(500),
+        families: Families::Ipv4Only,
+        lookups_max: 1,
+        ..settings(&dns)
+    };
+    for number in 0..30 {
+        dns.mx(&format!("d{number}.test"), 10, "mx.test");
+    }
+    dns.host("mx.test", "192.0.2.1");
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let next_hops: Vec<NextHop> = (0..30)
+            .map(|number| format!("d{number}.test").parse().unwrap())
+            .collect();
+        let answers = all(next_hops.iter().map(|hop| resolver.resolve(hop)).collect()).await;
+        let failed: Vec<_> = answers.iter().filter_map(|it| it.as_ref().err()).collect();
+        assert!(
+            failed.is_empty(),
+            "{} failed: {:?}",
+            failed.len(),
+            failed[0]
+        );
+        assert_eq!(resolver.line.borrow().waiting(), 0);
+    });
+}
+
+#[test]
+fn dead_name_server_does_not_hold_the_line_for_hours() {
+    let dns = DnsServer::start();
+    let settings = Settings {
+        query_timeout: Duration::from_millis(20),
+        query_retries: 0,
+        silence_max: Duration::from_millis(50),
+        lookups_max: 1,
+        ..settings(&dns)
+    };
+    let names: Vec<String> = (0..1000).map(|number| format!("d{number}.test")).collect();
+    for name in &names {
+        dns.fail(name, RecordType::MX, Failure::Silent);
+    }
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let next_hops: Vec<NextHop> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let answers = all(next_hops.iter().map(|hop| resolver.resolve(hop)).collect()).await;
+        assert!(answers.iter().all(|answer| {
+            let error = answer.as_ref().expect_err("nobody answers");
+            error.status().to_string() == "4.4.3"
+        }));
+        assert!(show(&answers[999])[0].ends_with("no name server answers"));
+    });
+    assert!(dns.asked_in_all() < 100, "most were not asked in vain");
+}
+
+#[test]
+fn address_needs_no_turn() {
+    let dns = DnsServer::start();
+    dns.fail("a.test", RecordType::MX, Failure::Silent);
+    let settings = Settings {
+        lookups_max: 1,
+        line_max: 0,
+        ..settings(&dns)
+    };
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let (silent, named, address) = (
+            "a.test".parse().unwrap(),
+            "b.test".parse().unwrap(),
+            "[192.0.2.7]".parse().unwrap(),
+        );
+        let (_, named, address) = tokio::join!(
+            resolver.resolve(&silent),
+            resolver.resolve(&named),
+            resolver.resolve(&address)
+        );
+        let full = "4.4.3 DNS look-up of b.test:25 failed: too many look-ups wait already";
+        assert_eq!(show(&named), [full]);
+        assert_eq!(show(&address), ["[192.0.2.7] 0 192.0.2.7:25"]);
+    });
+}
+
+/// One per message in line: a hundred thousand of them are to be tens of megabytes, not hundreds.
+#[test]
+fn question_in_line_is_small() {
+    let dns = DnsServer::start();
+    run(async {
+        let resolver = resolver(&dns);
+        let next_hop = "a.test".parse().unwrap();
+        let bytes = size_of_val(&resolver.resolve(&next_hop));
+        assert!(bytes <= 512, "{bytes}");
+    });
+}

@@ -22,8 +22,10 @@ pub(super) struct Hop<K, J, C> {
     pub woken: u32,
     /// Those of `busy` that have been told to close.
     pub closing: u32,
-    /// Has delivered since it was last found failing: may use the reserve of connections.
+    /// Has delivered since it was last found failing, and soon: may use the reserve of connections.
     pub proven: bool,
+    /// Its last connection took long to open.
+    pub opens_slowly: bool,
     /// Jobs taken since this hop last made room for another.
     pub turn_jobs: u32,
     /// Is in the ring of hops to look at.
@@ -60,6 +62,7 @@ impl<K, J, C> Hop<K, J, C> {
             woken: 0,
             closing: 0,
             proven: false,
+            opens_slowly: false,
             turn_jobs: 0,
             listed: false,
             starved: false,

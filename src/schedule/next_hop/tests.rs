@@ -24,7 +24,7 @@ fn open_all(schedule: &mut TestSchedule, now: Now) -> Vec<HopId> {
 fn connect(schedule: &mut TestSchedule, now: Now) -> (HopId, Take<u32>) {
     let opened = open_all(schedule, now);
     assert_eq!(opened.len(), 1);
-    schedule.connected(opened[0]);
+    schedule.connected(opened[0], Duration::ZERO);
     (opened[0], schedule.take(opened[0], now))
 }
 
@@ -45,7 +45,7 @@ fn one_job_and_no_connection_opens_at_once() {
     let (hop, take) = connect(&mut schedule, Now(0));
     assert_eq!(take, Take::Job(1));
     assert_eq!(schedule.len(), 0);
-    schedule.delivered(hop);
+    schedule.delivered(hop, Duration::ZERO);
     let until = Now(5 * SECOND);
     assert_eq!(schedule.take(hop, Now(0)), Take::Wait { until });
     quiet_until(&mut schedule, None);
@@ -141,12 +141,12 @@ fn all_jobs_flow_when_a_short_outage_ends() {
     }
     let (hop, take) = connect(&mut schedule, Now(10 * SECOND));
     assert_eq!(take, Take::Job(0));
-    schedule.delivered(hop);
+    schedule.delivered(hop, Duration::ZERO);
     for job in 1..100 {
         let now = Now(10 * SECOND + u64::from(job) * MILLISECOND);
         while schedule.poll(now).is_some() {}
         assert_eq!(schedule.take(hop, now), Take::Job(job));
-        schedule.delivered(hop);
+        schedule.delivered(hop, Duration::ZERO);
     }
     assert!(schedule.status(hop).unwrap().window > 5);
 }
@@ -378,7 +378,7 @@ fn a_million_jobs_pass_quickly() {
     while taken < JOBS {
         match schedule.poll(now) {
             Some(Action::Open { hop }) => {
-                schedule.connected(hop);
+                schedule.connected(hop, Duration::ZERO);
                 while let Take::Job(_) = schedule.take(hop, now) {
                     taken += 1;
                 }
@@ -413,3 +413,4 @@ fn cpu_time() -> Duration {
 }
 
 mod simulation;
+mod slow_beside_quick;

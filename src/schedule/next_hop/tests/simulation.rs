@@ -233,7 +233,7 @@ impl World {
             self.schedule.connect_failed(hop, self.now);
             return None;
         }
-        self.schedule.connected(hop);
+        self.schedule.connected(hop, Duration::ZERO);
         Some(State::Busy(None))
     }
 
@@ -272,7 +272,7 @@ impl World {
                 None
             }
             _ => {
-                self.schedule.delivered(hop);
+                self.schedule.delivered(hop, Duration::ZERO);
                 assert!(self.finished.insert(job), "job {job} delivered twice");
                 Some(State::Busy(None))
             }
@@ -390,13 +390,13 @@ fn no_hop_starves_among_busy_ones() {
             let Action::Open { hop } = action else {
                 panic!("{action:?}");
             };
-            schedule.connected(hop);
+            schedule.connected(hop, Duration::ZERO);
             connections.push_back(hop);
         }
         let hop = connections.pop_front().expect("a connection at work");
         match schedule.take(hop, now) {
             Take::Job(job) => {
-                schedule.delivered(hop);
+                schedule.delivered(hop, Duration::ZERO);
                 last_served[(job % hops) as usize] = round;
                 schedule.push(&(job % hops), job, now);
                 connections.push_back(hop);
