@@ -27,12 +27,11 @@ pub struct Incoming {
 
 /// Room for a message of `declared_bytes` whose body goes to the log in pieces of `chunk_bytes`. Growing
 /// would copy it again and again; the declaration is a hint and binds nobody.
-fn capacity(declared_bytes: Option<u64>, chunk_bytes: usize) -> usize {
-    let Some(declared_bytes) = declared_bytes.filter(|&bytes| bytes > 0) else {
+fn capacity(declared_bytes: u32, chunk_bytes: usize) -> usize {
+    if declared_bytes == 0 {
         return BODY_CAPACITY_BYTES;
-    };
-    let most = chunk_bytes + SCRATCH_BYTES;
-    let text = usize::try_from(declared_bytes).map_or(most, |bytes| bytes.min(most));
+    }
+    let text = (declared_bytes as usize).min(chunk_bytes + SCRATCH_BYTES);
     BODY_OFFSET_BYTES + TRACE_BYTES + text + text / STUFFING_SHARE
 }
 
@@ -53,9 +52,9 @@ pub struct Durable {
 }
 
 impl Incoming {
-    /// A message that the client declared to have `declared_bytes`, and whose body is spilled beyond
+    /// A message that the client declared to have `declared_bytes` (0: nothing said), and whose body is spilled beyond
     /// `chunk_bytes`.
-    pub fn new(id: MessageId, declared_bytes: Option<u64>, chunk_bytes: usize) -> Self {
+    pub fn new(id: MessageId, declared_bytes: u32, chunk_bytes: usize) -> Self {
         Incoming {
             id,
             received_at: clock::wall_time(),

@@ -293,8 +293,8 @@ pub struct Server {
     /// The last command was a DATA that got no 354.
     data_was_refused: bool,
     has_quit: bool,
-    /// What the last MAIL declared.
-    declared_bytes: Option<u64>,
+    /// What the last MAIL declared, up to 4 GiB; 0 if nothing.
+    declared_bytes: u32,
     summary: Summary,
 }
 
@@ -315,7 +315,7 @@ impl Server {
             envelope_bytes: 0,
             data_was_refused: false,
             has_quit: false,
-            declared_bytes: None,
+            declared_bytes: 0,
             summary: Summary {
                 tls: peer.tls,
                 ..Summary::default()
@@ -476,8 +476,8 @@ impl Server {
         }
     }
 
-    /// The size that the last MAIL declared (RFC 1870).
-    pub fn declared_bytes(&self) -> Option<u64> {
+    /// The size that the last MAIL declared (RFC 1870), 4 GiB at most; 0 if none.
+    pub fn declared_bytes(&self) -> u32 {
         self.declared_bytes
     }
 

@@ -194,7 +194,8 @@ impl Server {
             return self.say_no(&refusal, out);
         }
         self.summary.transactions += 1;
-        self.declared_bytes = mail.declared_bytes;
+        let declared_bytes = mail.declared_bytes.unwrap_or(0);
+        self.declared_bytes = u32::try_from(declared_bytes).unwrap_or(u32::MAX);
         self.envelope_bytes = size_of::<Envelope>() + LONGEST_PATH_BYTES;
         self.state = State::Mail(Box::new(Envelope {
             reverse_path: mail.reverse_path,
