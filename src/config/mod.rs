@@ -18,8 +18,8 @@ mod values;
 pub use surroundings::Surroundings;
 pub use units::{Bytes, Span};
 pub use values::{
-    BareLineEnds, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel, SpoolDurability,
-    TlsLevel, UserName,
+    BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel,
+    SpoolDurability, TlsFor, TlsLevel, UserName,
 };
 
 use clap::FromArgMatches;

@@ -41,7 +41,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use line::{Class, Line, Turn};
@@ -730,6 +730,19 @@ fn mx_hosts(records: Vec<RData>) -> Vec<(u16, Box<str>)> {
     hosts.dedup();
     hosts.truncate(MX_RECORDS_MAX);
     hosts
+}
+
+/// What is made of the MX records in a name server's message (RFC 1035 section 4): preference and name
+/// of each host, best first. `None`: no message, or the null MX (RFC 7505).
+pub fn mx_hosts_in(message: &[u8]) -> Option<Vec<(u16, Box<str>)>> {
+    let message = Message::from_vec(message).ok()?;
+    let records: Vec<RData> = message
+        .answers
+        .into_iter()
+        .filter(|record| record.record_type() == RecordType::MX)
+        .map(|record| record.data)
+        .collect();
+    (!records.iter().all(is_null_mx)).then(|| mx_hosts(records))
 }
 
 /// RFC 5321 section 5.1: where this relay is among the hosts, only better ones remain.

@@ -1,0 +1,59 @@
+//! Paths and mailboxes: what is taken reads back as the same, is bounded, and cannot end a command.
+
+use ringpost::config::DomainPattern;
+use ringpost::message::Mailbox;
+use ringpost::remote::route::RouteTable;
+use ringpost::smtp::address::{self, DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, PATH_BYTES_MAX};
+
+pub fn run(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Ok((Some(mailbox), rest)) = address::reverse_path(text) {
+        assert!(rest.is_empty() || rest.starts_with(' '));
+        check(&mailbox);
+    }
+    if let Ok((mailbox, rest)) = address::forward_path(text) {
+        assert!(rest.is_empty() || rest.starts_with(' '));
+        check(&mailbox);
+    }
+    if let Ok(mailbox) = address::mailbox(text) {
+        assert_eq!(mailbox.as_str(), text);
+        check(&mailbox);
+    }
+}
+
+/// What holds for each mailbox that came from a peer.
+pub fn check(mailbox: &Mailbox) {
+    let text = mailbox.as_str();
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+    assert!(text.len() + 2 <= PATH_BYTES_MAX);
+    assert!(mailbox.local_part().len() <= LOCAL_PART_BYTES_MAX);
+    assert!(mailbox.domain().len() <= DOMAIN_BYTES_MAX);
+    assert!(!mailbox.domain().contains([' ', '<', '>', '@', '"', ',']));
+    let is_quoted = mailbox.local_part().starts_with('"');
+    assert!(
+        is_quoted
+            || !mailbox
+                .local_part()
+                .contains([' ', '<', '>', '@', '"', ','])
+    );
+    let written = format!("<{text}> SIZE=1");
+    let (again, rest) = address::forward_path(&written).expect("what was taken is taken again");
+    assert_eq!((&again, rest), (mailbox, " SIZE=1"));
+    assert_eq!(again.local_part(), mailbox.local_part());
+    check_domain(mailbox.domain());
+}
+
+/// Nothing that is done with a domain later fails on one that was taken.
+fn check_domain(domain: &str) {
+    if let Ok(next_hop) = RouteTable::default().next_hop(domain) {
+        let written = next_hop.to_string();
+        assert_eq!(written.parse(), Ok(next_hop), "{written}");
+    }
+    let pattern: DomainPattern = "*.c.test".parse().expect("a pattern");
+    assert_eq!(
+        pattern.matches(domain),
+        domain.to_ascii_lowercase().ends_with(".c.test")
+    );
+}
