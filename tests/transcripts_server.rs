@@ -226,6 +226,7 @@ fn unescape(text: &str) -> Vec<u8> {
                 Some(b'r') => b'\r',
                 Some(b'n') => b'\n',
                 Some(b'0') => 0,
+                Some(b'\\') => b'\\',
                 Some(b'e') => 0xe9,
                 other => panic!("what is \\{other:?}?"),
             },
@@ -1008,6 +1009,95 @@ fn reset_among_chunks_gives_the_body_up() {
          E: begin
          E: abort",
     );
+}
+
+#[test]
+fn false_ends_of_data_within_chunks_are_refused() {
+    for (false_end, octets, what) in [
+        ("\\n.\\n", 3, "Bare <LF>"),
+        ("\\n.\\r\\n", 4, "Bare <LF>"),
+        ("\\r\\n.\\n", 4, "Bare <LF>"),
+        ("\\r.\\r", 3, "Bare <CR>"),
+        ("\\r\\n.\\r", 4, "Bare <CR>"),
+        ("\\r\\n\\0.\\r\\n", 6, "NUL"),
+        ("\\r\\n.\\0\\r\\n", 6, "NUL"),
+    ] {
+        let evil = "MAIL FROM:<evil@a.test>\\r\\n";
+        addressed(&format!(
+            "C: BDAT {} LAST\nR: x{false_end}{evil}\nS: 550 5.6.0 {what} ...\n\
+             C: RCPT TO:<b@c.test>\nS: 503 5.5.1 MAIL first\nE: begin\nE: abort",
+            1 + octets + 25
+        ));
+    }
+}
+
+#[test]
+fn chunk_that_is_shorter_than_its_message_leaves_no_message() {
+    // What is left over is read as commands, and is none.
+    addressed(
+        "C: BDAT 5
+         R: Subje
+         S: 250 2.0.0 Chunk ok
+         R: ct: x\\r\\n
+         S: 500 5.5.1 Unknown command
+         C: BDAT 0 LAST
+         S: 250 2.0.0 Ok: queued as ...
+         B: Subje\\r\\n.\\r\\n",
+    );
+}
+
+#[test]
+fn chunk_that_is_longer_than_its_message_swallows_commands() {
+    addressed(
+        "C: BDAT 13
+         R: x\\r\\n
+         R: BDAT 0 LAST\\r\\n
+         S: 250 2.0.0 Chunk ok
+         S: 500 5.5.1 Unknown command
+         C: BDAT 0 LAST
+         S: 250 2.0.0 Ok: queued as ...
+         B: x\\r\\nBDAT 0 LAS\\r\\n.\\r\\n",
+    );
+}
+
+#[test]
+fn addresses_with_controls_or_eight_bits_are_refused() {
+    for octet in ["\\0", "\\e", "\\r", "\u{7f}", "\t"] {
+        greeted(&format!(
+            "R: MAIL FROM:<a{octet}b@a.test>\\r\\n\nS: 500 5.5.2 ..."
+        ));
+        greeted(&format!(
+            "R: MAIL FROM:<\"a\\\\{octet}b\"@a.test>\\r\\n\nS: 500 5.5.2 ..."
+        ));
+    }
+    for address in ["é@a.test", "a@é.test", "\"é\"@a.test"] {
+        greeted(&format!("C: MAIL FROM:<{address}>\nS: 553 5.6.7 ..."));
+        greeted(&format!(
+            "C: MAIL FROM:<>\nS: 250 2.1.0 ...\nC: RCPT TO:<{address}>\nS: 553 5.6.7 ..."
+        ));
+    }
+    greeted("C: MAIL FROM:<a\u{85}b@a.test> SMTPUTF8\nS: 501 5.1.7 ...");
+    greeted("C: MAIL FROM:<a@b\u{3002}test> SMTPUTF8\nS: 501 5.1.7 ...");
+}
+
+#[test]
+fn arguments_that_are_too_long_are_refused() {
+    let (x64, x129) = ("x".repeat(64), "x".repeat(129));
+    let domain = "abcdefg.".repeat(32) + "test";
+    check(&format!("C: EHLO {}\nS: 501 5.5.4 ...", "x".repeat(256)));
+    for address in [
+        format!("{x129}@a.test"),
+        format!("a@{x64}.test"),
+        format!("a@{domain}"),
+        format!("\"{x129}\"@a.test"),
+    ] {
+        greeted(&format!("C: MAIL FROM:<{address}>\nS: 501 5.1.7 ..."));
+    }
+    greeted(&format!("C: MAIL FROM:<> ENVID={x129}\nS: 501 5.5.4 ..."));
+    let orcpt = "x".repeat(501);
+    greeted(&format!(
+        "C: MAIL FROM:<>\nS: 250 2.1.0 ...\nC: RCPT TO:<a@c.test> ORCPT=rfc822;{orcpt}\nS: 501 5.5.4 ..."
+    ));
 }
 
 #[test]

@@ -103,13 +103,19 @@ struct Line {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum LineEnd {
     Crlf,
-    /// Taken as one, but not written so.
-    Other,
+    /// More than one CR, and LF. Ends in CRLF too.
+    CrsLf,
+    Lf,
     /// The line stops here: input is over (with or without CRs held back), or something is wrong.
     Over {
         held_crs: usize,
     },
     Wrong(Violation),
+}
+
+/// The line ends here, however it is written.
+fn is_taken(end: LineEnd) -> bool {
+    matches!(end, LineEnd::Crlf | LineEnd::CrsLf | LineEnd::Lf)
 }
 
 /// One line after the other, each looked at whole, with the first rule that it breaks.
@@ -130,7 +136,7 @@ fn reference(rules: Rules, is_chunked: bool, input: &[u8]) -> End {
             whole.body.extend_from_slice(b".\r\n");
             return Some(Ok(whole));
         }
-        let is_ended = matches!(line.end, LineEnd::Crlf | LineEnd::Other);
+        let is_ended = is_taken(line.end);
         let text = match line.text.strip_prefix(b".") {
             Some(_) if is_lone_dot && is_ended => &line.text[..],
             Some(rest) if !is_chunked => rest,
@@ -143,10 +149,11 @@ fn reference(rules: Rules, is_chunked: bool, input: &[u8]) -> End {
             return Some(Err(violation));
         }
         in_header &= !text.is_empty();
-        after_crlf = line.end == LineEnd::Crlf;
+        after_crlf = matches!(line.end, LineEnd::Crlf | LineEnd::CrsLf);
         whole.consumed += line.until;
         if is_ended {
-            take(&mut whole, text);
+            // A dot that was needless is kept: the next hop takes it off.
+            take(&mut whole, text, !is_chunked && line.text.starts_with(b"."));
             continue;
         }
         return is_chunked.then(|| finish(rules, whole, text, line.end));
@@ -159,8 +166,8 @@ fn is_received_field(text: &[u8]) -> bool {
 }
 
 /// In wire form.
-fn take(whole: &mut Whole, text: &[u8]) {
-    if text.starts_with(b".") {
+fn take(whole: &mut Whole, text: &[u8], has_dot: bool) {
+    if has_dot || text.starts_with(b".") {
         whole.body.push(b'.');
     }
     whole.body.extend_from_slice(text);
@@ -174,7 +181,7 @@ fn finish(rules: Rules, mut whole: Whole, text: &[u8], end: LineEnd) -> Result<W
         return Err(Violation::BareCr);
     }
     if is_held || !text.is_empty() {
-        take(&mut whole, text);
+        take(&mut whole, text, false);
     }
     whole.body.extend_from_slice(b".\r\n");
     Ok(whole)
@@ -182,7 +189,7 @@ fn finish(rules: Rules, mut whole: Whole, text: &[u8], end: LineEnd) -> Result<W
 
 fn broken(rules: Rules, before: &Content, text: &[u8], end: LineEnd) -> Option<Violation> {
     let end_bytes = match end {
-        LineEnd::Crlf | LineEnd::Other => 2,
+        LineEnd::Crlf | LineEnd::CrsLf | LineEnd::Lf => 2,
         LineEnd::Over { held_crs } => held_crs.min(1),
         LineEnd::Wrong(Violation::BareCr) => 1,
         LineEnd::Wrong(_) => 0,
@@ -223,7 +230,8 @@ fn next_line(rules: Rules, input: &[u8]) -> Line {
             (0..=1, None) => LineEnd::Over { held_crs: crs },
             (2.., None) | (1.., Some(_)) if refuses => LineEnd::Wrong(Violation::BareCr),
             (_, None) => LineEnd::Over { held_crs: crs },
-            (_, Some(b'\n')) => LineEnd::Other,
+            (0, Some(b'\n')) => LineEnd::Lf,
+            (_, Some(b'\n')) => LineEnd::CrsLf,
             (0, Some(&octet)) => {
                 text.push(octet);
                 at += 1;
@@ -235,7 +243,7 @@ fn next_line(rules: Rules, input: &[u8]) -> Line {
                 continue;
             }
         };
-        let ended = usize::from(matches!(end, LineEnd::Crlf | LineEnd::Other));
+        let ended = usize::from(is_taken(end));
         return Line {
             text,
             end,
