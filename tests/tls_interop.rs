@@ -132,7 +132,8 @@ fn echo_once(listener: &TcpListener, server: &ServerTls) -> io::Result<TlsSummar
             Err(_) => break,
         }
     }
-    stream.write(b"221 bye\n")?;
+    // Nothing can be said where the session has failed.
+    let _ = stream.write(b"221 bye\n");
     let mut out = Vec::new();
     stream.session.close(&mut out);
     stream.socket.write_all(&out)?;
@@ -241,6 +242,23 @@ fn openssl_updates_its_keys() {
     for word in ["before", "between", "after"] {
         assert!(printed.contains(&format!("250 {word}")), "{printed}");
     }
+}
+
+/// A client that asks for it is told no, or is left; in neither case is anything it says read as if a
+/// handshake had begun.
+#[test]
+fn openssl_asks_for_a_renegotiation_in_vain() {
+    if !openssl_is_here() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let keys = our_keys(directory.path());
+    let (printed, summary) = s_client(&keys, &["-tls1_2"], "before\nR\nafter\nEND\n");
+    assert_eq!(summary.version, "TLSv1.2");
+    assert!(printed.contains("250 before"), "{printed}");
+    assert!(printed.contains("RENEGOTIATING"), "{printed}");
+    assert!(printed.contains("no renegotiation"), "{printed}");
+    assert!(!printed.contains("250 R"), "{printed}");
 }
 
 fn run(args: &[&str]) -> Output {
