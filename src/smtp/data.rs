@@ -363,6 +363,7 @@ impl Scanner {
             _ => {
                 copier.insert(b" ");
                 self.line = Line::Text;
+                self.name_bytes = NAME_DIFFERS;
                 // A line that is full refuses the next octet, whatever it is.
                 self.line_bytes = (self.line_bytes + 1).min(self.rules.line_bytes_max);
             }

@@ -242,6 +242,19 @@ fn hops_are_counted_in_the_header_only() {
     assert_eq!(content_of(chunks(RULES, &input[..input.len() - 3])).hops, 2);
 }
 
+/// Found by fuzzing: a CR that had become a space was passed over by the count.
+#[test]
+fn field_name_with_a_cr_in_it_is_no_hop() {
+    for input in [
+        "\rReceived: a\r\n",
+        "Rec\reived: a\r\n",
+        ".\rReceived: a\r\n",
+    ] {
+        let whole = data(NORMALISE, format!("{input}\r\n.\r\n").as_bytes());
+        assert_eq!(content_of(whole).hops, 0, "{input:?}");
+    }
+}
+
 #[test]
 fn too_long_a_line_is_refused() {
     let short = Rules {
