@@ -96,6 +96,8 @@ fn tail(text: &[u8], octets: usize) -> &[u8] {
 struct Line {
     text: Vec<u8>,
     end: LineEnd,
+    /// The last of the text is a space that was a CR.
+    ends_in_cr: bool,
     /// Octets of the input up to the end of the line.
     until: usize,
 }
@@ -145,7 +147,7 @@ fn reference(rules: Rules, is_chunked: bool, input: &[u8]) -> End {
         if in_header && is_received_field(&line.text) {
             whole.content.hops += 1;
         }
-        if let Some(violation) = broken(rules, &whole.content, text, line.end) {
+        if let Some(violation) = broken(rules, &whole.content, text, &line, is_lone_dot) {
             return Some(Err(violation));
         }
         in_header &= !text.is_empty();
@@ -187,15 +189,25 @@ fn finish(rules: Rules, mut whole: Whole, text: &[u8], end: LineEnd) -> Result<W
     Ok(whole)
 }
 
-fn broken(rules: Rules, before: &Content, text: &[u8], end: LineEnd) -> Option<Violation> {
-    let end_bytes = match end {
+fn broken(
+    rules: Rules,
+    before: &Content,
+    text: &[u8],
+    line: &Line,
+    is_lone_dot: bool,
+) -> Option<Violation> {
+    let end_bytes = match line.end {
         LineEnd::Crlf | LineEnd::CrsLf | LineEnd::Lf => 2,
+        // It may belong to the end of data, which is no content.
+        LineEnd::Over { .. } | LineEnd::Wrong(_) if is_lone_dot => 0,
         LineEnd::Over { held_crs } => held_crs.min(1),
         LineEnd::Wrong(Violation::BareCr) => 1,
         LineEnd::Wrong(_) => 0,
     };
     let seen = text.len().min(rules.line_bytes_max);
-    let is_too_long = text.len() > rules.line_bytes_max;
+    // What a CR became is kept although the line is full: the octet behind it is at fault.
+    let fits_but_for_cr = line.ends_in_cr && text.len() == rules.line_bytes_max + 1;
+    let is_too_long = text.len() > rules.line_bytes_max && !fits_but_for_cr;
     let has_too_many_hops = before.hops > rules.hops_max;
     let seen = match (has_too_many_hops, is_too_long) {
         (true, _) => b"received:".len(),
@@ -209,7 +221,7 @@ fn broken(rules: Rules, before: &Content, text: &[u8], end: LineEnd) -> Option<V
     } else if is_too_long {
         Some(Violation::LineTooLong)
     } else {
-        match end {
+        match line.end {
             LineEnd::Wrong(violation) => Some(violation),
             _ => None,
         }
@@ -219,6 +231,7 @@ fn broken(rules: Rules, before: &Content, text: &[u8], end: LineEnd) -> Option<V
 fn next_line(rules: Rules, input: &[u8]) -> Line {
     let refuses = rules.bare_line_ends == BareLineEnds::Refuse;
     let mut text = Vec::new();
+    let mut ends_in_cr = false;
     let mut at = 0;
     loop {
         let rest = &input[at..];
@@ -234,11 +247,13 @@ fn next_line(rules: Rules, input: &[u8]) -> Line {
             (_, Some(b'\n')) => LineEnd::CrsLf,
             (0, Some(&octet)) => {
                 text.push(octet);
+                ends_in_cr = false;
                 at += 1;
                 continue;
             }
             (_, Some(_)) => {
                 text.push(b' ');
+                ends_in_cr = true;
                 at += crs;
                 continue;
             }
@@ -247,6 +262,7 @@ fn next_line(rules: Rules, input: &[u8]) -> Line {
         return Line {
             text,
             end,
+            ends_in_cr,
             until: at + crs + ended,
         };
     }
