@@ -107,12 +107,20 @@ pub fn resident_of_tree(root: u32) -> Option<Resident> {
     stats.get(&root)?;
     let mut sum = Resident::default();
     for pid in tree(root, &stats) {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+        let (Ok(rollup), Ok(descriptors)) = (rollup, descriptors) else {
+            if pid == root {
+                return None;
+            }
+            // It has ended since it was listed, and holds nothing any more.
+            continue;
+        };
         sum.rss_bytes += kilobytes_field(&rollup, "Rss:");
         sum.private_bytes += kilobytes_field(&rollup, "Private_Clean:");
         sum.private_bytes += kilobytes_field(&rollup, "Private_Dirty:");
         sum.anonymous_bytes += kilobytes_field(&rollup, "Anonymous:");
-        sum.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
+        sum.descriptors += descriptors.count() as u64;
     }
     Some(sum)
 }
