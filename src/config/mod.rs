@@ -63,7 +63,7 @@ pub struct ListenConfig {
 }
 
 /// How often, for clients that are not trusted. `None`: no limit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct RateConfig {
     /// Per IPv4 address or IPv6 /64, and minute.
     pub connections: Option<u32>,

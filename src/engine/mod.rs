@@ -13,7 +13,7 @@ mod service;
 mod shared;
 
 use crate::config::relay::RelayPolicy;
-use crate::config::{CertificateSource, Config, LogLevel, RateConfig, SpoolDurability};
+use crate::config::{CertificateSource, Config, LogLevel, SpoolDurability};
 use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
@@ -26,7 +26,7 @@ use crate::metrics::{CoreMetrics, Counter};
 use crate::privilege::{self, Identity, Sealed};
 use crate::remote::route::RouteTable;
 use crate::schedule::outcome::RecipientState;
-use crate::session::rates::{self, Rates};
+use crate::session::rates::Rates;
 use crate::spool::{self, RecoveredMessage};
 use crate::tls::{self, ServerKeys, TrustAnchors};
 use confinement::{Confinement, Process};
@@ -405,7 +405,7 @@ fn share(
             .unwrap_or_default(),
         loads: ingress_cores.iter().map(|_| Load::default()).collect(),
         addresses: Arc::new(AddressCounts::default()),
-        rates: Arc::new(Rates::new(&rates(&config.listen.rates))),
+        rates: Arc::new(Rates::new(&config.listen.rates)),
         memory: Memory::new(specs.len(), config.spool.memory_bytes_max),
         metrics: specs
             .iter()
@@ -418,18 +418,6 @@ fn share(
         specs,
         config,
     })
-}
-
-fn rates(config: &RateConfig) -> rates::Settings {
-    rates::Settings {
-        connections: config.connections,
-        handshakes: config.handshakes,
-        messages: config.messages,
-        recipients: config.recipients,
-        errors: config.errors,
-        connections_total: config.connections_total,
-        handshakes_total: config.handshakes_total,
-    }
 }
 
 fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {

@@ -178,7 +178,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::rates::Settings;
+    use crate::config::RateConfig;
     use crate::smtp::server::Spending;
 
     const NOW: Now = Now(1);
@@ -189,10 +189,10 @@ mod tests {
             ingress_cores: (0..cores).map(|core| core + 10).collect(),
             loads: (0..cores).map(|_| Load::default()).collect(),
             addresses: Arc::new(AddressCounts::default()),
-            rates: Arc::new(Rates::new(&Settings {
+            rates: Arc::new(Rates::new(&RateConfig {
                 connections: Some(20),
                 errors: Some(1),
-                ..Settings::default()
+                ..RateConfig::default()
             })),
             connections_max: 100,
             per_address_max: Some(2),

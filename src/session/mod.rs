@@ -346,19 +346,15 @@ struct Session {
     deadline: Now,
 }
 
-fn server(
-    context: &Context,
-    address: IpAddr,
-    offer_starttls: bool,
-    tls: Option<TlsSummary>,
-) -> Server {
-    let peer = PeerInfo {
-        address,
-        trusted: context.relay.is_trusted(address),
-        offer_starttls,
-        tls,
-    };
-    Server::new(context.settings.clone(), peer)
+impl Context {
+    fn peer_info(&self, address: IpAddr) -> PeerInfo {
+        PeerInfo {
+            address,
+            trusted: self.relay.is_trusted(address),
+            offer_starttls: false,
+            tls: None,
+        }
+    }
 }
 
 impl Session {
@@ -369,8 +365,12 @@ impl Session {
             // Without TLS such a client could not send at all.
             && (context.settings.require_tls
                 || !context.broken_tls.borrow().is_broken(&peer.ip(), started));
+        let info = PeerInfo {
+            offer_starttls,
+            ..context.peer_info(peer.ip())
+        };
         Session {
-            server: server(&context, peer.ip(), offer_starttls, None),
+            server: Server::new(context.settings.clone(), info),
             stream: Stream::new(socket),
             memory: context.memory.charge(SESSION_BYTES as u64),
             context,
@@ -387,10 +387,12 @@ impl Session {
 
     async fn converse(&mut self, implicit_tls: bool) -> Result<(), End> {
         if implicit_tls {
-            self.spend_handshake()?;
-            let tls = Box::pin(self.handshake()).await?;
+            let mut info = self.context.peer_info(self.peer.ip());
+            let spent = self.context.spend(&info, Spending::Handshake);
+            spent.map_err(|_| End::Limited)?;
             // TLS was there before the first word, so it belongs to who the peer is.
-            self.server = server(&self.context, self.peer.ip(), false, Some(tls));
+            info.tls = Some(Box::pin(self.handshake()).await?);
+            self.server = Server::new(self.context.settings.clone(), info);
         }
         self.server.greet(&mut self.out);
         self.flush().await?;
@@ -409,18 +411,6 @@ impl Session {
             }
             self.flush().await?;
         }
-    }
-
-    /// The handshake of a port with TLS from the first byte, which no command asks for.
-    fn spend_handshake(&self) -> Result<(), End> {
-        let peer = PeerInfo {
-            address: self.peer.ip(),
-            trusted: self.context.relay.is_trusted(self.peer.ip()),
-            offer_starttls: false,
-            tls: None,
-        };
-        let spent = self.context.spend(&peer, Spending::Handshake);
-        spent.map_err(|_| End::Limited)
     }
 
     /// Content is coming and memory is tight.

@@ -10,6 +10,7 @@
 //! which it will be empty. All ingress cores share the cells without a lock. Two cores that count
 //! for one address at the same instant may count one of the two.
 
+use crate::config::RateConfig;
 use crate::smtp::server::Spending;
 use crate::time::Now;
 use std::hash::{BuildHasher, RandomState};
@@ -24,20 +25,6 @@ const CELLS: usize = 1 << 15;
 /// much may also come at once.
 const PER_ADDRESS: Duration = Duration::from_secs(60);
 const IN_TOTAL: Duration = Duration::from_secs(1);
-
-/// How often, `None`: no limit.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Settings {
-    /// Per address and minute.
-    pub connections: Option<u32>,
-    pub handshakes: Option<u32>,
-    pub messages: Option<u32>,
-    pub recipients: Option<u32>,
-    pub errors: Option<u32>,
-    /// Of all addresses together, per second.
-    pub connections_total: Option<u32>,
-    pub handshakes_total: Option<u32>,
-}
 
 /// What counts as one client: an IPv4 address or an IPv6 /64.
 pub fn prefix_of(address: IpAddr) -> u64 {
@@ -116,24 +103,23 @@ impl PerAddress {
 
     /// Counts one event, unless it is over the limit.
     fn spend(&self, hash: u64, now_ns: u64) -> bool {
-        let cells = self.cells(hash);
-        let emptier = cells.map(|cell| cell.load(Ordering::Relaxed));
-        let Some(after) = self.flow.add(emptier[0].min(emptier[1]), now_ns) else {
+        let Some(after) = self.after_one_more(hash, now_ns) else {
             return false;
         };
-        for cell in cells {
+        for cell in self.cells(hash) {
             cell.fetch_max(after, Ordering::Relaxed);
         }
         true
     }
 
     fn is_spent(&self, hash: u64, now_ns: u64) -> bool {
-        let empty = self
-            .cells(hash)
-            .map(|cell| cell.load(Ordering::Relaxed))
-            .into_iter()
-            .min();
-        self.flow.add(empty.unwrap_or(0), now_ns).is_none()
+        self.after_one_more(hash, now_ns).is_none()
+    }
+
+    /// What the cells of an address would say after one event more; `None`: it is over the limit.
+    fn after_one_more(&self, hash: u64, now_ns: u64) -> Option<u64> {
+        let [one, other] = self.cells(hash).map(|cell| cell.load(Ordering::Relaxed));
+        self.flow.add(one.min(other), now_ns)
     }
 }
 
@@ -157,7 +143,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &RateConfig) -> Self {
         Rates {
             hasher: RandomState::new(),
             connections: settings.connections.map(PerAddress::new),
@@ -259,9 +245,9 @@ mod tests {
     const START: Now = Now(1_000_000);
 
     fn rates(connections: u32) -> Rates {
-        Rates::new(&Settings {
+        Rates::new(&RateConfig {
             connections: Some(connections),
-            ..Settings::default()
+            ..RateConfig::default()
         })
     }
 
@@ -329,10 +315,10 @@ mod tests {
 
     #[test]
     fn all_together_have_a_limit_of_their_own() {
-        let rates = Rates::new(&Settings {
+        let rates = Rates::new(&RateConfig {
             handshakes: Some(2),
             handshakes_total: Some(3),
-            ..Settings::default()
+            ..RateConfig::default()
         });
         let shake = |number| rates.spend(Spending::Handshake, v4(number), START);
         assert_eq!((shake(1), shake(1)), (Ok(()), Ok(())));
@@ -342,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_has_no_limit_is_not_counted() {
-        let rates = Rates::new(&Settings::default());
+        let rates = Rates::new(&RateConfig::default());
         for _ in 0..100_000 {
             assert!(rates.spend(Spending::Message, v4(1), START).is_ok());
         }
@@ -351,9 +337,9 @@ mod tests {
 
     #[test]
     fn whoever_erred_is_known_at_the_door() {
-        let rates = Rates::new(&Settings {
+        let rates = Rates::new(&RateConfig {
             errors: Some(5),
-            ..Settings::default()
+            ..RateConfig::default()
         });
         while rates.spend(Spending::Error, v4(1), START).is_ok() {}
         assert!(rates.has_erred_too_often(v4(1), START));
