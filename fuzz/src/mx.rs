@@ -1,9 +1,22 @@
 //! What becomes of a name server's answer: hosts that are names, sorted, each once, bounded.
 
-use ringpost::remote::resolve::mx_hosts_in;
+use hickory_resolver::proto::op::Message;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use ringpost::remote::resolve::mx_hosts;
 
 pub fn run(message: &[u8]) {
-    let Some(hosts) = mx_hosts_in(message) else {
+    let Ok(message) = Message::from_vec(message) else {
+        return;
+    };
+    let of_mx =
+        |record: &hickory_resolver::proto::rr::Record| record.record_type() == RecordType::MX;
+    let records: Vec<RData> = message
+        .answers
+        .into_iter()
+        .filter(of_mx)
+        .map(|record| record.data)
+        .collect();
+    let Some(hosts) = mx_hosts(&records) else {
         return;
     };
     assert!(hosts.len() <= 100);

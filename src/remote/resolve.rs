@@ -41,7 +41,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
-use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use line::{Class, Line, Turn};
@@ -481,12 +481,11 @@ impl<'a> Inquiry<'a> {
             Found::NoSuchName => return Err(no_such_domain(domain)),
             Found::Failed(why) => return Err(no_answer(domain, why)),
         };
-        if records.iter().all(is_null_mx) {
+        let Some(mut hosts) = mx_hosts(&records) else {
             return Err(ResolveError::NullMx {
                 domain: domain.into(),
             });
-        }
-        let mut hosts = mx_hosts(records);
+        };
         if hosts.is_empty() {
             return Err(no_address(domain));
         }
@@ -708,13 +707,13 @@ fn no_address(domain: &str) -> ResolveError {
     }
 }
 
-/// RFC 7505: the root as the only host.
-fn is_null_mx(record: &RData) -> bool {
-    matches!(record, RData::MX(mx) if mx.exchange.is_root())
-}
-
-/// Preference and name, best first, equals by name. What cannot be the name of a host is left out.
-fn mx_hosts(records: Vec<RData>) -> Vec<(u16, Box<str>)> {
+/// What is made of MX records: preference and name, best first, equals by name. What cannot be the name
+/// of a host is left out. `None`: the null MX, whose only host is the root (RFC 7505).
+pub fn mx_hosts(records: &[RData]) -> Option<Vec<(u16, Box<str>)>> {
+    let is_null = |record: &RData| matches!(record, RData::MX(mx) if mx.exchange.is_root());
+    if records.iter().all(is_null) {
+        return None;
+    }
     let mut hosts: Vec<_> = records
         .iter()
         .filter_map(|record| {
@@ -729,20 +728,7 @@ fn mx_hosts(records: Vec<RData>) -> Vec<(u16, Box<str>)> {
     hosts.sort();
     hosts.dedup();
     hosts.truncate(MX_RECORDS_MAX);
-    hosts
-}
-
-/// What is made of the MX records in a name server's message (RFC 1035 section 4): preference and name
-/// of each host, best first. `None`: no message, or the null MX (RFC 7505).
-pub fn mx_hosts_in(message: &[u8]) -> Option<Vec<(u16, Box<str>)>> {
-    let message = Message::from_vec(message).ok()?;
-    let records: Vec<RData> = message
-        .answers
-        .into_iter()
-        .filter(|record| record.record_type() == RecordType::MX)
-        .map(|record| record.data)
-        .collect();
-    (!records.iter().all(is_null_mx)).then(|| mx_hosts(records))
+    Some(hosts)
 }
 
 /// RFC 5321 section 5.1: where this relay is among the hosts, only better ones remain.
