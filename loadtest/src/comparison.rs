@@ -115,11 +115,8 @@ const fn gain(
     of: fn(&Report) -> Option<f64>,
 ) -> Figure {
     Figure {
-        key,
-        label,
-        unit,
         lower_is_better: false,
-        of,
+        ..cost(key, label, unit, of)
     }
 }
 

@@ -761,17 +761,10 @@ fn ledger(page: &mut Page, report: &Report) {
         ("duplicated", ledger.duplicated),
         ("corrupted", ledger.corrupted),
     ];
-    let rest = [
-        ("refused", ledger.refused),
-        ("open when the connection broke", ledger.open),
-        ("of these delivered", ledger.open_but_delivered),
-        ("refused but delivered", ledger.refused_but_delivered),
-        ("delivered and bounced", ledger.delivered_and_bounced),
-        ("misdelivered", ledger.misdelivered),
-        ("unknown messages", ledger.unknown),
-    ];
     let seen = |(_, count): &(&str, u64)| *count > 0;
-    let items = always.into_iter().chain(rest.into_iter().filter(seen));
+    let items = always
+        .into_iter()
+        .chain(ledger.seldom().into_iter().filter(seen));
     let seldom = troubles(&report.source, &report.sink);
     let items = items.chain(seldom.into_iter().filter(seen));
     let items: Vec<(String, String)> = items

@@ -300,6 +300,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What is usually zero.
+    pub fn seldom(&self) -> [(&'static str, u64); 7] {
+        [
+            ("refused", self.refused),
+            ("open when the connection broke", self.open),
+            ("of these delivered", self.open_but_delivered),
+            ("refused but delivered", self.refused_but_delivered),
+            ("delivered and bounced", self.delivered_and_bounced),
+            ("misdelivered", self.misdelivered),
+            ("unknown messages", self.unknown),
+        ]
+    }
+
     /// Counts one recipient and names what is wrong with it, the worst first.
     pub fn add(&mut self, cell: u8) -> Option<&'static str> {
         let copies = u64::from(arrivals(cell));

@@ -305,16 +305,8 @@ pub fn write_ledger(f: &mut impl fmt::Write, ledger: &Verdict) -> fmt::Result {
         grouped(ledger.duplicated),
         grouped(ledger.corrupted)
     )?;
-    let rest = [
-        ("refused", ledger.refused),
-        ("open when the connection broke", ledger.open),
-        ("of these delivered", ledger.open_but_delivered),
-        ("refused but delivered", ledger.refused_but_delivered),
-        ("delivered and bounced", ledger.delivered_and_bounced),
-        ("misdelivered", ledger.misdelivered),
-        ("unknown messages", ledger.unknown),
-    ];
-    let rest: Vec<String> = rest
+    let rest: Vec<String> = ledger
+        .seldom()
         .iter()
         .filter(|(_, count)| *count > 0)
         .map(|(what, count)| format!("{what} {}", grouped(*count)))

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::{
@@ -49,11 +51,7 @@ pub fn client_config(options: &SourceOptions) -> Result<Arc<ClientConfig>, Failu
         TlsVersion::V12 => &BOTH[1..],
         TlsVersion::V13 => BOTH,
     };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider(options.source_cipher)))
-        .with_protocol_versions(versions)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(BelieveAll))
-        .with_no_client_auth();
+    let mut config = believing(options.source_cipher, versions, false)?;
     config.resumption = match options.handshakes {
         Handshakes::Full => Resumption::disabled(),
         Handshakes::Resumed => Resumption::in_memory_sessions(TICKETS_MAX),
@@ -64,14 +62,27 @@ pub fn client_config(options: &SourceOptions) -> Result<Arc<ClientConfig>, Failu
 /// The proxy's side: TLS 1.3, always a full handshake. Unlike the source's it checks the handshake's
 /// signature, as every client does, though not whose the certificate is.
 pub fn floor_client_config() -> Result<Arc<ClientConfig>, Failure> {
-    let provider = Arc::new(provider(Cipher::Aes128));
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(BelieveSigned(provider)))
-        .with_no_client_auth();
+    let mut config = believing(Cipher::Aes128, &[&version::TLS13], true)?;
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+fn believing(
+    cipher: Cipher,
+    versions: &[&'static SupportedProtocolVersion],
+    checks_signatures: bool,
+) -> Result<ClientConfig, rustls::Error> {
+    let provider = provider(cipher);
+    let verifier = Believe {
+        algorithms: provider.signature_verification_algorithms,
+        checks_signatures,
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(config)
 }
 
 /// ring, with the ciphers in the order of preference.
@@ -85,52 +96,15 @@ fn provider(cipher: Cipher) -> CryptoProvider {
     provider
 }
 
-/// Neither chain nor signature is looked at, which also keeps the source cheap.
+/// Whosever the certificate is, it is believed.
 #[derive(Debug)]
-struct BelieveAll;
-
-impl ServerCertVerifier for BelieveAll {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+struct Believe {
+    algorithms: WebPkiSupportedAlgorithms,
+    /// If not, neither chain nor signature is looked at, which keeps a source cheap.
+    checks_signatures: bool,
 }
 
-/// Whoever holds the certificate's key is believed, whosever the certificate is.
-#[derive(Debug)]
-struct BelieveSigned(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for BelieveSigned {
+impl ServerCertVerifier for Believe {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -148,8 +122,10 @@ impl ServerCertVerifier for BelieveSigned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
+        match self.checks_signatures {
+            true => verify_tls12_signature(message, cert, dss, &self.algorithms),
+            false => Ok(HandshakeSignatureValid::assertion()),
+        }
     }
 
     fn verify_tls13_signature(
@@ -158,11 +134,13 @@ impl ServerCertVerifier for BelieveSigned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
+        match self.checks_signatures {
+            true => verify_tls13_signature(message, cert, dss, &self.algorithms),
+            false => Ok(HandshakeSignatureValid::assertion()),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
