@@ -8,17 +8,10 @@ use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;
 use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf};
 use support::relay::{Home, Relay};
+use support::{certificate_files, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
-
-/// A relay that sends everything to this hop.
-fn relay_to(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
-    let route = hop.route("*");
-    let mut all = vec!["--route", &route, "--retry-min", "1s", "--retry-max", "1s"];
-    all.extend(flags);
-    home.start(&all)
-}
 
 fn usual(_: Occasion<'_>) -> Answer {
     Answer::Usual
@@ -125,13 +118,7 @@ fn ehlo_in_one_segment_with_the_clients_finished_is_answered() {
 #[test]
 fn new_certificate_on_sighup() {
     let (home, hop) = (Home::new(), NextHop::start());
-    let write = || {
-        let made = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
-        let certificate = home.file("cert.pem", &made.cert.pem());
-        let key = home.file("key.pem", &made.signing_key.serialize_pem());
-        (made.cert.der().to_vec(), certificate, key)
-    };
-    let (first, certificate, key) = write();
+    let (first, certificate, key) = certificate_files(&home);
     let relay = relay_to(
         &home,
         &hop,
@@ -143,7 +130,7 @@ fn new_certificate_on_sighup() {
             .peer_certificate()
     };
     assert_eq!(shown(), first);
-    let (second, _, _) = write();
+    let (second, _, _) = certificate_files(&home);
     let before = relay.events("certificate").len();
     relay.signal("HUP");
     relay.wait_for_count("certificate", before + 1, |_| true);

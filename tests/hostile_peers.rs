@@ -9,16 +9,10 @@ use std::io::{Read, Write};
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, Mail, NextHop, StartTls};
 use support::relay::{Home, Relay};
+use support::relay_to;
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
-
-fn relay_to(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
-    let route = hop.route("*");
-    let mut all = vec!["--route", &route, "--retry-min", "1s", "--retry-max", "1s"];
-    all.extend(flags);
-    home.start(&all)
-}
 
 /// Served as before, with a message that marks the end of what went before.
 fn assert_others_are_served(relay: &Relay, hop: &NextHop, mails_before: usize) {

@@ -12,19 +12,13 @@ use support::client::{CONTENT, Client, send_mail};
 use support::link::Link;
 use support::next_hop::{Answer, NextHop, Occasion, StartTls};
 use support::relay::{Home, Relay};
+use support::relay_to;
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
 
 /// A gateway: nobody is trusted, and everybody may send to one domain.
 const GATEWAY: [&str; 4] = ["--relay-from", "none", "--relay-domain", "example.test"];
-
-fn relay_to(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
-    let route = hop.route("*");
-    let mut all = vec!["--route", &route, "--retry-min", "1s", "--retry-max", "1s"];
-    all.extend(flags);
-    home.start(&all)
-}
 
 fn gateway_to(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
     relay_to(home, hop, &[&GATEWAY, flags].concat())

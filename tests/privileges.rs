@@ -18,6 +18,7 @@ use std::process::{Command, Stdio};
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, NextHop, Occasion, StartTls};
 use support::relay::{Home, PROGRAM, Relay, set_mode};
+use support::{certificate_files, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
@@ -86,11 +87,7 @@ fn assert_runs_as_nobody(relay: &Relay) {
 }
 
 fn relay_as_nobody(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
-    let route = hop.route("*");
-    let mut all = vec!["--user", NOBODY, "--route", &route];
-    all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
-    all.extend(flags);
-    home.start(&all)
+    relay_to(home, hop, &[&["--user", NOBODY], flags].concat())
 }
 
 /// The end of a relay that does not start: what it says.
@@ -100,13 +97,6 @@ fn refused(home: &Home, flags: &[&str]) -> String {
     let status = relay.wait();
     assert_eq!(status.code(), Some(1), "{}", relay.log_text());
     relay.log_text()
-}
-
-fn certificate_files(home: &Home) -> (Vec<u8>, String, String) {
-    let made = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
-    let certificate = home.file("cert.pem", &made.cert.pem());
-    let key = home.file("key.pem", &made.signing_key.serialize_pem());
-    (made.cert.der().to_vec(), certificate, key)
 }
 
 // ---- Another user ----

@@ -8,6 +8,8 @@ pub mod link;
 pub mod next_hop;
 pub mod relay;
 
+use next_hop::NextHop;
+use relay::{Home, Relay};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -54,4 +56,20 @@ impl<T> Watched<T> {
             };
         }
     }
+}
+
+/// A relay that sends everything to this hop.
+pub fn relay_to(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
+    let route = hop.route("*");
+    let mut all = vec!["--route", &route, "--retry-min", "1s", "--retry-max", "1s"];
+    all.extend(flags);
+    home.start(&all)
+}
+
+/// A new self-signed certificate for `relay.test`, and the paths of its files: DER, chain, key.
+pub fn certificate_files(home: &Home) -> (Vec<u8>, String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
+    let certificate = home.file("cert.pem", &made.cert.pem());
+    let key = home.file("key.pem", &made.signing_key.serialize_pem());
+    (made.cert.der().to_vec(), certificate, key)
 }
