@@ -213,6 +213,8 @@ metrics! {
         bounced,
         /// Body bytes sent to next hops.
         bytes_delivered,
+        /// Transactions whose body was read back from the spool.
+        bodies_read_back,
         /// Inbound handshakes.
         handshakes_in_full,
         handshakes_in_resumed,
@@ -308,12 +310,13 @@ impl Snapshot {
 
     fn summary_out(&self) -> String {
         format!(
-            "out: {} recipients delivered, {} deferred, {} bounced; {} transactions waiting; {} connections, \
-             {} open, {} failed",
+            "out: {} recipients delivered, {} deferred, {} bounced; {} transactions waiting, {} bodies read back; \
+             {} connections, {} open, {} failed",
             self.delivered,
             self.deferred,
             self.bounced,
             self.queue_jobs,
+            self.bodies_read_back,
             self.connections_out,
             self.connections_out_open,
             self.connections_out_failed,

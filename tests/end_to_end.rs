@@ -278,22 +278,44 @@ fn large_messages_pass_in_bounded_memory() {
 
 #[test]
 fn mail_that_is_not_kept_in_memory_is_read_back() {
-    let (home, hop) = (Home::new(), NextHop::start());
-    let relay = relay_to(
-        &home,
-        &hop,
-        &["--in-memory-size", "0", "--chunk-size", "16KiB"],
-    );
     let content = large_content(100_000);
-    for sent in [CONTENT, &content] {
+    let read_back = read_back_of(
+        &["--in-memory-size", "0", "--chunk-size", "16KiB"],
+        &content,
+    );
+    assert_eq!(read_back, 2);
+}
+
+/// Pieces of it are in the log long before it is whole.
+#[test]
+fn mail_of_many_chunks_is_delivered_from_memory() {
+    let content = large_content(1 << 20);
+    assert_eq!(read_back_of(&["--chunk-size", "16KiB"], &content), 0);
+}
+
+#[test]
+fn mail_that_outgrows_its_room_in_memory_is_read_back() {
+    let content = large_content(300_000);
+    let flags = ["--in-memory-size", "256KiB", "--chunk-size", "16KiB"];
+    assert_eq!(read_back_of(&flags, &content), 1);
+}
+
+/// Relays a small mail and `content`; says how often a body was read back from the spool.
+fn read_back_of(flags: &[&str], content: &str) -> i64 {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mut relay = relay_to(&home, &hop, flags);
+    for sent in [CONTENT, content] {
         send_mail(relay.address(), FROM, &[TO], sent);
     }
     let mails = hop.wait_for_mail(2);
-    for sent in [CONTENT, &content] {
+    for sent in [CONTENT, content] {
         let end = format!("{sent}\r\n");
         assert!(mails.iter().any(|mail| mail.content.ends_with(&end)));
     }
-    relay.stop();
+    relay.signal("TERM");
+    relay.wait();
+    let counters = relay.wait_for("counters", |_| true);
+    counters["bodies_read_back"].as_i64().expect("a number")
 }
 
 #[test]

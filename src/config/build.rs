@@ -440,16 +440,11 @@ fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
     let spool = &flags.spool;
     let (segment, chunk) = (spool.segment_size.0, spool.chunk_size.0);
     let segment_share = Bytes(segment / CHUNKS_PER_SEGMENT_MIN);
-    for (flag, bytes) in [
-        ("--chunk-size", chunk),
-        ("--in-memory-size", spool.in_memory_size.0),
-    ] {
-        if bytes > segment_share.0 {
-            found.push(format!(
-                "{flag} {}: at most a {CHUNKS_PER_SEGMENT_MIN}th of --segment-size, {segment_share}",
-                Bytes(bytes)
-            ));
-        }
+    if chunk > segment_share.0 {
+        found.push(format!(
+            "--chunk-size {}: at most a {CHUNKS_PER_SEGMENT_MIN}th of --segment-size, {segment_share}",
+            Bytes(chunk)
+        ));
     }
     at_most(
         found,

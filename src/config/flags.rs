@@ -256,13 +256,13 @@ pub struct Spool {
     )]
     pub spool_durability: SpoolDurability,
 
-    /// Messages larger than this go to the disk in pieces of this size: the most memory that a
-    /// session or a delivery takes for a body
+    /// Messages larger than this go to the disk in pieces of this size as they come in: the most memory
+    /// that a session or a delivery takes for a body beyond --in-memory-size
     #[arg(long, size = "16KiB..4MiB", default_value = "256KiB")]
     pub chunk_size: Bytes,
 
     /// Messages up to this size are delivered from memory, larger ones are read back
-    #[arg(long, size = "0..16MiB", default_value = "256KiB")]
+    #[arg(long, size = "0..16MiB", default_value = "2MiB")]
     pub in_memory_size: Bytes,
 
     /// Ceiling for the memory of sessions, bodies and queue, all cores together. Near it bodies

@@ -384,6 +384,7 @@ impl Worker {
         let content = match &job.body {
             Some(body) => Content::Memory(body),
             None => {
+                self.inner.context.metrics.bodies_read_back.increment();
                 place = job.message.residence.place();
                 Content::Spool(&place)
             }

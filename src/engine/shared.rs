@@ -33,6 +33,7 @@ use crate::remote::route::{NextHop, RouteTable};
 use crate::schedule::next_hop;
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::retry::RetryPolicy;
+use crate::session::incoming::Room;
 use crate::session::rates::{Rates, Throttle};
 use crate::session::{self, MinRate};
 use crate::smtp::{data, server};
@@ -180,8 +181,10 @@ impl Shared {
                 handshake: config.handshake_timeout,
                 session: config.session_timeout,
             },
-            chunk_bytes: self.config.spool.chunk_bytes as usize,
-            in_memory_bytes: self.config.spool.in_memory_bytes as usize,
+            body_room: Room {
+                chunk_bytes: self.config.spool.chunk_bytes as usize,
+                whole_bytes: self.config.spool.in_memory_bytes as usize,
+            },
             offers_starttls: config.offer_starttls,
             spool,
             core,

@@ -3,7 +3,7 @@
 //! Promise: the machine says 250 only with a receipt of the spool in hand.
 //! Not here: what happens to a message afterwards. It leaves through [`Context::accepted`].
 
-mod incoming;
+pub mod incoming;
 mod pace;
 pub mod rates;
 
@@ -23,7 +23,7 @@ use crate::time::Now;
 use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
 use crate::tls::stream::{Received, Stream, StreamError};
-use incoming::{Durable, Incoming};
+use incoming::{Durable, Incoming, Room};
 pub use pace::MinRate;
 use pace::Pace;
 use rates::{Over, Rates, Throttle};
@@ -44,11 +44,6 @@ const IDLE_BYTES_MAX: usize = 1216;
 
 /// Sessions of a core that read message content at the same time while memory is tight.
 pub const TURNS: usize = 4;
-
-/// What a session keeps of a body in memory while that is warm, or tight; the rest goes to the log.
-const WARM_BODY_BYTES: usize = 64 * 1024;
-const TIGHT_BODY_BYTES: usize = 8 * 1024;
-const _: () = assert!(TIGHT_BODY_BYTES < incoming::BODY_CAPACITY_BYTES);
 
 /// Memory of a session, and of its TLS, as it counts against the ceiling.
 const SESSION_BYTES: usize = 2 * 1024;
@@ -124,10 +119,7 @@ pub struct Context {
     pub settings: Rc<Settings>,
     pub relay: Arc<RelayPolicy>,
     pub timeouts: Timeouts,
-    /// Larger bodies go to the log in pieces of this size as they come.
-    pub chunk_bytes: usize,
-    /// Bodies up to this size are handed over in memory.
-    pub in_memory_bytes: usize,
+    pub body_room: Room,
     pub offers_starttls: bool,
     pub spool: Spool,
     pub core: usize,
@@ -564,7 +556,7 @@ impl Session {
     fn begin_body(&mut self) {
         let id = self.context.spool.next_id();
         let declared_bytes = self.server.declared_bytes();
-        let mut incoming = Incoming::new(id, declared_bytes, self.context.chunk_bytes);
+        let mut incoming = Incoming::new(id, declared_bytes, self.context.body_room);
         self.server
             .trace(id, incoming.received_at, &mut incoming.body);
         self.incoming = Some(incoming);
@@ -578,19 +570,11 @@ impl Session {
         let context = &self.context;
         self.stream.set_deadline(Now::NEVER);
         let level = context.memory.level();
-        let most = match level {
-            Level::Plenty => context.chunk_bytes,
-            Level::Warm => WARM_BODY_BYTES.min(context.chunk_bytes),
-            Level::Tight | Level::Full => TIGHT_BODY_BYTES.min(context.chunk_bytes),
-        };
-        if !incoming.has_outgrown(most) {
+        if !incoming.has_outgrown(context.body_room, level) {
             return;
         }
         let began = clock::now();
-        Box::pin(incoming.spill(&context.spool)).await;
-        if level > Level::Plenty {
-            incoming.body.shrink_to(incoming::BODY_CAPACITY_BYTES);
-        }
+        Box::pin(incoming.spill(&context.spool, context.body_room, level)).await;
         self.excuse(began);
     }
 
@@ -637,7 +621,7 @@ impl Session {
             context.core,
             memory,
         );
-        let is_small = durable.body_bytes <= context.in_memory_bytes as u64;
+        let is_small = durable.body_bytes <= context.body_room.whole_bytes as u64;
         let body = durable.body.filter(|_| is_small);
         let body = body.and_then(|body| Body::keep(body, &context.memory));
         (context.accepted)(message, body);
