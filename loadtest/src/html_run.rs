@@ -159,6 +159,14 @@ fn ledger_words(ledger: &Verdict, allow_duplicates: bool) -> Vec<String> {
             "delivered, and reported as undeliverable as well",
         ),
         (
+            ledger.bounced_without_cause,
+            "reported as undeliverable, though nobody refused them for good",
+        ),
+        (
+            ledger.reported_again,
+            "reported as undeliverable more than once",
+        ),
+        (
             ledger.unknown,
             "messages arrived that belong to no message of this run",
         ),
@@ -767,6 +775,8 @@ fn ledger(page: &mut Page, report: &Report) {
         ("of these delivered", ledger.open_but_delivered),
         ("refused but delivered", ledger.refused_but_delivered),
         ("delivered and bounced", ledger.delivered_and_bounced),
+        ("bounced without cause", ledger.bounced_without_cause),
+        ("reported again", ledger.reported_again),
         ("misdelivered", ledger.misdelivered),
         ("unknown messages", ledger.unknown),
     ];

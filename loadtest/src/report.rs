@@ -311,6 +311,8 @@ pub fn write_ledger(f: &mut impl fmt::Write, ledger: &Verdict) -> fmt::Result {
         ("of these delivered", ledger.open_but_delivered),
         ("refused but delivered", ledger.refused_but_delivered),
         ("delivered and bounced", ledger.delivered_and_bounced),
+        ("bounced without cause", ledger.bounced_without_cause),
+        ("reported again", ledger.reported_again),
         ("misdelivered", ledger.misdelivered),
         ("unknown messages", ledger.unknown),
     ];
