@@ -35,7 +35,7 @@ use core::Seed;
 use placement::{CoreSpec, Topology, explain, place};
 use shared::Shared;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,6 +46,10 @@ use std::time::Duration;
 
 /// How long the last log lines may take to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a port that is taken is waited for, ...
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(3);
+/// ... and how long between two looks.
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// A socket of that name (`FileDescriptorName=`) speaks TLS from the first byte.
 const IMPLICIT_TLS_NAME: &str = "smtps";
@@ -344,7 +348,7 @@ fn bind_own(config: &Config, cores: usize) -> Result<Vec<Vec<(Bound, bool)>>, St
         .map(|address| (address, true));
     let mut cores: Vec<Vec<(Bound, bool)>> = (0..cores).map(|_| Vec::new()).collect();
     for (address, implicit_tls) in plain.chain(implicit) {
-        Bound::check_free(*address).context(format!("listening on {address}"))?;
+        wait_until_free(*address).context(format!("listening on {address}"))?;
         let mut address = *address;
         for core in &mut cores {
             let bound = Bound::new(address).context(format!("listening on {address}"))?;
@@ -354,6 +358,20 @@ fn bind_own(config: &Config, cores: usize) -> Result<Vec<Vec<(Bound, bool)>>, St
         }
     }
     Ok(cores)
+}
+
+/// A listener of a predecessor that was killed lives on until the kernel has taken its ring apart,
+/// a moment after the process has gone; longer on a busy host.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = clock::now() + PREDECESSOR_WAIT;
+    loop {
+        match Bound::check_free(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < deadline => {
+                thread::sleep(PREDECESSOR_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Only now, with the spool recovered, somebody will answer soon.
