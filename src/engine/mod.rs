@@ -468,8 +468,9 @@ struct Recovered {
 /// Recovered mail by the core that delivers it, and by the one that is home to it.
 fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
     let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
+    let clocks = (clock::wall_time(), clock::now());
     for (turn, recovered) in messages.into_iter().enumerate() {
-        let (message, states) = Message::recovered(recovered, &shared.memory);
+        let (message, states) = Message::recovered(recovered, &shared.memory, clocks);
         for (core, job) in recovered_jobs(shared, &message, states, turn) {
             cores[core].jobs.push(job);
         }
