@@ -6,6 +6,10 @@
 //! cannot be told.
 
 mod clock;
+mod descriptors;
+
+mod load;
+
 #[path = "../support/mod.rs"]
 mod support;
 
