@@ -7,9 +7,10 @@
 
 mod clock;
 mod descriptors;
-
+mod disk;
 mod load;
-
+mod memory;
+mod stop;
 #[path = "../support/mod.rs"]
 mod support;
 
