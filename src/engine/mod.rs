@@ -78,6 +78,7 @@ impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
 /// rings are never dropped with operations in flight.
 pub fn run(config: Config) -> ExitCode {
     let opened = privilege::harden(config.privileges.core_dumps)
+        .and_then(|()| privilege::refuse_huge_pages())
         .context("the process")
         .and_then(|()| open_log(&config));
     let writer = match opened {
