@@ -10,6 +10,7 @@ mod descriptors;
 mod disk;
 mod load;
 mod memory;
+mod silence;
 mod stop;
 #[path = "../support/mod.rs"]
 mod support;
