@@ -29,6 +29,27 @@ impl Add<Duration> for Now {
     }
 }
 
+/// When an age began, on the monotonic clock: perhaps long before this process. A calendar that
+/// jumps makes nothing older or younger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Birth(i64);
+
+impl Birth {
+    /// Of what is this old now.
+    pub fn of_age(age: Duration, now: Now) -> Birth {
+        let age_us = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        let now_us = i64::try_from(now.0).unwrap_or(i64::MAX);
+        Birth(now_us.saturating_sub(age_us))
+    }
+
+    /// Zero before the birth.
+    pub fn age(self, now: Now) -> Duration {
+        let now_us = i64::try_from(now.0).unwrap_or(i64::MAX);
+        let age_us = now_us.saturating_sub(self.0);
+        Duration::from_micros(u64::try_from(age_us).unwrap_or(0))
+    }
+}
+
 /// A point on the calendar: milliseconds since 1970-01-01T00:00:00Z.
 /// For what outlives the process: arrival and retry times in the spool, trace headers, logs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -60,5 +81,27 @@ impl Sub<Duration> for WallTime {
             self.0
                 .saturating_sub(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_goes_on_from_what_it_was() {
+        let hour = Duration::from_secs(3600);
+        let born = Birth::of_age(hour, Now(5));
+        assert_eq!(born.age(Now(5)), hour);
+        assert_eq!(born.age(Now(5) + hour), 2 * hour);
+        assert_eq!(
+            Birth::of_age(Duration::ZERO, Now(5)).age(Now(4)),
+            Duration::ZERO
+        );
+        let endless = Birth::of_age(Duration::MAX, Now::NEVER);
+        assert_eq!(
+            endless.age(Now::NEVER),
+            Duration::from_micros(i64::MAX as u64)
+        );
     }
 }

@@ -341,7 +341,7 @@ fn honest_clients_are_served_beside_a_thousand_idle_ones_and_a_flood() {
 
 /// What a relay with a ceiling of 16 MiB may take beyond what it takes idle: the ceiling, as much again
 /// that the allocator keeps of what was given back, and buffers of a thread.
-const GROWTH_BYTES_MAX: u64 = (2 * 16 + 48) << 20;
+const GROWTH_BYTES_MAX: u64 = (2 * 16 + 32) << 20;
 
 /// Sends one large message; false if it was put off.
 fn sends_large(address: SocketAddr, content: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::address::parse_sender;
-use crate::ledger::{Fate, Verdict, with_arrival, with_bounce, with_fate};
+use crate::ledger::{Fate, Verdict, condemned, is_bounced, with_arrival, with_bounce, with_fate};
 use crate::message::failed_recipients;
 use crate::sink::Delivery;
 
@@ -111,11 +111,15 @@ pub fn check(source: &Path, sink: &Path) -> io::Result<Verdict> {
         let change = match word {
             "intact" => |cell| with_arrival(cell, true),
             "corrupted" => |cell| with_arrival(cell, false),
-            "bounced" => with_bounce,
+            // Whom the sink has refused is not in its file.
+            "bounced" => |cell| with_bounce(condemned(cell)),
             _ => return false,
         };
         match cells.get_mut(&key) {
-            Some(cell) => *cell = change(*cell),
+            Some(cell) => {
+                verdict.reported_again += u64::from(word == "bounced" && is_bounced(*cell));
+                *cell = change(*cell);
+            }
             None => verdict.unknown += 1,
         }
         true

@@ -159,6 +159,14 @@ fn ledger_words(ledger: &Verdict, allow_duplicates: bool) -> Vec<String> {
             "delivered, and reported as undeliverable as well",
         ),
         (
+            ledger.bounced_without_cause,
+            "reported as undeliverable, though nobody refused them for good",
+        ),
+        (
+            ledger.reported_again,
+            "reported as undeliverable more than once",
+        ),
+        (
             ledger.unknown,
             "messages arrived that belong to no message of this run",
         ),

@@ -1,5 +1,6 @@
 //! The ledger: for every recipient of every message, what the source was told and what arrived.
-//! Promise: whatever was accepted and did not arrive once, intact, at its recipient is named.
+//! Promise: whatever was accepted and did not arrive once, intact, at its recipient is named, unless
+//! the sink refused the recipient for good and one report to the sender says so.
 //! Not here: sockets, clocks, percentages.
 //!
 //! Source and sink write in any order; a message may well arrive before its 250 is read.
@@ -35,6 +36,7 @@ const ARRIVED_ONE: u8 = 0b0000_0100;
 const ARRIVED: u8 = 0b0001_1100;
 const BOUNCED: u8 = 0b0010_0000;
 const CORRUPTED: u8 = 0b0100_0000;
+const CONDEMNED: u8 = 0b1000_0000;
 
 /// A cell with what the source says.
 pub fn with_fate(cell: u8, fate: Fate) -> u8 {
@@ -56,6 +58,16 @@ pub fn with_bounce(cell: u8) -> u8 {
     cell | BOUNCED
 }
 
+/// A cell whose recipient the sink has refused for good: reason enough for a report.
+pub fn condemned(cell: u8) -> u8 {
+    cell | CONDEMNED
+}
+
+/// Somebody has reported on this recipient.
+pub fn is_bounced(cell: u8) -> bool {
+    cell & BOUNCED != 0
+}
+
 fn arrivals(cell: u8) -> u8 {
     (cell & ARRIVED) / ARRIVED_ONE
 }
@@ -66,7 +78,7 @@ fn is_accepted(cell: u8) -> bool {
 
 /// Accepted, and either delivered or reported back to the sender.
 fn is_settled(cell: u8) -> bool {
-    is_accepted(cell) && (arrivals(cell) > 0 || cell & BOUNCED != 0)
+    is_accepted(cell) && (arrivals(cell) > 0 || is_bounced(cell))
 }
 
 /// A message at the sink's end of data.
@@ -85,6 +97,7 @@ pub struct Ledger {
     arrived: AtomicU64,
     unknown: AtomicU64,
     misdelivered: AtomicU64,
+    reported_again: AtomicU64,
 }
 
 impl Ledger {
@@ -97,6 +110,7 @@ impl Ledger {
             arrived: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             misdelivered: AtomicU64::new(0),
+            reported_again: AtomicU64::new(0),
         }
     }
 
@@ -112,12 +126,12 @@ impl Ledger {
         &chunk[index % CHUNK_CELLS]
     }
 
-    fn change(&self, n: u64, i: u32, change: impl Fn(u8) -> u8) {
+    /// Says what the cell was before.
+    fn change(&self, n: u64, i: u32, change: impl Fn(u8) -> u8) -> u8 {
         let update = |cell| Some(change(cell));
         let cell = self.cell(n, i);
-        let Ok(before) = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update) else {
-            return;
-        };
+        let (Ok(before) | Err(before)) =
+            cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
         let after = change(before);
         if is_accepted(after) && !is_accepted(before) {
             self.accepted.fetch_add(1, Ordering::Relaxed);
@@ -125,6 +139,7 @@ impl Ledger {
         if is_settled(after) && !is_settled(before) {
             self.settled.fetch_add(1, Ordering::Relaxed);
         }
+        before
     }
 
     /// The source learned what became of recipient `i` of message `n`. Said once per recipient.
@@ -168,13 +183,35 @@ impl Ledger {
         self.unknown.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The sink is about to refuse message `n` for good, to these recipients or (`None`) to all.
+    pub fn refused_for_good(&self, run: &str, n: u64, recipients: Option<&[String]>) {
+        if !self.is_ours(run, n) {
+            return;
+        }
+        let Some(recipients) = recipients else {
+            for i in 0..self.addressing.recipients {
+                self.change(n, i, condemned);
+            }
+            return;
+        };
+        for (hint, address) in recipients.iter().enumerate() {
+            if let Some(i) = self.addressing.recipient_index(n, address, hint as u32) {
+                self.change(n, i, condemned);
+            }
+        }
+    }
+
     /// A report arrived that says message `n` could not be delivered to `failed`. A report that
     /// names nobody counts for the only recipient, if there is only one.
     pub fn bounced(&self, run: &str, n: u64, failed: &[String]) {
         if !self.is_ours(run, n) {
             return self.unknown_arrived();
         }
-        let bounce = |i| self.change(n, i, with_bounce);
+        let bounce = |i| {
+            if is_bounced(self.change(n, i, with_bounce)) {
+                self.reported_again.fetch_add(1, Ordering::Relaxed);
+            }
+        };
         if failed.is_empty() && self.addressing.recipients == 1 {
             return bounce(0);
         }
@@ -215,6 +252,7 @@ impl Ledger {
         let mut verdict = Verdict {
             unknown: self.unknown.load(Ordering::Relaxed),
             misdelivered: self.misdelivered.load(Ordering::Relaxed),
+            reported_again: self.reported_again.load(Ordering::Relaxed),
             ..Verdict::default()
         };
         for n in 0..messages.min(self.messages_max()) {
@@ -287,12 +325,16 @@ pub struct Verdict {
     pub corrupted: u64,
     /// Arrived at an address that the message was not sent to, or at another domain's host.
     pub misdelivered: u64,
-    /// Refused by a reply, and delivered all the same.
+    /// Refused by a reply, and delivered or reported on all the same.
     pub refused_but_delivered: u64,
     /// Arrived although the source never read a 250: harmless, the connection broke in between.
     pub open_but_delivered: u64,
     /// Both delivered and bounced.
     pub delivered_and_bounced: u64,
+    /// Bounced, although the sink has never refused this recipient for good.
+    pub bounced_without_cause: u64,
+    /// Times that a recipient was reported on beyond the first.
+    pub reported_again: u64,
     /// Messages or reports that belong to no message of this run.
     pub unknown: u64,
     /// The first few of what went wrong.
@@ -301,13 +343,15 @@ pub struct Verdict {
 
 impl Verdict {
     /// What is usually zero.
-    pub fn seldom(&self) -> [(&'static str, u64); 7] {
+    pub fn seldom(&self) -> [(&'static str, u64); 9] {
         [
             ("refused", self.refused),
             ("open when the connection broke", self.open),
             ("of these delivered", self.open_but_delivered),
             ("refused but delivered", self.refused_but_delivered),
             ("delivered and bounced", self.delivered_and_bounced),
+            ("bounced without cause", self.bounced_without_cause),
+            ("reported again", self.reported_again),
             ("misdelivered", self.misdelivered),
             ("unknown messages", self.unknown),
         ]
@@ -317,7 +361,7 @@ impl Verdict {
     pub fn add(&mut self, cell: u8) -> Option<&'static str> {
         let copies = u64::from(arrivals(cell));
         let came = copies > 0;
-        let bounced = cell & BOUNCED != 0;
+        let bounced = is_bounced(cell);
         let mut flaw = None;
         match cell & FATE {
             fate if fate == Fate::Open as u8 => {
@@ -326,8 +370,8 @@ impl Verdict {
             }
             fate if fate == Fate::Refused as u8 => {
                 self.refused += 1;
-                self.refused_but_delivered += u64::from(came);
-                flaw = came.then_some("refused but delivered");
+                self.refused_but_delivered += u64::from(came || bounced);
+                flaw = (came || bounced).then_some("refused but delivered");
             }
             fate if fate == Fate::Accepted as u8 => {
                 self.accepted += 1;
@@ -338,6 +382,10 @@ impl Verdict {
                 flaw = (!bounced && !came).then_some("lost");
             }
             _ => self.open_but_delivered += u64::from(came),
+        }
+        if bounced && cell & CONDEMNED == 0 {
+            self.bounced_without_cause += 1;
+            flaw = Some("bounced without cause");
         }
         if copies > 1 {
             self.duplicated += 1;
@@ -352,10 +400,13 @@ impl Verdict {
     }
 
     /// Nothing went wrong. Duplicates (and what was refused in a crash and yet delivered) may be
-    /// forgiven; lost and corrupted messages never.
+    /// forgiven; lost and corrupted messages and false reports never.
     pub fn is_clean(&self, allow_duplicates: bool) -> bool {
-        let twice = self.duplicated + self.refused_but_delivered + self.delivered_and_bounced;
-        let wrong = self.lost + self.corrupted + self.misdelivered;
+        let twice = self.duplicated
+            + self.reported_again
+            + self.refused_but_delivered
+            + self.delivered_and_bounced;
+        let wrong = self.lost + self.corrupted + self.misdelivered + self.bounced_without_cause;
         wrong == 0 && (allow_duplicates || twice == 0)
     }
 }
@@ -463,7 +514,9 @@ mod tests {
         ledger.source_says(0, 0, Fate::Accepted);
         ledger.source_says(0, 1, Fate::Accepted);
         arrive(&ledger, 0, &["user0@d0000.test"], true);
-        ledger.bounced("r1", 0, &["user1@d0000.test".into()]);
+        let second = ["user1@d0000.test".to_string()];
+        ledger.refused_for_good("r1", 0, Some(&second));
+        ledger.bounced("r1", 0, &second);
         assert_eq!(ledger.outstanding(), 0);
         let verdict = ledger.verdict(1);
         assert_eq!(
@@ -471,6 +524,42 @@ mod tests {
             (1, 1, 0)
         );
         assert!(verdict.is_clean(false));
+    }
+
+    #[test]
+    fn canary_a_recipient_that_was_refused_for_good_needs_a_report() {
+        let ledger = ten();
+        ledger.source_says(10, 0, Fate::Accepted);
+        ledger.refused_for_good("r1", 10, None);
+        let verdict = ledger.verdict(11);
+        assert_eq!((verdict.lost, verdict.bounced), (1, 0));
+        assert!(!verdict.is_clean(true));
+    }
+
+    #[test]
+    fn canary_a_report_on_a_recipient_that_nobody_refused_is_noticed() {
+        let ledger = ten();
+        ledger.source_says(10, 0, Fate::Accepted);
+        ledger.bounced("r1", 10, &[USER.into()]);
+        let verdict = ledger.verdict(11);
+        assert_eq!((verdict.lost, verdict.bounced_without_cause), (0, 1));
+        assert!(!verdict.is_clean(true));
+        let example = "bounced without cause: r1-10 to user0@d0000.test";
+        assert_eq!(verdict.examples, [example]);
+    }
+
+    #[test]
+    fn canary_a_second_report_is_noticed() {
+        let ledger = ten();
+        ledger.source_says(10, 0, Fate::Accepted);
+        ledger.refused_for_good("r1", 10, Some(&[USER.into()]));
+        ledger.bounced("r1", 10, &[USER.into()]);
+        assert!(ledger.verdict(11).is_clean(false));
+        ledger.bounced("r1", 10, &[USER.into()]);
+        let verdict = ledger.verdict(11);
+        assert_eq!((verdict.bounced, verdict.reported_again), (1, 1));
+        assert!(!verdict.is_clean(false));
+        assert!(verdict.is_clean(true));
     }
 
     #[test]

@@ -606,6 +606,10 @@ fn sink_settings(sink: &SinkOptions) -> Vec<(&'static str, String)> {
     for (name, share) in shares.into_iter().filter(|(_, share)| *share > 0.0) {
         settings.push((name, format!("{} % of transactions", share * 100.0)));
     }
+    if sink.unknown_recipients > 0.0 {
+        let share = format!("{} % of recipients", sink.unknown_recipients * 100.0);
+        settings.push(("sink does not know", share));
+    }
     if sink.latency > 0 {
         settings.push((
             "sink waits",
@@ -652,9 +656,14 @@ pub struct SinkOptions {
     /// Share of transactions that the sink refuses for now (0 to 1), at MAIL, RCPT or end of data
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
     pub fault_4xx: f64,
-    /// Share of transactions that the sink refuses for good (0 to 1)
+    /// Share of transactions that the sink refuses for good (0 to 1); never that of a report, or
+    /// nobody would hear of it
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
     pub fault_5xx: f64,
+    /// Share of recipients that the sink does not know: 550 to RCPT, and at every attempt the same
+    /// ones of a message. A report that names each must come back
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
+    pub unknown_recipients: f64,
     /// Share of transactions in which the sink hangs up instead of answering the end of data;
     /// such a message does not count as delivered
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
+use crate::address;
 use crate::arrivals::ArrivalLog;
 use crate::clock::Clock;
 use crate::dns::{DnsFigures, NameServer};
@@ -366,6 +367,8 @@ pub struct Behaviour {
     pub fault_drop: f64,
     pub fault_421: f64,
     pub fault_connect: f64,
+    /// Of recipients.
+    pub unknown: f64,
     pub latency: Duration,
     /// Bytes per second; 0: no limit.
     pub read_rate: u64,
@@ -381,6 +384,7 @@ impl Behaviour {
         fault_drop: 0.0,
         fault_421: 0.0,
         fault_connect: 0.0,
+        unknown: 0.0,
         latency: Duration::ZERO,
         read_rate: 0,
     };
@@ -396,6 +400,7 @@ impl Behaviour {
             fault_drop: options.fault_drop,
             fault_421: options.fault_421,
             fault_connect: options.fault_connect,
+            unknown: options.unknown_recipients,
             latency: Duration::from_millis(options.latency),
             read_rate: options.read_rate,
         }
@@ -441,6 +446,15 @@ impl Shared {
         match self.hosts.is_faulty(host) {
             true => Behaviour::faulty(&self.options),
             false => Behaviour::GOOD,
+        }
+    }
+
+    /// Tells the book whom the sink is about to refuse for good: these recipients of the message of
+    /// this reverse-path or (`None`) all of them.
+    pub fn refuse_for_good(&self, reverse_path: &str, recipients: Option<&[String]>) {
+        let sender = address::parse_sender(reverse_path);
+        if let (Book::Run(ledger), Some((run, n))) = (&self.book, sender) {
+            ledger.refused_for_good(run, n, recipients);
         }
     }
 
@@ -500,7 +514,7 @@ pub struct Delivery<'a> {
 
 impl Delivery<'_> {
     fn enter(&self, ledger: &Ledger) {
-        use crate::{address, ledger::Arrival, message};
+        use crate::{ledger::Arrival, message};
         let found = self.found;
         if let Some(mark) = &found.mark {
             return ledger.arrived(&Arrival {

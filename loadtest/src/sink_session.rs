@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 
+use crate::address;
 use crate::hosts::HostNumber;
 use crate::message::DataReader;
 use crate::options::SinkTls;
@@ -50,7 +51,8 @@ struct Input {
 #[derive(Default)]
 struct Transaction {
     open: bool,
-    null_reverse_path: bool,
+    /// Empty: that of a report.
+    reverse_path: String,
     recipients: Vec<String>,
     /// What came in earlier BDAT chunks.
     chunks: Option<DataReader>,
@@ -99,6 +101,12 @@ enum Next {
     Close,
     /// Close without another word.
     Drop,
+}
+
+impl Transaction {
+    fn is_report(&self) -> bool {
+        self.reverse_path.is_empty()
+    }
 }
 
 impl Session {
@@ -327,6 +335,9 @@ impl Session {
                 return self.refuse_for_now("451 4.3.0 not now");
             }
             Some(Fault::Permanent(Stage::EndOfData)) => {
+                let recipients = Some(&transaction.recipients[..]);
+                let shared = self.shared.clone();
+                shared.refuse_for_good(&transaction.reverse_path, recipients);
                 return self.refuse_for_good("554 5.6.0 not like this");
             }
             _ => {}
@@ -334,7 +345,7 @@ impl Session {
         self.shared.deliver(
             self.thread,
             &Delivery {
-                is_bounce: transaction.null_reverse_path,
+                is_bounce: transaction.is_report(),
                 host: self.host,
                 recipients: &transaction.recipients,
                 found: &reader.finish(),
@@ -423,7 +434,9 @@ impl Session {
         if self.transaction.open {
             return self.complain("503 5.5.1 one at a time");
         }
-        let fault = self.draw_fault();
+        let is_permanent = |fault: &Fault| matches!(fault, Fault::Permanent(_));
+        let drawn = self.draw_fault();
+        let fault = drawn.filter(|fault| !(path.is_empty() && is_permanent(fault)));
         match fault {
             Some(Fault::Drop(Stage::Mail)) => {
                 self.transaction.fault = fault;
@@ -433,13 +446,14 @@ impl Session {
                 return self.refuse_for_now("451 4.3.0 not now");
             }
             Some(Fault::Permanent(Stage::Mail)) => {
+                self.shared.refuse_for_good(path, None);
                 return self.refuse_for_good("550 5.7.1 not from you");
             }
             _ => {}
         }
         self.transaction.open = true;
         self.transaction.fault = fault;
-        self.transaction.null_reverse_path = path.is_empty();
+        self.transaction.reverse_path = path.to_string();
         self.say("250 2.1.0 ok")
     }
 
@@ -494,13 +508,31 @@ impl Session {
             }
             Some(Fault::Permanent(Stage::Rcpt)) => {
                 self.transaction.fault = None;
-                self.refuse_for_good("550 5.1.1 nobody of that name")
+                self.refuse_recipient(path)
             }
+            _ if self.is_unknown(path) => self.refuse_recipient(path),
             _ => {
                 self.transaction.recipients.push(path.to_string());
                 self.say("250 2.1.5 ok")
             }
         }
+    }
+
+    /// Decided by message and address, so that every attempt ends alike.
+    fn is_unknown(&self, forward_path: &str) -> bool {
+        let share = self.behaviour.unknown;
+        let Some((_, n)) = address::parse_sender(&self.transaction.reverse_path) else {
+            return false;
+        };
+        let address = u64::from(crc32fast::hash(forward_path.as_bytes()));
+        share > 0.0 && Random::stream(self.shared.seed ^ address, n).share() < share
+    }
+
+    fn refuse_recipient(&mut self, forward_path: &str) -> Next {
+        let recipient = [forward_path.to_string()];
+        let reverse_path = &self.transaction.reverse_path;
+        self.shared.refuse_for_good(reverse_path, Some(&recipient));
+        self.refuse_for_good("550 5.1.1 nobody of that name")
     }
 
     fn data(&mut self) -> Next {
@@ -512,7 +544,7 @@ impl Session {
             self.transaction = Transaction::default();
             return self.say("554 5.5.1 no valid recipients");
         }
-        self.body = Body::Data(DataReader::new(self.transaction.null_reverse_path));
+        self.body = Body::Data(DataReader::new(self.transaction.is_report()));
         self.say("354 go ahead")
     }
 
@@ -531,7 +563,7 @@ impl Session {
             return Next::Read;
         }
         let reader = self.transaction.chunks.take();
-        let keep_body = self.transaction.null_reverse_path;
+        let keep_body = self.transaction.is_report();
         let reader = reader.unwrap_or_else(|| DataReader::new(keep_body));
         self.body = Body::Chunk {
             reader,

@@ -172,8 +172,7 @@ impl Delivery {
     /// Takes over a job that was read from the spool at start: recipients that are not due wait.
     pub fn resume(&self, job: Job) {
         let due = job.recipients.iter().map(|(_, state)| due_of(state)).min();
-        let wait = due.map_or(Duration::ZERO, |due| due.since(clock::wall_time()));
-        self.0.defer(job, wait);
+        self.0.defer(job, due.unwrap_or_default());
     }
 
     /// Outbound connections, in whatever state.
@@ -448,8 +447,11 @@ impl Inner {
         self.stir();
     }
 
-    fn defer(&self, mut job: Job, wait: Duration) {
+    /// Tries again when `due`, but no later than the longest wait between attempts: the calendar may
+    /// have been set back since that was decided.
+    fn defer(&self, mut job: Job, due: WallTime) {
         job.body = None;
+        let wait = due.since(clock::wall_time()).min(self.context.retry.max);
         let due = clock::now() + wait;
         self.schedule.borrow_mut().defer(job, due);
         self.stir();

@@ -234,15 +234,11 @@ impl Inner {
         random: u64,
     ) -> RecipientState {
         let attempts = attempts_of(state) + 1;
-        let now = clock::wall_time();
-        match self
-            .context
-            .retry
-            .after_failure(attempts, message.received_at, now, random)
-        {
-            NextTry::At(due) => RecipientState::Waiting {
+        let age = message.born.age(clock::now());
+        match self.context.retry.after_failure(attempts, age, random) {
+            NextTry::After(wait) => RecipientState::Waiting {
                 attempts,
-                due,
+                due: clock::wall_time() + wait,
                 last: Some(diagnosis),
             },
             NextTry::Expired => {
@@ -299,19 +295,14 @@ impl Inner {
             Verdict::Reconnect | Verdict::NextTransaction => None,
             _ => {
                 let attempts = attempts + 1;
-                let now = clock::wall_time();
-                let next = self.context.report_retry.after_failure(
-                    attempts,
-                    message.received_at,
-                    now,
-                    random,
-                );
-                Some(match next {
-                    NextTry::At(due) => RecipientState::ReportOwed {
+                let age = message.born.age(clock::now());
+                let retry = &self.context.report_retry;
+                Some(match retry.after_failure(attempts, age, random) {
+                    NextTry::After(wait) => RecipientState::ReportOwed {
                         kind: *kind,
                         diagnosis: diagnosis.clone(),
                         attempts,
-                        due,
+                        due: clock::wall_time() + wait,
                     },
                     NextTry::Expired => RecipientState::Finished,
                 })
@@ -363,8 +354,7 @@ impl Inner {
             self.clone().submit(job(consequences.reports, None));
         }
         if let Some(due) = consequences.due {
-            let wait = due.since(clock::wall_time());
-            self.defer(job(consequences.deferred, None), wait);
+            self.defer(job(consequences.deferred, None), due);
         }
     }
 

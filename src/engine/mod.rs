@@ -35,7 +35,7 @@ use core::Seed;
 use placement::{CoreSpec, Topology, explain, place};
 use shared::Shared;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,6 +46,10 @@ use std::time::Duration;
 
 /// How long the last log lines may take to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a port that is taken is waited for, ...
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(3);
+/// ... and how long between two looks.
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// A socket of that name (`FileDescriptorName=`) speaks TLS from the first byte.
 const IMPLICIT_TLS_NAME: &str = "smtps";
@@ -74,6 +78,7 @@ impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
 /// rings are never dropped with operations in flight.
 pub fn run(config: Config) -> ExitCode {
     let opened = privilege::harden(config.privileges.core_dumps)
+        .and_then(|()| privilege::refuse_huge_pages())
         .context("the process")
         .and_then(|()| open_log(&config));
     let writer = match opened {
@@ -344,7 +349,7 @@ fn bind_own(config: &Config, cores: usize) -> Result<Vec<Vec<(Bound, bool)>>, St
         .map(|address| (address, true));
     let mut cores: Vec<Vec<(Bound, bool)>> = (0..cores).map(|_| Vec::new()).collect();
     for (address, implicit_tls) in plain.chain(implicit) {
-        Bound::check_free(*address).context(format!("listening on {address}"))?;
+        wait_until_free(*address).context(format!("listening on {address}"))?;
         let mut address = *address;
         for core in &mut cores {
             let bound = Bound::new(address).context(format!("listening on {address}"))?;
@@ -354,6 +359,20 @@ fn bind_own(config: &Config, cores: usize) -> Result<Vec<Vec<(Bound, bool)>>, St
         }
     }
     Ok(cores)
+}
+
+/// A listener of a predecessor that was killed lives on until the kernel has taken its ring apart,
+/// a moment after the process has gone; longer on a busy host.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = clock::now() + PREDECESSOR_WAIT;
+    loop {
+        match Bound::check_free(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < deadline => {
+                thread::sleep(PREDECESSOR_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Only now, with the spool recovered, somebody will answer soon.
@@ -438,8 +457,9 @@ struct Recovered {
 /// Recovered mail by the core that delivers it, and by the one that is home to it.
 fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
     let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
+    let clocks = (clock::wall_time(), clock::now());
     for (turn, recovered) in messages.into_iter().enumerate() {
-        let (message, states) = Message::recovered(recovered, &shared.memory);
+        let (message, states) = Message::recovered(recovered, &shared.memory, clocks);
         for (core, job) in recovered_jobs(shared, &message, states, turn) {
             cores[core].jobs.push(job);
         }

@@ -4,17 +4,21 @@ use crate::handoff::memory::{Budget, Charge, Level, Memory};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
-use crate::time::WallTime;
+use crate::time::{Birth, Now, WallTime};
 use crate::tls::ServerKeys;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// An accepted message, shared by the cores that deliver it.
 pub struct Message {
     pub id: MessageId,
+    /// For people, and for the age after a restart.
     pub received_at: WallTime,
+    /// What its lifetime in the queue is counted from.
+    pub born: Birth,
     pub envelope: Envelope,
     /// Where in the spool it lies, and how its recipients stand.
     pub residence: Residence,
@@ -40,7 +44,7 @@ impl Message {
     /// One that was just accepted: all recipients are open.
     pub fn new(
         id: MessageId,
-        received_at: WallTime,
+        (received_at, now): (WallTime, Now),
         envelope: Envelope,
         place: Place,
         home: usize,
@@ -50,6 +54,7 @@ impl Message {
         Arc::new(Message {
             id,
             received_at,
+            born: Birth::of_age(Duration::ZERO, now),
             envelope,
             residence: Residence::fresh(place, recipients),
             home,
@@ -58,13 +63,19 @@ impl Message {
         })
     }
 
-    /// One that an earlier run accepted, and how its recipients stand.
-    pub fn recovered(found: RecoveredMessage, memory: &Memory) -> (Arc<Self>, Vec<RecipientState>) {
+    /// One that an earlier run accepted, and how its recipients stand. By the calendar it has an age,
+    /// unless that stands before its arrival: then it is new.
+    pub fn recovered(
+        found: RecoveredMessage,
+        memory: &Memory,
+        (calendar, now): (WallTime, Now),
+    ) -> (Arc<Self>, Vec<RecipientState>) {
         let bytes = queued_bytes(&found.envelope);
         let open = found.states.iter().filter(|s| !s.is_finished()).count();
         let message = Arc::new(Message {
             id: found.id,
             received_at: found.received_at,
+            born: Birth::of_age(calendar.since(found.received_at), now),
             envelope: found.envelope,
             residence: Residence::recovered(found.place, &found.states),
             home: usize::from(found.home),

@@ -2,6 +2,15 @@
 
 use std::io;
 
+/// What whoever runs the host can do about a lack of descriptors; `None`: it is none.
+pub fn remedy(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EMFILE => Some("allow this process more open files (LimitNOFILE=, ulimit -Hn)"),
+        libc::ENFILE => Some("allow this host more open files (sysctl fs.file-max)"),
+        _ => None,
+    }
+}
+
 /// Raises the limit on open descriptors as far as it may be raised without privilege; what it is
 /// now (`getrlimit(2)`, `RLIMIT_NOFILE`).
 pub fn raise_descriptors() -> io::Result<u64> {

@@ -9,9 +9,9 @@ pub use admission::{AddressCounts, Admission, Load};
 
 use crate::config::LogLevel;
 use crate::handoff::job::Accepted;
-use crate::io::clock;
 use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
+use crate::io::{clock, limits};
 use crate::log::Shown;
 use crate::session::rates::Throttle;
 use crate::session::{self, Context, Sessions};
@@ -71,11 +71,14 @@ impl Ingress {
             };
             let result = result.and_then(|()| self.accept_batch(&listener, implicit_tls));
             if let Err(error) = result {
-                self.context
-                    .log
-                    .line(LogLevel::Error, "accept-failed", clock::wall_time())
-                    .field("error", Shown(&error))
+                let now = clock::wall_time();
+                let mut line = self.context.log.line(LogLevel::Error, "accept-failed", now);
+                line.field("error", Shown(&error))
                     .field("effect", "no connection is accepted for a moment");
+                if let Some(remedy) = limits::remedy(&error) {
+                    line.field("remedy", remedy);
+                }
+                drop(line);
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }

@@ -28,7 +28,7 @@ mod syscalls;
 pub use files::{Access, Grant, LandlockOutcome, directories_of};
 pub use identity::Identity;
 pub use ownership::{check_directory, check_kept_key, check_key, give_file, make_directory};
-pub use process::harden;
+pub use process::{harden, refuse_huge_pages};
 
 use std::fmt;
 

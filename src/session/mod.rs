@@ -615,7 +615,7 @@ impl Session {
         let memory = context.memory.charge(queued_bytes(&envelope));
         let message = Message::new(
             durable.id,
-            durable.received_at,
+            (durable.received_at, clock::now()),
             envelope,
             durable.receipt.into_place(),
             context.core,

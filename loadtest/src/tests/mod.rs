@@ -331,6 +331,32 @@ fn canary_a_relay_that_loses_repeats_or_alters_is_found_out() {
     );
 }
 
+#[test]
+fn recipients_that_the_sink_does_not_know_are_reported() {
+    let flags = "--recipients 3 --unknown-recipients 0.2 --seed 3";
+    let report = run(&format!("{} {flags}", toy("honest")));
+    assert!(report.is_clean(), "{report}");
+    let ledger = &report.ledger;
+    assert!(ledger.bounced > 60, "{report}");
+    assert_eq!(ledger.bounced + ledger.delivered, 600);
+}
+
+#[test]
+fn canary_a_relay_that_drops_a_report_is_found_out() {
+    let flags = "--recipients 2 --unknown-recipients 0.1 --settle 0.3 --allow-duplicates";
+    let report = run(&format!("{} {flags}", toy("silent")));
+    assert!(report.ledger.lost > 0 && !report.is_clean(), "{report}");
+    assert_eq!(report.ledger.bounced, 0, "{report}");
+}
+
+#[test]
+fn canary_a_relay_that_reports_on_mail_that_nobody_refused_is_found_out() {
+    let report = run(&format!("{} --allow-duplicates", toy("rash")));
+    let ledger = &report.ledger;
+    assert!(ledger.bounced_without_cause > 0, "{report}");
+    assert!(!report.is_clean(), "{report}");
+}
+
 fn kill_test(line: &str) -> Report {
     let common =
         "kill-test --quiet --connections 4 --rounds 4 --kill-after-ms 30-150 --linger-ms 50";
@@ -350,6 +376,16 @@ fn a_durable_relay_survives_its_kills() {
     let kills = report.kills.unwrap();
     assert_eq!(kills.kills, 4);
     assert!(report.ledger.accepted > 0);
+}
+
+#[test]
+fn bounces_survive_the_kills_too() {
+    let flags = "--settle 10 --latency 1 --recipients 3 --unknown-recipients 0.2";
+    let report = kill_test(&format!("{} {flags}", toy("honest")));
+    assert!(report.is_clean(), "{report}");
+    assert!(report.ledger.bounced > 0, "{report}");
+    let silent = kill_test(&format!("{} {flags} --settle 0.5", toy("silent")));
+    assert!(silent.ledger.lost > 0 && !silent.is_clean(), "{silent}");
 }
 
 #[test]

@@ -18,6 +18,10 @@ enum Honesty {
     Lossy,
     Repeating,
     Altering,
+    /// Says nothing to the sender of recipients that the sink refuses for good.
+    Silent,
+    /// Reports on recipients that the sink has taken.
+    Rash,
     /// Hangs up on clients that say nothing for half a second.
     Impatient,
 }
@@ -45,6 +49,8 @@ fn be_a_relay() {
             "repeating" => Honesty::Repeating,
             "impatient" => Honesty::Impatient,
             "altering" => Honesty::Altering,
+            "silent" => Honesty::Silent,
+            "rash" => Honesty::Rash,
             _ => Honesty::Honest,
         },
         sink: get("TOY_SINK").unwrap(),
@@ -132,11 +138,11 @@ impl Toy {
         loop {
             let next = self.memory.lock().unwrap().pop_front();
             if let Some(message) = next {
-                let _ = self.send(&message);
+                let _ = self.deliver(&message);
                 continue;
             }
             for path in mails(&self.spool) {
-                let delivered = fs::read_to_string(&path).and_then(|mail| self.send(&mail));
+                let delivered = fs::read_to_string(&path).and_then(|mail| self.deliver(&mail));
                 if matches!(delivered, Ok(true)) {
                     let _ = fs::remove_file(path);
                 }
@@ -145,28 +151,74 @@ impl Toy {
         }
     }
 
-    /// True when the sink took it for all recipients.
-    fn send(&self, message: &str) -> io::Result<bool> {
+    /// True when nothing is left to do: the sink took it, and who was refused for good is reported.
+    fn deliver(&self, message: &str) -> io::Result<bool> {
+        let (envelope, content) = message.split_once("DATA\r\n").unwrap();
+        let (mail, recipients) = envelope.split_once("\r\n").unwrap();
+        let Some(mut failed) = self.send(mail, recipients, content)? else {
+            return Ok(false);
+        };
+        match self.honesty {
+            Honesty::Silent => failed.clear(),
+            Honesty::Rash => failed = recipients.to_string(),
+            _ => {}
+        }
+        Ok(failed.is_empty() || self.report(mail, &failed)?)
+    }
+
+    /// Reports on the recipients of these RCPT commands.
+    fn report(&self, mail: &str, failed: &str) -> io::Result<bool> {
+        let mut content = "Subject: failed\r\n\r\n".to_string();
+        for rcpt in failed.lines() {
+            let recipient = path(rcpt);
+            content += &format!("Final-Recipient: rfc822; {recipient}\r\nAction: failed\r\n\r\n");
+        }
+        content += ".\r\n";
+        let to = format!("RCPT TO:<{}>\r\n", path(mail));
+        let refused = self.send("MAIL FROM:<>", &to, &content)?;
+        Ok(refused.is_some())
+    }
+
+    /// The RCPT commands that were refused for good; `None`: to be tried again.
+    fn send(&self, mail: &str, recipients: &str, content: &str) -> io::Result<Option<String>> {
         let stream = TcpStream::connect(&self.sink)?;
         let mut out = stream.try_clone()?;
         let mut replies = BufReader::new(stream);
-        let mut say = |text: &str, code: &str| -> io::Result<bool> {
+        let mut say = |text: &str| -> io::Result<String> {
             out.write_all(text.as_bytes())?;
             loop {
                 let mut reply = String::new();
-                replies.read_line(&mut reply)?;
+                if replies.read_line(&mut reply)? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 if reply.as_bytes().get(3) != Some(&b'-') {
-                    return Ok(reply.starts_with(code));
+                    return Ok(reply);
                 }
             }
         };
-        let (envelope, body) = message.split_once("DATA\r\n").unwrap();
-        let mut ok = say("", "220")? && say("EHLO toy\r\n", "250")?;
-        for line in envelope.split_inclusive("\r\n") {
-            ok = ok && say(line, "250")?;
+        for command in ["", "EHLO toy\r\n", &format!("{mail}\r\n")] {
+            if !say(command)?.starts_with('2') {
+                return Ok(None);
+            }
         }
-        Ok(ok && say("DATA\r\n", "354")? && say(body, "250")?)
+        let mut refused = String::new();
+        for rcpt in recipients.split_inclusive("\r\n") {
+            match say(rcpt)?.as_bytes()[0] {
+                b'2' => {}
+                b'5' => refused += rcpt,
+                _ => return Ok(None),
+            }
+        }
+        let is_sent = refused == recipients
+            || say("DATA\r\n")?.starts_with('3') && say(content)?.starts_with('2');
+        Ok(is_sent.then_some(refused))
     }
+}
+
+/// What stands between the angle brackets of a command.
+fn path(command: &str) -> &str {
+    let (_, rest) = command.split_once('<').unwrap();
+    rest.split_once('>').unwrap().0
 }
 
 fn mails(spool: &Path) -> Vec<PathBuf> {
