@@ -198,10 +198,9 @@ pub struct Consequences {
 
 impl Consequences {
     /// `decisions` has one for each of the recipients, in the same order. Of reports the first
-    /// counts: one transaction spoke of them all.
+    /// counts, and may be the only one: one transaction spoke of them all.
     pub fn of(facts: &Facts<'_>, recipients: Recipients, decisions: Vec<(u32, Decision)>) -> Self {
         let mut consequences = Consequences::default();
-        assert_eq!(recipients.len(), decisions.len());
         if is_report(&recipients) {
             let (_, decision) = &decisions[0];
             for (index, state) in recipients {
@@ -209,6 +208,7 @@ impl Consequences {
                 consequences.add(index, state, next);
             }
         } else {
+            assert_eq!(recipients.len(), decisions.len());
             for ((index, state), (_, decision)) in recipients.into_iter().zip(decisions) {
                 let next = facts.next_of_recipient(index, &state, decision);
                 consequences.add(index, state, next);

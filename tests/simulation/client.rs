@@ -198,9 +198,14 @@ impl Client {
             return Ok(());
         }
         let mut content = draft.content.clone();
+        let mut arrives = content.clone();
         if self.world.one_in(4) {
-            // The last line has no end; the relay makes one.
+            // The last line may have no end; the relay makes one.
             content.truncate(content.len() - 2);
+            arrives.clone_from(&content);
+            if !content.ends_with(b"\r\n") {
+                arrives.extend_from_slice(b"\r\n");
+            }
         }
         let mut rest = &content[..];
         while rest.len() > 1 && !self.world.one_in(3) {
@@ -216,7 +221,7 @@ impl Client {
             }
         }
         self.say(&format!("BDAT {} LAST\r\n", rest.len()))?;
-        self.before_the_end(draft.number, &draft.content);
+        self.before_the_end(draft.number, &arrives);
         self.say_last(draft.number, rest).await
     }
 

@@ -121,12 +121,10 @@ pub async fn serve(world: Rc<World>, host: Rc<Host>, end: End) {
     let _: Result<(), Over> = session.converse().await;
 }
 
-/// Nonsense that is an acceptance all the same, in so many lines.
+/// Nonsense that is an acceptance all the same: in too many lines, or with the code on the last one alone.
 fn is_positive(said: &str) -> bool {
-    said.ends_with(LONG_YES)
+    said.lines().last().is_some_and(|it| it.starts_with("250"))
 }
-
-const LONG_YES: &str = "250 at last";
 
 const NONSENSE: [&str; 8] = [
     "nonsense",
@@ -191,9 +189,14 @@ impl Session {
     }
 
     fn nonsense(&self, at: At) -> String {
-        match at != At::FinalDot && self.world.one_in(6) {
-            true => "250-and so on\r\n".repeat(300) + LONG_YES,
+        let said = match self.world.one_in(6) {
+            true => "250-and so on\r\n".repeat(300) + "250 at last",
             false => (*self.world.pick(&NONSENSE)).to_owned(),
+        };
+        // Who accepts a message has it.
+        match at == At::FinalDot && is_positive(&said) {
+            true => "nonsense".to_owned(),
+            false => said,
         }
     }
 
@@ -442,6 +445,10 @@ impl Session {
 
     async fn data(&mut self) -> Result<(), Over> {
         if self.mail.is_none() || !self.rcpts.iter().any(|it| it.1) {
+            if self.host.manner == Manner::Liar {
+                // What it said to RCPT may have been taken for a yes.
+                self.note_refusal(At::Data);
+            }
             // Some hosts say 354 all the same (RFC 2920 section 3.1).
             if self.mail.is_some() && self.world.one_in(3) {
                 self.say("354 go on, for nobody").await?;
@@ -450,11 +457,14 @@ impl Session {
             }
             return self.say("503 5.5.1 RCPT first").await;
         }
-        if self.instead(At::Data).await?.is_some() {
-            self.reset();
-            return Ok(());
+        match self.instead(At::Data).await? {
+            None => self.say("354 go on").await?,
+            Some(said) if said.starts_with("354") => {}
+            Some(_) => {
+                self.reset();
+                return Ok(());
+            }
         }
-        self.say("354 go on").await?;
         let content = self.content(true).await?;
         self.end_of_data(content).await
     }

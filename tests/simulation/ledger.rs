@@ -170,10 +170,11 @@ impl Ledger {
             .then(|| format!("letter {number} was refused, and delivered"))
     }
 
-    /// The relay calls it `id` from here on.
+    /// The relay calls it `id`, whose body this is, or a piece of it.
     pub fn received(&mut self, id: MessageId, body: &[u8]) {
-        let number = letter_of(body).expect("every letter has its number");
-        self.by_id.insert(id, number);
+        if let Some(number) = letter_of(body) {
+            self.by_id.insert(id, number);
+        }
     }
 
     pub fn may_surface(&mut self, id: MessageId) {

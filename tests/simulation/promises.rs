@@ -30,7 +30,7 @@ fn reported(content: &[u8]) -> Vec<(usize, u32, bool)> {
     let mut found = Vec::new();
     let mut last = None;
     for line in text.split("\r\n") {
-        if let Some(address) = line.strip_prefix("Final-Recipient: rfc822; ") {
+        if let Some(address) = line.strip_prefix("Final-Recipient: rfc822;") {
             let local_part = address.split('@').next().unwrap_or_default();
             last = parse_address(local_part);
         } else if let Some(action) = line.strip_prefix("Action: ")
@@ -93,8 +93,8 @@ impl Ledger {
             Answer::Refused(_) if letter.may_surface => {}
             answer => complaints.push(format!("letter {number} is delivered, and {answer:?}")),
         }
-        if without_trace(&taken.content) != letter.content {
-            complaints.push(format!("letter {number} arrives with another content"));
+        if let Some(wrong) = difference(without_trace(&taken.content), &letter.content) {
+            complaints.push(format!("letter {number} arrives with another content: {wrong}"));
         }
         if let Err(wrong) = letter.is_mail(taken) {
             complaints.push(format!("letter {number} has another envelope: {wrong}"));
@@ -299,8 +299,8 @@ impl Ledger {
             let (there, sent) = (envelope, &letter.envelope);
             return Some(format!("letter {number} is found with {there:?}, not {sent:?}"));
         }
-        if without_trace(&unstuffed(body)) != letter.content {
-            return Some(format!("letter {number} is found with another content"));
+        if let Some(wrong) = difference(without_trace(&unstuffed(body)), &letter.content) {
+            return Some(format!("letter {number} is found with another content: {wrong}"));
         }
         let letter = &self.letters[&number];
         let mut wrong = None;
@@ -406,6 +406,20 @@ fn without_trace(content: &[u8]) -> &[u8] {
         rest = &rest[end.map_or(rest.len(), |end| end + 1)..];
     }
     rest
+}
+
+fn difference(there: &[u8], sent: &[u8]) -> Option<String> {
+    if there == sent {
+        return None;
+    }
+    let same = there.iter().zip(sent).take_while(|(one, other)| one == other);
+    let at = same.count();
+    let around = |content: &[u8]| {
+        let part = &content[at.saturating_sub(20)..content.len().min(at + 20)];
+        String::from_utf8_lossy(part).into_owned()
+    };
+    let lengths = (there.len(), sent.len());
+    Some(format!("{lengths:?} from {at}: {:?} {:?}", around(there), around(sent)))
 }
 
 /// Wire form to content: the end goes, and dots that were stuffed.

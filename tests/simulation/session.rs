@@ -198,6 +198,8 @@ impl Session {
         if incoming.body.len() - BODY_OFFSET_BYTES <= most {
             return;
         }
+        let (id, body) = (incoming.id, &incoming.body);
+        self.core.world().ledger.borrow_mut().received(id, body);
         if incoming.failed.is_none() {
             incoming.failed = incoming.write(&self.core).await.err();
         }
