@@ -557,5 +557,9 @@ impl Session {
         let now: Now = self.world.now();
         let complaints = self.world.ledger.borrow_mut().took(now, taken);
         complaints.into_iter().for_each(|it| self.world.accuse(it));
+        if self.end.as_ref().is_none_or(End::is_alone) {
+            // The relay has gone meanwhile, and will not hear of it.
+            self.world.ledger.borrow_mut().told(taken, false);
+        }
     }
 }

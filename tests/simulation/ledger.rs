@@ -54,6 +54,8 @@ pub struct Fate {
     pub refused: bool,
     /// A hop without DSN took it, and said so.
     pub relayed: bool,
+    /// A hop took it that reports success by itself.
+    pub passed_on: bool,
     /// The relay knows durably that it is done.
     pub finished: bool,
     /// Reports that arrived: of failure, and that it was relayed.

@@ -120,6 +120,7 @@ impl Ledger {
                 stats.repetitions += u64::from(fate.deliveries > 0);
                 fate.deliveries += 1;
                 fate.is_excused = false;
+                fate.passed_on |= taken.has_dsn;
             }
             if !known {
                 complaints.push(format!("{path} is no recipient of letter {number}"));
@@ -214,7 +215,7 @@ impl Ledger {
         }
         let delivered = fate.deliveries > 0;
         let returned = self.may_be_returned(now, letter, recipient, fate);
-        let owes_relayed = fate.relayed && recipient.wants_success_report();
+        let owes_relayed = fate.relayed && !fate.passed_on && recipient.wants_success_report();
         (delivered && !owes_relayed) || (returned && !recipient.wants_failure_report())
     }
 
