@@ -36,6 +36,8 @@ mod job;
 mod ledger;
 #[path = "simulation/link.rs"]
 mod link;
+#[path = "simulation/mover.rs"]
+mod mover;
 #[path = "simulation/network.rs"]
 mod network;
 #[path = "simulation/place.rs"]
@@ -189,7 +191,7 @@ impl Simulation {
             world.verdict()?;
             self.relay.check()?;
             if self.is_drained() {
-                return Ok(());
+                return self.empty();
             }
             if world.progress() == before {
                 if !world.pass_to_next() {
@@ -208,9 +210,17 @@ impl Simulation {
             && !self.world.power.borrow().has_pending()
     }
 
+    /// Whoever is still about to let go of a message does.
+    fn empty(&self) -> Result<(), String> {
+        for _ in 0..100 {
+            (0..self.world.tasks()).rev().for_each(|task| self.poll(task));
+            self.world.power.borrow_mut().complete_one(&self.world);
+        }
+        self.relay.check_drained()
+    }
+
     fn finish(&mut self) -> Result<(), String> {
         let world = &self.world;
-        self.relay.check_drained()?;
         let complaints = world.ledger.borrow().at_the_end(world.now());
         complaints.into_iter().for_each(|it| world.accuse(it));
         tell!(world, "{}", world.ledger.borrow().describe());

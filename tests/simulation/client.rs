@@ -76,7 +76,7 @@ impl Client {
     fn draft(&mut self) -> Draft {
         let world = &self.world;
         let mut ledger = world.ledger.borrow_mut();
-        let number = ledger.begin(Envelope::default());
+        let number = ledger.begin(Envelope::default(), world.now());
         let mut envelope = Envelope::default();
         let mut mail = String::from("MAIL FROM:<");
         if !world.one_in(7) {
@@ -279,9 +279,8 @@ impl Client {
     }
 
     fn before_the_end(&self, number: u32, content: &[u8]) {
-        let now = self.world.now();
         let mut ledger = self.world.ledger.borrow_mut();
-        ledger.ended(number, content.to_vec(), now);
+        ledger.ended(number, content.to_vec());
     }
 
     /// Sends the last of the content, and hears what becomes of it, or not.

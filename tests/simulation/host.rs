@@ -194,7 +194,7 @@ impl Session {
             false => (*self.world.pick(&NONSENSE)).to_owned(),
         };
         // Who accepts a message has it.
-        match at == At::FinalDot && is_positive(&said) {
+        match matches!(at, At::Content | At::FinalDot) && is_positive(&said) {
             true => "nonsense".to_owned(),
             false => said,
         }

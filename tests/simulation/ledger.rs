@@ -116,7 +116,7 @@ impl Stats {
 
 impl Ledger {
     /// A client begins a letter; its recipients are added as the relay takes them.
-    pub fn begin(&mut self, envelope: Envelope) -> u32 {
+    pub fn begin(&mut self, envelope: Envelope, now: Now) -> u32 {
         let number = self.letters.len() as u32;
         self.letters.insert(
             number,
@@ -124,7 +124,7 @@ impl Ledger {
                 envelope,
                 content: Vec::new(),
                 answer: Answer::Sending,
-                begun: Now(0),
+                begun: now,
                 may_surface: false,
                 report_refused: false,
                 fates: Vec::new(),
@@ -153,14 +153,13 @@ impl Ledger {
     }
 
     /// The end of the data is about to be sent.
-    pub fn ended(&mut self, number: u32, content: Vec<u8>, now: Now) {
+    pub fn ended(&mut self, number: u32, content: Vec<u8>) {
         let letter = self.letter(number);
         if !content.is_ascii() {
             letter.envelope.body_type = BodyType::EightBitMime;
         }
         letter.content = content;
         letter.answer = Answer::Awaited;
-        letter.begun = now;
     }
 
     /// What the client was told in the end; a complaint if that was not true.

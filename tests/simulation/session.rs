@@ -41,6 +41,9 @@ impl Policy for Core {
             return Err(OUT_OF_MEMORY);
         }
         let admitted = self.spool().admit(declared_bytes);
+        if admitted.is_err() {
+            self.world().seen.borrow_mut().disk_full += 1;
+        }
         admitted.map_err(|error| error.refusal())
     }
 }

@@ -1,4 +1,4 @@
-//! One core's spool: stands in for `spool::driver`, `keeper` and `mover` on the virtual disk. The commit
+//! One core's spool: stands in for `spool::driver` and `keeper` on the virtual disk. The commit
 //! machines, the books, the standing and the records are the real ones.
 
 use crate::canary::Canary;
@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub const SEGMENT_BYTES: u64 = 64 * 1024;
-const STAGING_BYTES: usize = 32 * 1024;
+pub const STAGING_BYTES: usize = 32 * 1024;
 /// Outcomes wait this long for others.
 const OUTCOME_DELAY: Duration = Duration::from_millis(5);
 
@@ -66,6 +66,20 @@ pub struct Pool {
     pub files_max: usize,
     pub next_number: u32,
     pub log_sequence: u64,
+}
+
+impl Pool {
+    fn has_more_than(&self, segments: usize) -> bool {
+        self.free.len() + self.files_max.saturating_sub(self.files) > segments
+    }
+}
+
+/// What there is to do for segments.
+enum Chore {
+    Retire(Usage, Lap),
+    Prepare(Usage),
+    /// Mail waits for a segment that is not to be had.
+    Fail,
 }
 
 pub struct Spool {
@@ -130,6 +144,14 @@ impl Spool {
         let spool = self.clone();
         self.world
             .spawn(Owner::Relay, async move { spool.move_mail().await });
+    }
+
+    pub fn world(&self) -> &Rc<World> {
+        &self.world
+    }
+
+    pub fn kept(&self, id: MessageId) -> Option<Rc<Message>> {
+        self.kept.borrow().get(&id).cloned()
     }
 
     pub fn next_id(&self) -> MessageId {
@@ -200,7 +222,7 @@ impl Spool {
     }
 
     /// Waits for room in the log. Moves may use the reserve.
-    async fn put(
+    pub async fn put(
         &self,
         record: &Record<'_>,
         ticket: MessageTicket,
@@ -227,9 +249,9 @@ impl Spool {
         .await
     }
 
-    fn segment_may_come(&self) -> bool {
-        let pool = self.pool.borrow();
-        pool.free.len() + pool.files_max.saturating_sub(pool.files) > 1
+    /// For messages: the last one is for outcomes.
+    pub fn segment_may_come(&self) -> bool {
+        self.pool.borrow().has_more_than(1)
     }
 
     /// Appends the next piece of a large body, its chunks numbered from `index` on; the next number.
@@ -280,7 +302,7 @@ impl Spool {
         self.put_message(&record, extents).await
     }
 
-    async fn durable_chunks(&self, chunks: &Rc<Chunks>) -> Result<Vec<Extent>, SpoolError> {
+    pub async fn durable_chunks(&self, chunks: &Rc<Chunks>) -> Result<Vec<Extent>, SpoolError> {
         until(&self.world, || (chunks.waiting.get() == 0).then_some(())).await;
         match chunks.failed.get() {
             true => Err(SpoolError::WriteFailed),
@@ -482,34 +504,33 @@ impl Spool {
     /// Prepares what the logs want next, and retires what is idle and not read by anybody.
     async fn keep_segments(&self) {
         loop {
-            if let Some((usage, lap)) = self.take_idle() {
-                self.retire(usage, lap).await;
-            } else if self.outcomes.borrow().spares() == 0 && self.pool_gives(0) {
-                self.prepare(Usage::Outcomes).await;
-            } else if self.messages.borrow().spares() < 2 && self.pool_gives(1) {
-                self.prepare(Usage::Messages).await;
-            } else {
-                self.fail_without_segments();
-                sleep(&self.world, Duration::from_millis(3)).await;
+            match until(&self.world, || self.chore()).await {
+                Chore::Retire(usage, lap) => self.retire(usage, lap).await,
+                Chore::Prepare(usage) => self.prepare(usage).await,
+                Chore::Fail => self.fail_without_segments(),
             }
         }
     }
 
-    fn pool_gives(&self, reserve: usize) -> bool {
-        let pool = self.pool.borrow();
-        let full = pool.free.len() + pool.files_max.saturating_sub(pool.files) <= reserve;
-        if full {
-            self.world.seen.borrow_mut().disk_full += 1;
+    fn chore(&self) -> Option<Chore> {
+        if let Some((usage, lap)) = self.take_idle() {
+            return Some(Chore::Retire(usage, lap));
         }
-        !full
+        let messages = self.messages.borrow();
+        if self.outcomes.borrow().spares() == 0 && self.pool.borrow().has_more_than(0) {
+            Some(Chore::Prepare(Usage::Outcomes))
+        } else if messages.spares() < 2 && self.segment_may_come() {
+            Some(Chore::Prepare(Usage::Messages))
+        } else {
+            (messages.is_starved() && !self.segment_may_come()).then_some(Chore::Fail)
+        }
     }
 
     fn fail_without_segments(&self) {
-        if self.messages.borrow().is_starved() && !self.segment_may_come() {
-            let mut releases = Vec::new();
-            self.messages.borrow_mut().fail_waiting(&mut releases);
-            releases.into_iter().for_each(|it| self.release_message(it));
-        }
+        self.world.seen.borrow_mut().disk_full += 1;
+        let mut releases = Vec::new();
+        self.messages.borrow_mut().fail_waiting(&mut releases);
+        releases.into_iter().for_each(|it| self.release_message(it));
     }
 
     async fn prepare(&self, usage: Usage) {
@@ -596,81 +617,6 @@ impl Spool {
 
     pub fn live_messages(&self) -> usize {
         self.message_book.borrow().live_messages()
-    }
-
-    // ---- moving ----
-
-    async fn move_mail(&self) {
-        loop {
-            sleep(&self.world, Duration::from_millis(50)).await;
-            let scarce = !self.segment_may_come();
-            let (bytes, room) = (2 * SEGMENT_BYTES, SEGMENT_BYTES);
-            let lap = self.message_book.borrow().candidate(bytes, room, scarce);
-            let Some(lap) = lap else { continue };
-            let mut cursor = 0;
-            loop {
-                let next = self
-                    .message_book
-                    .borrow()
-                    .next_to_move(lap, &mut cursor)
-                    .expect("few");
-                let Some(id) = next else { break };
-                if self.move_one(id).await.is_err() {
-                    break;
-                }
-            }
-        }
-    }
-
-    async fn move_one(&self, id: MessageId) -> Result<(), SpoolError> {
-        let Some(message) = self.kept.borrow().get(&id).cloned() else {
-            return Ok(());
-        };
-        let from = message.place();
-        let body = from.read(&self.world);
-        let mut chunks = Vec::new();
-        if body.len() > STAGING_BYTES / 2 {
-            let pieces = Rc::new(Chunks::default());
-            self.chunk(id, 0, &body, &pieces, true).await?;
-            chunks = self.durable_chunks(&pieces).await?;
-        }
-        let snapshot = message.standing.snapshot();
-        if snapshot.is_finished {
-            return Ok(());
-        }
-        let raw: Vec<RawExtent> = chunks.iter().map(Extent::raw).collect();
-        let (received_at, envelope) = (message.received_at, &message.envelope);
-        let mut meta = Vec::new();
-        let states = &snapshot.states;
-        let (kind, body) = match raw.is_empty() {
-            true => {
-                MessageMeta::encode_copy(received_at, envelope, states, &mut meta);
-                (Kind::Message, &body[..])
-            }
-            false => {
-                FinalMeta::encode_copy(received_at, &raw, envelope, states, &mut meta);
-                (Kind::Final, &[][..])
-            }
-        };
-        let record = Record {
-            kind,
-            id,
-            meta: &meta,
-            body,
-        };
-        let answer = Slot::default();
-        let copy = Copy {
-            message: message.clone(),
-            from,
-            snapshot: snapshot.number,
-            chunks,
-        };
-        let ticket = MessageTicket::Copy {
-            copy,
-            answer: answer.clone(),
-        };
-        self.put(&record, ticket, true).await?;
-        until(&self.world, || answer.borrow_mut().take()).await
     }
 
     /// What recovery found of messages that this core is home to.
