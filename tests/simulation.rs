@@ -296,9 +296,9 @@ fn every_promise_holds_whatever_happens() {
     println!("{} seeds: {stats:?} {seen:?}", all.end - all.start);
     // Nothing is avoided.
     if all.end - all.start >= SEEDS {
-        let rare = seen.rarer_than(SEEDS / 20);
+        let rare = seen.rarer_than(5);
         assert!(rare.is_empty(), "these happen too seldom: {rare:?}");
-        assert!(stats.repetitions > SEEDS / 20 && stats.reports > SEEDS);
+        assert!(stats.repetitions > SEEDS / 2 && stats.reports > SEEDS);
     }
 }
 

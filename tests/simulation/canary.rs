@@ -13,8 +13,8 @@ pub enum Canary {
     LosesOutcomes,
     /// A report that was owed when the power went is owed to nobody afterwards.
     ForgetsReports,
-    /// NOTIFY counts for nothing.
-    ReportsWhateverNotifySays,
+    /// NOTIFY=NEVER counts for nothing.
+    ReportsDespiteNever,
     /// The verdicts of one transaction are given to the next one of the connection.
     MixesUpReplies,
     /// All recipients of recovered mail are as if it had just come in.
@@ -34,7 +34,7 @@ impl Canary {
         Canary::SettlesEarly,
         Canary::LosesOutcomes,
         Canary::ForgetsReports,
-        Canary::ReportsWhateverNotifySays,
+        Canary::ReportsDespiteNever,
         Canary::MixesUpReplies,
         Canary::ForgetsWhoIsFinished,
         Canary::DropsPostponed,

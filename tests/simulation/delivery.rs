@@ -6,7 +6,7 @@ use crate::job::{Job, Message};
 use crate::relay::Core;
 use crate::world::{Owner, sleep, until_or, yield_now};
 use ringpost::handoff::job::Body;
-use ringpost::message::Recipient;
+use ringpost::message::{Notify, Recipient};
 use ringpost::schedule::judge::Verdict;
 use ringpost::schedule::next_hop::{Action, HopId};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState};
@@ -186,9 +186,10 @@ impl Core {
             );
         }
         let mut envelope = message.envelope.clone();
-        if world.canary == Canary::ReportsWhateverNotifySays {
-            let unasked = |recipient: &mut Recipient| recipient.notify = None;
-            envelope.recipients.iter_mut().for_each(unasked);
+        if world.canary == Canary::ReportsDespiteNever {
+            let never = |recipient: &&mut Recipient| recipient.notify == Some(Notify::NEVER);
+            let recipients = envelope.recipients.iter_mut().filter(never);
+            recipients.for_each(|recipient| recipient.notify = None);
         }
         let facts = Facts {
             envelope: &envelope,

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// The relay's recipients, counted in two ways that must agree.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct Account {
     /// Of all messages: not finished, or not durably so.
     pub open: Cell<usize>,

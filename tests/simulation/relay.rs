@@ -264,14 +264,15 @@ impl Relay {
         let part = |part: &Part| {
             let schedule = part.schedule.borrow();
             format!(
-                "{} jobs ({} deferred), {} connections, {} messages in the spool; ",
+                "{} jobs ({} deferred), {} connections, {}; ",
                 schedule.len(),
                 schedule.deferred(),
                 part.workers.get(),
-                part.spool.live_messages()
+                part.spool.describe()
             )
         };
-        self.parts.iter().map(part).collect()
+        let parts: String = self.parts.iter().map(part).collect();
+        format!("{parts}{:?}", self.account)
     }
 }
 

@@ -615,6 +615,17 @@ impl Spool {
         }
     }
 
+    pub fn describe(&self) -> String {
+        let outcomes = self.outcomes.borrow();
+        format!(
+            "{} messages in the spool, {} bytes of outcomes wait (due: {}), {} writes of them",
+            self.live_messages(),
+            outcomes.waiting_bytes(),
+            self.outcomes_due.get(),
+            outcomes.in_flight()
+        )
+    }
+
     pub fn live_messages(&self) -> usize {
         self.message_book.borrow().live_messages()
     }

@@ -254,5 +254,10 @@ pub async fn sleep(world: &World, time: Duration) {
 /// Others get their turn.
 pub async fn yield_now(world: &World) {
     let mut yielded = false;
-    until(world, || std::mem::replace(&mut yielded, true).then_some(())).await;
+    let look = || {
+        // The next look finds something: this one has not found nothing.
+        world.note_progress();
+        std::mem::replace(&mut yielded, true).then_some(())
+    };
+    until(world, look).await;
 }
