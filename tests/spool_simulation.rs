@@ -6,6 +6,9 @@
 //!
 //! `RINGPOST_SIMULATION_SEED=n` replays one seed, `RINGPOST_SIMULATION_SEEDS=n` runs more of them.
 
+#[path = "support/simulated/mod.rs"]
+mod simulated;
+
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
@@ -19,98 +22,16 @@ use ringpost::spool::record::{
     SegmentId, Usage, encode_outcome,
 };
 use ringpost::spool::standing::Standing;
-use ringpost::spool::survey::{Condition, Disk, Survey, SurveyedSegment, survey};
+use ringpost::spool::survey::{Condition, Survey, SurveyedSegment, survey};
 use ringpost::time::WallTime;
+use simulated::disk::VirtualDisk;
+use simulated::random::Random;
+use simulated::seeds;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
-const SECTOR_BYTES: usize = 512;
 const SEGMENT_BYTES: u64 = 64 * 1024;
 const STAGING_BYTES: usize = 16 * 1024;
 const SEEDS: u64 = 200;
-
-/// splitmix64: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn one_in(&mut self, chances: usize) -> bool {
-        self.below(chances) == 0
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
-}
-
-/// What is on the platters.
-#[derive(Clone, Default)]
-struct VirtualDisk {
-    segments: BTreeMap<SegmentId, Vec<u8>>,
-}
-
-impl VirtualDisk {
-    fn write(&mut self, segment: SegmentId, position: u64, bytes: &[u8]) {
-        let content = self.segments.get_mut(&segment).expect("it was made");
-        let start = position as usize;
-        content[start..start + bytes.len()].copy_from_slice(bytes);
-    }
-
-    /// Some sectors of a write, as a power cut leaves them.
-    fn write_torn(&mut self, random: &mut Random, segment: SegmentId, position: u64, bytes: &[u8]) {
-        // All, none, a prefix, or any subset: each is common enough to be met.
-        let way = random.below(5);
-        let sectors = bytes.len() / SECTOR_BYTES;
-        let prefix = random.below(sectors + 1);
-        for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-            let lands = match way {
-                0 => false,
-                1 => true,
-                2 => index < prefix,
-                3 => index + 1 != prefix,
-                _ => random.one_in(2),
-            };
-            if lands {
-                self.write(segment, position + (index * SECTOR_BYTES) as u64, sector);
-            }
-        }
-    }
-
-    fn extent(&self, extent: &RawExtent) -> &[u8] {
-        let start = extent.offset as usize;
-        &self.segments[&extent.lap.segment][start..start + extent.bytes as usize]
-    }
-
-    fn digest(&self) -> u32 {
-        self.segments
-            .values()
-            .fold(0, |sum, content| crc32c::crc32c_append(sum, content))
-    }
-}
-
-impl Disk for VirtualDisk {
-    fn segments(&mut self) -> io::Result<Vec<SegmentId>> {
-        Ok(self.segments.keys().copied().collect())
-    }
-
-    fn read(&mut self, segment: SegmentId, position: u64, out: &mut [u8]) -> io::Result<usize> {
-        let content = &self.segments[&segment][position as usize..];
-        let count = content.len().min(out.len());
-        out[..count].copy_from_slice(&content[..count]);
-        Ok(count)
-    }
-}
 
 /// What was promised about one message, and what was tried.
 struct Truth {
@@ -1068,8 +989,7 @@ impl Simulation {
             core: core as u16,
             number,
         };
-        let content = vec![0; SEGMENT_BYTES as usize];
-        self.disk.segments.insert(segment, content);
+        self.disk.create(segment, SEGMENT_BYTES);
         Lap {
             segment,
             generation: 0,
@@ -1398,19 +1318,11 @@ fn free_header(lap: Lap, run: u32) -> SegmentHeader {
     }
 }
 
-fn seeds() -> Vec<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    match number("RINGPOST_SIMULATION_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..number("RINGPOST_SIMULATION_SEEDS").unwrap_or(SEEDS)).collect(),
-    }
-}
-
 #[test]
 fn nothing_promised_is_lost_whenever_the_power_goes() {
     let (mut promised, mut holes, mut torn, mut retired) = (0, 0, 0, 0);
     let (mut moved, mut duplicates, mut overtaken, mut doubtful) = (0, 0, 0, 0);
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         let mut simulation = Simulation::new(seed, Canary::None);
         if let Err(story) = simulation.play() {
             panic!("seed {seed}: {story}\nreplay with RINGPOST_SIMULATION_SEED={seed}");
@@ -1429,7 +1341,7 @@ fn nothing_promised_is_lost_whenever_the_power_goes() {
         "{moved} moves, {overtaken} too late, {doubtful} doubtful, {duplicates} second copies"
     );
     // The simulation has to meet what it is for.
-    if seeds().len() as u64 >= SEEDS {
+    if seeds(SEEDS).count() as u64 >= SEEDS {
         assert!(promised > 10_000 && holes > 50 && torn > 200 && retired > 500);
         assert!(moved > 2000 && duplicates > 500 && overtaken > 50 && doubtful > 50);
     }

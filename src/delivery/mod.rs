@@ -25,6 +25,7 @@ use crate::schedule::judge::Verdict;
 use crate::schedule::next_hop::{self, Action, HopId, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::retry::RetryPolicy;
+use crate::schedule::settle as decide;
 use crate::spool::Spool;
 use crate::time::{Now, WallTime};
 use crate::tls::failures::FailureMemory;
@@ -171,7 +172,11 @@ impl Delivery {
 
     /// Takes over a job that was read from the spool at start: recipients that are not due wait.
     pub fn resume(&self, job: Job) {
-        let due = job.recipients.iter().map(|(_, state)| due_of(state)).min();
+        let due = job
+            .recipients
+            .iter()
+            .map(|(_, state)| decide::due_of(state))
+            .min();
         self.0.defer(job, due.unwrap_or_default());
     }
 
@@ -195,13 +200,6 @@ impl Delivery {
         while self.0.at_work.get() > 0 {
             self.0.rested.notified().await;
         }
-    }
-}
-
-fn due_of(state: &RecipientState) -> WallTime {
-    match state {
-        RecipientState::Waiting { due, .. } | RecipientState::ReportOwed { due, .. } => *due,
-        RecipientState::Finished => WallTime(0),
     }
 }
 
@@ -290,15 +288,9 @@ impl Inner {
         idle.notify.notify_one();
     }
 
-    /// The job waited at its hop for too long: that counts as an attempt that failed in the way
-    /// the hop last failed.
     fn postpone(self: &Rc<Self>, hop: HopId, job: Job) {
         let last = self.schedule.borrow_mut().context(hop).last.clone();
-        let diagnosis = last.unwrap_or_else(settle::nobody_answered);
-        let verdict = match diagnosis.status.class {
-            5 => Verdict::Bounce,
-            _ => Verdict::Defer,
-        };
+        let (verdict, diagnosis) = decide::postponed(last);
         self.settle_all(job, verdict, &diagnosis);
     }
 
@@ -364,15 +356,7 @@ impl Inner {
         index: u32,
         state: &RecipientState,
     ) -> Result<Option<Way>, UnusableDomain> {
-        let (is_report, mailbox) = match state {
-            RecipientState::Waiting { .. } => {
-                let recipient = &message.envelope.recipients[index as usize];
-                (false, Some(&recipient.forward_path))
-            }
-            RecipientState::ReportOwed { .. } => (true, message.envelope.reverse_path.as_ref()),
-            RecipientState::Finished => (false, None),
-        };
-        let Some(mailbox) = mailbox else {
+        let Some(mailbox) = decide::addressee(&message.envelope, index, state) else {
             return Ok(None);
         };
         // Only the bare Postmaster has no domain: it is ours.
@@ -382,7 +366,7 @@ impl Inner {
         };
         let level = (self.context.level_for)(domain);
         Ok(Some(Way {
-            is_report,
+            is_report: matches!(state, RecipientState::ReportOwed { .. }),
             next_hop: self.context.routes.next_hop(domain)?,
             level,
             // The certificate is judged against the host's name, but who vouches for that name is
@@ -437,7 +421,13 @@ impl Inner {
         let now = clock::now();
         let mut schedule = self.schedule.borrow_mut();
         let mut hop = None;
-        for part in split_by_count(job, self.context.recipients_per_transaction) {
+        let most = self.context.recipients_per_transaction;
+        for recipients in decide::split_by_count(job.recipients, most) {
+            let part = Job {
+                message: job.message.clone(),
+                body: job.body.clone(),
+                recipients,
+            };
             hop = Some(schedule.push(&key, part, now));
         }
         if let Some(hop) = hop {
@@ -465,23 +455,4 @@ impl Inner {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
-}
-
-/// Jobs of at most `most` recipients each. A report is one transaction however many it speaks of.
-fn split_by_count(mut job: Job, most: usize) -> Vec<Job> {
-    let is_report = matches!(
-        job.recipients.first(),
-        Some((_, RecipientState::ReportOwed { .. }))
-    );
-    let mut parts = Vec::new();
-    while job.recipients.len() > most && !is_report {
-        let rest = job.recipients.split_off(most);
-        parts.push(Job {
-            message: job.message.clone(),
-            body: job.body.clone(),
-            recipients: std::mem::replace(&mut job.recipients, rest),
-        });
-    }
-    parts.push(job);
-    parts
 }

@@ -4,8 +4,7 @@ use super::Inner;
 use crate::handoff::job::Job;
 use crate::io::buffer::AlignedBuf;
 use crate::io::clock;
-use crate::schedule::dsn::{self, Action, Original, Rendered, Reported};
-use crate::schedule::outcome::{RecipientState, ReportKind};
+use crate::schedule::dsn::{Owed, Rendered};
 use crate::spool::Place;
 use std::io;
 
@@ -17,50 +16,18 @@ impl Inner {
     /// out of it: the report itself matters more.
     pub(super) async fn render_report(&self, job: &Job) -> Option<Rendered> {
         let message = &job.message;
-        let reported: Vec<Reported<'_>> = job.recipients.iter().filter_map(reported).collect();
-        let reports_failure = reported
-            .iter()
-            .any(|recipient| recipient.action == Action::Failed);
-        let wanted = dsn::original_bytes_wanted(
-            &message.envelope,
-            reports_failure,
-            message.residence.body_bytes(),
-        );
-        let wire = read_start(&message.residence.place(), wanted)
+        let owed = Owed {
+            hostname: &self.context.hostname,
+            id: message.id,
+            received_at: message.received_at,
+            envelope: &message.envelope,
+            recipients: &job.recipients,
+            body_bytes: message.residence.body_bytes(),
+        };
+        let wire = read_start(&message.residence.place(), owed.original_bytes_wanted())
             .await
             .unwrap_or_default();
-        let hostname = &self.context.hostname;
-        let boundary = format!("{}.report", message.id);
-        dsn::render(&dsn::Report {
-            reporting_mta: hostname,
-            message_id: &format!("{}.{}@{hostname}", message.id, reported.first()?.index),
-            boundary: &boundary,
-            now: clock::wall_time(),
-            arrived: message.received_at,
-            envelope: &message.envelope,
-            recipients: &reported,
-            original: Original {
-                is_whole: wire.len() as u64 == message.residence.body_bytes(),
-                wire: &wire,
-            },
-        })
-    }
-}
-
-fn reported((index, state): &(u32, RecipientState)) -> Option<Reported<'_>> {
-    match state {
-        RecipientState::ReportOwed {
-            kind, diagnosis, ..
-        } => Some(Reported {
-            index: *index,
-            action: match kind {
-                ReportKind::Failed => Action::Failed,
-                ReportKind::Relayed => Action::Relayed,
-            },
-            diagnosis,
-            last_attempt: None,
-        }),
-        _ => None,
+        owed.render(&wire, clock::wall_time())
     }
 }
 

@@ -1,5 +1,6 @@
 //! One outbound connection as a task: opens it, carries jobs, waits idle, closes.
 
+use super::settle::Session;
 use super::{HopKey, Idle, Inner, Told};
 use crate::handoff::job::Job;
 use crate::io::clock;
@@ -9,7 +10,8 @@ use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
 use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
 use crate::schedule::next_hop::{HopId, Refusal, Take};
-use crate::schedule::outcome::{Diagnosis, RecipientState};
+use crate::schedule::outcome::Diagnosis;
+use crate::schedule::settle::{self, After, is_report};
 use crate::smtp::client::{Transaction, TransactionResult};
 use crate::smtp::reply::Stage;
 use crate::time::Now;
@@ -34,13 +36,6 @@ enum Tried {
         diagnosis: Diagnosis,
         throttle: bool,
     },
-}
-
-/// What becomes of a connection after a transaction.
-enum After {
-    GoOn,
-    Close,
-    Broke,
 }
 
 impl Inner {
@@ -91,7 +86,7 @@ impl Inner {
             )
         };
         let mut last = Tried::Failed {
-            diagnosis: super::settle::nobody_answered(),
+            diagnosis: settle::nobody_answered(),
             throttle: false,
         };
         let Some(site) = site else {
@@ -315,28 +310,19 @@ impl Worker {
         if let Some(error) = self.connection.take_content_error() {
             self.inner.log_unreadable(&job, &error);
         }
-        let reusable = result.reusable && self.connection.lives();
-        let session_worked = self.carried > 1 || self.has_rested;
-        let broke = self.inner.settle(
-            self.hop,
-            job,
-            result,
-            &self.connection,
-            &self.peer,
+        let session = Session {
+            connection: &self.connection,
+            peer: &self.peer,
             started,
-            session_worked,
-        );
-        match (reusable, broke) {
-            (true, _) => After::GoOn,
-            (false, false) => After::Close,
-            (false, true) => After::Broke,
-        }
+            has_worked: self.carried > 1 || self.has_rested,
+        };
+        self.inner.settle(self.hop, job, result, &session)
     }
 
     /// `None`: it is a report, and there is nobody to report to.
     async fn transact(&mut self, job: &Job, begun: bool) -> Option<TransactionResult> {
         self.carried += 1;
-        match is_report(job) {
+        match is_report(&job.recipients) {
             true => self.carry_report(job).await,
             false => Some(self.carry_message(job, begun).await),
         }
@@ -412,7 +398,7 @@ impl Worker {
         };
         let recipients = indices(&job);
         let ahead = transaction(&job, &recipients);
-        let ahead = (!is_report(&job)).then_some(&ahead);
+        let ahead = (!is_report(&job.recipients)).then_some(&ahead);
         let begun = self.connection.send_body(content, ahead).await;
         self.ahead = Some(Ahead {
             job,
@@ -441,13 +427,6 @@ impl Worker {
             }
         }
     }
-}
-
-pub(super) fn is_report(job: &Job) -> bool {
-    matches!(
-        job.recipients.first(),
-        Some((_, RecipientState::ReportOwed { .. }))
-    )
 }
 
 fn indices(job: &Job) -> Vec<u32> {

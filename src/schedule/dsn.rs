@@ -7,8 +7,8 @@
 
 use std::borrow::Cow;
 
-use crate::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
-use crate::schedule::outcome::{Diagnosis, ReportKind};
+use crate::message::{BodyType, Envelope, Mailbox, MessageId, Notify, Recipient, Ret};
+use crate::schedule::outcome::{Diagnosis, RecipientState, ReportKind};
 use crate::smtp::reply::{printable, printable_str};
 use crate::smtp::trace::push_date;
 use crate::time::WallTime;
@@ -107,6 +107,64 @@ impl Rendered {
             recipients: vec![recipient],
             ..Envelope::default()
         }
+    }
+}
+
+/// A report that recipients of one message are owed, before what is stored of that is at hand.
+#[derive(Clone, Copy, Debug)]
+pub struct Owed<'a> {
+    /// Our host name.
+    pub hostname: &'a str,
+    pub id: MessageId,
+    pub received_at: WallTime,
+    pub envelope: &'a Envelope,
+    /// Whoever is not owed a report is left out of it.
+    pub recipients: &'a [(u32, RecipientState)],
+    /// Of the stored original, in wire form.
+    pub body_bytes: u64,
+}
+
+impl<'a> Owed<'a> {
+    fn reported(&self) -> Vec<Reported<'a>> {
+        let reported = |(index, state): &'a (u32, RecipientState)| match state {
+            RecipientState::ReportOwed {
+                kind, diagnosis, ..
+            } => Some(Reported {
+                index: *index,
+                action: (*kind).into(),
+                diagnosis,
+                last_attempt: None,
+            }),
+            _ => None,
+        };
+        self.recipients.iter().filter_map(reported).collect()
+    }
+
+    /// How many bytes of the stored original, from its start, [`Self::render`] can use.
+    pub fn original_bytes_wanted(&self) -> usize {
+        let reported = self.reported();
+        let reports_failure = reported.iter().any(|it| it.action == Action::Failed);
+        original_bytes_wanted(self.envelope, reports_failure, self.body_bytes)
+    }
+
+    /// Renders the report with what could be read of the original, from its start. `None`: nobody
+    /// is owed it, or there is nobody to be told.
+    pub fn render(&self, wire: &[u8], now: WallTime) -> Option<Rendered> {
+        let reported = self.reported();
+        let (id, hostname) = (self.id, self.hostname);
+        render(&Report {
+            reporting_mta: hostname,
+            message_id: &format!("{id}.{}@{hostname}", reported.first()?.index),
+            boundary: &format!("{id}.report"),
+            now,
+            arrived: self.received_at,
+            envelope: self.envelope,
+            recipients: &reported,
+            original: Original {
+                is_whole: wire.len() as u64 == self.body_bytes,
+                wire,
+            },
+        })
     }
 }
 

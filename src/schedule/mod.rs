@@ -3,3 +3,4 @@ pub mod judge;
 pub mod next_hop;
 pub mod outcome;
 pub mod retry;
+pub mod settle;

@@ -18,7 +18,7 @@ use crate::message::{Envelope, Mailbox, TlsSummary};
 use crate::metrics::CoreMetrics;
 use crate::smtp::refusal::Refusal;
 use crate::smtp::server::{PeerInfo, Phase, Policy, Server, Settings, Spending, Step};
-use crate::spool::{Spool, SpoolError};
+use crate::spool::Spool;
 use crate::time::Now;
 use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
@@ -161,7 +161,7 @@ impl Policy for Context {
         if admitted.is_err() != self.refuses.replace(admitted.is_err()) {
             self.log_room(admitted.is_ok());
         }
-        admitted.map_err(|error| spool_refusal(&error))
+        admitted.map_err(|error| error.refusal())
     }
 
     fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
@@ -262,17 +262,6 @@ impl Context {
                 .field("effect", "new mail gets 452 4.3.1 until there is room"),
             true => &mut self.log.line(LogLevel::Info, "spool-has-room", now),
         };
-    }
-}
-
-fn spool_refusal(error: &SpoolError) -> Refusal {
-    match error {
-        SpoolError::Full => Refusal::new(452, 3, 1, "Insufficient system storage, try later"),
-        SpoolError::TooLarge => Refusal::new(552, 3, 4, "The envelope is too large"),
-        SpoolError::Closing => Refusal::new(421, 3, 2, "The relay is shutting down, try later"),
-        SpoolError::WriteFailed => {
-            Refusal::new(451, 3, 0, "Local error in storing the message, try later")
-        }
     }
 }
 
@@ -597,8 +586,7 @@ impl Session {
             }
             Err(error) => {
                 self.context.metrics.messages_refused.increment();
-                self.server
-                    .not_committed(spool_refusal(&error), &mut self.out);
+                self.server.not_committed(error.refusal(), &mut self.out);
             }
         }
     }

@@ -53,6 +53,7 @@ pub use residence::{Movable, Residence};
 use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;
 use crate::message::MessageId;
+use crate::smtp::refusal::Refusal;
 use crate::spool::record::{COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES};
 use std::fmt;
 use std::sync::Arc;
@@ -166,6 +167,20 @@ pub enum SpoolError {
     TooLarge,
     /// The spool is closing: 421 4.3.2.
     Closing,
+}
+
+impl SpoolError {
+    /// What the sender is told.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            SpoolError::Full => Refusal::new(452, 3, 1, "Insufficient system storage, try later"),
+            SpoolError::TooLarge => Refusal::new(552, 3, 4, "The envelope is too large"),
+            SpoolError::Closing => Refusal::new(421, 3, 2, "The relay is shutting down, try later"),
+            SpoolError::WriteFailed => {
+                Refusal::new(451, 3, 0, "Local error in storing the message, try later")
+            }
+        }
+    }
 }
 
 impl fmt::Display for SpoolError {

@@ -1,0 +1,519 @@
+//! What verdicts mean for recipients: the next state of each, and what follows from it.
+//!
+//! Promise: whatever the verdict, a recipient ends in exactly one of four ways: finished, owed a
+//! report, waiting with a due time, or queued again at once. The first three are to be recorded.
+//! Not here: recording, queueing and telling; `delivery` does what is decided here.
+
+use super::judge::{self, Event, Scope, Situation, Trouble, Verdict};
+use super::next_hop::{HopId, Refusal, Schedule};
+use super::outcome::{Diagnosis, RecipientState, ReportKind};
+use super::retry::{self, NextTry, RetryPolicy};
+use crate::message::{Envelope, Mailbox};
+use crate::smtp::client::{RecipientVerdict, TransactionResult};
+use crate::smtp::reply::Stage;
+use crate::time::{Now, WallTime};
+use std::hash::Hash;
+use std::time::Duration;
+
+/// Recipients of one message, as indexes into its envelope, and where each stands.
+pub type Recipients = Vec<(u32, RecipientState)>;
+
+/// What is to happen to one recipient.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    pub verdict: Verdict,
+    pub diagnosis: Diagnosis,
+    /// Delivered to a hop that will not report success, while success reports were asked for.
+    pub relayed: bool,
+}
+
+/// What a transaction decided.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Judged {
+    /// In the order in which the recipients were offered.
+    pub decisions: Vec<(u32, Decision)>,
+    pub accepted_any: bool,
+    /// The hop took part to the end.
+    pub answered: bool,
+    /// The connection was lost in a way that speaks against the hop; one that ended between two
+    /// transactions does not.
+    pub broke: bool,
+    /// The hop asks for less.
+    pub throttle: Option<Refusal>,
+}
+
+/// What becomes of a connection after a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    GoOn,
+    Close,
+    Broke,
+}
+
+/// A job that never got to a host, and no host has said why.
+pub fn nobody_answered() -> Diagnosis {
+    let event = Event::Trouble(Trouble::Unreachable);
+    judge::diagnose(Stage::Connect, event, Verdict::Defer, "")
+}
+
+/// A job has waited at its hop for too long: that counts as an attempt that failed in the way the
+/// hop last failed.
+pub fn postponed(last: Option<Diagnosis>) -> (Verdict, Diagnosis) {
+    let diagnosis = last.unwrap_or_else(nobody_answered);
+    let verdict = match diagnosis.status.class {
+        5 => Verdict::Bounce,
+        _ => Verdict::Defer,
+    };
+    (verdict, diagnosis)
+}
+
+/// Gives all recipients the same verdict, without a transaction.
+pub fn decide_all(
+    recipients: &[(u32, RecipientState)],
+    verdict: Verdict,
+    diagnosis: &Diagnosis,
+) -> Vec<(u32, Decision)> {
+    let decision = || Decision {
+        verdict,
+        diagnosis: diagnosis.clone(),
+        relayed: false,
+    };
+    recipients
+        .iter()
+        .map(|(index, _)| (*index, decision()))
+        .collect()
+}
+
+/// Judges a transaction. `session_worked`: the session had ended a transaction, or rested, before. `host`: whom it was
+/// with.
+pub fn judge_transaction(result: &TransactionResult, session_worked: bool, host: &str) -> Judged {
+    let situation = Situation {
+        session_worked,
+        ..Situation::default()
+    };
+    let accepted_any = result
+        .verdicts
+        .iter()
+        .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
+    let mut judged = Judged {
+        decisions: Vec::with_capacity(result.verdicts.len()),
+        accepted_any,
+        answered: true,
+        broke: false,
+        throttle: None,
+    };
+    for (index, recipient) in &result.verdicts {
+        let (scope, verdict) = judge::judge_recipient(recipient, situation);
+        let verdict = match verdict {
+            Verdict::NextTransaction if !accepted_any => Verdict::Defer,
+            verdict => verdict,
+        };
+        if verdict == Verdict::Throttle && scope == Scope::NextHop {
+            judged.throttle = Some(Refusal::Mail);
+        } else if is_421(recipient) {
+            judged.throttle.get_or_insert(Refusal::Connection);
+        }
+        judged.answered &= !is_silence(recipient);
+        judged.broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
+        let (stage, event) = judge::event_of(recipient);
+        judged.decisions.push((
+            *index,
+            Decision {
+                verdict,
+                diagnosis: judge::diagnose(stage, event, verdict, host),
+                relayed: result.relayed.contains(index),
+            },
+        ));
+    }
+    judged
+}
+
+impl Judged {
+    /// Tells the schedule how its hop did, in `took`. `last` finds the hop's last diagnosis in what is kept with it.
+    pub fn tell<K: Clone + Hash + Eq, J, C: Default>(
+        &self,
+        schedule: &mut Schedule<K, J, C>,
+        hop: HopId,
+        (took, now): (Duration, Now),
+        last: impl Fn(&mut C) -> &mut Option<Diagnosis>,
+    ) {
+        if self.answered {
+            schedule.delivered(hop, took);
+            // What went wrong before says nothing about who waits too long from now on; a 5yz
+            // greeting of an hour ago must not return mail.
+            *last(schedule.context(hop)) = None;
+        }
+        if let Some(refusal) = self.throttle {
+            schedule.refused(hop, refusal, now);
+        }
+        let is_unhappy = |(_, decision): &&(u32, Decision)| decision.verdict != Verdict::Delivered;
+        let unhappy = self.decisions.iter().find(is_unhappy);
+        if let Some((_, decision)) = unhappy
+            && !self.answered
+        {
+            *last(schedule.context(hop)) = Some(decision.diagnosis.clone());
+        }
+    }
+
+    /// `reusable`: the session stands, and another transaction may follow.
+    pub fn after(&self, reusable: bool) -> After {
+        match (reusable, self.broke) {
+            (true, _) => After::GoOn,
+            (false, false) => After::Close,
+            (false, true) => After::Broke,
+        }
+    }
+}
+
+/// What the next states depend on, besides the decisions.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    pub envelope: &'a Envelope,
+    /// Of the message.
+    pub age: Duration,
+    pub now: WallTime,
+    /// Any number, evenly distributed: spreads retries.
+    pub random: u64,
+    pub retry: &'a RetryPolicy,
+    /// For reports, which nobody waits for.
+    pub report_retry: &'a RetryPolicy,
+}
+
+/// What follows from decisions for the recipients of a job. Every one of them is in exactly one of
+/// `again`, `deferred` and `reports`, or is counted in `finished`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Consequences {
+    /// New states, to be made durable.
+    pub recorded: Recipients,
+    /// As they were, at once.
+    pub again: Recipients,
+    /// At `due`.
+    pub deferred: Recipients,
+    /// Owed a report from now on, which is due at once.
+    pub reports: Recipients,
+    pub finished: u32,
+    /// The earliest of `deferred`.
+    pub due: Option<WallTime>,
+}
+
+impl Consequences {
+    /// `decisions` has one for each of the recipients, in the same order. Of reports the first
+    /// counts, and may be the only one: one transaction spoke of them all.
+    pub fn of(facts: &Facts<'_>, recipients: Recipients, decisions: Vec<(u32, Decision)>) -> Self {
+        let mut consequences = Consequences::default();
+        if is_report(&recipients) {
+            let (_, decision) = &decisions[0];
+            for (index, state) in recipients {
+                let next = facts.next_of_report(&state, decision);
+                consequences.add(index, state, next);
+            }
+        } else {
+            assert_eq!(recipients.len(), decisions.len());
+            for ((index, state), (_, decision)) in recipients.into_iter().zip(decisions) {
+                let next = facts.next_of_recipient(index, &state, decision);
+                consequences.add(index, state, next);
+            }
+        }
+        consequences
+    }
+
+    fn add(&mut self, index: u32, before: RecipientState, next: Option<RecipientState>) {
+        let Some(state) = next else {
+            return self.again.push((index, before));
+        };
+        self.recorded.push((index, state.clone()));
+        match &state {
+            RecipientState::Finished => self.finished += 1,
+            RecipientState::ReportOwed { attempts: 0, .. } => self.reports.push((index, state)),
+            RecipientState::Waiting { due, .. } | RecipientState::ReportOwed { due, .. } => {
+                self.due = Some(self.due.map_or(*due, |earlier| earlier.min(*due)));
+                self.deferred.push((index, state));
+            }
+        }
+    }
+}
+
+impl Facts<'_> {
+    /// The next state of a recipient that waited; `None`: as it was, at once again.
+    fn next_of_recipient(
+        &self,
+        index: u32,
+        state: &RecipientState,
+        decision: Decision,
+    ) -> Option<RecipientState> {
+        let Decision {
+            verdict,
+            diagnosis,
+            relayed,
+        } = decision;
+        match verdict {
+            Verdict::Delivered if relayed => {
+                Some(self.report_owed(index, ReportKind::Relayed, diagnosis))
+            }
+            Verdict::Delivered => Some(RecipientState::Finished),
+            Verdict::Bounce => Some(self.report_owed(index, ReportKind::Failed, diagnosis)),
+            Verdict::Reconnect | Verdict::NextTransaction => None,
+            _ => Some(self.deferred(index, state, diagnosis)),
+        }
+    }
+
+    fn deferred(&self, index: u32, state: &RecipientState, diagnosis: Diagnosis) -> RecipientState {
+        let attempts = attempts_of(state) + 1;
+        match self.next_try(self.retry, attempts) {
+            NextTry::After(wait) => RecipientState::Waiting {
+                attempts,
+                due: self.now + wait,
+                last: Some(diagnosis),
+            },
+            NextTry::Expired => {
+                let expired = retry::expired(Some(&diagnosis));
+                self.report_owed(index, ReportKind::Failed, expired)
+            }
+        }
+    }
+
+    fn next_try(&self, policy: &RetryPolicy, attempts: u32) -> NextTry {
+        policy.after_failure(attempts, self.age, self.random)
+    }
+
+    /// A report is owed if somebody can be told, and wants to be.
+    fn report_owed(&self, index: u32, kind: ReportKind, diagnosis: Diagnosis) -> RecipientState {
+        let recipient = &self.envelope.recipients[index as usize];
+        let wanted = match kind {
+            ReportKind::Failed => recipient.wants_failure_report(),
+            ReportKind::Relayed => recipient.wants_success_report(),
+        };
+        if self.envelope.reverse_path.is_none() || !wanted {
+            return RecipientState::Finished;
+        }
+        RecipientState::ReportOwed {
+            kind,
+            diagnosis,
+            attempts: 0,
+            due: WallTime(0),
+        }
+    }
+
+    /// The next state of a recipient whose report was tried. A report that cannot be delivered is
+    /// dropped (RFC 5321 section 6.1): the log has the line.
+    fn next_of_report(
+        &self,
+        state: &RecipientState,
+        decision: &Decision,
+    ) -> Option<RecipientState> {
+        let RecipientState::ReportOwed {
+            kind,
+            diagnosis,
+            attempts,
+            ..
+        } = state
+        else {
+            return Some(RecipientState::Finished);
+        };
+        match decision.verdict {
+            Verdict::Delivered | Verdict::Bounce => Some(RecipientState::Finished),
+            Verdict::Reconnect | Verdict::NextTransaction => None,
+            _ => {
+                let attempts = attempts + 1;
+                Some(match self.next_try(self.report_retry, attempts) {
+                    NextTry::After(wait) => RecipientState::ReportOwed {
+                        kind: *kind,
+                        diagnosis: diagnosis.clone(),
+                        attempts,
+                        due: self.now + wait,
+                    },
+                    NextTry::Expired => RecipientState::Finished,
+                })
+            }
+        }
+    }
+}
+
+/// Are these owed reports? A job has either only those or none.
+pub fn is_report(recipients: &[(u32, RecipientState)]) -> bool {
+    matches!(
+        recipients.first(),
+        Some((_, RecipientState::ReportOwed { .. }))
+    )
+}
+
+/// Whom the next transaction for a recipient goes to: itself, or the reverse-path that is owed a
+/// report. `None` for a report on mail with the null reverse-path, which goes nowhere, and for
+/// a finished one.
+pub fn addressee<'a>(
+    envelope: &'a Envelope,
+    index: u32,
+    state: &RecipientState,
+) -> Option<&'a Mailbox> {
+    match state {
+        RecipientState::Waiting { .. } => Some(&envelope.recipients[index as usize].forward_path),
+        RecipientState::ReportOwed { .. } => envelope.reverse_path.as_ref(),
+        RecipientState::Finished => None,
+    }
+}
+
+/// Parts of at most `most` recipients each. A report is one transaction however many it speaks of.
+pub fn split_by_count(mut recipients: Recipients, most: usize) -> Vec<Recipients> {
+    let mut parts = Vec::new();
+    while recipients.len() > most && !is_report(&recipients) {
+        let rest = recipients.split_off(most);
+        parts.push(std::mem::replace(&mut recipients, rest));
+    }
+    parts.push(recipients);
+    parts
+}
+
+/// When a recipient is to be looked at again.
+pub fn due_of(state: &RecipientState) -> WallTime {
+    match state {
+        RecipientState::Waiting { due, .. } | RecipientState::ReportOwed { due, .. } => *due,
+        RecipientState::Finished => WallTime(0),
+    }
+}
+
+fn attempts_of(state: &RecipientState) -> u32 {
+    match state {
+        RecipientState::Waiting { attempts, .. } | RecipientState::ReportOwed { attempts, .. } => {
+            *attempts
+        }
+        RecipientState::Finished => 0,
+    }
+}
+
+/// The hop goes away, or wants us to: whatever command that answers, no connection is to follow
+/// at once.
+fn is_421(verdict: &RecipientVerdict) -> bool {
+    matches!(verdict, RecipientVerdict::Refused { reply, .. } if reply.code == 421)
+}
+
+/// The connection ended without the answer that was due.
+fn is_silence(verdict: &RecipientVerdict) -> bool {
+    matches!(
+        verdict,
+        RecipientVerdict::NotAttempted
+            | RecipientVerdict::LostInBody
+            | RecipientVerdict::LostAfterData
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Notify, Recipient};
+    use crate::smtp::reply::EnhancedStatus;
+
+    fn diagnosis() -> Diagnosis {
+        Diagnosis {
+            status: EnhancedStatus::new(5, 1, 1),
+            text: "550 5.1.1 no such user".into(),
+            remote_host: "mx.b.test".into(),
+        }
+    }
+
+    /// Recipients with no NOTIFY, NEVER, and SUCCESS.
+    fn envelope(reverse_path: Option<Mailbox>) -> Envelope {
+        let notify = [
+            None,
+            Some(Notify::NEVER),
+            Some(Notify {
+                success: true,
+                ..Notify::NEVER
+            }),
+        ];
+        let recipient = |notify| Recipient {
+            notify,
+            ..Recipient::new(Mailbox::new("r", "b.test"))
+        };
+        Envelope {
+            reverse_path,
+            recipients: notify.into_iter().map(recipient).collect(),
+            ..Envelope::default()
+        }
+    }
+
+    fn settle(
+        envelope: &Envelope,
+        state: &RecipientState,
+        verdict: Verdict,
+        relayed: bool,
+    ) -> Consequences {
+        let retry = RetryPolicy::default();
+        let facts = Facts {
+            envelope,
+            age: Duration::from_secs(1),
+            now: WallTime(1000),
+            random: 0,
+            retry: &retry,
+            report_retry: &retry,
+        };
+        let recipients: Recipients = (0..3).map(|index| (index, state.clone())).collect();
+        let mut decisions = decide_all(&recipients, verdict, &diagnosis());
+        for (_, decision) in &mut decisions {
+            decision.relayed = relayed;
+        }
+        Consequences::of(&facts, recipients, decisions)
+    }
+
+    fn indexes(recipients: &Recipients) -> Vec<u32> {
+        recipients.iter().map(|(index, _)| *index).collect()
+    }
+
+    #[test]
+    fn who_is_owed_a_report() {
+        let told = envelope(Some(Mailbox::new("s", "a.test")));
+        let fresh = RecipientState::fresh();
+        let failed = settle(&told, &fresh, Verdict::Bounce, false);
+        assert_eq!((indexes(&failed.reports), failed.finished), (vec![0], 2));
+        let relayed = settle(&told, &fresh, Verdict::Delivered, true);
+        assert_eq!((indexes(&relayed.reports), relayed.finished), (vec![2], 2));
+        let delivered = settle(&told, &fresh, Verdict::Delivered, false);
+        assert_eq!(delivered.finished, 3);
+        let nobody = settle(&envelope(None), &fresh, Verdict::Bounce, false);
+        assert_eq!(nobody.finished, 3);
+    }
+
+    #[test]
+    fn a_report_is_delivered_deferred_or_dropped() {
+        let told = envelope(Some(Mailbox::new("s", "a.test")));
+        let owed = RecipientState::ReportOwed {
+            kind: ReportKind::Failed,
+            diagnosis: diagnosis(),
+            attempts: 0,
+            due: WallTime(0),
+        };
+        for verdict in [Verdict::Delivered, Verdict::Bounce] {
+            assert_eq!(settle(&told, &owed, verdict, false).finished, 3);
+        }
+        let later = settle(&told, &owed, Verdict::Defer, false);
+        assert_eq!(indexes(&later.deferred), [0, 1, 2]);
+        assert_eq!(later.due, Some(WallTime(301_000)));
+        let again = settle(&told, &owed, Verdict::Reconnect, false);
+        assert_eq!(
+            (indexes(&again.again), again.recorded.len()),
+            (vec![0, 1, 2], 0)
+        );
+    }
+
+    #[test]
+    fn a_job_that_waited_too_long_fails_as_its_hop_did() {
+        assert_eq!(postponed(Some(diagnosis())).0, Verdict::Bounce);
+        assert_eq!(postponed(None), (Verdict::Defer, nobody_answered()));
+    }
+
+    #[test]
+    fn a_report_is_one_transaction_however_many_it_speaks_of() {
+        let fresh: Recipients = (0..5)
+            .map(|index| (index, RecipientState::fresh()))
+            .collect();
+        let parts = split_by_count(fresh, 2);
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+        let owed = RecipientState::ReportOwed {
+            kind: ReportKind::Failed,
+            diagnosis: diagnosis(),
+            attempts: 0,
+            due: WallTime(0),
+        };
+        let owed: Recipients = (0..5).map(|index| (index, owed.clone())).collect();
+        assert_eq!(split_by_count(owed, 2).len(), 1);
+    }
+}

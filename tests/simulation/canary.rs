@@ -1,0 +1,44 @@
+//! Planted bugs: ways in which the simulation itself is made wrong, to see that it notices.
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Canary {
+    None,
+    /// 250 is said when the message is handed to the spool.
+    AnswersEarly,
+    /// The disk says yes to a commit of messages and, now and then, writes nothing.
+    WritesVanish,
+    /// Recipients are recorded as finished when the content goes out, not when the reply comes.
+    SettlesEarly,
+    /// An outcome is taken for durable and was never written.
+    LosesOutcomes,
+    /// A report that was owed when the power went is owed to nobody afterwards.
+    ForgetsReports,
+    /// NOTIFY=NEVER counts for nothing.
+    ReportsDespiteNever,
+    /// The verdicts of one transaction are given to the next one of the connection.
+    MixesUpReplies,
+    /// All recipients of recovered mail are as if it had just come in.
+    ForgetsWhoIsFinished,
+    /// A job that has waited too long at its hop is dropped.
+    DropsPostponed,
+    /// A deferred job goes on with the content of another.
+    MixesUpContent,
+    /// The queue's memory is not given back.
+    LeaksMemory,
+}
+
+impl Canary {
+    pub const ALL: [Canary; 11] = [
+        Canary::AnswersEarly,
+        Canary::WritesVanish,
+        Canary::SettlesEarly,
+        Canary::LosesOutcomes,
+        Canary::ForgetsReports,
+        Canary::ReportsDespiteNever,
+        Canary::MixesUpReplies,
+        Canary::ForgetsWhoIsFinished,
+        Canary::DropsPostponed,
+        Canary::MixesUpContent,
+        Canary::LeaksMemory,
+    ];
+}

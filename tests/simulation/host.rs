@@ -1,0 +1,564 @@
+//! A next hop: none of the relay's code. Takes mail, refuses it, falls silent, breaks off, or talks nonsense.
+
+use crate::link::{End, Received};
+use crate::promises::{Taken, split_path, unstuffed};
+use crate::relay::HOSTNAME;
+use crate::world::{World, sleep, until};
+use ringpost::time::Now;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How a host mostly behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    Good,
+    Down,
+    /// 4yz, now here, now there.
+    Busy,
+    /// 5yz, too.
+    Strict,
+    /// Breaks off.
+    Flaky,
+    /// Does not answer.
+    Silent,
+    /// Says what no host should.
+    Liar,
+    /// Wants no mail from us, ever.
+    Hostile,
+}
+
+const MANNERS: [Manner; 12] = [
+    Manner::Good,
+    Manner::Good,
+    Manner::Good,
+    Manner::Down,
+    Manner::Busy,
+    Manner::Busy,
+    Manner::Strict,
+    Manner::Strict,
+    Manner::Flaky,
+    Manner::Silent,
+    Manner::Liar,
+    Manner::Hostile,
+];
+
+pub struct Host {
+    number: usize,
+    site: usize,
+    pub manner: Manner,
+    pipelining: bool,
+    dsn: bool,
+    eight_bit: bool,
+    pub size_max: Option<u64>,
+    knows_ehlo: bool,
+}
+
+impl Host {
+    pub fn new(world: &World, number: usize, site: usize) -> Host {
+        Host {
+            number,
+            site,
+            manner: *world.pick(&MANNERS),
+            pipelining: !world.one_in(4),
+            dsn: world.one_in(2),
+            eight_bit: !world.one_in(5),
+            size_max: *world.pick(&[None, None, None, Some(9000)]),
+            knows_ehlo: !world.one_in(10),
+        }
+    }
+}
+
+/// The session is over.
+struct Over;
+
+/// What happens instead of a proper answer.
+enum Trouble {
+    None,
+    Say(String),
+    BreakOff,
+    Reset,
+    Silence,
+}
+
+/// Where in a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum At {
+    Greeting,
+    Ehlo,
+    Mail,
+    Rcpt,
+    Data,
+    Content,
+    FinalDot,
+}
+
+struct Session {
+    world: Rc<World>,
+    host: Rc<Host>,
+    end: Option<End>,
+    input: Vec<u8>,
+    mail: Option<String>,
+    /// What RCPTs of this transaction named, and whether each was accepted.
+    rcpts: Vec<(String, bool)>,
+    /// With this digit.
+    mail_was_refused: Option<u8>,
+    is_esmtp: bool,
+    last_taken: Option<Taken>,
+}
+
+pub async fn serve(world: Rc<World>, host: Rc<Host>, end: End) {
+    let mut session = Session {
+        world,
+        host,
+        end: Some(end),
+        input: Vec::new(),
+        mail: None,
+        rcpts: Vec::new(),
+        mail_was_refused: None,
+        is_esmtp: false,
+        last_taken: None,
+    };
+    let _: Result<(), Over> = session.converse().await;
+}
+
+/// Nonsense that is an acceptance all the same: in too many lines, or with the code on the last one alone.
+fn is_positive(said: &str) -> bool {
+    said.lines().last().is_some_and(|it| it.starts_with("250"))
+}
+
+const NONSENSE: [&str; 8] = [
+    "nonsense",
+    "2",
+    "250-more\r\n999 less",
+    "100 go on",
+    "354 go on",
+    "250_ok",
+    "999 beyond",
+    "220-\r\n220-\r\n250 changed",
+];
+
+impl Session {
+    async fn converse(&mut self) -> Result<(), Over> {
+        self.greet().await?;
+        loop {
+            let line = self.line().await?;
+            let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+            match verb {
+                "EHLO" | "HELO" => self.hello(verb).await?,
+                "MAIL" => self.mail(argument).await?,
+                "RCPT" => self.rcpt(argument).await?,
+                "DATA" => self.data().await?,
+                "RSET" => {
+                    self.reset();
+                    self.say("250 2.0.0 forgotten").await?;
+                }
+                "QUIT" => {
+                    self.say("221 2.0.0 bye").await?;
+                    return Err(Over);
+                }
+                _ => {
+                    self.world
+                        .accuse(format!("host {} is told {line:?}", self.host.number));
+                    return Err(Over);
+                }
+            }
+        }
+    }
+
+    // ---- trouble ----
+
+    fn trouble(&self, at: At) -> Trouble {
+        let world = &self.world;
+        if world.is_healed.get() {
+            return Trouble::None;
+        }
+        let refuse = |class: u8| Trouble::Say(self.refusal(at, class));
+        match self.host.manner {
+            Manner::Busy if world.one_in(6) => refuse(4),
+            Manner::Strict if world.one_in(14) => refuse(5),
+            Manner::Strict if world.one_in(12) => refuse(4),
+            Manner::Flaky if world.one_in(8) => Trouble::BreakOff,
+            Manner::Flaky if world.one_in(16) => Trouble::Reset,
+            Manner::Silent if world.one_in(8) => Trouble::Silence,
+            Manner::Liar if world.one_in(8) => Trouble::Say(self.nonsense(at)),
+            Manner::Liar if at == At::Data && world.one_in(8) => Trouble::Say("250 ok".into()),
+            _ if world.one_in(150) => Trouble::BreakOff,
+            _ if world.one_in(300) => Trouble::Silence,
+            _ => Trouble::None,
+        }
+    }
+
+    fn nonsense(&self, at: At) -> String {
+        let said = match self.world.one_in(6) {
+            true => "250-and so on\r\n".repeat(300) + "250 at last",
+            false => (*self.world.pick(&NONSENSE)).to_owned(),
+        };
+        // Who accepts a message has it.
+        match matches!(at, At::Content | At::FinalDot) && is_positive(&said) {
+            true => "nonsense".to_owned(),
+            false => said,
+        }
+    }
+
+    fn refusal(&self, at: At, class: u8) -> String {
+        let world = &self.world;
+        let temporary = match at {
+            At::Greeting | At::Ehlo => ["421 too busy", "450 not now", "451 4.7.1 less"],
+            At::Mail => ["452 4.3.1 full", "450 4.1.8 who?", "451 4.7.1 less"],
+            At::Rcpt => ["450 4.2.1 later", "452 4.5.3 too many", "421 4.3.2 bye"],
+            _ => ["451 4.3.0 error", "452 4.3.1 full", "421 4.3.2 bye"],
+        };
+        match class {
+            4 => (*world.pick(&temporary)).to_owned(),
+            _ => match at {
+                At::Greeting => "554 5.7.1 no service".to_owned(),
+                At::Rcpt => (*world.pick(&["550 5.1.1 no such user", "552 5.2.2 full"])).to_owned(),
+                _ => "550 5.7.1 no".to_owned(),
+            },
+        }
+    }
+
+    /// What comes instead of the proper answer, carried out. `None`: nothing does.
+    async fn instead(&mut self, at: At) -> Result<Option<String>, Over> {
+        let said = match self.trouble(at) {
+            Trouble::None => return Ok(None),
+            Trouble::Say(said) => said,
+            trouble => {
+                self.end_with(trouble).await;
+                return Err(Over);
+            }
+        };
+        self.count(&said);
+        let is_last = said.starts_with("421") || matches!(at, At::Greeting | At::Content);
+        if said.starts_with('5') {
+            self.note_refusal(at);
+        }
+        self.say(&said).await?;
+        match is_last {
+            true => Err(Over),
+            false => Ok(Some(said)),
+        }
+    }
+
+    fn count(&self, said: &str) {
+        let seen = &mut self.world.seen.borrow_mut();
+        match (self.host.manner, said.as_bytes()[0]) {
+            (Manner::Liar, _) => seen.nonsense += 1,
+            (_, b'4') => seen.refused_for_now += 1,
+            _ => seen.refused_for_good += 1,
+        }
+    }
+
+    async fn end_with(&mut self, trouble: Trouble) {
+        let end = self.end.take().expect("it ends once");
+        match trouble {
+            Trouble::BreakOff => self.world.seen.borrow_mut().broken_off += 1,
+            Trouble::Reset => {
+                self.world.seen.borrow_mut().broken_off += 1;
+                if end.reset()
+                    && let Some(taken) = &self.last_taken
+                {
+                    // Perhaps it was the word about this that got lost.
+                    self.world.ledger.borrow_mut().told(taken, false);
+                }
+            }
+            _ => {
+                self.world.seen.borrow_mut().silences += 1;
+                until(&self.world, || end.is_alone().then_some(())).await;
+            }
+        }
+    }
+
+    /// 5yz: everybody whom that concerns may be returned.
+    fn note_refusal(&mut self, at: At) {
+        let mut ledger = self.world.ledger.borrow_mut();
+        match at {
+            // 5yz to EHLO leads to HELO.
+            At::Greeting | At::Ehlo => {}
+            At::Mail => {
+                if let Some(mail) = &self.mail {
+                    ledger.refused_sender(split_path(mail).0, self.host.site);
+                }
+            }
+            At::Rcpt => ledger.refused(split_path(&self.rcpts.last().expect("one").0).0),
+            At::Data | At::Content | At::FinalDot => {
+                for (rcpt, _) in &self.rcpts {
+                    ledger.refused(split_path(rcpt).0);
+                }
+            }
+        }
+    }
+
+    /// From now on mail for this site may come back.
+    fn refuse_us(&self) {
+        let site = self.host.site;
+        self.world.ledger.borrow_mut().sites[site].refused_us = true;
+        self.world.seen.borrow_mut().refused_for_good += 1;
+    }
+
+    // ---- the conversation ----
+
+    async fn say(&mut self, text: &str) -> Result<(), Over> {
+        if self.world.one_in(3) {
+            let wait = Duration::from_millis(self.world.below(60) as u64);
+            sleep(&self.world, wait).await;
+        }
+        self.send(text)
+    }
+
+    fn send(&mut self, text: &str) -> Result<(), Over> {
+        let end = self.end.as_ref().ok_or(Over)?;
+        end.send(format!("{text}\r\n").as_bytes()).map_err(|_| Over)
+    }
+
+    /// The next command. A host does not wait for ever.
+    async fn line(&mut self) -> Result<String, Over> {
+        loop {
+            if let Some(at) = self.input.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.input.drain(..=at).collect();
+                return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn more(&mut self) -> Result<(), Over> {
+        let wait = Duration::from_millis(500 + self.world.below(20_000) as u64);
+        let deadline = self.world.now() + wait;
+        let end = self.end.as_ref().ok_or(Over)?;
+        match end.receive(&mut self.input, deadline).await {
+            Received::Bytes => Ok(()),
+            Received::End => Err(Over),
+            Received::TimedOut => {
+                self.world.seen.borrow_mut().hosts_tired += 1;
+                if self.world.one_in(2) {
+                    self.send("421 4.4.2 timed out")?;
+                }
+                Err(Over)
+            }
+        }
+    }
+
+    async fn greet(&mut self) -> Result<(), Over> {
+        if self.instead(At::Greeting).await?.is_some() {
+            return Err(Over);
+        }
+        if self.host.manner == Manner::Hostile && !self.world.is_healed.get() {
+            match self.world.below(4) {
+                0 => {
+                    self.refuse_us();
+                    return self.say("521 5.3.2 no mail here").await.and(Err(Over));
+                }
+                1 => {
+                    self.refuse_us();
+                    return self.say(&format!("220 {HOSTNAME} ESMTP")).await;
+                }
+                _ => {}
+            }
+        }
+        let name = self.host.number;
+        self.say(&format!("220 mx{name}.test ESMTP")).await
+    }
+
+    async fn hello(&mut self, verb: &str) -> Result<(), Over> {
+        self.reset();
+        if let Some(said) = self.instead(At::Ehlo).await? {
+            if verb == "HELO" && said.starts_with('5') {
+                self.refuse_us();
+            }
+            return Ok(());
+        }
+        let is_hostile = self.host.manner == Manner::Hostile && !self.world.is_healed.get();
+        if verb == "HELO" && is_hostile && self.world.one_in(2) {
+            self.refuse_us();
+            return self.say("550 5.7.1 go away").await;
+        }
+        let host = self.host.clone();
+        let name = format!("mx{}.test", host.number);
+        if verb == "HELO" {
+            self.is_esmtp = false;
+            return self.say(&format!("250 {name}")).await;
+        }
+        if !host.knows_ehlo || is_hostile && self.world.one_in(3) {
+            return self.say("502 5.5.1 what?").await;
+        }
+        self.is_esmtp = true;
+        let mut lines = vec![name];
+        let mut offer = |offered: bool, keyword: String| {
+            if offered {
+                lines.push(keyword);
+            }
+        };
+        offer(host.pipelining, "PIPELINING".into());
+        offer(host.dsn, "DSN".into());
+        offer(host.eight_bit, "8BITMIME".into());
+        offer(true, "ENHANCEDSTATUSCODES".into());
+        if let Some(most) = host.size_max {
+            offer(true, format!("SIZE {most}"));
+        }
+        let last = lines.pop().expect("one at least");
+        let mut reply: String = lines.iter().map(|it| format!("250-{it}\r\n")).collect();
+        reply.push_str(&format!("250 {last}"));
+        self.say(&reply).await
+    }
+
+    fn reset(&mut self) {
+        self.mail = None;
+        self.mail_was_refused = None;
+        self.rcpts.clear();
+    }
+
+    async fn mail(&mut self, argument: &str) -> Result<(), Over> {
+        self.reset();
+        let mail = argument.strip_prefix("FROM:").unwrap_or(argument);
+        self.mail = Some(mail.to_owned());
+        // Whose mail without a sender is can only be told by its recipients, and they may not follow.
+        let is_nobodys = mail.starts_with("<>") && self.host.manner == Manner::Strict;
+        if !is_nobodys && let Some(said) = self.instead(At::Mail).await? {
+            if !is_positive(&said) {
+                self.mail_was_refused = Some(said.as_bytes()[0]);
+                self.mail = None;
+            }
+            return Ok(());
+        }
+        self.say("250 2.1.0 ok").await
+    }
+
+    async fn rcpt(&mut self, argument: &str) -> Result<(), Over> {
+        let rcpt = argument.strip_prefix("TO:").unwrap_or(argument);
+        if self.mail.is_none() {
+            // After 4yz to MAIL it means nothing.
+            if self.mail_was_refused != Some(b'4') {
+                self.world.ledger.borrow_mut().refused(split_path(rcpt).0);
+            }
+            return self.say("503 5.5.1 MAIL first").await;
+        }
+        self.rcpts.push((rcpt.to_owned(), false));
+        if let Some(said) = self.instead(At::Rcpt).await? {
+            self.rcpts.last_mut().expect("just pushed").1 = is_positive(&said);
+            return Ok(());
+        }
+        self.rcpts.last_mut().expect("just pushed").1 = true;
+        self.say("250 2.1.5 ok").await
+    }
+
+    async fn data(&mut self) -> Result<(), Over> {
+        if self.mail.is_none() || !self.rcpts.iter().any(|it| it.1) {
+            if self.host.manner == Manner::Liar {
+                // What it said to RCPT may have been taken for a yes.
+                self.note_refusal(At::Data);
+            }
+            // Some hosts say 354 all the same (RFC 2920 section 3.1).
+            if self.mail.is_some() && self.world.one_in(3) {
+                self.say("354 go on, for nobody").await?;
+                self.content(false).await?;
+                return self.say("554 5.5.1 no recipients").await;
+            }
+            return self.say("503 5.5.1 RCPT first").await;
+        }
+        match self.instead(At::Data).await? {
+            None => self.say("354 go on").await?,
+            Some(said) if said.starts_with("354") => {}
+            Some(_) => {
+                self.reset();
+                return Ok(());
+            }
+        }
+        let content = self.content(true).await?;
+        self.end_of_data(content).await
+    }
+
+    /// Reads to the lone dot. With `may_stop` the host may have enough half way.
+    async fn content(&mut self, may_stop: bool) -> Result<Vec<u8>, Over> {
+        let mut stops = may_stop && self.world.one_in(3);
+        loop {
+            let end = match self.input.starts_with(b".\r\n") {
+                true => Some(3),
+                false => {
+                    let mark = b"\r\n.\r\n";
+                    let found = self.input.windows(mark.len()).position(|it| it == mark);
+                    found.map(|at| at + mark.len())
+                }
+            };
+            if let Some(end) = end {
+                return Ok(self.input.drain(..end).collect());
+            }
+            if !self.input.is_empty() && std::mem::take(&mut stops) {
+                self.instead(At::Content).await?;
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn end_of_data(&mut self, content: Vec<u8>) -> Result<(), Over> {
+        let taken = Taken {
+            mail: self.mail.clone().expect("checked"),
+            rcpts: self
+                .rcpts
+                .iter()
+                .filter(|it| it.1)
+                .map(|it| it.0.clone())
+                .collect(),
+            content: unstuffed(&content),
+            has_dsn: self.is_esmtp && self.host.dsn,
+            has_8bitmime: self.is_esmtp && self.host.eight_bit,
+        };
+        let trouble = self.trouble(At::FinalDot);
+        let is_trouble = !matches!(trouble, Trouble::None);
+        // In trouble the message may be there all the same.
+        if is_trouble && self.world.one_in(2) {
+            if let Trouble::Say(said) = trouble {
+                self.count(&said);
+                if said.starts_with('5') {
+                    self.note_refusal(At::FinalDot);
+                }
+                self.reset();
+                let ends = said.starts_with("421");
+                self.say(&said).await?;
+                return if ends { Err(Over) } else { Ok(()) };
+            }
+            self.end_with(trouble).await;
+            return Err(Over);
+        }
+        self.take(&taken);
+        if is_trouble {
+            self.world.seen.borrow_mut().unclear_to_relay += 1;
+            self.world.ledger.borrow_mut().told(&taken, false);
+            if let Trouble::Say(said) = trouble {
+                if said.starts_with('5') {
+                    self.note_refusal(At::FinalDot);
+                }
+                self.reset();
+                self.say(&said).await?;
+                return match said.starts_with("421") {
+                    true => Err(Over),
+                    false => Ok(()),
+                };
+            }
+            self.end_with(trouble).await;
+            return Err(Over);
+        }
+        self.reset();
+        let told = self.say("250 2.0.0 taken").await;
+        self.world.ledger.borrow_mut().told(&taken, told.is_ok());
+        self.last_taken = Some(taken);
+        told
+    }
+
+    fn take(&self, taken: &Taken) {
+        let (from, count) = (split_path(&taken.mail).0, taken.rcpts.len());
+        tell!(
+            self.world,
+            "mx{} takes <{from}> for {count}: {}",
+            self.host.number,
+            taken.rcpts.join(" ")
+        );
+        let now: Now = self.world.now();
+        let complaints = self.world.ledger.borrow_mut().took(now, taken);
+        complaints.into_iter().for_each(|it| self.world.accuse(it));
+        if self.end.as_ref().is_none_or(End::is_alone) {
+            // The relay has gone meanwhile, and will not hear of it.
+            self.world.ledger.borrow_mut().told(taken, false);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What really happened to each letter, as clients and next hops know it, and what may be said of it.
+//!
+//! A letter is told by the number in its addresses and in its content, so that neither a client nor a
+//! next hop needs to know what the relay calls it.
+
+use ringpost::message::{BodyType, Envelope, MessageId, Recipient};
+use ringpost::time::Now;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Names a letter in an address: `r0.l17@...` is recipient 0 of letter 17, `s.l17@...` its sender.
+pub fn parse_address(local_part: &str) -> Option<(Option<usize>, u32)> {
+    let (who, letter) = local_part.split_once(".l")?;
+    let letter = letter.parse().ok()?;
+    match who {
+        "s" => Some((None, letter)),
+        _ => Some((Some(who.strip_prefix('r')?.parse().ok()?), letter)),
+    }
+}
+
+/// The number in a content's own header.
+pub fn letter_of(content: &[u8]) -> Option<u32> {
+    let marker = b"X-Letter: ";
+    let at = content.windows(marker.len()).position(|it| it == marker)?;
+    let rest = &content[at + marker.len()..];
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
+    String::from_utf8(digits.copied().collect())
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// What the client was told of its message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The end of the data is not sent.
+    Sending,
+    /// It is, and there is no answer yet.
+    Awaited,
+    Accepted,
+    Refused(u16),
+    /// The connection ended first.
+    Unclear,
+}
+
+/// What became of one recipient.
+#[derive(Default, Debug)]
+pub struct Fate {
+    /// A next hop has it, so often.
+    pub deliveries: u32,
+    /// Another delivery would be a repetition that the promise allows.
+    pub is_excused: bool,
+    /// Some next hop said 5yz, and this was part of what it spoke of.
+    pub refused: bool,
+    /// A hop without DSN took it, and said so.
+    pub relayed: bool,
+    /// A hop took it that reports success by itself.
+    pub passed_on: bool,
+    /// The relay knows durably that it is done.
+    pub finished: bool,
+    /// Reports that arrived: of failure, and that it was relayed.
+    pub reports: [u32; 2],
+    pub report_is_excused: bool,
+}
+
+pub struct Letter {
+    pub envelope: Envelope,
+    /// Without dots stuffed, ending in CRLF.
+    pub content: Vec<u8>,
+    pub answer: Answer,
+    /// The relay received it, after this.
+    pub begun: Now,
+    /// Its write failed: it may be on the disk all the same.
+    pub may_surface: bool,
+    /// The sender's host said 5yz to a report.
+    pub report_refused: bool,
+    pub fates: Vec<Fate>,
+    /// Found by the check that is going on.
+    pub is_present: bool,
+}
+
+/// What is known of a site for good.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct SiteFacts {
+    /// A host of it has said that it takes no mail, or not from us.
+    pub refused_us: bool,
+    /// The smallest limit of its hosts.
+    pub size_max: Option<u64>,
+}
+
+#[derive(Default)]
+pub struct Ledger {
+    pub letters: BTreeMap<u32, Letter>,
+    pub by_id: BTreeMap<MessageId, u32>,
+    pub sites: Vec<SiteFacts>,
+    pub lifetime: Duration,
+    pub report_lifetime: Duration,
+    pub stats: Stats,
+}
+
+/// How often what the promise speaks of has happened.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Stats {
+    pub deliveries: u64,
+    pub repetitions: u64,
+    pub reports: u64,
+}
+
+impl Stats {
+    pub fn add(&mut self, other: &Stats) {
+        self.deliveries += other.deliveries;
+        self.repetitions += other.repetitions;
+        self.reports += other.reports;
+    }
+}
+
+impl Ledger {
+    /// A client begins a letter; its recipients are added as the relay takes them.
+    pub fn begin(&mut self, envelope: Envelope, now: Now) -> u32 {
+        let number = self.letters.len() as u32;
+        self.letters.insert(
+            number,
+            Letter {
+                envelope,
+                content: Vec::new(),
+                answer: Answer::Sending,
+                begun: now,
+                may_surface: false,
+                report_refused: false,
+                fates: Vec::new(),
+                is_present: false,
+            },
+        );
+        number
+    }
+
+    pub fn letter(&mut self, number: u32) -> &mut Letter {
+        self.letters.get_mut(&number).expect("it was begun")
+    }
+
+    pub fn recipient_accepted(&mut self, number: u32, recipient: Recipient) {
+        let letter = self.letter(number);
+        letter.envelope.recipients.push(recipient);
+        letter.fates.push(Fate::default());
+    }
+
+    /// The transaction was given up: what it was is nothing.
+    pub fn forget(&mut self, number: u32) {
+        let letter = self.letter(number);
+        assert_eq!(letter.answer, Answer::Sending);
+        letter.envelope.recipients.clear();
+        letter.fates.clear();
+    }
+
+    /// The end of the data is about to be sent.
+    pub fn ended(&mut self, number: u32, content: Vec<u8>) {
+        let letter = self.letter(number);
+        if !content.is_ascii() {
+            letter.envelope.body_type = BodyType::EightBitMime;
+        }
+        letter.content = content;
+        letter.answer = Answer::Awaited;
+    }
+
+    /// What the client was told in the end; a complaint if that was not true.
+    pub fn answered(&mut self, number: u32, answer: Answer) -> Option<String> {
+        let letter = self.letter(number);
+        letter.answer = answer;
+        let delivered = letter.fates.iter().any(|fate| fate.deliveries > 0);
+        (matches!(answer, Answer::Refused(_)) && delivered && !letter.may_surface)
+            .then(|| format!("letter {number} was refused, and delivered"))
+    }
+
+    /// The relay calls it `id`, whose body this is, or a piece of it.
+    pub fn received(&mut self, id: MessageId, body: &[u8]) {
+        if let Some(number) = letter_of(body) {
+            self.by_id.insert(id, number);
+        }
+    }
+
+    pub fn may_surface(&mut self, id: MessageId) {
+        if let Some(number) = self.by_id.get(&id) {
+            self.letters.get_mut(number).expect("begun").may_surface = true;
+        }
+    }
+
+    pub fn content_of_another(&self, id: MessageId) -> Option<Vec<u8>> {
+        let number = self.by_id.get(&id)?;
+        let other = self.letters.get(&number.checked_sub(1)?)?;
+        let mut content = b"Received: by another\r\n".to_vec();
+        content.extend_from_slice(&other.content);
+        content.extend_from_slice(b".\r\n");
+        Some(content)
+    }
+
+    /// The power goes: what is not durably done may be done again.
+    pub fn power_cut(&mut self) {
+        for fate in self.letters.values_mut().flat_map(|it| &mut it.fates) {
+            if !fate.finished {
+                fate.is_excused = true;
+                fate.report_is_excused = true;
+            }
+        }
+    }
+
+    // ---- what next hops say ----
+
+    /// A host said 5yz to a recipient, or to all that it was part of.
+    pub fn refused(&mut self, address: &str) {
+        let local_part = address.split('@').next().unwrap_or_default();
+        let Some((who, number)) = parse_address(local_part) else {
+            return;
+        };
+        let Some(letter) = self.letters.get_mut(&number) else {
+            return;
+        };
+        match who {
+            Some(index) => letter.fates_of(index).for_each(|fate| fate.refused = true),
+            None => letter.report_refused = true,
+        }
+    }
+
+    /// A host of the site said 5yz to MAIL of this sender.
+    pub fn refused_sender(&mut self, reverse_path: &str, site: usize) {
+        let local_part = reverse_path.split('@').next().unwrap_or_default();
+        let Some((None, number)) = parse_address(local_part) else {
+            return;
+        };
+        let Some(letter) = self.letters.get_mut(&number) else {
+            return;
+        };
+        for (recipient, fate) in letter.envelope.recipients.iter().zip(&mut letter.fates) {
+            if site_of(recipient.forward_path.domain()) == Some(site) {
+                fate.refused = true;
+            }
+        }
+    }
+}
+
+impl Letter {
+    /// By the number in the address: recipients that were refused leave gaps.
+    pub fn fates_of(&mut self, number: usize) -> impl Iterator<Item = &mut Fate> {
+        let recipients = self.envelope.recipients.iter().zip(&mut self.fates);
+        recipients
+            .filter(move |(recipient, _)| {
+                let local_part = recipient.forward_path.local_part();
+                parse_address(local_part).is_some_and(|(who, _)| who == Some(number))
+            })
+            .map(|(_, fate)| fate)
+    }
+}
+
+/// `d3.test` is site 3; other domains do not exist.
+pub fn site_of(domain: &str) -> Option<usize> {
+    domain
+        .strip_prefix('d')?
+        .strip_suffix(".test")?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,101 @@
+//! The next hops that there are, and the way to them.
+
+use crate::host::{self, Host, Manner};
+use crate::ledger::{SiteFacts, site_of};
+use crate::link::{self, End};
+use crate::world::{Owner, World};
+use ringpost::schedule::retry::RetryPolicy;
+use std::rc::Rc;
+use std::time::Duration;
+
+const SITES: usize = 5;
+
+pub struct Network {
+    world: Rc<World>,
+    hosts: Vec<Rc<Host>>,
+    /// The hosts of each site, best first.
+    sites: Vec<Vec<usize>>,
+    pub retry: RetryPolicy,
+    pub report_retry: RetryPolicy,
+}
+
+impl Network {
+    pub fn new(world: &Rc<World>) -> Rc<Network> {
+        let mut hosts = Vec::new();
+        let mut sites = Vec::new();
+        for site in 0..SITES {
+            let count = 1 + usize::from(world.one_in(3));
+            let of_site: Vec<usize> = (0..count).map(|it| hosts.len() + it).collect();
+            for number in &of_site {
+                hosts.push(Rc::new(Host::new(world, *number, site)));
+            }
+            sites.push(of_site);
+        }
+        let facts = |hosts_of: &Vec<usize>| SiteFacts {
+            refused_us: false,
+            size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
+        };
+        let min = Duration::from_secs(1 + world.below(20) as u64);
+        let retry = RetryPolicy {
+            min,
+            max: min * 4,
+            lifetime: Duration::from_secs(*world.pick(&[60, 300, 3000])),
+            jitter_percent: 20,
+        };
+        let report_retry = RetryPolicy {
+            lifetime: Duration::from_secs(*world.pick(&[60, 3000])),
+            ..retry
+        };
+        let ledger = &mut world.ledger.borrow_mut();
+        ledger.sites = sites.iter().map(facts).collect();
+        ledger.lifetime = retry.lifetime;
+        ledger.report_lifetime = report_retry.lifetime;
+        Rc::new(Network {
+            world: world.clone(),
+            hosts,
+            sites,
+            retry,
+            report_retry,
+        })
+    }
+
+    /// `None`: there is no such domain.
+    pub fn site_of(&self, domain: &str) -> Option<usize> {
+        site_of(domain).filter(|site| *site < SITES)
+    }
+
+    pub fn hosts_of(&self, site: usize) -> Vec<usize> {
+        self.sites[site].clone()
+    }
+
+    pub fn name_of(&self, host: usize) -> String {
+        format!("mx{host}.test")
+    }
+
+    /// `None`: nobody answers.
+    pub fn connect(&self, host: usize) -> Option<End> {
+        let host = &self.hosts[host];
+        let is_down = match host.manner {
+            Manner::Down => true,
+            Manner::Good => false,
+            _ => self.world.one_in(8),
+        };
+        if is_down && !self.world.is_healed.get() {
+            return None;
+        }
+        let (ours, theirs) = link::connect(&self.world);
+        let (world, host) = (self.world.clone(), host.clone());
+        self.world.spawn(Owner::Outside, async move {
+            host::serve(world, host, theirs).await;
+        });
+        Some(ours)
+    }
+
+    /// A domain for a recipient or a sender.
+    pub fn any_domain(&self) -> String {
+        match self.world.below(24) {
+            0 => "gone.test".to_owned(),
+            other => format!("d{}.test", other % SITES),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! From a disk that a power cut left to a running relay: stands in for `spool::recover` and the start of the
+//! engine. The survey is the real one, and its findings are held against the ledger.
+
+use crate::canary::Canary;
+use crate::job::Message;
+use crate::network::Network;
+use crate::place::{Extent, Place, SegmentFile};
+use crate::power::{self, Of};
+use crate::relay::Relay;
+use crate::spool::{Pool, SEGMENT_BYTES, Spool};
+use crate::world::World;
+use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
+use ringpost::schedule::outcome::RecipientState;
+use ringpost::spool::record::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
+use ringpost::spool::survey::{Condition, FoundBody, Survey, SurveyedSegment, survey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+pub fn free_header(last: Lap, run: u32) -> SegmentHeader {
+    SegmentHeader {
+        lap: Lap {
+            segment: last.segment,
+            generation: last.generation + 1,
+        },
+        usage: Usage::Free,
+        core: last.segment.core,
+        run,
+        log_sequence: 0,
+        segment_bytes: SEGMENT_BYTES,
+        nonce: Nonce([0; 16]),
+    }
+}
+
+pub fn begin_header(
+    world: &World,
+    spool: &Spool,
+    usage: Usage,
+    last: Lap,
+    log_sequence: u64,
+) -> SegmentHeader {
+    let nonce = world.with_random(|random| random.bytes(16));
+    SegmentHeader {
+        lap: Lap {
+            segment: last.segment,
+            generation: (last.generation + 1).max(u64::from(spool.run) << 32),
+        },
+        usage,
+        core: spool.core,
+        run: spool.run,
+        log_sequence,
+        segment_bytes: SEGMENT_BYTES,
+        nonce: Nonce(nonce.try_into().expect("16 bytes")),
+    }
+}
+
+pub fn create(world: &World, core: u16, pool: &mut Pool) -> Lap {
+    let segment = SegmentId {
+        core,
+        number: pool.next_number,
+    };
+    pool.next_number += 1;
+    pool.files += 1;
+    world.power.borrow_mut().disk.create(segment, SEGMENT_BYTES);
+    Lap {
+        segment,
+        generation: 0,
+    }
+}
+
+pub async fn write_header(world: &World, header: &SegmentHeader) {
+    let mut buffer = AlignedBuf::new(BLOCK_BYTES);
+    header.encode(&mut buffer);
+    let id = header.lap.segment;
+    let (_, result) = power::write(world, Of::Header, id, 0, (buffer, BLOCK_BYTES)).await;
+    result.expect("headers do not fail here");
+}
+
+fn look(world: &World) -> Survey {
+    match survey(&mut world.power.borrow_mut().disk) {
+        Ok(found) => found,
+        Err(error) => panic!("the survey ends with {error:?}"),
+    }
+}
+
+/// Starts the relay on what is there. The power may go again at any write.
+pub fn start(world: &Rc<World>, network: &Rc<Network>, run: u32) -> Rc<Relay> {
+    let found = loop {
+        let found = look(world);
+        check(world, &found);
+        if let_go(world, &found, run) {
+            break look(world);
+        }
+        world.seen.borrow_mut().recoveries_cut += 1;
+    };
+    let seen = &mut world.seen.borrow_mut();
+    seen.recovered += found.messages.len() as u64;
+    seen.torn += found.report.torn;
+    seen.holes += found.report.holes;
+    let cores = 1 + world.below(2);
+    let spools = (0..cores).map(|core| open_spool(world, core as u16, run, &found));
+    let relay = Relay::new(world, network, spools.collect());
+    adopt(world, &relay, &found);
+    tell!(
+        world,
+        "run {run} with {cores} cores, {} messages recovered",
+        found.messages.len()
+    );
+    relay
+}
+
+fn check(world: &World, found: &Survey) {
+    let mut ledger = world.ledger.borrow_mut();
+    let now = world.now();
+    ledger.begin_check();
+    for message in &found.messages {
+        let power = world.power.borrow();
+        let extents = message.extents().iter();
+        let body: Vec<u8> = extents
+            .flat_map(|it| power.disk.extent(it).to_vec())
+            .collect();
+        let complaint = ledger.found(now, message.id, &message.envelope, &message.states, &body);
+        complaint.into_iter().for_each(|it| world.accuse(it));
+    }
+    for complaint in ledger.end_check(now) {
+        world.accuse(complaint);
+    }
+    if !found.report.is_sound() {
+        world.accuse(format!("a power cut looks like damage:\n{}", found.report));
+    }
+}
+
+fn in_use(segment: &SurveyedSegment) -> Option<(&SurveyedSegment, &SegmentHeader)> {
+    match &segment.condition {
+        Condition::Lap(header) if header.usage != Usage::Free => Some((segment, header)),
+        _ => None,
+    }
+}
+
+/// Retires what nothing needs, messages first. False if the power went off meanwhile.
+fn let_go(world: &World, found: &Survey, run: u32) -> bool {
+    let mut power = world.power.borrow_mut();
+    let mut retired = BTreeSet::new();
+    for segment in &found.segments {
+        if segment.condition == Condition::Blank {
+            power.disk.segments.remove(&segment.id);
+        }
+    }
+    let mut laps: Vec<_> = found.segments.iter().filter_map(in_use).collect();
+    laps.sort_by_key(|(_, header)| {
+        (
+            header.usage == Usage::Outcomes,
+            header.run,
+            header.log_sequence,
+        )
+    });
+    for (segment, header) in laps {
+        let needs = segment.refers_to.union(&segment.held_by);
+        if segment.live > 0 || needs.into_iter().any(|lap| !retired.contains(lap)) {
+            continue;
+        }
+        let mut block = vec![0; BLOCK_BYTES];
+        free_header(header.lap, run).encode(&mut block);
+        if world.one_in(20) {
+            world.with_random(|random| power.disk.write_torn(random, segment.id, 0, &block));
+            return false;
+        }
+        power.disk.write(segment.id, 0, &block);
+        retired.insert(header.lap);
+    }
+    true
+}
+
+fn open_spool(world: &Rc<World>, core: u16, run: u32, found: &Survey) -> Rc<Spool> {
+    let numbers = found.segments.iter().filter(|it| it.id.core == core);
+    let next_number = numbers.map(|it| it.id.number + 1).max().unwrap_or(0);
+    // Seldom so few that the disk is full now and then.
+    let files_max = match world.is_healed.get() || !world.one_in(4) {
+        true => 1000,
+        false => 5,
+    };
+    let pool = Pool {
+        next_number,
+        files_max,
+        ..Pool::default()
+    };
+    Spool::new(world, core, run, pool)
+}
+
+/// Every segment finds its use, and every message its way back into the queue.
+fn adopt(world: &World, relay: &Rc<Relay>, found: &Survey) {
+    let home = |core: u16| usize::from(core) % relay.cores();
+    let mut homes = BTreeMap::new();
+    let mut files = BTreeMap::new();
+    for segment in &found.segments {
+        let Condition::Lap(header) = &segment.condition else {
+            continue;
+        };
+        let lap = header.lap;
+        let spool = relay.spool(home(header.core));
+        spool.pool.borrow_mut().files += 1;
+        if header.usage == Usage::Free {
+            spool.pool.borrow_mut().free.push(lap);
+            continue;
+        }
+        let file = Rc::new(SegmentFile { lap });
+        homes.insert(lap, home(header.core));
+        files.insert(lap, file.clone());
+        spool.files.borrow_mut().insert(lap, file);
+        if segment.is_damaged {
+            spool.mark_bad(lap);
+        }
+    }
+    for message in &found.messages {
+        let spool = relay.spool(homes[&message.lap]);
+        spool.adopt(message.id, &message.parts());
+    }
+    for (segment, header) in found.segments.iter().filter_map(in_use) {
+        let spool = relay.spool(homes[&header.lap]);
+        match header.usage {
+            Usage::Outcomes => {
+                let refers_to: Vec<Lap> = segment.refers_to.iter().copied().collect();
+                let book = &mut spool.outcome_book.borrow_mut();
+                book.refers(header.lap, &refers_to, true);
+                book.sealed(header.lap);
+            }
+            _ => {
+                let book = &mut spool.message_book.borrow_mut();
+                for holder in &segment.held_by {
+                    book.held(header.lap, *holder);
+                }
+                book.sealed(header.lap);
+            }
+        }
+    }
+    for message in &found.messages {
+        let extents = message.extents().iter();
+        let extents = extents.map(|raw| Extent::found(*raw, files[&raw.lap].clone()));
+        let last = match &message.body {
+            FoundBody::Inline(raw) => files[&raw.lap].clone(),
+            FoundBody::Chunks(_) => files[&message.lap].clone(),
+        };
+        let place = Place::found(extents.collect(), last);
+        let home = homes[&message.lap];
+        let states = remembered(world, &message.states);
+        let message = Message::new(
+            (message.id, message.received_at),
+            message.envelope.clone(),
+            &states,
+            place,
+            home,
+            relay.books(),
+        );
+        relay.spool(home).keep(&message);
+        let open = (0..).zip(states).filter(|(_, state)| !state.is_finished());
+        relay.resume(&message, open.collect());
+    }
+}
+
+/// What is known of the recipients of recovered mail.
+fn remembered(world: &World, states: &[RecipientState]) -> Vec<RecipientState> {
+    match world.canary {
+        Canary::ForgetsWhoIsFinished => vec![RecipientState::fresh(); states.len()],
+        Canary::ForgetsReports => {
+            let forgotten = |state: &RecipientState| match state {
+                RecipientState::ReportOwed { .. } => RecipientState::Finished,
+                state => state.clone(),
+            };
+            states.iter().map(forgotten).collect()
+        }
+        _ => states.to_vec(),
+    }
+}

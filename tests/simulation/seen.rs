@@ -1,0 +1,35 @@
+//! How often each thing happened: a simulation that avoids a path proves nothing about it.
+
+macro_rules! counted {
+    ($($name:ident)*) => {
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+        pub struct Seen {
+            $(pub $name: u64,)*
+        }
+
+        impl Seen {
+            pub fn add(&mut self, other: &Seen) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Everything that happened less often than this.
+            pub fn rarer_than(&self, least: u64) -> Vec<(&'static str, u64)> {
+                let all = [$((stringify!($name), self.$name)),*];
+                all.into_iter().filter(|(_, count)| *count < least).collect()
+            }
+        }
+    };
+}
+
+counted! {
+    // Clients.
+    accepted refused unclear_to_client mail_refused rcpt_refused given_up left_early left_before_250
+    // The spool and its disk.
+    power_cuts writes_cut write_errors recoveries_cut recovered torn holes
+    segments_retired moves spilled read_back not_stored disk_full out_of_memory
+    // Next hops.
+    refused_for_now refused_for_good broken_off silences nonsense hosts_tired unclear_to_relay
+    // Delivery.
+    connects connects_failed broke idle_ended other_hosts begun_ahead heard_why timed_out
+    retries postponed deferred again lookups_failed reports_owed
+}

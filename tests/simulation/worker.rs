@@ -1,0 +1,442 @@
+//! One outbound connection: stands in for `delivery/worker.rs` and `remote/connection.rs`. The SMTP machine and
+//! what its verdicts mean are the real ones.
+
+use crate::canary::Canary;
+use crate::delivery::Told;
+use crate::job::Job;
+use crate::relay::Core;
+use crate::session_to_host::{Connection, Point};
+use crate::world::{Owner, until_or};
+use ringpost::message::BodyType;
+use ringpost::schedule::dsn::Owed;
+use ringpost::schedule::judge::{self, Event, Situation, Trouble, Verdict};
+use ringpost::schedule::next_hop::{HopId, Refusal, Take};
+use ringpost::schedule::outcome::{Diagnosis, RecipientState};
+use ringpost::schedule::settle::{
+    After, Consequences, is_report, judge_transaction, nobody_answered,
+};
+use ringpost::smtp::client::{Transaction, TransactionResult};
+use ringpost::smtp::reply::Stage;
+use ringpost::time::Now;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// How one try to open a connection ended.
+enum Tried {
+    Open(Box<Connection>, usize),
+    Failed {
+        diagnosis: Diagnosis,
+        throttle: bool,
+    },
+}
+
+impl Core {
+    /// The schedule wants one more connection to the hop.
+    pub fn open(&self, hop: HopId) {
+        let core = self.clone();
+        let workers = &self.part().workers;
+        workers.set(workers.get() + 1);
+        self.world().spawn(Owner::Relay, async move {
+            let world = core.world().clone();
+            let started = world.now();
+            match core.connect(hop, &[]).await {
+                Tried::Open(connection, host) => {
+                    let took = world.now().since(started);
+                    core.part().schedule.borrow_mut().connected(hop, took);
+                    core.serve(hop, *connection, host).await;
+                }
+                Tried::Failed {
+                    diagnosis,
+                    throttle,
+                } => core.connect_failed(hop, diagnosis, throttle),
+            }
+        });
+    }
+
+    /// The schedule has been told that a connection is gone.
+    fn worker_ends(&self) {
+        let workers = &self.part().workers;
+        workers.set(workers.get() - 1);
+    }
+
+    fn connect_failed(&self, hop: HopId, diagnosis: Diagnosis, throttle: bool) {
+        let world = self.world();
+        world.seen.borrow_mut().connects_failed += 1;
+        tell!(world, "no connection: {}", diagnosis.text);
+        let mut schedule = self.part().schedule.borrow_mut();
+        schedule.context(hop).last = Some(diagnosis);
+        if throttle {
+            schedule.refused(hop, Refusal::Connection, world.now());
+        }
+        schedule.connect_failed(hop, world.now());
+        self.worker_ends();
+    }
+
+    /// Tries the hop's hosts in order of preference. `declined`: hosts that are left out.
+    async fn connect(&self, hop: HopId, declined: &[usize]) -> Tried {
+        let site = *self.part().schedule.borrow().key(hop);
+        let mut hosts = self.relay.network.hosts_of(site);
+        hosts.retain(|host| !declined.contains(host));
+        let mut last = Tried::Failed {
+            diagnosis: nobody_answered(),
+            throttle: false,
+        };
+        for (number, host) in hosts.iter().enumerate() {
+            let situation = Situation {
+                more_hosts: number + 1 < hosts.len(),
+                ..Situation::default()
+            };
+            match self.connect_host(*host, situation).await {
+                (Verdict::TryNextHost, failed) => last = failed,
+                (_, tried) => return tried,
+            }
+        }
+        last
+    }
+
+    async fn connect_host(&self, host: usize, situation: Situation) -> (Verdict, Tried) {
+        let name = self.relay.network.name_of(host);
+        let opened = match self.relay.network.connect(host) {
+            Some(end) => Connection::open(self.world(), end).await,
+            None => Err(None),
+        };
+        let failure = match opened {
+            Ok(connection) => {
+                self.world().seen.borrow_mut().connects += 1;
+                return (Verdict::Delivered, Tried::Open(Box::new(connection), host));
+            }
+            Err(failure) => failure,
+        };
+        let (stage, event) = match &failure {
+            None => (Stage::Connect, Event::Trouble(Trouble::Unreachable)),
+            Some(failure) => (failure.stage, judge::event_of_cause(&failure.cause)),
+        };
+        let (_, verdict) = judge::judge(stage, event, situation);
+        let tried = Tried::Failed {
+            diagnosis: judge::diagnose(stage, event, verdict, &name),
+            throttle: verdict == Verdict::Throttle,
+        };
+        (verdict, tried)
+    }
+
+    /// Carries jobs until there is no more reason to keep the connection.
+    async fn serve(&self, hop: HopId, connection: Connection, host: usize) {
+        let mut worker = Worker {
+            core: self.clone(),
+            hop,
+            connection,
+            host,
+            carried: 0,
+            has_rested: false,
+            ahead: None,
+            before: None,
+        };
+        loop {
+            let after = match worker.next() {
+                Take::Job(job) => worker.carry(job).await,
+                Take::Close => After::Close,
+                Take::Wait { until } => match self.wait(hop, &worker.connection, until).await {
+                    Some(Told::Work) if worker.connection.is_quiet() => {
+                        worker.has_rested = true;
+                        After::GoOn
+                    }
+                    Some(_) => After::Close,
+                    None => {
+                        self.worker_ends();
+                        return worker.connection.quit().await;
+                    }
+                },
+            };
+            match after {
+                After::GoOn => {}
+                After::Close => {
+                    self.part().schedule.borrow_mut().closed(hop);
+                    self.worker_ends();
+                    return worker.connection.quit().await;
+                }
+                After::Broke => {
+                    let now = self.world().now();
+                    self.part().schedule.borrow_mut().broke(hop, now);
+                    self.world().seen.borrow_mut().broke += 1;
+                    return self.worker_ends();
+                }
+            }
+        }
+    }
+
+    /// Waits idle until told what to do. `None`: time is up or the peer has ended the session, and
+    /// the schedule has been told.
+    async fn wait(&self, hop: HopId, connection: &Connection, until: Now) -> Option<Told> {
+        let idle = Rc::new(Cell::new(None));
+        let schedule = &self.part().schedule;
+        let mut at = schedule.borrow_mut();
+        at.context(hop).idle.push_back(idle.clone());
+        drop(at);
+        let rested = until_or(self.world(), until, || {
+            (idle.get().is_some() || connection.has_news()).then_some(())
+        });
+        rested.await;
+        if let Some(told) = idle.get() {
+            return Some(told);
+        }
+        self.world().seen.borrow_mut().idle_ended += 1;
+        let mut schedule = schedule.borrow_mut();
+        let waiting = &mut schedule.context(hop).idle;
+        waiting.retain(|other| !Rc::ptr_eq(other, &idle));
+        schedule.idle_closed(hop);
+        None
+    }
+}
+
+/// A connection at work.
+struct Worker {
+    core: Core,
+    hop: HopId,
+    connection: Connection,
+    host: usize,
+    /// Transactions begun on this connection.
+    carried: u32,
+    has_rested: bool,
+    ahead: Option<Ahead>,
+    /// Of the transaction before; for a planted bug.
+    before: Option<TransactionResult>,
+}
+
+/// A job that was taken while the one before was under way.
+struct Ahead {
+    job: Job,
+    /// Its commands have been sent; else it is begun in its turn.
+    begun: bool,
+    started: Now,
+}
+
+impl Worker {
+    fn may_carry_more(&self) -> bool {
+        self.carried < self.core.relay.transactions_per_connection
+    }
+
+    fn next(&self) -> Take<Job> {
+        let now = self.core.world().now();
+        match self.may_carry_more() {
+            true => self.core.part().schedule.borrow_mut().take(self.hop, now),
+            false => Take::Close,
+        }
+    }
+
+    /// Carries a job, and those that could be begun ahead meanwhile.
+    async fn carry(&mut self, job: Job) -> After {
+        let now = |worker: &Self| worker.core.world().now();
+        let mut after = self.carry_one(job, false, now(self)).await;
+        while let Some(Ahead {
+            job,
+            begun,
+            started,
+        }) = self.ahead.take()
+        {
+            match after {
+                After::GoOn if begun => after = self.carry_one(job, true, started).await,
+                After::GoOn => after = self.carry_one(job, false, now(self)).await,
+                // How the connection ended was decided by the one before; this one only hears of it.
+                _ if begun => _ = self.carry_one(job, true, started).await,
+                // Not begun, and there is no session for it: it waits for another connection.
+                After::Close | After::Broke => self.core.submit(job),
+            }
+        }
+        after
+    }
+
+    /// One transaction, and what its verdicts mean for recipients, hop and connection.
+    async fn carry_one(&mut self, job: Job, begun: bool, started: Now) -> After {
+        let mut result = self.transact(&job, begun).await;
+        let mut declined = Vec::new();
+        while result.as_ref().is_some_and(judge::is_for_next_host) {
+            declined.push(self.host);
+            if !self.goes_to_other_host(&declined).await {
+                break;
+            }
+            self.core.world().seen.borrow_mut().other_hosts += 1;
+            result = self.transact(&job, false).await;
+        }
+        let Some(mut result) = result else {
+            self.core.forget_report(job);
+            return After::GoOn;
+        };
+        self.mix_up(&mut result);
+        let reusable = result.reusable && self.connection.lives();
+        let session_worked = self.carried > 1 || self.has_rested;
+        let name = self.core.relay.network.name_of(self.host);
+        let judged = judge_transaction(&result, session_worked, &name);
+        let now = self.core.world().now();
+        let took = now.since(started);
+        let mut schedule = self.core.part().schedule.borrow_mut();
+        judged.tell(&mut schedule, self.hop, (took, now), |hop| &mut hop.last);
+        drop(schedule);
+        let after = judged.after(reusable);
+        self.core.apply(job, judged.decisions);
+        after
+    }
+
+    fn mix_up(&mut self, result: &mut TransactionResult) {
+        if self.core.world().canary != Canary::MixesUpReplies {
+            return;
+        }
+        let own = result.clone();
+        if let Some(before) = &self.before {
+            for (verdict, other) in result.verdicts.iter_mut().zip(&before.verdicts) {
+                verdict.1 = other.1.clone();
+            }
+        }
+        self.before = Some(own);
+    }
+
+    /// `None`: it is a report, and there is nobody to report to.
+    async fn transact(&mut self, job: &Job, begun: bool) -> Option<TransactionResult> {
+        self.carried += 1;
+        match is_report(job.recipients()) {
+            true => self.carry_report(job).await,
+            false => Some(self.carry_message(job, begun).await),
+        }
+    }
+
+    /// After the host of this connection would not begin a transaction: goes on with another host of
+    /// the hop. False: there is none that can be reached, and this connection is as it was.
+    async fn goes_to_other_host(&mut self, declined: &[usize]) -> bool {
+        let site = *self.core.part().schedule.borrow().key(self.hop);
+        let hosts = self.core.relay.network.hosts_of(site);
+        if hosts.iter().all(|host| declined.contains(host)) {
+            return false;
+        }
+        match self.core.connect(self.hop, declined).await {
+            Tried::Open(connection, host) => {
+                let before = std::mem::replace(&mut self.connection, *connection);
+                self.host = host;
+                self.carried = 0;
+                self.has_rested = false;
+                before.quit().await;
+                true
+            }
+            Tried::Failed { .. } => false,
+        }
+    }
+
+    async fn carry_message(&mut self, job: &Job, begun: bool) -> TransactionResult {
+        if !begun {
+            let recipients = indices(job);
+            if let Err(unfit) = self.connection.begin(&transaction(job, &recipients)) {
+                return unfit;
+            }
+        }
+        let content = self.content(job);
+        loop {
+            match self.connection.proceed().await {
+                Point::SendBody => self.send_body(job, &content).await,
+                Point::Done(result) => return result,
+            }
+        }
+    }
+
+    fn content(&self, job: &Job) -> Vec<u8> {
+        let world = self.core.world();
+        match &job.body {
+            Some(body) => body.to_vec(),
+            None => {
+                world.seen.borrow_mut().read_back += 1;
+                let content = job.message.place().read(world);
+                if world.canary == Canary::MixesUpContent {
+                    let other = world.ledger.borrow().content_of_another(job.message.id);
+                    return other.unwrap_or(content);
+                }
+                content
+            }
+        }
+    }
+
+    /// Sends the content, and the commands of the next job with it if there is one.
+    async fn send_body(&mut self, job: &Job, content: &[u8]) {
+        let world = self.core.world().clone();
+        if world.canary == Canary::SettlesEarly {
+            self.settle_early(job);
+        }
+        let next = match self.connection.pipelines() && self.may_carry_more() {
+            true => {
+                let mut schedule = self.core.part().schedule.borrow_mut();
+                schedule.take_ahead(self.hop, world.now())
+            }
+            false => None,
+        };
+        let Some(job) = next else {
+            self.connection.send_body(content, None).await;
+            return;
+        };
+        let recipients = indices(&job);
+        let ahead = transaction(&job, &recipients);
+        let ahead = (!is_report(job.recipients())).then_some(&ahead);
+        let begun = self.connection.send_body(content, ahead).await;
+        world.seen.borrow_mut().begun_ahead += u64::from(begun);
+        self.ahead = Some(Ahead {
+            job,
+            begun,
+            started: world.now(),
+        });
+    }
+
+    fn settle_early(&self, job: &Job) {
+        let finished = |(index, _): &(u32, RecipientState)| (*index, RecipientState::Finished);
+        let mut consequences = Consequences {
+            recorded: job.recipients().iter().map(finished).collect(),
+            ..Consequences::default()
+        };
+        self.core.record(&job.message, &mut consequences);
+    }
+
+    /// `None`: there is nobody to report to.
+    async fn carry_report(&mut self, job: &Job) -> Option<TransactionResult> {
+        let world = self.core.world();
+        let message = &job.message;
+        let place = message.place();
+        let owed = Owed {
+            hostname: crate::relay::HOSTNAME,
+            id: message.id,
+            received_at: message.received_at,
+            envelope: &message.envelope,
+            recipients: job.recipients(),
+            body_bytes: place.body_bytes(),
+        };
+        let mut original = place.read(world);
+        original.truncate(owed.original_bytes_wanted());
+        let report = owed.render(&original, world.wall_time())?;
+        let transaction = Transaction {
+            envelope: &report.envelope(),
+            recipients: &[0],
+            body_bytes: content_bytes(report.wire.len() as u64),
+            body_is_8bit: report.body_type == BodyType::EightBitMime,
+        };
+        if let Err(unfit) = self.connection.begin(&transaction) {
+            return Some(unfit);
+        }
+        loop {
+            match self.connection.proceed().await {
+                Point::SendBody => _ = self.connection.send_body(&report.wire, None).await,
+                Point::Done(result) => return Some(result),
+            }
+        }
+    }
+}
+
+fn indices(job: &Job) -> Vec<u32> {
+    job.recipients().iter().map(|(index, _)| *index).collect()
+}
+
+fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
+    Transaction {
+        envelope: &job.message.envelope,
+        recipients,
+        body_bytes: content_bytes(job.message.place().body_bytes()),
+        body_is_8bit: false,
+    }
+}
+
+/// The content as SIZE counts it: wire form without the final dot.
+fn content_bytes(wire_bytes: u64) -> u64 {
+    wire_bytes.saturating_sub(3)
+}
