@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 const BLOCK_BYTES: usize = 4096;
 const MIB: u64 = 1 << 20;
@@ -101,13 +102,11 @@ impl Disk {
         start_by(home, self.command(PROGRAM), hop, &[more, &spool].concat())
     }
 
-    /// Nothing that the spool has prepared for its next writes can be written any more.
-    fn break_what_is_prepared(&self) {
-        for file in self.segments() {
-            let bytes = fs::read(self.outside(&file)).expect("a segment");
-            let blocks = bytes.chunks(BLOCK_BYTES);
-            let is_used = |block: &[u8]| block.iter().any(|&byte| byte != 0);
-            let used = blocks.rev().skip_while(|block| !is_used(block)).count() as u64;
+    /// Nothing that the spool has prepared for its next writes can be written any more. The relay stands
+    /// still meanwhile: what it wrote would be taken away with the rest.
+    fn break_what_is_prepared(&self, relay: &Relay) {
+        relay.signal("STOP");
+        for (file, used) in self.used_blocks() {
             for Extent {
                 first,
                 on_disk,
@@ -125,11 +124,38 @@ impl Disk {
             left.take(1 << 20).any(|written| written.is_err()),
             "it fills"
         );
+        relay.signal("CONT");
     }
 
     fn repair(&self) {
         let fill = self.outside(&self.back.join("fill"));
         fs::remove_file(fill).expect("it is there");
+    }
+
+    /// How far each segment is written, once what the kernel had in hand has landed.
+    fn used_blocks(&self) -> Vec<(PathBuf, u64)> {
+        let is_used = |block: &[u8]| block.iter().any(|&byte| byte != 0);
+        let used = |file: &PathBuf| {
+            let bytes = fs::read(self.outside(file)).expect("a segment");
+            let blocks = bytes.chunks(BLOCK_BYTES);
+            blocks.rev().skip_while(|block| !is_used(block)).count() as u64
+        };
+        let look = || {
+            let mut files = self.segments();
+            files.sort();
+            let used: Vec<u64> = files.iter().map(used).collect();
+            files.into_iter().zip(used).collect::<Vec<_>>()
+        };
+        let mut before = look();
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = look();
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+        panic!("a relay that stands still goes on writing");
     }
 
     fn segments(&self) -> Vec<PathBuf> {
@@ -237,7 +263,7 @@ fn a_write_that_fails_is_no_250_and_the_next_one_goes_elsewhere() {
     let load = Load::new(address, 20_000);
     load.during(CLIENTS, || {
         load.wait_for_accepted(20, 0);
-        disk.break_what_is_prepared();
+        disk.break_what_is_prepared(&relay);
         load.wait(1, 0, is_refusal);
         load.wait_for_accepted(200, load.next());
     });
