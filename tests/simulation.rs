@@ -213,7 +213,9 @@ impl Simulation {
     /// Whoever is still about to let go of a message does.
     fn empty(&self) -> Result<(), String> {
         for _ in 0..100 {
-            (0..self.world.tasks()).rev().for_each(|task| self.poll(task));
+            (0..self.world.tasks())
+                .rev()
+                .for_each(|task| self.poll(task));
             self.world.power.borrow_mut().complete_one(&self.world);
         }
         self.relay.check_drained()

@@ -172,7 +172,11 @@ impl Delivery {
 
     /// Takes over a job that was read from the spool at start: recipients that are not due wait.
     pub fn resume(&self, job: Job) {
-        let due = job.recipients.iter().map(|(_, state)| decide::due_of(state)).min();
+        let due = job
+            .recipients
+            .iter()
+            .map(|(_, state)| decide::due_of(state))
+            .min();
         let wait = due.map_or(Duration::ZERO, |due| due.since(clock::wall_time()));
         self.0.defer(job, wait);
     }

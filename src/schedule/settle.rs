@@ -146,8 +146,7 @@ impl Judged {
         if let Some(refusal) = self.throttle {
             schedule.refused(hop, refusal, now);
         }
-        let is_unhappy =
-            |(_, decision): &&(u32, Decision)| decision.verdict != Verdict::Delivered;
+        let is_unhappy = |(_, decision): &&(u32, Decision)| decision.verdict != Verdict::Delivered;
         let unhappy = self.decisions.iter().find(is_unhappy);
         if let Some((_, decision)) = unhappy
             && !self.answered
@@ -431,7 +430,12 @@ mod tests {
         }
     }
 
-    fn settle(envelope: &Envelope, state: &RecipientState, verdict: Verdict, relayed: bool) -> Consequences {
+    fn settle(
+        envelope: &Envelope,
+        state: &RecipientState,
+        verdict: Verdict,
+        relayed: bool,
+    ) -> Consequences {
         let retry = RetryPolicy::default();
         let facts = Facts {
             envelope,
@@ -483,7 +487,10 @@ mod tests {
         assert_eq!(indexes(&later.deferred), [0, 1, 2]);
         assert_eq!(later.due, Some(WallTime(301_000)));
         let again = settle(&told, &owed, Verdict::Reconnect, false);
-        assert_eq!((indexes(&again.again), again.recorded.len()), (vec![0, 1, 2], 0));
+        assert_eq!(
+            (indexes(&again.again), again.recorded.len()),
+            (vec![0, 1, 2], 0)
+        );
     }
 
     #[test]
@@ -494,7 +501,9 @@ mod tests {
 
     #[test]
     fn a_report_is_one_transaction_however_many_it_speaks_of() {
-        let fresh: Recipients = (0..5).map(|index| (index, RecipientState::fresh())).collect();
+        let fresh: Recipients = (0..5)
+            .map(|index| (index, RecipientState::fresh()))
+            .collect();
         let parts = split_by_count(fresh, 2);
         assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
         let owed = RecipientState::ReportOwed {

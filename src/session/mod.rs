@@ -612,8 +612,7 @@ impl Session {
             }
             Err(error) => {
                 self.context.metrics.messages_refused.increment();
-                self.server
-                    .not_committed(error.refusal(), &mut self.out);
+                self.server.not_committed(error.refusal(), &mut self.out);
             }
         }
     }

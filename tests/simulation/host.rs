@@ -308,8 +308,7 @@ impl Session {
 
     fn send(&mut self, text: &str) -> Result<(), Over> {
         let end = self.end.as_ref().ok_or(Over)?;
-        end.send(format!("{text}\r\n").as_bytes())
-            .map_err(|_| Over)
+        end.send(format!("{text}\r\n").as_bytes()).map_err(|_| Over)
     }
 
     /// The next command. A host does not wait for ever.

@@ -86,7 +86,10 @@ impl Place {
     }
 
     pub fn body_bytes(&self) -> u64 {
-        let bytes = self.extents.iter().map(|extent| u64::from(extent.raw.bytes));
+        let bytes = self
+            .extents
+            .iter()
+            .map(|extent| u64::from(extent.raw.bytes));
         bytes.sum()
     }
 
@@ -114,7 +117,10 @@ impl Place {
         for extent in &self.extents {
             let piece = power.disk.extent(&extent.raw);
             if crc32c::crc32c(piece) != extent.raw.checksum {
-                world.accuse(format!("a body at {:?} is not what was written", extent.raw));
+                world.accuse(format!(
+                    "a body at {:?} is not what was written",
+                    extent.raw
+                ));
             }
             body.extend_from_slice(piece);
         }

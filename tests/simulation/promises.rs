@@ -49,7 +49,10 @@ impl Ledger {
     pub fn took(&mut self, now: Now, taken: &Taken) -> Vec<String> {
         let (reverse_path, _) = split_path(&taken.mail);
         let is_report = reverse_path.is_empty()
-            && taken.content.windows(30).any(|it| it == b"report-type=delivery-status;\r\n");
+            && taken
+                .content
+                .windows(30)
+                .any(|it| it == b"report-type=delivery-status;\r\n");
         match is_report {
             true => self.took_report(now, taken),
             false => self.took_letter(taken),
@@ -87,14 +90,19 @@ impl Ledger {
             return vec!["something was delivered that nobody sent".to_owned()];
         };
         let stats = &mut self.stats;
-        let letter = self.letters.get_mut(&number).expect("nobody makes numbers up");
+        let letter = self
+            .letters
+            .get_mut(&number)
+            .expect("nobody makes numbers up");
         match letter.answer {
             Answer::Accepted | Answer::Awaited | Answer::Unclear => {}
             Answer::Refused(_) if letter.may_surface => {}
             answer => complaints.push(format!("letter {number} is delivered, and {answer:?}")),
         }
         if let Some(wrong) = difference(without_trace(&taken.content), &letter.content) {
-            complaints.push(format!("letter {number} arrives with another content: {wrong}"));
+            complaints.push(format!(
+                "letter {number} arrives with another content: {wrong}"
+            ));
         }
         if let Err(wrong) = letter.is_mail(taken) {
             complaints.push(format!("letter {number} has another envelope: {wrong}"));
@@ -131,7 +139,9 @@ impl Ledger {
 
     fn took_report(&mut self, now: Now, taken: &Taken) -> Vec<String> {
         let mut complaints = Vec::new();
-        let to = split_path(taken.rcpts.first().map_or("", |it| it)).0.to_owned();
+        let to = split_path(taken.rcpts.first().map_or("", |it| it))
+            .0
+            .to_owned();
         let reported = reported(&taken.content);
         if reported.is_empty() {
             complaints.push("a report speaks of nobody".to_owned());
@@ -180,7 +190,13 @@ impl Ledger {
     // ---- what the relay may say of a recipient ----
 
     /// There is a reason for returning it.
-    fn may_be_returned(&self, now: Now, letter: &Letter, recipient: &Recipient, fate: &Fate) -> bool {
+    fn may_be_returned(
+        &self,
+        now: Now,
+        letter: &Letter,
+        recipient: &Recipient,
+        fate: &Fate,
+    ) -> bool {
         fate.refused
             || now.since(letter.begun) >= self.lifetime
             || self.cannot_be_reached(recipient.forward_path.domain(), letter.content.len())
@@ -298,10 +314,14 @@ impl Ledger {
         }
         if *envelope != letter.envelope {
             let (there, sent) = (envelope, &letter.envelope);
-            return Some(format!("letter {number} is found with {there:?}, not {sent:?}"));
+            return Some(format!(
+                "letter {number} is found with {there:?}, not {sent:?}"
+            ));
         }
         if let Some(wrong) = difference(without_trace(&unstuffed(body)), &letter.content) {
-            return Some(format!("letter {number} is found with another content: {wrong}"));
+            return Some(format!(
+                "letter {number} is found with another content: {wrong}"
+            ));
         }
         let letter = &self.letters[&number];
         let mut wrong = None;
@@ -383,7 +403,9 @@ fn is_rcpt(recipient: &Recipient, parameters: &str) -> bool {
     let notify = parameters
         .split(' ')
         .find_map(|it| it.strip_prefix("NOTIFY="));
-    let orcpt = parameters.split(' ').find_map(|it| it.strip_prefix("ORCPT="));
+    let orcpt = parameters
+        .split(' ')
+        .find_map(|it| it.strip_prefix("ORCPT="));
     let wanted = recipient.notify.map(|notify| match notify {
         Notify::NEVER => "NEVER".to_owned(),
         Notify {
@@ -413,14 +435,21 @@ fn difference(there: &[u8], sent: &[u8]) -> Option<String> {
     if there == sent {
         return None;
     }
-    let same = there.iter().zip(sent).take_while(|(one, other)| one == other);
+    let same = there
+        .iter()
+        .zip(sent)
+        .take_while(|(one, other)| one == other);
     let at = same.count();
     let around = |content: &[u8]| {
         let part = &content[at.saturating_sub(20)..content.len().min(at + 20)];
         String::from_utf8_lossy(part).into_owned()
     };
     let lengths = (there.len(), sent.len());
-    Some(format!("{lengths:?} from {at}: {:?} {:?}", around(there), around(sent)))
+    Some(format!(
+        "{lengths:?} from {at}: {:?} {:?}",
+        around(there),
+        around(sent)
+    ))
 }
 
 /// Wire form to content: the end goes, and dots that were stuffed.

@@ -60,11 +60,7 @@ pub fn create(world: &World, core: u16, pool: &mut Pool) -> Lap {
     };
     pool.next_number += 1;
     pool.files += 1;
-    world
-        .power
-        .borrow_mut()
-        .disk
-        .create(segment, SEGMENT_BYTES);
+    world.power.borrow_mut().disk.create(segment, SEGMENT_BYTES);
     Lap {
         segment,
         generation: 0,
@@ -104,7 +100,11 @@ pub fn start(world: &Rc<World>, network: &Rc<Network>, run: u32) -> Rc<Relay> {
     let spools = (0..cores).map(|core| open_spool(world, core as u16, run, &found));
     let relay = Relay::new(world, network, spools.collect());
     adopt(world, &relay, &found);
-    tell!(world, "run {run} with {cores} cores, {} messages recovered", found.messages.len());
+    tell!(
+        world,
+        "run {run} with {cores} cores, {} messages recovered",
+        found.messages.len()
+    );
     relay
 }
 
@@ -115,7 +115,9 @@ fn check(world: &World, found: &Survey) {
     for message in &found.messages {
         let power = world.power.borrow();
         let extents = message.extents().iter();
-        let body: Vec<u8> = extents.flat_map(|it| power.disk.extent(it).to_vec()).collect();
+        let body: Vec<u8> = extents
+            .flat_map(|it| power.disk.extent(it).to_vec())
+            .collect();
         let complaint = ledger.found(now, message.id, &message.envelope, &message.states, &body);
         complaint.into_iter().for_each(|it| world.accuse(it));
     }

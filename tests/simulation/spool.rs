@@ -418,9 +418,7 @@ impl Spool {
             let write = until(&self.world, next).await;
             self.outcomes_due
                 .set(self.outcomes.borrow().waiting_bytes() > 0);
-            let (releases, sealed) = self
-                .make_durable(Of::Commit, write, &self.outcomes)
-                .await;
+            let (releases, sealed) = self.make_durable(Of::Commit, write, &self.outcomes).await;
             // What failed waits again, and is not to wait for others.
             if self.outcomes.borrow().waiting_bytes() > 0 {
                 self.outcomes_due.set(true);
@@ -489,7 +487,11 @@ impl Spool {
                 segment: Some(segment),
             }) => {
                 let is_alive = book.doubtful(message.id, &from.parts(), segment.lap);
-                (from.doubting(segment), is_alive, Err(SpoolError::WriteFailed))
+                (
+                    from.doubting(segment),
+                    is_alive,
+                    Err(SpoolError::WriteFailed),
+                )
             }
             Err(WriteFailed { segment: None }) => return Err(SpoolError::WriteFailed),
         };
@@ -580,7 +582,12 @@ impl Spool {
 
     async fn retire(&self, usage: Usage, lap: Lap) {
         if self.bad.borrow_mut().remove(&lap) {
-            self.world.power.borrow_mut().disk.segments.remove(&lap.segment);
+            self.world
+                .power
+                .borrow_mut()
+                .disk
+                .segments
+                .remove(&lap.segment);
             self.pool.borrow_mut().files -= 1;
         } else {
             let free: SegmentHeader = crate::recovery::free_header(lap, self.run);
