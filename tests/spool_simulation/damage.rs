@@ -237,7 +237,8 @@ fn one_decay(seed: u64, kind: Decay, counted: &mut Counted) -> Result<(), String
     let unknown = unknown.flat_map(|commit| &commit.ids);
     let is_unseen = lost.is_subset(&unknown.copied().collect());
     let has_lost = !lost.is_empty();
-    if has_lost && !is_named && !(may_be_torn && is_counted) && !is_unseen {
+    let is_told = is_named || may_be_torn && is_counted;
+    if has_lost && !is_told && !is_unseen {
         let hit: Vec<_> = hit
             .iter()
             .map(|it| (&it.bytes, it.behind, &it.ids))
