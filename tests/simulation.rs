@@ -32,6 +32,8 @@ mod delivery;
 mod host;
 #[path = "simulation/job.rs"]
 mod job;
+#[path = "simulation/keeper.rs"]
+mod keeper;
 #[path = "simulation/ledger.rs"]
 mod ledger;
 #[path = "simulation/link.rs"]
@@ -58,6 +60,8 @@ mod session;
 mod session_to_host;
 #[path = "simulation/spool.rs"]
 mod spool;
+#[path = "simulation/trouble.rs"]
+mod trouble;
 #[path = "simulation/worker.rs"]
 mod worker;
 

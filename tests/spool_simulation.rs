@@ -9,6 +9,9 @@
 #[path = "support/simulated/mod.rs"]
 mod simulated;
 
+#[path = "spool_simulation/damage.rs"]
+mod damage;
+
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
@@ -1171,6 +1174,11 @@ impl Simulation {
 
     /// Retires what nothing needs. False if the power went off meanwhile.
     fn let_go(&mut self, found: &Survey) -> bool {
+        self.let_go_beside(found, &[])
+    }
+
+    /// The same, and sets damaged segments aside.
+    fn let_go_beside(&mut self, found: &Survey, damaged: &[SegmentId]) -> bool {
         let mut retired = BTreeSet::new();
         for segment in &found.segments {
             if segment.condition == Condition::Blank {
@@ -1185,6 +1193,11 @@ impl Simulation {
         for (segment, header) in laps {
             let needs = segment.refers_to.union(&segment.held_by);
             if segment.live > 0 || needs.into_iter().any(|lap| !retired.contains(lap)) {
+                continue;
+            }
+            if damaged.contains(&segment.id) {
+                self.disk.segments.remove(&segment.id);
+                retired.insert(header.lap);
                 continue;
             }
             let free = Lap {

@@ -319,9 +319,15 @@ impl Surveyor {
     fn read_headers(&mut self, disk: &mut dyn Disk) -> Result<(), SurveyError> {
         for id in disk.segments().map_err(SurveyError::Io)? {
             let mut blocks = vec![0; 2 * BLOCK_BYTES];
-            let read = disk.read(id, 0, &mut blocks).map_err(SurveyError::Io)?;
-            blocks.truncate(read);
-            let condition = self.classify(id, &blocks)?;
+            let (read, is_whole) = match disk.read(id, 0, &mut blocks) {
+                Ok(read) => (read, true),
+                // It may be the first commit that cannot be read: that is damage like any other.
+                Err(_) => {
+                    let read = disk.read(id, 0, &mut blocks[..BLOCK_BYTES]);
+                    (read.map_err(SurveyError::Io)?, false)
+                }
+            };
+            let condition = self.classify(id, &blocks[..read], is_whole)?;
             if let Condition::Lap(header) = &condition {
                 self.report.last_run = self.report.last_run.max(header.run);
                 self.index.insert(header.lap, self.segments.len());
@@ -341,7 +347,13 @@ impl Surveyor {
         Ok(())
     }
 
-    fn classify(&mut self, id: SegmentId, blocks: &[u8]) -> Result<Condition, SurveyError> {
+    /// `is_whole`: nothing of its start is left out because it cannot be read.
+    fn classify(
+        &mut self,
+        id: SegmentId,
+        blocks: &[u8],
+        is_whole: bool,
+    ) -> Result<Condition, SurveyError> {
         let (first, second) = blocks.split_at(blocks.len().min(BLOCK_BYTES));
         match SegmentHeader::decode(first) {
             Ok(header) if header.lap.segment == id => return Ok(Condition::Lap(header)),
@@ -352,7 +364,7 @@ impl Surveyor {
                 });
             }
             // A commit is only ever written behind a durable header.
-            Err(HeaderError::Blank) if !CommitHeader::looks_like_one(second) => {
+            Err(HeaderError::Blank) if is_whole && !CommitHeader::looks_like_one(second) => {
                 return Ok(Condition::Blank);
             }
             _ => {}

@@ -16,15 +16,11 @@ impl Spool {
         loop {
             let lap = until(self.world(), || self.candidate()).await;
             let (mut cursor, mut moved) = (0, 0);
-            loop {
-                let book = self.message_book.borrow();
-                let next = book.next_to_move(lap, &mut cursor).expect("few");
-                drop(book);
-                let Some(id) = next else { break };
-                match self.move_one(id).await {
-                    Ok(()) => moved += 1,
-                    Err(_) => break,
+            while let Some(id) = self.next_to_move(lap, &mut cursor) {
+                if self.move_one(id).await.is_err() {
+                    break;
                 }
+                moved += 1;
             }
             if moved == 0 {
                 self.message_book.borrow_mut().move_later(lap);
@@ -38,6 +34,11 @@ impl Spool {
         // Fuller ones than would be worthwhile, too.
         let (bytes, room) = (2 * SEGMENT_BYTES, SEGMENT_BYTES);
         self.message_book.borrow().candidate(bytes, room, scarce)
+    }
+
+    fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Option<MessageId> {
+        let book = self.message_book.borrow();
+        book.next_to_move(lap, cursor).expect("few")
     }
 
     async fn move_one(&self, id: MessageId) -> Result<(), SpoolError> {

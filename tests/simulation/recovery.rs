@@ -3,11 +3,12 @@
 
 use crate::canary::Canary;
 use crate::job::Message;
+use crate::keeper::Pool;
 use crate::network::Network;
 use crate::place::{Extent, Place, SegmentFile};
 use crate::power::{self, Of};
 use crate::relay::Relay;
-use crate::spool::{Pool, SEGMENT_BYTES, Spool};
+use crate::spool::{SEGMENT_BYTES, Spool};
 use crate::world::World;
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::schedule::outcome::RecipientState;

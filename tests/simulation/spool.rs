@@ -1,20 +1,21 @@
-//! One core's spool: stands in for `spool::driver` and `keeper` on the virtual disk. The commit
+//! One core's spool: stands in for `spool::driver` on the virtual disk. The commit
 //! machines, the books, the standing and the records are the real ones.
 
 use crate::canary::Canary;
 use crate::job::Message;
-use crate::place::{Copy, Extent, Place, SegmentFile, SegmentRef};
+use crate::keeper::Pool;
+use crate::place::{Copy, Extent, Place, SegmentRef};
 use crate::power::{self, Of};
 use crate::world::{Owner, World, sleep, until};
 use ringpost::message::{Envelope, MessageId};
 use ringpost::schedule::outcome::Outcome;
 use ringpost::spool::SpoolError;
-use ringpost::spool::book::{MessageBook, OutcomeBook, Part};
+use ringpost::spool::book::{MessageBook, OutcomeBook};
 use ringpost::spool::commit::{
-    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
+    AfterFailure, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
 };
 use ringpost::spool::record::{
-    FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, SegmentHeader, Usage, encode_outcome,
+    FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, encode_outcome,
 };
 use ringpost::time::WallTime;
 use std::cell::{Cell, RefCell};
@@ -57,43 +58,18 @@ pub struct Chunks {
     failed: Cell<bool>,
 }
 
-/// A segment for the next lap of a log, or a free one.
-#[derive(Default)]
-pub struct Pool {
-    pub free: Vec<Lap>,
-    /// Files that this core may have; none when the disk is full.
-    pub files: usize,
-    pub files_max: usize,
-    pub next_number: u32,
-    pub log_sequence: u64,
-}
-
-impl Pool {
-    fn has_more_than(&self, segments: usize) -> bool {
-        self.free.len() + self.files_max.saturating_sub(self.files) > segments
-    }
-}
-
-/// What there is to do for segments.
-enum Chore {
-    Retire(Usage, Lap),
-    Prepare(Usage),
-    /// Mail waits for a segment that is not to be had.
-    Fail,
-}
-
 pub struct Spool {
     world: Rc<World>,
     pub core: u16,
     pub run: u32,
-    messages: RefCell<Machine<SegmentRef, MessageTicket>>,
-    outcomes: RefCell<Machine<SegmentRef, OutcomeTicket>>,
+    pub messages: RefCell<Machine<SegmentRef, MessageTicket>>,
+    pub outcomes: RefCell<Machine<SegmentRef, OutcomeTicket>>,
     outcomes_due: Cell<bool>,
     pub message_book: RefCell<MessageBook>,
     pub outcome_book: RefCell<OutcomeBook>,
     /// The only reference that outlives a message.
     pub files: RefCell<BTreeMap<Lap, SegmentRef>>,
-    bad: RefCell<BTreeSet<Lap>>,
+    pub bad: RefCell<BTreeSet<Lap>>,
     kept: RefCell<BTreeMap<MessageId, Rc<Message>>>,
     pub pool: RefCell<Pool>,
     /// Told to the other cores, in their order.
@@ -165,23 +141,6 @@ impl Spool {
     }
 
     // ---- mail comes in ----
-
-    fn has_room_for_mail(&self, bytes: u64) -> bool {
-        let pool = self.pool.borrow();
-        let available = pool.free.len() + pool.files_max.saturating_sub(pool.files);
-        let room = self.messages.borrow().room_bytes()
-            + available.saturating_sub(1) as u64 * SEGMENT_BYTES;
-        room >= bytes + SEGMENT_BYTES
-    }
-
-    pub fn admit(&self, bytes: Option<u64>) -> Result<(), SpoolError> {
-        let outcomes_have_reserve = self.outcomes.borrow().room_bytes() >= SEGMENT_BYTES / 2;
-        let wanted = bytes.unwrap_or(0) + STAGING_BYTES as u64 / 16;
-        match outcomes_have_reserve && self.has_room_for_mail(wanted) {
-            true => Ok(()),
-            false => Err(SpoolError::Full),
-        }
-    }
 
     pub async fn append(
         &self,
@@ -436,7 +395,7 @@ impl Spool {
         }
     }
 
-    fn release_message(&self, release: Release<SegmentRef, MessageTicket>) {
+    pub fn release_message(&self, release: Release<SegmentRef, MessageTicket>) {
         let Release { ticket, result } = release;
         match ticket {
             MessageTicket::Chunk(chunks) => {
@@ -501,115 +460,6 @@ impl Spool {
         result
     }
 
-    // ---- segments ----
-
-    /// Prepares what the logs want next, and retires what is idle and not read by anybody.
-    async fn keep_segments(&self) {
-        loop {
-            match until(&self.world, || self.chore()).await {
-                Chore::Retire(usage, lap) => self.retire(usage, lap).await,
-                Chore::Prepare(usage) => self.prepare(usage).await,
-                Chore::Fail => self.fail_without_segments(),
-            }
-        }
-    }
-
-    fn chore(&self) -> Option<Chore> {
-        if let Some((usage, lap)) = self.take_idle() {
-            return Some(Chore::Retire(usage, lap));
-        }
-        let messages = self.messages.borrow();
-        if self.outcomes.borrow().spares() == 0 && self.pool.borrow().has_more_than(0) {
-            Some(Chore::Prepare(Usage::Outcomes))
-        } else if messages.spares() < 2 && self.segment_may_come() {
-            Some(Chore::Prepare(Usage::Messages))
-        } else {
-            (messages.is_starved() && !self.segment_may_come()).then_some(Chore::Fail)
-        }
-    }
-
-    fn fail_without_segments(&self) {
-        self.world.seen.borrow_mut().disk_full += 1;
-        let mut releases = Vec::new();
-        self.messages.borrow_mut().fail_waiting(&mut releases);
-        releases.into_iter().for_each(|it| self.release_message(it));
-    }
-
-    async fn prepare(&self, usage: Usage) {
-        let header = {
-            let pool = &mut self.pool.borrow_mut();
-            let last = match pool.free.pop() {
-                Some(free) => free,
-                None => crate::recovery::create(&self.world, self.core, pool),
-            };
-            pool.log_sequence += 1;
-            crate::recovery::begin_header(&self.world, self, usage, last, pool.log_sequence)
-        };
-        crate::recovery::write_header(&self.world, &header).await;
-        let file = Rc::new(SegmentFile { lap: header.lap });
-        self.files.borrow_mut().insert(header.lap, file.clone());
-        let head = Head {
-            segment: file,
-            nonce: header.nonce,
-            generation: header.lap.generation,
-            segment_bytes: SEGMENT_BYTES,
-        };
-        match usage {
-            Usage::Outcomes => {
-                self.outcome_book.borrow_mut().opened(header.lap);
-                self.outcomes.borrow_mut().supply(head);
-            }
-            _ => {
-                self.message_book.borrow_mut().opened(header.lap);
-                self.messages.borrow_mut().supply(head);
-            }
-        }
-    }
-
-    /// A segment that nothing needs and nobody reads: from here on nobody can.
-    fn take_idle(&self) -> Option<(Usage, Lap)> {
-        let (messages, outcomes) = (self.message_book.borrow(), self.outcome_book.borrow());
-        let idle = messages.idle().map(|lap| (Usage::Messages, lap));
-        let mut idle = idle.chain(outcomes.idle().map(|lap| (Usage::Outcomes, lap)));
-        let files = &mut self.files.borrow_mut();
-        let found = idle.find(|(_, lap)| {
-            let file = files.get(lap);
-            file.is_some_and(|file| Rc::strong_count(file) == 1)
-        })?;
-        files.remove(&found.1);
-        Some(found)
-    }
-
-    async fn retire(&self, usage: Usage, lap: Lap) {
-        if self.bad.borrow_mut().remove(&lap) {
-            self.world
-                .power
-                .borrow_mut()
-                .disk
-                .segments
-                .remove(&lap.segment);
-            self.pool.borrow_mut().files -= 1;
-        } else {
-            let free: SegmentHeader = crate::recovery::free_header(lap, self.run);
-            crate::recovery::write_header(&self.world, &free).await;
-            self.pool.borrow_mut().free.push(free.lap);
-        }
-        self.world.seen.borrow_mut().segments_retired += 1;
-        if usage == Usage::Outcomes {
-            return self.outcome_book.borrow_mut().retired(lap);
-        }
-        let moved_to = self.message_book.borrow_mut().retired(lap);
-        self.receive_note(lap, &moved_to);
-        self.notes.borrow_mut().push((lap, moved_to));
-    }
-
-    /// A message segment of any core is gone.
-    pub fn receive_note(&self, lap: Lap, moved_to: &[Lap]) {
-        let outcomes = &mut self.outcome_book.borrow_mut();
-        outcomes.message_segment_retired(lap, moved_to);
-        self.message_book.borrow_mut().retired_elsewhere(lap);
-    }
-
     /// All recipients are finished, and that is durable.
     pub fn message_finished(&self, id: MessageId) {
         self.kept.borrow_mut().remove(&id);
@@ -635,14 +485,5 @@ impl Spool {
 
     pub fn live_messages(&self) -> usize {
         self.message_book.borrow().live_messages()
-    }
-
-    /// What recovery found of messages that this core is home to.
-    pub fn adopt(&self, id: MessageId, parts: &[Part]) {
-        self.message_book.borrow_mut().stored(id, parts);
-    }
-
-    pub fn mark_bad(&self, lap: Lap) {
-        self.bad.borrow_mut().insert(lap);
     }
 }

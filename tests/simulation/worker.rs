@@ -169,9 +169,10 @@ impl Core {
     async fn wait(&self, hop: HopId, connection: &Connection, until: Now) -> Option<Told> {
         let idle = Rc::new(Cell::new(None));
         let schedule = &self.part().schedule;
-        let mut at = schedule.borrow_mut();
-        at.context(hop).idle.push_back(idle.clone());
-        drop(at);
+        {
+            let mut schedule = schedule.borrow_mut();
+            schedule.context(hop).idle.push_back(idle.clone());
+        }
         let rested = until_or(self.world(), until, || {
             (idle.get().is_some() || connection.has_news()).then_some(())
         });

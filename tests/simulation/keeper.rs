@@ -1,0 +1,172 @@
+//! Segments ahead of need, and away after use: stands in for `spool::keeper`.
+
+use crate::place::SegmentFile;
+use crate::recovery;
+use crate::spool::{SEGMENT_BYTES, STAGING_BYTES, Spool};
+use crate::world::until;
+use ringpost::message::MessageId;
+use ringpost::spool::SpoolError;
+use ringpost::spool::book::Part;
+use ringpost::spool::commit::Head;
+use ringpost::spool::record::{Lap, SegmentHeader, Usage};
+use std::rc::Rc;
+
+/// A segment for the next lap of a log, or a free one.
+#[derive(Default)]
+pub struct Pool {
+    pub free: Vec<Lap>,
+    /// Files that this core may have; none when the disk is full.
+    pub files: usize,
+    pub files_max: usize,
+    pub next_number: u32,
+    pub log_sequence: u64,
+}
+
+impl Pool {
+    pub fn has_more_than(&self, segments: usize) -> bool {
+        self.free.len() + self.files_max.saturating_sub(self.files) > segments
+    }
+}
+
+/// What there is to do for segments.
+enum Chore {
+    Retire(Usage, Lap),
+    Prepare(Usage),
+    /// Mail waits for a segment that is not to be had.
+    Fail,
+}
+
+impl Spool {
+    /// Prepares what the logs want next, and retires what is idle and not read by anybody.
+    pub async fn keep_segments(&self) {
+        loop {
+            match until(self.world(), || self.chore()).await {
+                Chore::Retire(usage, lap) => self.retire(usage, lap).await,
+                Chore::Prepare(usage) => self.prepare(usage).await,
+                Chore::Fail => self.fail_without_segments(),
+            }
+        }
+    }
+
+    fn chore(&self) -> Option<Chore> {
+        if let Some((usage, lap)) = self.take_idle() {
+            return Some(Chore::Retire(usage, lap));
+        }
+        let messages = self.messages.borrow();
+        if self.outcomes.borrow().spares() == 0 && self.pool.borrow().has_more_than(0) {
+            Some(Chore::Prepare(Usage::Outcomes))
+        } else if messages.spares() < 2 && self.segment_may_come() {
+            Some(Chore::Prepare(Usage::Messages))
+        } else {
+            (messages.is_starved() && !self.segment_may_come()).then_some(Chore::Fail)
+        }
+    }
+
+    fn fail_without_segments(&self) {
+        self.world().seen.borrow_mut().disk_full += 1;
+        let mut releases = Vec::new();
+        self.messages.borrow_mut().fail_waiting(&mut releases);
+        releases.into_iter().for_each(|it| self.release_message(it));
+    }
+
+    async fn prepare(&self, usage: Usage) {
+        let header = {
+            let pool = &mut self.pool.borrow_mut();
+            let last = match pool.free.pop() {
+                Some(free) => free,
+                None => recovery::create(self.world(), self.core, pool),
+            };
+            pool.log_sequence += 1;
+            recovery::begin_header(self.world(), self, usage, last, pool.log_sequence)
+        };
+        recovery::write_header(self.world(), &header).await;
+        let file = Rc::new(SegmentFile { lap: header.lap });
+        self.files.borrow_mut().insert(header.lap, file.clone());
+        let head = Head {
+            segment: file,
+            nonce: header.nonce,
+            generation: header.lap.generation,
+            segment_bytes: SEGMENT_BYTES,
+        };
+        match usage {
+            Usage::Outcomes => {
+                self.outcome_book.borrow_mut().opened(header.lap);
+                self.outcomes.borrow_mut().supply(head);
+            }
+            _ => {
+                self.message_book.borrow_mut().opened(header.lap);
+                self.messages.borrow_mut().supply(head);
+            }
+        }
+    }
+
+    /// A segment that nothing needs and nobody reads: from here on nobody can.
+    fn take_idle(&self) -> Option<(Usage, Lap)> {
+        let (messages, outcomes) = (self.message_book.borrow(), self.outcome_book.borrow());
+        let idle = messages.idle().map(|lap| (Usage::Messages, lap));
+        let mut idle = idle.chain(outcomes.idle().map(|lap| (Usage::Outcomes, lap)));
+        let files = &mut self.files.borrow_mut();
+        let found = idle.find(|(_, lap)| {
+            let file = files.get(lap);
+            file.is_some_and(|file| Rc::strong_count(file) == 1)
+        })?;
+        files.remove(&found.1);
+        Some(found)
+    }
+
+    async fn retire(&self, usage: Usage, lap: Lap) {
+        if self.bad.borrow_mut().remove(&lap) {
+            self.world()
+                .power
+                .borrow_mut()
+                .disk
+                .segments
+                .remove(&lap.segment);
+            self.pool.borrow_mut().files -= 1;
+        } else {
+            let free: SegmentHeader = recovery::free_header(lap, self.run);
+            recovery::write_header(self.world(), &free).await;
+            self.pool.borrow_mut().free.push(free.lap);
+        }
+        self.world().seen.borrow_mut().segments_retired += 1;
+        if usage == Usage::Outcomes {
+            return self.outcome_book.borrow_mut().retired(lap);
+        }
+        let moved_to = self.message_book.borrow_mut().retired(lap);
+        self.receive_note(lap, &moved_to);
+        self.notes.borrow_mut().push((lap, moved_to));
+    }
+
+    /// A message segment of any core is gone.
+    pub fn receive_note(&self, lap: Lap, moved_to: &[Lap]) {
+        let outcomes = &mut self.outcome_book.borrow_mut();
+        outcomes.message_segment_retired(lap, moved_to);
+        self.message_book.borrow_mut().retired_elsewhere(lap);
+    }
+
+    /// What recovery found of messages that this core is home to.
+    pub fn adopt(&self, id: MessageId, parts: &[Part]) {
+        self.message_book.borrow_mut().stored(id, parts);
+    }
+
+    pub fn mark_bad(&self, lap: Lap) {
+        self.bad.borrow_mut().insert(lap);
+    }
+
+    pub fn has_room_for_mail(&self, bytes: u64) -> bool {
+        let pool = self.pool.borrow();
+        let available = pool.free.len() + pool.files_max.saturating_sub(pool.files);
+        let room = self.messages.borrow().room_bytes()
+            + available.saturating_sub(1) as u64 * SEGMENT_BYTES;
+        room >= bytes + SEGMENT_BYTES
+    }
+
+    pub fn admit(&self, bytes: Option<u64>) -> Result<(), SpoolError> {
+        let outcomes_have_reserve = self.outcomes.borrow().room_bytes() >= SEGMENT_BYTES / 2;
+        let wanted = bytes.unwrap_or(0) + STAGING_BYTES as u64 / 16;
+        match outcomes_have_reserve && self.has_room_for_mail(wanted) {
+            true => Ok(()),
+            false => Err(SpoolError::Full),
+        }
+    }
+}

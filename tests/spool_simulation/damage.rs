@@ -1,0 +1,340 @@
+//! Decay, not a crash: what lay in the damaged place may be lost, nothing else, and it is reported.
+
+use super::*;
+use ringpost::spool::record::RecordView;
+use ringpost::spool::survey::{SurveyError, What};
+use std::ops::Range;
+
+/// A commit on the disk, and the messages that its records speak of.
+struct OnDisk {
+    segment: SegmentId,
+    bytes: Range<usize>,
+    ids: Vec<MessageId>,
+    /// Whole commits behind it in its lap.
+    behind: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Decay {
+    FlippedBit,
+    /// Sectors of zeros, or of anything.
+    LostSectors,
+    /// Blocks of a good commit, written in another place.
+    Misdirected,
+    /// Blocks that give an error when they are read.
+    Unreadable,
+    /// The first block of a segment.
+    Header,
+}
+
+const DECAYS: [Decay; 5] = [
+    Decay::FlippedBit,
+    Decay::LostSectors,
+    Decay::Misdirected,
+    Decay::Unreadable,
+    Decay::Header,
+];
+
+/// All commits that recovery believes, by segment.
+fn commits(disk: &VirtualDisk) -> Vec<OnDisk> {
+    let mut found = Vec::new();
+    for (segment, content) in &disk.segments {
+        let Ok(header) = SegmentHeader::decode(&content[..BLOCK_BYTES]) else {
+            continue;
+        };
+        let first = found.len();
+        let mut position = BLOCK_BYTES;
+        while position < content.len() {
+            let commit = CommitHeader::decode(&content[position..], &header, position as u64);
+            let records = commit.as_ref().and_then(|commit| {
+                let end = position + commit.header.bytes();
+                commit.records(content.get(position..end)?)
+            });
+            let (Some(commit), Some(records)) = (commit, records) else {
+                position += BLOCK_BYTES;
+                continue;
+            };
+            let end = position + commit.header.bytes();
+            found.push(OnDisk {
+                segment: *segment,
+                bytes: position..end,
+                ids: records
+                    .iter()
+                    .map(|record: &RecordView<'_>| record.id)
+                    .collect(),
+                behind: 0,
+            });
+            position = end;
+        }
+        for (behind, commit) in found[first..].iter_mut().rev().enumerate() {
+            commit.behind = behind as u64;
+        }
+    }
+    found
+}
+
+/// Does damage to one place of the disk, which it returns.
+fn decay(
+    disk: &mut VirtualDisk,
+    random: &mut Random,
+    decay: Decay,
+    commits: &[OnDisk],
+) -> (SegmentId, Range<usize>) {
+    let hit = &commits[random.below(commits.len())];
+    let (segment, at) = (hit.segment, hit.bytes.start + random.below(hit.bytes.len()));
+    let content = disk.segments.get_mut(&segment).expect("it is there");
+    let block = at / BLOCK_BYTES * BLOCK_BYTES;
+    match decay {
+        Decay::FlippedBit => {
+            content[at] ^= 1 << random.below(8);
+            (segment, at..at + 1)
+        }
+        Decay::LostSectors => {
+            let start = at / 512 * 512;
+            let end = (start + 512 * (1 + random.below(12))).min(content.len());
+            let filling = random.bytes(end - start);
+            match random.one_in(2) {
+                true => content[start..end].fill(0),
+                false => content[start..end].copy_from_slice(&filling),
+            }
+            (segment, start..end)
+        }
+        Decay::Misdirected => {
+            let other = &commits[random.below(commits.len())];
+            let bytes = other.bytes.len().min(content.len() - block);
+            let start = other.bytes.start;
+            let good = disk.segments[&other.segment][start..start + bytes].to_vec();
+            disk.write(segment, block as u64, &good);
+            (segment, block..block + bytes)
+        }
+        Decay::Unreadable => {
+            let end = (block + BLOCK_BYTES * (1 + random.below(2))).min(content.len());
+            for bad in block / BLOCK_BYTES..end / BLOCK_BYTES {
+                disk.unreadable.insert((segment, bad));
+            }
+            (segment, block..end)
+        }
+        Decay::Header => {
+            let filling = random.bytes(BLOCK_BYTES);
+            disk.write(segment, 0, &filling);
+            (segment, 0..SEGMENT_BYTES as usize)
+        }
+    }
+}
+
+/// What a survey says of each message, its content included.
+type Findings = BTreeMap<MessageId, (Envelope, Vec<u8>, Vec<RecipientState>)>;
+
+fn findings(disk: &VirtualDisk, found: &Survey) -> Findings {
+    let finding = |message: &ringpost::spool::survey::FoundMessage| {
+        let extents = message.extents().iter();
+        let body = extents.flat_map(|extent| disk.extent(extent).to_vec());
+        let finding = (
+            message.envelope.clone(),
+            body.collect(),
+            message.states.clone(),
+        );
+        (message.id, finding)
+    };
+    found.messages.iter().map(finding).collect()
+}
+
+/// A disk that a power cut has left, with some hundred commits on it.
+fn used_disk(seed: u64) -> Simulation {
+    let mut simulation = Simulation::new(seed, Canary::None);
+    simulation.start().expect("it starts");
+    for _ in 0..400 + simulation.random.below(400) {
+        simulation.step();
+    }
+    simulation.crash();
+    simulation
+}
+
+/// Holds a survey of the damaged disk against one of the whole disk: the messages of which something
+/// is lost.
+fn compare(
+    whole: &Findings,
+    damaged: &Findings,
+    hit: &BTreeSet<MessageId>,
+) -> Result<BTreeSet<MessageId>, String> {
+    let mut lost = BTreeSet::new();
+    for (id, (envelope, body, states)) in whole {
+        let Some((its_envelope, its_body, its_states)) = damaged.get(id) else {
+            lost.insert(*id);
+            match hit.contains(id) {
+                true => continue,
+                false => return Err(format!("{id} is lost, and lay elsewhere")),
+            }
+        };
+        if (envelope, body) != (its_envelope, its_body) {
+            return Err(format!("{id} is not what was written"));
+        }
+        if states != its_states {
+            lost.insert(*id);
+            if !hit.contains(id) {
+                return Err(format!("{id} stands elsewhere, and lay elsewhere"));
+            }
+        }
+    }
+    for id in damaged.keys().filter(|id| !whole.contains_key(id)) {
+        lost.insert(*id);
+        if !hit.contains(id) {
+            return Err(format!("{id} is back, and lay elsewhere"));
+        }
+    }
+    Ok(lost)
+}
+
+#[derive(Default, Debug)]
+struct Counted {
+    lost: u32,
+    named: u32,
+    harmless: u32,
+    torn: u32,
+    unseen: u32,
+}
+
+fn one_decay(seed: u64, kind: Decay, counted: &mut Counted) -> Result<(), String> {
+    let mut simulation = used_disk(seed);
+    let whole = simulation.look()?;
+    let on_disk = commits(&simulation.disk);
+    let expected = findings(&simulation.disk, &whole);
+    let (segment, place) = decay(&mut simulation.disk, &mut simulation.random, kind, &on_disk);
+    let touched = |commit: &&OnDisk| {
+        commit.segment == segment
+            && commit.bytes.start < place.end
+            && place.start < commit.bytes.end
+    };
+    let hit: Vec<&OnDisk> = on_disk.iter().filter(touched).collect();
+    let ids = hit
+        .iter()
+        .flat_map(|commit| commit.ids.iter().copied())
+        .collect();
+    let found = simulation.look()?;
+    let there = findings(&simulation.disk, &found);
+    let lost = compare(&expected, &there, &ids)?;
+    let (before, after) = (&whole.report, &found.report);
+    let is_named = after.damages.iter().any(|damage| {
+        let is_there = place.contains(&(damage.position as usize))
+            || hit
+                .iter()
+                .any(|commit| commit.bytes.contains(&(damage.position as usize)));
+        damage.segment == segment && (is_there || matches!(damage.what, What::Gap(_) | What::Chain))
+            || matches!(damage.what, What::Parts(id) if ids.contains(&id))
+    });
+    // The last commits of a lap look as a crash leaves them: they are counted, not named.
+    let mut suffered = hit
+        .iter()
+        .filter(|commit| commit.ids.iter().any(|id| lost.contains(id)));
+    let may_be_torn = suffered.all(|commit| commit.behind < IN_FLIGHT_MAX as u64);
+    let is_counted = after.torn + after.holes > before.torn + before.holes;
+    // The last commits of a lap are known by their headers alone; without those nobody knows that
+    // there were any.
+    let has_no_header = |commit: &&&OnDisk| place.contains(&commit.bytes.start);
+    let headless = || hit.iter().filter(has_no_header);
+    let tail_is_headless = headless().any(|commit| commit.behind == 0);
+    let unknown = headless().filter(|_| tail_is_headless);
+    let unknown = unknown.flat_map(|commit| &commit.ids);
+    let is_unseen = lost.is_subset(&unknown.copied().collect());
+    let has_lost = !lost.is_empty();
+    let is_told = is_named || may_be_torn && is_counted;
+    if has_lost && !is_told && !is_unseen {
+        let hit: Vec<_> = hit
+            .iter()
+            .map(|it| (&it.bytes, it.behind, &it.ids))
+            .collect();
+        return Err(format!(
+            "{lost:?} is lost at {segment} {place:?} of {hit:?}, and not a word:\n{before}\n{after}"
+        ));
+    }
+    counted.lost += u32::from(has_lost);
+    counted.named += u32::from(is_named);
+    counted.harmless += u32::from(!has_lost);
+    counted.torn += u32::from(has_lost && !is_named && is_counted);
+    counted.unseen += u32::from(has_lost && !is_named && !is_counted);
+    recover_interrupted(&mut simulation, &there)
+}
+
+/// The power goes, again and again, while the damaged disk is being recovered: that loses nothing more.
+fn recover_interrupted(simulation: &mut Simulation, expected: &Findings) -> Result<(), String> {
+    for _ in 0..100 {
+        let found = simulation.look()?;
+        if findings(&simulation.disk, &found) != *expected {
+            return Err("interrupted recovery finds something else".to_owned());
+        }
+        let damaged = found.segments.iter().filter(|segment| segment.is_damaged);
+        let damaged: Vec<SegmentId> = damaged.map(|segment| segment.id).collect();
+        if simulation.let_go_beside(&found, &damaged) {
+            return Ok(());
+        }
+    }
+    Err("the power goes too often".to_owned())
+}
+
+#[test]
+fn decay_costs_only_what_lay_there_and_is_reported() {
+    for kind in DECAYS {
+        let mut counted = Counted::default();
+        for seed in 0..60 {
+            if let Err(story) = one_decay(seed, kind, &mut counted) {
+                panic!("{kind:?}, seed {seed}: {story}");
+            }
+        }
+        println!("{kind:?}: {counted:?}");
+        assert!(
+            counted.lost > 5 && counted.named > 5,
+            "{kind:?}: {counted:?}"
+        );
+    }
+}
+
+/// A segment that cannot be read must not look empty.
+#[test]
+fn an_unreadable_first_block_stops_the_start() {
+    let mut simulation = used_disk(1);
+    let segment = *simulation.disk.segments.keys().next().expect("one");
+    simulation.disk.unreadable.insert((segment, 0));
+    let result = survey(&mut simulation.disk);
+    assert!(matches!(result, Err(SurveyError::Io(_))));
+}
+
+/// Segment headers were read together with the block behind them, so one bad block there kept the relay
+/// from starting at all.
+#[test]
+fn an_unreadable_first_commit_costs_that_commit_and_not_the_start() {
+    let mut simulation = used_disk(1);
+    let on_disk = commits(&simulation.disk);
+    let first = on_disk
+        .iter()
+        .find(|commit| commit.bytes.start == BLOCK_BYTES);
+    let first = first.expect("a segment in use");
+    simulation.disk.unreadable.insert((first.segment, 1));
+    let found = survey(&mut simulation.disk).expect("it starts");
+    let named = found.report.damages.iter().any(|damage| {
+        damage.segment == first.segment && matches!(damage.what, What::Unreadable(_))
+    });
+    assert!(named, "{}", found.report);
+}
+
+/// The check above finds a survey that loses what was not damaged, or says nothing of a loss.
+#[test]
+fn planted_losses_are_noticed() {
+    let mut simulation = used_disk(3);
+    let found = simulation.look().expect("it reads");
+    let whole = findings(&simulation.disk, &found);
+    let id = *whole.keys().next().expect("some mail waits");
+    let mut less = whole.clone();
+    less.remove(&id);
+    assert!(compare(&whole, &less, &BTreeSet::new()).is_err());
+    assert!(compare(&less, &whole, &BTreeSet::new()).is_err());
+    let hit = BTreeSet::from([id]);
+    assert_eq!(compare(&whole, &less, &hit), Ok(hit.clone()));
+    let mut back = whole.clone();
+    let (_, _, states) = back.get_mut(&id).expect("it is there");
+    let further = match states[0] {
+        RecipientState::Finished => RecipientState::fresh(),
+        _ => RecipientState::Finished,
+    };
+    states[0] = further;
+    assert!(compare(&whole, &back, &BTreeSet::new()).is_err());
+}
