@@ -64,8 +64,8 @@ pub enum Progress {
     More,
     /// The end of data was consumed. Never for chunks, whose end is counted.
     End,
-    /// The octet that is at fault is not consumed. The scanner is of no more use: see
-    /// [`Scanner::into_swallower`].
+    /// The octet that is at fault is not consumed, but for [`Violation::TooLarge`]. The scanner is of
+    /// no more use: see [`Scanner::into_swallower`].
     Refused(Violation),
 }
 
@@ -110,7 +110,7 @@ const RECEIVED: &[u8] = b"received:";
 const NAME_DIFFERS: usize = usize::MAX;
 
 /// Reads content from slices that are cut anywhere, and appends it to a body in wire form.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Scanner {
     rules: Rules,
     framing: Framing,
@@ -162,6 +162,31 @@ impl Scanner {
     /// Consumes a prefix of `input` and appends what it means to `body`. After `Refused` the body
     /// is worthless.
     pub fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, Progress) {
+        let (before, body_bytes) = (self.clone(), body.len());
+        match self.feed_piece(input, body) {
+            // Somewhere in it. What follows is read with other eyes, so it begins at a certain octet.
+            (2.., Progress::Refused(Violation::TooLarge)) => {
+                *self = before;
+                body.truncate(body_bytes);
+                self.feed_octets(input, body)
+            }
+            found => found,
+        }
+    }
+
+    fn feed_octets(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, Progress) {
+        let mut consumed = 0;
+        for octet in input.chunks(1) {
+            let (taken, progress) = self.feed_piece(octet, body);
+            consumed += taken;
+            if progress != Progress::More {
+                return (consumed, progress);
+            }
+        }
+        (consumed, Progress::More)
+    }
+
+    fn feed_piece(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, Progress) {
         let mut copier = Copier::new(input, body);
         let mut progress = self.scan(&mut copier);
         if self.content_bytes(copier.at) > self.rules.message_bytes_max {

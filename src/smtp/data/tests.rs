@@ -18,7 +18,7 @@ enum Found {
     /// Body, content, octets consumed.
     Whole(String, Content, usize),
     Open,
-    /// And the octets before the one at fault.
+    /// And the octets consumed.
     Refused(Violation, usize),
 }
 
@@ -35,13 +35,7 @@ fn run(scanner: &mut Scanner, pieces: &[&[u8]]) -> Found {
                 return Found::Whole(printed(&body), scanner.content(), before + consumed);
             }
             (consumed, Progress::Refused(violation)) => {
-                // Where size is noticed depends on the pieces, that it is noticed does not.
-                let at = if violation == Violation::TooLarge {
-                    0
-                } else {
-                    before + consumed
-                };
-                return Found::Refused(violation, at);
+                return Found::Refused(violation, before + consumed);
             }
             (consumed, Progress::More) => {
                 assert_eq!(consumed, piece.len());
@@ -290,19 +284,31 @@ fn size_counts_content_only() {
     };
     assert_eq!(content_of(data(three, b"a\r\n.\r\n")).message_bytes, 3);
     assert_eq!(content_of(data(three, b"..\r\n.\r\n")).message_bytes, 3);
-    for input in [
-        &b"ab\r\n.\r\n"[..],
-        b"...\r\n.\r\n",
-        b"abcdefgh",
-        b"\r\n\r\n.\r\n",
+    for (input, consumed) in [
+        (&b"ab\r\n.\r\n"[..], 4),
+        (b"...\r\n.\r\n", 5),
+        (b"abcdefgh", 4),
+        (b"\r\n\r\n.\r\n", 4),
     ] {
         assert_eq!(
             data(three, input),
-            Found::Refused(Violation::TooLarge, 0),
+            Found::Refused(Violation::TooLarge, consumed),
             "{}",
             printed(input)
         );
     }
+}
+
+/// What follows is swallowed, and swallowing knows false ends that scanning does not: where one gives
+/// way to the other decided whether the session went on.
+#[test]
+fn too_large_is_noticed_at_the_same_octet_however_it_arrives() {
+    let three = Rules {
+        message_bytes_max: 3,
+        ..NORMALISE
+    };
+    let found = data(three, b"abcdef\n.\nQUIT\r\n.\r\n");
+    assert_eq!(found, Found::Refused(Violation::TooLarge, 4));
 }
 
 #[test]
