@@ -659,13 +659,13 @@ fn put_str(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Bounds text that came from a peer, should a caller have forgotten.
-fn put_bounded_str(out: &mut Vec<u8>, text: &str, bytes_max: usize) {
+/// Bounds text that came from a peer, should somebody have forgotten.
+fn bounded(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len()))
         .rev()
         .find(|&end| text.is_char_boundary(end))
         .unwrap_or(0);
-    put_str(out, &text[..end]);
+    &text[..end]
 }
 
 fn put_option_str(out: &mut Vec<u8>, text: Option<&str>) {
@@ -712,8 +712,8 @@ fn put_diagnosis(out: &mut Vec<u8>, diagnosis: &Diagnosis) {
     out.push(diagnosis.status.class);
     put_u16(out, diagnosis.status.subject);
     put_u16(out, diagnosis.status.detail);
-    put_bounded_str(out, &diagnosis.text, Diagnosis::TEXT_BYTES_MAX);
-    put_bounded_str(out, &diagnosis.remote_host, REMOTE_HOST_BYTES_MAX);
+    put_str(out, bounded(&diagnosis.text, Diagnosis::TEXT_BYTES_MAX));
+    put_str(out, bounded(&diagnosis.remote_host, REMOTE_HOST_BYTES_MAX));
 }
 
 fn put_state(out: &mut Vec<u8>, state: &RecipientState) {
@@ -918,8 +918,8 @@ impl<'a> Cursor<'a> {
         let detail = self.u16()?;
         Ok(Diagnosis {
             status: EnhancedStatus::new(class, subject, detail),
-            text: self.str()?.into(),
-            remote_host: self.str()?.into(),
+            text: bounded(self.str()?, Diagnosis::TEXT_BYTES_MAX).into(),
+            remote_host: bounded(self.str()?, REMOTE_HOST_BYTES_MAX).into(),
         })
     }
 
