@@ -54,6 +54,8 @@ impl fmt::Display for NextHop {
     }
 }
 
+const BARE_ADDRESS: &str = "an address is written in brackets: [192.0.2.1]:25";
+
 impl FromStr for NextHop {
     type Err = String;
 
@@ -71,21 +73,30 @@ impl FromStr for NextHop {
         if let Some(ip) = parse_ip(inner) {
             return Ok(NextHop::Address(SocketAddr::new(ip, port)));
         }
-        let host = name_in_dns_form(inner)?.as_ref().into();
+        let host = name_of_host(inner)?;
         Ok(NextHop::Host { host, port })
     }
 }
 
 fn parse_mx(text: &str) -> Result<NextHop, String> {
-    if text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok() {
-        return Err("an address is written in brackets: [192.0.2.1]:25".into());
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(BARE_ADDRESS.into());
     }
     let (domain, port) = match text.split_once(':') {
         Some((domain, port)) => (domain, parse_port(port)?),
         None => (text, SMTP_PORT),
     };
-    let domain = name_in_dns_form(domain)?.as_ref().into();
+    let domain = name_of_host(domain)?;
     Ok(NextHop::Mx { domain, port })
+}
+
+/// An address may look like a name, for instance with a final dot.
+fn name_of_host(text: &str) -> Result<Arc<str>, String> {
+    let name = name_in_dns_form(text)?;
+    match name.parse::<IpAddr>() {
+        Ok(_) => Err(BARE_ADDRESS.into()),
+        Err(_) => Ok(name.as_ref().into()),
+    }
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {
@@ -394,6 +405,8 @@ mod tests {
             ("a.test=192.0.2.1", "written in brackets"),
             ("a.test=192.0.2.1:25", "written in brackets"),
             ("a.test=::1", "written in brackets"),
+            ("a.test=192.0.2.1.", "written in brackets"),
+            ("a.test=[192.0.2.1.]", "written in brackets"),
             ("a.test=b.test:0", "from 1 to 65535"),
             ("a.test=b.test:65536", "from 1 to 65535"),
             ("a.test=[::1]25", "only ':PORT'"),
