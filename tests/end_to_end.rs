@@ -1893,7 +1893,7 @@ fn refusal_arrives_although_the_client_spoke_first() {
     for _ in 0..20 {
         let mut client = Client::connect_silently(relay.address());
         client.send(&"NOOP\r\n".repeat(1000));
-        client.expect_reply(421);
+        assert!(client.expect_reply(421).contains("4.3.2"));
         while client.link.receive().expect("an end, not a reset") {}
     }
     first.quit();

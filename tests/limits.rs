@@ -270,28 +270,6 @@ fn an_address_that_errs_too_often_is_shut_out_at_the_door() {
     relay.stop();
 }
 
-/// The client has spoken before it was refused: closing at once would answer that with a reset, and
-/// the reset would overtake the reply.
-#[test]
-fn a_refusal_reaches_a_client_that_has_already_spoken() {
-    let (home, hop) = (Home::new(), NextHop::start());
-    let flags = [
-        "--max-connections",
-        "1",
-        "--max-connections-per-address",
-        "1",
-    ];
-    let relay = relay_to(&home, &hop, &flags);
-    let _only = Client::connect(relay.address());
-    for _ in 0..50 {
-        let mut client = Client::connect_silently(relay.address());
-        client.send("EHLO client.test\r\nMAIL FROM:<a@sender.test>\r\n");
-        assert!(client.expect_reply(421).contains("4.3.2"));
-        client.expect_end();
-    }
-    relay.stop();
-}
-
 // ---- Floods beside honest clients ----
 
 #[test]
