@@ -105,12 +105,16 @@ enum Line {
 /// lines of others do. With fewer the loop over blocks costs more than what it spares.
 const BLOCK_BYTES: usize = 128;
 
+/// An octet on the wire counts as so many of content at most: `LF` behind a dot, with a CR made up and
+/// the dot made text again.
+const CONTENT_PER_OCTET_MAX: u64 = 3;
+
 const RECEIVED: &[u8] = b"received:";
 /// No longer a prefix of [`RECEIVED`].
 const NAME_DIFFERS: usize = usize::MAX;
 
 /// Reads content from slices that are cut anywhere, and appends it to a body in wire form.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Scanner {
     rules: Rules,
     framing: Framing,
@@ -162,28 +166,27 @@ impl Scanner {
     /// Consumes a prefix of `input` and appends what it means to `body`. After `Refused` the body
     /// is worthless.
     pub fn feed(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, Progress) {
-        let (before, body_bytes) = (self.clone(), body.len());
-        match self.feed_piece(input, body) {
-            // Somewhere in it. What follows is read with other eyes, so it begins at a certain octet.
-            (2.., Progress::Refused(Violation::TooLarge)) => {
-                *self = before;
-                body.truncate(body_bytes);
-                self.feed_octets(input, body)
-            }
-            found => found,
-        }
-    }
-
-    fn feed_octets(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, Progress) {
         let mut consumed = 0;
-        for octet in input.chunks(1) {
-            let (taken, progress) = self.feed_piece(octet, body);
+        loop {
+            let rest = &input[consumed..];
+            let piece = &rest[..rest.len().min(self.octets_that_fit())];
+            let (taken, progress) = self.feed_piece(piece, body);
             consumed += taken;
-            if progress != Progress::More {
+            if progress != Progress::More || consumed == input.len() {
                 return (consumed, progress);
             }
         }
-        (consumed, Progress::More)
+    }
+
+    /// So many octets can be consumed without missing the one that makes the content too large: what
+    /// follows a refusal is read with other eyes, so where that begins must not depend on the cuts.
+    fn octets_that_fit(&self) -> usize {
+        let left = self
+            .rules
+            .message_bytes_max
+            .saturating_sub(self.content_bytes(0));
+        let fit = usize::try_from(left / CONTENT_PER_OCTET_MAX).unwrap_or(usize::MAX);
+        fit.max(1)
     }
 
     fn feed_piece(&mut self, input: &[u8], body: &mut Vec<u8>) -> (usize, Progress) {
