@@ -33,7 +33,6 @@ use crate::remote::route::{NextHop, RouteTable};
 use crate::schedule::next_hop;
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::retry::RetryPolicy;
-use crate::session::incoming::Room;
 use crate::session::rates::{Rates, Throttle};
 use crate::session::{self, MinRate};
 use crate::smtp::{data, server};
@@ -181,7 +180,7 @@ impl Shared {
                 handshake: config.handshake_timeout,
                 session: config.session_timeout,
             },
-            body_room: Room {
+            body_room: session::Room {
                 chunk_bytes: self.config.spool.chunk_bytes as usize,
                 whole_bytes: self.config.spool.in_memory_bytes as usize,
             },

@@ -9,7 +9,7 @@ use crate::spool::{Receipt, Spool, SpoolError, Writer};
 use crate::time::WallTime;
 
 /// Room that a body of unknown size begins with; most messages fit.
-pub const BODY_CAPACITY_BYTES: usize = 16 * 1024;
+const BODY_CAPACITY_BYTES: usize = 16 * 1024;
 
 /// Room for the trace header in front of a body, and for the dots of its lines.
 const TRACE_BYTES: usize = 1024;
@@ -39,17 +39,22 @@ impl Room {
     }
 }
 
-pub struct Incoming {
-    pub id: MessageId,
-    pub received_at: WallTime,
-    /// [`BODY_OFFSET_BYTES`] of padding, then the text that is held, in wire form.
+/// The text of a body that is in memory while it comes in, and what the log has of it.
+pub struct Held {
+    /// [`BODY_OFFSET_BYTES`] of padding, then the text, in wire form.
     pub body: Vec<u8>,
     /// What the client said of its size; 0: nothing.
     declared_bytes: u32,
-    /// Of the text that is held, what the log has already.
-    written_bytes: usize,
+    /// Of the text, what the log has already. The bounds on flags keep it small.
+    written_bytes: u32,
     /// Text that only the log has.
     dropped_bytes: u64,
+}
+
+pub struct Incoming {
+    pub id: MessageId,
+    pub received_at: WallTime,
+    pub held: Held,
     /// Present once the message has outgrown memory.
     writer: Option<Writer>,
     failed: Option<SpoolError>,
@@ -76,44 +81,35 @@ pub struct Durable {
     pub body_bytes: u64,
 }
 
-impl Incoming {
-    /// A message that the client declared to have `declared_bytes` (0: nothing said). Growing copies the body
-    /// again and again, so that is what it begins with; but nobody is believed beyond a chunk before that has come.
-    pub fn new(id: MessageId, declared_bytes: u32, room: Room) -> Self {
+impl Held {
+    /// For a message that the client declared to have `declared_bytes` (0: nothing said). Growing copies the
+    /// body again and again, so that is what it begins with; but nobody is believed beyond a chunk before that
+    /// has come.
+    pub fn new(declared_bytes: u32, room: Room) -> Self {
         let capacity = match declared_bytes {
             0 => BODY_CAPACITY_BYTES,
             declared => capacity((declared as usize).min(room.chunk_bytes + SCRATCH_BYTES)),
         };
-        Incoming {
-            id,
-            received_at: clock::wall_time(),
+        Held {
             body: padding(capacity),
             declared_bytes,
             written_bytes: 0,
             dropped_bytes: 0,
-            writer: None,
-            failed: None,
         }
     }
 
-    /// True if [`Self::spill`] is due, with so much memory left.
+    /// True if what is unwritten is due to be written, with so much memory left.
     pub fn has_outgrown(&self, room: Room, level: Level) -> bool {
-        match self.may_be_held(room, level) {
+        match self.may_be_whole(room, level) {
             true => self.unwritten().len() > room.chunk_bytes,
             false => self.text().len() > room.chunk_bytes_at(level),
         }
     }
 
-    /// Hands what is in memory to the log, and lets go of it unless the whole may be held. Waits
-    /// while the log is behind: that is how a fast sender is slowed down. An error is kept for
-    /// [`Self::commit`], since a reply is due only at the end of the data; until then the rest is
-    /// dropped.
-    pub async fn spill(&mut self, spool: &Spool, room: Room, level: Level) {
-        if self.failed.is_none() {
-            self.failed = self.write(spool).await.err();
-        }
-        if self.failed.is_none() && self.may_be_held(room, level) {
-            self.written_bytes = self.text().len();
+    /// All is written, or (`is_lost`) will never be: lets go of it, unless the whole may be held.
+    pub fn written(&mut self, room: Room, level: Level, is_lost: bool) {
+        if !is_lost && self.may_be_whole(room, level) {
+            self.written_bytes = self.text().len() as u32;
             let whole = capacity(self.declared_bytes as usize);
             self.body
                 .reserve_exact(whole.saturating_sub(self.body.len()));
@@ -128,7 +124,7 @@ impl Incoming {
         });
     }
 
-    fn may_be_held(&self, room: Room, level: Level) -> bool {
+    fn may_be_whole(&self, room: Room, level: Level) -> bool {
         let expected = self.text().len().max(self.declared_bytes as usize);
         level == Level::Plenty && self.dropped_bytes == 0 && expected <= room.whole_bytes
     }
@@ -137,8 +133,40 @@ impl Incoming {
         &self.body[BODY_OFFSET_BYTES..]
     }
 
-    fn unwritten(&self) -> &[u8] {
-        &self.text()[self.written_bytes..]
+    pub fn unwritten(&self) -> &[u8] {
+        &self.text()[self.written_bytes as usize..]
+    }
+
+    /// Of the whole body until now, wherever it is.
+    pub fn body_bytes(&self) -> u64 {
+        self.dropped_bytes + self.text().len() as u64
+    }
+
+    /// The body with its padding, if nothing of it was let go.
+    pub fn into_whole(self) -> Option<Vec<u8>> {
+        (self.dropped_bytes == 0).then_some(self.body)
+    }
+}
+
+impl Incoming {
+    pub fn new(id: MessageId, declared_bytes: u32, room: Room) -> Self {
+        Incoming {
+            id,
+            received_at: clock::wall_time(),
+            held: Held::new(declared_bytes, room),
+            writer: None,
+            failed: None,
+        }
+    }
+
+    /// Hands what is in memory to the log. Waits while the log is behind: that is how a fast
+    /// sender is slowed down. An error is kept for [`Self::commit`], since a reply is due only at
+    /// the end of the data; until then the rest is dropped.
+    pub async fn spill(&mut self, spool: &Spool, room: Room, level: Level) {
+        if self.failed.is_none() {
+            self.failed = self.write(spool).await.err();
+        }
+        self.held.written(room, level, self.failed.is_some());
     }
 
     async fn write(&mut self, spool: &Spool) -> Result<(), SpoolError> {
@@ -146,8 +174,7 @@ impl Incoming {
             Some(writer) => writer,
             None => self.writer.insert(spool.begin(self.id)),
         };
-        let unwritten = &self.body[BODY_OFFSET_BYTES + self.written_bytes..];
-        writer.chunk(unwritten).await
+        writer.chunk(self.held.unwritten()).await
     }
 
     /// Makes the message durable with its envelope.
@@ -159,26 +186,91 @@ impl Incoming {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        let body_bytes = self.dropped_bytes + self.text().len() as u64;
+        let rest = self.held.unwritten();
         let receipt = match self.writer.take() {
             None => {
-                let body = self.text();
                 spool
-                    .append(self.id, self.received_at, envelope, body)
+                    .append(self.id, self.received_at, envelope, rest)
                     .await?
             }
             Some(mut writer) => {
-                writer.chunk(self.unwritten()).await?;
+                writer.chunk(rest).await?;
                 writer.finish(self.received_at, envelope).await?
             }
         };
-        let is_whole = self.dropped_bytes == 0;
         Ok(Durable {
             id: self.id,
             received_at: self.received_at,
             receipt,
-            body: is_whole.then_some(self.body),
-            body_bytes,
+            body_bytes: self.held.body_bytes(),
+            body: self.held.into_whole(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room {
+        chunk_bytes: 1000,
+        whole_bytes: 5000,
+    };
+
+    /// Takes in so many bytes, which are written when that is due.
+    fn receive(held: &mut Held, bytes: usize, level: Level) -> bool {
+        held.body.extend(vec![b'x'; bytes]);
+        let is_due = held.has_outgrown(ROOM, level);
+        if is_due {
+            held.written(ROOM, level, false);
+        }
+        is_due
+    }
+
+    #[test]
+    fn a_body_is_held_until_it_is_whole_although_it_is_written_in_pieces() {
+        let mut held = Held::new(0, ROOM);
+        let due = [900, 200, 900, 200].map(|bytes| receive(&mut held, bytes, Level::Plenty));
+        assert_eq!(due, [false, true, false, true]);
+        assert_eq!((held.unwritten().len(), held.body_bytes()), (0, 2200));
+        let whole = held.into_whole().expect("it fits");
+        assert_eq!(whole.len(), BODY_OFFSET_BYTES + 2200);
+    }
+
+    #[test]
+    fn a_body_that_is_too_large_is_let_go_and_not_held_again() {
+        let mut held = Held::new(0, ROOM);
+        assert!(receive(&mut held, 4000, Level::Plenty));
+        assert!(receive(&mut held, 1001, Level::Plenty));
+        assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
+        assert!(!receive(&mut held, 1000, Level::Plenty));
+        assert_eq!((held.unwritten().len(), held.body_bytes()), (1000, 6001));
+        assert!(held.into_whole().is_none());
+    }
+
+    #[test]
+    fn who_declares_too_much_is_not_held_at_all() {
+        let mut held = Held::new(5001, ROOM);
+        assert!(receive(&mut held, 1001, Level::Plenty));
+        assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
+    }
+
+    #[test]
+    fn what_is_held_is_let_go_when_memory_is_no_longer_plentiful() {
+        let mut held = Held::new(0, ROOM);
+        assert!(receive(&mut held, 1001, Level::Plenty));
+        assert!(receive(&mut held, 1, Level::Warm));
+        assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
+        assert!(held.body.capacity() <= BODY_CAPACITY_BYTES);
+        assert_eq!(held.body_bytes(), 1002);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_held() {
+        let mut held = Held::new(0, ROOM);
+        held.body.extend([b'x'; 1001]);
+        held.written(ROOM, Level::Plenty, true);
+        assert_eq!((held.unwritten().len(), held.body_bytes()), (0, 1001));
+        assert!(held.into_whole().is_none());
     }
 }

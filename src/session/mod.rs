@@ -3,7 +3,7 @@
 //! Promise: the machine says 250 only with a receipt of the spool in hand.
 //! Not here: what happens to a message afterwards. It leaves through [`Context::accepted`].
 
-pub mod incoming;
+mod incoming;
 mod pace;
 pub mod rates;
 
@@ -23,7 +23,8 @@ use crate::time::Now;
 use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
 use crate::tls::stream::{Received, Stream, StreamError};
-use incoming::{Durable, Incoming, Room};
+use incoming::{Durable, Incoming};
+pub use incoming::{Held, Room};
 pub use pace::MinRate;
 use pace::Pace;
 use rates::{Over, Rates, Throttle};
@@ -462,7 +463,10 @@ impl Session {
     /// Counts what the session holds against the ceiling.
     fn weigh(&mut self) {
         let tls = usize::from(self.stream.is_encrypted()) * TLS_BYTES;
-        let body = self.incoming.as_ref().map_or(0, |it| it.body.capacity());
+        let body = self
+            .incoming
+            .as_ref()
+            .map_or(0, |it| it.held.body.capacity());
         let bytes = SESSION_BYTES + tls + self.server.envelope_bytes() + body;
         let bytes = (bytes + self.input.capacity()) as u64;
         if bytes.abs_diff(self.memory.bytes()) >= WEIGHING_STEP_BYTES {
@@ -488,7 +492,7 @@ impl Session {
         loop {
             let mut nowhere = Vec::new();
             let body = match &mut self.incoming {
-                Some(incoming) => &mut incoming.body,
+                Some(incoming) => &mut incoming.held.body,
                 None => &mut nowhere,
             };
             if self.out.capacity() == 0 {
@@ -547,7 +551,7 @@ impl Session {
         let declared_bytes = self.server.declared_bytes();
         let mut incoming = Incoming::new(id, declared_bytes, self.context.body_room);
         self.server
-            .trace(id, incoming.received_at, &mut incoming.body);
+            .trace(id, incoming.received_at, &mut incoming.held.body);
         self.incoming = Some(incoming);
     }
 
@@ -559,7 +563,7 @@ impl Session {
         let context = &self.context;
         self.stream.set_deadline(Now::NEVER);
         let level = context.memory.level();
-        if !incoming.has_outgrown(context.body_room, level) {
+        if !incoming.held.has_outgrown(context.body_room, level) {
             return;
         }
         let began = clock::now();

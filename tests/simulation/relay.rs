@@ -13,6 +13,7 @@ use ringpost::schedule::next_hop::{Schedule, Settings};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::schedule::retry::RetryPolicy;
 use ringpost::schedule::settle::{Recipients, due_of};
+use ringpost::session::Room;
 use ringpost::spool::Lap;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -50,8 +51,7 @@ pub struct Relay {
     pub retry: RetryPolicy,
     pub report_retry: RetryPolicy,
     /// Bodies beyond go to the log in pieces as they come.
-    pub chunk_bytes: usize,
-    pub in_memory_bytes: u64,
+    pub body_room: Room,
     pub recipients_per_transaction: usize,
     pub transactions_per_connection: u32,
 }
@@ -90,8 +90,10 @@ impl Relay {
             account: Rc::default(),
             retry,
             report_retry: network.report_retry,
-            chunk_bytes: 1000 + world.below(20_000),
-            in_memory_bytes: *world.pick(&[0, 2000, 100_000]),
+            body_room: Room {
+                chunk_bytes: 1000 + world.below(20_000),
+                whole_bytes: *world.pick(&[0, 2000, 100_000]),
+            },
             recipients_per_transaction: 1 + world.below(4),
             transactions_per_connection: 1 + world.below(6) as u32,
             memory,

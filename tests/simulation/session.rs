@@ -7,10 +7,11 @@ use crate::place::Place;
 use crate::relay::{Core, HOSTNAME};
 use crate::spool::Chunks;
 use crate::world::Owner;
-use ringpost::handoff::job::{BODY_OFFSET_BYTES, Body};
+use ringpost::handoff::job::Body;
 use ringpost::handoff::memory::{Charge, Level};
 use ringpost::message::{Envelope, Mailbox, MessageId};
 use ringpost::schedule::outcome::RecipientState;
+use ringpost::session::Held;
 use ringpost::smtp::refusal::Refusal;
 use ringpost::smtp::server::{PeerInfo, Phase, Policy, Server, Settings, Step};
 use ringpost::spool::SpoolError;
@@ -52,8 +53,7 @@ impl Policy for Core {
 struct Incoming {
     id: MessageId,
     received_at: WallTime,
-    /// Padding, then what is not yet handed to the spool.
-    body: Vec<u8>,
+    held: Held,
     /// Present once the message has outgrown memory, with the number of the next chunk.
     written: Option<(Rc<Chunks>, u32)>,
     failed: Option<SpoolError>,
@@ -154,7 +154,7 @@ impl Session {
         loop {
             let mut nowhere = Vec::new();
             let body = match &mut self.incoming {
-                Some(incoming) => &mut incoming.body,
+                Some(incoming) => &mut incoming.held.body,
                 None => &mut nowhere,
             };
             let input = &self.input[self.parsed..];
@@ -180,12 +180,12 @@ impl Session {
         let mut incoming = Incoming {
             id: self.core.spool().next_id(),
             received_at: self.core.world().wall_time(),
-            body: vec![0; BODY_OFFSET_BYTES],
+            held: Held::new(self.server.declared_bytes(), self.core.relay.body_room),
             written: None,
             failed: None,
         };
         self.server
-            .trace(incoming.id, incoming.received_at, &mut incoming.body);
+            .trace(incoming.id, incoming.received_at, &mut incoming.held.body);
         self.incoming = Some(incoming);
     }
 
@@ -194,19 +194,18 @@ impl Session {
         let Some(incoming) = &mut self.incoming else {
             return;
         };
-        let most = match self.core.part().budget.level() {
-            Level::Plenty => self.core.relay.chunk_bytes,
-            _ => 1000,
-        };
-        if incoming.body.len() - BODY_OFFSET_BYTES <= most {
+        let (room, level) = (self.core.relay.body_room, self.core.part().budget.level());
+        if !incoming.held.has_outgrown(room, level) {
             return;
         }
-        let (id, body) = (incoming.id, &incoming.body);
+        let (id, body) = (incoming.id, &incoming.held.body);
         self.core.world().ledger.borrow_mut().received(id, body);
         if incoming.failed.is_none() {
             incoming.failed = incoming.write(&self.core).await.err();
         }
-        incoming.body.truncate(BODY_OFFSET_BYTES);
+        incoming
+            .held
+            .written(room, level, incoming.failed.is_some());
     }
 
     /// Makes the received message durable and lets the machine answer.
@@ -214,7 +213,7 @@ impl Session {
         let incoming = self.incoming.take().expect("a body ends after it began");
         let world = self.core.world().clone();
         let id = incoming.id;
-        world.ledger.borrow_mut().received(id, &incoming.body);
+        world.ledger.borrow_mut().received(id, &incoming.held.body);
         let answers_early = world.canary == Canary::AnswersEarly;
         if answers_early {
             self.server.committed(id, &mut self.out);
@@ -225,7 +224,9 @@ impl Session {
         match incoming.commit(&self.core, &envelope).await {
             Ok((place, body)) => {
                 if was_spilled {
-                    world.seen.borrow_mut().spilled += 1;
+                    let seen = &mut world.seen.borrow_mut();
+                    seen.spilled += 1;
+                    seen.spilled_and_held += u64::from(body.is_some());
                 }
                 tell!(world, "{id} is durable");
                 if !answers_early {
@@ -251,7 +252,7 @@ impl Session {
         body: Option<Vec<u8>>,
     ) {
         let relay = &self.core.relay;
-        let is_small = place.body_bytes() <= relay.in_memory_bytes;
+        let is_small = place.body_bytes() <= relay.body_room.whole_bytes as u64;
         let fresh = vec![RecipientState::fresh(); envelope.recipients.len()];
         let home = self.core.number;
         let message = Message::new(id, envelope, &fresh, place, home, relay.books());
@@ -269,7 +270,7 @@ enum Flow {
 impl Incoming {
     async fn write(&mut self, core: &Core) -> Result<(), SpoolError> {
         let (chunks, index) = self.written.get_or_insert_default();
-        let piece = &self.body[BODY_OFFSET_BYTES..];
+        let piece = self.held.unwritten();
         *index = core
             .spool()
             .chunk(self.id, *index, piece, chunks, false)
@@ -287,18 +288,18 @@ impl Incoming {
             return Err(error);
         }
         let spool = core.spool();
-        if self.written.is_none() {
-            let body = &self.body[BODY_OFFSET_BYTES..];
-            let place = spool
+        let place = if self.written.is_none() {
+            let body = self.held.unwritten();
+            spool
                 .append(self.id, self.received_at, envelope, body)
-                .await?;
-            return Ok((place, Some(self.body)));
-        }
-        self.write(core).await?;
-        let (chunks, _) = self.written.take().expect("just seen");
-        let place = spool
-            .finish(self.id, self.received_at, envelope, &chunks)
-            .await?;
-        Ok((place, None))
+                .await?
+        } else {
+            self.write(core).await?;
+            let (chunks, _) = self.written.take().expect("just seen");
+            spool
+                .finish(self.id, self.received_at, envelope, &chunks)
+                .await?
+        };
+        Ok((place, self.held.into_whole()))
     }
 }
