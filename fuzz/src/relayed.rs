@@ -35,12 +35,8 @@ pub fn check(envelope: &Envelope, body: &[u8]) {
         detect_loop: false,
     }));
     let all: Vec<u32> = (0..envelope.recipients.len() as u32).collect();
-    let transaction = Transaction {
-        envelope,
-        recipients: &all,
-        body_bytes: body.len() as u64 - 3,
-        body_is_8bit: !body.is_ascii(),
-    };
+    let is_8bit = !body.is_ascii();
+    let transaction = Transaction::of_wire_form(envelope, &all, body.len() as u64, is_8bit);
     let result = send(&mut client, &mut hop, &transaction, body);
     let is_accepted =
         |(_, verdict): &(u32, _)| matches!(verdict, RecipientVerdict::Accepted { .. });

@@ -131,12 +131,10 @@ impl Session {
         if self.begun == TRANSACTIONS_MAX {
             return self.client.quit(&mut self.out);
         }
-        let transaction = Transaction {
-            envelope: &self.envelope,
-            recipients: &self.recipients,
-            body_bytes: CONTENT.len() as u64 - 3,
-            body_is_8bit: self.options & 16 == 16,
-        };
+        let is_8bit = self.options & 16 == 16;
+        let (envelope, recipients) = (&self.envelope, &self.recipients);
+        let wire_bytes = CONTENT.len() as u64;
+        let transaction = Transaction::of_wire_form(envelope, recipients, wire_bytes, is_8bit);
         self.begun += 1;
         if self.client.begin(&transaction, &mut self.out).is_ok() {
             self.open.push_back(false);

@@ -79,14 +79,14 @@ impl Inner {
 
     fn apply(self: &Rc<Self>, job: Job, decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
         let message = job.message;
-        // One transaction spoke of all that a report reports.
-        let (is_report, told_apart) = match is_report(&job.recipients) {
-            true => (true, 1),
-            false => (false, decisions.len()),
-        };
-        for (index, decision) in decisions.iter().take(told_apart) {
-            let index = (!is_report).then_some(*index);
-            self.log_attempt(&message, index, decision, told);
+        match is_report(&job.recipients) {
+            // One transaction spoke of all that it reports.
+            true => self.log_attempt(&message, None, &decisions[0].1, told),
+            false => {
+                for (index, decision) in &decisions {
+                    self.log_attempt(&message, Some(*index), decision, told);
+                }
+            }
         }
         let facts = Facts {
             envelope: &message.envelope,

@@ -11,7 +11,7 @@ use crate::remote::resolve::{Attempt, Host};
 use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
 use crate::schedule::next_hop::{HopId, Refusal, Take};
 use crate::schedule::outcome::Diagnosis;
-use crate::schedule::settle::{self, After, is_report};
+use crate::schedule::settle::{self, After, indices, is_report};
 use crate::smtp::client::{Transaction, TransactionResult};
 use crate::smtp::reply::Stage;
 use crate::time::Now;
@@ -361,7 +361,7 @@ impl Worker {
 
     async fn carry_message(&mut self, job: &Job, begun: bool) -> TransactionResult {
         if !begun {
-            let recipients = indices(job);
+            let recipients = indices(&job.recipients);
             if let Err(unfit) = self.connection.begin(&transaction(job, &recipients)) {
                 return unfit;
             }
@@ -396,7 +396,7 @@ impl Worker {
             self.connection.send_body(content, None).await;
             return;
         };
-        let recipients = indices(&job);
+        let recipients = indices(&job.recipients);
         let ahead = transaction(&job, &recipients);
         let ahead = (!is_report(&job.recipients)).then_some(&ahead);
         let begun = self.connection.send_body(content, ahead).await;
@@ -410,12 +410,10 @@ impl Worker {
     /// `None`: there is nobody to report to.
     async fn carry_report(&mut self, job: &Job) -> Option<TransactionResult> {
         let report = self.inner.render_report(job).await?;
-        let transaction = Transaction {
-            envelope: &report.envelope(),
-            recipients: &[0],
-            body_bytes: content_bytes(report.wire.len() as u64),
-            body_is_8bit: report.body_type == BodyType::EightBitMime,
-        };
+        let envelope = report.envelope();
+        let is_8bit = report.body_type == BodyType::EightBitMime;
+        let bytes = report.wire.len() as u64;
+        let transaction = Transaction::of_wire_form(&envelope, &[0], bytes, is_8bit);
         if let Err(unfit) = self.connection.begin(&transaction) {
             return Some(unfit);
         }
@@ -429,22 +427,9 @@ impl Worker {
     }
 }
 
-fn indices(job: &Job) -> Vec<u32> {
-    job.recipients.iter().map(|(index, _)| *index).collect()
-}
-
 fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
-    Transaction {
-        envelope: &job.message.envelope,
-        recipients,
-        body_bytes: content_bytes(job.message.residence.body_bytes()),
-        body_is_8bit: false,
-    }
-}
-
-/// The content as SIZE counts it: wire form without the final dot.
-fn content_bytes(wire_bytes: u64) -> u64 {
-    wire_bytes.saturating_sub(3)
+    let wire_bytes = job.message.residence.body_bytes();
+    Transaction::of_wire_form(&job.message.envelope, recipients, wire_bytes, false)
 }
 
 /// What a failed opening means, for the next try and for those that wait.

@@ -329,6 +329,11 @@ impl Facts<'_> {
     }
 }
 
+/// Of which recipients these are the states.
+pub fn indices(recipients: &[(u32, RecipientState)]) -> Vec<u32> {
+    recipients.iter().map(|(index, _)| *index).collect()
+}
+
 /// Are these owed reports? A job has either only those or none.
 pub fn is_report(recipients: &[(u32, RecipientState)]) -> bool {
     matches!(
@@ -454,18 +459,14 @@ mod tests {
         Consequences::of(&facts, recipients, decisions)
     }
 
-    fn indexes(recipients: &Recipients) -> Vec<u32> {
-        recipients.iter().map(|(index, _)| *index).collect()
-    }
-
     #[test]
     fn who_is_owed_a_report() {
         let told = envelope(Some(Mailbox::new("s", "a.test")));
         let fresh = RecipientState::fresh();
         let failed = settle(&told, &fresh, Verdict::Bounce, false);
-        assert_eq!((indexes(&failed.reports), failed.finished), (vec![0], 2));
+        assert_eq!((indices(&failed.reports), failed.finished), (vec![0], 2));
         let relayed = settle(&told, &fresh, Verdict::Delivered, true);
-        assert_eq!((indexes(&relayed.reports), relayed.finished), (vec![2], 2));
+        assert_eq!((indices(&relayed.reports), relayed.finished), (vec![2], 2));
         let delivered = settle(&told, &fresh, Verdict::Delivered, false);
         assert_eq!(delivered.finished, 3);
         let nobody = settle(&envelope(None), &fresh, Verdict::Bounce, false);
@@ -485,11 +486,11 @@ mod tests {
             assert_eq!(settle(&told, &owed, verdict, false).finished, 3);
         }
         let later = settle(&told, &owed, Verdict::Defer, false);
-        assert_eq!(indexes(&later.deferred), [0, 1, 2]);
+        assert_eq!(indices(&later.deferred), [0, 1, 2]);
         assert_eq!(later.due, Some(WallTime(301_000)));
         let again = settle(&told, &owed, Verdict::Reconnect, false);
         assert_eq!(
-            (indexes(&again.again), again.recorded.len()),
+            (indices(&again.again), again.recorded.len()),
             (vec![0, 1, 2], 0)
         );
     }

@@ -13,7 +13,7 @@ use ringpost::schedule::judge::{self, Event, Situation, Trouble, Verdict};
 use ringpost::schedule::next_hop::{HopId, Refusal, Take};
 use ringpost::schedule::outcome::{Diagnosis, RecipientState};
 use ringpost::schedule::settle::{
-    After, Consequences, is_report, judge_transaction, nobody_answered,
+    After, Consequences, indices, is_report, judge_transaction, nobody_answered,
 };
 use ringpost::smtp::client::{Transaction, TransactionResult};
 use ringpost::smtp::reply::Stage;
@@ -322,7 +322,7 @@ impl Worker {
 
     async fn carry_message(&mut self, job: &Job, begun: bool) -> TransactionResult {
         if !begun {
-            let recipients = indices(job);
+            let recipients = indices(job.recipients());
             if let Err(unfit) = self.connection.begin(&transaction(job, &recipients)) {
                 return unfit;
             }
@@ -369,7 +369,7 @@ impl Worker {
             self.connection.send_body(content, None).await;
             return;
         };
-        let recipients = indices(&job);
+        let recipients = indices(job.recipients());
         let ahead = transaction(&job, &recipients);
         let ahead = (!is_report(job.recipients())).then_some(&ahead);
         let begun = self.connection.send_body(content, ahead).await;
@@ -406,12 +406,10 @@ impl Worker {
         let mut original = place.read(world);
         original.truncate(owed.original_bytes_wanted());
         let report = owed.render(&original, world.wall_time())?;
-        let transaction = Transaction {
-            envelope: &report.envelope(),
-            recipients: &[0],
-            body_bytes: content_bytes(report.wire.len() as u64),
-            body_is_8bit: report.body_type == BodyType::EightBitMime,
-        };
+        let envelope = report.envelope();
+        let is_8bit = report.body_type == BodyType::EightBitMime;
+        let bytes = report.wire.len() as u64;
+        let transaction = Transaction::of_wire_form(&envelope, &[0], bytes, is_8bit);
         if let Err(unfit) = self.connection.begin(&transaction) {
             return Some(unfit);
         }
@@ -424,20 +422,7 @@ impl Worker {
     }
 }
 
-fn indices(job: &Job) -> Vec<u32> {
-    job.recipients().iter().map(|(index, _)| *index).collect()
-}
-
 fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
-    Transaction {
-        envelope: &job.message.envelope,
-        recipients,
-        body_bytes: content_bytes(job.message.place().body_bytes()),
-        body_is_8bit: false,
-    }
-}
-
-/// The content as SIZE counts it: wire form without the final dot.
-fn content_bytes(wire_bytes: u64) -> u64 {
-    wire_bytes.saturating_sub(3)
+    let wire_bytes = job.message.place().body_bytes();
+    Transaction::of_wire_form(&job.message.envelope, recipients, wire_bytes, false)
 }

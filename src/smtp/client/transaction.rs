@@ -12,11 +12,27 @@ pub struct Transaction<'a> {
     pub envelope: &'a Envelope,
     /// Indexes into the envelope's recipients; not empty. The caller bounds how many.
     pub recipients: &'a [u32],
-    /// The content as RFC 1870 counts it. The length of the wire form less 3 is near enough: what
-    /// dot-stuffing adds may be counted.
+    /// The content as RFC 1870 counts it. What dot-stuffing adds may be counted.
     pub body_bytes: u64,
     /// The content has bytes of 128 and above, whatever the envelope says.
     pub body_is_8bit: bool,
+}
+
+impl<'a> Transaction<'a> {
+    /// With content that has so many bytes in wire form, of which the final dot and its CRLF are none.
+    pub fn of_wire_form(
+        envelope: &'a Envelope,
+        recipients: &'a [u32],
+        wire_bytes: u64,
+        body_is_8bit: bool,
+    ) -> Self {
+        Transaction {
+            envelope,
+            recipients,
+            body_bytes: wire_bytes.saturating_sub(3),
+            body_is_8bit,
+        }
+    }
 }
 
 /// This message cannot go over this session; nothing was sent and the session is as it was.
