@@ -1,8 +1,9 @@
 //! A calendar that jumps by years, as it does when a clock without a battery hears of the time.
 
+use crate::Gate;
 use crate::support::client::{CONTENT, send_mail};
 use crate::support::relay::{Home, PROGRAM, Relay};
-use crate::{Gate, start_by};
+use crate::support::relay_by;
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
@@ -45,7 +46,7 @@ impl Scene {
         command.env("LD_PRELOAD", self.home.path("clock.so"));
         command.env("CALENDAR_OFFSET", self.home.path("offset"));
         let flags = ["--queue-lifetime", "5d"];
-        start_by(&self.home, command, &self.gate.hop, &flags)
+        relay_by(&self.home, command, &self.gate.hop, &flags)
     }
 
     fn send(&self, relay: &Relay) {

@@ -1,10 +1,10 @@
 //! No descriptors left: a host with a small limit, and clients that hold theirs.
 
 use crate::load::Load;
-use crate::start_by;
 use crate::support::link::Link;
 use crate::support::next_hop::NextHop;
 use crate::support::relay::{Home, PROGRAM, Relay};
+use crate::support::relay_by;
 use std::process::Command;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn without_descriptors_clients_wait_deliveries_back_off_and_nothing_is_lost() {
     ];
     let mut command = Command::new("prlimit");
     command.args([DESCRIPTORS, "--", PROGRAM]);
-    let relay = start_by(&home, command, &hop, &flags);
+    let relay = relay_by(&home, command, &hop, &flags);
     let load = Load::new(relay.address(), 5_000);
     let mut holders = Vec::new();
     load.during(CLIENTS, || {

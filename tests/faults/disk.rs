@@ -1,11 +1,12 @@
 //! The spool on a file system of its own, on a loop device over a file in a tmpfs that is just large
 //! enough. Take the room behind a block away, and the kernel fails its next write.
 
+use crate::Gate;
 use crate::load::{Load, Told};
 use crate::support::client::{CONTENT, send_mail};
 use crate::support::next_hop::{Answer, NextHop, StartTls};
 use crate::support::relay::{Home, PROGRAM, Relay};
-use crate::{Gate, start_by};
+use crate::support::relay_by;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -99,7 +100,7 @@ impl Disk {
     fn start(&self, home: &Home, hop: &NextHop, more: &[&str]) -> Relay {
         let spool = self.spool();
         let spool = ["--spool", spool.to_str().expect("a path")];
-        start_by(home, self.command(PROGRAM), hop, &[more, &spool].concat())
+        relay_by(home, self.command(PROGRAM), hop, &[more, &spool].concat())
     }
 
     /// Nothing that the spool has prepared for its next writes can be written any more. The relay stands

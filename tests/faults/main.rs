@@ -15,21 +15,9 @@ mod stop;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::next_hop::{Answer, NextHop, StartTls};
-use support::relay::{Home, Relay};
-
-/// Everything goes to this hop, and what it defers comes again after a second.
-fn start_by(home: &Home, command: Command, hop: &NextHop, more: &[&str]) -> Relay {
-    let route = hop.route("*");
-    let mut flags = vec!["--route", &route, "--retry-min", "1s", "--retry-max", "1s"];
-    flags.extend(more);
-    let relay = home.spawn_by(command, &flags);
-    relay.wait_until_ready();
-    relay
-}
 
 /// A hop that defers everything until it is opened.
 struct Gate {

@@ -1,8 +1,9 @@
 //! Little memory, and a kernel that kills who takes more.
 
+use crate::Gate;
 use crate::load::{Load, Told};
 use crate::support::relay::{Home, PROGRAM};
-use crate::{Gate, start_by};
+use crate::support::relay_by;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,7 +74,7 @@ fn a_flood_into_a_queue_stays_within_the_memory_that_the_unit_allows() {
     let gate = Gate::closed();
     let home = Home::new();
     let flags = ["--memory-max", "16MiB"];
-    let relay = start_by(&home, group.command(), &gate.hop, &flags);
+    let relay = relay_by(&home, group.command(), &gate.hop, &flags);
     let load = Load::new(relay.address(), 1 << 20);
     load.during(CLIENTS, || {
         load.wait(200, 0, |told| told != Told::Open);

@@ -1,9 +1,9 @@
 //! Stops in the middle of a load with TLS on both sides.
 
 use crate::load::{Load, Told};
-use crate::start_by;
 use crate::support::next_hop::NextHop;
 use crate::support::relay::{Home, PROGRAM, Relay};
+use crate::support::relay_by;
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 fn start(home: &Home, hop: &NextHop) -> Relay {
     let flags = ["--drain-timeout", "5s"];
-    start_by(home, Command::new(PROGRAM), hop, &flags)
+    relay_by(home, Command::new(PROGRAM), hop, &flags)
 }
 
 /// Signals the relay under load; gives how long its end took.

@@ -104,22 +104,16 @@ impl Spool {
 
     pub fn start(self: &Rc<Self>) {
         for _ in 0..IN_FLIGHT_MAX {
-            let spool = self.clone();
-            self.world
-                .spawn(Owner::Relay, async move { spool.write_messages().await });
-            let spool = self.clone();
-            self.world
-                .spawn(Owner::Relay, async move { spool.write_outcomes().await });
+            self.spawn(|spool| async move { spool.write_messages().await });
+            self.spawn(|spool| async move { spool.write_outcomes().await });
         }
-        let spool = self.clone();
-        self.world
-            .spawn(Owner::Relay, async move { spool.flush_outcomes().await });
-        let spool = self.clone();
-        self.world
-            .spawn(Owner::Relay, async move { spool.keep_segments().await });
-        let spool = self.clone();
-        self.world
-            .spawn(Owner::Relay, async move { spool.move_mail().await });
+        self.spawn(|spool| async move { spool.flush_outcomes().await });
+        self.spawn(|spool| async move { spool.keep_segments().await });
+        self.spawn(|spool| async move { spool.move_mail().await });
+    }
+
+    fn spawn<F: Future<Output = ()> + 'static>(self: &Rc<Self>, task: impl FnOnce(Rc<Self>) -> F) {
+        self.world.spawn(Owner::Relay, task(self.clone()));
     }
 
     pub fn world(&self) -> &Rc<World> {

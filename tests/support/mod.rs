@@ -9,7 +9,8 @@ pub mod next_hop;
 pub mod relay;
 
 use next_hop::NextHop;
-use relay::{Home, Relay};
+use relay::{Home, PROGRAM, Relay};
+use std::process::Command;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -58,12 +59,19 @@ impl<T> Watched<T> {
     }
 }
 
-/// A relay that sends everything to this hop.
+/// A relay that sends everything to this hop, and tries again after a second.
 pub fn relay_to(home: &Home, hop: &NextHop, flags: &[&str]) -> Relay {
+    relay_by(home, Command::new(PROGRAM), hop, flags)
+}
+
+/// The same by a command that ends in the program.
+pub fn relay_by(home: &Home, command: Command, hop: &NextHop, flags: &[&str]) -> Relay {
     let route = hop.route("*");
     let mut all = vec!["--route", &route, "--retry-min", "1s", "--retry-max", "1s"];
     all.extend(flags);
-    home.start(&all)
+    let relay = home.spawn_by(command, &all);
+    relay.wait_until_ready();
+    relay
 }
 
 /// A new self-signed certificate for `relay.test`, and the paths of its files: DER, chain, key.
