@@ -13,6 +13,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 const SEGMENT_BYTES: u64 = 256 * 1024;
 /// Half of every segment can be written.
@@ -73,16 +74,18 @@ async fn play(spool: Spool, notes: Rc<RefCell<Vec<Note>>>) -> (BTreeSet<MessageI
     assert!(failed > 0, "half of a segment refuses writes");
     // Outcomes go on: those that meet the limit are written again as soon as there is a segment.
     let recording = async {
-        let mut tasks = Vec::new();
+        let mut all = Vec::new();
         for attempts in 1..=6000 {
-            let (spool, place) = (spool.clone(), place.clone());
-            tasks.push(tokio::task::spawn_local(async move {
-                let residence = Residence::fresh(place, 1);
-                spool.record(&tried(first, attempts), &residence).await;
-            }));
+            let (told, durable) = oneshot::channel();
+            let residence = Residence::fresh(place.clone(), 1);
+            let outcome = tried(first, attempts);
+            spool.record(&outcome, &residence, move || {
+                told.send(()).expect("awaited")
+            });
+            all.push(durable);
         }
-        for task in tasks {
-            task.await.expect("it ends");
+        for durable in all {
+            durable.await.expect("told");
         }
     };
     let lifting = async {

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 const SEGMENT_BYTES: u64 = 256 * 1024;
 
@@ -87,7 +88,14 @@ fn finished(id: MessageId, recipients: u32) -> Outcome {
 /// Records an outcome of a message that nobody moves.
 async fn record(spool: &Spool, outcome: &Outcome, place: Place) {
     let residence = Residence::fresh(place, 2);
-    spool.record(outcome, &residence).await;
+    record_durably(spool, outcome, &residence).await;
+}
+
+/// Returns when the outcome is durable.
+async fn record_durably(spool: &Spool, outcome: &Outcome, home: &Residence) {
+    let (told, durable) = oneshot::channel();
+    spool.record(outcome, home, move || told.send(()).expect("awaited"));
+    durable.await.expect("told");
 }
 
 async fn finish(spool: &Spool, id: MessageId, place: Place) {
@@ -285,6 +293,46 @@ fn a_full_spool_refuses_and_recovers_by_itself() {
             let id = spool.next_id();
             let receipt = spool.append(id, WallTime(0), &envelope(1), &body).await;
             assert!(receipt.is_ok());
+        });
+    });
+}
+
+/// With few segments the one at work may be the only one in use. When it is nearly full there is no room for mail,
+/// and it stayed that way when all of its mail was delivered.
+#[test]
+fn a_small_spool_takes_mail_again_once_all_is_delivered() {
+    both(|path, settings| {
+        let settings = Settings {
+            spool_bytes_max: Some(Settings::SEGMENTS_PER_CORE_MIN * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        run(path, &settings, async |spool, _| {
+            let body = body(1, 3000);
+            let mut taken = 0;
+            for _ in 0..5 {
+                let mut places = Vec::new();
+                loop {
+                    let id = spool.next_id();
+                    match spool.append(id, WallTime(0), &envelope(1), &body).await {
+                        Ok(receipt) => places.push((id, receipt.into_place())),
+                        Err(SpoolError::Full) => break,
+                        Err(error) => panic!("{error}"),
+                    }
+                    assert!(places.len() < 1000);
+                }
+                taken += places.len();
+                for (id, place) in places {
+                    finish(spool, id, place).await;
+                }
+                let admitted = async {
+                    while spool.admit(Some(3000)).is_err() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let waited = tokio::time::timeout(Duration::from_secs(20), admitted).await;
+                waited.expect("admission opens again");
+            }
+            assert!(taken > 100, "{taken}");
         });
     });
 }
@@ -619,7 +667,7 @@ async fn record_kept(spool: &Spool, kept: &Kept, recipient: u32, state: Recipien
         message: kept.id,
         recipients: vec![(recipient, state)],
     };
-    spool.record(&outcome, &kept.residence).await;
+    record_durably(spool, &outcome, &kept.residence).await;
 }
 
 fn waiting(attempts: u32) -> RecipientState {

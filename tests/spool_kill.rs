@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 const DIRECTORY: &str = "RINGPOST_TEST_SPOOL";
 const BUFFERED: &str = "RINGPOST_TEST_BUFFERED";
@@ -93,7 +94,10 @@ async fn finish(spool: &Spool, id: MessageId, place: Place) {
         recipients: vec![(0, RecipientState::Finished)],
     };
     say("finishing", id);
-    spool.record(&outcome, &Residence::fresh(place, 1)).await;
+    let (told, durable) = oneshot::channel();
+    let home = Residence::fresh(place, 1);
+    spool.record(&outcome, &home, move || told.send(()).expect("awaited"));
+    durable.await.expect("told");
     say("finished", id);
     spool.message_finished(id);
 }

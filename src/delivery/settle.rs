@@ -5,7 +5,6 @@ use super::{HopId, Inner};
 use crate::config::LogLevel;
 use crate::handoff::job::{Body, Job, Message};
 use crate::io::clock;
-use crate::io::runtime::spawn;
 use crate::log::{Shown, event};
 use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
@@ -118,15 +117,12 @@ impl Inner {
             recipients,
         };
         let finished = consequences.finished;
-        let (this, message) = (self.clone(), message.clone());
+        let (this, kept) = (self.clone(), message.clone());
         self.at_work.set(self.at_work.get() + 1);
-        spawn(async move {
-            this.context
-                .spool
-                .record(&outcome, &message.residence)
-                .await;
+        let spool = &self.context.spool;
+        spool.record(&outcome, &message.residence, move || {
             if finished > 0 {
-                (this.context.finished)(&message, finished);
+                (this.context.finished)(&kept, finished);
             }
             this.work_done();
         });

@@ -318,6 +318,8 @@ struct Session {
     /// Received and not yet parsed: `input[parsed..]`.
     input: Vec<u8>,
     parsed: usize,
+    /// What the machine wanted done while it received, before it works on.
+    due: Option<Step>,
     /// Replies not yet sent.
     out: Vec<u8>,
     incoming: Option<Incoming>,
@@ -360,6 +362,7 @@ impl Session {
             started,
             input: Vec::new(),
             parsed: 0,
+            due: None,
             out: Vec::new(),
             incoming: None,
             pace: None,
@@ -416,6 +419,7 @@ impl Session {
         let _turn = context.turns.acquire().await;
         self.excuse(came);
         let received = self.stream.receive_unasked(&mut self.input).await;
+        note_progress(&mut self.pace, self.input.len() - self.parsed);
         self.received(received)?;
         self.serve_input().await
     }
@@ -427,14 +431,9 @@ impl Session {
         }
     }
 
-    fn received(&mut self, received: Result<Received, StreamError>) -> Result<(), End> {
+    fn received(&self, received: Result<Received, StreamError>) -> Result<(), End> {
         match received {
-            Ok(Received::Bytes) => {
-                if let Some(pace) = &mut self.pace {
-                    pace.received(self.input.len() - self.parsed);
-                }
-                Ok(())
-            }
+            Ok(Received::Bytes) => Ok(()),
             Ok(Received::End { clean }) => Err(End::PeerGone { clean }),
             Err(error) => Err(self.failed(error)),
         }
@@ -475,6 +474,8 @@ impl Session {
     }
 
     /// Waits for input until the deadline of the machine's phase. An idle session holds no buffer.
+    /// The machine works on what comes where it lies, up to the first step that it wants done;
+    /// only what is behind that is kept.
     async fn receive(&mut self) -> Result<(), End> {
         let idle = self.server.is_idle();
         if idle && self.context.draining.get() {
@@ -482,27 +483,34 @@ impl Session {
         }
         self.stream.set_deadline(self.deadline);
         self.stream.socket().set_interruptible(idle);
-        let received = self.stream.receive(&mut self.input).await;
+        let take = |text: &[u8]| {
+            note_progress(&mut self.pace, text.len());
+            if self.due.is_some() {
+                return 0;
+            }
+            let machine = (&mut self.server, &mut self.incoming);
+            let (taken, step) = work(machine, text, &self.context, &mut self.out);
+            self.due = Some(step).filter(|step| !matches!(step, Step::NeedInput));
+            taken
+        };
+        let received = self.stream.receive_offering(&mut self.input, take).await;
         self.stream.socket().set_interruptible(false);
         self.received(received)
     }
 
-    /// Lets the machine work until it wants more input.
+    /// Does what the machine wants done, and lets it work until it wants more input.
     async fn serve_input(&mut self) -> Result<Flow, End> {
         loop {
-            let mut nowhere = Vec::new();
-            let body = match &mut self.incoming {
-                Some(incoming) => &mut incoming.held.body,
-                None => &mut nowhere,
+            let step = match self.due.take() {
+                Some(step) => step,
+                None => {
+                    let input = &self.input[self.parsed..];
+                    let machine = (&mut self.server, &mut self.incoming);
+                    let (taken, step) = work(machine, input, &self.context, &mut self.out);
+                    self.parsed += taken;
+                    step
+                }
             };
-            if self.out.capacity() == 0 {
-                self.out = pool::take();
-            }
-            let input = &self.input[self.parsed..];
-            let (taken, step) = self
-                .server
-                .handle(input, &*self.context, body, &mut self.out);
-            self.parsed += taken;
             match step {
                 Step::NeedInput => {
                     self.forget_input();
@@ -748,6 +756,31 @@ impl Session {
         let seconds = clock::now().since(self.started).as_millis() as u64;
         line.field("duration_ms", seconds).field("end", Shown(end));
     }
+}
+
+/// Content has come, if it is content.
+fn note_progress(pace: &mut Option<Pace>, bytes: usize) {
+    if let Some(pace) = pace {
+        pace.received(bytes);
+    }
+}
+
+/// Lets the machine work on `input` up to its next step, content going to the body that is under way.
+fn work(
+    (server, incoming): (&mut Server, &mut Option<Incoming>),
+    input: &[u8],
+    context: &Context,
+    out: &mut Vec<u8>,
+) -> (usize, Step) {
+    let mut nowhere = Vec::new();
+    let body = match incoming {
+        Some(incoming) => &mut incoming.held.body,
+        None => &mut nowhere,
+    };
+    if out.capacity() == 0 {
+        *out = pool::take();
+    }
+    server.handle(input, context, body, out)
 }
 
 impl fmt::Display for End {

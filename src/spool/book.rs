@@ -95,6 +95,12 @@ struct MessageSegment {
     moving: Moving,
 }
 
+impl MessageSegment {
+    fn is_worth_emptying(&self, segment_bytes: u64) -> bool {
+        self.live_bytes * WORTHWHILE_PARTS < segment_bytes
+    }
+}
+
 /// The message segments of one home core, and the messages alive in them.
 #[derive(Default, Debug)]
 pub struct MessageBook {
@@ -258,12 +264,18 @@ impl MessageBook {
             .filter(|(_, segment)| {
                 segment.moving == Moving::Yes
                     && segment.held_by.is_empty()
-                    && segment.live_bytes * WORTHWHILE_PARTS < segment_bytes
+                    && segment.is_worth_emptying(segment_bytes)
                     && segment.live_bytes <= room
                     && (scarce || segment.order < newest)
             })
             .min_by_key(|(_, segment)| (segment.live_bytes, segment.order))
             .map(|(lap, _)| *lap)
+    }
+
+    /// Sealed, the segment could be emptied, or is empty.
+    pub fn is_worth_emptying(&self, lap: Lap, segment_bytes: u64) -> bool {
+        let segment = self.segments.get(&lap);
+        segment.is_some_and(|segment| segment.is_worth_emptying(segment_bytes))
     }
 
     /// The next live message of a segment. `cursor` starts at zero; `Err` says that many dead ones
@@ -501,6 +513,9 @@ mod tests {
         assert_eq!(book.candidate(100, 4, true), None);
         assert_eq!(book.candidate(30, 100, false), None);
         assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
+        assert!(book.is_worth_emptying(lap(2), 25));
+        assert!(!book.is_worth_emptying(lap(2), 20));
+        assert!(!book.is_worth_emptying(lap(9), 100), "there is none");
         book.move_later(lap(3));
         assert_eq!(book.candidate(25, 100, true), Some(lap(2)));
         book.move_never(lap(2));

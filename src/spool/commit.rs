@@ -419,6 +419,20 @@ impl<S: Clone, T> Machine<S, T> {
         }
     }
 
+    /// The lap at work, if it may be left before it is full: at least half of it is used, nothing
+    /// waits or is in flight, and another lap is prepared.
+    pub fn leavable(&self) -> Option<&S> {
+        let is_free = self.is_idle() && !self.spares.is_empty();
+        let current = self.current.as_ref().filter(|_| is_free)?;
+        (current.position * 2 >= current.head.segment_bytes).then_some(&current.head.segment)
+    }
+
+    /// The lap at work gets no more commits. Only when it is [`Self::leavable`].
+    pub fn leave(&mut self) {
+        assert!(self.leavable().is_some());
+        self.seal_current();
+    }
+
     /// Takes back a write. With `ok` its bytes are on stable storage, whatever happens next.
     /// Releases what is due into `releases`.
     pub fn write_done(
@@ -711,6 +725,34 @@ mod tests {
         done(&mut machine, last, true);
         assert_eq!(machine.take_sealed(), [1]);
         assert!(machine.take_sealed().is_empty());
+    }
+
+    #[test]
+    fn a_lap_is_left_when_half_of_it_is_used_and_nothing_is_under_way() {
+        let mut machine = machine(AfterFailure::Fail);
+        machine.supply(head(2));
+        for ticket in 0..2 {
+            assert!(machine.leavable().is_none(), "{ticket} of 4 blocks used");
+            append(&mut machine, ticket);
+            let write = machine.next_write().unwrap();
+            assert!(machine.leavable().is_none(), "in flight");
+            done(&mut machine, write, true);
+        }
+        append(&mut machine, 2);
+        assert!(machine.leavable().is_none(), "something waits");
+        let write = machine.next_write().unwrap();
+        done(&mut machine, write, true);
+        assert_eq!(machine.leavable(), Some(&1));
+        machine.leave();
+        assert_eq!(machine.take_sealed(), [1]);
+        append(&mut machine, 3);
+        let write = machine.next_write().unwrap();
+        assert_eq!((write.segment, write.position), (2, BLOCK_BYTES as u64));
+        done(&mut machine, write, true);
+        append_bytes(&mut machine, 4, BLOCK_BYTES).unwrap();
+        let write = machine.next_write().unwrap();
+        done(&mut machine, write, true);
+        assert!(machine.leavable().is_none(), "there is no other");
     }
 
     #[test]

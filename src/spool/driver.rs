@@ -27,7 +27,7 @@ use crate::spool::{
 };
 use crate::time::WallTime;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,7 +56,8 @@ pub(super) enum MessageTicket {
 /// What waits for a record of the outcome log.
 pub(super) struct OutcomeTicket {
     home: Rc<Foothold>,
-    answer: oneshot::Sender<()>,
+    /// Called when the record is durable; with the last record of an outcome.
+    then: Option<Box<dyn FnOnce()>>,
 }
 
 /// The chunks of one large message.
@@ -94,6 +95,15 @@ impl<T> Log<T> {
             idle: Notify::new(),
             due: Cell::new(due),
         }
+    }
+
+    /// Takes the record if there is room and nobody waits for it, else gives the ticket back.
+    fn put_now(&self, record: &Record<'_>, ticket: T) -> Result<(), T> {
+        let Ok(_turn) = self.gate.try_lock() else {
+            return Err(ticket);
+        };
+        let appended = self.machine.borrow_mut().append(record, ticket);
+        appended.map_err(|(ticket, _)| ticket)
     }
 
     /// Takes the record, waiting for room in the order of the callers. `wait` decides whether a
@@ -230,8 +240,10 @@ impl Shared {
         }
     }
 
-    /// No segment can be prepared now: whoever waits for one is told.
+    /// No segment can be prepared now: the one at work is left for its space if that helps, and
+    /// whoever waits for one is told.
     pub fn nothing_to_be_had(self: &Rc<Self>) {
+        self.leave_for_space();
         if self.messages.machine.borrow().is_starved() && !self.pool.borrow().may_come() {
             let mut releases = Vec::new();
             self.messages
@@ -241,6 +253,36 @@ impl Shared {
             self.release_messages(releases, SpoolError::Full);
         }
         self.messages.room.notify_one();
+    }
+
+    /// Else a segment would stay the one at work for ever whose mail is long gone, but which has too
+    /// little room for new mail.
+    fn leave_for_space(&self) {
+        let mut machine = self.messages.machine.borrow_mut();
+        let Some(lap) = machine.leavable().map(|segment| segment.lap) else {
+            return;
+        };
+        let segment_bytes = self.pool.borrow().segment_bytes();
+        if !self
+            .books
+            .borrow()
+            .messages
+            .is_worth_emptying(lap, segment_bytes)
+        {
+            return;
+        }
+        machine.leave();
+        let sealed = machine.take_sealed();
+        drop(machine);
+        self.messages_sealed(sealed);
+        self.mover.notify_one();
+    }
+
+    fn messages_sealed(&self, sealed: Vec<SegmentRef>) {
+        for segment in sealed {
+            self.books.borrow_mut().messages.sealed(segment.lap);
+            self.keeper.notify_one();
+        }
     }
 
     /// The keeper has nothing to prepare, or cannot.
@@ -381,32 +423,32 @@ impl Shared {
     /// The session went away before its receipt, so 250 was not said: the message is let go.
     fn abandon(self: &Rc<Self>, receipt: Receipt, recipients: u32) {
         self.abandoned.set(self.abandoned.get() + 1);
-        let spool = Spool {
-            shared: self.clone(),
+        let id = receipt.id();
+        let finished = |index| (index, RecipientState::Finished);
+        let outcome = Outcome {
+            message: id,
+            recipients: (0..recipients).map(finished).collect(),
         };
-        tokio::task::spawn_local(async move {
-            let id = receipt.id();
-            let finished = |index| (index, RecipientState::Finished);
-            let outcome = Outcome {
-                message: id,
-                recipients: (0..recipients).map(finished).collect(),
-            };
-            let residence = Residence::fresh(receipt.into_place(), recipients as usize);
-            spool.record(&outcome, &residence).await;
-            drop(residence);
-            spool.message_finished(id);
-        });
+        let residence = Residence::fresh(receipt.into_place(), recipients as usize);
+        let spool = Spool::of(self.clone());
+        let let_go = spool.clone();
+        spool.record(&outcome, &residence, move || let_go.message_finished(id));
     }
 
     fn release_outcomes(&self, releases: Vec<Release<SegmentRef, OutcomeTicket>>) {
         for Release { ticket, result } in releases {
             let stored = result.expect("outcomes are written again until they are stored");
-            let books = &mut self.books.borrow_mut().outcomes;
             let lap = stored.segment().lap();
-            let Foothold { place, is_covered } = &*ticket.home;
-            place.with_laps(|laps| books.refers(lap, laps, *is_covered));
-            // Whoever asked may be gone; the outcome stands all the same.
-            let _ = ticket.answer.send(());
+            let OutcomeTicket { home, then } = ticket;
+            let Foothold { place, is_covered } = &*home;
+            let refers = |laps: &[Lap]| {
+                let books = &mut self.books.borrow_mut().outcomes;
+                books.refers(lap, laps, *is_covered);
+            };
+            place.with_laps(refers);
+            if let Some(then) = then {
+                then();
+            }
         }
     }
 
@@ -448,10 +490,7 @@ impl Shared {
         self.note_failure(write.segment.lap, write.result);
         drop(write.segment);
         self.release_messages(releases, SpoolError::WriteFailed);
-        for segment in sealed {
-            self.books.borrow_mut().messages.sealed(segment.lap);
-            self.keeper.notify_one();
-        }
+        self.messages_sealed(sealed);
     }
 
     fn outcome_written(self: &Rc<Self>, write: Written) {
@@ -495,6 +534,31 @@ impl Chunks {
             None => self.failed.set(true),
         }
         self.changed.notify_one();
+    }
+}
+
+fn outcome_record(id: MessageId, meta: &[u8]) -> Record<'_> {
+    Record {
+        kind: Kind::Outcome,
+        id,
+        meta,
+        body: &[],
+    }
+}
+
+/// Waits for room.
+async fn put_outcomes(
+    shared: Rc<Shared>,
+    id: MessageId,
+    parts: VecDeque<(Vec<u8>, OutcomeTicket)>,
+) {
+    for (meta, ticket) in parts {
+        let put = shared
+            .outcomes
+            .put(&outcome_record(id, &meta), ticket, || true)
+            .await;
+        put.expect("outcomes fit into a commit and are not refused");
+        shared.outcomes_wait();
     }
 }
 
@@ -790,32 +854,36 @@ impl Spool {
         Ok(())
     }
 
-    /// Makes new states of recipients durable: they are when this returns. `home` is where the
-    /// message lies; it takes note of the states at once. Waits while the disk is full, and until the outcome is written elsewhere
-    /// after a failed write; is never refused.
-    pub async fn record(&self, outcome: &Outcome, home: &Residence) {
+    /// Makes new states of recipients durable, then calls `then`, which must not call for the spool's tasks to go on
+    /// before it returns. `home` is where the message lies; it takes note of the states at once. Takes as long as the
+    /// disk is full, and until the outcome is written elsewhere after a failed write; is never refused.
+    pub fn record(&self, outcome: &Outcome, home: &Residence, then: impl FnOnce() + 'static) {
+        let id = outcome.message;
         let home = Rc::new(home.note(&outcome.recipients));
-        let mut answers = Vec::with_capacity(1);
-        for meta in encode_outcome(outcome) {
-            let record = Record {
-                kind: Kind::Outcome,
-                id: outcome.message,
-                meta: &meta,
-                body: &[],
-            };
-            let (answer, done) = oneshot::channel();
-            let ticket = OutcomeTicket {
-                home: home.clone(),
-                answer,
-            };
-            let put = self.shared.outcomes.put(&record, ticket, || true).await;
-            put.expect("outcomes fit into a commit and are not refused");
-            self.shared.outcomes_wait();
-            answers.push(done);
-        }
-        for done in answers {
-            // An error would be a ticket that was dropped: the thread is going down.
-            let _ = done.await;
+        let mut metas = encode_outcome(outcome);
+        let Some(last) = metas.pop() else {
+            return then();
+        };
+        let ticket = |then| OutcomeTicket {
+            home: home.clone(),
+            then,
+        };
+        // Tickets come back in their order, so the last record is the last to be durable.
+        let mut parts: VecDeque<_> = metas.into_iter().map(|meta| (meta, ticket(None))).collect();
+        parts.push_back((last, ticket(Some(Box::new(then)))));
+        while let Some((meta, ticket)) = parts.pop_front() {
+            match self
+                .shared
+                .outcomes
+                .put_now(&outcome_record(id, &meta), ticket)
+            {
+                Ok(()) => self.shared.outcomes_wait(),
+                Err(ticket) => {
+                    parts.push_front((meta, ticket));
+                    tokio::task::spawn_local(put_outcomes(self.shared.clone(), id, parts));
+                    return;
+                }
+            }
         }
     }
 

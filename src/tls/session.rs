@@ -178,20 +178,33 @@ impl Session {
 
     /// Takes ciphertext that has just arrived; `cipher` is scratch and is left in disorder.
     ///
-    /// Appends what it decrypts to `plain`, and whatever must be sent to `out`: handshake
-    /// flights, tickets. (The answer to a key update goes out with the next text.) All input is consumed; an incomplete record is
-    /// kept, within [`UNREAD_BYTES_MAX`] ([`UNREAD_BYTES_MAX_CONNECTING`] for a client during the
-    /// handshake). `plain` grows by no more than `cipher.len()` and one record.
-    ///
-    /// On an error the alert that the peer should see is in `out`: send it, then close. What was
-    /// decrypted before the error is in `plain`. Later calls fail with [`TlsError::NotOpen`].
-    ///
-    /// After [`Session::close`], and after the peer's close_notify, input is dropped unread
-    /// (RFC 8446 section 6.1).
+    /// Appends what it decrypts to `plain`, which grows by no more than `cipher.len()` and one record. Else like
+    /// [`Session::receive_with`].
     pub fn receive(
         &mut self,
         cipher: &mut [u8],
         plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, TlsError> {
+        self.receive_with(cipher, &mut |text| plain.extend_from_slice(text), out)
+    }
+
+    /// Takes ciphertext that has just arrived; `cipher` is scratch and is left in disorder.
+    ///
+    /// Hands what it decrypts to `each`, record by record, and appends whatever must be sent to `out`: handshake
+    /// flights, tickets. (The answer to a key update goes out with the next text.) All input is consumed; an incomplete record is
+    /// kept, within [`UNREAD_BYTES_MAX`] ([`UNREAD_BYTES_MAX_CONNECTING`] for a client during the
+    /// handshake).
+    ///
+    /// On an error the alert that the peer should see is in `out`: send it, then close. What was
+    /// decrypted before the error has been handed out. Later calls fail with [`TlsError::NotOpen`].
+    ///
+    /// After [`Session::close`], and after the peer's close_notify, input is dropped unread
+    /// (RFC 8446 section 6.1).
+    pub fn receive_with(
+        &mut self,
+        cipher: &mut [u8],
+        each: &mut dyn FnMut(&[u8]),
         out: &mut Vec<u8>,
     ) -> Result<Progress, TlsError> {
         match self.phase {
@@ -200,7 +213,7 @@ impl Session {
             Phase::Failed => return Err(TlsError::NotOpen),
         }
         let mut sink = Sink {
-            plain,
+            each,
             out,
             peer_closed: false,
         };
@@ -460,7 +473,7 @@ impl Machine for UnbufferedConnectionCommon<ServerConnectionData> {
 }
 
 struct Sink<'a> {
-    plain: &'a mut Vec<u8>,
+    each: &'a mut dyn FnMut(&[u8]),
     out: &'a mut Vec<u8>,
     peer_closed: bool,
 }
@@ -522,7 +535,7 @@ fn advance<M: Machine>(
             ConnectionState::ReadTraffic(mut traffic) => {
                 while let Some(record) = traffic.next_record() {
                     let record = record?;
-                    sink.plain.extend_from_slice(record.payload);
+                    (sink.each)(record.payload);
                     used += record.discard;
                 }
             }

@@ -9,6 +9,7 @@ use crate::io::pool;
 use crate::message::TlsSummary;
 use crate::time::Now;
 use crate::tls::session::{Session, TlsError};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 
@@ -92,20 +93,34 @@ impl Stream {
     /// Appends to `plain` what the peer sent. Returns with bytes, or at the end of the stream.
     /// A `plain` without capacity is lent from the pool once there are bytes for it.
     pub async fn receive(&mut self, plain: &mut Vec<u8>) -> Result<Received, StreamError> {
+        self.receive_offering(plain, |_| 0).await
+    }
+
+    /// The same, but offers what comes to `take` first, where it lies. `take` says how many octets
+    /// it took; the rest is appended to `plain`, and from then on it must take none.
+    pub async fn receive_offering(
+        &mut self,
+        plain: &mut Vec<u8>,
+        mut take: impl FnMut(&[u8]) -> usize,
+    ) -> Result<Received, StreamError> {
         if let Some(end) = self.ended {
             return Ok(end);
         }
         self.send_what_is_awaited().await?;
-        let before = plain.len();
+        let has_come = Cell::new(false);
+        let mut each = |text: &[u8]| {
+            has_come.set(has_come.get() || !text.is_empty());
+            keep(&text[take(text)..], plain);
+        };
         loop {
             let received = match &mut self.tls {
-                None => receive_plain(&self.socket, plain).await?,
-                Some(tls) => receive_records(&self.socket, tls, plain, &mut self.owed).await?,
+                None => receive_plain(&self.socket, &mut each).await?,
+                Some(tls) => receive_records(&self.socket, tls, &mut each, &mut self.owed).await?,
             };
             if received != Received::Bytes {
                 self.ended = Some(received);
             }
-            if plain.len() > before {
+            if has_come.get() {
                 return Ok(Received::Bytes);
             }
             if let Some(end) = self.ended {
@@ -118,9 +133,10 @@ impl Stream {
     /// all if that was TLS's own business. Dropping the future loses nothing.
     pub async fn receive_unasked(&mut self, plain: &mut Vec<u8>) -> Result<Received, StreamError> {
         self.socket.readable().await?;
+        let mut each = |text: &[u8]| keep(text, plain);
         match &mut self.tls {
-            None => Ok(receive_plain(&self.socket, plain).await?),
-            Some(tls) => receive_records(&self.socket, tls, plain, &mut self.owed).await,
+            None => Ok(receive_plain(&self.socket, &mut each).await?),
+            Some(tls) => receive_records(&self.socket, tls, &mut each, &mut self.owed).await,
         }
     }
 
@@ -169,9 +185,11 @@ impl Stream {
     ) -> Result<TlsSummary, StreamError> {
         let mut tls = Box::new(session);
         tls.start(&mut self.owed);
+        let mut each = |text: &[u8]| keep(text, plain);
         while tls.is_handshaking() {
             send_owed(&self.socket, &mut self.owed).await?;
-            let received = receive_records(&self.socket, &mut tls, plain, &mut self.owed).await?;
+            let received =
+                receive_records(&self.socket, &mut tls, &mut each, &mut self.owed).await?;
             if received != Received::Bytes {
                 return Err(StreamError::Gone(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -237,11 +255,23 @@ async fn send_owed(socket: &Socket, owed: &mut Vec<u8>) -> io::Result<()> {
     sent
 }
 
-async fn receive_plain(socket: &Socket, plain: &mut Vec<u8>) -> io::Result<Received> {
+/// What a receive hands its text to.
+type Each<'a> = &'a mut dyn FnMut(&[u8]);
+
+fn keep(text: &[u8], plain: &mut Vec<u8>) {
+    if text.is_empty() {
+        return;
+    }
+    if plain.capacity() == 0 {
+        *plain = pool::take();
+    }
+    plain.extend_from_slice(text);
+}
+
+async fn receive_plain(socket: &Socket, each: Each<'_>) -> io::Result<Received> {
     socket
         .receive_with(|bytes| {
-            lend(plain);
-            plain.extend_from_slice(bytes);
+            each(bytes);
             match bytes.is_empty() {
                 true => Received::End { clean: true },
                 false => Received::Bytes,
@@ -250,17 +280,11 @@ async fn receive_plain(socket: &Socket, plain: &mut Vec<u8>) -> io::Result<Recei
         .await
 }
 
-fn lend(buffer: &mut Vec<u8>) {
-    if buffer.capacity() == 0 {
-        *buffer = pool::take();
-    }
-}
-
 /// Receives once and lets the session answer into `owed`. `Bytes` may have brought no plaintext.
 async fn receive_records(
     socket: &Socket,
     tls: &mut Session,
-    plain: &mut Vec<u8>,
+    each: Each<'_>,
     owed: &mut Vec<u8>,
 ) -> Result<Received, StreamError> {
     let result = socket
@@ -268,8 +292,7 @@ async fn receive_records(
             if cipher.is_empty() {
                 return Ok(Received::End { clean: false });
             }
-            lend(plain);
-            let progress = tls.receive(cipher, plain, owed)?;
+            let progress = tls.receive_with(cipher, each, owed)?;
             Ok(match progress.peer_closed {
                 true => Received::End { clean: true },
                 false => Received::Bytes,

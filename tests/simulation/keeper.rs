@@ -1,13 +1,13 @@
 //! Segments ahead of need, and away after use: stands in for `spool::keeper`.
 
-use crate::place::SegmentFile;
+use crate::place::{SegmentFile, SegmentRef};
 use crate::recovery;
-use crate::spool::{SEGMENT_BYTES, STAGING_BYTES, Spool};
+use crate::spool::{MessageTicket, SEGMENT_BYTES, STAGING_BYTES, Spool};
 use crate::world::until;
 use ringpost::message::MessageId;
 use ringpost::spool::SpoolError;
 use ringpost::spool::book::Part;
-use ringpost::spool::commit::Head;
+use ringpost::spool::commit::{Head, Machine};
 use ringpost::spool::record::{Lap, SegmentHeader, Usage};
 use std::rc::Rc;
 
@@ -32,6 +32,8 @@ impl Pool {
 enum Chore {
     Retire(Usage, Lap),
     Prepare(Usage),
+    /// No segment is to be had, and the one at work is mostly of no use any more.
+    Leave,
     /// Mail waits for a segment that is not to be had.
     Fail,
 }
@@ -43,6 +45,7 @@ impl Spool {
             match until(self.world(), || self.chore()).await {
                 Chore::Retire(usage, lap) => self.retire(usage, lap).await,
                 Chore::Prepare(usage) => self.prepare(usage).await,
+                Chore::Leave => self.leave_segment(),
                 Chore::Fail => self.fail_without_segments(),
             }
         }
@@ -57,8 +60,27 @@ impl Spool {
             Some(Chore::Prepare(Usage::Outcomes))
         } else if messages.spares() < 2 && self.segment_may_come() {
             Some(Chore::Prepare(Usage::Messages))
+        } else if self.segment_may_come() {
+            None
+        } else if messages.spares() < 2 && self.may_leave_segment(&messages) {
+            Some(Chore::Leave)
         } else {
-            (messages.is_starved() && !self.segment_may_come()).then_some(Chore::Fail)
+            messages.is_starved().then_some(Chore::Fail)
+        }
+    }
+
+    fn may_leave_segment(&self, messages: &Machine<SegmentRef, MessageTicket>) -> bool {
+        let book = self.message_book.borrow();
+        let segment = messages.leavable();
+        segment.is_some_and(|segment| book.is_worth_emptying(segment.lap, SEGMENT_BYTES))
+    }
+
+    fn leave_segment(&self) {
+        self.world().seen.borrow_mut().segments_left += 1;
+        let mut messages = self.messages.borrow_mut();
+        messages.leave();
+        for segment in messages.take_sealed() {
+            self.message_book.borrow_mut().sealed(segment.lap);
         }
     }
 

@@ -26,7 +26,7 @@ counted! {
     accepted refused unclear_to_client mail_refused rcpt_refused given_up left_early left_before_250
     // The spool and its disk.
     power_cuts writes_cut write_errors recoveries_cut recovered torn holes
-    segments_retired moves spilled spilled_and_held read_back not_stored disk_full out_of_memory
+    segments_retired segments_left moves spilled spilled_and_held read_back not_stored disk_full out_of_memory
     // Next hops.
     refused_for_now refused_for_good broken_off silences nonsense hosts_tired unclear_to_relay
     // Delivery.
