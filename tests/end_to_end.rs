@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;
@@ -1999,6 +1999,41 @@ fn descriptors_do_not_leak() {
         );
         std::thread::sleep(Duration::from_millis(100));
     }
+    relay.stop();
+}
+
+/// They accept connections and say nothing, and have every connection that the relay may open.
+#[test]
+fn a_new_next_hop_gets_its_mail_beside_mute_ones() {
+    const MUTE: usize = 12;
+    let (home, hop) = (Home::new(), NextHop::start());
+    let mute: Vec<TcpListener> = (0..MUTE)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("there are ports"))
+        .collect();
+    let routes: Vec<String> = mute
+        .iter()
+        .enumerate()
+        .map(|(n, mute)| {
+            let port = mute.local_addr().expect("bound").port();
+            format!("mute{n}.test=[127.0.0.1]:{port}")
+        })
+        .collect();
+    let mut flags: Vec<&str> = "--ingress-cores 0 --delivery-cores 0 --crowded-timeout 1s \
+                                --delivery-connections 4 --delivery-connections-total 4"
+        .split_whitespace()
+        .collect();
+    flags.extend(routes.iter().flat_map(|route| ["--route", route]));
+    let relay = relay_to(&home, &hop, &flags);
+    for n in 0..MUTE {
+        send_mail(
+            relay.address(),
+            FROM,
+            &[&format!("r@mute{n}.test")],
+            CONTENT,
+        );
+    }
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
     relay.stop();
 }
 

@@ -229,6 +229,7 @@ fn delivery(flags: &Flags, hostname: &str) -> DeliveryConfig {
         source_addresses: delivery.source_address.clone(),
         connect_timeout: timeouts.connect_timeout.0,
         greeting_timeout: timeouts.greeting_timeout.0,
+        crowded_timeout: timeouts.crowded_timeout.0,
         handshake_timeout: timeouts.handshake_timeout.0,
         reply_timeout: timeouts.reply_timeout.0,
         send_timeout: timeouts.send_timeout.0,

@@ -452,6 +452,11 @@ pub struct Timeouts {
     #[arg(long, span = "1s..1h", default_value = "5m")]
     pub greeting_timeout: Span,
 
+    /// Next hops: until a connection is ready for mail, while other next hops wait for one and
+    /// --delivery-connections-total is reached
+    #[arg(long, span = "1s..1h", default_value = "30s")]
+    pub crowded_timeout: Span,
+
     /// Next hops: the reply to a command
     #[arg(long, span = "1s..1h", default_value = "5m")]
     pub reply_timeout: Span,

@@ -183,6 +183,7 @@ pub struct DeliveryConfig {
     pub source_addresses: Vec<IpAddr>,
     pub connect_timeout: Duration,
     pub greeting_timeout: Duration,
+    pub crowded_timeout: Duration,
     pub handshake_timeout: Duration,
     pub reply_timeout: Duration,
     pub send_timeout: Duration,

@@ -4,7 +4,7 @@ use super::settle::Session;
 use super::{HopKey, Idle, Inner, Told};
 use crate::handoff::job::Job;
 use crate::io::clock;
-use crate::io::runtime::spawn;
+use crate::io::runtime::{self, spawn};
 use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
@@ -16,11 +16,17 @@ use crate::smtp::client::{Transaction, TransactionResult};
 use crate::smtp::reply::Stage;
 use crate::time::Now;
 use crate::tls::stream::StreamError;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Addresses tried for one connection, over all hosts of the hop.
 const ADDRESSES_MAX: usize = 10;
+
+/// How often a connection that takes long to open asks whether others need its place.
+const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whom a connection is with, for outcomes and log lines.
 pub struct Peer {
@@ -45,7 +51,8 @@ impl Inner {
         self.at_work.set(self.at_work.get() + 1);
         spawn(async move {
             let started = clock::now();
-            match this.unless_leaving(this.connect(hop, &[])).await {
+            let connecting = this.unless_crowded_out(hop, this.connect(hop, &[]));
+            match this.unless_leaving(connecting).await {
                 Some(Tried::Open(connection, peer)) => {
                     let took = clock::now().since(started);
                     this.schedule.borrow_mut().connected(hop, took);
@@ -61,6 +68,35 @@ impl Inner {
             this.work_done();
             this.stir();
         });
+    }
+
+    /// Gives up a connection that takes long to open while other hops wait for its place.
+    async fn unless_crowded_out(
+        &self,
+        hop: HopId,
+        connecting: impl Future<Output = Tried>,
+    ) -> Tried {
+        let since = clock::now();
+        let mut connecting = pin!(connecting);
+        let mut patience = self.schedule.borrow().settings().crowded_wait_max;
+        loop {
+            tokio::select! {
+                biased;
+                tried = &mut connecting => return tried,
+                () = runtime::sleep(patience) => {}
+            }
+            if self
+                .schedule
+                .borrow()
+                .is_crowded_out(hop, since, clock::now())
+            {
+                return Tried::Failed {
+                    diagnosis: settle::crowded_out(),
+                    throttle: false,
+                };
+            }
+            patience = CROWD_LOOK_INTERVAL;
+        }
     }
 
     fn connect_failed(&self, hop: HopId, diagnosis: Diagnosis, throttle: bool) {

@@ -337,6 +337,7 @@ impl Shared {
             refusal_wait_min: REFUSAL_WAIT_MIN.min(config.retry_min),
             refusal_wait_max: REFUSAL_WAIT_MAX.min(config.retry_max),
             blocked_wait_max: BLOCKED_WAIT_MAX.min(config.retry_max),
+            crowded_wait_max: config.crowded_timeout,
             ..defaults
         }
     }

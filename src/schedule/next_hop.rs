@@ -39,7 +39,9 @@
 //! take turns: however many hops hang, a quick one waits at most for others that are quick. Who is
 //! proven is remembered for an hour or two after the hop's last success, in some ten bytes, so that a good hop
 //! with one mail now and then does not begin again among the slow. A hop that merely
-//! takes its time is not refused anything: it shares seven eighths.
+//! takes its time is not refused anything: it shares seven eighths. While a hop that has not failed waits for room for
+//! its first connection, one that has been opening for `crowded_wait_max` is given up, so that hosts that accept
+//! connections and say nothing do not keep out those who have shown nothing yet.
 
 mod due;
 mod health;
@@ -91,6 +93,8 @@ pub struct Settings {
     pub queue_wait_max: Duration,
     /// A hop is proven as long as neither opening a connection nor a transaction takes longer than this.
     pub proven_wait_max: Duration,
+    /// How long a connection may take to open while a hop that has none, and has not failed, waits for room.
+    pub crowded_wait_max: Duration,
     /// Jobs that a hop takes before it gives up a connection to a hop that has none, when the
     /// core's connections are all in use.
     pub jobs_per_turn: u32,
@@ -114,6 +118,7 @@ impl Default for Settings {
             blocked_wait_max: Duration::from_secs(60),
             queue_wait_max: Duration::from_secs(3600),
             proven_wait_max: Duration::from_secs(1),
+            crowded_wait_max: Duration::from_secs(30),
             jobs_per_turn: 100,
         }
     }
@@ -226,6 +231,8 @@ pub struct Schedule<K, J, C = ()> {
     ring: VecDeque<HopId>,
     /// Hops with work, no connection, and no room under the core's limit: `[unproven, proven]`.
     starved: [VecDeque<HopId>; 2],
+    /// Those of them that have not failed since they last succeeded.
+    starved_unfailed: u32,
     /// Whose turn it is among the starved.
     proven_first: bool,
     /// One entry for each hop that waits for the clock.
@@ -261,6 +268,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             by_key: HashMap::new(),
             ring: VecDeque::new(),
             starved: [VecDeque::new(), VecDeque::new()],
+            starved_unfailed: 0,
             proven_first: true,
             timers: BTreeSet::new(),
             idle: BTreeSet::new(),
@@ -368,6 +376,16 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         if is_slow {
             self.set_proven(id, false);
         }
+    }
+
+    /// Whether a connection that has been opening since `since` is to be given up, and reported as failed:
+    /// it takes long, and a hop that has none and has not failed could have one in its place.
+    pub fn is_crowded_out(&self, id: HopId, since: Now, now: Now) -> bool {
+        let is_proven = self.known(id).proven;
+        now.since(since) >= self.settings.crowded_wait_max
+            && !self.has_room(is_proven)
+            && self.wanted_connections(is_proven) > self.closing
+            && self.starved_unfailed > 0
     }
 
     /// No host of the hop could be reached, or none wanted to talk. A handshake that failed and
@@ -521,7 +539,11 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
                 let Some(id) = self.starved[usize::from(proven)].pop_front() else {
                     break;
                 };
-                self.hop_mut(id).starved = false;
+                let hop = self.hop_mut(id);
+                hop.starved = false;
+                // It had no connection, so it cannot have failed since.
+                let has_failed = hop.health.has_failed();
+                self.starved_unfailed -= u32::from(!has_failed);
                 if let Some(action) = self.look_at(id, now, true) {
                     self.proven_first = !proven;
                     return Some(action);
@@ -647,6 +669,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         }
         if !hop.starved {
             hop.starved = true;
+            self.starved_unfailed += u32::from(!hop.health.has_failed());
             self.starved[usize::from(hop.proven)].push_back(id);
         }
         self.arm(id, stale_at);
@@ -830,6 +853,8 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         assert_eq!(self.ring.len(), hops().filter(|hop| hop.listed).count());
         let starved = self.starved.iter().map(VecDeque::len).sum::<usize>();
         assert_eq!(starved, hops().filter(|hop| hop.starved).count());
+        let unfailed = sum(|hop| u32::from(hop.starved && !hop.health.has_failed()));
+        assert_eq!(self.starved_unfailed, unfailed);
         assert_eq!(
             self.timers.len(),
             hops().filter(|hop| hop.timer != Now::NEVER).count()

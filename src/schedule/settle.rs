@@ -56,6 +56,12 @@ pub fn nobody_answered() -> Diagnosis {
     judge::diagnose(Stage::Connect, event, Verdict::Defer, "")
 }
 
+/// The hop was given up while it opened a connection, for the sake of others.
+pub fn crowded_out() -> Diagnosis {
+    let event = Event::Trouble(Trouble::TimedOut);
+    judge::diagnose(Stage::Greeting, event, Verdict::Defer, "")
+}
+
 /// A job has waited at its hop for too long: that counts as an attempt that failed in the way the
 /// hop last failed.
 pub fn postponed(last: Option<Diagnosis>) -> (Verdict, Diagnosis) {

@@ -44,6 +44,11 @@ impl Health {
         self.window = self.window.min(self.window_max);
     }
 
+    /// A connection failed, and there has been no success since.
+    pub fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Too many failures in a row: one connection at a time, and only now and then.
     pub fn is_dead(&self, settings: &Settings) -> bool {
         self.failures >= settings.failures_until_dead

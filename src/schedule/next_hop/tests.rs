@@ -286,6 +286,44 @@ fn slow_hops_do_not_hold_all_connections() {
 }
 
 #[test]
+fn connections_that_never_open_give_way_to_hops_that_have_not_failed() {
+    let mut schedule: Schedule<u32, u32> = Schedule::new(Settings {
+        connections_max: 8,
+        ..Settings::default()
+    });
+    for mute in 0..7 {
+        schedule.push(&mute, 1, Now(0));
+    }
+    let opened: Vec<HopId> = std::iter::from_fn(|| match schedule.poll(Now(0))? {
+        Action::Open { hop } => Some(hop),
+        other => panic!("{other:?}"),
+    })
+    .collect();
+    assert_eq!(opened.len(), 7);
+    let late = Now(100 * SECOND);
+    assert!(
+        !schedule.is_crowded_out(opened[0], Now(0), late),
+        "by nobody"
+    );
+    let good = schedule.push(&100, 1, Now(SECOND));
+    assert_eq!(schedule.poll(Now(SECOND)), None);
+    assert!(!schedule.is_crowded_out(opened[0], Now(0), Now(29 * SECOND)));
+    assert!(schedule.is_crowded_out(opened[0], Now(0), Now(30 * SECOND)));
+    schedule.connect_failed(opened[0], late);
+    assert!(
+        !schedule.is_crowded_out(opened[1], Now(0), late),
+        "one is enough"
+    );
+    assert_eq!(schedule.poll(late), Some(Action::Open { hop: good }));
+    assert_eq!(schedule.poll(late), None);
+    schedule.check();
+    assert!(
+        !schedule.is_crowded_out(opened[1], Now(0), late),
+        "only one waits that has failed itself"
+    );
+}
+
+#[test]
 fn idle_connection_makes_room_for_a_starved_hop() {
     let mut schedule = schedule(Settings {
         connections_max: 1,
