@@ -1,4 +1,7 @@
 //! What a log line costs the core that makes it.
+//!
+//! Last measured: 2-core Zen 4 VM (AMD EPYC, x86-64), Linux 6.18, November 2026, release build, `cargo bench -- --quick`:
+//! 0.26 us a line in text, 0.25 in JSON, 3 ns for one that nobody wants.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config::{LogFormat, LogLevel};

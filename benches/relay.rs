@@ -7,9 +7,8 @@
 //! Floor, measured with bare tokio-uring and rustls in lock-step on one core of a 2-core Zen 4 VM, without a spool: 34.5
 //! us of CPU a message over connections that are kept; 451 with a connection in and a connection out for each.
 //!
-//! Last measured: 2-core Zen VM (AMD EPYC, x86-64), Linux, November 2026,
-//! in the profile of the tests (`--profile dev`, not optimised fully) while the machine had ten times the work it can do, CPU
-//! a message: 269 us over kept connections (a few messages only, so handshakes weigh), 688 us with a connection each.
+//! Last measured: 2-core Zen 4 VM (AMD EPYC, x86-64), Linux 6.18, November 2026, release build, `cargo bench -- --quick`,
+//! CPU a message: 144 us over kept connections (few messages each, so handshakes and wake-ups weigh), 558 us with a connection each.
 
 mod common;
 #[allow(dead_code, reason = "the tests need more of it")]

@@ -1,4 +1,6 @@
 //! A remembered answer: what every message pays for its next hop.
+//!
+//! Last measured: 2-core Zen 4 VM (AMD EPYC, x86-64), Linux 6.18, November 2026, release build, `cargo bench -- --quick`: 0.27 us.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::remote::resolve::{OwnNames, Resolver, Settings};

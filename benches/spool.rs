@@ -1,4 +1,7 @@
 //! What the commit machine itself costs: copying, summing, releasing. No disk.
+//!
+//! Last measured: 2-core Zen 4 VM (AMD EPYC, x86-64), Linux 6.18, November 2026, release build, `cargo bench -- --quick`:
+//! 57.6 us for 64 messages of 10 KB, of which 49.5 are copying and summing.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::io::buffer::AlignedBuf;

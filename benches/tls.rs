@@ -10,6 +10,10 @@
 //!
 //! 16 KB with AES-128-GCM: encrypt 2.4 (6.8 with the text on a page boundary), decrypt 2.0.
 //! A chain check costs 53; a remembered one should cost little more than its SHA-256.
+//!
+//! Last measured: 2-core Zen 4 VM (AMD EPYC, x86-64), Linux 6.18, November 2026, release build, `cargo bench -- --quick`:
+//! TLS 1.3 full 98 as server and 134 as client, resumed 84 and 81; TLS 1.2 94 and 131, resumed 8.7 each. 16 KB: encrypt 2.7 (7.4 on a page
+//! boundary), decrypt 2.6.
 
 use std::hint::black_box;
 use std::sync::Arc;

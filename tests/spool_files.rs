@@ -258,6 +258,35 @@ fn segments_are_recycled_and_the_spool_does_not_grow() {
     });
 }
 
+/// Stores messages until there is no room for another.
+async fn fill(spool: &Spool, body: &[u8]) -> Vec<(MessageId, Place)> {
+    let mut places = Vec::new();
+    loop {
+        let id = spool.next_id();
+        match spool.append(id, WallTime(0), &envelope(1), body).await {
+            Ok(receipt) => places.push((id, receipt.into_place())),
+            Err(SpoolError::Full) => return places,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(places.len() < 1000);
+    }
+}
+
+/// Finishes messages and waits until there is room for another.
+async fn finish_all(spool: &Spool, places: Vec<(MessageId, Place)>, body: &[u8]) {
+    for (id, place) in places {
+        finish(spool, id, place).await;
+    }
+    let admitted = async {
+        while spool.admit(Some(body.len() as u64)).is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), admitted)
+        .await
+        .expect("admission opens again");
+}
+
 #[test]
 fn a_full_spool_refuses_and_recovers_by_itself() {
     both(|path, settings| {
@@ -266,30 +295,11 @@ fn a_full_spool_refuses_and_recovers_by_itself() {
             ..settings.clone()
         };
         run(path, &settings, async |spool, _| {
-            let mut places = Vec::new();
             let body = body(1, 30_000);
-            loop {
-                let id = spool.next_id();
-                match spool.append(id, WallTime(0), &envelope(1), &body).await {
-                    Ok(receipt) => places.push((id, receipt.into_place())),
-                    Err(SpoolError::Full) => break,
-                    Err(error) => panic!("{error}"),
-                }
-                assert!(places.len() < 1000);
-            }
+            let places = fill(spool, &body).await;
             assert_eq!(spool.admit(Some(30_000)), Err(SpoolError::Full));
             assert!(!places.is_empty());
-            for (id, place) in places {
-                finish(spool, id, place).await;
-            }
-            let admitted = async {
-                while spool.admit(Some(30_000)).is_err() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(20), admitted)
-                .await
-                .expect("admission opens again");
+            finish_all(spool, places, &body).await;
             let id = spool.next_id();
             let receipt = spool.append(id, WallTime(0), &envelope(1), &body).await;
             assert!(receipt.is_ok());
@@ -310,27 +320,9 @@ fn a_small_spool_takes_mail_again_once_all_is_delivered() {
             let body = body(1, 3000);
             let mut taken = 0;
             for _ in 0..5 {
-                let mut places = Vec::new();
-                loop {
-                    let id = spool.next_id();
-                    match spool.append(id, WallTime(0), &envelope(1), &body).await {
-                        Ok(receipt) => places.push((id, receipt.into_place())),
-                        Err(SpoolError::Full) => break,
-                        Err(error) => panic!("{error}"),
-                    }
-                    assert!(places.len() < 1000);
-                }
+                let places = fill(spool, &body).await;
                 taken += places.len();
-                for (id, place) in places {
-                    finish(spool, id, place).await;
-                }
-                let admitted = async {
-                    while spool.admit(Some(3000)).is_err() {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                };
-                let waited = tokio::time::timeout(Duration::from_secs(20), admitted).await;
-                waited.expect("admission opens again");
+                finish_all(spool, places, &body).await;
             }
             assert!(taken > 100, "{taken}");
         });

@@ -109,8 +109,10 @@ impl Stream {
         self.send_what_is_awaited().await?;
         let has_come = Cell::new(false);
         let mut each = |text: &[u8]| {
-            has_come.set(has_come.get() || !text.is_empty());
-            keep(&text[take(text)..], plain);
+            if !text.is_empty() {
+                has_come.set(true);
+                keep(&text[take(text)..], plain);
+            }
         };
         loop {
             let received = match &mut self.tls {
