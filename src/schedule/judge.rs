@@ -57,6 +57,8 @@ pub enum Trouble {
     /// The connection was refused, reset or unroutable before it stood.
     Unreachable,
     TimedOut,
+    /// It was given up, not yet open, so that others could have its place.
+    CrowdedOut,
     PeerClosed,
     /// Bytes that are no reply, or a reply that this command cannot have.
     ProtocolBroken,
@@ -278,7 +280,7 @@ pub fn diagnose(stage: Stage, event: Event<'_>, verdict: Verdict, remote_host: &
 fn status_of(trouble: Trouble) -> EnhancedStatus {
     let (subject, detail) = match trouble {
         Trouble::Unreachable => (4, 1),
-        Trouble::TimedOut | Trouble::PeerClosed => (4, 2),
+        Trouble::TimedOut | Trouble::CrowdedOut | Trouble::PeerClosed => (4, 2),
         Trouble::NotAttempted | Trouble::ContentLost => (4, 2),
         Trouble::ProtocolBroken => (5, 0),
         Trouble::Loop => (4, 6),
@@ -295,6 +297,10 @@ fn describe(stage: Stage, trouble: Trouble) -> String {
         Trouble::TimedOut => "timed out",
         Trouble::PeerClosed => "the peer closed the connection",
         Trouble::ProtocolBroken => "the peer broke the protocol",
+        Trouble::CrowdedOut => {
+            return "the connection took too long to open while other next hops waited for one"
+                .into();
+        }
         Trouble::Loop => return "mail loops back to this host".into(),
         Trouble::TlsUnavailable => "TLS is required but not available",
         Trouble::HandshakeFailed => "the TLS handshake failed",

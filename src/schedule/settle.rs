@@ -58,8 +58,8 @@ pub fn nobody_answered() -> Diagnosis {
 
 /// The hop was given up while it opened a connection, for the sake of others.
 pub fn crowded_out() -> Diagnosis {
-    let event = Event::Trouble(Trouble::TimedOut);
-    judge::diagnose(Stage::Greeting, event, Verdict::Defer, "")
+    let event = Event::Trouble(Trouble::CrowdedOut);
+    judge::diagnose(Stage::Connect, event, Verdict::Defer, "")
 }
 
 /// A job has waited at its hop for too long: that counts as an attempt that failed in the way the

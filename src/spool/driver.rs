@@ -6,6 +6,7 @@
 
 use crate::io::buffer::AlignedBuf;
 use crate::io::file::Durability;
+use crate::io::runtime::spawn;
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::{Outcome, RecipientState};
 use crate::spool::book::{Busy, MessageBook, OutcomeBook, Part};
@@ -461,7 +462,7 @@ impl Shared {
             log.work.notify_one();
         } else if !self.timer_runs.replace(true) {
             let shared = self.clone();
-            tokio::task::spawn_local(async move {
+            spawn(async move {
                 tokio::time::sleep(shared.outcome_delay).await;
                 shared.timer_runs.set(false);
                 shared.outcomes.due.set(true);
@@ -725,11 +726,11 @@ impl Spool {
         let spool = Spool {
             shared: Rc::new(Shared::new(part, in_flight, Box::new(sink))),
         };
-        tokio::task::spawn_local(keeper::keep(spool.shared.clone()));
-        tokio::task::spawn_local(mover::run(spool.shared.clone()));
+        spawn(keeper::keep(spool.shared.clone()));
+        spawn(mover::run(spool.shared.clone()));
         for _ in 0..in_flight {
-            tokio::task::spawn_local(write_messages(spool.shared.clone()));
-            tokio::task::spawn_local(write_outcomes(spool.shared.clone()));
+            spawn(write_messages(spool.shared.clone()));
+            spawn(write_outcomes(spool.shared.clone()));
         }
         spool
     }
@@ -854,9 +855,9 @@ impl Spool {
         Ok(())
     }
 
-    /// Makes new states of recipients durable, then calls `then`, which must not call for the spool's tasks to go on
-    /// before it returns. `home` is where the message lies; it takes note of the states at once. Takes as long as the
-    /// disk is full, and until the outcome is written elsewhere after a failed write; is never refused.
+    /// Makes new states of recipients durable, then calls `then`: the writer does, so its next write waits for it.
+    /// `home` is where the message lies; it takes note of the states at once. Takes as long as the disk is full, and until
+    /// the outcome is written elsewhere after a failed write; is never refused.
     pub fn record(&self, outcome: &Outcome, home: &Residence, then: impl FnOnce() + 'static) {
         let id = outcome.message;
         let home = Rc::new(home.note(&outcome.recipients));
@@ -880,7 +881,7 @@ impl Spool {
                 Ok(()) => self.shared.outcomes_wait(),
                 Err(ticket) => {
                     parts.push_front((meta, ticket));
-                    tokio::task::spawn_local(put_outcomes(self.shared.clone(), id, parts));
+                    spawn(put_outcomes(self.shared.clone(), id, parts));
                     return;
                 }
             }
