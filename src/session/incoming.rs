@@ -11,6 +11,9 @@ use crate::time::WallTime;
 /// Room that a body of unknown size begins with; most messages fit.
 const BODY_CAPACITY_BYTES: usize = 16 * 1024;
 
+/// Who has sent so much of a body is believed what it declared of the rest.
+const TRUSTED_BODY_BYTES: usize = 64 * 1024;
+
 /// Room for the trace header in front of a body, and for the dots of its lines.
 const TRACE_BYTES: usize = 1024;
 const STUFFING_SHARE: usize = 64;
@@ -83,12 +86,12 @@ pub struct Durable {
 
 impl Held {
     /// For a message that the client declared to have `declared_bytes` (0: nothing said). Growing copies the
-    /// body again and again, so that is what it begins with; but nobody is believed beyond a chunk before that
-    /// has come.
-    pub fn new(declared_bytes: u32, room: Room) -> Self {
+    /// body again and again, so that is what it begins with; but nobody is believed at once beyond
+    /// [`TRUSTED_BODY_BYTES`].
+    pub fn new(declared_bytes: u32) -> Self {
         let capacity = match declared_bytes {
             0 => BODY_CAPACITY_BYTES,
-            declared => capacity((declared as usize).min(room.chunk_bytes + SCRATCH_BYTES)),
+            declared => capacity((declared as usize).min(TRUSTED_BODY_BYTES + SCRATCH_BYTES)),
         };
         Held {
             body: padding(capacity),
@@ -96,6 +99,20 @@ impl Held {
             written_bytes: 0,
             dropped_bytes: 0,
         }
+    }
+
+    /// Makes room for all that will be held, once enough has come to believe what was declared.
+    pub fn make_room(&mut self, room: Room, level: Level) {
+        if self.text().len() < TRUSTED_BODY_BYTES.min(room.chunk_bytes) {
+            return;
+        }
+        let declared = self.declared_bytes as usize;
+        let held = match self.may_be_whole(room, level) {
+            true => declared,
+            false => declared.min(room.chunk_bytes_at(level) + SCRATCH_BYTES),
+        };
+        let missing = capacity(held).saturating_sub(self.body.len());
+        self.body.reserve_exact(missing);
     }
 
     /// True if what is unwritten is due to be written, with so much memory left.
@@ -110,9 +127,6 @@ impl Held {
     pub fn written(&mut self, room: Room, level: Level, is_lost: bool) {
         if !is_lost && self.may_be_whole(room, level) {
             self.written_bytes = self.text().len() as u32;
-            let whole = capacity(self.declared_bytes as usize);
-            self.body
-                .reserve_exact(whole.saturating_sub(self.body.len()));
             return;
         }
         self.dropped_bytes += self.text().len() as u64;
@@ -149,11 +163,11 @@ impl Held {
 }
 
 impl Incoming {
-    pub fn new(id: MessageId, declared_bytes: u32, room: Room) -> Self {
+    pub fn new(id: MessageId, declared_bytes: u32) -> Self {
         Incoming {
             id,
             received_at: clock::wall_time(),
-            held: Held::new(declared_bytes, room),
+            held: Held::new(declared_bytes),
             writer: None,
             failed: None,
         }
@@ -229,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_body_is_held_until_it_is_whole_although_it_is_written_in_pieces() {
-        let mut held = Held::new(0, ROOM);
+        let mut held = Held::new(0);
         let due = [900, 200, 900, 200].map(|bytes| receive(&mut held, bytes, Level::Plenty));
         assert_eq!(due, [false, true, false, true]);
         assert_eq!((held.unwritten().len(), held.body_bytes()), (0, 2200));
@@ -238,8 +252,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_declares_is_believed_once_it_has_sent_enough() {
+        const ROOM: Room = Room {
+            chunk_bytes: 256 * 1024,
+            whole_bytes: 2 << 20,
+        };
+        let mut held = Held::new(1 << 20);
+        let modest = held.body.capacity();
+        held.body.extend(vec![b'x'; TRUSTED_BODY_BYTES - 1]);
+        held.make_room(ROOM, Level::Plenty);
+        assert_eq!(held.body.capacity(), modest);
+        held.body.push(b'x');
+        held.make_room(ROOM, Level::Warm);
+        assert!(held.body.capacity() < 2 * modest);
+        held.make_room(ROOM, Level::Plenty);
+        assert!(held.body.capacity() >= 1 << 20);
+    }
+
+    #[test]
     fn a_body_that_is_too_large_is_let_go_and_not_held_again() {
-        let mut held = Held::new(0, ROOM);
+        let mut held = Held::new(0);
         assert!(receive(&mut held, 4000, Level::Plenty));
         assert!(receive(&mut held, 1001, Level::Plenty));
         assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
@@ -250,14 +282,14 @@ mod tests {
 
     #[test]
     fn who_declares_too_much_is_not_held_at_all() {
-        let mut held = Held::new(5001, ROOM);
+        let mut held = Held::new(5001);
         assert!(receive(&mut held, 1001, Level::Plenty));
         assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
     }
 
     #[test]
     fn what_is_held_is_let_go_when_memory_is_no_longer_plentiful() {
-        let mut held = Held::new(0, ROOM);
+        let mut held = Held::new(0);
         assert!(receive(&mut held, 1001, Level::Plenty));
         assert!(receive(&mut held, 1, Level::Warm));
         assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
@@ -267,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_written_is_not_held() {
-        let mut held = Held::new(0, ROOM);
+        let mut held = Held::new(0);
         held.body.extend([b'x'; 1001]);
         held.written(ROOM, Level::Plenty, true);
         assert_eq!((held.unwritten().len(), held.body_bytes()), (0, 1001));

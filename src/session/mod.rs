@@ -557,7 +557,7 @@ impl Session {
     fn begin_body(&mut self) {
         let id = self.context.spool.next_id();
         let declared_bytes = self.server.declared_bytes();
-        let mut incoming = Incoming::new(id, declared_bytes, self.context.body_room);
+        let mut incoming = Incoming::new(id, declared_bytes);
         self.server
             .trace(id, incoming.received_at, &mut incoming.held.body);
         self.incoming = Some(incoming);
@@ -571,6 +571,7 @@ impl Session {
         let context = &self.context;
         self.stream.set_deadline(Now::NEVER);
         let level = context.memory.level();
+        incoming.held.make_room(context.body_room, level);
         if !incoming.held.has_outgrown(context.body_room, level) {
             return;
         }

@@ -180,7 +180,7 @@ impl Session {
         let mut incoming = Incoming {
             id: self.core.spool().next_id(),
             received_at: self.core.world().wall_time(),
-            held: Held::new(self.server.declared_bytes(), self.core.relay.body_room),
+            held: Held::new(self.server.declared_bytes()),
             written: None,
             failed: None,
         };
