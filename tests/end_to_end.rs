@@ -2,13 +2,15 @@
 
 mod support;
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;
 use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf};
-use support::relay::{Home, Relay};
-use support::{certificate_files, relay_to};
+use support::relay::{Home, PROGRAM, Relay};
+use support::{certificate_files, relay_by, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
@@ -1701,6 +1703,41 @@ fn burst_over_a_full_lane_is_not_forgotten() {
     client.quit();
     relay.wait_for_count("deferred", MESSAGES, |_| true);
     relay.stop();
+}
+
+#[test]
+fn threads_that_are_tied_do_not_push_others_off_their_cpu() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let (_, usable) = status.split_once("Cpus_allowed_list:\t").unwrap();
+    let cpu = usable.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    for (no_pin, policy) in [("off", SCHED_BATCH), ("on", SCHED_OTHER)] {
+        let (home, hop) = (Home::new(), NextHop::start());
+        let mut command = Command::new(PROGRAM);
+        command.env("RINGPOST_NO_PIN", no_pin);
+        let flags = ["--ingress-cores", cpu, "--delivery-cores", cpu];
+        let relay = relay_by(&home, command, &hop, &flags);
+        let policies = scheduling_policies(relay.pid());
+        assert!(policies.len() >= 3, "{policies:?}");
+        assert!(policies.iter().all(|it| it == policy), "{policies:?}");
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hop.wait_for_mail(1);
+        relay.stop();
+    }
+}
+
+const SCHED_OTHER: &str = "0";
+const SCHED_BATCH: &str = "3";
+
+/// Of all threads of a process (proc_pid_stat(5), field 41).
+fn scheduling_policies(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    stats
+        .map(|stat| {
+            let (_, from_third) = stat.rsplit_once(") ").unwrap();
+            from_third.split(' ').nth(38).unwrap().to_owned()
+        })
+        .collect()
 }
 
 // ---- The log ----

@@ -486,7 +486,8 @@ pub struct Cores {
     #[arg(long, value_name = "LIST")]
     pub delivery_cores: Option<CpuList>,
 
-    /// Do not tie threads to CPUs; the lists then only say how many
+    /// Do not tie threads to CPUs; the lists then only say how many. For hosts that share their CPUs
+    /// with other programs: threads that wake up then push those off at once
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_pin: bool,
 }

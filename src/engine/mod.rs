@@ -207,6 +207,9 @@ fn start(
     let descriptors = limits::raise_descriptors().context("raising the limit on descriptors")?;
     let topology = Topology::of_this_host().context("finding the CPUs")?;
     let specs = place(&config.cores, &topology).context("placing threads")?;
+    // Whose threads are not tied shares its CPUs with others, which it may push off.
+    let is_patient = process == Process::Own && config.cores.pin;
+    let impatience = is_patient.then(cpu::wake_patiently).and_then(Result::err);
     let listeners = bind(&config, &specs)?;
     let given_keys = load_given_keys(&config, &confinement::future_identity(&config, process)?)?;
     let confinement = Confinement::begin(&config, process)?;
@@ -225,7 +228,13 @@ fn start(
         line.field("descriptors", descriptors);
         say_privileges(line, confinement.identity(), sealed.as_ref());
     });
-    say_hints(&shared, confinement.hints(), log);
+    let mut hints = confinement.hints().to_vec();
+    hints.extend(impatience.map(|error| {
+        format!(
+            "the scheduling policy SCHED_BATCH was refused ({error}): mail costs a little more CPU"
+        )
+    }));
+    say_hints(&shared, &hints, log);
     let (mut handoffs, own_handoff) = all_lanes(&shared);
     let mut recovered = distribute(&shared, opened.messages);
     let (report, started) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! Which CPUs this process may use, and tying a thread to one.
+//! Which CPUs this process may use, tying a thread to one, and how threads share one.
 
 use std::ffi::c_ulong;
 use std::io;
@@ -60,6 +60,18 @@ pub fn pin_this_thread(cpu: usize) -> io::Result<()> {
     }
 }
 
+/// The calling thread and those that it starts later never push another thread off a CPU by waking
+/// up (`SCHED_BATCH`, sched(7)): they wait until it sleeps or its turn is over, and meanwhile more
+/// comes to do.
+pub fn wake_patiently() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads the parameters, which are ours.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +92,19 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn who_wakes_patiently_starts_threads_that_do() {
+        // SAFETY: asks about the calling thread.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let before = policy();
+        let policies = std::thread::spawn(move || {
+            wake_patiently().unwrap();
+            (policy(), std::thread::spawn(policy).join().unwrap())
+        });
+        let patient = (libc::SCHED_BATCH, libc::SCHED_BATCH);
+        assert_eq!(policies.join().unwrap(), patient);
+        assert_eq!(policy(), before);
     }
 }

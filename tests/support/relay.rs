@@ -101,7 +101,13 @@ impl Home {
                 command.args([flag, value]);
             }
         }
-        command.arg("--no-pin");
+        // Which CPUs there are is the business of those who say so.
+        if !command
+            .get_envs()
+            .any(|(name, _)| name == "RINGPOST_NO_PIN")
+        {
+            command.arg("--no-pin");
+        }
         // A system call that was forgotten is noticed.
         if !flags.contains(&"--no-seccomp") {
             command.arg("--strict-seccomp");
