@@ -1710,7 +1710,12 @@ fn threads_that_are_tied_do_not_push_others_off_their_cpu() {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let (_, usable) = status.split_once("Cpus_allowed_list:\t").unwrap();
     let cpu = usable.split(|c: char| !c.is_ascii_digit()).next().unwrap();
-    for (no_pin, policy) in [("off", SCHED_BATCH), ("on", SCHED_OTHER)] {
+    let own = scheduling_policies(std::process::id()).remove(0);
+    let patient = match own.as_str() {
+        SCHED_OTHER => SCHED_BATCH,
+        chosen => chosen,
+    };
+    for (no_pin, policy) in [("off", patient), ("on", &own)] {
         let (home, hop) = (Home::new(), NextHop::start());
         let mut command = Command::new(PROGRAM);
         command.env("RINGPOST_NO_PIN", no_pin);

@@ -62,8 +62,12 @@ pub fn pin_this_thread(cpu: usize) -> io::Result<()> {
 
 /// The calling thread and those that it starts later never push another thread off a CPU by waking
 /// up (`SCHED_BATCH`, sched(7)): they wait until it sleeps or its turn is over, and meanwhile more
-/// comes to do.
+/// comes to do. Any other policy than the default was somebody's decision, and stays.
 pub fn wake_patiently() -> io::Result<()> {
+    // SAFETY: asks about the calling thread.
+    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
+        return Ok(());
+    }
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the parameters, which are ours.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } {
@@ -103,8 +107,11 @@ mod tests {
             wake_patiently().unwrap();
             (policy(), std::thread::spawn(policy).join().unwrap())
         });
-        let patient = (libc::SCHED_BATCH, libc::SCHED_BATCH);
-        assert_eq!(policies.join().unwrap(), patient);
+        let patient = match before {
+            libc::SCHED_OTHER => libc::SCHED_BATCH,
+            chosen => chosen,
+        };
+        assert_eq!(policies.join().unwrap(), (patient, patient));
         assert_eq!(policy(), before);
     }
 }
