@@ -2,14 +2,13 @@
 
 mod support;
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;
 use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf};
-use support::relay::{Home, PROGRAM, Relay};
+use support::relay::{Home, PROGRAM, Relay, of_threads};
 use support::{certificate_files, relay_by, relay_to};
 
 const FROM: &str = "a@sender.test";
@@ -1707,9 +1706,7 @@ fn burst_over_a_full_lane_is_not_forgotten() {
 
 #[test]
 fn threads_that_are_tied_do_not_push_others_off_their_cpu() {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let (_, usable) = status.split_once("Cpus_allowed_list:\t").unwrap();
-    let cpu = usable.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    let cpu = ringpost::io::cpu::allowed().unwrap()[0].to_string();
     let own = scheduling_policies(std::process::id()).remove(0);
     let patient = match own.as_str() {
         SCHED_OTHER => SCHED_BATCH,
@@ -1719,7 +1716,7 @@ fn threads_that_are_tied_do_not_push_others_off_their_cpu() {
         let (home, hop) = (Home::new(), NextHop::start());
         let mut command = Command::new(PROGRAM);
         command.env("RINGPOST_NO_PIN", no_pin);
-        let flags = ["--ingress-cores", cpu, "--delivery-cores", cpu];
+        let flags = ["--ingress-cores", &cpu, "--delivery-cores", &cpu];
         let relay = relay_by(&home, command, &hop, &flags);
         let policies = scheduling_policies(relay.pid());
         assert!(policies.len() >= 3, "{policies:?}");
@@ -1735,9 +1732,8 @@ const SCHED_BATCH: &str = "3";
 
 /// Of all threads of a process (proc_pid_stat(5), field 41).
 fn scheduling_policies(pid: u32) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
-    stats
+    of_threads(pid, "stat")
+        .iter()
         .map(|stat| {
             let (_, from_third) = stat.rsplit_once(") ").unwrap();
             from_third.split(' ').nth(38).unwrap().to_owned()

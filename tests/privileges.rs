@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, NextHop, Occasion, StartTls};
-use support::relay::{Home, PROGRAM, Relay, set_mode};
+use support::relay::{Home, PROGRAM, Relay, of_threads, set_mode};
 use support::{certificate_files, relay_to};
 
 const FROM: &str = "a@sender.test";
@@ -48,9 +48,8 @@ fn nobody_id() -> u32 {
 
 /// What `/proc` says of each thread.
 fn thread_states(pid: u32) -> Vec<BTreeMap<String, String>> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the relay runs");
-    tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+    of_threads(pid, "status")
+        .iter()
         .map(|status| {
             let lines = status.lines().filter_map(|line| line.split_once(":\t"));
             lines

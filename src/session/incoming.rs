@@ -101,15 +101,17 @@ impl Held {
         }
     }
 
-    /// Makes room for all that will be held, once enough has come to believe what was declared.
+    /// Makes room for all that will be held, once enough has come to believe what was declared, and
+    /// while memory is plentiful.
     pub fn make_room(&mut self, room: Room, level: Level) {
-        if self.text().len() < TRUSTED_BODY_BYTES.min(room.chunk_bytes) {
+        let is_believed = self.text().len() >= TRUSTED_BODY_BYTES.min(room.chunk_bytes);
+        if !is_believed || level != Level::Plenty {
             return;
         }
         let declared = self.declared_bytes as usize;
         let held = match self.may_be_whole(room, level) {
             true => declared,
-            false => declared.min(room.chunk_bytes_at(level) + SCRATCH_BYTES),
+            false => declared.min(room.chunk_bytes + SCRATCH_BYTES),
         };
         let missing = capacity(held).saturating_sub(self.body.len());
         self.body.reserve_exact(missing);

@@ -519,8 +519,8 @@ struct Plain {
 /// the line goes on behind it. The octet behind the prefix was looked at too: it is LF if and only
 /// if the prefix ends with CR, and is not counted if it is a dot behind LF.
 ///
-/// Compiled twice, because half of the time of content on its way in is spent here: the compiler
-/// makes vectors of it, and those of AVX2 are twice as wide as what every x86-64 has.
+/// Compiled twice, because content on its way in spends most of the scan here: the compiler makes
+/// vectors of it, and those of AVX2 are twice as wide as what every x86-64 has.
 #[multiversion(targets("x86_64+avx2"))]
 fn plain_prefix(text: &[u8], bytes_max: usize, dots_are_stuffed: bool) -> Plain {
     let mut plain = Plain {
@@ -534,27 +534,35 @@ fn plain_prefix(text: &[u8], bytes_max: usize, dots_are_stuffed: bool) -> Plain 
     let (nexts, _) = next.as_chunks::<BLOCK_BYTES>();
     let (thirds, _) = after_next.as_chunks::<BLOCK_BYTES>();
     for ((octets, nexts), thirds) in octets.iter().zip(nexts).zip(thirds) {
-        let Some(has_dotted_lines) = has_dotted_lines_if_plain(octets, nexts) else {
+        let Some(dotted_lines) = dotted_lines_if_plain(octets, nexts, thirds) else {
             break;
         };
-        if has_dotted_lines {
-            let Some(lines) = dotted_lines_if_text(octets, nexts, thirds) else {
-                break;
-            };
-            if !dots_are_stuffed {
-                break;
-            }
-            plain.stuffed_lines += i64::from(lines);
+        if dotted_lines > 0 && !dots_are_stuffed {
+            break;
         }
         plain.bytes += BLOCK_BYTES;
+        plain.stuffed_lines += i64::from(dotted_lines);
     }
     let ends_before_dot = plain.bytes > 0 && text[plain.bytes - 1..].starts_with(b"\n.");
     plain.stuffed_lines -= i64::from(ends_before_dot);
     plain
 }
 
-/// Whether some octet is an LF before a dot, if line ends are CRLF and there is no NUL. `nexts` has
-/// each octet's successor. Without a branch, so that the compiler makes vector instructions of it.
+/// How many octets are an LF before a dot, if nothing is odd. `nexts` has each octet's successor,
+/// `thirds` the one after, which matters only where there is such a line.
+#[inline(always)]
+fn dotted_lines_if_plain(
+    octets: &[u8; BLOCK_BYTES],
+    nexts: &[u8; BLOCK_BYTES],
+    thirds: &[u8; BLOCK_BYTES],
+) -> Option<u8> {
+    match has_dotted_lines_if_plain(octets, nexts)? {
+        true => dotted_lines_if_text(octets, nexts, thirds),
+        false => Some(0),
+    }
+}
+
+/// Whether some octet is an LF before a dot, if line ends are CRLF and there is no NUL. Without a branch, so that the compiler makes vector instructions of it.
 #[inline(always)]
 fn has_dotted_lines_if_plain(
     octets: &[u8; BLOCK_BYTES],
@@ -570,8 +578,8 @@ fn has_dotted_lines_if_plain(
     (odd == 0).then_some(dotted != 0)
 }
 
-/// How many octets are an LF before a dot, if none of those dots ends its line: `thirds` has what
-/// comes after `nexts`. Without a branch, like the other.
+/// How many octets are an LF before a dot, if none of those dots ends its line. Without a branch,
+/// like the other.
 #[inline(always)]
 fn dotted_lines_if_text(
     octets: &[u8; BLOCK_BYTES],

@@ -101,7 +101,7 @@ impl Home {
                 command.args([flag, value]);
             }
         }
-        // Which CPUs there are is the business of those who say so.
+        // A test that ties threads names CPUs that it may use; the default above need not be one.
         if !command
             .get_envs()
             .any(|(name, _)| name == "RINGPOST_NO_PIN")
@@ -312,4 +312,12 @@ impl Drop for Relay {
             eprintln!("--- the relay's log ---\n{}", self.log_text());
         }
     }
+}
+
+/// What `/proc` has of each thread of a process in this file of theirs.
+pub fn of_threads(pid: u32, file: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join(file)).ok())
+        .collect()
 }
