@@ -231,7 +231,8 @@ fn start(
     let mut hints = confinement.hints().to_vec();
     hints.extend(impatience.map(|error| {
         format!(
-            "the scheduling policy SCHED_BATCH was refused ({error}): mail costs a little more CPU"
+            "the scheduling policy SCHED_BATCH was refused ({error}): mail costs a little more CPU; \
+             whatever the relay runs in should allow the system call sched_setscheduler"
         )
     }));
     say_hints(&shared, &hints, log);
