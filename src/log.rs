@@ -10,6 +10,7 @@
 //! Not here: writing (`engine::log`) and the clock.
 
 mod escape;
+pub mod event;
 mod timestamp;
 
 use crate::config::{LogFormat, LogLevel};
@@ -17,6 +18,7 @@ use crate::message::{Mailbox, MessageId, TlsSummary, Verdict};
 use crate::text::{push_decimal, push_ipv4};
 use crate::time::WallTime;
 use escape::Escaper;
+use event::Event;
 use std::cell::{RefCell, RefMut};
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -47,23 +49,6 @@ const END_BYTES_MAX: usize = 16;
 
 const _: () = assert!(LINE_BYTES_MAX <= CHUNK_BYTES);
 const _: () = assert!(2 * FIELD_BYTES_MAX + END_BYTES_MAX <= LINE_BYTES_MAX);
-
-/// The events of the message path, so that all rooms say the same word.
-pub mod event {
-    /// The relay runs, or has stopped.
-    pub const START: &str = "start";
-    pub const STOP: &str = "stop";
-    /// An inbound session has ended.
-    pub const SESSION: &str = "session";
-    /// A message is durable and got its 250.
-    pub const ACCEPTED: &str = "accepted";
-    /// One recipient, one attempt.
-    pub const DELIVERED: &str = "delivered";
-    pub const DEFERRED: &str = "deferred";
-    pub const BOUNCED: &str = "bounced";
-    /// Lines were dropped.
-    pub const LOG: &str = "log";
-}
 
 /// The log of one thread.
 pub struct Log {
@@ -152,7 +137,7 @@ impl Log {
 
     /// Begins a line; it ends when the returned value is dropped. Nothing happens if the level is
     /// not wanted or no buffer is free.
-    pub fn line(&self, level: LogLevel, event: &'static str, at: WallTime) -> Line<'_> {
+    pub fn line(&self, level: LogLevel, event: &'static Event, at: WallTime) -> Line<'_> {
         if !self.wants(level) {
             return Line { open: None };
         }
@@ -260,6 +245,7 @@ struct Open<'a> {
     lane: RefMut<'a, Lane>,
     format: LogFormat,
     level: LogLevel,
+    event: &'static Event,
     start: usize,
     cut: bool,
 }
@@ -269,7 +255,7 @@ impl<'a> Open<'a> {
         lane: RefMut<'a, Lane>,
         format: LogFormat,
         level: LogLevel,
-        event: &'static str,
+        event: &'static Event,
         at: WallTime,
     ) -> Self {
         let mut open = Open {
@@ -277,6 +263,7 @@ impl<'a> Open<'a> {
             lane,
             format,
             level,
+            event,
             cut: false,
         };
         open.pen().begin(level, event, at);
@@ -295,9 +282,15 @@ impl Line<'_> {
     /// Adds `name` with `value`; nothing for `None`. Text from strangers is welcome: it is
     /// bounded and escaped.
     pub fn field(&mut self, name: &'static str, value: impl Value) -> &mut Self {
+        self.add(name, name, value)
+    }
+
+    /// `declared`: the name under which the event has it.
+    fn add(&mut self, declared: &str, name: &'static str, value: impl Value) -> &mut Self {
         if let Some(open) = &mut self.open
             && !value.is_absent()
         {
+            debug_assert!(open.event.has(declared), "{:?} {declared}", open.event);
             let used = open.lane.current.len() - open.start;
             if used + FIELD_BYTES_MAX + END_BYTES_MAX > LINE_BYTES_MAX {
                 open.cut = true;
@@ -313,13 +306,13 @@ impl Line<'_> {
     /// What TLS the line is about: `none`, or version, cipher, verdict and whether it was resumed.
     pub fn tls(&mut self, tls: Option<&TlsSummary>) -> &mut Self {
         let Some(tls) = tls else {
-            return self.field("tls", "none");
+            return self.add(event::TLS, "tls", "none");
         };
-        self.field("tls", tls.version)
-            .field("cipher", tls.cipher)
-            .field("key_exchange", tls.key_exchange)
-            .field("resumed", tls.resumed.then_some("yes"))
-            .field("verdict", tls.verdict)
+        self.add(event::TLS, "tls", tls.version)
+            .add(event::TLS, "cipher", tls.cipher)
+            .add(event::TLS, "key_exchange", tls.key_exchange)
+            .add(event::TLS, "resumed", tls.resumed.then_some("yes"))
+            .add(event::TLS, "verdict", tls.verdict)
     }
 }
 
@@ -343,13 +336,15 @@ pub struct Pen<'a> {
 }
 
 impl Pen<'_> {
-    fn begin(&mut self, level: LogLevel, event: &'static str, at: WallTime) {
+    fn begin(&mut self, level: LogLevel, event: &'static Event, at: WallTime) {
         let level = match level {
             LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
             LogLevel::Info => "info",
             LogLevel::Debug => "debug",
         };
         let time = timestamp::rfc3339(at);
+        let event = event.name();
         match self.format {
             LogFormat::Text => {
                 self.parts(&[&time, b" ", level.as_bytes(), b" ", event.as_bytes()]);
@@ -540,6 +535,12 @@ shown!(Ipv6Addr, SocketAddrV6);
 impl Value for MessageId {
     fn write(&self, pen: &mut Pen<'_>) {
         pen.plain(|out| self.push_to(out));
+    }
+}
+
+impl Value for WallTime {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.plain(|out| out.extend_from_slice(&timestamp::rfc3339(*self)));
     }
 }
 

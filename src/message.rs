@@ -182,6 +182,13 @@ pub struct Envelope {
     pub recipients: Vec<Recipient>,
 }
 
+impl Envelope {
+    /// The reverse-path as log lines have it: `<>` if it is null.
+    pub fn from_field(&self) -> &str {
+        self.reverse_path.as_ref().map_or("<>", Mailbox::as_str)
+    }
+}
+
 /// Why a peer's certificate was, or was not, believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Verdict {

@@ -207,10 +207,18 @@ metrics! {
         recipients_accepted,
         /// Replies 4yz and 5yz to clients.
         refusals,
-        /// Recipients delivered, put off, and given up with or without a report.
+        /// Recipients delivered; undeliverable, and not delivered within their lifetime, with a report to
+        /// the sender; and either without one. Each recipient is counted once, at its end.
         delivered,
-        deferred,
         bounced,
+        expired,
+        dropped,
+        /// Attempts that failed and are to be repeated.
+        deferred,
+        /// The same of the reports.
+        reports_delivered,
+        reports_dropped,
+        reports_deferred,
         /// Body bytes sent to next hops.
         bytes_delivered,
         /// Transactions whose body was read back from the spool.
@@ -310,11 +318,17 @@ impl Snapshot {
 
     fn summary_out(&self) -> String {
         format!(
-            "out: {} recipients delivered, {} deferred, {} bounced; {} transactions waiting, {} bodies read back; \
+            "out: {} recipients delivered, {} bounced, {} expired, {} dropped; {} attempts deferred; \
+             reports: {} delivered, {} dropped, {} deferred; {} transactions waiting, {} bodies read back; \
              {} connections, {} open, {} failed",
             self.delivered,
-            self.deferred,
             self.bounced,
+            self.expired,
+            self.dropped,
+            self.deferred,
+            self.reports_delivered,
+            self.reports_dropped,
+            self.reports_deferred,
             self.queue_jobs,
             self.bodies_read_back,
             self.connections_out,

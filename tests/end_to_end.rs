@@ -596,8 +596,12 @@ fn notify_never_yields_no_report() {
     let (home, reports) = (Home::new(), NextHop::start());
     let relay = relay_with_reports(&home, &hop, &reports, &[]);
     mail_with_notify(relay.address(), FROM, "NEVER", "no@example.test");
-    relay.wait_for("bounced", |_| true);
-    relay.stop();
+    let dropped = relay.wait_for("dropped", |_| true);
+    assert_eq!(
+        dropped["reason"],
+        "undeliverable, and NOTIFY asks for no report"
+    );
+    relay.stop_with_nothing_left();
     assert_eq!(reports.connections(), 0);
     assert_nothing_is_left(&home);
 }
@@ -608,8 +612,12 @@ fn null_reverse_path_yields_no_report() {
     let (home, reports) = (Home::new(), NextHop::start());
     let relay = relay_with_reports(&home, &hop, &reports, &[]);
     send_mail(relay.address(), "", &["no@example.test"], CONTENT);
-    relay.wait_for("bounced", |_| true);
-    relay.stop();
+    let dropped = relay.wait_for("dropped", |_| true);
+    assert_eq!(
+        dropped["reason"],
+        "undeliverable, and the reverse-path is null"
+    );
+    relay.stop_with_nothing_left();
     assert_eq!(reports.connections(), 0);
     assert_nothing_is_left(&home);
 }
@@ -654,8 +662,9 @@ fn report_that_is_refused_is_dropped() {
     let home = Home::new();
     let relay = relay_with_reports(&home, &hop, &reports, &[]);
     send_mail(relay.address(), FROM, &["no@example.test"], CONTENT);
-    relay.wait_for("bounced", |event| event["report"] == "yes");
-    relay.stop();
+    let dropped = relay.wait_for("dropped", |event| event["report"] == "yes");
+    assert_eq!(dropped["reason"], "the report is undeliverable");
+    relay.stop_with_nothing_left();
     assert_nothing_is_left(&home);
 }
 
@@ -672,6 +681,78 @@ fn recipients_of_several_domains_go_their_own_ways() {
     }
     relay.stop();
     assert_nothing_is_left(&home);
+}
+
+// ---- Last words ----
+
+/// Each of these has an end of its own: taken, refused, never taken; and with nobody to tell.
+#[test]
+fn every_recipient_has_one_last_word_in_the_log() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        let (command, is_rcpt) = (occasion.command, verb_is(occasion.command, "RCPT"));
+        match is_rcpt && command.contains("later") {
+            true => Answer::Say("450 4.2.1 not now"),
+            false => refuse_no(occasion),
+        }
+    });
+    let (home, reports) = (Home::new(), NextHop::start());
+    let relay = relay_with_reports(&home, &hop, &reports, &["--queue-lifetime", "2s"]);
+    let to = ["yes@example.test", "no@example.test", "later@example.test"];
+    send_mail(relay.address(), FROM, &to, CONTENT);
+    send_mail(relay.address(), "", &to, CONTENT);
+    for recipient in to {
+        mail_with_notify(relay.address(), FROM, "NEVER", recipient);
+    }
+    relay.wait_for_count("delivered", 3, |event| event["report"] != "yes");
+    relay.wait_for("bounced", |_| true);
+    let expired = relay.wait_for("expired", |_| true);
+    assert_eq!(expired["to"], "later@example.test");
+    assert_eq!(expired["reply"], "450 4.2.1 not now");
+    let dropped = relay.wait_for_count("dropped", 4, |_| true);
+    let of = |words: &str| {
+        let is_it = |event: &&serde_json::Value| event["reason"] == words;
+        dropped.iter().filter(is_it).count()
+    };
+    assert_eq!(of("undeliverable, and the reverse-path is null"), 1);
+    assert_eq!(of("expired, and the reverse-path is null"), 1);
+    assert_eq!(of("undeliverable, and NOTIFY asks for no report"), 1);
+    assert_eq!(of("expired, and NOTIFY asks for no report"), 1);
+    relay.wait_for_count("delivered", 2, |event| event["report"] == "yes");
+    relay.stop_with_nothing_left();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn a_report_that_expires_has_a_last_word() {
+    let hop = NextHop::scripted(StartTls::Works, refuse_no);
+    let (home, reports) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let flags = ["--queue-lifetime", "1s", "--bounce-lifetime", "1s"];
+    let relay = relay_with_reports(&home, &hop, &reports, &flags);
+    send_mail(relay.address(), FROM, &["no@example.test"], CONTENT);
+    let dropped = relay.wait_for("dropped", |_| true);
+    assert_eq!(dropped["reason"], "the report expired");
+    assert_eq!(
+        (&dropped["to"], &dropped["report"]),
+        (&FROM.into(), &"yes".into())
+    );
+    relay.stop_with_nothing_left();
+    assert_nothing_is_left(&home);
+}
+
+#[test]
+fn a_deferral_says_where_how_often_and_when_next() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let deferred = relay.wait_for_count("deferred", 2, |_| true);
+    for (event, attempt) in deferred.iter().zip(1..) {
+        assert_eq!(event["attempt"], attempt);
+        assert_eq!(event["host"], "[127.0.0.1]");
+        let (time, next) = (event["time"].as_str(), event["next_try"].as_str());
+        assert!(time < next, "{event}");
+    }
+    assert!(deferred[0]["next_try"].as_str() <= deferred[1]["time"].as_str());
+    relay.stop();
 }
 
 // ---- Trying again ----

@@ -508,7 +508,7 @@ pub struct Logging {
     /// info has one line per session and per delivery attempt
     #[arg(
         long,
-        value_name = "error|info|debug",
+        value_name = "error|warn|info|debug",
         hide_possible_values = true,
         default_value = "info",
         ignore_case = true

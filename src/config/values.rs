@@ -72,6 +72,7 @@ pub enum LogFormat {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
 pub enum LogLevel {
     Error,
+    Warn,
     Info,
     Debug,
 }

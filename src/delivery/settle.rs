@@ -8,13 +8,14 @@ use crate::io::clock;
 use crate::log::{Shown, event};
 use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
+use crate::schedule::ending::Ending;
 use crate::schedule::judge::Verdict;
 use crate::schedule::outcome::{Diagnosis, Outcome};
 use crate::schedule::settle::{
     After, Consequences, Decision, Facts, decide_all, is_report, judge_transaction, nobody_answered,
 };
 use crate::smtp::client::TransactionResult;
-use crate::time::Now;
+use crate::time::{Now, WallTime};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +36,20 @@ struct Told<'a> {
     peer: Option<&'a Peer>,
     tls: Option<TlsSummary>,
     started: Option<Now>,
+}
+
+/// What is said of one recipient, or of a report, after an attempt.
+struct Attempt<'a> {
+    /// Index into the envelope; `None`: it was a report.
+    recipient: Option<u32>,
+    ending: Ending,
+    decision: &'a Decision,
+    /// Of the recipients that are deferred.
+    next_try: Option<WallTime>,
+}
+
+fn not_empty(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 impl Inner {
@@ -78,15 +93,7 @@ impl Inner {
 
     fn apply(self: &Rc<Self>, job: Job, decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
         let message = job.message;
-        match is_report(&job.recipients) {
-            // One transaction spoke of all that it reports.
-            true => self.log_attempt(&message, None, &decisions[0].1, told),
-            false => {
-                for (index, decision) in &decisions {
-                    self.log_attempt(&message, Some(*index), decision, told);
-                }
-            }
-        }
+        let is_report = is_report(&job.recipients);
         let facts = Facts {
             envelope: &message.envelope,
             age: message.born.age(clock::now()),
@@ -95,7 +102,18 @@ impl Inner {
             retry: &self.context.retry,
             report_retry: &self.context.report_retry,
         };
-        let mut consequences = Consequences::of(&facts, job.recipients, decisions);
+        let mut consequences = Consequences::of(&facts, job.recipients, &decisions);
+        // Of a report there is one ending for all that it speaks of.
+        for ((index, decision), ending) in decisions.iter().zip(&consequences.endings) {
+            self.count(*ending, is_report, &message);
+            let attempt = Attempt {
+                recipient: (!is_report).then_some(*index),
+                ending: *ending,
+                decision,
+                next_try: consequences.due,
+            };
+            self.log_attempt(&message, &attempt, told);
+        }
         self.record(&message, &mut consequences);
         self.queue_again(&message, job.body, consequences);
     }
@@ -150,53 +168,58 @@ impl Inner {
         }
     }
 
-    fn log_attempt(
-        &self,
-        message: &Message,
-        index: Option<u32>,
-        decision: &Decision,
-        told: &Told<'_>,
-    ) {
+    fn count(&self, ending: Ending, is_report: bool, message: &Message) {
         let metrics = &self.context.metrics;
-        let (name, level) = match decision.verdict {
-            Verdict::Delivered => {
+        let counter = match (ending, is_report) {
+            (Ending::Requeued, _) => return,
+            (Ending::Deferred { .. }, false) => &metrics.deferred,
+            (Ending::Delivered, false) => {
                 let took = clock::wall_time().since(message.received_at);
                 metrics.delivery_us.record_duration(took);
-                metrics.delivered.increment();
-                (event::DELIVERED, LogLevel::Info)
+                &metrics.delivered
             }
-            Verdict::Bounce => {
-                metrics.bounced.increment();
-                (event::BOUNCED, LogLevel::Info)
-            }
-            Verdict::Reconnect | Verdict::NextTransaction => ("requeued", LogLevel::Debug),
-            _ => {
-                metrics.deferred.increment();
-                (event::DEFERRED, LogLevel::Info)
-            }
+            (Ending::Bounced, _) => &metrics.bounced,
+            (Ending::Expired, _) => &metrics.expired,
+            (Ending::Dropped(..), false) => &metrics.dropped,
+            (Ending::Deferred { .. }, true) => &metrics.reports_deferred,
+            (Ending::Delivered, true) => &metrics.reports_delivered,
+            (Ending::Dropped(..), true) => &metrics.reports_dropped,
         };
-        let to = match index {
-            Some(index) => Some(&message.envelope.recipients[index as usize].forward_path),
-            None => message.envelope.reverse_path.as_ref(),
+        counter.increment();
+    }
+
+    fn log_attempt(&self, message: &Message, attempt: &Attempt<'_>, told: &Told<'_>) {
+        let (event, level) = match attempt.ending {
+            Ending::Delivered => (event::DELIVERED, LogLevel::Info),
+            Ending::Deferred { .. } => (event::DEFERRED, LogLevel::Info),
+            Ending::Bounced => (event::BOUNCED, LogLevel::Info),
+            Ending::Expired => (event::EXPIRED, LogLevel::Info),
+            Ending::Dropped(..) => (event::DROPPED, LogLevel::Warn),
+            Ending::Requeued => (event::REQUEUED, LogLevel::Debug),
         };
-        let mut line = self.context.log.line(level, name, clock::wall_time());
+        let envelope = &message.envelope;
+        let mut line = self.context.log.line(level, event, clock::wall_time());
         line.field("id", message.id);
-        match (index, &message.envelope.reverse_path) {
-            (Some(_), Some(from)) => line.field("from", from),
-            _ => line.field("from", "<>"),
+        match attempt.recipient {
+            Some(index) => line
+                .field("from", envelope.from_field())
+                .field("to", &envelope.recipients[index as usize].forward_path),
+            None => line
+                .field("from", "<>")
+                .field("to", envelope.reverse_path.as_ref())
+                .field("report", "yes"),
         };
-        if let Some(to) = to {
-            line.field("to", to);
-        }
-        if index.is_none() {
-            line.field("report", "yes");
-        }
-        if let Some(peer) = told.peer {
-            line.field("host", &peer.host)
-                .field("address", peer.address);
-        }
-        if told.peer.is_some() {
-            line.tls(told.tls.as_ref());
+        let diagnosis = &attempt.decision.diagnosis;
+        match told.peer {
+            Some(peer) => line
+                .field("host", &peer.host)
+                .field("address", peer.address)
+                .tls(told.tls.as_ref()),
+            // The host of an earlier connection, if any.
+            None => line.field("host", not_empty(&diagnosis.remote_host)),
+        };
+        if let Ending::Deferred { attempt } = attempt.ending {
+            line.field("attempt", attempt);
         }
         let delay = clock::wall_time().since(message.received_at);
         line.field("delay_ms", delay.as_millis() as u64);
@@ -204,13 +227,17 @@ impl Inner {
             let took = clock::now().since(started);
             line.field("transaction_ms", took.as_millis() as u64);
         }
-        line.field("status", Shown(decision.diagnosis.status))
-            .field("reply", &decision.diagnosis.text);
+        line.field("reason", attempt.ending.drop_reason())
+            .field("status", Shown(diagnosis.status))
+            .field("reply", &diagnosis.text);
+        if let Ending::Deferred { .. } = attempt.ending {
+            line.field("next_try", attempt.next_try);
+        }
     }
 
     pub(super) fn log_connect_failed(&self, hop: HopId, diagnosis: &Diagnosis) {
         let log = &self.context.log;
-        log.line(LogLevel::Info, "connect-failed", clock::wall_time())
+        log.line(LogLevel::Info, event::CONNECT_FAILED, clock::wall_time())
             .field("hop", Shown(self.schedule.borrow().key(hop)))
             .field("host", &diagnosis.remote_host)
             .field("status", Shown(diagnosis.status))
@@ -219,17 +246,25 @@ impl Inner {
 
     pub(super) fn log_unreadable(&self, job: &Job, error: &std::io::Error) {
         let log = &self.context.log;
-        log.line(LogLevel::Error, "content-unreadable", clock::wall_time())
-            .field("id", job.message.id)
-            .field("error", Shown(error))
-            .field("effect", "tried again later; see ringpost spool verify");
+        log.line(
+            LogLevel::Error,
+            event::CONTENT_UNREADABLE,
+            clock::wall_time(),
+        )
+        .field("id", job.message.id)
+        .field("error", Shown(error))
+        .field("effect", "tried again later; see ringpost spool verify");
     }
 
     pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, why: &str) {
         let log = &self.context.log;
-        log.line(LogLevel::Info, "plaintext-fallback", clock::wall_time())
-            .field("host", host)
-            .field("address", address)
-            .field("reason", why);
+        log.line(
+            LogLevel::Info,
+            event::PLAINTEXT_FALLBACK,
+            clock::wall_time(),
+        )
+        .field("host", host)
+        .field("address", address)
+        .field("reason", why);
     }
 }

@@ -7,7 +7,7 @@ use crate::config::LogLevel;
 use crate::handoff::Handoff;
 use crate::handoff::job::ToCore;
 use crate::io::clock;
-use crate::log::{Log, Shown};
+use crate::log::{Log, Shown, event};
 use crate::metrics::Snapshot;
 use std::future::Future;
 use std::io;
@@ -90,7 +90,7 @@ impl Control {
             service::ready(log);
             serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
             service::stopping(log);
-            log.line(LogLevel::Info, "stopping", clock::wall_time());
+            log.line(LogLevel::Info, event::STOPPING, clock::wall_time());
             log.flush(clock::wall_time());
             let stopped = end(
                 drain(shared, handoff),
@@ -135,7 +135,7 @@ async fn serve_until_stop(
 fn log_metrics(shared: &Shared, log: &Log) {
     let snapshot = snapshot_of(shared);
     for text in snapshot.summary().lines() {
-        log.line(LogLevel::Info, "metrics", clock::wall_time())
+        log.line(LogLevel::Info, event::METRICS, clock::wall_time())
             .field("text", text);
     }
     log_counters(&snapshot, log);
@@ -148,7 +148,7 @@ fn snapshot_of(shared: &Shared) -> Snapshot {
 
 /// All counters in one line, for programs.
 fn log_counters(snapshot: &Snapshot, log: &Log) {
-    let mut line = log.line(LogLevel::Info, "counters", clock::wall_time());
+    let mut line = log.line(LogLevel::Info, event::COUNTERS, clock::wall_time());
     for (name, count) in snapshot.counters() {
         line.field(name, count);
     }
@@ -156,7 +156,7 @@ fn log_counters(snapshot: &Snapshot, log: &Log) {
 
 fn reopen(writer: &Writer, log: &Log) {
     if let Err(error) = writer.reopen(REOPEN_PATIENCE) {
-        log.line(LogLevel::Error, "log", clock::wall_time())
+        log.line(LogLevel::Error, event::LOG, clock::wall_time())
             .field("error", Shown(format!("--log-file: {error}")))
             .field("effect", "the old file stays in use");
     }
@@ -168,7 +168,7 @@ fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
     match super::load_keys(&shared.config, &shared.identity) {
         Ok((keys, origin)) => {
             let keys = keys.keeping_tickets_of(&shared.keys);
-            log.line(LogLevel::Info, "certificate", now)
+            log.line(LogLevel::Info, event::CERTIFICATE, now)
                 .field("source", origin)
                 .field("sha256", keys.fingerprint());
             for core in shared.cores() {
@@ -177,7 +177,7 @@ fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
             }
         }
         Err(super::StartError(complaint)) => {
-            log.line(LogLevel::Error, "certificate", now)
+            log.line(LogLevel::Error, event::CERTIFICATE, now)
                 .field("error", complaint)
                 .field("effect", "the old one stays in use");
         }

@@ -11,7 +11,7 @@ use crate::io::net::{self, Bound, Listener};
 use crate::io::runtime::{sleep, spawn, yield_now};
 use crate::io::watch::{self, Noticed};
 use crate::listener::Ingress;
-use crate::log::{Log, Shown};
+use crate::log::{Log, Shown, event};
 use crate::schedule::outcome::RecipientState;
 use crate::session::LIMIT_LINES_PER_SECOND;
 use crate::session::rates::Throttle;
@@ -149,23 +149,23 @@ fn log_note(log: &Log, note: &Note) {
     match note {
         Note::SegmentRetired { .. } => {}
         Note::Unmovable { id, lap, error } => {
-            log.line(LogLevel::Error, "spool-message-damaged", now)
+            log.line(LogLevel::Error, event::SPOOL_MESSAGE_DAMAGED, now)
                 .field("id", *id)
                 .field("segment", Shown(lap))
                 .field("error", error);
         }
         Note::SegmentFailed { lap, error } => {
-            log.line(LogLevel::Error, "spool-segment-failed", now)
+            log.line(LogLevel::Error, event::SPOOL_SEGMENT_FAILED, now)
                 .field("segment", Shown(lap))
                 .field("error", error);
         }
         Note::NoSpace { error } => {
-            log.line(LogLevel::Error, "spool-full", now)
+            log.line(LogLevel::Error, event::SPOOL_FULL, now)
                 .field("error", error)
                 .field("effect", "new mail gets 452 until there is room");
         }
         Note::SpaceAgain => {
-            log.line(LogLevel::Info, "spool-has-room", now);
+            log.line(LogLevel::Info, event::SPOOL_HAS_ROOM, now);
         }
     }
 }
@@ -233,7 +233,7 @@ impl Core {
             0 => LogLevel::Debug,
             _ => LogLevel::Info,
         };
-        let mut line = log.line(level, "loop-late", now);
+        let mut line = log.line(level, event::LOOP_LATE, now);
         line.field("thread", self.number as u64)
             .field("stalls", noticed.stalls)
             .field("preempted", noticed.preempted)
@@ -310,7 +310,7 @@ impl Core {
             && let Err(error) = ingress.context.tls.borrow_mut().replace(keys)
         {
             self.log
-                .line(LogLevel::Error, "certificate", clock::wall_time())
+                .line(LogLevel::Error, event::CERTIFICATE, clock::wall_time())
                 .field("error", Shown(error));
         }
     }

@@ -200,10 +200,12 @@ fn write_patiently(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::event::Event;
     use crate::time::WallTime;
     use std::fs;
     use std::io::Read;
 
+    const E: &Event = &Event::with_any_fields("e");
     const AT: WallTime = WallTime(0);
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -216,7 +218,7 @@ mod tests {
     }
 
     fn say(log: &Log, number: u64) {
-        log.line(LogLevel::Info, "e", AT).field("number", number);
+        log.line(LogLevel::Info, E, AT).field("number", number);
     }
 
     #[test]

@@ -556,24 +556,24 @@ fn say_hello(
         .field("threads", Shown(explain(&shared.specs)));
     more(&mut line);
     drop(line);
-    log.line(LogLevel::Info, "certificate", now)
+    log.line(LogLevel::Info, event::CERTIFICATE, now)
         .field("source", certificate)
         .field("sha256", Shown(shared.keys.fingerprint()))
         .field("trusted_roots", shared.anchors.len() as u64);
     for warning in shared.keys.warnings(&shared.config.tls.hostname, now) {
-        log.line(LogLevel::Error, "certificate", now)
+        log.line(LogLevel::Error, event::CERTIFICATE, now)
             .field("warning", Shown(warning));
     }
     for complaint in &shared.anchor_complaints {
-        log.line(LogLevel::Error, "trusted-roots", now)
+        log.line(LogLevel::Error, event::TRUSTED_ROOTS, now)
             .field("warning", Shown(complaint));
     }
-    log.line(LogLevel::Info, "spool", now)
+    log.line(LogLevel::Info, event::SPOOL, now)
         .field("dir", Shown(shared.config.spool.dir.display()))
         .field("run", u64::from(opened.run))
         .field("recovered_messages", opened.messages.len() as u64);
     for text in opened.report.to_string().lines() {
-        log.line(LogLevel::Info, "recovery", now)
+        log.line(LogLevel::Info, event::RECOVERY, now)
             .field("report", Shown(text));
     }
 }
@@ -593,7 +593,7 @@ fn say_privileges(line: &mut Line<'_>, identity: &Identity, sealed: Option<&Seal
 
 fn say_hints(shared: &Shared, more: &[String], log: &Log) {
     for hint in shared.config.hints.iter().chain(more) {
-        log.line(LogLevel::Info, "hint", clock::wall_time())
+        log.line(LogLevel::Info, event::HINT, clock::wall_time())
             .field("hint", Shown(hint));
     }
 }
@@ -602,7 +602,7 @@ fn say_hints(shared: &Shared, more: &[String], log: &Log) {
 fn say_ready(shared: &Shared, log: &Log) {
     let now = clock::wall_time();
     for (address, implicit_tls) in &shared.listening {
-        log.line(LogLevel::Info, "listening", now)
+        log.line(LogLevel::Info, event::LISTENING, now)
             .field("address", *address)
             .field(
                 "tls",
@@ -612,7 +612,7 @@ fn say_ready(shared: &Shared, log: &Log) {
                 },
             );
     }
-    let mut line = log.line(LogLevel::Info, "ready", now);
+    let mut line = log.line(LogLevel::Info, event::READY, now);
     if let Some((address, _)) = shared.listening.iter().find(|(_, implicit)| !implicit) {
         line.field(
             "try",

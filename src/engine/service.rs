@@ -2,7 +2,7 @@
 
 use crate::config::LogLevel;
 use crate::io::clock;
-use crate::log::{Log, Shown};
+use crate::log::{Log, Shown, event};
 use crate::metrics::Counter;
 use sd_notify::NotifyState;
 use std::time::Duration;
@@ -38,7 +38,7 @@ fn tell(log: &Log, states: &[NotifyState<'_>]) {
 }
 
 fn complain(log: &Log, error: &std::io::Error) {
-    log.line(LogLevel::Error, "service-manager", clock::wall_time())
+    log.line(LogLevel::Error, event::SERVICE_MANAGER, clock::wall_time())
         .field("error", Shown(error));
 }
 
@@ -74,7 +74,7 @@ impl Watchdog {
         match stuck.is_empty() {
             true => tell(log, &[NotifyState::Watchdog]),
             false => {
-                log.line(LogLevel::Error, "core-stuck", clock::wall_time())
+                log.line(LogLevel::Error, event::CORE_STUCK, clock::wall_time())
                     .field("cores", Shown(format!("{stuck:?}")))
                     .field("effect", "the service manager is not told that all is well");
             }

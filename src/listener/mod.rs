@@ -12,7 +12,7 @@ use crate::handoff::job::Accepted;
 use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
 use crate::io::{clock, limits};
-use crate::log::Shown;
+use crate::log::{Shown, event};
 use crate::session::rates::Throttle;
 use crate::session::{self, Context, Sessions};
 use crate::time::Now;
@@ -72,7 +72,10 @@ impl Ingress {
             let result = result.and_then(|()| self.accept_batch(&listener, implicit_tls));
             if let Err(error) = result {
                 let now = clock::wall_time();
-                let mut line = self.context.log.line(LogLevel::Error, "accept-failed", now);
+                let mut line = self
+                    .context
+                    .log
+                    .line(LogLevel::Error, event::ACCEPT_FAILED, now);
                 line.field("error", Shown(&error))
                     .field("effect", "no connection is accepted for a moment");
                 if let Some(remedy) = limits::remedy(&error) {
@@ -192,7 +195,7 @@ impl Ingress {
         }
         if let Some(suppressed) = self.refusal_lines.borrow_mut().allow(now) {
             let log = &self.context.log;
-            log.line(LogLevel::Info, "refused", clock::wall_time())
+            log.line(LogLevel::Info, event::REFUSED, clock::wall_time())
                 .field("client", peer)
                 .field("reason", refused.reason())
                 .field("lines_suppressed", suppressed);

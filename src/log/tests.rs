@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 use std::sync::mpsc::channel;
 
+const E: &Event = &Event::with_any_fields("e");
+const DELIVERED: &Event = &Event::with_any_fields("delivered");
 const AT: WallTime = WallTime(951_827_696_789);
 
 /// A log and the buffers it hands over.
@@ -31,13 +33,13 @@ fn said(format: LogFormat, say: impl FnOnce(&Log)) -> String {
 
 fn text_of(value: &str) -> String {
     said(LogFormat::Text, |log| {
-        log.line(LogLevel::Info, "e", AT).field("v", value);
+        log.line(LogLevel::Info, E, AT).field("v", value);
     })
 }
 
 fn json_of(value: &str) -> String {
     said(LogFormat::Json, |log| {
-        log.line(LogLevel::Info, "e", AT).field("v", value);
+        log.line(LogLevel::Info, E, AT).field("v", value);
     })
 }
 
@@ -47,7 +49,7 @@ fn delivered(log: &Log) {
         core: 2,
         sequence: 255,
     };
-    log.line(LogLevel::Info, event::DELIVERED, AT)
+    log.line(LogLevel::Info, DELIVERED, AT)
         .field("id", id)
         .field("from", "<>")
         .field("to", Mailbox::new("a", "b.test"))
@@ -122,7 +124,7 @@ fn long_values_and_long_lines_are_cut() {
 
     let escapes = "\u{1}".repeat(2 * VALUE_BYTES_MAX);
     let text = said(LogFormat::Json, |log| {
-        let mut line = log.line(LogLevel::Info, "e", AT);
+        let mut line = log.line(LogLevel::Info, E, AT);
         for _ in 0..50 {
             line.field("v", &escapes);
         }
@@ -136,7 +138,7 @@ fn long_values_and_long_lines_are_cut() {
 fn unwanted_levels_cost_nothing() {
     let (log, chunks) = log(LogFormat::Text, LogLevel::Info);
     assert!(log.wants(LogLevel::Error) && !log.wants(LogLevel::Debug));
-    log.line(LogLevel::Debug, "e", AT).field("v", "x");
+    log.line(LogLevel::Debug, E, AT).field("v", "x");
     log.flush(AT);
     assert!(chunks.try_recv().is_err());
 }
@@ -144,7 +146,7 @@ fn unwanted_levels_cost_nothing() {
 #[test]
 fn errors_do_not_wait_for_a_flush() {
     let (log, chunks) = log(LogFormat::Text, LogLevel::Info);
-    log.line(LogLevel::Error, "e", AT);
+    log.line(LogLevel::Error, E, AT);
     assert!(chunks.try_recv().is_ok());
 }
 
@@ -153,12 +155,12 @@ fn a_value_that_logs_while_it_is_shown_gets_nothing() {
     struct Talker<'a>(&'a Log);
     impl fmt::Display for Talker<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.line(LogLevel::Info, "inner", AT);
+            self.0.line(LogLevel::Info, E, AT);
             f.write_str("outer")
         }
     }
     let text = said(LogFormat::Text, |log| {
-        log.line(LogLevel::Info, "e", AT)
+        log.line(LogLevel::Info, E, AT)
             .field("v", Shown(Talker(log)));
     });
     assert!(text.ends_with("info e v=outer\n"), "{text}");
@@ -167,7 +169,7 @@ fn a_value_that_logs_while_it_is_shown_gets_nothing() {
 /// Numbered lines, and the numbers that a reader finds.
 fn flood(log: &Log, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        log.line(LogLevel::Info, "e", AT).field("number", number);
+        log.line(LogLevel::Info, E, AT).field("number", number);
     }
 }
 
@@ -233,4 +235,14 @@ proptest! {
         prop_assert_eq!(text.matches('\n').count(), 1);
         prop_assert!(!text.trim_end_matches('\n').contains(char::is_control));
     }
+}
+
+#[test]
+#[should_panic(expected = "number")]
+#[cfg(debug_assertions)]
+fn a_field_that_its_event_does_not_declare_is_a_bug() {
+    said(LogFormat::Text, |log| {
+        log.line(LogLevel::Info, event::STOPPING, AT)
+            .field("number", 1_u64);
+    });
 }

@@ -1,4 +1,5 @@
 pub mod dsn;
+pub mod ending;
 pub mod judge;
 pub mod next_hop;
 pub mod outcome;

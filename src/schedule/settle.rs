@@ -2,8 +2,10 @@
 //!
 //! Promise: whatever the verdict, a recipient ends in exactly one of four ways: finished, owed a
 //! report, waiting with a due time, or queued again at once. The first three are to be recorded.
+//! Promise: each has an [`Ending`], so that its last word in log and counters cannot be forgotten.
 //! Not here: recording, queueing and telling; `delivery` does what is decided here.
 
+use super::ending::{Ending, Failure, Untold};
 use super::judge::{self, Event, Scope, Situation, Trouble, Verdict};
 use super::next_hop::{HopId, Refusal, Schedule};
 use super::outcome::{Diagnosis, RecipientState, ReportKind};
@@ -189,6 +191,8 @@ pub struct Facts<'a> {
 /// `again`, `deferred` and `reports`, or is counted in `finished`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Consequences {
+    /// How the attempt ended for each decision, in their order; for a report there is one.
+    pub endings: Vec<Ending>,
     /// New states, to be made durable.
     pub recorded: Recipients,
     /// As they were, at once.
@@ -205,19 +209,23 @@ pub struct Consequences {
 impl Consequences {
     /// `decisions` has one for each of the recipients, in the same order. Of reports the first
     /// counts, and may be the only one: one transaction spoke of them all.
-    pub fn of(facts: &Facts<'_>, recipients: Recipients, decisions: Vec<(u32, Decision)>) -> Self {
+    pub fn of(facts: &Facts<'_>, recipients: Recipients, decisions: &[(u32, Decision)]) -> Self {
         let mut consequences = Consequences::default();
         if is_report(&recipients) {
             let (_, decision) = &decisions[0];
             for (index, state) in recipients {
-                let next = facts.next_of_report(&state, decision);
+                let (ending, next) = facts.next_of_report(&state, decision);
                 consequences.add(index, state, next);
+                // They are tried together, so they end together.
+                consequences.endings = vec![ending];
             }
         } else {
             assert_eq!(recipients.len(), decisions.len());
+            consequences.endings.reserve_exact(decisions.len());
             for ((index, state), (_, decision)) in recipients.into_iter().zip(decisions) {
-                let next = facts.next_of_recipient(index, &state, decision);
+                let (ending, next) = facts.next_of_recipient(index, &state, decision);
                 consequences.add(index, state, next);
+                consequences.endings.push(ending);
             }
         }
         consequences
@@ -240,42 +248,68 @@ impl Consequences {
 }
 
 impl Facts<'_> {
-    /// The next state of a recipient that waited; `None`: as it was, at once again.
+    /// How the attempt ended for a recipient that waited, and its next state; `None`: as it was, at
+    /// once again.
     fn next_of_recipient(
         &self,
         index: u32,
         state: &RecipientState,
-        decision: Decision,
-    ) -> Option<RecipientState> {
-        let Decision {
-            verdict,
-            diagnosis,
-            relayed,
-        } = decision;
-        match verdict {
-            Verdict::Delivered if relayed => {
-                Some(self.report_owed(index, ReportKind::Relayed, diagnosis))
+        decision: &Decision,
+    ) -> (Ending, Option<RecipientState>) {
+        let diagnosis = &decision.diagnosis;
+        match decision.verdict {
+            Verdict::Delivered if decision.relayed => {
+                let owed = self.report_owed(index, ReportKind::Relayed, diagnosis.clone());
+                let state = owed.unwrap_or(RecipientState::Finished);
+                (Ending::Delivered, Some(state))
             }
-            Verdict::Delivered => Some(RecipientState::Finished),
-            Verdict::Bounce => Some(self.report_owed(index, ReportKind::Failed, diagnosis)),
-            Verdict::Reconnect | Verdict::NextTransaction => None,
-            _ => Some(self.deferred(index, state, diagnosis)),
+            Verdict::Delivered => (Ending::Delivered, Some(RecipientState::Finished)),
+            Verdict::Bounce => self.failed(index, Failure::Undeliverable, diagnosis.clone()),
+            Verdict::Reconnect | Verdict::NextTransaction => (Ending::Requeued, None),
+            _ => self.deferred(index, state, diagnosis),
         }
     }
 
-    fn deferred(&self, index: u32, state: &RecipientState, diagnosis: Diagnosis) -> RecipientState {
+    fn deferred(
+        &self,
+        index: u32,
+        state: &RecipientState,
+        diagnosis: &Diagnosis,
+    ) -> (Ending, Option<RecipientState>) {
         let attempts = attempts_of(state) + 1;
         match self.next_try(self.retry, attempts) {
-            NextTry::After(wait) => RecipientState::Waiting {
-                attempts,
-                due: self.now + wait,
-                last: Some(diagnosis),
-            },
+            NextTry::After(wait) => {
+                let waiting = RecipientState::Waiting {
+                    attempts,
+                    due: self.now + wait,
+                    last: Some(diagnosis.clone()),
+                };
+                (Ending::Deferred { attempt: attempts }, Some(waiting))
+            }
             NextTry::Expired => {
-                let expired = retry::expired(Some(&diagnosis));
-                self.report_owed(index, ReportKind::Failed, expired)
+                self.failed(index, Failure::Expired, retry::expired(Some(diagnosis)))
             }
         }
+    }
+
+    /// Delivery has failed for good.
+    fn failed(
+        &self,
+        index: u32,
+        failure: Failure,
+        diagnosis: Diagnosis,
+    ) -> (Ending, Option<RecipientState>) {
+        let (ending, state) = match self.report_owed(index, ReportKind::Failed, diagnosis) {
+            Ok(owed) => (
+                match failure {
+                    Failure::Undeliverable => Ending::Bounced,
+                    Failure::Expired => Ending::Expired,
+                },
+                owed,
+            ),
+            Err(untold) => (Ending::Dropped(failure, untold), RecipientState::Finished),
+        };
+        (ending, Some(state))
     }
 
     fn next_try(&self, policy: &RetryPolicy, attempts: u32) -> NextTry {
@@ -283,30 +317,42 @@ impl Facts<'_> {
     }
 
     /// A report is owed if somebody can be told, and wants to be.
-    fn report_owed(&self, index: u32, kind: ReportKind, diagnosis: Diagnosis) -> RecipientState {
+    fn report_owed(
+        &self,
+        index: u32,
+        kind: ReportKind,
+        diagnosis: Diagnosis,
+    ) -> Result<RecipientState, Untold> {
         let recipient = &self.envelope.recipients[index as usize];
         let wanted = match kind {
             ReportKind::Failed => recipient.wants_failure_report(),
             ReportKind::Relayed => recipient.wants_success_report(),
         };
-        if self.envelope.reverse_path.is_none() || !wanted {
-            return RecipientState::Finished;
+        if self.envelope.reverse_path.is_none() {
+            return Err(Untold::NullReversePath);
         }
-        RecipientState::ReportOwed {
+        if !wanted {
+            return Err(Untold::NotWanted);
+        }
+        Ok(RecipientState::ReportOwed {
             kind,
             diagnosis,
             attempts: 0,
             due: WallTime(0),
-        }
+        })
     }
 
-    /// The next state of a recipient whose report was tried. A report that cannot be delivered is
-    /// dropped (RFC 5321 section 6.1): the log has the line.
+    /// How the attempt ended for a report, and the next state of a recipient that is owed it. A report
+    /// that cannot be delivered is dropped (RFC 5321 section 6.1).
     fn next_of_report(
         &self,
         state: &RecipientState,
         decision: &Decision,
-    ) -> Option<RecipientState> {
+    ) -> (Ending, Option<RecipientState>) {
+        let dropped = |failure| {
+            let ending = Ending::Dropped(failure, Untold::IsReport);
+            (ending, Some(RecipientState::Finished))
+        };
         let RecipientState::ReportOwed {
             kind,
             diagnosis,
@@ -314,22 +360,24 @@ impl Facts<'_> {
             ..
         } = state
         else {
-            return Some(RecipientState::Finished);
+            return dropped(Failure::Undeliverable);
         };
         match decision.verdict {
-            Verdict::Delivered | Verdict::Bounce => Some(RecipientState::Finished),
-            Verdict::Reconnect | Verdict::NextTransaction => None,
+            Verdict::Delivered => (Ending::Delivered, Some(RecipientState::Finished)),
+            Verdict::Bounce => dropped(Failure::Undeliverable),
+            Verdict::Reconnect | Verdict::NextTransaction => (Ending::Requeued, None),
             _ => {
                 let attempts = attempts + 1;
-                Some(match self.next_try(self.report_retry, attempts) {
-                    NextTry::After(wait) => RecipientState::ReportOwed {
-                        kind: *kind,
-                        diagnosis: diagnosis.clone(),
-                        attempts,
-                        due: self.now + wait,
-                    },
-                    NextTry::Expired => RecipientState::Finished,
-                })
+                let NextTry::After(wait) = self.next_try(self.report_retry, attempts) else {
+                    return dropped(Failure::Expired);
+                };
+                let owed = RecipientState::ReportOwed {
+                    kind: *kind,
+                    diagnosis: diagnosis.clone(),
+                    attempts,
+                    due: self.now + wait,
+                };
+                (Ending::Deferred { attempt: attempts }, Some(owed))
             }
         }
     }
@@ -448,10 +496,20 @@ mod tests {
         verdict: Verdict,
         relayed: bool,
     ) -> Consequences {
+        settle_at(envelope, state, verdict, relayed, Duration::from_secs(1))
+    }
+
+    fn settle_at(
+        envelope: &Envelope,
+        state: &RecipientState,
+        verdict: Verdict,
+        relayed: bool,
+        age: Duration,
+    ) -> Consequences {
         let retry = RetryPolicy::default();
         let facts = Facts {
             envelope,
-            age: Duration::from_secs(1),
+            age,
             now: WallTime(1000),
             random: 0,
             retry: &retry,
@@ -462,7 +520,7 @@ mod tests {
         for (_, decision) in &mut decisions {
             decision.relayed = relayed;
         }
-        Consequences::of(&facts, recipients, decisions)
+        Consequences::of(&facts, recipients, &decisions)
     }
 
     #[test]
@@ -499,6 +557,107 @@ mod tests {
             (indices(&again.again), again.recorded.len()),
             (vec![0, 1, 2], 0)
         );
+    }
+
+    /// One recipient of each kind, and what is said of it when its lifetime ends or it is refused.
+    #[test]
+    fn whoever_is_gone_without_a_report_is_said_to_be_dropped() {
+        use Ending::{Bounced, Delivered, Dropped, Expired};
+        use Untold::{NotWanted, NullReversePath};
+        let (told, null) = (envelope(Some(Mailbox::new("s", "a.test"))), envelope(None));
+        let fresh = RecipientState::fresh();
+        let endings =
+            |envelope, verdict, age| settle_at(envelope, &fresh, verdict, false, age).endings;
+        let (young, old) = (Duration::from_secs(1), Duration::from_secs(6 * 24 * 3600));
+        let undeliverable = |untold| Dropped(Failure::Undeliverable, untold);
+        let expired = |untold| Dropped(Failure::Expired, untold);
+        assert_eq!(
+            endings(&told, Verdict::Bounce, young),
+            [Bounced, undeliverable(NotWanted), undeliverable(NotWanted)]
+        );
+        assert_eq!(
+            endings(&told, Verdict::Defer, old),
+            [Expired, expired(NotWanted), expired(NotWanted)]
+        );
+        assert_eq!(
+            endings(&null, Verdict::Bounce, young),
+            [undeliverable(NullReversePath); 3]
+        );
+        assert_eq!(
+            endings(&null, Verdict::Defer, old),
+            [expired(NullReversePath); 3]
+        );
+        assert_eq!(endings(&null, Verdict::Delivered, old), [Delivered; 3]);
+        assert_eq!(
+            endings(&told, Verdict::Defer, young),
+            [Ending::Deferred { attempt: 1 }; 3]
+        );
+        assert_eq!(
+            endings(&told, Verdict::Reconnect, old),
+            [Ending::Requeued; 3]
+        );
+    }
+
+    #[test]
+    fn a_report_has_one_ending_for_all_that_it_speaks_of() {
+        let told = envelope(Some(Mailbox::new("s", "a.test")));
+        let owed = RecipientState::ReportOwed {
+            kind: ReportKind::Failed,
+            diagnosis: diagnosis(),
+            attempts: 2,
+            due: WallTime(0),
+        };
+        let old = Duration::from_secs(6 * 24 * 3600);
+        let dropped = |failure| vec![Ending::Dropped(failure, Untold::IsReport)];
+        let table = [
+            (Verdict::Delivered, Duration::ZERO, vec![Ending::Delivered]),
+            (
+                Verdict::Bounce,
+                Duration::ZERO,
+                dropped(Failure::Undeliverable),
+            ),
+            (Verdict::Defer, old, dropped(Failure::Expired)),
+            (
+                Verdict::Defer,
+                Duration::ZERO,
+                vec![Ending::Deferred { attempt: 3 }],
+            ),
+            (Verdict::Reconnect, old, vec![Ending::Requeued]),
+        ];
+        for (verdict, age, endings) in table {
+            assert_eq!(
+                settle_at(&told, &owed, verdict, false, age).endings,
+                endings
+            );
+        }
+    }
+
+    /// A final ending and the end of delivery are the same: nothing ends without a last word.
+    #[test]
+    fn who_is_finished_or_owed_a_report_had_a_final_ending() {
+        let verdicts = [
+            Verdict::Delivered,
+            Verdict::Reconnect,
+            Verdict::TryPlaintext,
+            Verdict::TryNextHost,
+            Verdict::NextTransaction,
+            Verdict::Defer,
+            Verdict::Throttle,
+            Verdict::Bounce,
+        ];
+        for reverse_path in [None, Some(Mailbox::new("s", "a.test"))] {
+            let envelope = envelope(reverse_path);
+            for (verdict, days) in verdicts.iter().flat_map(|v| [(*v, 0), (*v, 6)]) {
+                let age = Duration::from_secs(days * 24 * 3600);
+                let settled = settle_at(&envelope, &RecipientState::fresh(), verdict, true, age);
+                let is_final = settled.endings.iter().filter(|ending| ending.is_final());
+                assert_eq!(
+                    is_final.count(),
+                    settled.finished as usize + settled.reports.len(),
+                    "{verdict:?}"
+                );
+            }
+        }
     }
 
     #[test]

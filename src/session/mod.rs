@@ -196,13 +196,13 @@ impl Context {
         match is_full {
             true => self
                 .log
-                .line(LogLevel::Error, "memory-full", now)
+                .line(LogLevel::Error, event::MEMORY_FULL, now)
                 .field("limit", "--memory-max")
                 .field(
                     "effect",
                     "new mail gets 452 4.3.1 and new connections 421 until there is room",
                 ),
-            false => &mut self.log.line(LogLevel::Info, "memory-has-room", now),
+            false => &mut self.log.line(LogLevel::Info, event::MEMORY_HAS_ROOM, now),
         };
     }
 
@@ -244,7 +244,7 @@ impl Context {
         counter.increment();
         if let Some(suppressed) = self.limit_lines.borrow_mut().allow(now) {
             self.log
-                .line(LogLevel::Info, "limited", clock::wall_time())
+                .line(LogLevel::Info, event::LIMITED, clock::wall_time())
                 .field("client", address)
                 .field("limit", flag)
                 .field("code", u64::from(code))
@@ -259,9 +259,9 @@ impl Context {
         match has_room {
             false => self
                 .log
-                .line(LogLevel::Error, "spool-full", now)
+                .line(LogLevel::Error, event::SPOOL_FULL, now)
                 .field("effect", "new mail gets 452 4.3.1 until there is room"),
-            true => &mut self.log.line(LogLevel::Info, "spool-has-room", now),
+            true => &mut self.log.line(LogLevel::Info, event::SPOOL_HAS_ROOM, now),
         };
     }
 }
@@ -723,10 +723,7 @@ impl Session {
         let now = clock::wall_time();
         let mut line = self.context.log.line(LogLevel::Info, event::ACCEPTED, now);
         line.field("id", durable.id);
-        match &envelope.reverse_path {
-            Some(from) => line.field("from", from),
-            None => line.field("from", "<>"),
-        };
+        line.field("from", envelope.from_field());
         line.field("recipients", envelope.recipients.len() as u64);
         if let [recipient] = &*envelope.recipients {
             line.field("to", &recipient.forward_path);

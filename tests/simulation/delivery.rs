@@ -199,7 +199,7 @@ impl Core {
             retry: &self.relay.retry,
             report_retry: &self.relay.report_retry,
         };
-        let mut consequences = Consequences::of(&facts, recipients, decisions);
+        let mut consequences = Consequences::of(&facts, recipients, &decisions);
         self.record(&message, &mut consequences);
         self.queue_again(&message, body, consequences);
     }

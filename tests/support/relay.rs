@@ -2,6 +2,7 @@
 
 use super::{PATIENCE, Watched};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -154,6 +155,13 @@ fn read_log(stderr: impl Read, log: &Watched<LogLines>) {
     log.change(|log| log.ended = true);
 }
 
+/// The events of which every recipient has one, at its end.
+const LAST_WORDS: [&str; 4] = ["delivered", "bounced", "expired", "dropped"];
+
+fn id_of(event: &Value) -> String {
+    event["id"].as_str().expect("an id").to_owned()
+}
+
 /// A running relay; killed by its process id when dropped.
 pub struct Relay {
     child: Child,
@@ -280,6 +288,80 @@ impl Relay {
             "{}",
             self.log_text()
         );
+        self.assert_log_agrees_with_counters();
+    }
+
+    /// As [`Relay::stop`]; and every recipient that was accepted here has had its one last word.
+    pub fn stop_with_nothing_left(mut self) {
+        self.signal("TERM");
+        self.wait();
+        self.assert_log_agrees_with_counters();
+        let (accepted, last_words) = (self.recipients_accepted(), self.last_words());
+        for (id, recipients) in &accepted {
+            let told = last_words.get(id).copied().unwrap_or(0);
+            assert_eq!(
+                told,
+                *recipients,
+                "last words of {id}:\n{}",
+                self.log_text()
+            );
+        }
+    }
+
+    /// Recipients of each message that was accepted.
+    fn recipients_accepted(&self) -> BTreeMap<String, u64> {
+        let counted = |event: &Value| event["recipients"].as_u64().expect("a number");
+        let accepted = self.events("accepted");
+        accepted
+            .iter()
+            .map(|event| (id_of(event), counted(event)))
+            .collect()
+    }
+
+    /// How many recipients of each message have ended, by the log.
+    fn last_words(&self) -> BTreeMap<String, u64> {
+        let mut ended = BTreeMap::new();
+        for event in LAST_WORDS.iter().flat_map(|name| self.events(name)) {
+            if event["report"] != "yes" {
+                *ended.entry(id_of(&event)).or_default() += 1;
+            }
+        }
+        ended
+    }
+
+    /// No recipient has ended twice, and the counters at the end say what the lines say.
+    fn assert_log_agrees_with_counters(&self) {
+        let Some(counters) = self.events("counters").pop() else {
+            return;
+        };
+        if counters["log_lines_dropped"] != 0 {
+            return;
+        }
+        let (accepted, last_words) = (self.recipients_accepted(), self.last_words());
+        for (id, recipients) in &accepted {
+            let told = last_words.get(id).copied().unwrap_or(0);
+            assert!(
+                told <= *recipients,
+                "{id} ended too often:\n{}",
+                self.log_text()
+            );
+        }
+        let said = |name: &str, is_report: bool| {
+            let is_wanted = |event: &&Value| (event["report"] == "yes") == is_report;
+            self.events(name).iter().filter(is_wanted).count() as u64
+        };
+        let mut pairs = vec![("deferred", said("deferred", false))];
+        pairs.extend(LAST_WORDS.map(|name| (name, said(name, false))));
+        pairs.extend([
+            ("reports_delivered", said("delivered", true)),
+            ("reports_dropped", said("dropped", true)),
+            ("reports_deferred", said("deferred", true)),
+        ]);
+        for (counter, lines) in pairs {
+            assert_eq!(counters[counter], lines, "{counter}:\n{}", self.log_text());
+        }
+        let recipients: u64 = accepted.values().sum();
+        assert_eq!(counters["recipients_accepted"], recipients);
     }
 
     pub fn kill(mut self) {

@@ -1,0 +1,130 @@
+//! Every event of the log with its fields, declared once.
+//!
+//! The table in README.md is compared with this list, both ways (`tests/log_table.rs`). A line with
+//! a field that its event does not declare is a bug, which builds with debug assertions find.
+
+/// What a line is about.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Event {
+    name: &'static str,
+    /// `None`: any.
+    fields: Option<&'static [&'static str]>,
+}
+
+impl Event {
+    /// One with fields that nobody checks: counters, and tests.
+    pub const fn with_any_fields(name: &'static str) -> Event {
+        Event { name, fields: None }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What its lines may have, TLS fields as `TLS`; `None`: anything.
+    pub fn fields(&self) -> Option<&'static [&'static str]> {
+        self.fields
+    }
+
+    pub fn has(&self, field: &str) -> bool {
+        let is_it = |fields: &[&str]| fields.contains(&field);
+        self.fields.is_none_or(is_it)
+    }
+}
+
+/// Stands for [`TLS_FIELDS`] among the fields of an event.
+pub const TLS: &str = "TLS";
+
+/// What [`Line::tls`](super::Line::tls) writes.
+pub const TLS_FIELDS: [&str; 5] = ["tls", "cipher", "key_exchange", "resumed", "verdict"];
+
+macro_rules! events {
+    ($($name:ident = $text:literal [$($field:expr),*];)*) => {
+        $(pub const $name: &Event = &Event { name: $text, fields: Some(&[$($field),*]) };)*
+
+        /// In the order of the README.
+        pub const ALL: &[&Event] = &[$($name,)* COUNTERS];
+    };
+}
+
+/// Every counter by its name.
+pub const COUNTERS: &Event = &Event::with_any_fields("counters");
+
+events! {
+    START = "start" [
+        "version", "hostname", "threads", "descriptors", "user", "capabilities", "no_new_privs",
+        "landlock", "seccomp", "core_dumps"
+    ];
+    CERTIFICATE = "certificate" [
+        "source", "sha256", "trusted_roots", "warning", "error", "effect"
+    ];
+    TRUSTED_ROOTS = "trusted-roots" ["warning"];
+    SPOOL = "spool" ["dir", "run", "recovered_messages"];
+    RECOVERY = "recovery" ["report"];
+    HINT = "hint" ["hint"];
+    LISTENING = "listening" ["address", "tls"];
+    READY = "ready" ["try"];
+    ACCEPTED = "accepted" ["id", "from", "recipients", "to", "bytes", "client", TLS];
+    SESSION = "session" [
+        "client", "hello", TLS, "messages", "recipients", "bytes", "refusals", "last_refusal",
+        "violation", "duration_ms", "end"
+    ];
+    REFUSED = "refused" ["client", "reason", "lines_suppressed"];
+    LIMITED = "limited" ["client", "limit", "code", "lines_suppressed"];
+    MEMORY_FULL = "memory-full" ["limit", "effect"];
+    MEMORY_HAS_ROOM = "memory-has-room" [];
+    LOOP_LATE = "loop-late" [
+        "thread", "stalls", "preempted", "longest_turn_ms", "task", "late_tick_ms",
+        "lines_suppressed"
+    ];
+    DELIVERED = "delivered" [
+        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "status", "reply"
+    ];
+    BOUNCED = "bounced" [
+        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "status", "reply"
+    ];
+    EXPIRED = "expired" [
+        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "status", "reply"
+    ];
+    DROPPED = "dropped" [
+        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "status", "reply", "reason"
+    ];
+    DEFERRED = "deferred" [
+        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "status", "reply", "attempt", "next_try"
+    ];
+    REQUEUED = "requeued" [
+        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "status", "reply"
+    ];
+    CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply"];
+    PLAINTEXT_FALLBACK = "plaintext-fallback" ["host", "address", "reason"];
+    CONTENT_UNREADABLE = "content-unreadable" ["id", "error", "effect"];
+    SPOOL_FULL = "spool-full" ["error", "effect"];
+    SPOOL_HAS_ROOM = "spool-has-room" [];
+    SPOOL_SEGMENT_FAILED = "spool-segment-failed" ["segment", "error"];
+    SPOOL_MESSAGE_DAMAGED = "spool-message-damaged" ["id", "segment", "error"];
+    ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy"];
+    METRICS = "metrics" ["text"];
+    LOG = "log" ["lines_dropped", "error", "effect"];
+    SERVICE_MANAGER = "service-manager" ["error"];
+    CORE_STUCK = "core-stuck" ["cores", "effect"];
+    STOPPING = "stopping" [];
+    STOP = "stop" ["how"];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_event_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = ALL.iter().map(|event| event.name).collect();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
