@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
-use support::dns::DnsServer;
+use support::dns::{self, DnsServer};
 use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf};
 use support::relay::{Home, PROGRAM, Relay, of_threads};
 use support::{certificate_files, relay_by, relay_to};
@@ -1228,6 +1228,51 @@ fn second_mx_host_gets_the_mail_when_the_first_refuses() {
     send_mail(relay.address(), FROM, &[TO], CONTENT);
     hosts.hops[3].wait_for_mail(1);
     relay.wait_for("delivered", |event| event["host"] == "mx4.example.test");
+    assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+/// The names sort the dead ones first.
+#[test]
+fn the_other_four_of_fourteen_equal_mx_hosts_are_tried_when_ten_are_dead() {
+    let (home, hosts) = (Home::new(), mx_hosts(vec![usual]));
+    let address = hosts.hops[0].address();
+    let _dead: Vec<_> = (20..30)
+        .map(|last| {
+            let ip = Ipv4Addr::new(127, 0, 0, last);
+            let name = format!("dead{last}.equal.test");
+            hosts.dns.mx("equal.test", 10, &format!("{name}."));
+            hosts.dns.host(&name, &ip.to_string());
+            deaf(ip.into(), address.port())
+        })
+        .collect();
+    for number in 1..=4 {
+        let name = format!("good{number}.equal.test");
+        hosts.dns.mx("equal.test", 10, &format!("{name}."));
+        hosts.dns.host(&name, "127.0.0.1");
+    }
+    let relay = hosts.relay(&home, &["--retry-min", "1h", "--retry-max", "1h"]);
+    send_mail(relay.address(), FROM, &["b@equal.test"], CONTENT);
+    hosts.hops[0].wait_for_mail(1);
+    assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+#[test]
+fn a_name_server_that_refuses_leaves_the_mail_to_the_other_and_the_log_says_so() {
+    let (home, hosts) = (Home::new(), mx_hosts(vec![usual]));
+    let failing = DnsServer::start();
+    failing.fail_all(dns::Failure::Refused);
+    hosts.dns.delay(Duration::from_millis(20));
+    let servers = format!("{},{}", failing.address(), hosts.dns.address());
+    let port = hosts.hops[0].address().port().to_string();
+    let relay = home.start(&["--dns", &servers, "--mx-port", &port]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hosts.hops[0].wait_for_mail(1);
+    let event = relay.wait_for("name-server-failed", |_| true);
+    assert_eq!(event["server"], failing.address().to_string());
+    assert_eq!(event["reason"], "Query Refused");
+    assert_eq!(event["answered_by"], hosts.dns.address().to_string());
     assert_eq!(relay.events("deferred").len(), 0);
     relay.stop();
 }

@@ -304,7 +304,9 @@ impl Inner {
             self.at_work.set(self.at_work.get() + 1);
             spawn(async move {
                 let answer = this.context.resolver.resolve(&way.next_hop);
-                if let Some(answer) = this.unless_leaving(answer).await {
+                let answer = this.unless_leaving(answer).await;
+                this.log_name_servers();
+                if let Some(answer) = answer {
                     this.resolved(&way, answer, part);
                 }
                 this.work_done();

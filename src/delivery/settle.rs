@@ -244,6 +244,28 @@ impl Inner {
             .field("reply", &diagnosis.text);
     }
 
+    /// One line for each name server that was given up; the pauses of each, which double, are its limit.
+    pub(super) fn log_name_servers(&self) {
+        let log = &self.context.log;
+        for notice in self.context.resolver.take_notices() {
+            log.line(
+                LogLevel::Warn,
+                event::NAME_SERVER_FAILED,
+                clock::wall_time(),
+            )
+            .field("server", notice.server)
+            .field("reason", &notice.why)
+            .field("answered_by", notice.other)
+            .field(
+                "effect",
+                Shown(format_args!(
+                    "other name servers are asked first for {} s",
+                    notice.span.as_secs()
+                )),
+            );
+        }
+    }
+
     pub(super) fn log_unreadable(&self, job: &Job, error: &std::io::Error) {
         let log = &self.context.log;
         log.line(

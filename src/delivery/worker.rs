@@ -22,8 +22,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Addresses tried for one connection, over all hosts of the hop.
-const ADDRESSES_MAX: usize = 10;
+/// Addresses tried for one connection, over all hosts of the hop, though none answers.
+const SILENT_ADDRESSES_MAX: u32 = 10;
+
+/// Addresses tried for one connection as long as that takes no longer than so many silent ones would.
+const ADDRESSES_MAX: usize = 100;
 
 /// How often a connection that takes long to open asks whether others need its place.
 const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -131,7 +134,12 @@ impl Inner {
         let mut attempts = site.attempts(self.context.resolver.families(), self.random());
         attempts.retain(|attempt| !declined.contains(&attempt.host.name));
         attempts.truncate(ADDRESSES_MAX);
+        let patience = SILENT_ADDRESSES_MAX * self.context.remote.connect_timeout();
+        let since = clock::now();
         for (number, attempt) in attempts.iter().enumerate() {
+            if number > 0 && clock::now().since(since) >= patience {
+                break;
+            }
             let situation = Situation {
                 more_hosts: number + 1 < attempts.len(),
                 plaintext_allowed: key.level.allows_plaintext(),

@@ -102,6 +102,7 @@ events! {
         "status", "reply"
     ];
     CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply"];
+    NAME_SERVER_FAILED = "name-server-failed" ["server", "reason", "answered_by", "effect"];
     PLAINTEXT_FALLBACK = "plaintext-fallback" ["host", "address", "reason"];
     CONTENT_UNREADABLE = "content-unreadable" ["id", "error", "effect"];
     SPOOL_FULL = "spool-full" ["error", "effect"];

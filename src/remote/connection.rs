@@ -97,6 +97,11 @@ impl Context {
         }
     }
 
+    /// How long an address that says nothing is waited for.
+    pub fn connect_timeout(&self) -> Duration {
+        self.timeouts.connect
+    }
+
     /// Our own address for a connection to `peer`, if one is set for its IP version.
     fn source_for(&self, peer: SocketAddr) -> Option<IpAddr> {
         let same_version = |source: &&IpAddr| source.is_ipv6() == peer.is_ipv6();

@@ -24,9 +24,12 @@
 mod cache;
 mod line;
 mod own;
+mod pool;
+mod servers;
 mod site;
 
 pub use own::OwnNames;
+pub use pool::Notice;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
 use crate::io::clock;
@@ -35,29 +38,27 @@ use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use crate::time::Now;
 use cache::Cache;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::net::NoRecords;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
 use line::{Class, Line, Turn};
+use pool::{Heard, Pool};
+use site::Mixer;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OnceCell, oneshot};
 
-/// MX records of one domain that are looked at; a longer list is cut after its best.
-const MX_RECORDS_MAX: usize = 100;
+/// MX hosts that a site's key names; of further ones it has the number.
+const HOSTS_IN_KEY_MAX: usize = 100;
 
 /// Longest wait that an answer from a name server can ask for.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -73,15 +74,15 @@ pub struct Settings {
     pub name_servers: Vec<SocketAddr>,
     /// Wait for one answer.
     pub query_timeout: Duration,
-    /// Times that a query is sent again, to the same or another server.
+    /// Times that all servers that were silent are asked again.
     pub query_retries: usize,
     /// Wait for everything that a next hop needs, from when it is asked for. Past it the answer is a
     /// temporary failure.
     pub resolve_timeout: Duration,
     pub families: Families,
-    /// Hosts of a site that are used. At least 1.
+    /// Hosts of a site that are used: the best, chosen by lot among equals at each look-up. At least 1.
     pub hosts_max: usize,
-    /// Addresses of a host that are used. At least 1.
+    /// Addresses of a host that are used, chosen by lot. At least 1.
     pub addresses_per_host_max: usize,
     /// An answer is believed at least this long, whatever its TTL.
     pub ttl_min: Duration,
@@ -109,8 +110,8 @@ impl Default for Settings {
             query_retries: 2,
             resolve_timeout: Duration::from_secs(20),
             families: Families::default(),
-            hosts_max: 10,
-            addresses_per_host_max: 8,
+            hosts_max: 20,
+            addresses_per_host_max: 16,
             ttl_min: Duration::from_secs(1),
             negative_ttl_max: Duration::from_secs(300),
             failure_ttl: Duration::from_secs(10),
@@ -198,8 +199,8 @@ struct Remembered {
 pub struct Resolver {
     settings: Settings,
     own: OwnNames,
-    dns: TokioResolver,
-    name_servers: Vec<SocketAddr>,
+    pool: Pool,
+    lots: RefCell<Mixer>,
     /// What nobody asks for goes with time, see [`Resolver::tidy`].
     cache: RefCell<Cache<NextHop, Remembered>>,
     hosts: RefCell<Cache<Box<str>, HostAddresses>>,
@@ -211,15 +212,9 @@ impl Resolver {
     /// Reads the system's configuration; call it within the core's runtime. The error says what is
     /// wrong with that configuration.
     pub fn new(settings: Settings, own: OwnNames) -> Result<Self, String> {
-        let servers = name_servers(&settings);
-        let name_servers = servers.iter().filter_map(address_of).collect();
-        let config = ResolverConfig::from_name_servers(servers);
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options(&settings);
         Ok(Resolver {
-            dns: builder.build().map_err(|error| error.to_string())?,
-            name_servers,
+            pool: Pool::new(&settings)?,
+            lots: RefCell::new(Mixer(RandomState::new().hash_one(0))),
             cache: RefCell::new(Cache::new(settings.cache_entries_max)),
             hosts: RefCell::new(Cache::new(HOSTS_REMEMBERED_MAX)),
             in_flight: RefCell::default(),
@@ -255,7 +250,35 @@ impl Resolver {
 
     /// The servers that are asked.
     pub fn name_servers(&self) -> &[SocketAddr] {
-        &self.name_servers
+        self.pool.addresses()
+    }
+
+    /// Name servers given up for others since this was last asked, for the log.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        self.pool.take_notices()
+    }
+
+    /// Leaves the best of the hosts, which come by preference; by lot among equals (RFC 5321 section 5.1), so that
+    /// each has its turn at some look-up.
+    fn draw_hosts(&self, hosts: &mut Vec<(u16, Box<str>)>) {
+        let most = self.settings.hosts_max.max(1);
+        let Some((worst, _)) = hosts.get(most) else {
+            return;
+        };
+        let worst = *worst;
+        let mut drawn = hosts.split_off(hosts.partition_point(|(other, _)| *other < worst));
+        drawn.retain(|(other, _)| *other == worst);
+        self.draw(&mut drawn, most - hosts.len());
+        hosts.append(&mut drawn);
+    }
+
+    /// Leaves `most`, each with the same chance, in the order they were in.
+    fn draw<T>(&self, from: &mut Vec<T>, most: usize) {
+        let mut lots = self.lots.borrow_mut();
+        while from.len() > most {
+            let out = lots.next() % from.len() as u64;
+            from.remove(out as usize);
+        }
     }
 
     /// The order for [`Site::attempts`].
@@ -491,11 +514,12 @@ impl<'a> Inquiry<'a> {
         }
         let own = &self.resolver.own;
         drop_from(&mut hosts, |(_, name)| own.is_own_name(name));
-        hosts.truncate(self.resolver.settings.hosts_max.max(1));
         if hosts.is_empty() {
             return Err(mail_loop(next_hop));
         }
+        // Of all hosts, so that it is the same whichever are used.
         let key = site_key(&hosts, port);
+        self.resolver.draw_hosts(&mut hosts);
         let hosts = self.with_addresses(next_hop, domain, hosts, port).await?;
         Ok(Site { key, hosts })
     }
@@ -615,7 +639,9 @@ impl<'a> Inquiry<'a> {
                 Found::Records(records) => {
                     // Each family keeps its half, so that neither crowds out the other.
                     let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
-                    ips.extend(records.iter().filter_map(RData::ip_addr).take(most.max(1)));
+                    let mut of_family: Vec<_> = records.iter().filter_map(RData::ip_addr).collect();
+                    self.resolver.draw(&mut of_family, most.max(1));
+                    ips.extend(of_family);
                 }
                 Found::Failed(why) => failure = Some(no_answer(name, why)),
                 Found::NoRecords | Found::NoSuchName => {}
@@ -633,30 +659,22 @@ impl<'a> Inquiry<'a> {
             return Found::NoSuchName;
         };
         fqdn.set_fqdn(true);
-        match self.resolver.dns.lookup(fqdn, record_type).await {
-            Ok(lookup) => {
+        match self.resolver.pool.ask(&fqdn, record_type).await {
+            Heard::Records { records, ttl } => {
                 self.answered.set(true);
-                self.keep(
-                    lookup
-                        .valid_until()
-                        .saturating_duration_since(Instant::now()),
-                );
-                let answers = lookup.answers().iter();
-                let wanted = answers.filter(|record| record.record_type() == record_type);
-                let records: Vec<_> = wanted.map(|record| record.data.clone()).collect();
+                self.keep(ttl);
                 match records.is_empty() {
                     true => Found::NoRecords,
                     false => Found::Records(records),
                 }
             }
-            Err(NetError::Dns(DnsError::NoRecordsFound(denial))) => {
+            Heard::Denied(denial) => {
                 self.answered.set(true);
                 self.denied(&denial)
             }
-            Err(error) => {
-                self.answered
-                    .set(self.answered.get() || matches!(error, NetError::Dns(_)));
-                self.failed(error.to_string())
+            Heard::Failed { why, is_silence } => {
+                self.answered.set(self.answered.get() || !is_silence);
+                self.failed(why)
             }
         }
     }
@@ -727,7 +745,6 @@ pub fn mx_hosts(records: &[RData]) -> Option<Vec<(u16, Box<str>)>> {
         .collect();
     hosts.sort();
     hosts.dedup();
-    hosts.truncate(MX_RECORDS_MAX);
     Some(hosts)
 }
 
@@ -742,12 +759,17 @@ fn drop_from(hosts: &mut Vec<(u16, Box<str>)>, is_own: impl Fn(&(u16, Box<str>))
 /// `a.test,b.test;c.test:25`: hosts of equal preference between commas.
 fn site_key(hosts: &[(u16, Box<str>)], port: u16) -> SiteKey {
     let mut text = String::new();
-    for (index, (preference, name)) in hosts.iter().enumerate() {
+    let named = hosts.iter().take(HOSTS_IN_KEY_MAX);
+    for (index, (preference, name)) in named.enumerate() {
         if index > 0 {
             let equal = hosts[index - 1].0 == *preference;
             text.push(if equal { ',' } else { ';' });
         }
         text.push_str(name);
+    }
+    match hosts.len().saturating_sub(HOSTS_IN_KEY_MAX) {
+        0 => {}
+        more => text.push_str(&format!("+{more}")),
     }
     text.push_str(&format!(":{port}"));
     SiteKey::new(text)
@@ -786,39 +808,6 @@ async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     done.collect()
 }
 
-fn name_servers(settings: &Settings) -> Vec<NameServerConfig> {
-    if !settings.name_servers.is_empty() {
-        return settings.name_servers.iter().map(server_at).collect();
-    }
-    match read_system_conf() {
-        Ok((config, _)) => config.name_servers,
-        // As the C library does.
-        Err(_) => vec![NameServerConfig::udp_and_tcp(IpAddr::V4(
-            Ipv4Addr::LOCALHOST,
-        ))],
-    }
-}
-
-fn server_at(address: &SocketAddr) -> NameServerConfig {
-    let at_port = |mut connection: ConnectionConfig| {
-        connection.port = address.port();
-        connection
-    };
-    NameServerConfig::new(
-        address.ip(),
-        true,
-        vec![
-            at_port(ConnectionConfig::udp()),
-            at_port(ConnectionConfig::tcp()),
-        ],
-    )
-}
-
-fn address_of(server: &NameServerConfig) -> Option<SocketAddr> {
-    let connection = server.connections.first()?;
-    Some(SocketAddr::new(server.ip, connection.port))
-}
-
 fn line_limits(settings: &Settings) -> line::Limits {
     line::Limits {
         slots_max: settings.lookups_max.max(1),
@@ -826,21 +815,6 @@ fn line_limits(settings: &Settings) -> line::Limits {
         wait_max: settings.line_wait_max,
         silence_max: settings.silence_max,
     }
-}
-
-fn options(settings: &Settings) -> ResolverOpts {
-    let mut options = ResolverOpts::default();
-    options.timeout = settings.query_timeout;
-    options.attempts = settings.query_retries;
-    options.edns0 = true;
-    options.use_hosts_file = ResolveHosts::Always;
-    // Our own tables remember next hops and hosts, in a tenth of the memory.
-    options.cache_size = 0;
-    options.positive_max_ttl = Some(TTL_MAX);
-    options.negative_max_ttl = Some(settings.negative_ttl_max);
-    // Each of our look-ups asks a few questions at once; the semaphore is the limit.
-    options.max_active_requests = settings.lookups_max.saturating_mul(2 * settings.hosts_max);
-    options
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! A name server for tests: on a loopback port of the system's choice, with records that the test
-//! sets, and a count of what was asked. It answers as a recursive server would.
+//! sets, and a count of what was asked. It answers as a recursive server would, by UDP and TCP.
 #![allow(dead_code, reason = "every test uses its own part")]
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -20,20 +21,42 @@ const ALIASES_MAX: usize = 16;
 pub enum Failure {
     ServFail,
     Refused,
+    NotImp,
+    FormErr,
+    /// NOERROR, and the names of other servers.
+    Referral,
     Silent,
 }
+
+impl Failure {
+    pub const ALL: [Failure; 6] = [
+        Failure::ServFail,
+        Failure::Refused,
+        Failure::NotImp,
+        Failure::FormErr,
+        Failure::Referral,
+        Failure::Silent,
+    ];
+}
+
+/// Octets of an answer by UDP to a query without EDNS (RFC 1035 section 2.3.4).
+const UDP_BYTES_MAX: usize = 512;
 
 /// Stops when dropped.
 pub struct DnsServer {
     address: SocketAddr,
     zone: Arc<Mutex<Zone>>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Zone {
     records: HashMap<Name, Vec<RData>>,
     failures: HashMap<(Name, RecordType), Failure>,
+    failure_of_all: Option<Failure>,
+    failure_of_edns: Option<Failure>,
+    denies_without_soa: bool,
+    asked_with_edns: usize,
     ttl: u32,
     negative_ttl: u32,
     delay: Duration,
@@ -43,26 +66,34 @@ struct Zone {
 impl DnsServer {
     /// TTLs are an hour until set otherwise.
     pub fn start() -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
+        let (socket, listener) = bind();
         let address = socket.local_addr().expect("a bound socket");
         let zone = Arc::new(Mutex::new(Zone {
             records: HashMap::new(),
             failures: HashMap::new(),
+            failure_of_all: None,
+            failure_of_edns: None,
+            denies_without_soa: false,
+            asked_with_edns: 0,
             ttl: 3600,
             negative_ttl: 3600,
             delay: Duration::ZERO,
             asked: Vec::new(),
         }));
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
+        let by_udp = std::thread::spawn({
             let (zone, stop) = (Arc::clone(&zone), Arc::clone(&stop));
             move || serve(&socket, &zone, &stop)
+        });
+        let by_tcp = std::thread::spawn({
+            let (zone, stop) = (Arc::clone(&zone), Arc::clone(&stop));
+            move || serve_tcp(&listener, &zone, &stop)
         });
         DnsServer {
             address,
             zone,
             stop,
-            thread: Some(thread),
+            threads: vec![by_udp, by_tcp],
         }
     }
 
@@ -106,6 +137,25 @@ impl DnsServer {
         self.zone().failures.insert(key, failure);
     }
 
+    /// Every question fails from now on.
+    pub fn fail_all(&self, failure: Failure) {
+        self.zone().failure_of_all = Some(failure);
+    }
+
+    /// Every question with EDNS does.
+    pub fn fail_edns(&self, failure: Failure) {
+        self.zone().failure_of_edns = Some(failure);
+    }
+
+    pub fn deny_without_soa(&self) {
+        self.zone().denies_without_soa = true;
+    }
+
+    /// How many questions came with EDNS.
+    pub fn asked_with_edns(&self) -> usize {
+        self.zone().asked_with_edns
+    }
+
     pub fn set_ttl(&self, seconds: u32) {
         let mut zone = self.zone();
         zone.ttl = seconds;
@@ -138,10 +188,25 @@ impl Drop for DnsServer {
         self.stop.store(true, Ordering::Release);
         let waker = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
         let woken = waker.and_then(|socket| socket.send_to(&[], self.address));
-        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
-            _ = thread.join();
+        let woken_too = TcpStream::connect(self.address);
+        if woken.is_ok() && woken_too.is_ok() {
+            for thread in self.threads.drain(..) {
+                _ = thread.join();
+            }
         }
     }
+}
+
+/// The same port for both.
+fn bind() -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
+        let address = socket.local_addr().expect("a bound socket");
+        if let Ok(listener) = TcpListener::bind(address) {
+            return (socket, listener);
+        }
+    }
+    panic!("no port is free for UDP and TCP");
 }
 
 fn name(text: &str) -> Name {
@@ -163,15 +228,64 @@ fn serve(socket: &UdpSocket, zone: &Mutex<Zone>, stop: &AtomicBool) {
         let Ok(query) = Message::from_vec(&buffer[..length]) else {
             continue;
         };
-        let (response, delay) = {
-            let mut zone = zone.lock().expect("no test has panicked");
-            (zone.respond(&query), zone.delay)
+        let Some(mut bytes) = answer(&query, zone) else {
+            continue;
         };
-        std::thread::sleep(delay);
-        if let Some(bytes) = response.and_then(|response| response.to_vec().ok()) {
-            _ = socket.send_to(&bytes, peer);
+        let room = match &query.edns {
+            Some(edns) => usize::from(edns.max_payload()),
+            None => UDP_BYTES_MAX,
+        };
+        if bytes.len() > room {
+            bytes = truncated(&bytes);
+        }
+        _ = socket.send_to(&bytes, peer);
+    }
+}
+
+/// One question after the other of one connection after the other.
+fn serve_tcp(listener: &TcpListener, zone: &Mutex<Zone>, stop: &AtomicBool) {
+    for stream in listener.incoming() {
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(mut stream) = stream else { continue };
+        // A connection that is left open holds up nobody for long.
+        _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
+        let mut length = [0; 2];
+        while stream.read_exact(&mut length).is_ok() {
+            let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+            let read = stream.read_exact(&mut query).is_ok();
+            let Some(query) = Message::from_vec(&query).ok().filter(|_| read) else {
+                break;
+            };
+            if let Some(bytes) = answer(&query, zone) {
+                let length = u16::try_from(bytes.len()).expect("64 KB are enough");
+                _ = stream.write_all(&length.to_be_bytes());
+                _ = stream.write_all(&bytes);
+            }
         }
     }
+}
+
+fn answer(query: &Message, zone: &Mutex<Zone>) -> Option<Vec<u8>> {
+    let (response, delay) = {
+        let mut zone = zone.lock().expect("no test has panicked");
+        (zone.respond(query), zone.delay)
+    };
+    std::thread::sleep(delay);
+    response?.to_vec().ok()
+}
+
+/// The header and question alone, with TC.
+fn truncated(bytes: &[u8]) -> Vec<u8> {
+    let whole = Message::from_vec(bytes).expect("our own");
+    let mut short = Message::response(whole.metadata.id, whole.metadata.op_code);
+    short.metadata.truncation = true;
+    short.metadata.recursion_available = true;
+    for question in &whole.queries {
+        short.add_query(question.clone());
+    }
+    short.to_vec().expect("a question")
 }
 
 impl Zone {
@@ -184,11 +298,16 @@ impl Zone {
         response.metadata.recursion_desired = true;
         response.metadata.recursion_available = true;
         response.add_query(question.clone());
-        match self.failures.get(&(owner.clone(), record_type)) {
-            Some(Failure::Silent) => return None,
-            Some(Failure::ServFail) => response.metadata.response_code = ResponseCode::ServFail,
-            Some(Failure::Refused) => response.metadata.response_code = ResponseCode::Refused,
+        let of_edns = self.failure_of_edns.filter(|_| query.edns.is_some());
+        self.asked_with_edns += usize::from(query.edns.is_some());
+        let of_name = self.failures.get(&(owner.clone(), record_type)).copied();
+        match self.failure_of_all.or(of_edns).or(of_name) {
             None => self.answer(owner, record_type, &mut response),
+            Some(failure) => match fail(failure, owner) {
+                None => return None,
+                Some(Ok(code)) => response.metadata.response_code = code,
+                Some(Err(referral)) => _ = response.add_authority(referral),
+            },
         }
         Some(response)
     }
@@ -222,6 +341,9 @@ impl Zone {
         if !exists {
             response.metadata.response_code = ResponseCode::NXDomain;
         }
+        if self.denies_without_soa {
+            return;
+        }
         let soa = SOA::new(
             name("ns.test"),
             name("root.test"),
@@ -237,4 +359,20 @@ impl Zone {
             RData::SOA(soa),
         ));
     }
+}
+
+/// `None`: no answer; else a code, or whom to ask instead.
+fn fail(failure: Failure, owner: Name) -> Option<Result<ResponseCode, Record>> {
+    let code = match failure {
+        Failure::Silent => return None,
+        Failure::Referral => {
+            let other = RData::NS(NS(name("ns.elsewhere.test")));
+            return Some(Err(Record::from_rdata(owner, 3600, other)));
+        }
+        Failure::ServFail => ResponseCode::ServFail,
+        Failure::Refused => ResponseCode::Refused,
+        Failure::NotImp => ResponseCode::NotImp,
+        Failure::FormErr => ResponseCode::FormErr,
+    };
+    Some(Ok(code))
 }

@@ -1,6 +1,8 @@
 use super::*;
 use dns::{DnsServer, Failure};
 use hickory_resolver::proto::rr::rdata::MX;
+use std::collections::HashSet;
+use std::time::Instant;
 
 #[path = "../../../tests/support/dns.rs"]
 mod dns;
@@ -321,9 +323,276 @@ fn hosts_and_addresses_are_bounded() {
             dns.host(&format!("mx{number}.test"), &format!("192.0.2.{last}"));
         }
     }
-    let hosts = resolve(&dns, "a.test");
-    assert_eq!(hosts.len(), 10);
-    assert_eq!(hosts[0].matches("192.0.2.").count(), 4);
+    let settings = Settings {
+        hosts_max: 10,
+        addresses_per_host_max: 8,
+        ..settings(&dns)
+    };
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let hosts = show(&resolver.resolve(&"a.test".parse().unwrap()).await);
+        assert_eq!(hosts.len(), 10);
+        assert_eq!(hosts[0].matches("192.0.2.").count(), 4);
+        assert!(hosts[9].starts_with("mx10.test 10 "), "the best: {hosts:?}");
+    });
+}
+
+/// Asked again and again, as after each TTL: the hosts of every look-up, and the site's keys.
+fn look_ups(dns: &DnsServer, settings: Settings) -> (HashSet<String>, HashSet<String>) {
+    dns.set_ttl(0);
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let (mut drawn, mut keys) = (HashSet::new(), HashSet::new());
+        for _ in 0..40 {
+            resolver.clear();
+            let site = resolver.resolve(&"a.test".parse().unwrap()).await.unwrap();
+            keys.insert(site.key.to_string());
+            for host in &site.hosts {
+                drawn.insert(host.name.to_string());
+                drawn.extend(host.addresses.iter().map(SocketAddr::to_string));
+            }
+        }
+        (drawn, keys)
+    })
+}
+
+#[test]
+fn every_equal_host_has_its_turn_and_the_site_stays_the_same() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 5, "best.test");
+    dns.host("best.test", "192.0.2.99");
+    for number in 0..14 {
+        dns.mx("a.test", 10, &format!("mx{number:02}.test"));
+        dns.host(&format!("mx{number:02}.test"), "192.0.2.1");
+    }
+    let settings = Settings {
+        hosts_max: 4,
+        ..settings(&dns)
+    };
+    let (drawn, keys) = look_ups(&dns, settings);
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    for number in 0..14 {
+        assert!(drawn.contains(&format!("mx{number:02}.test")), "{drawn:?}");
+    }
+    assert!(drawn.contains("best.test"));
+}
+
+#[test]
+fn every_address_of_a_host_has_its_turn() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "mx.test");
+    for last in 1..=12 {
+        dns.host("mx.test", &format!("192.0.2.{last}"));
+    }
+    let settings = Settings {
+        addresses_per_host_max: 4,
+        ..settings(&dns)
+    };
+    let (drawn, _) = look_ups(&dns, settings);
+    assert_eq!(drawn.len(), 13, "{drawn:?}");
+}
+
+#[test]
+fn sites_that_differ_behind_their_hundredth_host_are_two() {
+    let hosts = |count: u16| -> Vec<(u16, Box<str>)> {
+        let host = |number| (10, format!("mx{number:03}.test").into());
+        (0..count).map(host).collect()
+    };
+    assert_ne!(site_key(&hosts(100), 25), site_key(&hosts(101), 25));
+    assert!(
+        site_key(&hosts(101), 25)
+            .as_str()
+            .ends_with("mx099.test+1:25")
+    );
+}
+
+// ---- several name servers ----
+
+fn with_servers(servers: &[&DnsServer]) -> Settings {
+    Settings {
+        name_servers: servers.iter().map(|dns| dns.address()).collect(),
+        query_timeout: Duration::from_secs(1),
+        ..settings(servers[0])
+    }
+}
+
+#[test]
+fn a_quick_failing_name_server_does_not_spoil_the_answer_of_a_slower_good_one() {
+    let good = DnsServer::start();
+    good.mx("a.test", 10, "mx.test");
+    good.host("mx.test", "192.0.2.1");
+    good.delay(Duration::from_millis(20));
+    for failure in Failure::ALL {
+        let failing = DnsServer::start();
+        failing.fail_all(failure);
+        for servers in [[&failing, &good], [&good, &failing]] {
+            run(async {
+                let resolver = Resolver::new(with_servers(&servers), own()).unwrap();
+                let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
+                let expected = ["mx.test 10 192.0.2.1:25"];
+                assert_eq!(show(&answer), expected, "{failure:?}");
+                let unknown = resolver.resolve(&"unknown.test".parse().unwrap()).await;
+                assert_eq!(show(&unknown), ["5.1.2 domain unknown.test not found"]);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_name_server_given_up_for_another_is_told_once() {
+    let (failing, good) = (DnsServer::start(), DnsServer::start());
+    failing.fail_all(Failure::Refused);
+    for number in 0..20 {
+        good.host(&format!("d{number}.test"), "192.0.2.1");
+    }
+    run(async {
+        let resolver = Resolver::new(with_servers(&[&failing, &good]), own()).unwrap();
+        for number in 0..20 {
+            let next_hop = format!("d{number}.test").parse().unwrap();
+            assert!(resolver.resolve(&next_hop).await.is_ok());
+        }
+        let notices = resolver.take_notices();
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert_eq!(notices[0].server, failing.address());
+        assert_eq!(notices[0].other, good.address());
+        assert_eq!(&*notices[0].why, "Query Refused");
+        assert!(resolver.take_notices().is_empty());
+    });
+    assert!(failing.asked_in_all() < 10, "it is left alone for a while");
+}
+
+#[test]
+fn when_all_name_servers_fail_the_failure_names_each() {
+    let (first, second) = (DnsServer::start(), DnsServer::start());
+    first.fail_all(Failure::ServFail);
+    second.fail_all(Failure::Silent);
+    run(async {
+        let settings = Settings {
+            query_timeout: Duration::from_millis(100),
+            query_retries: 0,
+            ..with_servers(&[&first, &second])
+        };
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
+        let (first, second) = (first.address(), second.address());
+        let expected = format!(
+            "4.4.3 DNS look-up of a.test failed: {first}: Server Failure; {second}: no answer in time"
+        );
+        assert_eq!(show(&answer), [expected]);
+        assert!(resolver.take_notices().is_empty(), "there was no other");
+    });
+}
+
+#[test]
+fn a_name_server_that_knows_no_edns_is_asked_without_and_that_is_remembered() {
+    for edns in [
+        Failure::FormErr,
+        Failure::NotImp,
+        Failure::ServFail,
+        Failure::Silent,
+    ] {
+        let dns = DnsServer::start();
+        dns.fail_edns(edns);
+        for number in 0..5 {
+            dns.mx(&format!("d{number}.test"), 10, "mx.test");
+        }
+        dns.host("mx.test", "192.0.2.1");
+        run(async {
+            let settings = Settings {
+                query_retries: 0,
+                ..settings(&dns)
+            };
+            let resolver = Resolver::new(settings, own()).unwrap();
+            for number in 0..5 {
+                let next_hop = format!("d{number}.test").parse().unwrap();
+                let answer = resolver.resolve(&next_hop).await;
+                assert_eq!(show(&answer), ["mx.test 10 192.0.2.1:25"], "{edns:?}");
+            }
+        });
+        // A query that is not answered is sent again after a while.
+        let most = if edns == Failure::Silent { 4 } else { 1 };
+        assert!(dns.asked_with_edns() <= most, "{}", dns.asked_with_edns());
+    }
+}
+
+#[test]
+fn an_answer_too_large_for_udp_comes_by_tcp() {
+    let dns = DnsServer::start();
+    for number in 0..60 {
+        let host = format!("a-rather-long-name-of-a-host-{number:02}.test");
+        dns.mx("a.test", 10, &host);
+        dns.host(&host, "192.0.2.1");
+    }
+    for edns in [None, Some(Failure::FormErr)] {
+        edns.into_iter().for_each(|failure| dns.fail_edns(failure));
+        let settings = Settings {
+            hosts_max: 100,
+            query_timeout: Duration::from_secs(2),
+            ..settings(&dns)
+        };
+        run(async {
+            let resolver = Resolver::new(settings, own()).unwrap();
+            let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
+            assert_eq!(show(&answer).len(), 60);
+        });
+    }
+}
+
+/// As small forwarders say that a host has no IPv6 address, or a domain no MX.
+#[test]
+fn a_denial_without_soa_is_believed_when_nobody_says_better() {
+    let dns = DnsServer::start();
+    dns.host("a.test", "192.0.2.1");
+    dns.deny_without_soa();
+    assert_eq!(resolve(&dns, "a.test"), ["a.test 0 192.0.2.1:25"]);
+    let better = DnsServer::start();
+    better.mx("a.test", 10, "mx.test");
+    better.host("mx.test", "192.0.2.2");
+    run(async {
+        let resolver = Resolver::new(with_servers(&[&dns, &better]), own()).unwrap();
+        let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
+        assert_eq!(show(&answer), ["mx.test 10 192.0.2.2:25"]);
+    });
+}
+
+#[test]
+fn a_referral_is_no_answer() {
+    let dns = DnsServer::start();
+    dns.host("a.test", "192.0.2.1");
+    dns.fail("a.test", RecordType::MX, Failure::Referral);
+    let answer = resolve(&dns, "a.test");
+    assert!(
+        answer[0].starts_with("4.4.3") && answer[0].ends_with("refers to other name servers"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_dead_name_server_does_not_delay_every_question() {
+    let (dead, good) = (DnsServer::start(), DnsServer::start());
+    dead.fail_all(Failure::Silent);
+    for number in 0..30 {
+        good.host(&format!("d{number}.test"), "192.0.2.1");
+    }
+    run(async {
+        let settings = with_servers(&[&dead, &good]);
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let started = Instant::now();
+        for number in 0..30 {
+            let next_hop = format!("d{number}.test").parse().unwrap();
+            assert!(resolver.resolve(&next_hop).await.is_ok());
+        }
+        // 30 times a quarter of a second is more.
+        assert!(
+            started.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            started.elapsed()
+        );
+        assert_eq!(
+            &*resolver.take_notices()[0].why,
+            "others answer long before it"
+        );
+    });
 }
 
 #[test]
