@@ -332,7 +332,8 @@ pub struct Delivery {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "DNS")]
 pub struct Dns {
-    /// Resolvers to ask [default: those of /etc/resolv.conf]
+    /// Resolvers to ask, in this order; one that fails leaves the answer to the next [default: those of
+    /// /etc/resolv.conf]
     #[arg(long, value_name = "ADDR[:PORT],...",
           value_parser = values::resolver_address, value_delimiter = ',')]
     pub dns: Vec<SocketAddr>,
