@@ -3,6 +3,7 @@
 //! Last measured: 2-core Zen 4 VM (AMD EPYC, x86-64), Linux 6.18, November 2026, release build, `cargo bench -- --quick`: 0.27 us.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ringpost::domain::Domain;
 use ringpost::remote::resolve::{OwnNames, Resolver, Settings};
 use ringpost::remote::route::RouteTable;
 use std::hint::black_box;
@@ -24,7 +25,8 @@ fn remembered(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("remembered", |b| {
         b.iter(|| {
-            let next_hop = routes.next_hop(black_box("example.com")).expect("a name");
+            let domain = Domain::parse(black_box("example.com")).expect("a name");
+            let next_hop = routes.next_hop(&domain);
             let answer = runtime.block_on(resolver.resolve(&next_hop));
             black_box(answer.expect("an address"));
         });

@@ -10,7 +10,7 @@
 //!
 //! | level | rooms | what they know |
 //! |---|---|---|
-//! | 0 | `text` `message` `time` `metrics` `config` `log` | plain values; what a log line looks like |
+//! | 0 | `text` `domain` `message` `time` `metrics` `config` `log` | plain values; what a log line looks like |
 //! | 1 | `smtp` `schedule` | pure machines: events and the time in, actions out |
 //! | 2 | `io` `tls` `spool` `handoff` `privilege` | the ring, rustls, the disk, other threads, what the kernel lets us do |
 //! | 3 | `listener` `session` `delivery` `remote` | one connection, one next hop |
@@ -26,6 +26,7 @@
 //! message's path, and threads that take work from each other.
 
 pub mod config;
+pub mod domain;
 pub mod log;
 pub mod message;
 pub mod metrics;

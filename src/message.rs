@@ -1,6 +1,8 @@
 //! What a message is between the rooms: identity, envelope, and how it was received.
 
+use crate::domain::{Domain, DomainError};
 use crate::text::push_hex;
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -49,6 +51,8 @@ impl FromStr for MessageId {
 }
 
 /// A mailbox (RFC 5321 section 4.1.2): local-part as it was written, quotes included, and domain.
+/// The text is passed on as it is; who is meant is told by [`Mailbox::domain`] and
+/// [`Mailbox::local_part_meaning`].
 ///
 /// The domain is a name, an address literal with its brackets, or empty for the bare
 /// `Postmaster` of RFC 5321 section 4.1.1.3. Holds no control characters, ever: `smtp::address`
@@ -77,8 +81,21 @@ impl Mailbox {
         &self.text[..self.local_part_bytes as usize]
     }
 
-    /// Without the `@`; empty for a bare `Postmaster`.
-    pub fn domain(&self) -> &str {
+    /// The local-part without its quotes and quoted pairs: `"a\b"`, `"ab"` and `ab` mean the same
+    /// (RFC 5321 section 4.1.2).
+    pub fn local_part_meaning(&self) -> Cow<'_, str> {
+        unquoted(self.local_part())
+    }
+
+    /// The domain in its normal form, for whatever depends on it. An error if it has none, which
+    /// is so for a bare `Postmaster`.
+    pub fn domain(&self) -> Result<Domain<'_>, DomainError> {
+        Domain::parse(self.domain_as_written())
+    }
+
+    /// Without the `@`; empty for a bare `Postmaster`. For writing only: to compare, see
+    /// [`Mailbox::domain`].
+    pub fn domain_as_written(&self) -> &str {
         self.text
             .get(self.local_part_bytes as usize + 1..)
             .unwrap_or("")
@@ -103,6 +120,25 @@ impl fmt::Display for Mailbox {
 impl fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<{}>", self.text)
+    }
+}
+
+/// What a local-part means: a quoted string without quotes and backslashes, anything else as it is.
+pub fn unquoted(local_part: &str) -> Cow<'_, str> {
+    let inner = local_part
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    match inner {
+        None => Cow::Borrowed(local_part),
+        Some(inner) if !inner.contains('\\') => Cow::Borrowed(inner),
+        Some(inner) => {
+            let mut characters = inner.chars();
+            let mut next = || match characters.next()? {
+                '\\' => characters.next(),
+                character => Some(character),
+            };
+            Cow::Owned(std::iter::from_fn(&mut next).collect())
+        }
     }
 }
 
@@ -257,10 +293,27 @@ mod tests {
     }
 
     #[test]
+    fn quotes_and_backslashes_do_not_change_who_is_meant() {
+        for (written, meant) in [
+            ("a", "a"),
+            (r#""a""#, "a"),
+            (r#""\a\b""#, "ab"),
+            (r#""a b""#, "a b"),
+            (r#""a\"b\\""#, r#"a"b\"#),
+            (r#""""#, ""),
+        ] {
+            let mailbox = Mailbox::new(written, "b.test");
+            assert_eq!(mailbox.local_part_meaning(), meant, "{written}");
+            assert_eq!(mailbox.local_part(), written);
+        }
+    }
+
+    #[test]
     fn bare_postmaster_has_no_domain() {
         let postmaster = Mailbox::new("Postmaster", "");
         assert_eq!(postmaster.as_str(), "Postmaster");
-        assert_eq!(postmaster.domain(), "");
+        assert_eq!(postmaster.domain_as_written(), "");
+        assert!(postmaster.domain().is_err());
         assert_eq!(postmaster.local_part(), "Postmaster");
     }
 

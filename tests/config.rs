@@ -261,6 +261,27 @@ fn files_of_domains_and_recipients_name_the_line() {
 }
 
 #[test]
+fn a_domain_is_one_domain_in_all_its_spellings() {
+    refused(
+        &["--tls-out-for", "bücher.test=verify,xn--bcher-kva.test=may"],
+        &[],
+        &["two different levels for xn--bcher-kva.test"],
+    );
+    for invalid in ["xn--a.test", "a\u{200d}b.test"] {
+        refused(
+            &["--relay-domain", invalid],
+            &[],
+            &["not a valid internationalised name"],
+        );
+        refused(
+            &["--route", &format!("{invalid}=[192.0.2.1]")],
+            &[],
+            &["not a valid internationalised name"],
+        );
+    }
+}
+
+#[test]
 fn what_is_probably_not_meant_is_hinted_at() {
     let hints = |words: &[&str], variables: &[(&str, &str)]| {
         let words: Vec<&str> = ["--check"].iter().chain(words).copied().collect();

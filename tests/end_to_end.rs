@@ -432,6 +432,112 @@ fn strangers_may_send_to_known_recipients_of_relay_domains() {
     relay.stop();
 }
 
+/// Every spelling of one domain, the first as an A-label.
+const SPELLINGS: [&str; 6] = [
+    "xn--bcher-kva.test",
+    "XN--Bcher-KVA.Test",
+    "bücher.test",
+    "BÜCHER.TEST",
+    "bu\u{308}cher.test",
+    "b\u{fc}\u{ad}cher.test",
+];
+
+/// Sends one message with SMTPUTF8 to `to`, and returns the reply to RCPT.
+fn send_internationalised(client: &mut Client, to: &str) -> u16 {
+    client.expect("MAIL FROM:<a@sender.test> SMTPUTF8", 250);
+    let reply = client.command(&format!("RCPT TO:<{to}>"));
+    match reply.code {
+        250 => {
+            client.expect("DATA", 354);
+            client.expect(&format!("{CONTENT}\r\n."), 250);
+        }
+        _ => drop(client.expect("RSET", 250)),
+    }
+    reply.code
+}
+
+#[test]
+fn an_idn_in_another_spelling_gets_no_plaintext_past_verify() {
+    let keywords = "SMTPUTF8\r\n8BITMIME";
+    for policy in [
+        "bücher.test=verify,partner.test=verify",
+        "xn--bcher-kva.test=verify,.Partner.test.=verify,partner.test=encrypt",
+    ] {
+        let hop = NextHop::with_keywords(StartTls::NotOffered, keywords, usual);
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &["--tls-out-for", policy]);
+        let mut client = Client::connect(relay.address());
+        client.expect("EHLO client.test", 250);
+        let full_width = "\u{ff50}artner.test";
+        for domain in SPELLINGS.into_iter().chain(["partner.test", full_width]) {
+            assert_eq!(
+                send_internationalised(&mut client, &format!("u@{domain}")),
+                250
+            );
+        }
+        // What nobody can name is not taken, so that no policy can be wrong about it.
+        for domain in ["xn--a.test", "bu\u{200d}cher.test", "partner\u{3002}test"] {
+            let code = send_internationalised(&mut client, &format!("u@{domain}"));
+            assert!(matches!(code, 501 | 553), "{domain}: {code}");
+        }
+        // Others are not meant, and still get their mail.
+        assert_eq!(send_internationalised(&mut client, "u@bucher.test"), 250);
+        hop.wait_for_mail(1);
+        relay.wait_for_count("deferred", SPELLINGS.len() + 2, |_| true);
+        let taken: Vec<String> = hop.mails().iter().map(|mail| mail.to[0].clone()).collect();
+        assert!(
+            taken.iter().all(|to| to.contains("bucher.test")),
+            "{policy}: {taken:?}"
+        );
+        assert_eq!(relay.events("delivered").len(), 1, "{policy}");
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_relay_domain_is_taken_in_every_spelling() {
+    for given in [SPELLINGS[0], SPELLINGS[2]] {
+        let hop = NextHop::with_keywords(StartTls::Works, "SMTPUTF8\r\n8BITMIME", usual);
+        let home = Home::new();
+        let recipients = home.file(
+            "recipients",
+            "\"us er\"@BÜCHER.test\nplain@xn--bcher-kva.test\n",
+        );
+        let flags = [
+            "--relay-from",
+            "none",
+            "--relay-domain",
+            given,
+            "--recipients-file",
+            &recipients,
+        ];
+        let relay = relay_to(&home, &hop, &flags);
+        let mut client = Client::connect(relay.address());
+        client.expect("EHLO client.test", 250);
+        for domain in SPELLINGS {
+            for (local_part, code) in [
+                ("plain", 250),
+                ("\"Plain\"", 250),
+                ("\"us\\ er\"", 250),
+                ("\"plain \"", 550),
+            ] {
+                let to = format!("{local_part}@{domain}");
+                assert_eq!(
+                    send_internationalised(&mut client, &to),
+                    code,
+                    "{given} {to}"
+                );
+            }
+        }
+        assert_eq!(
+            send_internationalised(&mut client, "plain@bucher.test"),
+            554
+        );
+        hop.wait_for_mail(3 * SPELLINGS.len());
+        relay.stop();
+    }
+}
+
 // ---- Reports ----
 
 /// The single mail for the sender, once it has come: a report.

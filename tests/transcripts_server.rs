@@ -32,7 +32,7 @@ impl Policy for TestPolicy {
         if forward_path.local_part() == "nobody" {
             return Err(Refusal::new(550, 1, 1, "No such user"));
         }
-        if trusted || matches!(forward_path.domain(), "c.test" | "") {
+        if trusted || matches!(forward_path.domain_as_written(), "c.test" | "") {
             return Ok(());
         }
         Err(Refusal {

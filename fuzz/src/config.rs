@@ -1,6 +1,7 @@
 //! Values as they stand in flags and files: no text panics, and what is taken reads back as the same.
 
-use ringpost::config::{Bytes, ClientNet, CpuList, DomainPattern, Span, TlsFor};
+use ringpost::config::{Bytes, ClientNet, CpuList, DomainPattern, KnownRecipient, Span, TlsFor};
+use ringpost::domain::Domain;
 use ringpost::remote::route::{NextHop, RouteTable};
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -11,6 +12,8 @@ pub fn run(input: &[u8]) {
     };
     reads_back::<Bytes>(text);
     reads_back::<DomainPattern>(text);
+    reads_back::<Domain>(text);
+    let _ = text.parse::<KnownRecipient>();
     reads_back::<NextHop>(text);
     reads_back::<Span>(text);
     let _ = text.parse::<ClientNet>();
@@ -41,8 +44,8 @@ fn routes(text: &str) {
     for line in text.lines() {
         taken += usize::from(table.add_entry(line, "line").is_ok());
         let domain = line.split(['=', ' ']).next().unwrap_or("");
-        if let Ok(next_hop) = table.next_hop(domain) {
-            reads_back::<NextHop>(&next_hop.to_string());
+        if let Ok(domain) = Domain::parse(domain) {
+            reads_back::<NextHop>(&table.next_hop(&domain).to_string());
         }
     }
     assert!(table.len() >= taken);

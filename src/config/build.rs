@@ -2,7 +2,7 @@
 
 use super::flags::{Flags, Limits, Relaying, Tls, variable_of};
 use super::units::Bytes;
-use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, TlsLevel};
+use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, KnownRecipient, TlsLevel};
 use super::{
     CertificateSource, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig, LogConfig,
     PrivilegeConfig, RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings,
@@ -183,7 +183,7 @@ fn tls(flags: &Tls, hostname: &str, certificate: CertificateSource) -> TlsConfig
     // A name before patterns, a longer pattern before a shorter: the closest word counts.
     out_levels.sort_by_key(|(pattern, _)| match pattern {
         DomainPattern::Exact(_) => (0, 0),
-        DomainPattern::Below(domain) => (1, usize::MAX - domain.len()),
+        DomainPattern::Below(domain) => (1, usize::MAX - domain.as_str().len()),
     });
     TlsConfig {
         hostname: hostname.to_owned(),
@@ -286,14 +286,12 @@ fn relay(flags: &Relaying, validators: &Validators, complaints: &mut Vec<String>
     }
 }
 
-fn recipients(path: &Path, complaints: &mut Vec<String>) -> Vec<String> {
+fn recipients(path: &Path, complaints: &mut Vec<String>) -> Vec<KnownRecipient> {
     let mut recipients = Vec::new();
     for (source, text) in lines("--recipients-file", path, complaints) {
-        match text.rsplit_once('@') {
-            Some((_, domain)) if domain.parse::<DomainPattern>().is_ok() => recipients.push(text),
-            _ => complaints.push(format!(
-                "{source}: '{text}': an address (user@example.com), or @example.com for all of it"
-            )),
+        match text.parse() {
+            Ok(recipient) => recipients.push(recipient),
+            Err(allowed) => complaints.push(format!("{source}: '{text}': {allowed}")),
         }
     }
     recipients

@@ -18,8 +18,8 @@ mod values;
 pub use surroundings::Surroundings;
 pub use units::{Bytes, Span};
 pub use values::{
-    BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel,
-    SpoolDurability, TlsFor, TlsLevel, UserName,
+    BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, KnownRecipient, LogFormat,
+    LogLevel, SpoolDurability, TlsFor, TlsLevel, UserName,
 };
 
 use clap::FromArgMatches;
@@ -131,8 +131,8 @@ pub enum CertificateSource {
 pub struct RelayConfig {
     pub trusted_nets: Vec<IpNet>,
     pub domains: Vec<DomainPattern>,
-    /// Lines of the recipients file. `None`: every recipient of a relay domain is taken.
-    pub recipients: Option<Vec<String>>,
+    /// `None`: every recipient of a relay domain is taken.
+    pub recipients: Option<Vec<KnownRecipient>>,
     pub routes: Vec<RouteText>,
 }
 

@@ -3,10 +3,11 @@
 //! Pure and immutable, so all cores share one. A question costs a few hash look-ups and no
 //! allocation while the address is lower-case ASCII.
 
+use super::values::{KnownRecipient, folded};
 use super::{DomainPattern, RelayConfig};
+use crate::domain::{Domain, DomainMap};
 use crate::message::Mailbox;
 use ipnet::IpNet;
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -22,6 +23,8 @@ pub enum NotRelayed {
     UnknownRecipient,
     /// A local part without a domain, other than `Postmaster`.
     NoDomain,
+    /// A domain without a normal form: nobody could say whose it is.
+    InvalidDomain,
 }
 
 impl NotRelayed {
@@ -31,6 +34,7 @@ impl NotRelayed {
             NotRelayed::Denied => 554,
             NotRelayed::UnknownRecipient => 550,
             NotRelayed::NoDomain => 501,
+            NotRelayed::InvalidDomain => 553,
         }
     }
 
@@ -39,7 +43,7 @@ impl NotRelayed {
         match self {
             NotRelayed::Denied => (5, 7, 1),
             NotRelayed::UnknownRecipient => (5, 1, 1),
-            NotRelayed::NoDomain => (5, 1, 3),
+            NotRelayed::NoDomain | NotRelayed::InvalidDomain => (5, 1, 3),
         }
     }
 
@@ -48,6 +52,7 @@ impl NotRelayed {
             NotRelayed::Denied => "Relaying denied",
             NotRelayed::UnknownRecipient => "No such recipient here",
             NotRelayed::NoDomain => "The recipient needs a domain",
+            NotRelayed::InvalidDomain => "The recipient's domain is not a valid name",
         }
     }
 }
@@ -56,28 +61,32 @@ impl NotRelayed {
 #[derive(Debug)]
 pub struct RelayPolicy {
     trusted_nets: Vec<IpNet>,
-    domains: HashSet<Box<str>>,
+    domains: DomainMap<()>,
     /// Domains below which everything is a relay domain.
-    parents: HashSet<Box<str>>,
+    parents: DomainMap<()>,
     recipients: Option<Recipients>,
 }
 
 #[derive(Debug, Default)]
-struct Recipients {
-    /// `user@domain`, lower case.
-    mailboxes: HashSet<Box<str>>,
-    /// Domains of which every recipient is taken.
-    whole_domains: HashSet<Box<str>>,
+struct Recipients(DomainMap<Known>);
+
+/// Who is known of a domain.
+#[derive(Debug, Default)]
+struct Known {
+    /// Every recipient is taken.
+    all: bool,
+    /// What the local-parts mean, folded.
+    local_parts: HashSet<Box<str>>,
 }
 
 impl RelayPolicy {
     pub fn new(config: &RelayConfig) -> Self {
-        let mut domains = HashSet::new();
-        let mut parents = HashSet::new();
+        let mut domains = DomainMap::default();
+        let mut parents = DomainMap::default();
         for pattern in &config.domains {
             match pattern {
-                DomainPattern::Exact(domain) => domains.insert(domain.clone()),
-                DomainPattern::Below(domain) => parents.insert(domain.clone()),
+                DomainPattern::Exact(domain) => domains.insert(domain.clone(), ()),
+                DomainPattern::Below(domain) => parents.insert(domain.clone(), ()),
             };
         }
         RelayPolicy {
@@ -94,10 +103,10 @@ impl RelayPolicy {
         self.trusted_nets.iter().any(|net| net.contains(&client))
     }
 
-    /// True if anybody may send to `domain`, which may be upper case or end in a dot.
-    pub fn is_relay_domain(&self, domain: &str) -> bool {
-        let domain = lower_case(domain.strip_suffix('.').unwrap_or(domain));
-        self.domains.contains(&*domain) || has_parent(&domain, &self.parents)
+    /// True if anybody may send to `domain`.
+    pub fn is_relay_domain(&self, domain: &Domain<'_>) -> bool {
+        let is_below = || domain.parents().any(|above| self.parents.contains(&above));
+        self.domains.contains(domain) || !self.parents.is_empty() && is_below()
     }
 
     /// Whether this recipient is taken from a client that is `trusted` or not.
@@ -109,24 +118,24 @@ impl RelayPolicy {
     /// # Errors
     /// [`NotRelayed`] holds the reply.
     pub fn recipient(&self, trusted: bool, forward_path: &Mailbox) -> Result<(), NotRelayed> {
-        let domain = forward_path.domain();
-        let is_postmaster = forward_path.local_part().eq_ignore_ascii_case(POSTMASTER);
-        if domain.is_empty() {
-            return if is_postmaster {
-                Ok(())
-            } else {
-                Err(NotRelayed::NoDomain)
-            };
-        }
-        if !self.is_relay_domain(domain) {
-            return if trusted {
-                Ok(())
-            } else {
-                Err(NotRelayed::Denied)
+        let local_part = forward_path.local_part_meaning();
+        let is_postmaster = local_part.eq_ignore_ascii_case(POSTMASTER);
+        let domain = match forward_path.domain() {
+            Ok(domain) => domain,
+            Err(_) if !forward_path.domain_as_written().is_empty() => {
+                return Err(NotRelayed::InvalidDomain);
+            }
+            Err(_) if is_postmaster => return Ok(()),
+            Err(_) => return Err(NotRelayed::NoDomain),
+        };
+        if !self.is_relay_domain(&domain) {
+            return match trusted {
+                true => Ok(()),
+                false => Err(NotRelayed::Denied),
             };
         }
         match &self.recipients {
-            Some(known) if !is_postmaster && !known.contain(forward_path) => {
+            Some(known) if !is_postmaster && !known.contain(&local_part, &domain) => {
                 Err(NotRelayed::UnknownRecipient)
             }
             _ => Ok(()),
@@ -135,45 +144,22 @@ impl RelayPolicy {
 }
 
 impl Recipients {
-    /// `lines` are `user@domain`, or `@domain` for a domain as a whole.
-    fn new(lines: &[String]) -> Self {
+    fn new(known: &[KnownRecipient]) -> Self {
         let mut recipients = Recipients::default();
-        for line in lines {
-            let line = lower_case(line);
-            match line.strip_prefix('@') {
-                Some(domain) => recipients.whole_domains.insert(domain.into()),
-                None => recipients.mailboxes.insert(line.as_ref().into()),
-            };
+        for KnownRecipient { local_part, domain } in known {
+            let of_domain = recipients.0.get_or_default(domain.clone());
+            match local_part {
+                Some(local_part) => drop(of_domain.local_parts.insert(local_part.clone())),
+                None => of_domain.all = true,
+            }
         }
         recipients
     }
 
-    fn contain(&self, mailbox: &Mailbox) -> bool {
-        let text = mailbox.as_str();
-        let text = lower_case(text.strip_suffix('.').unwrap_or(text));
-        let domain = &text[mailbox_domain_start(&text)..];
-        self.mailboxes.contains(&*text) || self.whole_domains.contains(domain)
-    }
-}
-
-/// A quoted local part may hold an `@`, a domain never does.
-fn mailbox_domain_start(text: &str) -> usize {
-    text.rfind('@').map_or(text.len(), |at| at + 1)
-}
-
-fn has_parent(domain: &str, parents: &HashSet<Box<str>>) -> bool {
-    !parents.is_empty()
-        && domain
-            .match_indices('.')
-            .any(|(dot, _)| parents.contains(&domain[dot + 1..]))
-}
-
-fn lower_case(text: &str) -> Cow<'_, str> {
-    let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
-    if text.bytes().all(is_lower) {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(text.to_lowercase())
+    fn contain(&self, local_part: &str, domain: &Domain<'_>) -> bool {
+        self.0
+            .get(domain)
+            .is_some_and(|known| known.all || known.local_parts.contains(&*folded(local_part)))
     }
 }
 
@@ -185,7 +171,8 @@ mod tests {
         RelayPolicy::new(&RelayConfig {
             trusted_nets: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
             domains: domains.iter().map(|text| text.parse().unwrap()).collect(),
-            recipients: recipients.map(|lines| lines.iter().map(|&line| line.to_owned()).collect()),
+            recipients: recipients
+                .map(|lines| lines.iter().map(|line| line.parse().unwrap()).collect()),
             routes: Vec::new(),
         })
     }
@@ -228,11 +215,12 @@ mod tests {
     #[test]
     fn wildcards_match_below_at_any_depth() {
         let policy = policy(&["*.example.com"], None);
-        assert!(policy.is_relay_domain("a.example.com"));
-        assert!(policy.is_relay_domain("a.b.example.com"));
-        assert!(!policy.is_relay_domain("example.com"));
-        assert!(!policy.is_relay_domain("badexample.com"));
-        assert!(!policy.is_relay_domain(""));
+        let is_relayed = |name| policy.is_relay_domain(&Domain::parse(name).unwrap());
+        assert!(is_relayed("a.example.com"));
+        assert!(is_relayed("a.b.example.com"));
+        assert!(!is_relayed("example.com"));
+        assert!(!is_relayed("badexample.com"));
+        assert!(!is_relayed("com"));
     }
 
     #[test]
@@ -249,6 +237,65 @@ mod tests {
             );
         }
         assert_eq!(verdict(&policy, true, "any@elsewhere.test"), Ok(()));
+    }
+
+    #[test]
+    fn every_spelling_of_a_relay_domain_is_the_relay_domain() {
+        let spellings = [
+            "bücher.test",
+            "BÜCHER.test",
+            "bu\u{308}cher.test",
+            "xn--bcher-kva.test",
+            "XN--bcher-KVA.Test.",
+        ];
+        for given in spellings {
+            let known = format!("User@{given}");
+            let policy = policy(&[given], Some(&[&known]));
+            for asked in spellings {
+                let verdict = |local_part| {
+                    let address = format!("{local_part}@{asked}");
+                    verdict(&policy, false, &address)
+                };
+                assert_eq!(verdict("user"), Ok(()), "{given} {asked}");
+                let unknown = Err(NotRelayed::UnknownRecipient);
+                assert_eq!(verdict("nobody"), unknown, "{given} {asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_domain_without_a_normal_form_is_refused_to_everybody() {
+        let policy = policy(&["*.test"], None);
+        for trusted in [false, true] {
+            for name in ["xn--a.test", "a\u{200d}b.test", "a..test"] {
+                let refused = verdict(&policy, trusted, &format!("a@{name}"));
+                assert_eq!(refused, Err(NotRelayed::InvalidDomain), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn quoted_and_unquoted_recipients_are_the_same() {
+        let known = [
+            "plain@b.test",
+            r#""quo\ted"@b.test"#,
+            r#""two words"@b.test"#,
+        ];
+        let policy = policy(&["b.test"], Some(&known));
+        for same in [
+            "plain",
+            r#""plain""#,
+            r#""pl\ain""#,
+            "QUOTED",
+            r#""quoted""#,
+            r#""Two\ Words""#,
+            r#""postmaster""#,
+        ] {
+            let address = format!("{same}@B.test");
+            assert_eq!(verdict(&policy, false, &address), Ok(()), "{same}");
+        }
+        let other = verdict(&policy, false, r#""plain "@b.test"#);
+        assert_eq!(other, Err(NotRelayed::UnknownRecipient));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the defaults take from the host: its name, and where state is kept.
 
 use super::values;
+use crate::domain::Domain;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
@@ -56,7 +57,8 @@ fn qualified(kernel_name: &str, hosts_file: &str) -> String {
 fn full_name_beside(name: &str, line: &str) -> Option<String> {
     let line = line.split('#').next()?;
     let names = || line.split_whitespace().skip(1);
-    if !names().any(|other| other.eq_ignore_ascii_case(name)) {
+    let own = Domain::parse(name);
+    if !names().any(|other| Domain::parse(other) == own) {
         return None;
     }
     names()

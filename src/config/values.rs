@@ -1,7 +1,10 @@
 //! The values that flags take besides numbers: addresses, networks, domains, CPUs.
 
+use crate::domain::{Domain, DomainError};
+use crate::message::unquoted;
 use clap::ValueEnum;
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -128,25 +131,19 @@ impl FromStr for ClientNet {
     }
 }
 
-/// A domain, or everything below one. Lower case, without a final dot.
+/// A domain, or everything below one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum DomainPattern {
-    Exact(Box<str>),
+    Exact(Domain<'static>),
     /// `.example.com` and `*.example.com`: any depth below, not the domain itself.
-    Below(Box<str>),
+    Below(Domain<'static>),
 }
 
 impl DomainPattern {
-    /// True if the pattern means `domain`, which may be upper case or end in a dot.
-    pub fn matches(&self, domain: &str) -> bool {
-        let domain = domain.strip_suffix('.').unwrap_or(domain);
+    pub fn matches(&self, domain: &Domain<'_>) -> bool {
         match self {
-            DomainPattern::Exact(name) => domain.eq_ignore_ascii_case(name),
-            DomainPattern::Below(parent) => domain
-                .len()
-                .checked_sub(parent.len() + 1)
-                .and_then(|dot| domain.get(dot..))
-                .is_some_and(|end| end.starts_with('.') && end[1..].eq_ignore_ascii_case(parent)),
+            DomainPattern::Exact(name) => name == domain,
+            DomainPattern::Below(parent) => domain.parents().any(|above| above == *parent),
         }
     }
 }
@@ -155,75 +152,121 @@ impl FromStr for DomainPattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            "allowed is a domain: example.com, or .example.com (also *.example.com) for all below it"
-                .to_owned()
+        let wrong = |error: DomainError| {
+            format!(
+                "{error}; allowed is a domain: example.com, or .example.com (also *.example.com) \
+                 for all below it"
+            )
         };
-        let lower = text.strip_suffix('.').unwrap_or(text).to_lowercase();
-        if is_address_literal(&lower) {
-            return Ok(DomainPattern::Exact(lower.into()));
+        if let Some(address) = bare_address_literal(text) {
+            return Ok(DomainPattern::Exact(Domain::of_address(address)));
         }
-        let below = lower.strip_prefix("*.").or_else(|| lower.strip_prefix('.'));
-        match below {
-            Some(domain) if is_domain(domain) => Ok(DomainPattern::Below(domain.into())),
-            None if is_domain(&lower) => Ok(DomainPattern::Exact(lower.into())),
-            _ => Err(wrong()),
+        match text.strip_prefix("*.").or_else(|| text.strip_prefix('.')) {
+            Some(parent) => domain_name(parent).map(DomainPattern::Below),
+            None => domain(text).map(DomainPattern::Exact),
         }
+        .map_err(wrong)
     }
 }
 
 impl fmt::Display for DomainPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DomainPattern::Exact(domain) => f.write_str(domain),
+            DomainPattern::Exact(domain) => write!(f, "{domain}"),
             DomainPattern::Below(domain) => write!(f, ".{domain}"),
         }
     }
 }
 
-fn is_address_literal(text: &str) -> bool {
-    let Some(inner) = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    else {
-        return false;
-    };
-    let inner = inner.strip_prefix("ipv6:").unwrap_or(inner);
-    inner.parse::<IpAddr>().is_ok()
+/// `[2001:db8::1]`, which is no address literal in mail, but clear in a flag.
+fn bare_address_literal(text: &str) -> Option<IpAddr> {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    inner.parse().ok()
 }
 
-/// Labels of 1 to 63 octets, 253 in all (RFC 1035 section 2.3.4). Letters beyond ASCII pass, for
-/// SMTPUTF8 domains, and so does the underscore that some hosts carry.
-fn is_domain(text: &str) -> bool {
-    text.len() <= 253
-        && text.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c) || is_beyond_ascii(c))
-        })
+/// A domain as a recipient may have it: a name, in whatever spelling, or an address literal.
+pub fn domain(text: &str) -> Result<Domain<'static>, DomainError> {
+    match text.starts_with('[') {
+        true => text.parse(),
+        false => domain_name(text),
+    }
 }
 
-/// Combining marks belong to letters of many scripts without being alphanumeric, so this asks
-/// only what a name must not hold.
-fn is_beyond_ascii(c: char) -> bool {
-    !c.is_ascii() && !c.is_control() && !c.is_whitespace()
+fn domain_name(text: &str) -> Result<Domain<'static>, DomainError> {
+    let name: Domain<'static> = text.parse()?;
+    let hyphen_outside = |label: &str| label.starts_with('-') || label.ends_with('-');
+    match name.address().is_some() || name.as_str().split('.').any(hyphen_outside) {
+        true => Err(DomainError::Character),
+        false => Ok(name),
+    }
 }
 
 /// A host name that may stand in a greeting (RFC 5321 section 4.1.2, `Domain`): ASCII letters,
 /// digits and hyphens.
 pub fn host_name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text);
-    if name.is_ascii() && !name.contains('_') && is_domain(name) {
+    if name.is_ascii() && !name.contains('_') && domain_name(name).is_ok() {
         Ok(name.to_owned())
     } else {
         Err(
             "allowed is a host name of letters, digits, hyphens and dots: mx1.example.com"
                 .to_owned(),
         )
+    }
+}
+
+/// Recipients of a relay domain that are known: one, or all of a domain.
+///
+/// Text form `user@example.com` or `@example.com`. Local-parts are compared without regard to case
+/// and quoting. That is coarser than RFC 5321 section 2.4 allows, but no host of today tells
+/// `User` from `user`, and a list must not refuse what the host behind it would take.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KnownRecipient {
+    /// What the local-part means, [`folded`]; `None`: all of the domain.
+    pub local_part: Option<Box<str>>,
+    pub domain: Domain<'static>,
+}
+
+impl FromStr for KnownRecipient {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = "allowed is an address (user@example.com), or @example.com for all of it";
+        // A quoted local-part may hold an '@', a domain never does.
+        let (local_part, name) = text.rsplit_once('@').ok_or(wrong)?;
+        let domain = domain(name).map_err(|error| format!("{error}; {wrong}"))?;
+        if !is_local_part(local_part) {
+            return Err(wrong.to_owned());
+        }
+        let local_part = match local_part {
+            "" => None,
+            local_part => Some(folded(&unquoted(local_part)).into()),
+        };
+        Ok(KnownRecipient { local_part, domain })
+    }
+}
+
+/// Empty, a quoted string, or a text without what would have to be quoted.
+fn is_local_part(text: &str) -> bool {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return !text.contains(['"', '\\', '@']) && !text.contains(char::is_whitespace);
+    };
+    let mut escaped = false;
+    let end = quoted.find(|character| {
+        let is_end = character == '"' && !escaped;
+        escaped = character == '\\' && !escaped;
+        is_end
+    });
+    end.is_some_and(|end| end + 1 == quoted.len())
+}
+
+/// A local-part as it is compared; borrowed while it is lower-case ASCII.
+pub fn folded(local_part: &str) -> Cow<'_, str> {
+    let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    match local_part.bytes().all(is_lower) {
+        true => Cow::Borrowed(local_part),
+        false => Cow::Owned(local_part.to_lowercase()),
     }
 }
 
@@ -373,14 +416,32 @@ mod tests {
 
     #[test]
     fn domain_patterns() {
-        let exact = |text: &str| Ok(DomainPattern::Exact(text.into()));
-        let below = |text: &str| Ok(DomainPattern::Below(text.into()));
+        let exact = |text: &str| Ok(DomainPattern::Exact(text.parse().unwrap()));
+        let below = |text: &str| Ok(DomainPattern::Below(text.parse().unwrap()));
         assert_eq!("Example.COM.".parse(), exact("example.com"));
         assert_eq!(".example.com".parse(), below("example.com"));
         assert_eq!("*.example.com".parse(), below("example.com"));
         assert_eq!("[192.0.2.1]".parse(), exact("[192.0.2.1]"));
-        assert_eq!("bücher.example".parse(), exact("bücher.example"));
+        assert_eq!("[2001:DB8::1]".parse(), exact("[IPv6:2001:db8::1]"));
+        for spelling in [
+            "bücher.example",
+            "BÜCHER.example",
+            "bu\u{308}cher.example",
+            "xn--bcher-kva.example",
+            "bücher\u{3002}example.",
+        ] {
+            let below_it = format!("*.{spelling}").parse();
+            assert_eq!(below_it, below("xn--bcher-kva.example"), "{spelling}");
+            assert_eq!(
+                spelling.parse(),
+                exact("xn--bcher-kva.example"),
+                "{spelling}"
+            );
+        }
         for wrong in [
+            "xn--a.example",
+            "*.[192.0.2.1]",
+            "a\u{200d}b.example",
             "",
             ".",
             "*",
@@ -395,6 +456,43 @@ mod tests {
         }
         let too_long = format!("{}.example", "a".repeat(64));
         assert!(too_long.parse::<DomainPattern>().is_err());
+    }
+
+    #[test]
+    fn known_recipients_by_what_they_mean() {
+        let known = |text: &str| -> KnownRecipient { text.parse().expect(text) };
+        for same in [
+            "A@B.test",
+            "\"a\"@b.test.",
+            "\"\\a\"@b.test",
+            "\"A\"@\u{ff42}.test",
+        ] {
+            assert_eq!(known(same), known("a@b.test"), "{same}");
+        }
+        assert_eq!(known("ü@BÜCHER.test"), known("Ü@xn--bcher-kva.test"));
+        let local_part = |text: &str| known(text).local_part;
+        assert_eq!(
+            local_part("\"a@c.test\"@b.test").as_deref(),
+            Some("a@c.test")
+        );
+        assert_eq!(local_part("\"\"@b.test").as_deref(), Some(""));
+        assert_eq!(local_part("@b.test"), None);
+        for wrong in [
+            "",
+            "a",
+            "a@",
+            "a@*.b.test",
+            "@.b.test",
+            "a b@c.test",
+            "a\"b@c.test",
+            "\"a@c.test",
+            "\"a\\\"@c.test",
+            "\"a\"b\"@c.test",
+            "a@b@c.test",
+            "a@xn--a.test",
+        ] {
+            assert!(wrong.parse::<KnownRecipient>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

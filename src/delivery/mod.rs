@@ -13,6 +13,7 @@ mod report;
 mod settle;
 mod worker;
 
+use crate::domain::Domain;
 use crate::handoff::job::{Job, Message};
 use crate::io::runtime::spawn;
 use crate::io::{clock, runtime};
@@ -64,7 +65,7 @@ pub struct Context {
     /// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
     pub broken_tls_remembered: Duration,
     /// How much TLS a recipient domain demands.
-    pub level_for: Box<dyn Fn(&str) -> Level>,
+    pub level_for: Box<dyn Fn(&Domain<'_>) -> Level>,
     /// So many more recipients of a message are finished, and that is durable.
     pub finished: Finished,
     pub metrics: Arc<CoreMetrics>,
@@ -78,7 +79,7 @@ pub struct Context {
 struct HopKey {
     site: SiteKey,
     level: Level,
-    vouching_domain: Option<Box<str>>,
+    vouching_domain: Option<Domain<'static>>,
 }
 
 impl fmt::Display for HopKey {
@@ -210,7 +211,7 @@ struct Way {
     is_report: bool,
     next_hop: NextHop,
     level: Level,
-    vouching_domain: Option<Box<str>>,
+    vouching_domain: Option<Domain<'static>>,
 }
 
 impl Way {
@@ -362,18 +363,18 @@ impl Inner {
             return Ok(None);
         };
         // Only the bare Postmaster has no domain: it is ours.
-        let domain = match mailbox.domain() {
+        let domain = Domain::parse(match mailbox.domain_as_written() {
             "" => &self.context.hostname,
             domain => domain,
-        };
-        let level = (self.context.level_for)(domain);
+        })?;
+        let level = (self.context.level_for)(&domain);
         Ok(Some(Way {
             is_report: matches!(state, RecipientState::ReportOwed { .. }),
-            next_hop: self.context.routes.next_hop(domain)?,
+            next_hop: self.context.routes.next_hop(&domain),
             level,
             // The certificate is judged against the host's name, but who vouches for that name is
             // the domain.
-            vouching_domain: (level == Level::Verify).then(|| domain.into()),
+            vouching_domain: (level == Level::Verify).then(|| domain.into_owned()),
         }))
     }
 

@@ -21,10 +21,12 @@ use super::placement::CoreSpec;
 use crate::config::relay::RelayPolicy;
 use crate::config::{BareLineEnds, Config, IpVersion, TlsLevel};
 use crate::delivery::{self, Delivery};
+use crate::domain::Domain;
 use crate::handoff::job::Message;
 use crate::handoff::memory::{Budget, Memory};
 use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::Log;
+use crate::message::Mailbox;
 use crate::metrics::{CoreMetrics, Counter};
 use crate::privilege::Identity;
 use crate::remote::connection;
@@ -42,7 +44,7 @@ use crate::tls::{
     ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions,
 };
 use std::cell::{Cell, RefCell};
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -104,19 +106,22 @@ impl Shared {
 
     /// The core that delivers to this domain; `None`: the domain has a fixed next hop, which all
     /// delivery cores serve.
-    pub fn core_for_domain(&self, domain: &str) -> Option<usize> {
-        if self.delivery_cores.len() == 1 {
-            return Some(self.delivery_cores[0]);
-        }
-        if let Ok(NextHop::Address(_) | NextHop::Host { .. }) = self.routes.next_hop(domain) {
+    pub fn core_for_domain(&self, domain: &Domain<'_>) -> Option<usize> {
+        if let Some(NextHop::Address(_) | NextHop::Host { .. }) = self.routes.route(domain) {
             return None;
         }
         let mut hasher = DefaultHasher::new();
-        domain
-            .bytes()
-            .for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
+        domain.hash(&mut hasher);
         let place = hasher.finish() as usize % self.delivery_cores.len();
         Some(self.delivery_cores[place])
+    }
+
+    /// A domain that cannot be looked up is nobody's: any core finds out.
+    fn core_for_mailbox(&self, mailbox: &Mailbox) -> Option<usize> {
+        match &self.delivery_cores[..] {
+            [only] => Some(*only),
+            _ => self.core_for_domain(&mailbox.domain().ok()?),
+        }
     }
 
     /// Recipients of a message by the core that delivers them; `anywhere` serves fixed next hops.
@@ -130,9 +135,7 @@ impl Shared {
         let mut parts: Vec<(usize, Vec<(u32, RecipientState)>)> = Vec::new();
         for (index, state) in recipients {
             let forward_path = &message.envelope.recipients[index as usize].forward_path;
-            let core = self
-                .core_for_domain(forward_path.domain())
-                .unwrap_or(anywhere);
+            let core = self.core_for_mailbox(forward_path).unwrap_or(anywhere);
             match parts.iter_mut().find(|(other, _)| *other == core) {
                 Some((_, part)) => part.push((index, state)),
                 None => parts.push((core, vec![(index, state)])),
@@ -241,7 +244,7 @@ impl Shared {
             ..resolve::Settings::default()
         };
         let own = OwnNames {
-            hostname: self.config.session.hostname.clone(),
+            hostname: self.config.session.hostname.parse().ok(),
             listeners: self.listening.iter().map(|(address, _)| *address).collect(),
             aliases: Vec::new(),
         };
@@ -311,10 +314,10 @@ impl Shared {
     }
 
     /// The first pattern that matches says how much TLS a recipient domain demands.
-    fn level_for(&self) -> Box<dyn Fn(&str) -> Level> {
+    fn level_for(&self) -> Box<dyn Fn(&Domain<'_>) -> Level> {
         let default = level(self.config.tls.out_level);
         let levels = self.config.tls.out_levels.clone();
-        Box::new(move |domain| {
+        Box::new(move |domain: &Domain<'_>| {
             levels
                 .iter()
                 .find(|(pattern, _)| pattern.matches(domain))

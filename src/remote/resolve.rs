@@ -32,8 +32,9 @@ pub use own::OwnNames;
 pub use pool::Notice;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
+use crate::domain::Domain;
 use crate::io::clock;
-use crate::remote::route::{NextHop, name_in_dns_form};
+use crate::remote::route::NextHop;
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use crate::time::Now;
@@ -468,10 +469,10 @@ impl<'a> Inquiry<'a> {
 
     async fn site(&self, next_hop: &NextHop) -> Result<Site, ResolveError> {
         match next_hop {
-            NextHop::Mx { domain, port } => self.mx_site(next_hop, domain, *port).await,
+            NextHop::Mx { domain, port } => self.mx_site(next_hop, domain.as_str(), *port).await,
             NextHop::Host { host, port } => {
                 let key = SiteKey::new(next_hop.to_string());
-                self.single_host(next_hop, host, *port, key).await
+                self.single_host(next_hop, host.as_str(), *port, key).await
             }
             NextHop::Address(address) => self.address_site(next_hop, *address),
         }
@@ -739,8 +740,8 @@ pub fn mx_hosts(records: &[RData]) -> Option<Vec<(u16, Box<str>)>> {
                 return None;
             };
             let name = mx.exchange.to_ascii();
-            let name = name_in_dns_form(&name).ok()?;
-            Some((mx.preference, name.into()))
+            let name = Domain::from_dns(&name).ok()?;
+            Some((mx.preference, name.as_str().into()))
         })
         .collect();
     hosts.sort();

@@ -9,36 +9,30 @@
 //! ```
 //!
 //! The most particular route wins: the domain itself, then the longest wildcard, then `*`. A domain
-//! without a route goes to its MX hosts, an address literal to its address. Names are compared in A-label
-//! form (RFC 5890), without regard to case.
+//! without a route goes to its MX hosts, an address literal to its address. Domains are compared in their normal
+//! form: [`Domain`].
 
+use crate::domain::{Domain, DomainError, DomainMap};
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 
 /// RFC 5321 section 4.5.1: mail between hosts.
 pub const SMTP_PORT: u16 = 25;
 
-/// RFC 1035 section 2.3.4, without the final dot.
-const NAME_BYTES_MAX: usize = 253;
-const LABEL_BYTES_MAX: usize = 63;
-
 /// Where mail goes next. Its text form is the right side of a route.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum NextHop {
-    /// The MX hosts of a domain, in A-label form and lower case.
+    /// The MX hosts of a domain, which is a name.
     Mx {
-        domain: Arc<str>,
+        domain: Domain<'static>,
         port: u16,
     },
-    /// The A and AAAA records of a host.
+    /// The A and AAAA records of a host, which is a name.
     Host {
-        host: Arc<str>,
+        host: Domain<'static>,
         port: u16,
     },
     Address(SocketAddr),
@@ -91,11 +85,19 @@ fn parse_mx(text: &str) -> Result<NextHop, String> {
 }
 
 /// An address may look like a name, for instance with a final dot.
-fn name_of_host(text: &str) -> Result<Arc<str>, String> {
-    let name = name_in_dns_form(text)?;
-    match name.parse::<IpAddr>() {
+fn name_of_host(text: &str) -> Result<Domain<'static>, String> {
+    let name = domain_name(text)?;
+    match name.as_str().parse::<IpAddr>() {
         Ok(_) => Err(BARE_ADDRESS.into()),
-        Err(_) => Ok(name.as_ref().into()),
+        Err(_) => Ok(name),
+    }
+}
+
+fn domain_name(text: &str) -> Result<Domain<'static>, String> {
+    let domain: Domain<'static> = text.parse().map_err(|why: DomainError| why.to_string())?;
+    match domain.address() {
+        Some(_) => Err(DomainError::Character.to_string()),
+        None => Ok(domain),
     }
 }
 
@@ -118,58 +120,16 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// An address literal as a recipient's domain may hold it. `None`: not one, or not a known kind.
-fn parse_literal(domain: &str) -> Option<IpAddr> {
-    let inner = domain.strip_prefix('[')?.strip_suffix(']')?;
-    match parse_ip(inner)? {
-        // An untagged IPv6 address is not an address literal.
-        IpAddr::V6(_) if !inner.contains(['i', 'I']) => None,
-        ip => Some(ip),
-    }
-}
-
-/// A-labels, lower case, without a final dot. The error says what is wrong.
-///
-/// Letters, digits, hyphens and underscores only: what names of mail hosts consist of, and nothing that a
-/// resolver could read as an escape.
-pub(super) fn name_in_dns_form(name: &str) -> Result<Cow<'_, str>, String> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let name = if name.is_ascii() {
-        match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            true => Cow::Owned(name.to_ascii_lowercase()),
-            false => Cow::Borrowed(name),
-        }
-    } else {
-        idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
-            .map_err(|_| "not a valid internationalised name")?
-    };
-    if name.len() > NAME_BYTES_MAX {
-        return Err(format!("a name has at most {NAME_BYTES_MAX} bytes"));
-    }
-    for label in name.split('.') {
-        check_label(label)?;
-    }
-    Ok(name)
-}
-
-fn check_label(label: &str) -> Result<(), String> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if label.is_empty() {
-        return Err("a name must not be empty or have empty labels".into());
-    }
-    if label.len() > LABEL_BYTES_MAX {
-        return Err(format!("a label has at most {LABEL_BYTES_MAX} bytes"));
-    }
-    if !label.bytes().all(allowed) {
-        return Err("a name consists of letters, digits, '-' and '_'".into());
-    }
-    Ok(())
-}
-
 /// The domain of a recipient is no name to look up: permanent, 5.1.2.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnusableDomain {
-    pub why: String,
+    pub why: DomainError,
+}
+
+impl From<DomainError> for UnusableDomain {
+    fn from(why: DomainError) -> Self {
+        UnusableDomain { why }
+    }
 }
 
 impl UnusableDomain {
@@ -212,9 +172,9 @@ pub struct RouteTable {
     /// Of MX hosts and address literals that no route names.
     mx_port: u16,
     /// By domain, or by address literal.
-    exact: HashMap<Box<str>, Route>,
+    exact: DomainMap<Route>,
     /// By the domain whose subdomains are meant.
-    wildcard: HashMap<Box<str>, Route>,
+    wildcard: DomainMap<Route>,
     everything: Option<Route>,
 }
 
@@ -235,8 +195,8 @@ impl RouteTable {
     pub fn new(mx_port: u16) -> Self {
         RouteTable {
             mx_port,
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
+            exact: DomainMap::default(),
+            wildcard: DomainMap::default(),
             everything: None,
         }
     }
@@ -267,13 +227,12 @@ impl RouteTable {
         let earlier = if pattern == "*" {
             self.everything.replace(route)
         } else if let Some(parent) = wildcard_parent(pattern) {
-            let name = name_in_dns_form(parent).map_err(in_pattern)?;
-            self.wildcard.insert(name.as_ref().into(), route)
-        } else if let Some(ip) = parse_literal(pattern) {
-            self.exact.insert(literal_key(ip), route)
+            let name = domain_name(parent).map_err(in_pattern)?;
+            self.wildcard.insert(name, route)
         } else {
-            let name = name_in_dns_form(pattern).map_err(in_pattern)?;
-            self.exact.insert(name.as_ref().into(), route)
+            let domain: Result<_, DomainError> = pattern.parse();
+            let domain = domain.map_err(|why| in_pattern(why.to_string()))?;
+            self.exact.insert(domain, route)
         };
         match earlier {
             Some(earlier) => Err(in_pattern(format!(
@@ -284,43 +243,34 @@ impl RouteTable {
         }
     }
 
-    /// Where mail for this domain goes. The domain is as it stands in the forward-path: a name, with
-    /// U-labels or not, or an address literal.
-    pub fn next_hop(&self, domain: &str) -> Result<NextHop, UnusableDomain> {
-        if domain.starts_with('[') {
-            return self.next_hop_of_literal(domain);
+    /// Where mail for this domain goes.
+    pub fn next_hop(&self, domain: &Domain<'_>) -> NextHop {
+        if let Some(next_hop) = self.route(domain) {
+            return next_hop.clone();
         }
-        let name = name_in_dns_form(domain).map_err(|why| UnusableDomain { why })?;
-        let route = self.exact.get(name.as_ref());
-        let route = route.or_else(|| self.longest_wildcard(&name));
-        match route.or(self.everything.as_ref()) {
-            Some(route) => Ok(route.next_hop.clone()),
-            None => Ok(NextHop::Mx {
-                domain: name.as_ref().into(),
+        match domain.address() {
+            Some(address) => NextHop::Address(SocketAddr::new(address, self.mx_port)),
+            None => NextHop::Mx {
+                domain: domain.clone().into_owned(),
                 port: self.mx_port,
-            }),
+            },
         }
     }
 
-    fn next_hop_of_literal(&self, domain: &str) -> Result<NextHop, UnusableDomain> {
-        let ip = parse_literal(domain).ok_or_else(|| UnusableDomain {
-            why: "not an IPv4 or IPv6 address literal".into(),
-        })?;
-        let route = self.exact.get(&literal_key(ip));
-        match route.or(self.everything.as_ref()) {
-            Some(route) => Ok(route.next_hop.clone()),
-            None => Ok(NextHop::Address(SocketAddr::new(ip, self.mx_port))),
-        }
+    /// Where the routes say that mail for this domain goes; `None`: they say nothing about it.
+    pub fn route(&self, domain: &Domain<'_>) -> Option<&NextHop> {
+        let route = self.exact.get(domain);
+        let route = route.or_else(|| self.longest_wildcard(domain));
+        let route = route.or(self.everything.as_ref())?;
+        Some(&route.next_hop)
     }
 
-    fn longest_wildcard(&self, name: &str) -> Option<&Route> {
+    fn longest_wildcard(&self, domain: &Domain<'_>) -> Option<&Route> {
         if self.wildcard.is_empty() {
             return None;
         }
-        let parents = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
-        parents
-            .filter_map(|parent| self.wildcard.get(parent))
-            .next()
+        let mut parents = domain.parents();
+        parents.find_map(|parent| self.wildcard.get(&parent))
     }
 
     /// Number of routes.
@@ -340,11 +290,6 @@ fn wildcard_parent(pattern: &str) -> Option<&str> {
         .strip_prefix('.')
 }
 
-/// Never a domain name: names have no brackets.
-fn literal_key(ip: IpAddr) -> Box<str> {
-    format!("[{ip}]").into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,10 +305,8 @@ mod tests {
 
     /// The next hop in its text form, or the error.
     fn hop(table: &RouteTable, domain: &str) -> String {
-        match table.next_hop(domain) {
-            Ok(next_hop) => next_hop.to_string(),
-            Err(error) => error.to_string(),
-        }
+        let domain = Domain::parse(domain).expect(domain);
+        table.next_hop(&domain).to_string()
     }
 
     #[test]
@@ -458,6 +401,7 @@ mod tests {
     fn u_label_and_a_label_are_the_same_domain() {
         let table = table(&["BÜCHER.example=books.test"]);
         assert_eq!(hop(&table, "bücher.example"), "books.test:25");
+        assert_eq!(hop(&table, "bu\u{308}cher.example."), "books.test:25");
         assert_eq!(hop(&table, "XN--BCHER-KVA.example"), "books.test:25");
     }
 
@@ -469,7 +413,6 @@ mod tests {
 
     #[test]
     fn what_no_resolver_may_see_is_unusable() {
-        let table = RouteTable::default();
         let long = "a".repeat(64) + ".test";
         let longer = "a.".repeat(127) + "test";
         for domain in [
@@ -485,7 +428,7 @@ mod tests {
             &long,
             &longer,
         ] {
-            assert!(table.next_hop(domain).is_err(), "{domain}");
+            assert!(Domain::parse(domain).is_err(), "{domain}");
         }
     }
 
@@ -518,6 +461,20 @@ mod tests {
             "routes, line 1 A.test d.test: pattern \"A.test\": has a route already (--route a.test=b.test)"
         );
         assert!(table.add_entry("*=e.test", "--route").is_err());
+        for (first, second) in [
+            ("BÜCHER.test", "bu\u{308}cher.test."),
+            ("*.bücher.test", ".xn--bcher-kva.test"),
+            ("[IPv6:::ffff:192.0.2.1]", "[192.0.2.1]"),
+        ] {
+            let mut table = RouteTable::default();
+            table
+                .add_entry(&format!("{first}=a.test"), "")
+                .expect(first);
+            assert!(
+                table.add_entry(&format!("{second}=a.test"), "").is_err(),
+                "{second}"
+            );
+        }
     }
 
     #[test]
@@ -533,7 +490,9 @@ mod tests {
             if let Ok(next_hop) = text.parse::<NextHop>() {
                 prop_assert_eq!(next_hop.to_string().parse(), Ok(next_hop));
             }
-            let _ = RouteTable::default().next_hop(&text);
+            if let Ok(domain) = Domain::parse(&text) {
+                let _ = RouteTable::default().next_hop(&domain);
+            }
         }
     }
 }

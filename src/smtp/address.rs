@@ -2,7 +2,8 @@
 //! `Mailbox` out.
 //!
 //! Promise: a mailbox that comes from here holds no control character and no space outside of
-//! quotes, fits the limits below, and its domain is a host name or an address literal.
+//! quotes, fits the limits below, and its domain is a host name that has a normal form
+//! ([`crate::domain`]), or an address literal.
 //!
 //! More is taken than the grammar allows where real clients need it and nothing is lost by it:
 //! a path without angle brackets (`MAIL FROM:a@b`, as Postfix does), a space before it, dots
@@ -12,6 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use memchr::memchr;
 
+use crate::domain::{Domain, DomainError};
 use crate::message::{Mailbox, ReversePath};
 
 /// Octets of a local-part as written, quotes included. RFC 5321 section 4.5.3.1.1 asks to take 64 at
@@ -36,6 +38,8 @@ pub enum PathError {
     TooLong,
     /// A local-part without a domain (and not `Postmaster`, where that is allowed).
     NoDomain,
+    /// A domain that has no normal form, so that nobody could say whose it is.
+    InvalidDomain,
 }
 
 /// Parses the reverse-path at the start of `text`: `<>`, `<a@b>` or `a@b`. Returns it with the
@@ -45,7 +49,7 @@ pub fn reverse_path(text: &str) -> Result<(ReversePath, &str), PathError> {
         return ends_here(rest).map(|rest| (None, rest));
     }
     let (mailbox, rest) = path(text)?;
-    if mailbox.domain().is_empty() {
+    if mailbox.domain_as_written().is_empty() {
         return Err(PathError::NoDomain);
     }
     Ok((Some(mailbox), rest))
@@ -55,7 +59,9 @@ pub fn reverse_path(text: &str) -> Result<(ReversePath, &str), PathError> {
 /// section 4.1.1.3). Returns it with the rest of the text, which is empty or starts with a space.
 pub fn forward_path(text: &str) -> Result<(Mailbox, &str), PathError> {
     let (mailbox, rest) = path(text)?;
-    if mailbox.domain().is_empty() && !mailbox.as_str().eq_ignore_ascii_case("postmaster") {
+    if mailbox.domain_as_written().is_empty()
+        && !mailbox.as_str().eq_ignore_ascii_case("postmaster")
+    {
         return Err(PathError::NoDomain);
     }
     Ok((mailbox, rest))
@@ -65,7 +71,7 @@ pub fn forward_path(text: &str) -> Result<(Mailbox, &str), PathError> {
 /// see [`Mailbox::needs_smtputf8`].
 pub fn mailbox(text: &str) -> Result<Mailbox, PathError> {
     let parsed = split_mailbox(text)?;
-    if parsed.domain().is_empty() {
+    if parsed.domain_as_written().is_empty() {
         return Err(PathError::NoDomain);
     }
     Ok(parsed)
@@ -199,7 +205,7 @@ fn has_unicode_control(text: &str) -> bool {
     !text.is_ascii() && text.chars().any(char::is_control)
 }
 
-/// Accepts a domain name or an address literal with its brackets.
+/// Accepts a domain name that has a normal form, or an address literal with its brackets.
 pub fn check_domain(text: &str) -> Result<(), PathError> {
     if text.len() > DOMAIN_BYTES_MAX {
         return Err(PathError::TooLong);
@@ -211,7 +217,12 @@ pub fn check_domain(text: &str) -> Result<(), PathError> {
             Err(PathError::Syntax)
         };
     }
-    text.split('.').try_for_each(check_label)
+    text.split('.').try_for_each(check_label)?;
+    match Domain::parse(text) {
+        Ok(_) => Ok(()),
+        Err(DomainError::NameTooLong | DomainError::LabelTooLong) => Err(PathError::TooLong),
+        Err(_) => Err(PathError::InvalidDomain),
+    }
 }
 
 /// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 section 4.1.3). No other tag was ever standardised.
@@ -263,7 +274,7 @@ mod tests {
         Ok(format!(
             "{}|{}|{rest}",
             mailbox.local_part(),
-            mailbox.domain()
+            mailbox.domain_as_written()
         ))
     }
 
@@ -380,6 +391,16 @@ mod tests {
         refused("<a\u{85}@b>", PathError::Syntax);
         refused("<a@b\u{9b}>", PathError::Syntax);
         refused("<a@b\u{3002}test>", PathError::Syntax);
+        for bad in [
+            "xn--a.test",
+            "a\u{200d}b.test",
+            "\u{5d0}a.test",
+            "a\u{ff0f}b.test",
+        ] {
+            refused(&format!("<a@{bad}>"), PathError::InvalidDomain);
+        }
+        refused(&format!("<a@{}.test>", "ü".repeat(63)), PathError::TooLong);
+        taken("<a@\u{ff50}artner.test>", "a|\u{ff50}artner.test|");
         assert!(mailbox("ü@b.test").unwrap().needs_smtputf8());
         assert_eq!(mailbox("a"), Err(PathError::NoDomain));
     }

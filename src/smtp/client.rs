@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::domain::Domain;
 use crate::smtp::reply::{Reply, ReplyError, ReplyParser, Stage};
 
 mod features;
@@ -442,8 +443,9 @@ impl Client {
     }
 
     fn is_ourselves(&self, reply: &Reply) -> bool {
-        let bare = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
-        self.settings.detect_loop && bare(reply.first_word()) == bare(&self.settings.hostname)
+        let peer = Domain::parse(reply.first_word());
+        let own = Domain::parse(&self.settings.hostname);
+        self.settings.detect_loop && peer.is_ok() && peer == own
     }
 }
 

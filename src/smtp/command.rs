@@ -100,6 +100,10 @@ const LONG_SENDER: Refusal = Refusal::new(501, 1, 7, "Sender address too long");
 const BARE_SENDER: Refusal = Refusal::new(501, 1, 7, "Sender address needs a domain");
 const BAD_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Bad recipient address syntax");
 const LONG_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Recipient address too long");
+const INVALID_SENDER_DOMAIN: Refusal =
+    Refusal::new(553, 1, 7, "The sender's domain is not a valid name");
+const INVALID_RECIPIENT_DOMAIN: Refusal =
+    Refusal::new(553, 1, 3, "The recipient's domain is not a valid name");
 const BARE_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Recipient address needs a domain");
 const NEEDS_SMTPUTF8: Refusal = Refusal::new(553, 6, 7, "Non-ASCII address without SMTPUTF8");
 
@@ -266,6 +270,7 @@ fn sender_refusal(error: PathError) -> Refusal {
         PathError::Syntax => BAD_SENDER,
         PathError::TooLong => LONG_SENDER,
         PathError::NoDomain => BARE_SENDER,
+        PathError::InvalidDomain => INVALID_SENDER_DOMAIN,
     }
 }
 
@@ -274,6 +279,7 @@ fn recipient_refusal(error: PathError) -> Refusal {
         PathError::Syntax => BAD_RECIPIENT,
         PathError::TooLong => LONG_RECIPIENT,
         PathError::NoDomain => BARE_RECIPIENT,
+        PathError::InvalidDomain => INVALID_RECIPIENT_DOMAIN,
     }
 }
 

@@ -677,7 +677,7 @@ fn put_option_str(out: &mut Vec<u8>, text: Option<&str>) {
 
 fn put_mailbox(out: &mut Vec<u8>, mailbox: &Mailbox) {
     put_str(out, mailbox.local_part());
-    put_str(out, mailbox.domain());
+    put_str(out, mailbox.domain_as_written());
 }
 
 fn put_envelope(out: &mut Vec<u8>, envelope: &Envelope) {

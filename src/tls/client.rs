@@ -23,6 +23,7 @@ use super::cache::Generations;
 use super::der::{self, KeyKind};
 use super::session::{Session, TlsError};
 use super::{Versions, provider};
+use crate::domain::Domain;
 
 /// Servers whose tickets are remembered, per core. Beyond it the least recently used are
 /// forgotten, which costs them a full handshake. Typically 8 KB each.
@@ -148,8 +149,8 @@ pub(super) fn parse_server_name(text: &str) -> Option<ServerName<'static>> {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Some(ServerName::IpAddress(address.into()));
     }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    ServerName::try_from(name.to_ascii_lowercase()).ok()
+    let name = Domain::from_dns(text).ok()?;
+    ServerName::try_from(name.as_str().to_owned()).ok()
 }
 
 /// The tickets of one server. The mutex is there because rustls asks for `Sync`; only the threads

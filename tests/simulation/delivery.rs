@@ -118,8 +118,8 @@ impl Core {
                 continue;
             };
             let is_report = matches!(state, RecipientState::ReportOwed { .. });
-            let site = self.relay.network.site_of(mailbox.domain());
-            let site = site.ok_or_else(|| mailbox.domain().into());
+            let site = self.relay.network.site_of(mailbox.domain_as_written());
+            let site = site.ok_or_else(|| mailbox.domain_as_written().into());
             let way = ways.entry((is_report, site)).or_default();
             way.push((index, state));
         }

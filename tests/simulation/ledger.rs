@@ -230,7 +230,7 @@ impl Ledger {
             return;
         };
         for (recipient, fate) in letter.envelope.recipients.iter().zip(&mut letter.fates) {
-            if site_of(recipient.forward_path.domain()) == Some(site) {
+            if site_of(recipient.forward_path.domain_as_written()) == Some(site) {
                 fate.refused = true;
             }
         }

@@ -199,7 +199,10 @@ impl Ledger {
     ) -> bool {
         fate.refused
             || now.since(letter.begun) >= self.lifetime
-            || self.cannot_be_reached(recipient.forward_path.domain(), letter.content.len())
+            || self.cannot_be_reached(
+                recipient.forward_path.domain_as_written(),
+                letter.content.len(),
+            )
     }
 
     fn cannot_be_reached(&self, domain: &str, bytes: usize) -> bool {
@@ -218,7 +221,10 @@ impl Ledger {
         };
         letter.report_refused
             || now.since(letter.begun) >= self.report_lifetime
-            || self.cannot_be_reached(reverse_path.domain(), letter.content.len() + 5000)
+            || self.cannot_be_reached(
+                reverse_path.domain_as_written(),
+                letter.content.len() + 5000,
+            )
     }
 
     /// The relay may be done with this recipient.

@@ -191,7 +191,7 @@ impl Relay {
         let mut split: BTreeMap<usize, Recipients> = BTreeMap::new();
         for (index, state) in recipients {
             let forward_path = &message.envelope.recipients[index as usize].forward_path;
-            let hash = crc32c::crc32c(forward_path.domain().as_bytes());
+            let hash = crc32c::crc32c(forward_path.domain_as_written().as_bytes());
             let core = hash as usize % self.parts.len();
             split.entry(core).or_default().push((index, state));
         }

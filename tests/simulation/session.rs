@@ -30,7 +30,7 @@ const NOT_OURS: Refusal = Refusal::new(554, 7, 1, "Relay access denied");
 
 impl Policy for Core {
     fn recipient(&self, _trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
-        match path.domain() {
+        match path.domain_as_written() {
             "refused.test" => Err(NOT_OURS),
             _ => Ok(()),
         }

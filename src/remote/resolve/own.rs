@@ -1,13 +1,14 @@
 //! Which hosts are this relay itself: a next hop that leads back here is a loop.
 
+use crate::domain::Domain;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// The relay's own names and addresses.
 #[derive(Clone, Debug, Default)]
 pub struct OwnNames {
-    /// What the relay calls itself, in A-label form. Counts as an MX host whatever the port: a
-    /// redirected port is common.
-    pub hostname: String,
+    /// What the relay calls itself. Counts as an MX host whatever the port: a redirected port is
+    /// common. `None`: nobody asks for names.
+    pub hostname: Option<Domain<'static>>,
     /// Where it listens. An unspecified address stands for all interfaces and the loopback.
     pub listeners: Vec<SocketAddr>,
     /// Further addresses that lead here on any port, such as the outside of a NAT or a balancer.
@@ -15,9 +16,10 @@ pub struct OwnNames {
 }
 
 impl OwnNames {
+    /// `name` is as the DNS holds it.
     pub fn is_own_name(&self, name: &str) -> bool {
-        let own = self.hostname.trim_end_matches('.');
-        !own.is_empty() && own.eq_ignore_ascii_case(name)
+        let own = self.hostname.as_ref();
+        own.is_some_and(|own| Domain::from_dns(name).is_ok_and(|name| name == *own))
     }
 
     /// True if a connection to this address would come back to one of our listeners. Also true
@@ -67,7 +69,7 @@ mod tests {
 
     fn own(listeners: &[&str]) -> OwnNames {
         OwnNames {
-            hostname: "Mx.Own.Test.".into(),
+            hostname: "Mx.Own.Test.".parse().ok(),
             listeners: listeners.iter().map(|text| text.parse().unwrap()).collect(),
             aliases: vec!["203.0.113.9".parse().unwrap()],
         }

@@ -20,7 +20,7 @@ fn settings(dns: &DnsServer) -> Settings {
 
 fn own() -> OwnNames {
     OwnNames {
-        hostname: "own.test".into(),
+        hostname: "own.test".parse().ok(),
         listeners: vec!["127.0.0.1:25".parse().unwrap()],
         aliases: Vec::new(),
     }
