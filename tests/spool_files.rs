@@ -7,7 +7,7 @@ use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind
 use ringpost::smtp::reply::EnhancedStatus;
 use ringpost::spool::{
     self, BodyReader, Movable, Note, OpenError, Opened, Place, RecoveredMessage, Residence,
-    Settings, Spool, SpoolError,
+    SEGMENT_BYTES_MIN, Settings, Spool, SpoolError,
 };
 use ringpost::time::WallTime;
 use std::cell::RefCell;
@@ -327,6 +327,56 @@ fn a_small_spool_takes_mail_again_once_all_is_delivered() {
             assert!(taken > 100, "{taken}");
         });
     });
+}
+
+/// A message whose recipient was deferred some times, and then delivered.
+async fn defer_and_finish(spool: &Spool, body: &[u8], attempts: u32) {
+    let (id, place) = store(spool, body).await;
+    let residence = Residence::fresh(place, 2);
+    for attempt in 1..=attempts {
+        let outcome = Outcome {
+            message: id,
+            recipients: vec![(0, waiting(attempt))],
+        };
+        record_durably(spool, &outcome, &residence).await;
+    }
+    record_durably(spool, &finished(id, 1), &residence).await;
+    spool.message_finished(id);
+}
+
+/// A segment at work that is full of delivered mail kept the outcomes of that mail, and these kept every other segment, while
+/// two spare ones were less room than a message may ask for: nobody had a reason to change that.
+#[test]
+fn an_empty_queue_never_refuses_mail_for_long() {
+    for files in [5, 7] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings = Settings {
+            segment_bytes: SEGMENT_BYTES_MIN,
+            spool_bytes_max: Some(files * SEGMENT_BYTES_MIN),
+            ..settings(Durability::Buffered)
+        };
+        run(
+            &directory.path().join("spool"),
+            &settings,
+            async |spool, _| {
+                for n in 0..30u64 {
+                    let bytes = [300, 3000, 9000, 20_000][(n * 7 % 11 % 4) as usize];
+                    let body = body(n, bytes);
+                    let attempts = 10 + (n * 7 % 5 * 12) as u32;
+                    tokio::time::timeout(Duration::from_secs(5), async {
+                        while spool.admit(Some(bytes as u64)).is_err() {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                    })
+                    .await
+                    .unwrap_or_else(|_| {
+                        panic!("{files} segments, message {n}: {:?}", spool.stats())
+                    });
+                    defer_and_finish(spool, &body, attempts).await;
+                }
+            },
+        );
+    }
 }
 
 #[test]

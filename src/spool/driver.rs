@@ -256,6 +256,14 @@ impl Shared {
         self.messages.room.notify_one();
     }
 
+    /// Mail is refused for want of space. Whatever can make space is set going: the keeper may have all
+    /// the segments that it wants, and would do nothing, while these are less room than the mail needs.
+    fn full(self: &Rc<Self>) -> SpoolError {
+        self.leave_for_space();
+        self.mover.notify_one();
+        SpoolError::Full
+    }
+
     /// Else a segment would stay the one at work for ever whose mail is long gone, but which has too
     /// little room for new mail.
     fn leave_for_space(&self) {
@@ -834,7 +842,7 @@ impl Spool {
 
     async fn put(&self, record: &Record<'_>, ticket: MessageTicket) -> Result<(), SpoolError> {
         if !self.shared.has_room_for_mail(record.bytes() as u64) {
-            return Err(SpoolError::Full);
+            return Err(self.shared.full());
         }
         self.put_move(record, ticket).await
     }
@@ -926,7 +934,7 @@ impl Spool {
             .saturating_add(COMMIT_BYTES_MAX as u64 / 16);
         match outcomes_have_reserve && self.shared.has_room_for_mail(wanted) {
             true => Ok(()),
-            false => Err(SpoolError::Full),
+            false => Err(self.shared.full()),
         }
     }
 
