@@ -9,14 +9,16 @@
 //!
 //! Not here: writing (`engine::log`) and the clock.
 
+mod addressees;
 mod escape;
 pub mod event;
 mod timestamp;
 
 use crate::config::{LogFormat, LogLevel};
-use crate::message::{Mailbox, MessageId, TlsSummary, Verdict};
+use crate::message::{Mailbox, MessageId, SessionId, TlsSummary, Verdict};
 use crate::text::{push_decimal, push_ipv4};
 use crate::time::WallTime;
+pub use addressees::Addressees;
 use escape::Escaper;
 use event::Event;
 use std::cell::{RefCell, RefMut};
@@ -535,6 +537,21 @@ shown!(Ipv6Addr, SocketAddrV6);
 impl Value for MessageId {
     fn write(&self, pen: &mut Pen<'_>) {
         pen.plain(|out| self.push_to(out));
+    }
+}
+
+impl Value for SessionId {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.plain(|out| self.push_to(out));
+    }
+}
+
+/// Octets that should be text.
+impl Value for [u8] {
+    fn write(&self, pen: &mut Pen<'_>) {
+        pen.text(&String::from_utf8_lossy(
+            &self[..self.len().min(VALUE_BYTES_MAX + 1)],
+        ));
     }
 }
 

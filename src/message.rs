@@ -50,6 +50,26 @@ impl FromStr for MessageId {
     }
 }
 
+/// Names an inbound session for ever, among sessions: those of a core are numbered from the start of
+/// the run. Shown as `2F-3-s1A`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionId {
+    pub run: u32,
+    pub core: u16,
+    pub number: u64,
+}
+
+impl SessionId {
+    /// Appends the id as log lines have it.
+    pub fn push_to(self, out: &mut Vec<u8>) {
+        push_hex(self.run.into(), out);
+        out.push(b'-');
+        push_hex(self.core.into(), out);
+        out.extend_from_slice(b"-s");
+        push_hex(self.number, out);
+    }
+}
+
 /// A mailbox (RFC 5321 section 4.1.2): local-part as it was written, quotes included, and domain.
 /// The text is passed on as it is; who is meant is told by [`Mailbox::domain`] and
 /// [`Mailbox::local_part_meaning`].

@@ -845,22 +845,6 @@ fn a_report_that_expires_has_a_last_word() {
     assert_nothing_is_left(&home);
 }
 
-#[test]
-fn a_deferral_says_where_how_often_and_when_next() {
-    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
-    let relay = relay_to(&home, &hop, &[]);
-    send_mail(relay.address(), FROM, &[TO], CONTENT);
-    let deferred = relay.wait_for_count("deferred", 2, |_| true);
-    for (event, attempt) in deferred.iter().zip(1..) {
-        assert_eq!(event["attempt"], attempt);
-        assert_eq!(event["host"], "[127.0.0.1]");
-        let (time, next) = (event["time"].as_str(), event["next_try"].as_str());
-        assert!(time < next, "{event}");
-    }
-    assert!(deferred[0]["next_try"].as_str() <= deferred[1]["time"].as_str());
-    relay.stop();
-}
-
 // ---- Trying again ----
 
 #[test]

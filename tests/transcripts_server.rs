@@ -7,16 +7,17 @@
 //! S: a line of a reply; `...` at the end stands for anything, `250 ...` also for many lines
 //! B: the body of the next message that is accepted, escaped
 //! E: an event: begin, abort, message, tls, close
+//! T: what is told of refused mail; if there is one, all are listed
 //! ```
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use proptest::prelude::*;
 use ringpost::message::{BodyType, Envelope, Mailbox, MessageId, TlsSummary, Verdict};
 use ringpost::smtp::server::{
-    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Server, Settings, Step,
+    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Step,
 };
 use ringpost::time::WallTime;
 
@@ -24,6 +25,8 @@ use ringpost::time::WallTime;
 #[derive(Default)]
 struct TestPolicy {
     is_full: Cell<bool>,
+    /// What was told of refused mail.
+    rejections: RefCell<Vec<String>>,
 }
 
 impl Policy for TestPolicy {
@@ -47,6 +50,17 @@ impl Policy for TestPolicy {
         }
         Ok(())
     }
+
+    fn rejected(&self, rejection: &Rejection<'_>) {
+        let mut text = format!("{} {}", rejection.hello, rejection.at.name());
+        text.extend(rejection.from.map(|from| format!(" from {from}")));
+        text.extend(rejection.to.map(|to| format!(" to {to}")));
+        let recipients = rejection.recipients.iter();
+        text.extend(recipients.map(|it| format!(" to {}", it.forward_path)));
+        let refusal = rejection.refusal;
+        text.push_str(&format!(": {} {}", refusal.code, refusal.status));
+        self.rejections.borrow_mut().push(text);
+    }
 }
 
 /// What came of a session.
@@ -56,6 +70,7 @@ struct Outcome {
     bodies: Vec<Vec<u8>>,
     events: Vec<&'static str>,
     envelopes: Vec<Envelope>,
+    rejections: Vec<String>,
 }
 
 struct Session {
@@ -166,6 +181,7 @@ impl Session {
 
     fn finish(mut self) -> Outcome {
         self.replies();
+        self.outcome.rejections = self.policy.rejections.take();
         self.outcome
     }
 }
@@ -182,6 +198,7 @@ struct Transcript {
     exchanges: Vec<Exchange>,
     bodies: Vec<Vec<u8>>,
     events: Vec<String>,
+    told: Vec<String>,
 }
 
 fn parse(text: &str) -> Transcript {
@@ -199,6 +216,7 @@ fn parse(text: &str) -> Transcript {
             "S" => last.expected.push(rest.to_owned()),
             "B" => transcript.bodies.push(unescape(rest)),
             "E" => transcript.events.push(rest.to_owned()),
+            "T" => transcript.told.push(rest.to_owned()),
             "C" | "R" => {
                 if !last.expected.is_empty() {
                     transcript.exchanges.push(Exchange::default());
@@ -310,6 +328,9 @@ fn check_with(settings: Settings, peer: PeerInfo, text: &str) -> Vec<Envelope> {
     }
     if !transcript.events.is_empty() {
         assert_eq!(transcript.events, whole.events);
+    }
+    if !transcript.told.is_empty() {
+        assert_eq!(transcript.told, whole.rejections);
     }
     let octets: usize = transcript
         .exchanges
@@ -1288,4 +1309,124 @@ proptest! {
             prop_assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{:?}", line);
         }
     }
+}
+
+// ---- What is told of refused mail ----
+
+#[test]
+fn a_refused_sender_is_told_of() {
+    check(
+        "C: MAIL FROM:<a@a.test>
+         S: 503 ...
+         C: EHLO a.test
+         S: 250 ...
+         C: MAIL FROM:<a@a.test> SIZE=1000001
+         S: 552 5.3.4 ...
+         C: MAIL FROM:<> SIZE=950000
+         S: 452 4.3.1 ...
+         C: MAIL FROM:<root>
+         S: 501 5.1.7 ...
+         C: mail from:<a b@a.test>
+         S: 501 ...
+         C: MAIL FROM:<a@a.test> X=Y
+         S: 555 ...
+         T:  MAIL from a@a.test: 503 5.5.1
+         T: a.test MAIL from a@a.test: 552 5.3.4
+         T: a.test MAIL from <>: 452 4.3.1
+         T: a.test MAIL from <root>: 501 5.1.7
+         T: a.test MAIL from <a b@a.test>: 501 5.1.7
+         T: a.test MAIL from <a@a.test> X=Y: 555 5.5.4",
+    );
+}
+
+#[test]
+fn a_refused_recipient_is_told_of() {
+    greeted(
+        "C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<nobody@c.test>
+         S: 550 5.1.1 ...
+         C: RCPT TO:<x@elsewhere.test>
+         S: 554 5.7.1 ...
+         C: RCPT TO:<é@c.test>
+         S: 553 5.6.7 ...
+         C: RCPT TO:<x y@c.test>
+         S: 501 5.1.3 ...
+         C: DATA
+         S: 554 5.5.1 ...
+         T: a.test RCPT from a@a.test to nobody@c.test: 550 5.1.1
+         T: a.test RCPT from a@a.test to x@elsewhere.test: 554 5.7.1
+         T: a.test RCPT from a@a.test to é@c.test: 553 5.6.7
+         T: a.test RCPT from a@a.test to <x y@c.test>: 501 5.1.3",
+    );
+}
+
+#[test]
+fn what_only_follows_from_a_refusal_is_not_told() {
+    greeted(
+        "C: MAIL FROM:<a@a.test> SIZE=1000001
+         S: 552 5.3.4 ...
+         C: RCPT TO:<b@c.test>
+         S: 503 ...
+         C: BDAT 3 LAST
+         R: abc
+         S: 503 ...
+         C: NOTHING
+         S: 500 ...
+         T: a.test MAIL from a@a.test: 552 5.3.4",
+    );
+}
+
+#[test]
+fn mail_without_the_tls_that_is_demanded_is_told_of() {
+    let settings = Settings {
+        require_tls: true,
+        ..settings()
+    };
+    let text = "C: EHLO a.test
+                S: 250 ...
+                C: MAIL FROM:<a@a.test>
+                S: 530 5.7.0 ...
+                C: RCPT TO:<b@c.test>
+                S: 530 5.7.0 ...
+                T: a.test MAIL from a@a.test: 530 5.7.0";
+    check_with(settings, peer(), text);
+}
+
+#[test]
+fn refused_content_is_told_of_with_its_recipients() {
+    addressed(
+        r"C: RCPT TO:<d@c.test>
+          S: 250 2.1.5 ...
+          C: DATA
+          S: 354 ...
+          R: bare\nlf\r\n.\r\n
+          S: 550 5.6.0 ...
+          T: a.test content from a@a.test to b@c.test to d@c.test: 550 5.6.0",
+    );
+    addressed(
+        r"C: BDAT 9 LAST
+          R: bare\nlf\r\n
+          S: 550 5.6.0 ...
+          T: a.test content from a@a.test to b@c.test: 550 5.6.0",
+    );
+    addressed(
+        r"C: BDAT 1 LAST
+          R: \r
+          S: 550 5.6.0 ...
+          T: a.test content from a@a.test to b@c.test: 550 5.6.0",
+    );
+}
+
+#[test]
+fn a_full_disk_is_told_of_at_data() {
+    greeted(
+        "C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<fill@c.test>
+         S: 250 2.1.5 ...
+         C: DATA
+         S: 452 4.3.1 ...
+         T: a.test DATA from a@a.test to fill@c.test: 452 4.3.1",
+    );
 }

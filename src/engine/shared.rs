@@ -170,6 +170,7 @@ impl Shared {
         accepted: session::TakeOver,
     ) -> Result<Rc<session::Context>, TlsError> {
         let config = &self.config.session;
+        let lines = || RefCell::new(Throttle::new(session::LIMIT_LINES_PER_SECOND));
         Ok(Rc::new(session::Context {
             settings: Rc::new(self.server_settings()),
             relay: self.relay.clone(),
@@ -198,7 +199,8 @@ impl Shared {
             memory: Budget::new(self.memory.clone(), core),
             turns: Semaphore::new(session::TURNS),
             rates: self.rates.clone(),
-            limit_lines: RefCell::new(Throttle::new(session::LIMIT_LINES_PER_SECOND)),
+            limit_lines: lines(),
+            rejection_lines: [lines(), lines()],
             accepted,
             draining: Cell::new(false),
             refuses: Cell::new(false),

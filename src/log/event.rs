@@ -64,9 +64,15 @@ events! {
     HINT = "hint" ["hint"];
     LISTENING = "listening" ["address", "tls"];
     READY = "ready" ["try"];
-    ACCEPTED = "accepted" ["id", "from", "recipients", "to", "bytes", "client", TLS];
+    ACCEPTED = "accepted" [
+        "id", "session", "from", "recipients", "to", "message_id", "bytes", "client", TLS
+    ];
+    REJECTED = "rejected" [
+        "session", "client", "hello", "at", "from", "recipients", "to", "reply",
+        "lines_suppressed"
+    ];
     SESSION = "session" [
-        "client", "hello", TLS, "messages", "recipients", "bytes", "refusals", "last_refusal",
+        "session", "client", "hello", TLS, "messages", "recipients", "bytes", "refusals", "last_refusal",
         "violation", "duration_ms", "end"
     ];
     REFUSED = "refused" ["client", "reason", "lines_suppressed"];

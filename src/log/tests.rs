@@ -1,4 +1,5 @@
 use super::*;
+use crate::message::Recipient;
 use proptest::prelude::*;
 use serde_json::Value as Json;
 use std::sync::mpsc::channel;
@@ -245,4 +246,45 @@ fn a_field_that_its_event_does_not_declare_is_a_bug() {
         log.line(LogLevel::Info, event::STOPPING, AT)
             .field("number", 1_u64);
     });
+}
+
+#[test]
+fn recipients_are_named_as_far_as_they_fit() {
+    let to = |names: &[String]| {
+        let recipients: Vec<Recipient> = names
+            .iter()
+            .map(|name| Recipient::new(Mailbox::new(name, "b.test")))
+            .collect();
+        let line = said(LogFormat::Text, |log| {
+            log.line(LogLevel::Info, E, AT)
+                .field("to", Addressees(&recipients));
+        });
+        line.trim_end()
+            .split_once(" e")
+            .expect("the event")
+            .1
+            .to_owned()
+    };
+    let names = |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>();
+    assert_eq!(to(&[]), "");
+    assert_eq!(to(&names(1)), " to=n0@b.test");
+    assert_eq!(to(&names(2)), " to=n0@b.test,n1@b.test");
+    let many = to(&names(1000));
+    assert!(many.ends_with(",n9@b.test,...and 990 more\""), "{many}");
+    let long = ["x".repeat(590), "y".into(), "z".into()];
+    assert!(to(&long).ends_with("@b.test,...and 2 more\""));
+    let endless = to(&["x".repeat(5000), "y".into()]);
+    assert!(
+        endless.len() < 1100 && endless.ends_with("..."),
+        "{endless}"
+    );
+}
+
+#[test]
+fn octets_that_are_no_text_are_shown_as_such() {
+    let line = said(LogFormat::Text, |log| {
+        log.line(LogLevel::Info, E, AT)
+            .field("v", b"<a\xff@b\n>".as_slice());
+    });
+    assert!(line.ends_with(" v=\"<a\u{fffd}@b\\n>\"\n"), "{line}");
 }

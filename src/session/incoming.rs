@@ -5,6 +5,7 @@ use crate::handoff::memory::Level;
 use crate::io::clock;
 use crate::io::net::SCRATCH_BYTES;
 use crate::message::{Envelope, MessageId};
+use crate::smtp::header;
 use crate::spool::{Receipt, Spool, SpoolError, Writer};
 use crate::time::WallTime;
 
@@ -58,6 +59,8 @@ pub struct Incoming {
     pub id: MessageId,
     pub received_at: WallTime,
     pub held: Held,
+    /// `Message-ID`, looked for before the start of the body is let go.
+    message_id: Option<Box<[u8]>>,
     /// Present once the message has outgrown memory.
     writer: Option<Writer>,
     failed: Option<SpoolError>,
@@ -82,6 +85,18 @@ pub struct Durable {
     /// With its padding, if it is held.
     pub body: Option<Vec<u8>>,
     pub body_bytes: u64,
+    message_id: Option<Box<[u8]>>,
+}
+
+impl Durable {
+    /// The message's own `Message-ID` field, as it came.
+    pub fn message_id(&self) -> Option<&[u8]> {
+        match (&self.message_id, &self.body) {
+            (Some(found), _) => Some(found),
+            (None, Some(body)) => header::message_id(&body[BODY_OFFSET_BYTES..]),
+            (None, None) => None,
+        }
+    }
 }
 
 impl Held {
@@ -145,6 +160,11 @@ impl Held {
         level == Level::Plenty && self.dropped_bytes == 0 && expected <= room.whole_bytes
     }
 
+    /// Nothing of it was let go.
+    fn has_its_start(&self) -> bool {
+        self.dropped_bytes == 0
+    }
+
     fn text(&self) -> &[u8] {
         &self.body[BODY_OFFSET_BYTES..]
     }
@@ -160,7 +180,7 @@ impl Held {
 
     /// The body with its padding, if nothing of it was let go.
     pub fn into_whole(self) -> Option<Vec<u8>> {
-        (self.dropped_bytes == 0).then_some(self.body)
+        self.has_its_start().then_some(self.body)
     }
 }
 
@@ -170,6 +190,7 @@ impl Incoming {
             id,
             received_at: clock::wall_time(),
             held: Held::new(declared_bytes),
+            message_id: None,
             writer: None,
             failed: None,
         }
@@ -181,6 +202,9 @@ impl Incoming {
     pub async fn spill(&mut self, spool: &Spool, room: Room, level: Level) {
         if self.failed.is_none() {
             self.failed = self.write(spool).await.err();
+        }
+        if self.message_id.is_none() && self.held.has_its_start() {
+            self.message_id = header::message_id(self.held.text()).map(Box::from);
         }
         self.held.written(room, level, self.failed.is_some());
     }
@@ -219,6 +243,7 @@ impl Incoming {
             received_at: self.received_at,
             receipt,
             body_bytes: self.held.body_bytes(),
+            message_id: self.message_id,
             body: self.held.into_whole(),
         })
     }

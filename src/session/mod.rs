@@ -13,11 +13,13 @@ use crate::handoff::job::{Body, Message, queued_bytes};
 use crate::handoff::memory::{Budget, Charge, Level};
 use crate::io::net::Socket;
 use crate::io::{clock, pool};
-use crate::log::{Log, Shown, event};
-use crate::message::{Envelope, Mailbox, TlsSummary};
+use crate::log::{Addressees, Log, Shown, event};
+use crate::message::{Envelope, Mailbox, SessionId, TlsSummary};
 use crate::metrics::CoreMetrics;
 use crate::smtp::refusal::Refusal;
-use crate::smtp::server::{PeerInfo, Phase, Policy, Server, Settings, Spending, Step};
+use crate::smtp::server::{
+    PeerInfo, Phase, Policy, RejectedAt, Rejection, Server, Settings, Spending, Step,
+};
 use crate::spool::Spool;
 use crate::time::Now;
 use crate::tls::failures::FailureMemory;
@@ -85,6 +87,7 @@ pub struct Timeouts {
 #[derive(Default)]
 pub struct Sessions {
     open: Cell<usize>,
+    begun: Cell<u64>,
     ended: Notify,
 }
 
@@ -93,8 +96,10 @@ impl Sessions {
         self.open.get()
     }
 
-    pub fn begin(&self) {
+    /// The number of this one, from 0.
+    pub fn begin(&self) -> u64 {
         self.open.set(self.open.get() + 1);
+        self.begun.replace(self.begun.get() + 1)
     }
 
     pub fn end(&self) {
@@ -133,6 +138,9 @@ pub struct Context {
     pub rates: Arc<Rates>,
     /// Of the lines about limits.
     pub limit_lines: RefCell<Throttle>,
+    /// Of the lines about refused mail: of strangers, and of trusted clients, who are not to be
+    /// drowned by them.
+    pub rejection_lines: [RefCell<Throttle>; 2],
     /// Takes over a message that is durable.
     pub accepted: TakeOver,
     pub draining: Cell<bool>,
@@ -266,6 +274,48 @@ impl Context {
     }
 }
 
+/// What a session's machine asks, and who asks.
+struct Asked<'a> {
+    context: &'a Context,
+    session: SessionId,
+    peer: SocketAddr,
+}
+
+impl Policy for Asked<'_> {
+    fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
+        self.context.recipient(trusted, path)
+    }
+
+    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        self.context.admit(declared_bytes)
+    }
+
+    fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
+        self.context.spend(peer, what)
+    }
+
+    fn rejected(&self, rejection: &Rejection<'_>) {
+        let throttle = &self.context.rejection_lines[usize::from(rejection.peer.trusted)];
+        let Some(suppressed) = throttle.borrow_mut().allow(clock::now()) else {
+            return;
+        };
+        let (log, now) = (&self.context.log, clock::wall_time());
+        let mut line = log.line(LogLevel::Info, event::REJECTED, now);
+        line.field("session", self.session)
+            .field("client", self.peer)
+            .field("hello", rejection.hello)
+            .field("at", rejection.at.name())
+            .field("from", rejection.from)
+            .field("to", rejection.to);
+        if !rejection.recipients.is_empty() {
+            line.field("recipients", rejection.recipients.len())
+                .field("to", Addressees(rejection.recipients));
+        }
+        line.field("reply", Shown(rejection.refusal))
+            .field("lines_suppressed", suppressed);
+    }
+}
+
 /// Why a conversation ended.
 enum End {
     Closed,
@@ -290,10 +340,10 @@ pub fn serve(
     implicit_tls: bool,
     place: impl Sized + 'static,
 ) -> impl Future<Output = ()> + 'static {
-    context.sessions.begin();
+    let number = context.sessions.begin();
     context.metrics.sessions.increment();
     // Made here and captured: arguments of an async function would stay in the task as well.
-    let mut session = Session::new(context, socket, peer, implicit_tls);
+    let mut session = Session::new(context, socket, (peer, number), implicit_tls);
     async move {
         let end = match session.converse(implicit_tls).await {
             Ok(()) => End::Closed,
@@ -313,6 +363,8 @@ struct Session {
     context: Rc<Context>,
     stream: Stream,
     peer: SocketAddr,
+    /// Among the sessions of this core.
+    number: u64,
     server: Server,
     started: Now,
     /// Received and not yet parsed: `input[parsed..]`.
@@ -331,6 +383,22 @@ struct Session {
 }
 
 impl Context {
+    fn session_id(&self, number: u64) -> SessionId {
+        SessionId {
+            run: self.spool.run(),
+            core: self.core as u16,
+            number,
+        }
+    }
+
+    fn asked(&self, number: u64, peer: SocketAddr) -> Asked<'_> {
+        Asked {
+            context: self,
+            session: self.session_id(number),
+            peer,
+        }
+    }
+
     fn peer_info(&self, address: IpAddr) -> PeerInfo {
         PeerInfo {
             address,
@@ -342,7 +410,12 @@ impl Context {
 }
 
 impl Session {
-    fn new(context: Rc<Context>, socket: Socket, peer: SocketAddr, implicit_tls: bool) -> Self {
+    fn new(
+        context: Rc<Context>,
+        socket: Socket,
+        (peer, number): (SocketAddr, u64),
+        implicit_tls: bool,
+    ) -> Self {
         let started = clock::now();
         let offer_starttls = !implicit_tls
             && context.offers_starttls
@@ -359,6 +432,7 @@ impl Session {
             memory: context.memory.charge(SESSION_BYTES as u64),
             context,
             peer,
+            number,
             started,
             input: Vec::new(),
             parsed: 0,
@@ -489,7 +563,8 @@ impl Session {
                 return 0;
             }
             let machine = (&mut self.server, &mut self.incoming);
-            let (taken, step) = work(machine, text, &self.context, &mut self.out);
+            let asked = self.context.asked(self.number, self.peer);
+            let (taken, step) = work(machine, text, &asked, &mut self.out);
             self.due = Some(step).filter(|step| !matches!(step, Step::NeedInput));
             taken
         };
@@ -506,7 +581,8 @@ impl Session {
                 None => {
                     let input = &self.input[self.parsed..];
                     let machine = (&mut self.server, &mut self.incoming);
-                    let (taken, step) = work(machine, input, &self.context, &mut self.out);
+                    let asked = self.context.asked(self.number, self.peer);
+                    let (taken, step) = work(machine, input, &asked, &mut self.out);
                     self.parsed += taken;
                     step
                 }
@@ -599,7 +675,13 @@ impl Session {
             }
             Err(error) => {
                 self.context.metrics.messages_refused.increment();
-                self.server.not_committed(error.refusal(), &mut self.out);
+                let refusal = error.refusal();
+                let at = RejectedAt::Commit;
+                let rejection = self.server.rejection_of(&envelope, at, &refusal);
+                self.context
+                    .asked(self.number, self.peer)
+                    .rejected(&rejection);
+                self.server.not_committed(refusal, &mut self.out);
             }
         }
     }
@@ -720,15 +802,19 @@ impl Session {
     }
 
     fn log_accepted(&self, durable: &Durable, envelope: &Envelope) {
-        let now = clock::wall_time();
-        let mut line = self.context.log.line(LogLevel::Info, event::ACCEPTED, now);
-        line.field("id", durable.id);
-        line.field("from", envelope.from_field());
-        line.field("recipients", envelope.recipients.len() as u64);
-        if let [recipient] = &*envelope.recipients {
-            line.field("to", &recipient.forward_path);
+        let log = &self.context.log;
+        if !log.wants(LogLevel::Info) {
+            return;
         }
-        line.field("bytes", durable.body_bytes)
+        let now = clock::wall_time();
+        let mut line = log.line(LogLevel::Info, event::ACCEPTED, now);
+        line.field("id", durable.id)
+            .field("session", self.context.session_id(self.number))
+            .field("from", envelope.from_field())
+            .field("recipients", envelope.recipients.len())
+            .field("to", Addressees(&envelope.recipients))
+            .field("message_id", durable.message_id())
+            .field("bytes", durable.body_bytes)
             .field("client", self.peer.ip());
         line.tls(self.server.summary().tls.as_ref());
     }
@@ -738,7 +824,8 @@ impl Session {
         self.context.metrics.refusals.add(summary.refusals);
         let now = clock::wall_time();
         let mut line = self.context.log.line(LogLevel::Info, event::SESSION, now);
-        line.field("client", self.peer)
+        line.field("session", self.context.session_id(self.number))
+            .field("client", self.peer)
             .field("hello", &*summary.hello);
         line.tls(summary.tls.as_ref());
         line.field("messages", summary.messages)
@@ -767,7 +854,7 @@ fn note_progress(pace: &mut Option<Pace>, bytes: usize) {
 fn work(
     (server, incoming): (&mut Server, &mut Option<Incoming>),
     input: &[u8],
-    context: &Context,
+    asked: &Asked<'_>,
     out: &mut Vec<u8>,
 ) -> (usize, Step) {
     let mut nowhere = Vec::new();
@@ -778,7 +865,7 @@ fn work(
     if out.capacity() == 0 {
         *out = pool::take();
     }
-    server.handle(input, context, body, out)
+    server.handle(input, asked, body, out)
 }
 
 impl fmt::Display for End {

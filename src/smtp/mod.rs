@@ -3,6 +3,7 @@ pub mod client;
 pub mod command;
 pub mod data;
 pub mod extension;
+pub mod header;
 pub mod refusal;
 pub mod reply;
 pub mod server;

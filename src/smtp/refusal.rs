@@ -1,6 +1,7 @@
 //! A negative reply of ours, as a value.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use super::reply::EnhancedStatus;
 
@@ -30,5 +31,12 @@ impl Refusal {
     /// True for 5yz: trying again will not help.
     pub fn is_permanent(&self) -> bool {
         self.code >= 500
+    }
+}
+
+/// As one line, without making it printable.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.code, self.status, self.text)
     }
 }

@@ -32,6 +32,7 @@ mod answers;
 mod body;
 mod commands;
 mod lines;
+mod rejection;
 
 use answers::{END_OF_DATA, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS};
 use lines::LineReader;
@@ -39,6 +40,7 @@ use lines::LineReader;
 pub use super::data::BareLineEnds;
 pub use super::refusal::Refusal;
 pub use answers::REFUSAL_TEXT_BYTES_MAX;
+pub use rejection::{RejectedAt, Rejection};
 
 /// Octets of refused content that are read on for the sake of an orderly reply. Beyond, the session ends.
 pub const SWALLOWED_BYTES_MAX: u64 = 1 << 30;
@@ -137,6 +139,10 @@ pub trait Policy {
     fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
         Ok(())
     }
+
+    /// Mail was refused: for a log. A message whose content is refused comes here when that is found,
+    /// its reply at the end of the data.
+    fn rejected(&self, _rejection: &Rejection<'_>) {}
 }
 
 /// What a client may have only so often.
@@ -361,14 +367,14 @@ impl Server {
                 }
                 State::Data(incoming) => {
                     let (consumed, progress) = incoming.scanner.feed(rest, body);
-                    (consumed, Some(self.after_data(progress)))
+                    (consumed, Some(self.after_data(progress, policy)))
                 }
                 State::RefusedData(refused) => {
                     let (consumed, swallowed) = refused.swallower.feed(rest);
                     refused.swallowed_bytes += consumed as u64;
                     (consumed, self.after_refused_data(swallowed, out))
                 }
-                State::Chunk { .. } => self.handle_chunk(rest, body, out),
+                State::Chunk { .. } => self.handle_chunk(rest, policy, body, out),
                 State::RefusedChunk { .. } => self.handle_refused_chunk(rest, out),
                 State::Closed => (rest.len(), Some(Step::Close)),
                 State::Greeting | State::Commit { .. } | State::Handshake => {

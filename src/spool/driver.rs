@@ -744,6 +744,11 @@ impl Spool {
     }
 
     /// A new message's id, never used before on this spool.
+    /// The run that this start of the relay began.
+    pub fn run(&self) -> u32 {
+        self.shared.run
+    }
+
     pub fn next_id(&self) -> MessageId {
         let sequence = self.shared.next_sequence.get();
         self.shared.next_sequence.set(sequence + 1);

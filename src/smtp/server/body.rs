@@ -4,6 +4,7 @@ use crate::message::{BodyType, Envelope};
 use crate::smtp::data::{Progress, Scanner, Swallowed, Violation};
 
 use super::answers::{self, *};
+use super::rejection::RejectedAt;
 use super::{Incoming, Next, Policy, Refusal, Refused, SWALLOWED_BYTES_MAX, Server, State, Step};
 
 impl Server {
@@ -12,7 +13,10 @@ impl Server {
             State::Mail(envelope) if envelope.recipients.is_empty() => NO_RECIPIENTS,
             State::Mail(_) => match policy.admit(None) {
                 Ok(()) => return Some(self.begin_data(out)),
-                Err(refusal) => refusal,
+                Err(refusal) => {
+                    self.tell_of_body(RejectedAt::Data, &refusal, policy);
+                    refusal
+                }
             },
             _ => self.out_of_sequence(),
         };
@@ -43,19 +47,21 @@ impl Server {
         self.reset()
     }
 
-    pub(super) fn after_data(&mut self, progress: Progress) -> Step {
+    pub(super) fn after_data(&mut self, progress: Progress, policy: &dyn Policy) -> Step {
         match progress {
             Progress::More => Step::NeedInput,
             Progress::End => self.end_of_data(),
-            Progress::Refused(violation) => self.swallow_data(violation),
+            Progress::Refused(violation) => self.swallow_data(violation, policy),
         }
     }
 
-    fn swallow_data(&mut self, violation: Violation) -> Step {
+    fn swallow_data(&mut self, violation: Violation, policy: &dyn Policy) -> Step {
+        let refusal = answers::content_refusal(violation);
+        self.tell_of_body(RejectedAt::Content, &refusal, policy);
         let incoming = self.take_incoming();
         self.state = State::RefusedData(Refused {
             swallower: incoming.scanner.into_swallower(),
-            refusal: answers::content_refusal(violation),
+            refusal,
             swallowed_bytes: 0,
         });
         Step::BodyAborted
@@ -113,7 +119,10 @@ impl Server {
     ) -> Next {
         match self.admit_chunk(chunk_bytes, policy) {
             Ok(()) => self.begin_chunk(chunk_bytes, last),
-            Err(refusal) => self.refuse_chunk(chunk_bytes, refusal, out),
+            Err(refusal) => {
+                self.tell_of_body(RejectedAt::Data, &refusal, policy);
+                self.refuse_chunk(chunk_bytes, refusal, out)
+            }
         }
     }
 
@@ -167,6 +176,7 @@ impl Server {
     pub(super) fn handle_chunk(
         &mut self,
         input: &[u8],
+        policy: &dyn Policy,
         body: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> (usize, Next) {
@@ -182,16 +192,32 @@ impl Server {
         *left -= consumed as u64;
         let (left, last) = (*left, *last);
         let next = match progress {
-            Progress::Refused(violation) => {
-                self.refuse_chunk(left, answers::content_refusal(violation), out)
-            }
+            Progress::Refused(violation) => self.refuse_content(left, violation, policy, out),
             _ if left > 0 => Some(Step::NeedInput),
-            _ => self.end_chunk(last, body, out),
+            _ => self.end_chunk(last, policy, body, out),
         };
         (consumed, next)
     }
 
-    fn end_chunk(&mut self, last: bool, body: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
+    fn refuse_content(
+        &mut self,
+        left: u64,
+        violation: Violation,
+        policy: &dyn Policy,
+        out: &mut Vec<u8>,
+    ) -> Next {
+        let refusal = answers::content_refusal(violation);
+        self.tell_of_body(RejectedAt::Content, &refusal, policy);
+        self.refuse_chunk(left, refusal, out)
+    }
+
+    fn end_chunk(
+        &mut self,
+        last: bool,
+        policy: &dyn Policy,
+        body: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Next {
         let mut incoming = self.take_incoming();
         let finished = if last {
             incoming.scanner.finish_chunks(body)
@@ -200,7 +226,7 @@ impl Server {
         };
         self.state = State::BetweenChunks(incoming);
         match finished {
-            Err(violation) => self.refuse_chunk(0, answers::content_refusal(violation), out),
+            Err(violation) => self.refuse_content(0, violation, policy, out),
             Ok(()) if last => Some(self.end_of_data()),
             Ok(()) => {
                 answers::write_line(b"250 2.0.0 Chunk ok", out);

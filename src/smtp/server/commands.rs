@@ -62,13 +62,16 @@ impl Server {
             Err(CommandError::ChunkSize) => self.close(&CHUNK_SIZE, out),
             Err(_) if text_may_follow => self.close(&TEXT_WITHOUT_354, out),
             Err(CommandError::Unknown) => self.say_no(&UNKNOWN_COMMAND, out),
-            Err(CommandError::Refused(refusal)) => self.say_no(&refusal, out),
+            Err(CommandError::Refused(refusal)) => {
+                self.tell_of_line(line, &refusal, policy);
+                self.say_no(&refusal, out)
+            }
         }
     }
 
     fn run(&mut self, command: Command<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         if self.needs_tls(&command) {
-            return self.refuse_without_tls(&command, out);
+            return self.refuse_without_tls(&command, policy, out);
         }
         match command {
             Command::Mail(mail) => self.mail(mail, policy, out),
@@ -98,7 +101,15 @@ impl Server {
         self.settings.require_tls && self.peer.tls.is_none() && !always
     }
 
-    fn refuse_without_tls(&mut self, command: &Command<'_>, out: &mut Vec<u8>) -> Next {
+    fn refuse_without_tls(
+        &mut self,
+        command: &Command<'_>,
+        policy: &dyn Policy,
+        out: &mut Vec<u8>,
+    ) -> Next {
+        if let Command::Mail(mail) = command {
+            self.tell_of_mail(mail, &MUST_STARTTLS, policy);
+        }
         match *command {
             Command::Bdat { chunk_bytes, .. } => self.refuse_chunk(chunk_bytes, MUST_STARTTLS, out),
             Command::Data => self.refuse_data(&MUST_STARTTLS, out),
@@ -174,24 +185,12 @@ impl Server {
     }
 
     fn mail(&mut self, mail: MailCommand<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
-        if self.hello.is_none() {
-            return self.say_no(&HELLO_FIRST, out);
-        }
-        if !matches!(self.state, State::Ready) {
-            return self.say_no(&NESTED_MAIL, out);
-        }
-        let limit = u64::from(self.settings.max_transactions);
-        if limit > 0 && self.summary.transactions >= limit {
-            return self.close(&TOO_MANY_TRANSACTIONS, out);
-        }
-        if mail.declared_bytes > Some(self.settings.max_message_bytes) {
-            return self.say_no(&TOO_LARGE, out);
-        }
-        if let Err(refusal) = policy.admit(mail.declared_bytes) {
-            return self.say_no(&refusal, out);
-        }
-        if let Err(refusal) = policy.spend(&self.peer, Spending::Message) {
-            return self.say_no(&refusal, out);
+        if let Err(refusal) = self.judge_mail(&mail, policy) {
+            self.tell_of_mail(&mail, &refusal, policy);
+            return match refusal == TOO_MANY_TRANSACTIONS {
+                true => self.close(&refusal, out),
+                false => self.say_no(&refusal, out),
+            };
         }
         self.summary.transactions += 1;
         let declared_bytes = mail.declared_bytes.unwrap_or(0);
@@ -209,22 +208,35 @@ impl Server {
         None
     }
 
+    fn judge_mail(&self, mail: &MailCommand<'_>, policy: &dyn Policy) -> Result<(), Refusal> {
+        if self.hello.is_none() {
+            return Err(HELLO_FIRST);
+        }
+        if !matches!(self.state, State::Ready) {
+            return Err(NESTED_MAIL);
+        }
+        let limit = u64::from(self.settings.max_transactions);
+        if limit > 0 && self.summary.transactions >= limit {
+            return Err(TOO_MANY_TRANSACTIONS);
+        }
+        if mail.declared_bytes > Some(self.settings.max_message_bytes) {
+            return Err(TOO_LARGE);
+        }
+        policy.admit(mail.declared_bytes)?;
+        policy.spend(&self.peer, Spending::Message)
+    }
+
     fn rcpt(&mut self, rcpt: RcptCommand<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
-        let State::Mail(envelope) = &mut self.state else {
+        let State::Mail(envelope) = &self.state else {
             return self.say_no(&self.out_of_sequence(), out);
         };
-        if rcpt.is_utf8() && !envelope.smtputf8 {
-            return self.say_no(&command::needs_smtputf8(), out);
-        }
-        if envelope.recipients.len() >= self.settings.max_recipients {
-            return self.say_no(&TOO_MANY_RECIPIENTS, out);
-        }
-        if let Err(refusal) = policy.recipient(self.peer.trusted, &rcpt.forward_path) {
+        if let Err(refusal) = self.judge_rcpt(&rcpt, envelope, policy) {
+            self.tell_of_rcpt(rcpt.forward_path.as_str(), &refusal, policy);
             return self.say_no(&refusal, out);
         }
-        if let Err(refusal) = policy.spend(&self.peer, Spending::Recipient) {
-            return self.say_no(&refusal, out);
-        }
+        let State::Mail(envelope) = &mut self.state else {
+            unreachable!("it was just looked at");
+        };
         self.envelope_bytes += recipient_bytes(&rcpt);
         if envelope.recipients.is_empty() {
             // Most messages have one recipient; growing by itself a Vec makes room for four.
@@ -237,6 +249,22 @@ impl Server {
         });
         answers::write_line(b"250 2.1.5 Recipient ok", out);
         None
+    }
+
+    fn judge_rcpt(
+        &self,
+        rcpt: &RcptCommand<'_>,
+        envelope: &Envelope,
+        policy: &dyn Policy,
+    ) -> Result<(), Refusal> {
+        if rcpt.is_utf8() && !envelope.smtputf8 {
+            return Err(command::needs_smtputf8());
+        }
+        if envelope.recipients.len() >= self.settings.max_recipients {
+            return Err(TOO_MANY_RECIPIENTS);
+        }
+        policy.recipient(self.peer.trusted, &rcpt.forward_path)?;
+        policy.spend(&self.peer, Spending::Recipient)
     }
 
     /// What stands in the way of RCPT, DATA or BDAT outside of `State::Mail`.
