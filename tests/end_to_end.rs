@@ -1139,11 +1139,13 @@ fn idle_connections_are_closed_with_quit() {
 
 // ---- Broken TLS at the next hop ----
 
-const BROKEN: [StartTls; 4] = [
+const BROKEN: [StartTls; 6] = [
     StartTls::Refused,
     StartTls::Garbage,
     StartTls::Stalls,
     StartTls::Closes,
+    StartTls::DemandsCertificate,
+    StartTls::ClosesAfterHandshake,
 ];
 
 #[test]
@@ -1164,6 +1166,141 @@ fn broken_starttls_falls_back_to_plaintext() {
         assert_eq!(before, 1, "{starttls:?}");
         relay.stop();
     }
+}
+
+/// The answer to the first EHLO inside TLS.
+type Inside = fn() -> Answer;
+
+/// What a host may do with its first word inside TLS, and what the log says of it.
+const BROKEN_INSIDE: [(Inside, &str); 4] = [
+    (|| Answer::Close, "closed the connection"),
+    (|| Answer::Reset, "connection lost"),
+    (|| Answer::CorruptRecord, "TLS"),
+    (|| Answer::Stall, "timed out"),
+];
+
+fn breaks_inside(inside: Inside) -> impl Fn(Occasion<'_>) -> Answer + Send + Sync + 'static {
+    move |occasion| match occasion.over_tls && verb_is(occasion.command, "EHLO") {
+        true => inside(),
+        false => Answer::Usual,
+    }
+}
+
+#[test]
+fn tls_that_breaks_before_the_first_reply_inside_it_falls_back_to_plaintext() {
+    for (inside, reason) in BROKEN_INSIDE {
+        let hop = NextHop::scripted(StartTls::Works, breaks_inside(inside));
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &["--reply-timeout", "1s"]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        assert!(!hop.wait_for_mail(1)[0].over_tls, "{reason}");
+        relay.wait_for("delivered", |_| true);
+        assert_eq!(relay.events("deferred").len(), 0, "{reason}: at once");
+        let fallback = relay.wait_for("plaintext-fallback", |_| true);
+        let told = fallback["reason"].as_str().expect("a text");
+        assert!(told.contains(reason), "{told}");
+        relay.stop();
+    }
+}
+
+/// As a server with TLS 1.3 does that wants a certificate of its clients: its alert comes after our
+/// Finished, when the handshake is done on our side.
+#[test]
+fn an_alert_after_the_handshake_is_told_and_falls_back_to_plaintext() {
+    let hop = NextHop::scripted(StartTls::DemandsCertificate, usual);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    assert!(!hop.wait_for_mail(1)[0].over_tls);
+    let fallback = relay.wait_for("plaintext-fallback", |_| true);
+    let told = fallback["reason"].as_str().expect("a text");
+    assert!(told.contains("alert CertificateRequired"), "{told}");
+    relay.stop();
+}
+
+/// A full handshake comes before plaintext, and where TLS is demanded before the wait.
+#[test]
+fn a_resumption_that_breaks_is_followed_by_a_full_handshake() {
+    for level in ["may", "encrypt"] {
+        let hop = NextHop::scripted(StartTls::BreaksWhenResumed, usual);
+        let home = Home::new();
+        let flags = ["--tls-out", level, "--max-deliveries-per-connection", "1"];
+        let relay = relay_to(&home, &hop, &flags);
+        for number in 1..=2 {
+            send_mail(relay.address(), FROM, &[TO], CONTENT);
+            let mails = hop.wait_for_mail(number);
+            assert!(mails.iter().all(|mail| mail.over_tls), "{level}");
+        }
+        assert_eq!(hop.connections(), 3, "one was resumed, and broke");
+        assert_eq!(relay.events("tls-failed").len(), 0, "{level}");
+        assert_eq!(relay.events("deferred").len(), 0, "{level}");
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_421_to_starttls_falls_back_to_plaintext() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "STARTTLS" => Answer::SayAndClose("421 4.7.0 TLS is out of order"),
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    assert!(!hop.wait_for_mail(1)[0].over_tls);
+    let fallback = relay.wait_for("plaintext-fallback", |_| true);
+    let told = fallback["reason"].as_str().expect("a text");
+    assert!(told.contains("421 4.7.0 TLS is out of order"), "{told}");
+    assert_eq!(relay.events("deferred").len(), 0, "at once");
+    relay.stop();
+}
+
+#[test]
+fn tls_that_breaks_inside_defers_where_encryption_is_demanded_and_says_what_tls_said() {
+    let demands = NextHop::scripted(StartTls::DemandsCertificate, usual);
+    let corrupts = breaks_inside(|| Answer::CorruptRecord);
+    let corrupts = NextHop::scripted(StartTls::Works, corrupts);
+    let busy = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "STARTTLS" => Answer::SayAndClose("421 4.7.0 TLS is out of order"),
+        _ => Answer::Usual,
+    });
+    let hops = [
+        (demands, "CertificateRequired"),
+        (corrupts, "TLS broken by peer"),
+        (busy, "TLS is out of order"),
+    ];
+    for (hop, reason) in hops {
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &["--tls-out", "encrypt"]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        let deferred = relay.wait_for("deferred", |_| true);
+        let told = deferred["reply"].as_str().expect("a text");
+        assert!(told.contains(reason), "{told}");
+        let commands = hop.commands();
+        assert!(
+            !commands.iter().any(|text| verb_is(text, "MAIL")),
+            "{commands:?}"
+        );
+        relay.stop();
+    }
+}
+
+/// A reply was read inside TLS: what breaks afterwards is no reason to do without it.
+#[test]
+fn a_session_that_breaks_after_the_first_reply_inside_tls_does_not_fall_back() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        match occasion.over_tls && verb_is(occasion.command, "MAIL") {
+            true => Answer::Close,
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for("deferred", |_| true);
+    assert_eq!(relay.events("plaintext-fallback").len(), 0);
+    assert_eq!(hop.mails().len(), 0);
+    relay.stop();
 }
 
 #[test]
@@ -1275,6 +1412,100 @@ impl MxHosts {
         all.extend(flags);
         home.start(&all)
     }
+}
+
+/// As [`mx_hosts`], one host for each kind of STARTTLS.
+fn mx_hosts_with_tls(kinds: &[StartTls]) -> MxHosts {
+    let dns = DnsServer::start();
+    let mut hops: Vec<NextHop> = Vec::new();
+    for (number, kind) in (1..).zip(kinds) {
+        let ip = Ipv4Addr::new(127, 0, 0, number);
+        let port = hops.first().map_or(0, |hop| hop.address().port());
+        hops.push(NextHop::on((ip, port).into(), *kind, KEYWORDS, usual));
+        let name = format!("mx{number}.example.test");
+        dns.mx("example.test", u16::from(number) * 10, &format!("{name}."));
+        dns.host(&name, &ip.to_string());
+    }
+    MxHosts { dns, hops }
+}
+
+#[test]
+fn tls_at_the_second_mx_host_comes_before_plaintext_at_the_first() {
+    for broken in BROKEN {
+        let hosts = mx_hosts_with_tls(&[broken, StartTls::Works]);
+        let home = Home::new();
+        let relay = hosts.relay(&home, &["--handshake-timeout", "1s"]);
+        for number in 1..=2 {
+            send_mail(relay.address(), FROM, &[TO], CONTENT);
+            let mails = hosts.hops[1].wait_for_mail(number);
+            assert!(mails.iter().all(|mail| mail.over_tls), "{broken:?}");
+        }
+        assert_eq!(hosts.hops[0].mails().len(), 0, "{broken:?}");
+        assert_eq!(relay.events("deferred").len(), 0, "{broken:?}: at once");
+        relay.stop();
+    }
+}
+
+#[test]
+fn plaintext_at_the_first_mx_host_when_tls_is_broken_at_all() {
+    let kinds = [StartTls::Garbage, StartTls::DemandsCertificate];
+    let hosts = mx_hosts_with_tls(&kinds);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &[]);
+    for number in 1..=2 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        assert!(!hosts.hops[0].wait_for_mail(number)[0].over_tls);
+    }
+    assert_eq!(hosts.hops[1].mails().len(), 0);
+    assert_eq!(relay.events("deferred").len(), 0, "within the same attempt");
+    relay.stop();
+}
+
+/// Nothing has failed there: a host without STARTTLS keeps its place in the order of preference.
+#[test]
+fn a_first_mx_host_that_offers_no_tls_gets_the_mail() {
+    let kinds = [StartTls::NotOffered, StartTls::Works];
+    let hosts = mx_hosts_with_tls(&kinds);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    assert!(!hosts.hops[0].wait_for_mail(1)[0].over_tls);
+    assert_eq!(hosts.hops[1].connections(), 0);
+    relay.stop();
+}
+
+/// The other host says nothing at all: asking it in vain is not repeated before each plaintext.
+#[test]
+fn a_mute_second_mx_host_holds_up_plaintext_at_the_first_only_once() {
+    let dns = DnsServer::start();
+    let broken = NextHop::scripted(StartTls::Garbage, |occasion| match occasion.command {
+        "." => Answer::UsualThenSayAndClose("421 4.4.2 enough"),
+        _ => Answer::Usual,
+    });
+    let ip = Ipv4Addr::new(127, 0, 0, 2);
+    let mute = NextHop::on(
+        (ip, broken.address().port()).into(),
+        StartTls::Works,
+        KEYWORDS,
+        says_nothing,
+    );
+    for (number, hop) in [(1, &broken), (2, &mute)] {
+        let name = format!("mx{number}.example.test");
+        dns.mx("example.test", number * 10, &format!("{name}."));
+        dns.host(&name, &hop.address().ip().to_string());
+    }
+    let hosts = MxHosts {
+        dns,
+        hops: vec![broken, mute],
+    };
+    let home = Home::new();
+    let relay = hosts.relay(&home, &["--greeting-timeout", "1s"]);
+    for number in 1..=4 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hosts.hops[0].wait_for_mail(number);
+    }
+    assert_eq!(hosts.hops[1].connections(), 1);
+    relay.stop();
 }
 
 #[test]

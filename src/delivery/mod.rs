@@ -50,6 +50,10 @@ const ACTIONS_PER_TURN: usize = 64;
 /// How often memory that nobody uses any more is given back.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How long a host that did not answer in time is asked only after plaintext was tried at a host whose
+/// TLS is broken.
+const MUTE_REMEMBERED: Duration = Duration::from_secs(60);
+
 /// What delivery needs to know, and whom to tell.
 pub struct Context {
     pub hostname: String,
@@ -131,6 +135,8 @@ struct Inner {
     context: Context,
     schedule: RefCell<Schedule<HopKey, Job, HopState>>,
     broken_tls: RefCell<FailureMemory<SocketAddr>>,
+    /// Addresses that did not answer in time.
+    mute: RefCell<FailureMemory<SocketAddr>>,
     random: Cell<u64>,
     /// Rings when the schedule may have something to do.
     stirred: Notify,
@@ -152,6 +158,7 @@ impl Delivery {
             context,
             schedule: RefCell::new(Schedule::new(settings)),
             broken_tls: RefCell::new(broken_tls),
+            mute: RefCell::new(FailureMemory::new(1, MUTE_REMEMBERED)),
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),

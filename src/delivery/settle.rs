@@ -278,6 +278,15 @@ impl Inner {
         .field("effect", "tried again later; see ringpost spool verify");
     }
 
+    pub(super) fn log_tls_failed(&self, host: &str, address: SocketAddr, why: &str) {
+        let log = &self.context.log;
+        log.line(LogLevel::Info, event::TLS_FAILED, clock::wall_time())
+            .field("host", host)
+            .field("address", address)
+            .field("reason", why)
+            .field("effect", "another host is tried, or plaintext");
+    }
+
     pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, why: &str) {
         let log = &self.context.log;
         log.line(

@@ -12,7 +12,8 @@ use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
 use crate::schedule::next_hop::{HopId, Refusal, Take};
 use crate::schedule::outcome::Diagnosis;
 use crate::schedule::settle::{self, After, indices, is_report};
-use crate::smtp::client::{Transaction, TransactionResult};
+use crate::schedule::tries::{Known, Tries, Try, Way};
+use crate::smtp::client::{Cause, Transaction, TransactionResult};
 use crate::smtp::reply::Stage;
 use crate::time::Now;
 use crate::tls::stream::StreamError;
@@ -31,6 +32,9 @@ const ADDRESSES_MAX: usize = 100;
 /// How often a connection that takes long to open asks whether others need its place.
 const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A wait for a connection that is given up after so long was one for a mute host.
+const MUTE_AFTER: Duration = Duration::from_secs(2);
+
 /// Whom a connection is with, for outcomes and log lines.
 pub struct Peer {
     pub host: Box<str>,
@@ -45,6 +49,74 @@ enum Tried {
         diagnosis: Diagnosis,
         throttle: bool,
     },
+}
+
+/// How one try of an address ended.
+enum Ended {
+    Open(Box<Connection>),
+    /// And plaintext is allowed there. Why, for the log.
+    TlsFailed(String),
+    Failed(Verdict, Tried),
+}
+
+/// An address to try.
+struct Candidate<'a> {
+    attempt: Attempt<'a>,
+    /// Why its TLS failed, a moment ago.
+    tls_failure: Option<String>,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(attempt: Attempt<'a>) -> Self {
+        Candidate {
+            attempt,
+            tls_failure: None,
+        }
+    }
+
+    fn open(&self, connection: Box<Connection>) -> Tried {
+        let peer = Peer {
+            host: self.attempt.host.name.clone(),
+            address: self.attempt.address,
+        };
+        Tried::Open(connection, peer)
+    }
+}
+
+/// Remembers an address as mute if it is not heard of in time, also where the wait is given up.
+struct Waiting<'a> {
+    inner: &'a Inner,
+    address: SocketAddr,
+    since: Now,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(inner: &'a Inner, address: SocketAddr) -> Self {
+        Waiting {
+            inner,
+            address,
+            since: clock::now(),
+        }
+    }
+
+    fn ended(self, in_silence: bool) {
+        let mut mute = self.inner.mute.borrow_mut();
+        match in_silence {
+            true => mute.failed(self.address, clock::now()),
+            false => mute.succeeded(&self.address),
+        }
+        drop(mute);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let now = clock::now();
+        if now.since(self.since) >= MUTE_AFTER {
+            self.inner.mute.borrow_mut().failed(self.address, now);
+        }
+    }
 }
 
 impl Inner {
@@ -114,8 +186,8 @@ impl Inner {
         schedule.connect_failed(hop, now);
     }
 
-    /// Tries the hop's hosts in order of preference, and each address of a host in turn. `declined`:
-    /// hosts that are left out.
+    /// Tries the hop's hosts in order of preference, and each address of a host in turn; plaintext at those
+    /// whose TLS is broken comes after TLS at the others. `declined`: hosts that are left out.
     async fn connect(self: &Rc<Self>, hop: HopId, declined: &[Box<str>]) -> Tried {
         let (key, site) = {
             let mut schedule = self.schedule.borrow_mut();
@@ -136,61 +208,108 @@ impl Inner {
         attempts.truncate(ADDRESSES_MAX);
         let patience = SILENT_ADDRESSES_MAX * self.context.remote.connect_timeout();
         let since = clock::now();
-        for (number, attempt) in attempts.iter().enumerate() {
-            if number > 0 && clock::now().since(since) >= patience {
-                break;
-            }
+        let known = |attempt| (Candidate::new(attempt), self.known(&key, &attempt.address));
+        let mut tries = Tries::new(attempts.into_iter().map(known));
+        while let Some(tried) = tries.take() {
             let situation = Situation {
-                more_hosts: number + 1 < attempts.len(),
-                plaintext_allowed: key.level.allows_plaintext(),
+                more_hosts: tries.has_more(),
+                plaintext_allowed: key.level.allows_plaintext() && tried.way == Way::Usual,
                 session_worked: false,
             };
-            match self.connect_address(&key, attempt, situation).await {
-                (Verdict::TryNextHost, failed) => last = failed,
-                (_, tried) => return tried,
+            match self.connect_address(&key, &tried, situation).await {
+                Ended::Open(connection) if tries.may_have_tls() => match tls_refused(&connection) {
+                    None => return tried.what.open(connection),
+                    Some(why) => {
+                        connection.quit().await;
+                        self.tls_failed(&mut tries, tried, why);
+                    }
+                },
+                Ended::Open(connection) => return tried.what.open(connection),
+                Ended::TlsFailed(why) => self.tls_failed(&mut tries, tried, why),
+                Ended::Failed(Verdict::TryNextHost, failed) => last = failed,
+                Ended::Failed(_, failed) => return failed,
+            }
+            if clock::now().since(since) >= patience {
+                tries.keep_only_plaintext();
             }
         }
         last
     }
 
+    fn known(&self, key: &HopKey, address: &SocketAddr) -> Known {
+        let now = clock::now();
+        Known {
+            broken_tls: key.level.wants_tls()
+                && key.level.allows_plaintext()
+                && self.broken_tls.borrow().is_broken(address, now),
+            mute: self.mute.borrow().is_broken(address, now),
+        }
+    }
+
+    fn tls_failed<'a>(
+        &self,
+        tries: &mut Tries<Candidate<'a>>,
+        mut tried: Try<Candidate<'a>>,
+        why: String,
+    ) {
+        let Attempt { host, address } = tried.what.attempt;
+        self.log_tls_failed(&host.name, address, &why);
+        self.broken_tls.borrow_mut().failed(address, clock::now());
+        tried.what.tls_failure = Some(why);
+        tries.tls_failed(tried);
+    }
+
     async fn connect_address(
         self: &Rc<Self>,
         key: &HopKey,
-        attempt: &Attempt<'_>,
+        tried: &Try<Candidate<'_>>,
         situation: Situation,
-    ) -> (Verdict, Tried) {
-        let Attempt { host, address } = *attempt;
-        let mut target = Target {
+    ) -> Ended {
+        let Attempt { host, address } = tried.what.attempt;
+        if let Some(why) = &tried.what.tls_failure {
+            self.log_fallback(&host.name, address, why);
+        }
+        let target = Target {
             site: key.site.as_str(),
             host: &host.name,
             address,
             level: key.level,
-            try_tls: !self.broken_tls.borrow().is_broken(&address, clock::now()),
+            try_tls: tried.way == Way::Usual,
         };
-        loop {
-            let error = match Connection::open(self.context.remote.clone(), &target).await {
-                Ok(connection) => {
-                    self.opened(address, connection.tls());
-                    let peer = Peer {
-                        host: host.name.clone(),
-                        address,
-                    };
-                    return (Verdict::Delivered, Tried::Open(Box::new(connection), peer));
-                }
-                Err(error) => error,
-            };
-            let situation = Situation {
-                plaintext_allowed: situation.plaintext_allowed && target.try_tls,
-                ..situation
-            };
-            let (verdict, tried) = judge_opening(&error, &host.name, situation);
-            if verdict != Verdict::TryPlaintext {
-                return (verdict, tried);
+        let error = match self.open_address(&target).await {
+            Ok(connection) => return Ended::Open(Box::new(connection)),
+            Err(error) => error,
+        };
+        let (verdict, failed) = judge_opening(&error, &host.name, situation);
+        match (verdict, failed) {
+            (Verdict::TryPlaintext, Tried::Failed { diagnosis, .. }) => {
+                Ended::TlsFailed(diagnosis.text.into())
             }
-            self.log_fallback(&host.name, address, &detail_of(&error).unwrap_or_default());
-            self.context.metrics.handshakes_out_failed.increment();
-            self.broken_tls.borrow_mut().failed(address, clock::now());
-            target.try_tls = false;
+            (verdict, failed) => Ended::Failed(verdict, failed),
+        }
+    }
+
+    /// Opens a connection; if a resumed handshake fails, once more without the ticket.
+    async fn open_address(self: &Rc<Self>, target: &Target<'_>) -> Result<Connection, OpenError> {
+        let mut retried = false;
+        loop {
+            let waiting = Waiting::new(self, target.address);
+            let opened = Connection::open(self.context.remote.clone(), target).await;
+            waiting.ended(opened.as_ref().err().is_some_and(is_silence));
+            match opened {
+                Ok(connection) => {
+                    self.opened(target.address, connection.tls());
+                    return Ok(connection);
+                }
+                Err(OpenError::Tls(failure)) => {
+                    self.context.metrics.handshakes_out_failed.increment();
+                    if !failure.with_ticket || retried {
+                        return Err(OpenError::Tls(failure));
+                    }
+                    retried = true;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -483,13 +602,18 @@ fn judge_opening(error: &OpenError, host: &str, situation: Situation) -> (Verdic
             (Stage::Connect, Event::Trouble(Trouble::TimedOut))
         }
         OpenError::Unreachable(_) => (Stage::Connect, Event::Trouble(Trouble::Unreachable)),
-        OpenError::Handshake(error) => (Stage::Handshake, Event::Trouble(handshake_trouble(error))),
+        OpenError::Tls(failure) => {
+            let trouble = handshake_trouble(&failure.error);
+            (Stage::Handshake, Event::Trouble(trouble))
+        }
         OpenError::Untrusted(_) => (Stage::Handshake, Event::Trouble(Trouble::TlsUntrusted)),
         OpenError::Session(failure) => (failure.stage, judge::event_of_cause(&failure.cause)),
     };
     let (_, verdict) = judge::judge(stage, event, situation);
     let mut diagnosis = judge::diagnose(stage, event, verdict, host);
-    if let Some(detail) = detail_of(error) {
+    if let OpenError::Tls(failure) = error {
+        diagnosis.text = failure.to_string().into();
+    } else if let Some(detail) = detail_of(error) {
         diagnosis.text = format!("{} ({detail})", diagnosis.text).into();
     }
     let tried = Tried::Failed {
@@ -497,6 +621,23 @@ fn judge_opening(error: &OpenError, host: &str, situation: Situation) -> (Verdic
         throttle: verdict == Verdict::Throttle,
     };
     (verdict, tried)
+}
+
+/// The host did not answer in time, before a word of it was heard.
+fn is_silence(error: &OpenError) -> bool {
+    match error {
+        OpenError::Unreachable(error) => error.kind() == std::io::ErrorKind::TimedOut,
+        OpenError::Session(failure) => {
+            failure.stage == Stage::Greeting && failure.cause == Cause::TimedOut
+        }
+        _ => false,
+    }
+}
+
+/// Why a connection that could have TLS has none, though STARTTLS was offered.
+fn tls_refused(connection: &Connection) -> Option<String> {
+    let reply = connection.starttls_refusal()?;
+    Some(reply.one_line())
 }
 
 fn handshake_trouble(error: &StreamError) -> Trouble {
@@ -510,8 +651,7 @@ fn handshake_trouble(error: &StreamError) -> Trouble {
 fn detail_of(error: &OpenError) -> Option<String> {
     match error {
         OpenError::Unreachable(error) => Some(error.to_string()),
-        OpenError::Handshake(error) => Some(error.to_string()),
         OpenError::Untrusted(tls) => Some(format!("certificate {}", tls.verdict)),
-        OpenError::Session(_) => None,
+        OpenError::Tls(_) | OpenError::Session(_) => None,
     }
 }

@@ -10,12 +10,13 @@ use crate::message::TlsSummary;
 use crate::smtp::client::{
     Cause, Client, ClientSettings, ClientStep, Failure, TlsWish, Transaction, TransactionResult,
 };
-use crate::smtp::reply::Stage;
+use crate::smtp::reply::{Reply, Stage};
 use crate::spool::{BodyReader, Place};
 use crate::time::Now;
 use crate::tls::client::ClientTls;
 use crate::tls::policy::{Judge, Level};
 use crate::tls::stream::{Received, Stream, StreamError};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::rc::Rc;
@@ -139,12 +140,37 @@ impl Target<'_> {
 pub enum OpenError {
     /// The TCP connection failed.
     Unreachable(std::io::Error),
-    /// The handshake failed, or took too long.
-    Handshake(StreamError),
+    /// The handshake failed or took too long, or TLS did before the first reply inside it.
+    Tls(TlsFailure),
     /// The handshake worked, but not with the host that was meant.
     Untrusted(TlsSummary),
     /// The session ended before it was ready for mail.
     Session(Failure),
+}
+
+/// How TLS failed.
+#[derive(Debug)]
+pub struct TlsFailure {
+    pub error: StreamError,
+    /// The handshake was done on our side, and no reply had come inside it. A server with TLS 1.3 checks
+    /// our last flight only then, so a refusal comes here as well.
+    pub after_handshake: bool,
+    /// It was to resume an earlier session. The tickets are forgotten: a full handshake may work.
+    pub with_ticket: bool,
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = match self.after_handshake {
+            true => "after",
+            false => "in",
+        };
+        write!(f, "TLS failed {when} the handshake: ")?;
+        match &self.error {
+            StreamError::Tls(error) => write!(f, "{error}"),
+            error => write!(f, "{error}"),
+        }
+    }
 }
 
 /// Where the content of a message comes from. Wire form.
@@ -180,6 +206,10 @@ pub struct Connection {
     pending: Option<ClientStep>,
     /// Why the content could not be read from the spool.
     content_error: Option<std::io::Error>,
+    /// How the connection ended, if it was not the machine that ended it.
+    broke: Option<StreamError>,
+    /// The handshake was to resume an earlier session.
+    with_ticket: bool,
 }
 
 impl Connection {
@@ -200,6 +230,8 @@ impl Connection {
             tls: None,
             pending: None,
             content_error: None,
+            broke: None,
+            with_ticket: false,
         };
         connection.negotiate(target).await?;
         Ok(connection)
@@ -208,11 +240,11 @@ impl Connection {
     async fn negotiate(&mut self, target: &Target<'_>) -> Result<(), OpenError> {
         loop {
             match self.step().await {
-                ClientStep::StartTls => self.handshake(target).await?,
+                ClientStep::StartTls => self.start_tls(target).await?,
                 ClientStep::Ready => return Ok(()),
                 ClientStep::Failed(failure) => {
                     self.say_last_word();
-                    return Err(OpenError::Session(failure));
+                    return Err(self.failed(failure, target));
                 }
                 _ => {
                     return Err(OpenError::Session(Failure {
@@ -224,21 +256,36 @@ impl Connection {
         }
     }
 
-    async fn handshake(&mut self, target: &Target<'_>) -> Result<(), OpenError> {
-        self.flush().await.map_err(OpenError::Handshake)?;
-        self.forget_input();
-        let session = self
-            .context
-            .tls
-            .connect(target.site, target.host, self.context.sends_sni)
-            .map_err(|error| OpenError::Handshake(StreamError::Tls(error)))?;
-        self.stream
-            .set_deadline(clock::now() + self.context.timeouts.handshake);
-        let mut summary = self
-            .stream
-            .handshake(session, &mut self.input)
-            .await
-            .map_err(OpenError::Handshake)?;
+    /// Until a reply has come inside TLS, it is TLS that did not work.
+    fn failed(&mut self, failure: Failure, target: &Target<'_>) -> OpenError {
+        match self.broke.take() {
+            Some(error) if self.tls.is_some() && !self.client.has_heard() => {
+                self.tls_failed(error, true, target)
+            }
+            _ => OpenError::Session(failure),
+        }
+    }
+
+    fn tls_failed(
+        &self,
+        error: StreamError,
+        after_handshake: bool,
+        target: &Target<'_>,
+    ) -> OpenError {
+        let Context { tls, sends_sni, .. } = &*self.context;
+        if self.with_ticket {
+            tls.forget_tickets(target.site, target.host, *sends_sni);
+        }
+        OpenError::Tls(TlsFailure {
+            error,
+            after_handshake,
+            with_ticket: self.with_ticket,
+        })
+    }
+
+    async fn start_tls(&mut self, target: &Target<'_>) -> Result<(), OpenError> {
+        let shaken = self.handshake(target).await;
+        let mut summary = shaken.map_err(|error| self.tls_failed(error, false, target))?;
         if let Some(session) = self.stream.session() {
             summary.verdict = self.context.judge.judge(
                 session.peer_certificates(),
@@ -252,6 +299,24 @@ impl Connection {
         self.tls = Some(summary);
         self.client.tls_established(&mut self.out);
         Ok(())
+    }
+
+    async fn handshake(&mut self, target: &Target<'_>) -> Result<TlsSummary, StreamError> {
+        self.flush().await?;
+        self.forget_input();
+        let Context { tls, sends_sni, .. } = &*self.context;
+        let session = tls
+            .connect(target.site, target.host, *sends_sni)
+            .map_err(StreamError::Tls)?;
+        self.with_ticket = session.offers_ticket();
+        self.stream
+            .set_deadline(clock::now() + self.context.timeouts.handshake);
+        self.stream.handshake(session, &mut self.input).await
+    }
+
+    /// The reply to STARTTLS, if the peer offered it, refused it, and was spoken to in plaintext then.
+    pub fn starttls_refusal(&self) -> Option<&Reply> {
+        self.client.starttls_refusal().map(Rc::as_ref)
     }
 
     /// What TLS this session has, with the verdict on the peer's certificate.
@@ -440,18 +505,37 @@ impl Connection {
             self.forget_input();
             if let Err(error) = self.exchange().await {
                 self.lost(&error);
+                self.broke = Some(error);
             }
         }
     }
 
     async fn exchange(&mut self) -> Result<(), StreamError> {
-        self.flush().await?;
-        self.arm_deadline();
+        match self.flush().await {
+            Err(StreamError::Gone(error)) => self.hears_last_word(error).await,
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.arm_deadline();
+                self.receive().await
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(), StreamError> {
         match self.stream.receive(&mut self.input).await? {
             Received::Bytes => Ok(()),
             Received::End { .. } => {
                 Err(StreamError::Gone(std::io::ErrorKind::UnexpectedEof.into()))
             }
+        }
+    }
+
+    /// Who closed before our command had come may have said why: by a reply, or by an alert.
+    async fn hears_last_word(&mut self, gone: std::io::Error) -> Result<(), StreamError> {
+        self.stream.set_deadline(clock::now() + LAST_WORD_TIMEOUT);
+        match self.receive().await {
+            Err(StreamError::Gone(_) | StreamError::TimedOut) => Err(StreamError::Gone(gone)),
+            heard => heard,
         }
     }
 

@@ -123,6 +123,10 @@ fn judge_reply(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Ver
 }
 
 fn judge_opening(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Verdict) {
+    // Only 421 comes here: after any other refusal of STARTTLS the session goes on.
+    if stage == Stage::StartTls && situation.plaintext_allowed {
+        return (Scope::Session, Verdict::TryPlaintext);
+    }
     if situation.more_hosts {
         return (Scope::Session, Verdict::TryNextHost);
     }
@@ -364,6 +368,8 @@ mod tests {
             (Stage::Ehlo, "450 x", LAST, (NextHop, Defer)),
             (Stage::Ehlo, "451 4.7.1 x", LAST, (NextHop, Throttle)),
             (Stage::StartTls, "421 x", LAST, (NextHop, Throttle)),
+            (Stage::StartTls, "421 x", MAY, (Session, TryPlaintext)),
+            (Stage::Ehlo, "421 x", MAY, (NextHop, Throttle)),
             (Stage::StartTls, "454 x", LAST, (NextHop, Defer)),
             (Stage::Mail, "550 5.7.1 x", MORE, (Message, Bounce)),
             (Stage::Mail, "552 5.3.4 x", LAST, (Message, Bounce)),

@@ -5,3 +5,4 @@ pub mod next_hop;
 pub mod outcome;
 pub mod retry;
 pub mod settle;
+pub mod tries;

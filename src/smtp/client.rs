@@ -137,6 +137,9 @@ pub struct Client {
     parser: ReplyParser,
     features: Features,
     tls: bool,
+    /// A reply has come, since TLS was established if it was.
+    has_heard: bool,
+    starttls_refusal: Option<Rc<Reply>>,
     greeting: Box<str>,
     peer_name: Box<str>,
     expected: VecDeque<Expect>,
@@ -163,6 +166,8 @@ impl Client {
             parser: ReplyParser::new(),
             features: Features::default(),
             tls: false,
+            has_heard: false,
+            starttls_refusal: None,
             greeting: Box::default(),
             peer_name: Box::default(),
             expected: VecDeque::new(),
@@ -197,6 +202,7 @@ impl Client {
     /// The handshake is done: forgets what EHLO said before it (RFC 3207 section 4.2), says EHLO.
     pub fn tls_established(&mut self, out: &mut Vec<u8>) {
         self.tls = true;
+        self.has_heard = false;
         match self.state {
             State::Greeting => {}
             State::Handshake => {
@@ -318,6 +324,17 @@ impl Client {
         &self.features
     }
 
+    /// True once the peer has said something; after a handshake, once it has said something inside
+    /// TLS.
+    pub fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
+    /// What the peer said instead of the go-ahead, when it had offered STARTTLS and could be done without.
+    pub fn starttls_refusal(&self) -> Option<&Rc<Reply>> {
+        self.starttls_refusal.as_ref()
+    }
+
     /// The first line of the greeting, without its code.
     pub fn greeting(&self) -> &str {
         &self.greeting
@@ -347,6 +364,7 @@ impl Client {
     }
 
     fn on_reply(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        self.has_heard = true;
         match self.state {
             State::Session => self.on_session_reply(reply, out),
             State::Handshake | State::Over(_) => {}
@@ -433,6 +451,7 @@ impl Client {
         } else if self.settings.starttls == TlsWish::Required {
             self.end_politely(Cause::TlsUnavailable(Some(Rc::new(reply))), out);
         } else {
+            self.starttls_refusal = Some(Rc::new(reply));
             self.enter_session();
         }
     }

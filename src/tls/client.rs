@@ -100,6 +100,11 @@ impl ClientTls {
         host.session()
     }
 
+    /// Forgets the tickets of a server: the next handshake with it is a full one.
+    pub fn forget_tickets(&self, site: &str, server_name: &str, sni: bool) {
+        self.host(site, server_name, sni).tickets.forget();
+    }
+
     fn host(&self, site: &str, server_name: &str, sni: bool) -> Host {
         let key = HostKey {
             site: site.into(),
@@ -133,8 +138,9 @@ impl ClientTls {
 
 impl Host {
     fn session(&self) -> Result<Session, TlsError> {
+        let offers_ticket = self.tickets.is_any();
         let connection = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())?;
-        Session::client(connection, self.tickets.clone())
+        Session::client(connection, self.tickets.clone(), offers_ticket)
     }
 }
 
@@ -180,6 +186,11 @@ impl HostTickets {
             tickets.tls12 = None;
             tickets.tls13.clear();
         }
+    }
+
+    fn is_any(&self) -> bool {
+        let tickets = self.lock();
+        tickets.tls12.is_some() || !tickets.tls13.is_empty()
     }
 
     fn forget(&self) {

@@ -137,18 +137,21 @@ pub struct Session {
     unread: Vec<u8>,
     /// The ClientHello until `start`.
     hello: Vec<u8>,
+    offers_ticket: bool,
 }
 
 impl Session {
     pub(super) fn client(
         connection: UnbufferedClientConnection,
         tickets: Arc<HostTickets>,
+        offers_ticket: bool,
     ) -> Result<Self, TlsError> {
         let mut session = Session {
             side: Side::Client(Box::new(connection), tickets),
             phase: Phase::Handshaking,
             unread: Vec::new(),
             hello: Vec::new(),
+            offers_ticket,
         };
         let mut hello = Vec::new();
         session.receive(&mut [], &mut Vec::new(), &mut hello)?;
@@ -162,7 +165,14 @@ impl Session {
             phase: Phase::Handshaking,
             unread: Vec::new(),
             hello: Vec::new(),
+            offers_ticket: false,
         }
+    }
+
+    /// True on a client that had a ticket of the server: the handshake is to resume a session, and if it
+    /// fails a full one may not.
+    pub fn offers_ticket(&self) -> bool {
+        self.offers_ticket
     }
 
     /// The size of the ClientHello that `start` will send, with its record header.

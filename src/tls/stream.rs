@@ -41,6 +41,9 @@ impl fmt::Display for StreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StreamError::TimedOut => f.write_str("timed out"),
+            StreamError::Gone(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("the peer closed the connection")
+            }
             StreamError::Gone(error) => write!(f, "connection lost: {error}"),
             StreamError::Tls(error) => write!(f, "TLS: {error}"),
         }
@@ -189,9 +192,13 @@ impl Stream {
         tls.start(&mut self.owed);
         let mut each = |text: &[u8]| keep(text, plain);
         while tls.is_handshaking() {
-            send_owed(&self.socket, &mut self.owed).await?;
-            let received =
-                receive_records(&self.socket, &mut tls, &mut each, &mut self.owed).await?;
+            let sent = send_owed(&self.socket, &mut self.owed).await;
+            let received = receive_records(&self.socket, &mut tls, &mut each, &mut self.owed).await;
+            // Who closes before our flight has come may have said why.
+            let received = match (sent, received) {
+                (Err(gone), Ok(_) | Err(StreamError::Gone(_))) => return Err(gone.into()),
+                (_, received) => received?,
+            };
             if received != Received::Bytes {
                 return Err(StreamError::Gone(io::ErrorKind::UnexpectedEof.into()));
             }

@@ -5,26 +5,54 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, ServerConfig,
-    ServerConnection, SignatureScheme,
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, HandshakeKind,
+    RootCertStore, ServerConfig, ServerConnection, SignatureScheme, SupportedProtocolVersion,
 };
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, LazyLock};
 
-/// A certificate that nobody trusts.
 static SERVER: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
+    server(&[&TLS13, &TLS12], |_| {
+        WebPkiClientVerifier::no_client_auth()
+    })
+});
+
+static SERVER_OF_TLS12: LazyLock<Arc<ServerConfig>> =
+    LazyLock::new(|| server(&[&TLS12], |_| WebPkiClientVerifier::no_client_auth()));
+
+/// Wants a certificate that no client has.
+static SERVER_FOR_KNOWN_CLIENTS: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
+    server(&[&TLS13, &TLS12], |own| {
+        let mut roots = RootCertStore::empty();
+        roots.add(own.clone()).expect("a certificate");
+        let provider = Arc::new(default_provider());
+        WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .build()
+            .expect("there is a root")
+    })
+});
+
+/// With a certificate that nobody trusts.
+fn server(
+    versions: &[&'static SupportedProtocolVersion],
+    clients: impl Fn(&CertificateDer<'static>) -> Arc<dyn ClientCertVerifier>,
+) -> Arc<ServerConfig> {
     let made = rcgen::generate_simple_self_signed(vec!["hop.test".to_owned()]).expect("a key");
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let own = made.cert.der().clone();
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("known versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_client_cert_verifier(clients(&own))
+        .with_single_cert(vec![own], key)
         .expect("a good certificate");
     Arc::new(config)
-});
+}
 
 static CLIENT: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -111,6 +139,11 @@ impl Link {
         self.tls.is_some()
     }
 
+    pub fn is_resumed(&self) -> bool {
+        let kind = self.tls.as_ref().and_then(|tls| tls.handshake_kind());
+        kind == Some(HandshakeKind::Resumed)
+    }
+
     /// The certificate that the server has shown.
     pub fn peer_certificate(&self) -> Vec<u8> {
         let tls = self.tls.as_ref().expect("TLS is on");
@@ -125,7 +158,20 @@ impl Link {
     }
 
     pub fn start_tls_as_server(&mut self) -> io::Result<()> {
-        let server = ServerConnection::new(SERVER.clone()).map_err(io::Error::other)?;
+        self.serve_tls(&SERVER)
+    }
+
+    pub fn start_tls12_as_server(&mut self) -> io::Result<()> {
+        self.serve_tls(&SERVER_OF_TLS12)
+    }
+
+    /// Fails, with an alert to the client, after the client's last flight.
+    pub fn start_tls_for_known_clients(&mut self) -> io::Result<()> {
+        self.serve_tls(&SERVER_FOR_KNOWN_CLIENTS)
+    }
+
+    fn serve_tls(&mut self, config: &Arc<ServerConfig>) -> io::Result<()> {
+        let server = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
         self.handshake(server.into(), b"")
     }
 
@@ -145,7 +191,14 @@ impl Link {
                 if tls.read_tls(&mut self.socket)? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                tls.process_new_packets().map_err(io::Error::other)?;
+                if let Err(error) = tls.process_new_packets() {
+                    let mut alert = Vec::new();
+                    while tls.wants_write() {
+                        tls.write_tls(&mut alert)?;
+                    }
+                    self.socket.write_all(&alert)?;
+                    return Err(io::Error::other(error));
+                }
             }
         }
         self.tls = Some(tls);

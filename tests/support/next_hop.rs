@@ -2,7 +2,7 @@
 
 use super::link::Link;
 use super::{PATIENCE, Watched};
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,12 @@ pub enum StartTls {
     Stalls,
     /// 220, and then the end.
     Closes,
+    /// TLS, but only for clients with a certificate.
+    DemandsCertificate,
+    /// TLS 1.2, and then the end before a command is read.
+    ClosesAfterHandshake,
+    /// TLS, but a session that was resumed ends at once.
+    BreaksWhenResumed,
 }
 
 /// What is said to a command instead of the usual.
@@ -36,6 +42,8 @@ pub enum Answer {
     Reset,
     /// Say nothing until the client gives up.
     Stall,
+    /// What is no TLS record, and then nothing.
+    CorruptRecord,
     /// The usual, and then this and the end: nobody asked.
     UsualThenSayAndClose(&'static str),
 }
@@ -51,6 +59,7 @@ pub struct Occasion<'a> {
     pub taken: usize,
     /// How often this verb has come before, over all connections.
     pub before: usize,
+    pub over_tls: bool,
 }
 
 pub type Script = Box<dyn Fn(Occasion<'_>) -> Answer + Send + Sync>;
@@ -320,6 +329,7 @@ impl Session {
             command,
             taken,
             before,
+            over_tls: self.link.is_tls(),
         });
         // Who is answered by nothing has had its command seen all the same.
         self.seen
@@ -339,6 +349,12 @@ impl Session {
             Answer::UsualThenSayAndClose(text) => {
                 self.usual(command)?;
                 self.say(text)?;
+                return Ok(Some(Ending::Close));
+            }
+            Answer::CorruptRecord => {
+                let record = [&[23, 3, 3, 0, 64][..], &[0xa5; 64]].concat();
+                self.link.socket().write_all(&record)?;
+                while self.link.receive()? {}
                 return Ok(Some(Ending::Close));
             }
             Answer::Close => return Ok(Some(Ending::Close)),
@@ -414,6 +430,23 @@ impl Session {
             StartTls::Works => {
                 self.say("220 2.0.0 Go ahead")?;
                 self.link.start_tls_as_server()
+            }
+            StartTls::DemandsCertificate => {
+                self.say("220 2.0.0 Go ahead")?;
+                self.link.start_tls_for_known_clients()
+            }
+            StartTls::BreaksWhenResumed => {
+                self.say("220 2.0.0 Go ahead")?;
+                self.link.start_tls_as_server()?;
+                match self.link.is_resumed() {
+                    true => Err(io::ErrorKind::UnexpectedEof.into()),
+                    false => Ok(()),
+                }
+            }
+            StartTls::ClosesAfterHandshake => {
+                self.say("220 2.0.0 Go ahead")?;
+                self.link.start_tls12_as_server()?;
+                Err(io::ErrorKind::UnexpectedEof.into())
             }
             StartTls::Injected => {
                 self.say("220 2.0.0 Go ahead\r\n250-evil.test\r\n250 SIZE 1")?;
