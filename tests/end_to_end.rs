@@ -538,6 +538,85 @@ fn a_relay_domain_is_taken_in_every_spelling() {
     }
 }
 
+#[test]
+fn what_a_hop_says_of_its_limits_is_obeyed() {
+    for keywords in [
+        "LIMITS MAILMAX=2 RCPTMAX=3 RCPTDOMAINMAX=1",
+        "PIPELINING\r\nLIMITS MAILMAX=2 RCPTMAX=3 RCPTDOMAINMAX=1",
+    ] {
+        let hop = NextHop::with_keywords(StartTls::Works, keywords, usual);
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &["--delivery-connections", "1"]);
+        let to = [
+            "a@one.test",
+            "b@two.test",
+            "c@one.test",
+            "d@ONE.test",
+            "e@one.test",
+            "f@two.test",
+            "g@one.test",
+        ];
+        for _ in 0..4 {
+            send_mail(relay.address(), FROM, &to, CONTENT);
+        }
+        // Five at one domain are two transactions, two at the other are one.
+        let mails = hop.wait_for_mail(4 * 3);
+        let recipients: usize = mails.iter().map(|mail| mail.to.len()).sum();
+        assert_eq!((mails.len(), recipients), (12, 28), "{keywords}");
+        for mail in &mails {
+            let in_one = |to: &&String| to.to_lowercase().contains("@one.test");
+            let of_one = mail.to.iter().filter(in_one).count();
+            assert!(mail.to.len() <= 3, "{:?}", mail.to);
+            assert!(of_one == 0 || of_one == mail.to.len(), "{:?}", mail.to);
+        }
+        for connection in 1..=hop.connections() {
+            let of_it = mails.iter().filter(|mail| mail.connection == connection);
+            assert!(of_it.count() <= 2, "{keywords}");
+        }
+        relay.wait_for_count("delivered", 28, |_| true);
+        assert_eq!(relay.events("deferred").len(), 0, "{keywords}");
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_device_with_odd_manners_gets_its_mail_through() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = ["--qualify-domain", "House.Test.", "--no-chunking"];
+    let relay = relay_to(&home, &hop, &flags);
+    let mut client = Client::connect(relay.address());
+    let offered = client.expect("EHLO 3rd floor's (Müller) <scanner>; x", 250);
+    assert!(!offered.contains("CHUNKING"), "{offered}");
+    client.expect("MAIL FROM:<root>", 250);
+    client.expect(
+        "RCPT TO:< b@example.test. > ORCPT=rfc822;b+c@example.test",
+        250,
+    );
+    client.expect("DATA", 354);
+    client.expect(&format!("{CONTENT}\r\n."), 250);
+    client.expect("BDAT 0 LAST", 502);
+    client.quit();
+    let mail = &hop.wait_for_mail(1)[0];
+    assert!(
+        mail.from.starts_with("MAIL FROM:<root@house.test>"),
+        "{}",
+        mail.from
+    );
+    assert!(
+        mail.to[0].starts_with("RCPT TO:<b@example.test>"),
+        "{}",
+        mail.to[0]
+    );
+    let first = mail.content.lines().next().unwrap();
+    assert!(
+        first.starts_with("Received: from 3rd?floor?s??M??ller???scanner???x ([127.0.0.1])"),
+        "{first}"
+    );
+    let session = relay.wait_for("session", |_| true);
+    assert_eq!(session["hello"], "3rd floor's (Müller) <scanner>; x");
+    relay.stop();
+}
+
 // ---- Reports ----
 
 /// The single mail for the sender, once it has come: a report.

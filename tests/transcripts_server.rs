@@ -604,6 +604,156 @@ fn trusted_peers_may_relay() {
     check_with(settings(), trusted, &text);
 }
 
+fn trusted() -> PeerInfo {
+    PeerInfo {
+        trusted: true,
+        ..peer()
+    }
+}
+
+#[test]
+fn a_device_of_ours_may_call_itself_what_it_likes() {
+    let lines = [
+        "C: EHLO Scanner 3rd floor\nS: 250 ...\n",
+        "C: EHLO müller-pc\nS: 250 ...\n",
+        "R: HELO M\\eLLER PC\\r\\n\nS: 250 mx.test\n",
+        "C: HELO (a) <b@c.test>; \"d\nS: 250 mx.test\n",
+    ];
+    let text = lines.concat();
+    check_with(settings(), trusted(), &text);
+    // Strangers say who they are, or are told how; a name is all that changes.
+    check(
+        "C: EHLO Scanner 3rd floor
+         S: 501 5.5.4 ...
+         C: EHLO müller-pc
+         S: 501 5.5.4 ...
+         R: HELO M\\eLLER\\r\\n
+         S: 501 5.5.4 ...
+         C: MAIL FROM:<>
+         S: 503 5.5.1 EHLO first",
+    );
+    check_with(settings(), trusted(), "C: EHLO\nS: 501 5.5.4 ...\n");
+    let long = "x ".repeat(128);
+    let too_long = format!("C: EHLO {long}y\nS: 501 5.5.4 ...\n");
+    check_with(settings(), trusted(), &too_long);
+}
+
+#[test]
+fn whatever_a_device_calls_itself_the_trace_field_stays_ours() {
+    let mut server = Server::new(Rc::new(settings()), trusted());
+    let (mut body, mut out) = (Vec::new(), Vec::new());
+    server.greet(&mut out);
+    let input = b"EHLO a (b) <c@d>; e\\\"\xfc\r\nMAIL FROM:<>\r\nRCPT TO:<b@c.test>\r\nDATA\r\n";
+    let (_, step) = server.handle(input, &TestPolicy::default(), &mut body, &mut out);
+    assert!(matches!(step, Step::BeginBody), "{step:?}");
+    let id = MessageId {
+        run: 1,
+        core: 2,
+        sequence: 3,
+    };
+    server.trace(id, WallTime(0), &mut body);
+    let text = String::from_utf8(body).unwrap();
+    let first = text.lines().next().unwrap();
+    assert_eq!(first, "Received: from a??b???c?d???e????? ([192.0.2.1])");
+    assert_eq!(&*server.summary().hello, "a (b) <c@d>; e\\\"\u{fffd}");
+}
+
+#[test]
+fn a_domain_is_added_for_ours_where_that_is_asked_for() {
+    let qualifying = Settings {
+        qualify_domain: "house.test".parse().ok(),
+        ..settings()
+    };
+    let text = format!(
+        "{HELLO}C: MAIL FROM:<root>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<ops>
+         S: 250 2.1.5 ...
+         C: RCPT TO:<Postmaster>
+         S: 250 2.1.5 ...
+         C: DATA
+         S: 354 ...
+         C: .
+         S: 250 2.0.0 ..."
+    );
+    let envelopes = check_with(qualifying.clone(), trusted(), &text);
+    let sender = envelopes[0].reverse_path.as_ref().map(Mailbox::as_str);
+    assert_eq!(sender, Some("root@house.test"));
+    let to: Vec<&str> = envelopes[0]
+        .recipients
+        .iter()
+        .map(|recipient| recipient.forward_path.as_str())
+        .collect();
+    assert_eq!(to, ["ops@house.test", "Postmaster"]);
+    // Not for strangers, and not unless it is asked for.
+    let refused = format!(
+        "{HELLO}C: MAIL FROM:<root>
+         S: 501 5.1.7 Sender address needs a domain (--qualify-domain ...
+         C: MAIL FROM:<>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<ops>
+         S: 501 5.1.3 Recipient address needs a domain (--qualify-domain ..."
+    );
+    check_with(qualifying, peer(), &refused);
+    check_with(settings(), trusted(), &refused);
+}
+
+#[test]
+fn paths_and_parameters_of_careless_clients_are_understood() {
+    let envelopes = greeted(
+        "C: MAIL FROM:< a@a.test. > ENVID=a+b
+         S: 250 2.1.0 ...
+         C: RCPT TO:< b@c.test >
+         S: 250 2.1.5 ...
+         C: RCPT TO:<b@c.test.> ORCPT=rfc822;user+tag@c.test
+         S: 250 2.1.5 ...
+         C: RCPT TO:<b@c.test> ORCPT=rfc822;user+2btag@c.test
+         S: 250 2.1.5 ...
+         C: DATA
+         S: 354 ...
+         C: .
+         S: 250 2.0.0 ...",
+    );
+    let envelope = &envelopes[0];
+    let sender = envelope.reverse_path.as_ref().map(Mailbox::as_str);
+    assert_eq!(sender, Some("a@a.test"));
+    assert_eq!(envelope.envid.as_deref(), Some("a+2Bb"));
+    for recipient in &envelope.recipients {
+        assert_eq!(recipient.forward_path.as_str(), "b@c.test");
+    }
+    let orcpt = |position: usize| envelope.recipients[position].orcpt.as_deref();
+    assert_eq!(orcpt(1), Some("rfc822;user+2Btag@c.test"));
+    assert_eq!(orcpt(2), Some("rfc822;user+2Btag@c.test"));
+    greeted("C: MAIL FROM:< >\nS: 250 2.1.0 ...\n");
+}
+
+#[test]
+fn chunks_that_are_not_offered_are_swallowed() {
+    let without = Settings {
+        offer_chunking: false,
+        ..settings()
+    };
+    let text = "C: EHLO a.test
+         S: 250-mx.test
+         S: 250-PIPELINING
+         S: 250-SIZE 1000000
+         S: 250-STARTTLS
+         S: 250-ENHANCEDSTATUSCODES
+         S: 250-8BITMIME
+         S: 250-SMTPUTF8
+         S: 250 DSN
+         C: MAIL FROM:<>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<b@c.test>
+         S: 250 2.1.5 ...
+         C: BDAT 6 LAST
+         R: QUIT\\r\\n
+         S: 502 5.5.1 BDAT ...
+         C: MAIL FROM:<>
+         S: 250 2.1.0 ...";
+    check_with(without, peer(), text);
+}
+
 #[test]
 fn senders_that_are_refused() {
     greeted(

@@ -11,15 +11,14 @@ pub fn run(line: &[u8]) {
     match parse(line) {
         Ok(Command::Ehlo(name) | Command::Helo(name)) => {
             assert!(!name.is_empty() && name.len() <= HELLO_BYTES_MAX);
-            assert!(name.bytes().all(|octet| octet.is_ascii_graphic()));
+            assert!(!name.chars().any(char::is_control));
         }
         Ok(Command::Mail(mail)) => check_mail(&mail),
         Ok(Command::Rcpt(rcpt)) => check_rcpt(&rcpt),
         Ok(_) | Err(_) => {}
     }
     if parse(line).is_ok() {
-        let text = std::str::from_utf8(line).expect("a command is text");
-        assert!(text.bytes().all(|octet| octet >= b' ' && octet != 0x7f));
+        assert!(line.iter().all(|octet| *octet >= b' ' && *octet != 0x7f));
     }
 }
 
@@ -28,6 +27,7 @@ fn check_mail(mail: &MailCommand<'_>) {
     path.into_iter().for_each(address::check);
     assert!(
         mail.envid
+            .as_deref()
             .is_none_or(|it| it.len() <= ENVID_BYTES_MAX && is_word(it))
     );
     assert!(mail.smtputf8 || path.is_none_or(|path| !path.needs_smtputf8()));
@@ -56,7 +56,7 @@ fn write_mail(mail: &MailCommand<'_>) -> String {
         Some(Ret::Headers) => " RET=HDRS",
         None => "",
     };
-    if let Some(envid) = mail.envid {
+    if let Some(envid) = &mail.envid {
         line += &format!(" ENVID={envid}");
     }
     line
@@ -66,6 +66,7 @@ fn check_rcpt(rcpt: &RcptCommand<'_>) {
     address::check(&rcpt.forward_path);
     assert!(
         rcpt.orcpt
+            .as_deref()
             .is_none_or(|it| it.len() <= ORCPT_BYTES_MAX && is_word(it))
     );
     let written = write_rcpt(rcpt);
@@ -93,7 +94,7 @@ fn write_rcpt(rcpt: &RcptCommand<'_>) -> String {
             list.join(",")
         };
     }
-    if let Some(orcpt) = rcpt.orcpt {
+    if let Some(orcpt) = &rcpt.orcpt {
         line += &format!(" ORCPT={orcpt}");
     }
     line

@@ -166,6 +166,8 @@ fn session(flags: &Flags, hostname: &str) -> SessionConfig {
         hops_max: limits.max_hops,
         line_bytes_max: none_if_zero(limits.max_line_length.0),
         bare_line_ends: limits.bare_line_ends,
+        offer_chunking: !limits.no_chunking,
+        qualify_domain: flags.relaying.qualify_domain.clone(),
         command_timeout: timeouts.command_timeout.0,
         data_timeout: timeouts.data_timeout.0,
         min_data_rate: none_if_zero(timeouts.min_data_rate.0),

@@ -6,6 +6,7 @@ use super::values::{
     self, BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel,
     SpoolDurability, TlsFor, TlsLevel, UserName,
 };
+use crate::domain::Domain;
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -202,6 +203,11 @@ pub struct Relaying {
     )]
     pub relay_from: Vec<ClientNet>,
 
+    /// The domain of addresses without one (root), from clients in --relay-from [default: they
+    /// are refused, 501]
+    #[arg(long, value_name = "NAME", value_parser = values::mail_domain)]
+    pub qualify_domain: Option<Domain<'static>>,
+
     /// Domains that anybody may send to (.example.com: all below it)
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub relay_domain: Vec<DomainPattern>,
@@ -380,6 +386,11 @@ pub struct Limits {
         ignore_case = true
     )]
     pub bare_line_ends: BareLineEnds,
+
+    /// Do not offer CHUNKING: some senders put bare LF only into chunks, and mend or return the
+    /// mail themselves where there are none
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub no_chunking: bool,
 
     /// Open sessions; beyond it 421. An idle one costs 6 KB of memory, 10 KB with TLS
     #[arg(long, count = "1..1000000", default_value = "10000")]

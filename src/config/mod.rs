@@ -22,6 +22,7 @@ pub use values::{
     LogLevel, SpoolDurability, TlsFor, TlsLevel, UserName,
 };
 
+use crate::domain::Domain;
 use clap::FromArgMatches;
 use flags::{Action, Flags, SpoolAction};
 use ipnet::IpNet;
@@ -93,6 +94,9 @@ pub struct SessionConfig {
     /// Octets of a body line with its CRLF. `None`: no limit.
     pub line_bytes_max: Option<u64>,
     pub bare_line_ends: BareLineEnds,
+    pub offer_chunking: bool,
+    /// What paths without a domain get, from clients that may relay. `None`: they are refused.
+    pub qualify_domain: Option<Domain<'static>>,
     pub command_timeout: Duration,
     pub data_timeout: Duration,
     /// Bytes per second of a body, on average beyond `data_timeout`. `None`: no limit.

@@ -193,6 +193,11 @@ pub fn domain(text: &str) -> Result<Domain<'static>, DomainError> {
     }
 }
 
+/// The domain of addresses of our own: a name.
+pub fn mail_domain(text: &str) -> Result<Domain<'static>, String> {
+    domain_name(text).map_err(|error| format!("{error}; allowed is a domain: example.com"))
+}
+
 fn domain_name(text: &str) -> Result<Domain<'static>, DomainError> {
     let name: Domain<'static> = text.parse()?;
     let hyphen_outside = |label: &str| label.starts_with('-') || label.ends_with('-');

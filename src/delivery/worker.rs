@@ -9,6 +9,7 @@ use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
 use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
+use crate::schedule::limits;
 use crate::schedule::next_hop::{HopId, Refusal, Take};
 use crate::schedule::outcome::Diagnosis;
 use crate::schedule::settle::{self, After, indices, is_report};
@@ -420,7 +421,33 @@ struct Ahead {
 
 impl Worker {
     fn may_carry_more(&self) -> bool {
-        self.carried < self.inner.context.transactions_per_connection && !self.inner.draining.get()
+        let most = self.inner.context.transactions_per_connection;
+        let most_here = self.connection.limits().mail_max.unwrap_or(most);
+        self.carried < most.min(most_here) && !self.inner.draining.get()
+    }
+
+    /// What of a job this peer takes in one transaction; the rest is queued for the hop again.
+    fn fitting(&self, job: Job) -> Job {
+        let Job {
+            message,
+            body,
+            recipients,
+        } = job;
+        let limits = self.connection.limits();
+        let (recipients, rest) = limits::split(&message.envelope, recipients, limits);
+        let part = |recipients| Job {
+            message: message.clone(),
+            body: body.clone(),
+            recipients,
+        };
+        if !rest.is_empty() {
+            let mut schedule = self.inner.schedule.borrow_mut();
+            let key = schedule.key(self.hop).clone();
+            schedule.push(&key, part(rest), clock::now());
+            drop(schedule);
+            self.inner.stir();
+        }
+        part(recipients)
     }
 
     fn next(&self) -> Take<Job> {
@@ -457,6 +484,10 @@ impl Worker {
 
     /// One transaction, and what its verdicts mean for recipients, hop and connection.
     async fn carry_one(&mut self, job: Job, begun: bool, started: Now) -> After {
+        let mut job = match begun {
+            true => job,
+            false => self.fitting(job),
+        };
         let mut result = self.transact(&job, begun).await;
         let mut declined = Vec::new();
         while result.as_ref().is_some_and(judge::is_for_next_host) {
@@ -464,6 +495,7 @@ impl Worker {
             if !self.goes_to_other_host(&declined).await {
                 break;
             }
+            job = self.fitting(job);
             result = self.transact(&job, false).await;
         }
         let Some(result) = result else {
@@ -559,6 +591,7 @@ impl Worker {
             self.connection.send_body(content, None).await;
             return;
         };
+        let job = self.fitting(job);
         let recipients = indices(&job.recipients);
         let ahead = transaction(&job, &recipients);
         let ahead = (!is_report(&job.recipients)).then_some(&ahead);

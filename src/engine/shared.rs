@@ -228,6 +228,8 @@ impl Shared {
                 BareLineEnds::Refuse => data::BareLineEnds::Refuse,
                 BareLineEnds::Normalise => data::BareLineEnds::Normalise,
             },
+            offer_chunking: config.offer_chunking,
+            qualify_domain: config.qualify_domain.clone(),
             require_tls: config.require_tls,
             ..defaults
         }

@@ -8,7 +8,8 @@ use crate::io::net::Socket;
 use crate::io::{clock, pool};
 use crate::message::TlsSummary;
 use crate::smtp::client::{
-    Cause, Client, ClientSettings, ClientStep, Failure, TlsWish, Transaction, TransactionResult,
+    Cause, Client, ClientSettings, ClientStep, Failure, Limits, TlsWish, Transaction,
+    TransactionResult,
 };
 use crate::smtp::reply::{Reply, Stage};
 use crate::spool::{BodyReader, Place};
@@ -324,9 +325,9 @@ impl Connection {
         self.tls.as_ref()
     }
 
-    /// Most recipients that the peer takes in one transaction, if it said so.
-    pub fn recipients_max(&self) -> Option<u32> {
-        self.client.features().rcpt_max
+    /// What the peer said that it takes.
+    pub fn limits(&self) -> &Limits {
+        &self.client.features().limits
     }
 
     /// True while the session stands: another transaction may begin, or is under way.

@@ -1,6 +1,7 @@
 pub mod dsn;
 pub mod ending;
 pub mod judge;
+pub mod limits;
 pub mod next_hop;
 pub mod outcome;
 pub mod retry;

@@ -6,8 +6,9 @@
 //! ([`crate::domain`]), or an address literal.
 //!
 //! More is taken than the grammar allows where real clients need it and nothing is lost by it:
-//! a path without angle brackets (`MAIL FROM:a@b`, as Postfix does), a space before it, dots
-//! anywhere in a local part (mobile carriers handed out `a..b.@`), underscores in domain names.
+//! a path without angle brackets (`MAIL FROM:a@b`, as Postfix does), spaces around it, dots
+//! anywhere in a local part (mobile carriers handed out `a..b.@`), underscores in domain names, a
+//! final dot behind them. Spaces and final dot are no part of the mailbox: a next hop may be stricter.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -45,26 +46,54 @@ pub enum PathError {
 /// Parses the reverse-path at the start of `text`: `<>`, `<a@b>` or `a@b`. Returns it with the
 /// rest of the text, which is empty or starts with a space.
 pub fn reverse_path(text: &str) -> Result<(ReversePath, &str), PathError> {
-    if let Some(rest) = text.strip_prefix("<>") {
+    reverse_path_at(text, None)
+}
+
+/// As [`reverse_path`]; a local-part without a domain gets `home`, if there is one.
+pub fn reverse_path_at<'a>(
+    text: &'a str,
+    home: Option<&Domain<'_>>,
+) -> Result<(ReversePath, &'a str), PathError> {
+    if let Some(rest) = after_null_path(text) {
         return ends_here(rest).map(|rest| (None, rest));
     }
     let (mailbox, rest) = path(text)?;
-    if mailbox.domain_as_written().is_empty() {
-        return Err(PathError::NoDomain);
+    Ok((Some(qualified(mailbox, home)?), rest))
+}
+
+fn after_null_path(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix('<')?;
+    inner.trim_start_matches(' ').strip_prefix('>')
+}
+
+fn qualified(mailbox: Mailbox, home: Option<&Domain<'_>>) -> Result<Mailbox, PathError> {
+    if !mailbox.domain_as_written().is_empty() {
+        return Ok(mailbox);
     }
-    Ok((Some(mailbox), rest))
+    let home = home.ok_or(PathError::NoDomain)?;
+    let whole = Mailbox::new(mailbox.local_part(), home.as_str());
+    match whole.as_str().len() + 2 > PATH_BYTES_MAX {
+        true => Err(PathError::TooLong),
+        false => Ok(whole),
+    }
 }
 
 /// Parses the forward-path at the start of `text`: `<a@b>`, `a@b` or `<Postmaster>` (RFC 5321
 /// section 4.1.1.3). Returns it with the rest of the text, which is empty or starts with a space.
 pub fn forward_path(text: &str) -> Result<(Mailbox, &str), PathError> {
+    forward_path_at(text, None)
+}
+
+/// As [`forward_path`]; another local-part without a domain gets `home`, if there is one.
+pub fn forward_path_at<'a>(
+    text: &'a str,
+    home: Option<&Domain<'_>>,
+) -> Result<(Mailbox, &'a str), PathError> {
     let (mailbox, rest) = path(text)?;
-    if mailbox.domain_as_written().is_empty()
-        && !mailbox.as_str().eq_ignore_ascii_case("postmaster")
-    {
-        return Err(PathError::NoDomain);
+    if mailbox.as_str().eq_ignore_ascii_case("postmaster") {
+        return Ok((mailbox, rest));
     }
-    Ok((mailbox, rest))
+    Ok((qualified(mailbox, home)?, rest))
 }
 
 /// Parses a whole mailbox without brackets, as in a list of recipients. Non-ASCII is allowed;
@@ -80,9 +109,9 @@ pub fn mailbox(text: &str) -> Result<Mailbox, PathError> {
 fn path(text: &str) -> Result<(Mailbox, &str), PathError> {
     let (inner, rest) = match text.strip_prefix('<') {
         Some(inner) => {
-            let inner = without_source_route(inner)?;
+            let inner = without_source_route(inner.trim_start_matches(' '))?;
             let end = end_unquoted(inner, b'>').ok_or(PathError::Syntax)?;
-            (&inner[..end], &inner[end + 1..])
+            (inner[..end].trim_matches(' '), &inner[end + 1..])
         }
         None => {
             let end = end_unquoted(text, b' ').unwrap_or(text.len());
@@ -108,7 +137,8 @@ fn without_source_route(inner: &str) -> Result<&str, PathError> {
     }
     let (route, mailbox) = inner.split_once(':').ok_or(PathError::Syntax)?;
     for hop in route.split(',') {
-        check_domain(hop.strip_prefix('@').ok_or(PathError::Syntax)?)?;
+        let hop = hop.trim_matches(' ').strip_prefix('@');
+        check_domain(without_final_dot(hop.ok_or(PathError::Syntax)?))?;
     }
     Ok(mailbox)
 }
@@ -139,7 +169,7 @@ fn split_mailbox(text: &str) -> Result<Mailbox, PathError> {
         return Err(PathError::TooLong);
     }
     let (local_part, domain) = match end_unquoted(text, b'@') {
-        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        Some(at) => (&text[..at], Some(without_final_dot(&text[at + 1..]))),
         None => (text, None),
     };
     check_local_part(local_part)?;
@@ -147,6 +177,11 @@ fn split_mailbox(text: &str) -> Result<Mailbox, PathError> {
         check_domain(domain)?;
     }
     Ok(Mailbox::new(local_part, domain.unwrap_or("")))
+}
+
+/// The root of the DNS may be written (RFC 1034 section 3.1), and is not in mail.
+fn without_final_dot(domain: &str) -> &str {
+    domain.strip_suffix('.').unwrap_or(domain)
 }
 
 fn check_local_part(text: &str) -> Result<(), PathError> {
@@ -297,6 +332,23 @@ mod tests {
     }
 
     #[test]
+    fn spaces_and_a_final_dot_are_no_part_of_a_mailbox() {
+        taken("< a@b.test >", "a|b.test|");
+        taken("<  a@b.test> SIZE=1", "a|b.test| SIZE=1");
+        taken("<a@b.test  >", "a|b.test|");
+        taken("<a@b.test.>", "a|b.test|");
+        taken("< a@b.test. >", "a|b.test|");
+        taken("a@b.test. X", "a|b.test| X");
+        taken("< @x.test.:a@b.test >", "a|b.test|");
+        taken("<@x.test: a@b.test>", "a|b.test|");
+        taken("< \" a \"@b.test >", "\" a \"|b.test|");
+        taken("< Postmaster >", "Postmaster||");
+        assert_eq!(reverse_path("< >"), Ok((None, "")));
+        assert_eq!(reverse_path("<  > BODY=7BIT"), Ok((None, " BODY=7BIT")));
+        assert_eq!(mailbox("a@b.test."), mailbox("a@b.test"));
+    }
+
+    #[test]
     fn quoted_local_parts_are_kept_as_written() {
         taken(r#"<"a b"@c.test>"#, r#""a b"|c.test|"#);
         taken(r#"<"a@b>c\"d"@c.test> X"#, r#""a@b>c\"d"|c.test| X"#);
@@ -377,9 +429,35 @@ mod tests {
     #[test]
     fn what_is_no_path() {
         for bad in [
-            "", "<", ">", "<a@b", "<a@b>x", "<a@@b>", "<a@b@c>", "<@b>", "<a@>", "<a@.b>",
-            "<a@b.>", "<a@-b>", "<a@b->", "<a b@c>", "< a@b>", "<a@b >", "<a@b c>", "<a@b,c>",
-            "<a\\b@c>", "<(x)a@c>", "<a@b>>", "<<a@b>>", "a@b>", " <a@b>",
+            "",
+            "<",
+            ">",
+            "<a@b",
+            "<a@b>x",
+            "<a@@b>",
+            "<a@b@c>",
+            "<@b>",
+            "<a@>",
+            "<a@.b>",
+            "<a@b..>",
+            "<a@.>",
+            "<a@-b>",
+            "<a@b->",
+            "<a b@c>",
+            "<a@b c>",
+            "<a@b,c>",
+            "< >",
+            "<a @b>",
+            "<a@ b>",
+            "< a",
+            "<a@b.>.",
+            "<a@[192.0.2.1]..>",
+            "<a\\b@c>",
+            "<(x)a@c>",
+            "<a@b>>",
+            "<<a@b>>",
+            "a@b>",
+            " <a@b>",
         ] {
             assert!(forward(bad).is_err(), "{bad}");
         }

@@ -23,7 +23,7 @@ use crate::smtp::reply::{Reply, ReplyError, ReplyParser, Stage};
 mod features;
 mod transaction;
 
-pub use features::Features;
+pub use features::{Features, Limits};
 use transaction::{Body, Open};
 pub use transaction::{RecipientVerdict, Transaction, TransactionResult, Unfit};
 

@@ -3,14 +3,19 @@
 //!
 //! Not here: whether the command is allowed now. `server` knows that.
 
+use std::borrow::Cow;
+
+use crate::domain::Domain;
 use crate::message::{BodyType, Mailbox, Notify, Ret, ReversePath};
 
 use super::address::{self, PathError};
 use super::refusal::Refusal;
+use super::reply::printable_str;
+use super::xtext;
 
-/// Octets of `ENVID=` as sent (RFC 3461 section 4.4).
+/// Octets of `ENVID=` (RFC 3461 section 4.4).
 pub const ENVID_BYTES_MAX: usize = 100;
-/// Octets of `ORCPT=` as sent (RFC 3461 section 4.2).
+/// Octets of `ORCPT=` (RFC 3461 section 4.2).
 pub const ORCPT_BYTES_MAX: usize = 500;
 /// Digits of `SIZE=` (RFC 1870 section 5) and of a chunk size (RFC 3030 section 2).
 pub const SIZE_DIGITS_MAX: usize = 20;
@@ -20,10 +25,10 @@ pub const HELLO_BYTES_MAX: usize = address::DOMAIN_BYTES_MAX;
 /// One command with its arguments checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
-    /// Printable ASCII, one word, at most [`HELLO_BYTES_MAX`] octets. Not checked to be a domain:
-    /// too many honest devices send none.
-    Ehlo(&'a str),
-    Helo(&'a str),
+    /// Without control characters and at most [`HELLO_BYTES_MAX`] octets as sent; what is not UTF-8
+    /// is U+FFFD. Not checked to be a domain: too many honest devices send none. See [`is_name_like`].
+    Ehlo(Cow<'a, str>),
+    Helo(Cow<'a, str>),
     Mail(MailCommand<'a>),
     Rcpt(RcptCommand<'a>),
     Data,
@@ -53,8 +58,8 @@ pub struct MailCommand<'a> {
     pub body_type: Option<BodyType>,
     pub smtputf8: bool,
     pub ret: Option<Ret>,
-    /// Xtext as sent, at most [`ENVID_BYTES_MAX`] octets.
-    pub envid: Option<&'a str>,
+    /// Xtext, at most [`ENVID_BYTES_MAX`] octets.
+    pub envid: Option<Cow<'a, str>>,
 }
 
 /// `RCPT TO:` with its parameters.
@@ -62,9 +67,9 @@ pub struct MailCommand<'a> {
 pub struct RcptCommand<'a> {
     pub forward_path: Mailbox,
     pub notify: Option<Notify>,
-    /// As sent, address type included, at most [`ORCPT_BYTES_MAX`] octets. Not ASCII only with the
-    /// `utf-8` address type (RFC 6533 section 3).
-    pub orcpt: Option<&'a str>,
+    /// Address type and xtext, at most [`ORCPT_BYTES_MAX`] octets. Not ASCII only with the `utf-8`
+    /// address type (RFC 6533 section 3).
+    pub orcpt: Option<Cow<'a, str>>,
 }
 
 /// Why a line is no command.
@@ -89,7 +94,12 @@ impl From<Refusal> for CommandError {
 const NOT_TEXT: Refusal = Refusal::new(500, 5, 2, "Control characters in a command");
 const NOT_UTF8: Refusal = Refusal::new(500, 5, 2, "Neither ASCII nor UTF-8");
 const NO_ARGUMENTS: Refusal = Refusal::new(501, 5, 4, "This command takes no arguments");
-const HELLO: Refusal = Refusal::new(501, 5, 4, "Your host name or address literal, please");
+const HELLO: Refusal = Refusal::new(
+    501,
+    5,
+    4,
+    "Your host name or address literal, please: one word of ASCII",
+);
 const MAIL_SYNTAX: Refusal = Refusal::new(501, 5, 4, "Syntax: MAIL FROM:<address>");
 const RCPT_SYNTAX: Refusal = Refusal::new(501, 5, 4, "Syntax: RCPT TO:<address>");
 const UNKNOWN_PARAMETER: Refusal = Refusal::new(555, 5, 4, "Unknown parameter");
@@ -97,14 +107,24 @@ const DUPLICATE_PARAMETER: Refusal = Refusal::new(501, 5, 4, "Parameter given tw
 const BAD_PARAMETER: Refusal = Refusal::new(501, 5, 4, "Bad parameter value");
 const BAD_SENDER: Refusal = Refusal::new(501, 1, 7, "Bad sender address syntax");
 const LONG_SENDER: Refusal = Refusal::new(501, 1, 7, "Sender address too long");
-const BARE_SENDER: Refusal = Refusal::new(501, 1, 7, "Sender address needs a domain");
+const BARE_SENDER: Refusal = Refusal::new(
+    501,
+    1,
+    7,
+    "Sender address needs a domain (--qualify-domain adds one for trusted clients)",
+);
 const BAD_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Bad recipient address syntax");
 const LONG_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Recipient address too long");
 const INVALID_SENDER_DOMAIN: Refusal =
     Refusal::new(553, 1, 7, "The sender's domain is not a valid name");
 const INVALID_RECIPIENT_DOMAIN: Refusal =
     Refusal::new(553, 1, 3, "The recipient's domain is not a valid name");
-const BARE_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Recipient address needs a domain");
+const BARE_RECIPIENT: Refusal = Refusal::new(
+    501,
+    1,
+    3,
+    "Recipient address needs a domain (--qualify-domain adds one for trusted clients)",
+);
 const NEEDS_SMTPUTF8: Refusal = Refusal::new(553, 6, 7, "Non-ASCII address without SMTPUTF8");
 
 /// Says that a path is not ASCII in a transaction without SMTPUTF8 (RFC 6531 section 3.5).
@@ -112,19 +132,38 @@ pub fn needs_smtputf8() -> Refusal {
     NEEDS_SMTPUTF8
 }
 
+/// The refusal of an argument of EHLO or HELO.
+pub fn hello_refusal() -> Refusal {
+    HELLO
+}
+
+/// True if an argument of EHLO or HELO could be a host name or an address literal: one word of
+/// ASCII.
+pub fn is_name_like(hello: &str) -> bool {
+    hello.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Parses a command line, given without its CRLF.
 pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
+    parse_for(line, None)
+}
+
+/// As [`parse`]; a path without a domain gets `home`, if there is one.
+pub fn parse_for<'a>(
+    line: &'a [u8],
+    home: Option<&Domain<'_>>,
+) -> Result<Command<'a>, CommandError> {
     let text = match check_text(line) {
         Ok(text) => text,
         Err(_) if announces_chunk(line) => return Err(CommandError::ChunkSize),
-        Err(refusal) => return Err(refusal.into()),
+        Err(refusal) => return hello_of_octets(line).ok_or(refusal.into()),
     };
     let (verb, arguments) = match text.split_once(' ') {
         Some((verb, arguments)) => (verb, arguments.trim_matches(' ')),
         None => (text, ""),
     };
     match verb.len() {
-        4 => parse_four_letters(verb, arguments),
+        4 => parse_four_letters(verb, arguments, home),
         _ if verb.eq_ignore_ascii_case("STARTTLS") => bare(Command::StartTls, arguments),
         _ => Err(unknown(verb)),
     }
@@ -148,13 +187,36 @@ fn check_text(line: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(line).map_err(|_| NOT_UTF8)
 }
 
-fn parse_four_letters<'a>(verb: &str, arguments: &'a str) -> Result<Command<'a>, CommandError> {
+/// EHLO or HELO with an argument in some other charset: device names of old.
+fn hello_of_octets(line: &[u8]) -> Option<Command<'_>> {
+    let (verb, [b' ', argument @ ..]) = line.split_at_checked(4)? else {
+        return None;
+    };
+    let argument = argument.trim_ascii();
+    let is_text = argument.iter().all(|&byte| byte >= b' ' && byte != 0x7f);
+    if !is_text || argument.len() > HELLO_BYTES_MAX {
+        return None;
+    }
+    let text = String::from_utf8_lossy(argument);
+    let name = Cow::Owned(printable_str(&text).into_owned());
+    match verb {
+        verb if verb.eq_ignore_ascii_case(b"EHLO") => Some(Command::Ehlo(name)),
+        verb if verb.eq_ignore_ascii_case(b"HELO") => Some(Command::Helo(name)),
+        _ => None,
+    }
+}
+
+fn parse_four_letters<'a>(
+    verb: &str,
+    arguments: &'a str,
+    home: Option<&Domain<'_>>,
+) -> Result<Command<'a>, CommandError> {
     let mut upper = [0; 4];
     upper.copy_from_slice(verb.as_bytes());
     upper.make_ascii_uppercase();
     match &upper {
-        b"MAIL" => Ok(Command::Mail(parse_mail(arguments)?)),
-        b"RCPT" => Ok(Command::Rcpt(parse_rcpt(arguments)?)),
+        b"MAIL" => Ok(Command::Mail(parse_mail(arguments, home)?)),
+        b"RCPT" => Ok(Command::Rcpt(parse_rcpt(arguments, home)?)),
         b"DATA" => bare(Command::Data, arguments),
         b"BDAT" => parse_bdat(arguments),
         b"RSET" => bare(Command::Rset, arguments),
@@ -190,11 +252,11 @@ fn bare<'a>(command: Command<'a>, arguments: &str) -> Result<Command<'a>, Comman
     }
 }
 
-fn parse_hello(argument: &str) -> Result<&str, Refusal> {
-    let good = !argument.is_empty()
-        && argument.len() <= HELLO_BYTES_MAX
-        && argument.bytes().all(|byte| byte.is_ascii_graphic());
-    if good { Ok(argument) } else { Err(HELLO) }
+fn parse_hello(argument: &str) -> Result<Cow<'_, str>, Refusal> {
+    match argument.len() {
+        1..=HELLO_BYTES_MAX => Ok(printable_str(argument)),
+        _ => Err(HELLO),
+    }
 }
 
 fn parse_bdat(arguments: &str) -> Result<Command<'_>, CommandError> {
@@ -223,9 +285,13 @@ fn after_keyword<'a>(text: &'a str, keyword: &str) -> Option<&'a str> {
         .then(|| rest.trim_start_matches(' '))
 }
 
-fn parse_mail(arguments: &str) -> Result<MailCommand<'_>, Refusal> {
+fn parse_mail<'a>(
+    arguments: &'a str,
+    home: Option<&Domain<'_>>,
+) -> Result<MailCommand<'a>, Refusal> {
     let text = after_keyword(arguments, "FROM:").ok_or(MAIL_SYNTAX)?;
-    let (reverse_path, parameters) = address::reverse_path(text).map_err(sender_refusal)?;
+    let (reverse_path, parameters) =
+        address::reverse_path_at(text, home).map_err(sender_refusal)?;
     let mut command = MailCommand {
         reverse_path,
         declared_bytes: None,
@@ -247,9 +313,13 @@ fn parse_mail(arguments: &str) -> Result<MailCommand<'_>, Refusal> {
     Ok(command)
 }
 
-fn parse_rcpt(arguments: &str) -> Result<RcptCommand<'_>, Refusal> {
+fn parse_rcpt<'a>(
+    arguments: &'a str,
+    home: Option<&Domain<'_>>,
+) -> Result<RcptCommand<'a>, Refusal> {
     let text = after_keyword(arguments, "TO:").ok_or(RCPT_SYNTAX)?;
-    let (forward_path, parameters) = address::forward_path(text).map_err(recipient_refusal)?;
+    let (forward_path, parameters) =
+        address::forward_path_at(text, home).map_err(recipient_refusal)?;
     let mut command = RcptCommand {
         forward_path,
         notify: None,
@@ -319,7 +389,7 @@ impl<'a> RcptCommand<'a> {
         if keyword.eq_ignore_ascii_case("NOTIFY") {
             set_once(&mut self.notify, value.and_then(parse_notify))
         } else if keyword.eq_ignore_ascii_case("ORCPT") {
-            set_once(&mut self.orcpt, value.filter(|value| is_orcpt(value)))
+            set_once(&mut self.orcpt, value.and_then(parse_orcpt))
         } else {
             Err(UNKNOWN_PARAMETER)
         }
@@ -327,7 +397,8 @@ impl<'a> RcptCommand<'a> {
 
     /// True if the path or a parameter is not ASCII, which needs SMTPUTF8 on MAIL.
     pub fn is_utf8(&self) -> bool {
-        self.forward_path.needs_smtputf8() || self.orcpt.is_some_and(|orcpt| !orcpt.is_ascii())
+        self.forward_path.needs_smtputf8()
+            || self.orcpt.as_ref().is_some_and(|orcpt| !orcpt.is_ascii())
     }
 }
 
@@ -369,8 +440,9 @@ fn parse_ret(value: Option<&str>) -> Option<Ret> {
     }
 }
 
-fn parse_envid(value: Option<&str>) -> Option<&str> {
-    value.filter(|value| !value.is_empty() && value.len() <= ENVID_BYTES_MAX && is_xtext(value))
+fn parse_envid(value: Option<&str>) -> Option<Cow<'_, str>> {
+    let value = value.filter(|value| !value.is_empty())?;
+    xtext::corrected(value, ENVID_BYTES_MAX)
 }
 
 /// RFC 3461 section 4.1: NEVER alone, or any of the others.
@@ -391,39 +463,24 @@ fn parse_notify(value: &str) -> Option<Notify> {
 }
 
 /// `addr-type ";" xtext` (RFC 3461 section 4.2); with the type `utf-8` also UTF-8 (RFC 6533).
-fn is_orcpt(value: &str) -> bool {
-    let Some((address_type, address)) = value.split_once(';') else {
-        return false;
-    };
+fn parse_orcpt(value: &str) -> Option<Cow<'_, str>> {
+    let (address_type, address) = value.split_once(';')?;
     let is_atom = !address_type.is_empty()
         && address_type
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let is_address = if address_type.eq_ignore_ascii_case("utf-8") {
-        address
-            .chars()
-            .all(|c| !c.is_control() && c != '=' && c != ' ')
-    } else {
-        is_xtext(address)
-    };
-    is_atom && is_address && !address.is_empty() && value.len() <= ORCPT_BYTES_MAX
-}
-
-/// RFC 3461 section 4: printable ASCII but `+` and `=`, or `+` and two upper-case hex digits.
-fn is_xtext(text: &str) -> bool {
-    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let good = match byte {
-            b'+' => bytes.next().is_some_and(is_hex) && bytes.next().is_some_and(is_hex),
-            b'=' => false,
-            _ => byte.is_ascii_graphic(),
-        };
-        if !good {
-            return false;
-        }
+    if !is_atom || address.is_empty() || value.len() > ORCPT_BYTES_MAX {
+        return None;
     }
-    true
+    if address_type.eq_ignore_ascii_case("utf-8") {
+        let is_text = |c: char| !c.is_control() && c != '=' && c != ' ';
+        return address.chars().all(is_text).then_some(value.into());
+    }
+    let room = ORCPT_BYTES_MAX - address_type.len() - 1;
+    match xtext::corrected(address, room)? {
+        Cow::Borrowed(_) => Some(value.into()),
+        Cow::Owned(address) => Some(format!("{address_type};{address}").into()),
+    }
 }
 
 #[cfg(test)]
@@ -458,8 +515,11 @@ mod tests {
         assert_eq!(parse(b"QuIt  "), Ok(Command::Quit));
         assert_eq!(parse(b"starttls"), Ok(Command::StartTls));
         assert_eq!(parse(b"NOOP whatever"), Ok(Command::Noop));
-        assert_eq!(parse(b"ehlo a.test"), Ok(Command::Ehlo("a.test")));
-        assert_eq!(parse(b"HELO [IPv6:::1] "), Ok(Command::Helo("[IPv6:::1]")));
+        assert_eq!(parse(b"ehlo a.test"), Ok(Command::Ehlo("a.test".into())));
+        assert_eq!(
+            parse(b"HELO [IPv6:::1] "),
+            Ok(Command::Helo("[IPv6:::1]".into()))
+        );
     }
 
     #[test]
@@ -497,8 +557,8 @@ mod tests {
     }
 
     #[test]
-    fn hello_is_one_printable_word() {
-        for line in ["EHLO", "EHLO  ", "EHLO a b", "HELO \u{e9}.test"] {
+    fn hello_is_neither_empty_nor_endless() {
+        for line in ["EHLO", "EHLO  "] {
             refused(line, 501);
         }
         refused(&format!("EHLO {}", "a".repeat(HELLO_BYTES_MAX + 1)), 501);
@@ -521,7 +581,7 @@ mod tests {
         assert_eq!(command.body_type, Some(BodyType::EightBitMime));
         assert!(command.smtputf8);
         assert_eq!(command.ret, Some(Ret::Headers));
-        assert_eq!(command.envid, Some("x+2By"));
+        assert_eq!(command.envid.as_deref(), Some("x+2By"));
         assert_eq!(mail("MAIL FROM:<>").reverse_path, None);
         assert_eq!(mail("MAIL FROM:a@b SIZE=0").declared_bytes, Some(0));
     }
@@ -551,9 +611,7 @@ mod tests {
             "MAIL FROM:<a@b> SMTPUTF8 SMTPUTF8",
             "MAIL FROM:<a@b> RET=ALL",
             "MAIL FROM:<a@b> ENVID=",
-            "MAIL FROM:<a@b> ENVID=a=b",
-            "MAIL FROM:<a@b> ENVID=+2b",
-            "MAIL FROM:<a@b> ENVID=+",
+            "MAIL FROM:<a@b> ENVID=é",
             "MAIL FROM:<root>",
             "MAIL FROM:<>>",
             "MAIL FROM:<a@b>SIZE=1",
@@ -579,7 +637,7 @@ mod tests {
             delay: true,
         };
         assert_eq!(command.notify, Some(expected));
-        assert_eq!(command.orcpt, Some("rfc822;x+2By@c"));
+        assert_eq!(command.orcpt, Some("rfc822;x+2By@c".into()));
         assert_eq!(
             rcpt("RCPT TO:<a@b> NOTIFY=never").notify,
             Some(Notify::NEVER)
@@ -587,6 +645,78 @@ mod tests {
         assert_eq!(rcpt("RCPT TO:<a@b>").notify, None);
         assert!(rcpt("RCPT TO:<a@b> ORCPT=utf-8;é@b").is_utf8());
         assert!(!command.is_utf8());
+    }
+
+    #[test]
+    fn xtext_that_is_not_quite_is_put_right() {
+        let orcpt = |given: &str| {
+            let line = format!("RCPT TO:<a@b> ORCPT={given}");
+            rcpt(&line).orcpt.map(Cow::into_owned)
+        };
+        for given in ["rfc822;user+tag@a.test", "rfc822;user+2btag@a.test"] {
+            assert_eq!(orcpt(given).as_deref(), Some("rfc822;user+2Btag@a.test"));
+        }
+        assert_eq!(orcpt("rfc822;a=b@c").as_deref(), Some("rfc822;a+3Db@c"));
+        assert_eq!(orcpt("utf-8;é+x@c").as_deref(), Some("utf-8;é+x@c"));
+        let envid = |given: &str| {
+            let line = format!("MAIL FROM:<a@b> ENVID={given}");
+            mail(&line).envid.map(Cow::into_owned)
+        };
+        assert_eq!(envid("a=b+2b").as_deref(), Some("a+3Db+2B"));
+        let long = "=".repeat(ENVID_BYTES_MAX / 3 + 1);
+        refused(&format!("MAIL FROM:<> ENVID={long}"), 501);
+    }
+
+    #[test]
+    fn any_text_may_say_hello() {
+        let hello = |line: &[u8]| match parse(line) {
+            Ok(Command::Ehlo(name) | Command::Helo(name)) => Some(name.into_owned()),
+            _ => None,
+        };
+        assert_eq!(hello(b"EHLO my pc").as_deref(), Some("my pc"));
+        assert_eq!(
+            hello(b"helo  m\xfcller-pc ").as_deref(),
+            Some("m\u{fffd}ller-pc")
+        );
+        assert_eq!(hello("EHLO müller".as_bytes()).as_deref(), Some("müller"));
+        assert_eq!(
+            hello("EHLO a\u{85}b\u{202e}c".as_bytes()).as_deref(),
+            Some("a?b?c")
+        );
+        for bad in [
+            &b"EHLO"[..],
+            b"EHLO ",
+            b"EHLO a\tb\xfc",
+            b"EHLO\xfc",
+            b"EHLO a\0",
+        ] {
+            assert_eq!(hello(bad), None, "{bad:?}");
+        }
+        let long = [b"EHLO ".as_slice(), &[0xfc; HELLO_BYTES_MAX + 1]].concat();
+        assert_eq!(hello(&long), None);
+        assert!(is_name_like("[IPv6:::1]") && !is_name_like("a b") && !is_name_like("é"));
+    }
+
+    #[test]
+    fn a_path_without_a_domain_gets_that_of_the_house() {
+        let home = Domain::parse("house.test").unwrap();
+        let path = |line: &'static str| match parse_for(line.as_bytes(), Some(&home)) {
+            Ok(Command::Mail(mail)) => mail.reverse_path.map(|path| path.to_string()),
+            Ok(Command::Rcpt(rcpt)) => Some(rcpt.forward_path.to_string()),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(path("MAIL FROM:<root>").as_deref(), Some("root@house.test"));
+        assert_eq!(path("MAIL FROM:root").as_deref(), Some("root@house.test"));
+        assert_eq!(path("MAIL FROM:<a@b> SIZE=1").as_deref(), Some("a@b"));
+        assert_eq!(path("MAIL FROM:<>"), None);
+        assert_eq!(path("RCPT TO:<root>").as_deref(), Some("root@house.test"));
+        assert_eq!(
+            path("RCPT TO:<\"a b\">").as_deref(),
+            Some("\"a b\"@house.test")
+        );
+        assert_eq!(path("RCPT TO:<Postmaster>").as_deref(), Some("Postmaster"));
+        assert!(parse_for(b"RCPT TO:<root@>", Some(&home)).is_err());
+        assert!(parse_for(b"RCPT TO:<>", Some(&home)).is_err());
     }
 
     #[test]

@@ -6,7 +6,13 @@ use crate::text::push_decimal;
 ///
 /// `SIZE` (RFC 1870) says `max_message_bytes`. `STARTTLS` (RFC 3207) is listed only if
 /// `offer_starttls`: never within TLS.
-pub fn write_ehlo(hostname: &str, max_message_bytes: u64, offer_starttls: bool, out: &mut Vec<u8>) {
+pub fn write_ehlo(
+    hostname: &str,
+    max_message_bytes: u64,
+    offer_starttls: bool,
+    offer_chunking: bool,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"250-");
     out.extend_from_slice(hostname.as_bytes());
     out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
@@ -14,10 +20,11 @@ pub fn write_ehlo(hostname: &str, max_message_bytes: u64, offer_starttls: bool, 
     if offer_starttls {
         out.extend_from_slice(b"\r\n250-STARTTLS");
     }
-    out.extend_from_slice(
-        b"\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\
-          \r\n250-DSN\r\n250 CHUNKING\r\n",
-    );
+    out.extend_from_slice(b"\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n");
+    out.extend_from_slice(match offer_chunking {
+        true => b"250-DSN\r\n250 CHUNKING\r\n",
+        false => b"250 DSN\r\n",
+    });
 }
 
 #[cfg(test)]
@@ -26,8 +33,16 @@ mod tests {
 
     fn listed(offer_starttls: bool) -> String {
         let mut out = Vec::new();
-        write_ehlo("mx.test", 52_428_800, offer_starttls, &mut out);
+        write_ehlo("mx.test", 52_428_800, offer_starttls, true, &mut out);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn chunking_need_not_be_offered() {
+        let mut out = Vec::new();
+        write_ehlo("mx.test", 1, true, false, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.ends_with("\r\n250-SMTPUTF8\r\n250 DSN\r\n"), "{text}");
     }
 
     #[test]

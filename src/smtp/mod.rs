@@ -8,3 +8,4 @@ pub mod refusal;
 pub mod reply;
 pub mod server;
 pub mod trace;
+pub mod xtext;

@@ -22,6 +22,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::domain::Domain;
 use crate::message::{Envelope, Mailbox, MessageId, TlsSummary};
 use crate::time::WallTime;
 
@@ -78,6 +79,10 @@ pub struct Settings {
     /// Replies 4yz since the last accepted message; 0 is no limit. At the limit: 421 4.7.0.
     pub max_transient_refusals: u32,
     pub bare_line_ends: BareLineEnds,
+    /// CHUNKING (RFC 3030). Without it BDAT gets 502 5.5.1.
+    pub offer_chunking: bool,
+    /// What trusted peers' paths without a domain get. `None`: 501.
+    pub qualify_domain: Option<Domain<'static>>,
     /// No mail without TLS: 530 5.7.0 (RFC 3207 section 4).
     pub require_tls: bool,
 }
@@ -98,6 +103,8 @@ impl Settings {
             max_idle_commands: 100,
             max_transient_refusals: 10_000,
             bare_line_ends: BareLineEnds::Refuse,
+            offer_chunking: true,
+            qualify_domain: None,
             require_tls: false,
         }
     }
@@ -204,7 +211,8 @@ pub enum Phase {
 /// Counters of a session, for its log line.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// The last argument of EHLO or HELO: printable ASCII without spaces; empty if there was none.
+    /// The last argument of EHLO or HELO, without control characters; empty if there was none. One
+    /// word of ASCII unless the peer is trusted.
     pub hello: Box<str>,
     /// Commands that were well-formed.
     pub commands: u64,

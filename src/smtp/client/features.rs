@@ -14,10 +14,18 @@ pub struct Features {
     pub chunking: bool,
     pub starttls: bool,
     pub enhanced_status: bool,
-    /// `LIMITS RCPTMAX=` (RFC 9422): recipients that one transaction may have.
-    pub rcpt_max: Option<u32>,
-    /// `LIMITS MAILMAX=` (RFC 9422): transactions that one session may have.
+    pub limits: Limits,
+}
+
+/// `LIMITS` (RFC 9422). None of them is 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// `MAILMAX`: MAIL commands of one session.
     pub mail_max: Option<u32>,
+    /// `RCPTMAX`: recipients of one transaction.
+    pub rcpt_max: Option<u32>,
+    /// `RCPTDOMAINMAX`: domains of the recipients of one transaction.
+    pub rcpt_domain_max: Option<u32>,
 }
 
 impl Features {
@@ -45,23 +53,29 @@ impl Features {
             "CHUNKING" => self.chunking = true,
             "STARTTLS" => self.starttls = true,
             "ENHANCEDSTATUSCODES" => self.enhanced_status = true,
-            "LIMITS" => self.limits(parameters),
+            "LIMITS" => self.limits = Limits::parse(parameters),
             _ => {}
         }
     }
+}
 
-    fn limits(&mut self, parameters: &str) {
+impl Limits {
+    /// What cannot be read is no limit: the peer says at the command what it will not take.
+    fn parse(parameters: &str) -> Limits {
+        let mut limits = Limits::default();
         for parameter in parameters.split_whitespace() {
             let Some((name, value)) = parameter.split_once('=') else {
                 continue;
             };
             let value = value.parse().ok().filter(|&limit| limit > 0);
-            if name.eq_ignore_ascii_case("RCPTMAX") {
-                self.rcpt_max = value;
-            } else if name.eq_ignore_ascii_case("MAILMAX") {
-                self.mail_max = value;
+            match name.to_ascii_uppercase().as_str() {
+                "MAILMAX" => limits.mail_max = value,
+                "RCPTMAX" => limits.rcpt_max = value,
+                "RCPTDOMAINMAX" => limits.rcpt_domain_max = value,
+                _ => {}
             }
         }
+        limits
     }
 }
 
@@ -99,8 +113,7 @@ mod tests {
                 chunking: true,
                 starttls: true,
                 enhanced_status: true,
-                rcpt_max: None,
-                mail_max: None,
+                limits: Limits::default(),
             }
         );
     }
@@ -126,11 +139,28 @@ mod tests {
 
     #[test]
     fn limits_of_rfc_9422() {
-        let features = parse("LIMITS MAILMAX=100 RCPTMAX=20 RCPTDOMAINMAX=1 X=");
-        assert_eq!(
-            (features.mail_max, features.rcpt_max),
-            (Some(100), Some(20))
-        );
-        assert_eq!(parse("LIMITS RCPTMAX=0").rcpt_max, None);
+        let features = parse("limits MAILMAX=100 rcptmax=20 RCPTDOMAINMAX=1 X= =1 MAILMAX");
+        let limits = Limits {
+            mail_max: Some(100),
+            rcpt_max: Some(20),
+            rcpt_domain_max: Some(1),
+        };
+        assert_eq!(features.limits, limits);
+        for none in [
+            "LIMITS",
+            "LIMITS RCPTMAX=0 MAILMAX=-1 RCPTDOMAINMAX=99999999999",
+        ] {
+            assert_eq!(parse(none).limits, Limits::default(), "{none}");
+        }
+    }
+
+    #[test]
+    fn unknown_keywords_do_not_hide_known_ones() {
+        let many: String = (0..100).map(|n| format!("X-KEYWORD-{n} a b\n")).collect();
+        let long = format!("X-LONG {}\n", "x".repeat(900));
+        let odd = "\n \n=\n\u{e4}\u{f6}\u{fc}\n\u{fffd}=\n-\n250\n";
+        let features = parse(&format!("SIZE 5\n{many}{long}{odd}PIPELINING\nSTARTTLS"));
+        assert!(features.starttls && features.pipelining);
+        assert_eq!(features.size, Some(5));
     }
 }

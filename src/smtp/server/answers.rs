@@ -19,6 +19,7 @@ refusals! {
     LINE_TOO_LONG = 500, 5, 2, "Line too long";
     NO_EXPN = 502, 7, 0, "Lists are not expanded";
     NO_AUTH = 502, 5, 1, "Authentication is not offered";
+    NO_CHUNKING = 502, 5, 1, "BDAT is not offered: send DATA";
     NO_STARTTLS = 502, 5, 1, "STARTTLS is not offered";
     TLS_ACTIVE = 503, 5, 1, "TLS is already active";
     HELLO_FIRST = 503, 5, 1, "EHLO first";
@@ -41,8 +42,8 @@ refusals! {
     ENDLESS_LINE = 521, 5, 2, "Line without an end";
     TEXT_WITHOUT_354 = 521, 5, 1, "Message text where a command was expected";
     END_OF_DATA = 521, 5, 2, "Data ends with <CR><LF>.<CR><LF>, not with bare <LF>";
-    BARE_CR = 550, 6, 0, "Bare <CR> in message: lines end with <CR><LF>";
-    BARE_LF = 550, 6, 0, "Bare <LF> in message: lines end with <CR><LF>";
+    BARE_CR = 550, 6, 0, "Bare <CR> in message: end its lines with <CR><LF>, or ask the receiving site for --bare-line-ends normalise";
+    BARE_LF = 550, 6, 0, "Bare <LF> in message: end its lines with <CR><LF>, or ask the receiving site for --bare-line-ends normalise";
     NUL = 550, 6, 0, "NUL in message";
     TEXT_LINE_TOO_LONG = 554, 6, 0, "Line too long in message";
     TOO_MANY_HOPS = 554, 4, 6, "Too many hops: a mail loop";

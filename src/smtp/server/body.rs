@@ -128,6 +128,7 @@ impl Server {
 
     fn admit_chunk(&self, chunk_bytes: u64, policy: &dyn Policy) -> Result<(), Refusal> {
         let message_bytes = match &self.state {
+            _ if !self.settings.offer_chunking => return Err(NO_CHUNKING),
             State::Mail(envelope) if envelope.recipients.is_empty() => return Err(RCPT_FIRST),
             State::Mail(_) => 0,
             State::BetweenChunks(incoming) => incoming.scanner.content().message_bytes,

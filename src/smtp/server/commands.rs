@@ -1,5 +1,6 @@
 //! One command after the other: is it allowed now, and what does it change?
 
+use crate::domain::Domain;
 use crate::message::{Envelope, Mailbox, Recipient};
 use crate::smtp::command::{self, Command, CommandError, MailCommand, RcptCommand};
 use crate::smtp::extension;
@@ -14,7 +15,7 @@ const LONGEST_PATH_BYTES: usize = 256;
 /// Memory of one recipient; a list that grows is up to half empty.
 fn recipient_bytes(rcpt: &RcptCommand<'_>) -> usize {
     let path: &Mailbox = &rcpt.forward_path;
-    let texts = path.as_str().len() + rcpt.orcpt.map_or(0, str::len);
+    let texts = path.as_str().len() + rcpt.orcpt.as_ref().map_or(0, |orcpt| orcpt.len());
     2 * size_of::<Recipient>() + texts
 }
 
@@ -53,7 +54,7 @@ impl Server {
     /// `line` ends in CRLF.
     fn handle_command(&mut self, line: &[u8], policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         let text_may_follow = std::mem::take(&mut self.data_was_refused);
-        match command::parse(&line[..line.len() - 2]) {
+        match command::parse_for(&line[..line.len() - 2], self.home()) {
             Ok(command) => {
                 self.summary.commands += 1;
                 self.run(command, policy, out)
@@ -78,8 +79,11 @@ impl Server {
             Command::Rcpt(rcpt) => self.rcpt(rcpt, policy, out),
             Command::Data => self.data(policy, out),
             Command::Bdat { chunk_bytes, last } => self.bdat(chunk_bytes, last, policy, out),
-            Command::Ehlo(name) => self.ehlo(name, out),
-            Command::Helo(name) => self.helo(name, out),
+            Command::Ehlo(name) | Command::Helo(name) if !self.takes_hello(&name) => {
+                self.say_no(&command::hello_refusal(), out)
+            }
+            Command::Ehlo(name) => self.ehlo(&name, out),
+            Command::Helo(name) => self.helo(&name, out),
             Command::StartTls => self.starttls(policy, out),
             Command::Rset => self.rset(out),
             Command::Quit => self.quit(out),
@@ -90,6 +94,17 @@ impl Server {
             Command::Auth if self.hello.is_none() => self.say_no(&HELLO_FIRST, out),
             Command::Auth => self.say_no(&NO_AUTH, out),
         }
+    }
+
+    /// The domain of paths without one.
+    fn home(&self) -> Option<&Domain<'static>> {
+        let home = self.settings.qualify_domain.as_ref();
+        home.filter(|_| self.peer.trusted)
+    }
+
+    /// Devices and hosts of our own may call themselves whatever they like.
+    fn takes_hello(&self, name: &str) -> bool {
+        self.peer.trusted || command::is_name_like(name)
     }
 
     /// RFC 3207 section 4 names what a server that insists on TLS still answers.
@@ -127,6 +142,7 @@ impl Server {
             &self.settings.hostname,
             self.settings.max_message_bytes,
             self.peer.offer_starttls && self.peer.tls.is_none(),
+            self.settings.offer_chunking,
             out,
         );
         self.meet(name, true)
