@@ -20,7 +20,7 @@ const LEVELS: [&[&str]; 5] = [
 ];
 
 /// What may be imported within a level, and why.
-const WITHIN_A_LEVEL: [(&str, &str, &str); 15] = [
+const WITHIN_A_LEVEL: [(&str, &str, &str); 16] = [
     ("config", "domain", "flags and files name domains"),
     ("config", "message", "the relay policy judges mailboxes"),
     ("message", "domain", "a mailbox has a domain"),
@@ -33,6 +33,11 @@ const WITHIN_A_LEVEL: [(&str, &str, &str); 15] = [
     ("tls", "io", "a stream is a socket with TLS on it"),
     ("spool", "io", "files, and memory that the disk can use"),
     ("handoff", "spool", "a message travels with its place"),
+    (
+        "privilege",
+        "io",
+        "whether a directory could be made is asked of the disk",
+    ),
     ("handoff", "tls", "a new certificate travels to all cores"),
     ("listener", "session", "an accepted connection is served"),
     ("delivery", "remote", "a job is lent to a connection"),

@@ -119,6 +119,7 @@ fn scene(path: &Path, durability: Durability) {
     let settings = Settings {
         segment_bytes: SEGMENT_BYTES,
         spool_bytes_max: None,
+        message_bytes_max: 0,
         keep_free_bytes: 0,
         outcome_delay: Duration::from_millis(1),
         durability: Some(durability),

@@ -24,6 +24,7 @@ fn settings(durability: Durability) -> Settings {
     Settings {
         segment_bytes: SEGMENT_BYTES,
         spool_bytes_max: None,
+        message_bytes_max: 0,
         keep_free_bytes: 0,
         outcome_delay: Duration::from_millis(1),
         durability: Some(durability),

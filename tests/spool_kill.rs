@@ -28,6 +28,7 @@ fn settings(durability: Durability) -> Settings {
         // Nobody shows the mail to the mover here, so each unfinished message keeps its segment: room
         // for more than all rounds can leave.
         spool_bytes_max: Some(400 * 1024 * 1024),
+        message_bytes_max: 0,
         keep_free_bytes: 0,
         outcome_delay: Duration::from_millis(2),
         durability: Some(durability),

@@ -22,9 +22,6 @@ const LINE_BYTES_LEAST: u64 = 1000;
 /// A segment holds at least this many chunks, so that commits fill it well.
 const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
 
-/// Open, spare and being emptied, for messages and for outcomes: what one core needs to run.
-const SEGMENTS_MIN: u64 = 8;
-
 /// Where a service of its own user keeps its state, unless systemd says otherwise.
 const SERVICE_STATE_DIR: &str = "/var/lib/ringpost";
 
@@ -46,6 +43,11 @@ pub fn config(
         .clone()
         .unwrap_or_else(|| surroundings.host_name.clone());
     let relay = relay(&flags.relaying, validators, &mut complaints);
+    let cores = cores(&flags);
+    let spool = spool.map(|dir| spool_part(&flags, dir));
+    if let Ok(spool) = &spool {
+        complaints.extend((validators.spool)(spool, &cores).err());
+    }
     let (Ok(spool), Ok(certificate), true) = (spool, certificate, complaints.is_empty()) else {
         return Err(complaints);
     };
@@ -54,18 +56,14 @@ pub fn config(
         session: session(&flags, &hostname),
         tls: tls(&flags.tls, &hostname, certificate),
         relay,
-        spool: spool_part(&flags, spool),
+        spool,
         delivery: delivery(&flags, &hostname),
         dns: DnsConfig {
             servers: flags.dns.dns,
             timeout: flags.dns.dns_timeout.0,
             ip_version: flags.delivery.ip_version,
         },
-        cores: CoreConfig {
-            ingress: flags.cores.ingress_cores.map(|list| list.0),
-            delivery: flags.cores.delivery_cores.map(|list| list.0),
-            pin: !flags.cores.no_pin,
-        },
+        cores,
         log: LogConfig {
             format: flags.logging.log_format,
             level: flags.logging.log_level,
@@ -120,6 +118,15 @@ fn no_state_dir(flag: &str) -> String {
         "{flag} is needed: neither $STATE_DIRECTORY nor $XDG_STATE_HOME nor a home directory \
          says where state is kept"
     )
+}
+
+fn cores(flags: &Flags) -> CoreConfig {
+    let cores = &flags.cores;
+    CoreConfig {
+        ingress: cores.ingress_cores.as_ref().map(|list| list.0.clone()),
+        delivery: cores.delivery_cores.as_ref().map(|list| list.0.clone()),
+        pin: !cores.no_pin,
+    }
 }
 
 fn none_if_zero(value: u64) -> Option<u64> {
@@ -265,11 +272,7 @@ fn relay(flags: &Relaying, validators: &Validators, complaints: &mut Vec<String>
                 .map(|(source, text)| RouteText { text, source }),
         );
     }
-    for RouteText { text, source } in &routes {
-        if let Err(allowed) = (validators.route)(text) {
-            complaints.push(format!("{source}: '{text}': {allowed}"));
-        }
-    }
+    complaints.extend((validators.routes)(&routes));
     RelayConfig {
         trusted_nets: flags
             .relay_from
@@ -452,14 +455,6 @@ fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
         ("--in-memory-size", spool.in_memory_size),
         ("--memory-max", spool.memory_max),
     );
-    let least = (SEGMENTS_MIN * segment).max(4 * flags.limits.max_message_size.0);
-    if spool.spool_size.0 != 0 && spool.spool_size.0 < least {
-        found.push(format!(
-            "--spool-size {}: at least {} with this --segment-size and --max-message-size, or 0",
-            spool.spool_size,
-            Bytes(least)
-        ));
-    }
 }
 
 fn delivery_contradictions(flags: &Flags, found: &mut Vec<String>) {

@@ -25,7 +25,7 @@ this host, and finds the next hop by MX.";
 
 const USAGE: &str = "\
 ringpost [FLAGS] [@FILE]     run the relay until Ctrl-C or SIGTERM
-       ringpost --check [FLAGS]     judge the flags and show what they come to
+       ringpost --check [FLAGS]     judge flags and host, show what they come to
        ringpost spool list [DIR]    show what waits in a stopped relay's spool
        ringpost spool verify [DIR]  check every record of that spool";
 
@@ -567,7 +567,8 @@ pub struct Privileges {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "General")]
 pub struct General {
-    /// Judge the flags, print the effective settings, and end: 0 if good, 2 if not
+    /// Go through a start without one, print the effective settings, and end: 0 if it would work,
+    /// 2 if not. Ports and a spool in use are not looked at
     #[arg(long)]
     pub check: bool,
 

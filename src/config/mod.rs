@@ -248,8 +248,10 @@ pub enum Command {
 /// Judges of values that other rooms understand.
 #[derive(Clone, Copy)]
 pub struct Validators {
-    /// Ok, or what is wrong with the route and what is allowed.
-    pub route: fn(&str) -> Result<(), String>,
+    /// Everything that is wrong with the routes, each complaint with its place.
+    pub routes: fn(&[RouteText]) -> Vec<String>,
+    /// Whether a spool of limited size serves as many threads as there will be.
+    pub spool: fn(&SpoolConfig, &CoreConfig) -> Result<(), String>,
 }
 
 /// Why the program ends before it began: help, version, or a bad flag.

@@ -6,11 +6,12 @@
 //!
 //! A relay within another program leaves that program as it is.
 
+use super::plan::Intent;
 use super::{Context, StartError};
 use crate::config::{CertificateSource, Config};
 use crate::privilege::{
-    Access, Grant, Identity, Landlock, Sealed, Seccomp, Wishes, check_directory, check_kept_key,
-    check_key, directories_of, make_directory, seal,
+    Access, Grant, Identity, Landlock, Loose, Sealed, Seccomp, Wishes, check_directory,
+    check_kept_key, check_key, check_make_directory, directories_of, make_directory, seal,
 };
 use crate::tls::certificate;
 use std::fs::File;
@@ -32,22 +33,34 @@ pub enum Process {
 pub struct Confinement {
     process: Process,
     identity: Identity,
+    /// Who started us is somebody else, and makes the directories for `identity`.
+    makes_directories: bool,
     hints: Vec<String>,
 }
 
 impl Confinement {
     /// Becomes `--user`, once all that needs root is done: what its spool and keys are to stand in
     /// has been made and given to it.
-    pub fn begin(config: &Config, process: Process) -> Result<Self, StartError> {
+    pub fn begin(config: &Config, process: Process, intent: Intent) -> Result<Self, StartError> {
         let identity = future_identity(config, process)?;
-        if !identity.is_current() {
-            make_directory(&config.spool.dir, &identity).context("the spool")?;
+        let makes_directories = !identity.is_current();
+        if makes_directories {
+            identity.check_reachable().context("giving up privileges")?;
+            let make = |path: &Path| match intent {
+                Intent::Start => make_directory(path, &identity),
+                Intent::Check => check_make_directory(path),
+            };
+            make(&config.spool.dir).context("the spool")?;
             if let CertificateSource::Generated { dir } = &config.tls.certificate {
-                make_directory(dir, &identity).context("the directory of the certificate")?;
+                make(dir).context("the directory of the certificate")?;
             }
             identity.assume().context("giving up privileges")?;
         }
-        check_directory("the spool", &config.spool.dir, &identity).context("refused")?;
+        let if_empty = match intent {
+            Intent::Start => Loose::Close,
+            Intent::Check => Loose::Leave,
+        };
+        check_directory("the spool", &config.spool.dir, &identity, if_empty).context("refused")?;
         let hints = match process {
             Process::Own => hints(config, &identity),
             Process::Host => Vec::new(),
@@ -55,6 +68,7 @@ impl Confinement {
         Ok(Confinement {
             process,
             identity,
+            makes_directories,
             hints,
         })
     }
@@ -85,6 +99,11 @@ impl Confinement {
 
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What is missing of spool and certificate is made for [`Confinement::identity`].
+    pub fn makes_directories(&self) -> bool {
+        self.makes_directories
     }
 
     pub fn hints(&self) -> &[String] {

@@ -5,6 +5,7 @@
 //! [`Writer::stop`], for a bounded time.
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::io::file::check_writable_blocking;
 use crate::log::{Chunk, Log};
 use crate::privilege::{Identity, give_file};
 use std::cell::Cell;
@@ -55,12 +56,31 @@ impl Writer {
     pub fn open(config: &LogConfig, owner: &Identity) -> io::Result<Self> {
         let output = match &config.file {
             Some(path) => Output::File {
-                file: open_for(path, owner)?,
+                file: open_for(path, owner).map_err(|error| naming(path, &error))?,
                 path: path.clone(),
             },
             None => Output::Stream(Box::new(io::stderr())),
         };
         Ok(Self::on(output, config))
+    }
+
+    /// Fails as [`Writer::open`] would. A file that is not there is not made; one that is there is
+    /// left as it is.
+    ///
+    /// # Errors
+    /// If the file could not be opened for appending.
+    pub fn check(config: &LogConfig) -> io::Result<()> {
+        let Some(path) = &config.file else {
+            return Ok(());
+        };
+        let opened = OpenOptions::new().append(true).open(path);
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                check_writable_blocking(directory_of(path))
+            }
+            other => other.map(drop),
+        }
+        .map_err(|error| naming(path, &error))
     }
 
     fn on(output: Output, config: &LogConfig) -> Self {
@@ -138,6 +158,20 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn naming(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("--log-file {}: {error}", path.display()),
+    )
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run: ports, user, keys, spool, sandbox -> one thread per core -> control until told to stop -> exit
+//! check: the same up to the threads, as far as it leaves no trace
 //! ```
 
 mod confinement;
@@ -9,33 +10,35 @@ mod control;
 mod core;
 pub mod log;
 pub mod placement;
+mod plan;
+mod ports;
 mod service;
 mod shared;
 
 use crate::config::relay::RelayPolicy;
-use crate::config::{CertificateSource, Config, LogLevel, SpoolDurability};
+use crate::config::{CertificateSource, Config, LogLevel};
 use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
-use crate::io::file::Durability;
-use crate::io::net::Bound;
-use crate::io::{clock, cpu, handed_over, limits, runtime};
+use crate::io::{clock, cpu, runtime};
 use crate::listener::{AddressCounts, Load};
 use crate::log::{Line, Log, Shown, event};
 use crate::metrics::{CoreMetrics, Counter};
 use crate::privilege::{self, Identity, Sealed};
-use crate::remote::route::RouteTable;
 use crate::schedule::outcome::RecipientState;
 use crate::session::rates::Rates;
 use crate::spool::{self, RecoveredMessage};
-use crate::tls::{self, ServerKeys, TrustAnchors};
+use crate::tls::{self, ServerKeys};
 use confinement::{Confinement, Process};
 use control::{Control, Stopped};
 use core::Seed;
-use placement::{CoreSpec, Topology, explain, place};
+use placement::{CoreSpec, explain};
+use plan::{Intent, Plan};
+use ports::Listeners;
 use shared::Shared;
 use std::fmt;
-use std::io::{self, Write};
+use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,16 +47,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+pub use plan::VALIDATORS;
+
 /// How long the last log lines may take to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a port that is taken is waited for, ...
-const PREDECESSOR_WAIT: Duration = Duration::from_secs(3);
-/// ... and how long between two looks.
-const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
-
-/// A socket of that name (`FileDescriptorName=`) speaks TLS from the first byte.
-const IMPLICIT_TLS_NAME: &str = "smtps";
-
 /// Why the relay did not start: what was tried, and what went wrong.
 struct StartError(String);
 
@@ -77,10 +74,7 @@ impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
 /// Runs the relay until it is told to stop. Ends the process's threads by ending the process: the
 /// rings are never dropped with operations in flight.
 pub fn run(config: Config) -> ExitCode {
-    let opened = privilege::harden(config.privileges.core_dumps)
-        .and_then(|()| privilege::refuse_huge_pages())
-        .context("the process")
-        .and_then(|()| open_log(&config));
+    let opened = harden(&config).and_then(|()| open_log(&config));
     let writer = match opened {
         Ok(writer) => writer,
         Err(StartError(complaint)) => {
@@ -102,10 +96,57 @@ pub fn run(config: Config) -> ExitCode {
     code
 }
 
+fn harden(config: &Config) -> Result<(), StartError> {
+    privilege::harden(config.privileges.core_dumps)
+        .and_then(|()| privilege::refuse_huge_pages())
+        .context("the process")
+}
+
 /// The log file is the relay's user's, so that it can be opened anew after a rotation.
 fn open_log(config: &Config) -> Result<log::Writer, StartError> {
     let owner = confinement::future_identity(config, Process::Own)?;
     log::Writer::open(&config.log, &owner).context("cannot open the log")
+}
+
+fn check_log(config: &Config) -> Result<(), StartError> {
+    confinement::future_identity(config, Process::Own)?;
+    log::Writer::check(&config.log).context("cannot open the log")
+}
+
+/// What `--check` has found out about a configuration that is good.
+pub struct Checked {
+    /// Where threads would run.
+    pub threads: String,
+    /// What works but is probably not meant.
+    pub hints: Vec<String>,
+}
+
+/// Goes through a start without one: whatever would keep [`run`] from getting ready is found, as
+/// far as it is not another process's doing (a port or a spool in use) and does not lie in the
+/// spool's logs. Nothing is bound, made or changed; the process itself is confined as a relay
+/// would be, and good for nothing else afterwards.
+///
+/// # Errors
+/// What [`run`] would say.
+pub fn check(config: Config) -> Result<Checked, String> {
+    let try_all = || {
+        harden(&config)?;
+        check_log(&config)?;
+        Control::new().context("the control thread")?;
+        let prepared = prepare(config, Process::Own, Intent::Check)?;
+        let shared = &prepared.shared;
+        start_cores(shared.specs.iter().zip(0..).map(|(spec, number)| {
+            let shared = shared.clone();
+            (*spec, number, move |report: Report| async move {
+                let _ = report.send(shared.try_core(number));
+            })
+        }))?;
+        Ok(Checked {
+            threads: explain(&shared.specs),
+            hints: prepared.all_hints(),
+        })
+    };
+    try_all().map_err(|StartError(complaint)| complaint)
 }
 
 fn run_until_stopped(
@@ -198,50 +239,92 @@ impl Running {
     }
 }
 
+/// Everything up to the first thread.
+struct Prepared {
+    shared: Arc<Shared>,
+    descriptors: u64,
+    /// Where the certificate comes from.
+    certificate: String,
+    listeners: Vec<Listeners>,
+    /// `None` if the start is only judged.
+    opened: Option<spool::Opened>,
+    identity: Identity,
+    sealed: Option<Sealed>,
+    hints: Vec<String>,
+}
+
+impl Prepared {
+    /// All that is worth a look, in a text for people.
+    fn all_hints(&self) -> Vec<String> {
+        let shared = &self.shared;
+        let hostname = &shared.config.tls.hostname;
+        let hints = shared.config.hints.iter().chain(&self.hints).cloned();
+        hints
+            .chain(shared.keys.warnings(hostname, clock::wall_time()))
+            .chain(shared.anchor_complaints.iter().cloned())
+            .collect()
+    }
+}
+
+/// The steps of a start in their order. [`Intent::Check`] goes through the same ones.
+fn prepare(config: Config, process: Process, intent: Intent) -> Result<Prepared, StartError> {
+    let plan = Plan::make(&config, process == Process::Host)?;
+    let (listeners, listening) = match intent {
+        Intent::Start => {
+            let listeners = ports::bind(&config, &plan.specs)?;
+            let listening = ports::addresses_of(&listeners);
+            (listeners, listening)
+        }
+        Intent::Check => (Vec::new(), ports::check(&config)?),
+    };
+    let identity = confinement::future_identity(&config, process)?;
+    let given_keys = load_given_keys(&config, &identity)?;
+    let confinement = Confinement::begin(&config, process, intent)?;
+    let (keys, certificate) = match (given_keys, intent) {
+        (Some(given), _) => given,
+        (None, Intent::Start) => load_keys(&config, confinement.identity())?,
+        (None, Intent::Check) => check_keys(&config, &confinement)?,
+    };
+    let opened = open_spool(&config, &plan.specs, &confinement, intent)?;
+    let descriptors = plan.descriptors;
+    let mut hints = confinement.hints().to_vec();
+    hints.extend(plan.hints.iter().cloned());
+    let shared = Arc::new(share(config, plan, identity.clone(), keys, listening));
+    ports::listen(&shared.config, &listeners)?;
+    let sealed = confinement.finish(&shared.config)?;
+    Ok(Prepared {
+        shared,
+        descriptors,
+        certificate,
+        listeners,
+        opened,
+        identity,
+        sealed,
+        hints,
+    })
+}
+
 fn start(
     config: Config,
     process: Process,
     writer: &log::Writer,
     log: &Log,
 ) -> Result<Running, StartError> {
-    let descriptors = limits::raise_descriptors().context("raising the limit on descriptors")?;
-    let topology = Topology::of_this_host().context("finding the CPUs")?;
-    let specs = place(&config.cores, &topology).context("placing threads")?;
-    // Whose threads are not tied shares its CPUs with others, which it may push off.
-    let is_patient = process == Process::Own && config.cores.pin;
-    let impatience = is_patient.then(cpu::wake_patiently).and_then(Result::err);
-    let listeners = bind(&config, &specs)?;
-    let given_keys = load_given_keys(&config, &confinement::future_identity(&config, process)?)?;
-    let confinement = Confinement::begin(&config, process)?;
-    let (keys, certificate) = match given_keys {
-        Some(given) => given,
-        None => load_keys(&config, confinement.identity())?,
-    };
-    let opened = open_spool(&config, specs.len())?;
-    let identity = confinement.identity().clone();
-    let shared = Arc::new(share(config, specs, identity, keys, &listeners)?);
-    listen(&shared, &listeners)?;
-    let sealed = confinement.finish(&shared.config)?;
+    let prepared = prepare(config, process, Intent::Start)?;
+    let shared = prepared.shared;
+    let opened = prepared.opened.expect("a start opens the spool");
     writer.begin().context("starting the thread of the log")?;
 
-    say_hello(&shared, log, &certificate, &opened, |line| {
-        line.field("descriptors", descriptors);
-        say_privileges(line, confinement.identity(), sealed.as_ref());
+    say_hello(&shared, log, &prepared.certificate, &opened, |line| {
+        line.field("descriptors", prepared.descriptors);
+        say_privileges(line, &prepared.identity, prepared.sealed.as_ref());
     });
-    let mut hints = confinement.hints().to_vec();
-    hints.extend(impatience.map(|error| {
-        format!(
-            "the scheduling policy SCHED_BATCH was refused ({error}): mail costs a little more CPU; \
-             whatever the relay runs in should allow the system call sched_setscheduler"
-        )
-    }));
-    say_hints(&shared, &hints, log);
+    say_hints(&shared, &prepared.hints, log);
     let (mut handoffs, own_handoff) = all_lanes(&shared);
     let mut recovered = distribute(&shared, opened.messages);
-    let (report, started) = mpsc::channel();
-    let mut listeners = listeners.into_iter();
-    for (number, part) in opened.parts.into_iter().enumerate() {
-        let spec = shared.specs[number];
+    let mut listeners = prepared.listeners.into_iter();
+    let seeds = opened.parts.into_iter().zip(0..).map(|(part, number)| {
+        let spec: CoreSpec = shared.specs[number];
         let seed = Seed {
             number,
             spec,
@@ -256,10 +339,14 @@ fn start(
             kept: std::mem::take(&mut recovered[number].kept),
             log: writer.log(),
         };
-        spawn_core(seed, report.clone())?;
-    }
-    drop(report);
-    wait_for_start(&started, shared.specs.len())?;
+        (spec, number, move |report: Report| {
+            core::run(seed, move |result| {
+                // Nobody listens any more if another core has failed.
+                let _ = report.send(result);
+            })
+        })
+    });
+    start_cores(seeds)?;
     say_ready(&shared, log);
     Ok(Running {
         shared,
@@ -295,143 +382,61 @@ fn load_keys(config: &Config, owner: &Identity) -> Result<(ServerKeys, String), 
     }
 }
 
-/// The part of a path that is there already.
-fn existing_part(path: &Path) -> &Path {
-    path.ancestors()
-        .find(|part| part.exists())
-        .unwrap_or(Path::new("."))
-}
-
-fn open_spool(config: &Config, cores: usize) -> Result<spool::Opened, StartError> {
-    let cores = u16::try_from(cores).context("the number of threads")?;
-    let settings = spool::Settings {
-        segment_bytes: config.spool.segment_bytes,
-        spool_bytes_max: config.spool.bytes_max,
-        keep_free_bytes: config
-            .spool
-            .keep_free_bytes
-            .unwrap_or_else(|| spool::keep_free_bytes(existing_part(&config.spool.dir))),
-        durability: match config.spool.durability {
-            SpoolDurability::Auto => None,
-            SpoolDurability::Direct => Some(Durability::Direct),
-            SpoolDurability::Buffered => Some(Durability::Buffered),
-        },
-        ..spool::Settings::default()
+/// What an earlier start has left, or what this one would make.
+fn check_keys(
+    config: &Config,
+    confinement: &Confinement,
+) -> Result<(ServerKeys, String), StartError> {
+    confinement::check_keys(config, confinement.identity())?;
+    let CertificateSource::Generated { dir } = &config.tls.certificate else {
+        return load_keys(config, confinement.identity());
     };
-    spool::open(&config.spool.dir, &settings, cores).context("the spool")
+    let (hostname, now) = (&config.tls.hostname, clock::wall_time());
+    let keys =
+        tls::certificate::check_or_generate(dir, hostname, now, confinement.makes_directories())
+            .context("the certificate for clients")?;
+    Ok((keys, "generated".to_owned()))
 }
 
-/// For each ingress core its sockets, with whether TLS comes first. Sockets that a service manager
-/// hands over stand in the place of all that the flags name.
-fn bind(config: &Config, specs: &[CoreSpec]) -> Result<Vec<Vec<(Bound, bool)>>, StartError> {
-    let cores = specs.iter().filter(|spec| spec.ingress).count();
-    let handed_over = handed_over::listeners().context("sockets of the service manager")?;
-    match handed_over.is_empty() {
-        true => bind_own(config, cores),
-        false => share_out(handed_over, cores),
-    }
-}
-
-/// All cores accept from the same queue: the ports may be out of our reach, so none gets one of
-/// its own.
-fn share_out(
-    handed_over: Vec<(Bound, String)>,
-    cores: usize,
-) -> Result<Vec<Vec<(Bound, bool)>>, StartError> {
-    let share = |(bound, name): &(Bound, String)| {
-        let bound = bound
-            .share()
-            .context(format!("sharing {}", bound.address()))?;
-        Ok((bound, name == IMPLICIT_TLS_NAME))
-    };
-    (0..cores)
-        .map(|_| handed_over.iter().map(share).collect())
-        .collect()
-}
-
-/// Every ingress core gets its own socket on each address.
-fn bind_own(config: &Config, cores: usize) -> Result<Vec<Vec<(Bound, bool)>>, StartError> {
-    let plain = config.listen.plain.iter().map(|address| (address, false));
-    let implicit = config
-        .listen
-        .implicit_tls
-        .iter()
-        .map(|address| (address, true));
-    let mut cores: Vec<Vec<(Bound, bool)>> = (0..cores).map(|_| Vec::new()).collect();
-    for (address, implicit_tls) in plain.chain(implicit) {
-        wait_until_free(*address).context(format!("listening on {address}"))?;
-        let mut address = *address;
-        for core in &mut cores {
-            let bound = Bound::new(address).context(format!("listening on {address}"))?;
-            // With port 0 the kernel chooses once, and the other cores follow.
-            address = bound.address();
-            core.push((bound, implicit_tls));
+fn open_spool(
+    config: &Config,
+    specs: &[CoreSpec],
+    confinement: &Confinement,
+    intent: Intent,
+) -> Result<Option<spool::Opened>, StartError> {
+    let settings = plan::spool_settings(&config.spool);
+    let (dir, cores) = (&config.spool.dir, plan::number_of(specs));
+    match intent {
+        Intent::Start => spool::open(dir, &settings, cores).map(Some),
+        Intent::Check => {
+            spool::check(dir, &settings, cores, confinement.makes_directories()).map(|()| None)
         }
     }
-    Ok(cores)
-}
-
-/// A listener of a predecessor that was killed lives on until the kernel has taken its ring apart,
-/// a moment after the process has gone; longer on a busy host.
-fn wait_until_free(address: SocketAddr) -> io::Result<()> {
-    let deadline = clock::now() + PREDECESSOR_WAIT;
-    loop {
-        match Bound::check_free(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < deadline => {
-                thread::sleep(PREDECESSOR_PAUSE);
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Only now, with the spool recovered, somebody will answer soon.
-fn listen(shared: &Shared, listeners: &[Vec<(Bound, bool)>]) -> Result<(), StartError> {
-    for (bound, _) in listeners.iter().flatten() {
-        bound
-            .listen(shared.config.listen.backlog as i32)
-            .context(format!("listening on {}", bound.address()))?;
-    }
-    Ok(())
+    .context("the spool")
 }
 
 fn share(
     config: Config,
-    specs: Vec<CoreSpec>,
+    plan: Plan,
     identity: Identity,
     keys: ServerKeys,
-    listeners: &[Vec<(Bound, bool)>],
-) -> Result<Shared, StartError> {
-    let (anchors, complaints) =
-        TrustAnchors::load(config.tls.roots.as_deref()).context("trusted certificates")?;
-    let mut routes = RouteTable::new(config.delivery.mx_port);
-    for route in &config.relay.routes {
-        routes
-            .add_entry(&route.text, &route.source)
-            .context("routes")?;
-    }
+    listening: Vec<(SocketAddr, bool)>,
+) -> Shared {
+    let specs = plan.specs;
     let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
         (0..specs.len())
             .filter(|core| role(&specs[*core]))
             .collect()
     };
     let (ingress_cores, delivery_cores) = (of_role(|s| s.ingress), of_role(|s| s.delivery));
-    Ok(Shared {
+    Shared {
         relay: Arc::new(RelayPolicy::new(&config.relay)),
-        routes: Arc::new(routes),
+        routes: Arc::new(plan.routes),
         identity,
         keys,
-        anchors: Arc::new(anchors),
-        anchor_complaints: complaints,
-        listening: listeners
-            .first()
-            .map(|of_core| {
-                of_core
-                    .iter()
-                    .map(|(bound, implicit_tls)| (bound.address(), *implicit_tls))
-                    .collect()
-            })
-            .unwrap_or_default(),
+        anchors: Arc::new(plan.anchors),
+        anchor_complaints: plan.anchor_complaints,
+        listening,
         loads: ingress_cores.iter().map(|_| Load::default()).collect(),
         addresses: Arc::new(AddressCounts::default()),
         rates: Arc::new(Rates::new(&config.listen.rates)),
@@ -446,7 +451,7 @@ fn share(
         delivery_cores,
         specs,
         config,
-    })
+    }
 }
 
 fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {
@@ -500,20 +505,46 @@ fn recovered_jobs(
         .collect()
 }
 
-fn spawn_core(seed: Seed, report: mpsc::Sender<Result<(), String>>) -> Result<(), StartError> {
-    let name = format!("ringpost-{}", seed.number);
+/// Where a core tells that it works, or why not.
+type Report = mpsc::Sender<Result<(), String>>;
+
+/// A thread with a ring for each core; returns when all have told that they work.
+fn start_cores<F, R>(cores: impl Iterator<Item = (CoreSpec, usize, F)>) -> Result<(), StartError>
+where
+    F: FnOnce(Report) -> R + Send + 'static,
+    R: Future<Output = ()>,
+{
+    let (report, started) = mpsc::channel();
+    let mut count = 0;
+    for (spec, number, body) in cores {
+        spawn_core(spec, number, body, report.clone())?;
+        count += 1;
+    }
+    drop(report);
+    wait_for_start(&started, count)
+}
+
+fn spawn_core<F, R>(
+    spec: CoreSpec,
+    number: usize,
+    body: F,
+    report: Report,
+) -> Result<(), StartError>
+where
+    F: FnOnce(Report) -> R + Send + 'static,
+    R: Future<Output = ()>,
+{
+    let name = format!("ringpost-{number}");
     let body = move || {
-        if let Some(cpu) = seed.spec.cpu
+        if let Some(cpu) = spec.cpu
             && let Err(error) = cpu::pin_this_thread(cpu)
         {
             let _ = report.send(Err(format!("tying a thread to CPU {cpu}: {error}")));
             return;
         }
         let started = report.clone();
-        let ended = runtime::run(core::run(seed, move |result| {
-            // Nobody listens any more if another core has failed.
-            let _ = started.send(result);
-        }));
+        // A future is made where it runs.
+        let ended = runtime::run(async move { body(started).await });
         if let Err(error) = ended {
             let _ = report.send(Err(format!(
                 "an io_uring cannot be made ({error}); it needs Linux 6.1 or newer, and \

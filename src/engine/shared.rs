@@ -56,15 +56,6 @@ const CLIENT_TLS_FAILURES: u32 = 3;
 /// ... and for how long after the last of them.
 const CLIENT_TLS_FORGIVEN_AFTER: Duration = Duration::from_secs(300);
 
-/// Pauses of a dead hop, unless the retry interval is shorter.
-const PROBE_WAIT_MIN: Duration = Duration::from_secs(10);
-const PROBE_WAIT_MAX: Duration = Duration::from_secs(300);
-/// Pauses of a hop that asked for less, unless the retry interval is shorter.
-const REFUSAL_WAIT_MIN: Duration = Duration::from_secs(5);
-const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(300);
-/// A job at a dead hop is handed back after this long, unless the retry interval is shorter.
-const BLOCKED_WAIT_MAX: Duration = Duration::from_secs(60);
-
 /// How long the answer to QUIT is waited for: nothing depends on it.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -286,6 +277,22 @@ impl Shared {
         Ok(Delivery::new(context, self.schedule(), seed))
     }
 
+    /// Makes what a core makes for itself at its start, and lets go of it.
+    ///
+    /// # Errors
+    /// What would keep the core from starting.
+    pub fn try_core(&self, core: usize) -> Result<(), String> {
+        let spec = self.specs[core];
+        if spec.delivery {
+            self.resolver()?;
+            self.remote().map_err(|error| error.to_string())?;
+        }
+        if spec.ingress {
+            ServerTls::new(&self.keys, Versions::default()).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     fn retry(&self, lifetime: Duration) -> RetryPolicy {
         RetryPolicy {
             min: self.config.delivery.retry_min,
@@ -339,14 +346,10 @@ impl Shared {
             window_max,
             connections_max: (config.connections_max / cores).max(1),
             idle_wait: config.idle_timeout,
-            probe_wait_min: PROBE_WAIT_MIN.min(config.retry_min),
-            probe_wait_max: PROBE_WAIT_MAX.min(config.retry_max),
-            refusal_wait_min: REFUSAL_WAIT_MIN.min(config.retry_min),
-            refusal_wait_max: REFUSAL_WAIT_MAX.min(config.retry_max),
-            blocked_wait_max: BLOCKED_WAIT_MAX.min(config.retry_max),
             crowded_wait_max: config.crowded_timeout,
             ..defaults
         }
+        .within(&self.retry(config.queue_lifetime))
     }
 }
 

@@ -27,15 +27,18 @@ pub enum Durability {
 
 /// Opens `path` for reading and, if `write`, writing. Blocks: for start and helper threads.
 pub fn open_blocking(path: &Path, write: bool, durability: Durability) -> io::Result<fs::File> {
-    let flags = match durability {
-        Durability::Direct => libc::O_DIRECT | libc::O_DSYNC,
-        Durability::Buffered => 0,
-    };
     fs::OpenOptions::new()
         .read(true)
         .write(write)
-        .custom_flags(flags | libc::O_CLOEXEC)
+        .custom_flags(flags_of(durability) | libc::O_CLOEXEC)
         .open(path)
+}
+
+fn flags_of(durability: Durability) -> libc::c_int {
+    match durability {
+        Durability::Direct => libc::O_DIRECT | libc::O_DSYNC,
+        Durability::Buffered => 0,
+    }
 }
 
 /// Claims the disk space for the first `bytes` of the file, so that a full disk shows at once and
@@ -49,6 +52,80 @@ pub fn allocate_blocking(file: &fs::File, bytes: u64) -> io::Result<()> {
     match io::Error::last_os_error() {
         error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
         error => Err(error),
+    }
+}
+
+/// Opens a file without a name in `directory`, for reading and writing; it is gone when it is closed.
+/// `None` if this file system has no such files (`O_TMPFILE` in `open(2)`).
+pub fn open_unnamed_blocking(
+    directory: &Path,
+    durability: Durability,
+) -> io::Result<Option<fs::File>> {
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(flags_of(durability) | libc::O_TMPFILE)
+        .open(directory);
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EISDIR) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Fails as making a file in `directory` would, and leaves nothing behind.
+pub fn check_writable_blocking(directory: &Path) -> io::Result<()> {
+    match open_unnamed_blocking(directory, Durability::Buffered)? {
+        Some(_) => Ok(()),
+        None => check_access(directory, libc::W_OK | libc::X_OK)
+            .and_then(|()| check_is_for_files(directory)),
+    }
+}
+
+/// The kernel's own file systems let root write everywhere and make nothing.
+fn check_is_for_files(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `path` ends with a zero byte, `stat` is large enough; both live through the call.
+    if unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it filled the structure.
+    match unsafe { stat.assume_init() }.f_type {
+        libc::PROC_SUPER_MAGIC => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        libc::SYSFS_MAGIC => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        _ => Ok(()),
+    }
+}
+
+/// Fails as making the directory `path` would, with all that is missing above it, and leaves nothing
+/// behind.
+pub fn check_makeable_blocking(path: &Path) -> io::Result<()> {
+    check_writable_blocking(existing_part(path))
+}
+
+/// Fails if this user cannot reach what is in `directory`.
+pub fn check_enterable_blocking(directory: &Path) -> io::Result<()> {
+    check_access(directory, libc::X_OK)
+}
+
+/// The part of a path that is there already.
+pub fn existing_part(path: &Path) -> &Path {
+    path.ancestors()
+        .find(|part| part.exists())
+        .unwrap_or(Path::new("."))
+}
+
+/// As `access(2)`, with the rights that files are opened with.
+fn check_access(path: &Path, rights: libc::c_int) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `path` ends with a zero byte and lives through the call.
+    match unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), rights, libc::AT_EACCESS) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -96,6 +96,21 @@ impl Identity {
         self.uid == geteuid()
     }
 
+    /// # Errors
+    /// If this process can never become that user.
+    pub fn check_reachable(&self) -> Result<(), Complaint> {
+        match self.is_current() || geteuid().is_root() {
+            true => Ok(()),
+            false => Err(Complaint::new(
+                format!("--user {}", self.name),
+                format!(
+                    "only root can become another user, and this process was started as {}",
+                    user_name(geteuid())
+                ),
+            )),
+        }
+    }
+
     /// Becomes this user, without a way back: real, effective and saved ids, and the bounding set
     /// of capabilities while that may still be changed.
     ///
@@ -105,15 +120,7 @@ impl Identity {
         if self.is_current() {
             return Ok(());
         }
-        if !geteuid().is_root() {
-            return Err(Complaint::new(
-                format!("--user {}", self.name),
-                format!(
-                    "only root can become another user, and this process was started as {}",
-                    user_name(geteuid())
-                ),
-            ));
-        }
+        self.check_reachable()?;
         let failed = |error| Complaint::new(format!("becoming {self}"), error);
         process::drop_bounding_set()?;
         setgroups(&self.supplementary).map_err(failed)?;

@@ -27,8 +27,11 @@ mod syscalls;
 
 pub use files::{Access, Grant, LandlockOutcome, directories_of};
 pub use identity::Identity;
-pub use ownership::{check_directory, check_kept_key, check_key, give_file, make_directory};
-pub use process::{harden, refuse_huge_pages};
+pub use ownership::{
+    Loose, check_directory, check_kept_key, check_key, check_make_directory, give_file,
+    make_directory,
+};
+pub use process::{harden, may_bind, refuse_huge_pages};
 
 use std::fmt;
 

@@ -2,6 +2,7 @@
 
 use super::identity::user_name;
 use super::{Complaint, Identity};
+use crate::io::file;
 use nix::unistd::Uid;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -16,21 +17,45 @@ const MORE_THAN_GROUP_READ: u32 = 0o037;
 /// Levels below the spool's directory at which owners are looked at: `segments/` and its files.
 const LEVELS_CHECKED: u32 = 2;
 
+/// What to do with an empty directory that others may enter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loose {
+    Close,
+    Leave,
+}
+
 /// Makes `path` and what is missing above it, durably, all of it `owner`'s and nobody else's.
 /// A directory that exists is left as it is.
 ///
 /// # Errors
 /// If it cannot be made or given away.
 pub fn make_directory(path: &Path, owner: &Identity) -> Result<(), Complaint> {
-    let missing: Vec<&Path> = path
-        .ancestors()
-        .take_while(|part| *part != Path::new("") && !part.exists())
-        .collect();
-    for directory in missing.into_iter().rev() {
-        make_one(directory, owner)
-            .map_err(|error| Complaint::new(format!("making {}", directory.display()), error))?;
+    for directory in missing(path).into_iter().rev() {
+        make_one(directory, owner).map_err(|error| not_made(directory, error))?;
     }
     Ok(())
+}
+
+/// Fails as [`make_directory`] would, and makes nothing.
+///
+/// # Errors
+/// If it could not be made.
+pub fn check_make_directory(path: &Path) -> Result<(), Complaint> {
+    let Some(first) = missing(path).pop() else {
+        return Ok(());
+    };
+    file::check_makeable_blocking(first).map_err(|error| not_made(first, error))
+}
+
+/// What is not there of a path, the deepest first.
+fn missing(path: &Path) -> Vec<&Path> {
+    path.ancestors()
+        .take_while(|part| *part != Path::new("") && !part.exists())
+        .collect()
+}
+
+fn not_made(directory: &Path, error: io::Error) -> Complaint {
+    Complaint::new(format!("making {}", directory.display()), error)
 }
 
 fn make_one(directory: &Path, owner: &Identity) -> io::Result<()> {
@@ -56,17 +81,25 @@ pub fn give_file(file: &File, owner: &Identity) -> io::Result<()> {
 
 /// A directory with secrets in it, and what is in it, is `owner`'s, and nobody else may enter it.
 /// One that does not exist is in order. One that is empty has given nothing away yet, and is closed
-/// to others here: so a directory may be made by hand or by a program that knows nothing of modes.
+/// to others by [`Loose::Close`]: so a directory may be made by hand or by a program that knows
+/// nothing of modes.
 ///
 /// # Errors
 /// [`Complaint`] with the command that puts it right.
-pub fn check_directory(what: &str, path: &Path, owner: &Identity) -> Result<(), Complaint> {
+pub fn check_directory(
+    what: &str,
+    path: &Path,
+    owner: &Identity,
+    if_empty: Loose,
+) -> Result<(), Complaint> {
     let Some(metadata) = look(what, path)? else {
         return Ok(());
     };
     let loose = metadata.mode() & GROUP_AND_OTHERS;
     check_owner(what, path, &metadata, owner)?;
-    if loose != 0 && is_empty(path) {
+    if loose != 0 && is_empty(path) && if_empty == Loose::Leave {
+        return Ok(());
+    } else if loose != 0 && is_empty(path) {
         let closed = fs::Permissions::from_mode(0o700);
         fs::set_permissions(path, closed)
             .map_err(|error| Complaint::new(format!("{what} {}", path.display()), error))?;
@@ -238,12 +271,12 @@ mod tests {
     fn loose_spools_are_refused_with_the_remedy() {
         let temp = tempfile::tempdir().unwrap();
         let (spool, owner) = (temp.path().join("a spool"), Identity::current());
-        check_directory("the spool", &spool, &owner).unwrap();
+        check_directory("the spool", &spool, &owner, Loose::Close).unwrap();
         make_directory(&spool.join("segments"), &owner).unwrap();
-        check_directory("the spool", &spool, &owner).unwrap();
+        check_directory("the spool", &spool, &owner, Loose::Close).unwrap();
         for mode in [0o750, 0o701, 0o720] {
             set_mode(&spool, mode);
-            let complaint = check_directory("the spool", &spool, &owner).unwrap_err();
+            let complaint = check_directory("the spool", &spool, &owner, Loose::Close).unwrap_err();
             let command = format!("chmod 700 '{}'", spool.display());
             assert!(complaint.to_string().ends_with(&command), "{complaint}");
         }
@@ -253,7 +286,7 @@ mod tests {
     fn empty_spool_that_was_made_by_hand_is_closed_to_others() {
         let temp = tempfile::tempdir().unwrap();
         set_mode(temp.path(), 0o755);
-        check_directory("the spool", temp.path(), &Identity::current()).unwrap();
+        check_directory("the spool", temp.path(), &Identity::current(), Loose::Close).unwrap();
         assert_eq!(fs::metadata(temp.path()).unwrap().mode() & 0o777, 0o700);
     }
 
@@ -292,12 +325,12 @@ mod tests {
             Identity::named("nobody", None).unwrap(),
         );
         make_directory(&spool, &other).unwrap();
-        check_directory("the spool", &spool, &other).unwrap();
-        let complaint = check_directory("the spool", &spool, &root).unwrap_err();
+        check_directory("the spool", &spool, &other, Loose::Close).unwrap();
+        let complaint = check_directory("the spool", &spool, &root, Loose::Close).unwrap_err();
         let command = format!("chown -R {root} {}", spool.display());
         assert!(complaint.to_string().ends_with(&command), "{complaint}");
         fs::write(spool.join("lock"), "").unwrap();
-        let complaint = check_directory("the spool", &spool, &other).unwrap_err();
+        let complaint = check_directory("the spool", &spool, &other, Loose::Close).unwrap_err();
         assert!(
             complaint.to_string().contains("/lock: it belongs to root"),
             "{complaint}"

@@ -10,6 +10,9 @@ use std::fs;
 /// What others may do with files that we make: nothing.
 const UMASK: Mode = Mode::from_bits_truncate(0o077);
 
+/// Where the kernel does not say.
+const UNPRIVILEGED_PORTS_FROM: u16 = 1024;
+
 /// For the first moment of the program: from now on its files are its own, and its memory, with
 /// keys and mail in it, does not land in a core file unless `core_dumps` says so.
 ///
@@ -31,6 +34,18 @@ pub fn harden(core_dumps: bool) -> Result<(), Complaint> {
 /// If the kernel refuses.
 pub fn refuse_huge_pages() -> Result<(), Complaint> {
     prctl::set_thp_disable(true).map_err(|error| Complaint::new("PR_SET_THP_DISABLE", error))
+}
+
+/// True if this process may listen on `port` now (`ip_unprivileged_port_start` in `ip(7)`). Port 0
+/// is the kernel's choice.
+pub fn may_bind(port: u16) -> bool {
+    let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(UNPRIVILEGED_PORTS_FROM);
+    port == 0
+        || port >= first_free
+        || caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_BIND_SERVICE).unwrap_or(true)
 }
 
 /// `PR_SET_DUMPABLE`: also keeps other processes of the same user from reading our memory, and

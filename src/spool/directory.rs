@@ -7,6 +7,7 @@
 //! segments/   the logs
 //! ```
 
+use crate::io::file::{check_enterable_blocking, check_writable_blocking, existing_part};
 use crate::spool::record::FORMAT_VERSION;
 use crate::spool::segment::{create_directory, sync_directory};
 use std::fmt;
@@ -78,7 +79,11 @@ impl Directory {
         let describe = |path: &Path| format!("spool {}", path.display());
         if create {
             create_all(path).map_err(io_error(describe(path)))?;
-        } else if !path.join(VERSION_NAME).exists() {
+        } else if !path
+            .join(VERSION_NAME)
+            .try_exists()
+            .map_err(io_error(describe(path)))?
+        {
             return Err(OpenError::Absent(path.to_owned()));
         }
         let lock = lock(path)?;
@@ -91,29 +96,43 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Fails as [`Directory::open`] would fail to make or use the spool at `path`, without taking
+    /// its lock or changing anything; where its segments are or would be. With `is_made_before`
+    /// whoever starts the relay makes what is missing.
+    pub fn check(path: &Path, is_made_before: bool) -> Result<PathBuf, OpenError> {
+        let segments = path.join(SEGMENTS_NAME);
+        let described = || format!("spool {}", path.display());
+        if !path.exists() {
+            let existing = existing_part(path);
+            match is_made_before {
+                true => check_enterable_blocking(existing),
+                false => check_writable_blocking(existing),
+            }
+            .map_err(io_error(described()))?;
+            return Ok(segments);
+        }
+        check_small_file(path, LOCK_NAME)?;
+        check_format(path)?;
+        last_run(path)?;
+        check_writable_blocking(path).map_err(io_error(path.join(RUN_NAME).display()))?;
+        Ok(segments)
+    }
+
     pub fn segments(&self) -> PathBuf {
         self.path.join(SEGMENTS_NAME)
     }
 
     fn check_version(&self) -> Result<(), OpenError> {
-        let path = self.path.join(VERSION_NAME);
-        match read_number(&path).map_err(io_error(path.display()))? {
-            None => write_number(&self.path, VERSION_NAME, FORMAT_VERSION)
-                .map_err(io_error(path.display())),
-            Some(version) if version > FORMAT_VERSION => Err(OpenError::Newer {
-                what: path,
-                version,
-            }),
+        match check_format(&self.path)? {
             Some(_) => Ok(()),
+            None => write_number(&self.path, VERSION_NAME, FORMAT_VERSION)
+                .map_err(io_error(self.path.join(VERSION_NAME).display())),
         }
     }
 
     /// The number of the last run as the file has it; zero before the first.
     pub fn last_run(&self) -> Result<u32, OpenError> {
-        let path = self.path.join(RUN_NAME);
-        Ok(read_number(&path)
-            .map_err(io_error(path.display()))?
-            .unwrap_or(0))
+        last_run(&self.path)
     }
 
     /// Begins a run, durably, before anything is written in its name.
@@ -121,6 +140,36 @@ impl Directory {
         write_number(&self.path, RUN_NAME, run)
             .map_err(io_error(self.path.join(RUN_NAME).display()))
     }
+}
+
+/// The format of the spool at `directory`, which we know; `None` if it has none yet.
+fn check_format(directory: &Path) -> Result<Option<u32>, OpenError> {
+    let path = directory.join(VERSION_NAME);
+    match read_number(&path).map_err(io_error(path.display()))? {
+        Some(version) if version > FORMAT_VERSION => Err(OpenError::Newer {
+            what: path,
+            version,
+        }),
+        known => Ok(known),
+    }
+}
+
+fn last_run(directory: &Path) -> Result<u32, OpenError> {
+    let path = directory.join(RUN_NAME);
+    let number = read_number(&path).map_err(io_error(path.display()))?;
+    Ok(number.unwrap_or(0))
+}
+
+/// Fails if the file is there and cannot be written, or is not there and cannot be made.
+fn check_small_file(directory: &Path, name: &str) -> Result<(), OpenError> {
+    let path = directory.join(name);
+    let opened = fs::OpenOptions::new().read(true).write(true).open(&path);
+    match opened {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => check_writable_blocking(directory),
+        Err(error) => Err(error),
+    }
+    .map_err(io_error(path.display()))
 }
 
 fn create_all(path: &Path) -> io::Result<()> {

@@ -47,7 +47,7 @@ pub use directory::OpenError;
 pub use driver::{Spool, Writer};
 pub use place::{BodyReader, Place, Receipt};
 pub use record::{Lap, SegmentId};
-pub use recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, open};
+pub use recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, check, open};
 pub use residence::{Movable, Residence};
 
 use crate::io::buffer::BLOCK_BYTES;
@@ -102,6 +102,8 @@ pub struct Settings {
     /// Bytes that all segments of all cores may take. `None`: what the file system has, less
     /// `keep_free_bytes`. Only outcomes of mail that was already accepted may exceed it.
     pub spool_bytes_max: Option<u64>,
+    /// The largest message that must have room beside others.
+    pub message_bytes_max: u64,
     /// Bytes that are left free on the file system. Only outcomes may use them.
     pub keep_free_bytes: u64,
     /// How long an outcome may wait for others before it is written; zero writes at once. A crash
@@ -116,6 +118,7 @@ impl Default for Settings {
         Settings {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             spool_bytes_max: None,
+            message_bytes_max: 0,
             keep_free_bytes: KEEP_FREE_BYTES_MAX,
             outcome_delay: Duration::from_millis(5),
             durability: None,
@@ -127,6 +130,19 @@ impl Settings {
     /// Segments per core below which nothing works: a current and a spare one for each log, and one to
     /// move on to.
     pub const SEGMENTS_PER_CORE_MIN: u64 = 5;
+
+    /// Largest messages that a spool of limited size must have room for.
+    const MESSAGES_MIN: u64 = 4;
+
+    /// The smallest `spool_bytes_max` that works for so many cores. A message lies in the segments
+    /// of one core.
+    pub fn spool_bytes_min(&self, cores: u16) -> u64 {
+        let of_a_message = self.message_bytes_max.div_ceil(self.segment_bytes).max(1);
+        let of_a_core = Self::SEGMENTS_PER_CORE_MIN + of_a_message - 1;
+        let segments = of_a_core.saturating_mul(u64::from(cores));
+        let of_messages = self.message_bytes_max.saturating_mul(Self::MESSAGES_MIN);
+        segments.saturating_mul(self.segment_bytes).max(of_messages)
+    }
 
     /// Names the setting that is wrong and what is allowed.
     pub fn check(&self, cores: u16) -> Result<(), OpenError> {
@@ -143,13 +159,14 @@ impl Settings {
                 self.segment_bytes
             ));
         }
-        let least = self.segment_bytes * Self::SEGMENTS_PER_CORE_MIN * u64::from(cores);
+        let least = self.spool_bytes_min(cores);
         if self.spool_bytes_max.is_some_and(|most| most < least) {
             return wrong(format!(
-                "the spool may take {} bytes; {cores} cores with segments of {} bytes need at \
-                 least {least}",
+                "the spool may take {} bytes; {cores} cores with segments of {} bytes and \
+                 messages of {} bytes need at least {least}",
                 self.spool_bytes_max.unwrap_or(0),
-                self.segment_bytes
+                self.segment_bytes,
+                self.message_bytes_max
             ));
         }
         Ok(())

@@ -108,6 +108,37 @@ pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, Open
     })
 }
 
+/// Fails as [`open`] would, short of taking the lock and reading the logs; changes nothing. With
+/// `is_made_before` whoever starts the relay makes the directory if it is missing.
+pub fn check(
+    path: &Path,
+    settings: &Settings,
+    cores: u16,
+    is_made_before: bool,
+) -> Result<(), OpenError> {
+    settings.check(cores)?;
+    let segments_path = Directory::check(path, is_made_before)?;
+    if is_made_before && !path.exists() {
+        return Ok(());
+    }
+    let failed = || io_error(segments_path.display());
+    let segments = Segments::check(
+        segments_path.clone(),
+        settings.segment_bytes,
+        settings.durability,
+    )
+    .map_err(failed())?;
+    if !segments_path.exists() {
+        return Ok(());
+    }
+    let (usable, _) = segments.list().map_err(failed())?;
+    for id in usable {
+        let opened = segments.open(id);
+        opened.map_err(io_error(segments_path.join(id.file_name()).display()))?;
+    }
+    Ok(())
+}
+
 pub(super) fn survey_files(segments: &Segments) -> Result<Survey, OpenError> {
     survey(&mut Files {
         segments,

@@ -5,7 +5,9 @@
 //! only grow; a retired file is used again as it is, because nothing in it has the next lap's nonce.
 
 use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
-use crate::io::file::{Durability, File, allocate_blocking, open_blocking};
+use crate::io::file::{
+    Durability, File, allocate_blocking, existing_part, open_blocking, open_unnamed_blocking,
+};
 use crate::spool::record::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs;
@@ -54,12 +56,25 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// `path` exists. Without a wish for the durability the disk is asked which one it can do.
+    /// `path` exists. The disk is asked which durability it can do.
+    ///
+    /// # Errors
+    /// Also if it cannot do what was wished for.
     pub fn new(path: PathBuf, segment_bytes: u64, wish: Option<Durability>) -> io::Result<Self> {
-        let durability = match wish {
-            Some(wish) => wish,
-            None => probe(&path)?,
-        };
+        let durability = durability_of(wish, || probe(&path))?;
+        Ok(Segments {
+            path,
+            durability,
+            segment_bytes,
+        })
+    }
+
+    /// As [`Segments::new`], and leaves no trace: of a disk that tells only by a file with a name
+    /// the best is believed. `path` need not exist.
+    pub fn check(path: PathBuf, segment_bytes: u64, wish: Option<Durability>) -> io::Result<Self> {
+        let durability = durability_of(wish, || {
+            Ok(probe_unnamed(existing_part(&path))?.unwrap_or(Durability::Direct))
+        })?;
         Ok(Segments {
             path,
             durability,
@@ -219,8 +234,52 @@ fn write_header(file: &File, header: &SegmentHeader) -> io::Result<()> {
     }
 }
 
+fn durability_of(
+    wish: Option<Durability>,
+    probe: impl FnOnce() -> io::Result<Durability>,
+) -> io::Result<Durability> {
+    match wish {
+        Some(Durability::Buffered) => Ok(Durability::Buffered),
+        Some(Durability::Direct) => match probe()? {
+            Durability::Direct => Ok(Durability::Direct),
+            Durability::Buffered => Err(io::Error::other(
+                "this file system has no direct writes (O_DIRECT), which --spool-durability direct \
+                 asks for; auto uses them where they are",
+            )),
+        },
+        None => probe(),
+    }
+}
+
 /// Writes one block as a commit would be written, to learn whether the file system lets us.
 fn probe(directory: &Path) -> io::Result<Durability> {
+    match probe_unnamed(directory)? {
+        Some(durability) => Ok(durability),
+        None => probe_named(directory),
+    }
+}
+
+/// `None` if that takes a file with a name.
+fn probe_unnamed(directory: &Path) -> io::Result<Option<Durability>> {
+    if open_unnamed_blocking(directory, Durability::Buffered)?.is_none() {
+        return Ok(None);
+    }
+    let written = open_unnamed_blocking(directory, Durability::Direct)
+        .and_then(|file| file.map(|file| write_and_read(&file)).transpose());
+    match written {
+        Ok(written) => Ok(written.map(|()| Durability::Direct)),
+        Err(error) if refuses_direct(&error) => Ok(Some(Durability::Buffered)),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_and_read(file: &fs::File) -> io::Result<()> {
+    let mut block = AlignedBuf::new(BLOCK_BYTES);
+    file.write_all_at(&block, 0)?;
+    file.read_exact_at(&mut block, 0)
+}
+
+fn probe_named(directory: &Path) -> io::Result<Durability> {
     let path = directory.join(PROBE_NAME);
     fs::OpenOptions::new()
         .write(true)
@@ -228,11 +287,8 @@ fn probe(directory: &Path) -> io::Result<Durability> {
         .truncate(true)
         .mode(0o600)
         .open(&path)?;
-    let direct = open_blocking(&path, true, Durability::Direct).and_then(|file| {
-        let mut block = AlignedBuf::new(BLOCK_BYTES);
-        file.write_all_at(&block, 0)?;
-        file.read_exact_at(&mut block, 0)
-    });
+    let direct =
+        open_blocking(&path, true, Durability::Direct).and_then(|file| write_and_read(&file));
     fs::remove_file(&path)?;
     match direct {
         Ok(()) => Ok(Durability::Direct),

@@ -25,6 +25,7 @@ use webpki::EndEntityCert;
 
 use super::client::parse_server_name;
 use super::der;
+use crate::io::file;
 use crate::time::WallTime;
 
 /// How long a certificate that we make is valid. Nobody renews it by hand.
@@ -285,12 +286,15 @@ pub fn load(certificate_path: &Path, key_path: &Path) -> Result<ServerKeys, Cert
 
 /// All certificates of a PEM file; at least one.
 pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    parse_chain(path, &read(path)?)
+}
+
+fn parse_chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let complain = |problem| CertificateError {
         path: path.to_owned(),
         problem,
     };
-    let pem = read(path)?;
-    let chain = CertificateDer::pem_slice_iter(&pem)
+    let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| complain(Problem::NotPem(error.to_string())))?;
     if chain.is_empty() {
@@ -300,8 +304,11 @@ pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Ce
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
-    let pem = read(path)?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| CertificateError {
+    parse_key(path, &read(path)?)
+}
+
+fn parse_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| CertificateError {
         path: path.to_owned(),
         problem: match error {
             rustls_pki_types::pem::Error::NoItemsFound => Problem::NoKey,
@@ -350,28 +357,83 @@ pub fn load_or_generate(
     now: WallTime,
 ) -> Result<(ServerKeys, Origin), CertificateError> {
     let certificate_path = directory.join(KEPT_CERTIFICATE);
-    let key_path = directory.join(KEPT_KEY);
-    let reason = match load(&certificate_path, &key_path) {
-        Ok(keys) => match reason_to_renew(&keys, hostname, now) {
-            None => return Ok((keys, Origin::Kept)),
-            Some(reason) => reason,
-        },
-        Err(error) if !certificate_path.exists() && !key_path.exists() => {
-            debug_assert!(matches!(error.problem, Problem::Io(_)));
-            "there was none".to_owned()
-        }
-        Err(error) => error.to_string(),
+    let key_path = kept_key(directory);
+    let reason = match load_kept(directory, hostname, now) {
+        Ok(keys) => return Ok((keys, Origin::Kept)),
+        Err(reason) => reason,
     };
-    let (certificate, key) = generate(hostname, now).map_err(|error| CertificateError {
-        path: certificate_path.clone(),
-        problem: Problem::Name(error.to_string()),
-    })?;
+    let (certificate, key) = generate_for(directory, hostname, now)?;
+    check_is_directory(directory)?;
     create_directory(directory).map_err(io_error(directory))?;
     write_durably(directory, KEPT_KEY, &key, 0o600).map_err(io_error(&key_path))?;
     write_durably(directory, KEPT_CERTIFICATE, &certificate, 0o644)
         .map_err(io_error(&certificate_path))?;
     let keys = load(&certificate_path, &key_path)?;
     Ok((keys, Origin::Generated(reason)))
+}
+
+/// As [`load_or_generate`], but what would be written is thrown away. With `is_made_before`
+/// whoever starts the relay makes the directory if it is missing.
+///
+/// # Errors
+/// As [`load_or_generate`] would fail.
+pub fn check_or_generate(
+    directory: &Path,
+    hostname: &str,
+    now: WallTime,
+    is_made_before: bool,
+) -> Result<ServerKeys, CertificateError> {
+    if let Ok(keys) = load_kept(directory, hostname, now) {
+        return Ok(keys);
+    }
+    let (certificate, key) = generate_for(directory, hostname, now)?;
+    check_is_directory(directory)?;
+    let key_path = kept_key(directory);
+    match (directory.exists(), is_made_before) {
+        (true, _) => file::check_writable_blocking(directory).map_err(io_error(&key_path)),
+        (false, true) => file::check_enterable_blocking(file::existing_part(directory))
+            .map_err(io_error(directory)),
+        (false, false) => file::check_makeable_blocking(directory).map_err(io_error(directory)),
+    }?;
+    let certificate_path = directory.join(KEPT_CERTIFICATE);
+    let chain = parse_chain(&certificate_path, certificate.as_bytes())?;
+    let key = parse_key(&key_path, key.as_bytes())?;
+    ServerKeys::new(chain, key, &certificate_path, &key_path)
+}
+
+/// What an earlier start has left, or why it is of no use.
+fn load_kept(directory: &Path, hostname: &str, now: WallTime) -> Result<ServerKeys, String> {
+    let certificate_path = directory.join(KEPT_CERTIFICATE);
+    let key_path = kept_key(directory);
+    match load(&certificate_path, &key_path) {
+        Ok(keys) => match reason_to_renew(&keys, hostname, now) {
+            None => Ok(keys),
+            Some(reason) => Err(reason),
+        },
+        Err(error) if !certificate_path.exists() && !key_path.exists() => {
+            debug_assert!(matches!(error.problem, Problem::Io(_)));
+            Err("there was none".to_owned())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn generate_for(
+    directory: &Path,
+    hostname: &str,
+    now: WallTime,
+) -> Result<(String, String), CertificateError> {
+    generate(hostname, now).map_err(|error| CertificateError {
+        path: directory.join(KEPT_CERTIFICATE),
+        problem: Problem::Name(error.to_string()),
+    })
+}
+
+fn check_is_directory(path: &Path) -> Result<(), CertificateError> {
+    match path.exists() && !path.is_dir() {
+        true => Err(io_error(path)(io::ErrorKind::NotADirectory.into())),
+        false => Ok(()),
+    }
 }
 
 fn reason_to_renew(keys: &ServerKeys, hostname: &str, now: WallTime) -> Option<String> {

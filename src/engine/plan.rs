@@ -1,0 +1,163 @@
+//! What a start needs from the host before it binds, makes or changes anything, and how much of the
+//! start there is to be.
+
+use super::placement::{CoreSpec, Topology, place};
+use super::{Context, StartError, ports};
+use crate::config::{
+    Bytes, Config, CoreConfig, RouteText, SpoolConfig, SpoolDurability, Validators,
+};
+use crate::io::file::{Durability, existing_part};
+use crate::io::{cpu, limits};
+use crate::remote::route::RouteTable;
+use crate::spool;
+use crate::tls::TrustAnchors;
+
+/// How far a start goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Intent {
+    /// The relay is to run.
+    Start,
+    /// `--check`: the same steps with the same errors, but no port is bound, the spool's lock is not
+    /// taken, and no file is made or changed.
+    Check,
+}
+
+/// What [`Config::from_args`] asks of the rooms above it.
+pub const VALIDATORS: Validators = Validators {
+    routes: judge_routes,
+    spool: judge_spool,
+};
+
+/// Files of a core besides connections: its ring, its bells, its logs and their segments.
+const DESCRIPTORS_PER_CORE: u64 = 16;
+/// Files of the process besides that.
+const DESCRIPTORS_OF_PROCESS: u64 = 24;
+
+/// Everything about the host that is known before the start leaves its first trace.
+pub struct Plan {
+    /// Files that may be open at a time.
+    pub descriptors: u64,
+    pub specs: Vec<CoreSpec>,
+    pub routes: RouteTable,
+    pub anchors: TrustAnchors,
+    /// What was wrong with some of them.
+    pub anchor_complaints: Vec<String>,
+    pub hints: Vec<String>,
+}
+
+impl Plan {
+    /// As whoever started us. With `shares_cpus` the scheduling of this process is left alone.
+    ///
+    /// # Errors
+    /// What keeps the relay from starting.
+    pub fn make(config: &Config, shares_cpus: bool) -> Result<Plan, StartError> {
+        let descriptors =
+            limits::raise_descriptors().context("raising the limit on descriptors")?;
+        let topology = Topology::of_this_host().context("finding the CPUs")?;
+        let specs = place(&config.cores, &topology).context("placing threads")?;
+        check_descriptors(config, &specs, descriptors)?;
+        // Whose threads are not tied shares its CPUs with others, which it may push off.
+        let is_patient = !shares_cpus && config.cores.pin;
+        let impatience = is_patient.then(cpu::wake_patiently).and_then(Result::err);
+        ports::check_sources(config)?;
+        let (anchors, anchor_complaints) =
+            TrustAnchors::load(config.tls.roots.as_deref()).context("trusted certificates")?;
+        let hints = impatience.map(|error| {
+            format!(
+                "the scheduling policy SCHED_BATCH was refused ({error}): mail costs a little \
+                 more CPU; whatever the relay runs in should allow the system call \
+                 sched_setscheduler"
+            )
+        });
+        Ok(Plan {
+            descriptors,
+            specs,
+            routes: route_table(&config.relay.routes, config.delivery.mx_port)
+                .map_err(|mut complaints| StartError(complaints.swap_remove(0)))?,
+            anchors,
+            anchor_complaints,
+            hints: hints.into_iter().collect(),
+        })
+    }
+}
+
+/// Too few descriptors for clients are a hint; too few for the relay itself are the end.
+fn check_descriptors(config: &Config, specs: &[CoreSpec], allowed: u64) -> Result<(), StartError> {
+    let listeners = config.listen.plain.len() + config.listen.implicit_tls.len();
+    let per_core = DESCRIPTORS_PER_CORE + listeners as u64;
+    let needed = DESCRIPTORS_OF_PROCESS + specs.len() as u64 * per_core;
+    match allowed < needed {
+        true => Err(StartError(format!(
+            "this process may open {allowed} files, and {} threads with {listeners} listeners need \
+             {needed} before the first connection: allow it more (LimitNOFILE=, ulimit -Hn)",
+            specs.len()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The table, or everything that is wrong with it.
+fn route_table(routes: &[RouteText], mx_port: u16) -> Result<RouteTable, Vec<String>> {
+    let mut table = RouteTable::new(mx_port);
+    let complaints: Vec<String> = routes
+        .iter()
+        .filter_map(|route| {
+            let error = table.add_entry(&route.text, &route.source).err()?;
+            Some(format!("{}: '{}': {}", route.source, route.text, error.why))
+        })
+        .collect();
+    match complaints.is_empty() {
+        true => Ok(table),
+        false => Err(complaints),
+    }
+}
+
+fn judge_routes(routes: &[RouteText]) -> Vec<String> {
+    // The port is a number by itself.
+    route_table(routes, 0).err().unwrap_or_default()
+}
+
+/// The part of the host that cannot be asked here is complained of at the start.
+fn judge_spool(config: &SpoolConfig, cores: &CoreConfig) -> Result<(), String> {
+    let Some(most) = config.bytes_max else {
+        return Ok(());
+    };
+    let specs = Topology::of_this_host().map(|topology| place(cores, &topology));
+    let Ok(Ok(specs)) = specs else {
+        return Ok(());
+    };
+    let least = spool_settings(config).spool_bytes_min(number_of(&specs));
+    match most < least {
+        true => Err(format!(
+            "--spool-size {}: at least {} for {} threads with this --segment-size and \
+             --max-message-size, or 0",
+            Bytes(most),
+            Bytes(least),
+            specs.len()
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The flags allow fewer threads than fit into 16 bits.
+pub fn number_of(specs: &[CoreSpec]) -> u16 {
+    u16::try_from(specs.len()).unwrap_or(u16::MAX)
+}
+
+/// How the spool is kept.
+pub fn spool_settings(config: &SpoolConfig) -> spool::Settings {
+    spool::Settings {
+        segment_bytes: config.segment_bytes,
+        spool_bytes_max: config.bytes_max,
+        message_bytes_max: config.message_bytes_max,
+        keep_free_bytes: config
+            .keep_free_bytes
+            .unwrap_or_else(|| spool::keep_free_bytes(existing_part(&config.dir))),
+        durability: match config.durability {
+            SpoolDurability::Auto => None,
+            SpoolDurability::Direct => Some(Durability::Direct),
+            SpoolDurability::Buffered => Some(Durability::Buffered),
+        },
+        ..spool::Settings::default()
+    }
+}
