@@ -326,3 +326,81 @@ fn every_limit_has_its_default_and_its_bounds() {
         refused(&[flag, beyond], &[], &[flag, beyond]);
     }
 }
+
+#[test]
+fn what_is_wrong_in_a_file_of_flags_is_named_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ringpost.flags");
+    let path_text = path.display().to_string();
+    for (text, line, complaint) in [
+        ("\n--max-hop 50\n", 2, "--max-hop"),
+        ("--no-pin\n# all\n--max-hops 5\n", 3, "from 10 to 1000"),
+        ("--max-hops\n", 1, "a value is required"),
+        ("--no-pin\nmax-hops 50\n", 2, "max-hops"),
+        ("--listen 127.0.0.1:0\n--listen :25\n", 2, "0.0.0.0:25"),
+        ("--tls-out dane\n", 1, "dane"),
+        (
+            "--route a.test=b\n--route c.test=192.0.2.1\n",
+            2,
+            "in brackets",
+        ),
+        (
+            "--retry-max 1h\n--retry-min 2h\n",
+            2,
+            "--retry-min 2h is more",
+        ),
+        ("--no-pin\n--banner 'ESMTP\n", 2, "a quote is opened"),
+        ("\n@other\n", 2, "other: No such file"),
+        ("--routes-file /nonexistent/routes\n", 1, "No such file"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let place = format!("{path_text}:{line}");
+        refused(&[&format!("@{path_text}")], &[], &[&place, complaint]);
+    }
+    fs::write(&path, "--max-hops 50\n").unwrap();
+    let file = format!("@{path_text}");
+    let words = ["--check", &*file, "--max-hops", "5"];
+    let text = stderr(&ringpost(&words, &[]));
+    assert!(
+        !text.contains(&path_text),
+        "the command line is at fault: {text}"
+    );
+    let variable = [("RINGPOST_MAX_ERRORS", "0")];
+    refused(&[&file], &variable, &["RINGPOST_MAX_ERRORS: error:"]);
+}
+
+#[test]
+fn spool_commands_find_the_spool_by_the_relays_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    let (flags, spool) = (dir.path().join("flags"), dir.path().join("mail"));
+    let text = format!("--listen 127.0.0.1:0\n--spool {}\n", spool.display());
+    fs::write(&flags, text).unwrap();
+    let absent = format!("there is no spool at {}", spool.display());
+    let (file, spool) = (format!("@{}", flags.display()), spool.display().to_string());
+    for words in [
+        &["spool", "list", &*file][..],
+        &["spool", "verify", &*file],
+        &["spool", &*file, "list"],
+        &[&*file, "spool", "list"],
+        &["spool", "list", &*spool],
+        &["spool", "list", "--spool", &*spool],
+        &["--spool", &*spool, "spool", "verify"],
+        &[&*file, "spool", "list", &*spool],
+    ] {
+        let output = ringpost(words, &[]);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{words:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(&absent),
+            "{words:?}: {}",
+            stderr(&output)
+        );
+    }
+    let variables = [("RINGPOST_SPOOL", &*spool)];
+    let output = ringpost(&["spool", "list"], &variables);
+    assert!(stderr(&output).contains(&absent), "{}", stderr(&output));
+}

@@ -652,3 +652,55 @@ fn service_manager_hears_of_ready_reload_watchdog_and_stop() {
     assert!(relay.wait().success());
     assert_eq!(relay.events("stop")[0]["how"], "drained");
 }
+
+#[test]
+fn a_disk_that_refuses_is_not_called_full() {
+    let Some(home) = home_for_others() else {
+        return;
+    };
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        command if command.starts_with("RCPT TO:") => Answer::Say("450 4.2.0 Later"),
+        _ => Answer::Usual,
+    });
+    let relay = relay_as_nobody(&home, &hop, &["--in-memory-size", "0"]);
+    let segments = home.path("spool/segments");
+    let owner = fs::metadata(&segments).unwrap().uid();
+    std::os::unix::fs::chown(&segments, Some(0), None).unwrap();
+    set_mode(&segments, 0o755);
+
+    let content = format!(
+        "Subject: large\r\n\r\n{}.",
+        "0123456789abcdef\r\n".repeat(50_000)
+    );
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    let mut refused = false;
+    // What was prepared is used up first.
+    for _ in 0..64 {
+        let (mail, to) = (format!("MAIL FROM:<{FROM}>"), format!("RCPT TO:<{TO}>"));
+        let mut lines = [&*mail, &*to, "DATA", &*content].into_iter();
+        let refusal = lines.find_map(|line| {
+            let reply = client.command(line);
+            (reply.code >= 400).then_some(reply.text)
+        });
+        if let Some(refusal) = refusal {
+            assert!(refusal.starts_with("451 4.3.0"), "{refusal:?}");
+            refused = true;
+            break;
+        }
+    }
+    assert!(refused, "{}", relay.log_text());
+    relay.wait_for("spool-disk-fails", |event| {
+        event["error"].as_str().unwrap().contains("denied")
+    });
+    assert!(
+        relay.events("spool-full").is_empty(),
+        "{}",
+        relay.log_text()
+    );
+
+    std::os::unix::fs::chown(&segments, Some(owner), None).unwrap();
+    set_mode(&segments, 0o700);
+    relay.wait_for("spool-disk-works", |_| true);
+    relay.kill();
+}

@@ -4,14 +4,24 @@
 //! rest of the line, so spaces need no quotes; quotes around the whole value are taken off, so
 //! that a line copied from a shell works. `#` at the start of a line or after a space begins a
 //! comment. A line `@OTHER` includes another file; relative names start from the including file.
+//!
+//! Flags of files belong to the relay: beside `spool list` they stand before it, wherever the file
+//! was named.
 
 use argfile::{Argument, PREFIX};
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Files may include files this deep: enough for any order, and an end to a circle.
 const DEPTH_MAX: usize = 8;
+
+/// Begins a file that some editors write.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// The command and what it can do: what comes behind is for it, except files.
+const ACTION: (&str, [&str; 2]) = ("spool", ["list", "verify"]);
 
 /// The command line with its files of flags written out.
 #[derive(Default)]
@@ -19,56 +29,161 @@ pub struct Expanded {
     pub arguments: Vec<OsString>,
     /// Which file gave a flag, by the flag's name without the dashes; the last giver counts.
     pub given_in: HashMap<String, PathBuf>,
+    /// Every line of a file that gave a flag, in order.
+    pub lines: Vec<Line>,
+    /// The action and its arguments, which stand at the end.
+    action: Vec<OsString>,
+}
+
+/// A line of a file of flags.
+pub struct Line {
+    pub place: Place,
+    /// One or two.
+    pub arguments: Vec<String>,
+}
+
+impl Line {
+    /// The flag's name without the dashes, if the line begins with a flag.
+    pub fn flag(&self) -> Option<&str> {
+        flag_name(self.arguments.first()?)
+    }
+
+    pub fn value(&self) -> Option<&str> {
+        let first = self.arguments.first()?;
+        let behind = first.split_once('=').map(|(_, value)| value);
+        self.arguments.get(1).map(String::as_str).or(behind)
+    }
+}
+
+/// Where something stands: `FILE:LINE`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub path: PathBuf,
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
 }
 
 /// Writes out every `@FILE`. The first argument is the program's name and stays.
+///
+/// # Errors
+/// Which file cannot be read, or which line not understood.
 pub fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Expanded, String> {
     let mut expanded = Expanded::default();
     let mut arguments = arguments.into_iter();
     expanded.arguments.extend(arguments.next());
-    for argument in arguments {
+    let arguments: Vec<OsString> = arguments.collect();
+    let action = action_at(&arguments);
+    for (at, argument) in arguments.into_iter().enumerate() {
         match Argument::parse(argument, PREFIX) {
+            Argument::PassThrough(argument) if action == Some(at) => {
+                expanded.action.push(argument);
+            }
             Argument::PassThrough(argument) => expanded.take_own(argument),
-            Argument::Path(path) => expanded.include(&path, DEPTH_MAX)?,
+            Argument::Path(path) => expanded.include(&path, "", DEPTH_MAX)?,
         }
     }
+    expanded.arguments.append(&mut expanded.action);
     Ok(expanded)
 }
 
+/// Where the action begins: its word, with one of its own behind it, files aside.
+fn action_at(arguments: &[OsString]) -> Option<usize> {
+    let (word, verbs) = ACTION;
+    let is_file = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"@");
+    arguments.iter().enumerate().position(|(at, argument)| {
+        let mut behind = arguments[at + 1..].iter().filter(|other| !is_file(other));
+        let next = behind.next();
+        argument == word && next.is_some_and(|next| verbs.iter().any(|verb| next == verb))
+    })
+}
+
 impl Expanded {
-    fn include(&mut self, path: &Path, depth_left: usize) -> Result<(), String> {
+    /// `from` says where the file is named, with a colon behind it; empty: on the command line.
+    fn include(&mut self, path: &Path, from: &str, depth_left: usize) -> Result<(), String> {
         let shown = path.display();
         if depth_left == 0 {
             return Err(format!(
-                "@{shown}: files of flags include each other more than {DEPTH_MAX} deep"
+                "{from}@{shown}: files of flags include each other more than {DEPTH_MAX} deep"
             ));
         }
-        let text = std::fs::read_to_string(path).map_err(|error| format!("@{shown}: {error}"))?;
-        for line in text.lines() {
-            match arguments_of(line).as_slice() {
+        let bytes = std::fs::read(path).map_err(|error| format!("{from}@{shown}: {error}"))?;
+        for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            let place = Place {
+                path: path.to_owned(),
+                line: index + 1,
+            };
+            let line = std::str::from_utf8(line)
+                .map_err(|_| format!("{place}: this line is no text in UTF-8"))?;
+            let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+            let parts = arguments_of(line).map_err(|complaint| format!("{place}: {complaint}"))?;
+            match parts.as_slice() {
+                [] => {}
                 [only] if only.starts_with(PREFIX) => {
                     let other = path.with_file_name(&only[PREFIX.len_utf8()..]);
-                    self.include(&other, depth_left - 1)?;
+                    self.include(&other, &format!("{place}: "), depth_left - 1)?;
                 }
-                parts => self.take(parts, path),
+                parts => self.take(parts, place),
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, parts: &[&str], path: &Path) {
+    fn take(&mut self, parts: &[&str], place: Place) {
         if let Some(name) = parts.first().and_then(|part| flag_name(part)) {
-            self.given_in.insert(name.to_owned(), path.to_owned());
+            self.given_in.insert(name.to_owned(), place.path.clone());
         }
         self.arguments.extend(parts.iter().map(OsString::from));
+        let arguments = parts.iter().map(|part| (*part).to_owned()).collect();
+        self.lines.push(Line { place, arguments });
     }
 
     fn take_own(&mut self, argument: OsString) {
         if let Some(name) = argument.to_str().and_then(flag_name) {
             self.given_in.remove(name);
         }
-        self.arguments.push(argument);
+        match self.action.is_empty() {
+            true => self.arguments.push(argument),
+            false => self.action.push(argument),
+        }
     }
+
+    /// A complaint that names flags, with the lines of files that gave them behind it: those with
+    /// the value that is complained of, if it is named.
+    pub fn with_places(&self, complaint: String) -> String {
+        let named: Vec<&Line> = self
+            .lines
+            .iter()
+            .filter(|line| line.flag().is_some_and(|flag| names(&complaint, flag)))
+            .collect();
+        let with_value: Vec<&Line> = named
+            .iter()
+            .filter(|line| line.value().is_some_and(|value| complaint.contains(value)))
+            .copied()
+            .collect();
+        let lines = match with_value.is_empty() {
+            true => named,
+            false => with_value,
+        };
+        let places: Vec<String> = lines.iter().map(|line| line.place.to_string()).collect();
+        match places.is_empty() {
+            true => complaint,
+            false => format!("{complaint} ({})", places.join(", ")),
+        }
+    }
+}
+
+/// True if the flag stands in the text, and not as the beginning of another one.
+fn names(text: &str, flag: &str) -> bool {
+    let flag = format!("--{flag}");
+    text.match_indices(&flag).any(|(at, _)| {
+        let next = text[at + flag.len()..].chars().next();
+        next.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '-')
+    })
 }
 
 fn flag_name(argument: &str) -> Option<&str> {
@@ -77,32 +192,35 @@ fn flag_name(argument: &str) -> Option<&str> {
 }
 
 /// The one or two arguments on a line; none if it is empty or a comment.
-fn arguments_of(line: &str) -> Vec<&str> {
-    let line = without_comment(line).trim();
+fn arguments_of(line: &str) -> Result<Vec<&str>, &'static str> {
+    let line = without_comment(line)?.trim();
     if line.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let name_end = line.find(char::is_whitespace).unwrap_or(line.len());
     let (name, value) = line.split_at(name_end);
-    match value.trim() {
+    Ok(match value.trim() {
         "" => vec![name],
         value => vec![name, without_quotes(value)],
-    }
+    })
 }
 
-fn without_comment(line: &str) -> &str {
+fn without_comment(line: &str) -> Result<&str, &'static str> {
     let mut quote = None;
     let mut after_space = true;
     for (position, c) in line.char_indices() {
         match (quote, c) {
-            (None, '#') if after_space => return &line[..position],
+            (None, '#') if after_space => return Ok(&line[..position]),
             (None, '"' | '\'') if after_space => quote = Some(c),
             (Some(open), c) if c == open => quote = None,
             _ => {}
         }
         after_space = c.is_whitespace();
     }
-    line
+    match quote {
+        None => Ok(line),
+        Some(_) => Err("a quote is opened and not closed"),
+    }
 }
 
 fn without_quotes(value: &str) -> &str {
@@ -116,6 +234,10 @@ fn without_quotes(value: &str) -> &str {
 mod tests {
     use super::*;
     use std::fs;
+
+    fn arguments_of(line: &str) -> Vec<&str> {
+        super::arguments_of(line).unwrap()
+    }
 
     #[test]
     fn lines_of_a_file() {
@@ -176,5 +298,65 @@ mod tests {
     fn a_missing_file_is_named() {
         let refusal = expand_words(&["ringpost", "@/nonexistent/flags"]).err();
         assert!(refusal.unwrap().starts_with("@/nonexistent/flags: "));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flags");
+        let complaint = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let words = ["ringpost", &format!("@{}", path.display())];
+            expand_words(&words).err().unwrap()
+        };
+        let third = |text: &str| text.starts_with(&format!("{}:3: ", path.display()));
+        assert!(third(&complaint(b"\n# ours\n--banner \"ESMTP\n")));
+        assert!(third(&complaint(b"--no-pin\r\n\r\n--banner \xe4\r\n")));
+        let missing = complaint(b"\n\n@other\n");
+        assert!(third(&missing), "{missing}");
+        assert!(missing.contains("other: No such file"), "{missing}");
+    }
+
+    #[test]
+    fn what_an_editor_writes_before_the_first_line_is_no_flag() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flags");
+        fs::write(&path, "\u{feff}--no-pin\r\n--max-hops 50\r\n").unwrap();
+        let expanded = expand_words(&["ringpost", &format!("@{}", path.display())]).unwrap();
+        let expected = ["ringpost", "--no-pin", "--max-hops", "50"];
+        assert_eq!(expanded.arguments, expected);
+    }
+
+    #[test]
+    fn a_complaint_is_followed_by_the_lines_that_gave_its_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flags");
+        let text = "--route a.test=b\n--route c.test=d\n--retry-min 2h\n--retry-min-x 1\n";
+        fs::write(&path, text).unwrap();
+        let expanded = expand_words(&["ringpost", &format!("@{}", path.display())]).unwrap();
+        let placed = |complaint: &str| expanded.with_places(complaint.to_owned());
+        let of = |lines: &[u32]| {
+            let places = lines
+                .iter()
+                .map(|line| format!("{}:{line}", path.display()));
+            format!(" ({})", places.collect::<Vec<_>>().join(", "))
+        };
+        assert!(placed("--route: 'c.test=d': no").ends_with(&of(&[2])));
+        assert!(placed("--route: no").ends_with(&of(&[1, 2])));
+        assert!(placed("--retry-min 2h is more than --retry-max 1h").ends_with(&of(&[3])));
+        assert_eq!(placed("--max-hops: no"), "--max-hops: no");
+    }
+
+    #[test]
+    fn a_file_named_behind_an_action_stands_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flags");
+        fs::write(&path, "--spool /a\n").unwrap();
+        let file = format!("@{}", path.display());
+        let expanded = expand_words(&["ringpost", "spool", "list", &file]).unwrap();
+        assert_eq!(
+            expanded.arguments,
+            ["ringpost", "--spool", "/a", "spool", "list"]
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! From flags to settings: defaults that depend on the host, files, and contradictions.
 
 use super::flags::{Flags, Limits, Relaying, Tls, variable_of};
+use super::surroundings::SERVICE_STATE_DIR;
 use super::units::Bytes;
 use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, KnownRecipient, TlsLevel};
 use super::{
@@ -21,9 +22,6 @@ const LINE_BYTES_LEAST: u64 = 1000;
 
 /// A segment holds at least this many chunks, so that commits fill it well.
 const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
-
-/// Where a service of its own user keeps its state, unless systemd says otherwise.
-const SERVICE_STATE_DIR: &str = "/var/lib/ringpost";
 
 /// All settings, or everything that is wrong with them.
 pub fn config(
@@ -88,6 +86,27 @@ pub fn spool_dir(flags: &Flags, surroundings: &Surroundings) -> Result<PathBuf, 
     let flag = flags.spool.spool.clone();
     flag.or_else(|| Some(state_dir(flags, surroundings)?.join("spool")))
         .ok_or_else(|| no_state_dir("--spool"))
+}
+
+/// The spool of `ringpost spool list` if none is named: that of a relay with these flags, or of the
+/// service on this host.
+pub fn spool_to_look_into(flags: &Flags, surroundings: &Surroundings) -> Result<PathBuf, String> {
+    let own = spool_dir(flags, surroundings);
+    if flags.spool.spool.is_some()
+        || !surroundings.state_is_at_home
+        || !surroundings.has_service_state
+    {
+        return own;
+    }
+    let of_service = Path::new(SERVICE_STATE_DIR).join("spool");
+    match own {
+        Ok(own) if own != of_service && surroundings.has_own_spool => Err(format!(
+            "there are two spools on this host: name {} or {}",
+            own.display(),
+            of_service.display()
+        )),
+        _ => Ok(of_service),
+    }
 }
 
 /// Another user's home, such as root's, is not to be entered by `--user`.
@@ -590,12 +609,46 @@ fn unknown_variables() -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use super::without_comment;
+    use super::*;
+    use clap::FromArgMatches;
 
     #[test]
     fn comments_begin_with_a_word() {
         assert_eq!(without_comment("# all"), "");
         assert_eq!(without_comment("a.test [::1] # inside"), "a.test [::1] ");
         assert_eq!(without_comment("user#tag@a.test"), "user#tag@a.test");
+    }
+
+    fn looked_into(words: &[&str], surroundings: &Surroundings) -> Result<PathBuf, String> {
+        let words = ["ringpost"].iter().chain(words);
+        let matches = Flags::command().get_matches_from(words);
+        spool_to_look_into(&Flags::from_arg_matches(&matches).unwrap(), surroundings)
+    }
+
+    #[test]
+    fn the_spool_of_the_hosts_service_is_found_without_being_named() {
+        let host = |own: bool, service: bool| Surroundings {
+            state_dir: Some("/home/a/state".into()),
+            state_is_at_home: true,
+            has_own_spool: own,
+            has_service_state: service,
+            ..Surroundings::default()
+        };
+        let (own, service) = ("/home/a/state/spool", "/var/lib/ringpost/spool");
+        let found = |host: &Surroundings| looked_into(&[], host);
+        assert_eq!(found(&host(false, true)), Ok(service.into()));
+        assert_eq!(found(&host(true, false)), Ok(own.into()));
+        assert_eq!(found(&host(false, false)), Ok(own.into()));
+        let both = found(&host(true, true)).unwrap_err();
+        assert!(both.contains(own) && both.contains(service), "{both}");
+        let named = looked_into(&["--spool", "/a"], &host(true, true));
+        assert_eq!(named, Ok("/a".into()));
+        let user = looked_into(&["--user", "mail"], &host(true, true));
+        assert_eq!(user, Ok(service.into()));
+        let by_systemd = Surroundings {
+            state_is_at_home: false,
+            ..host(true, true)
+        };
+        assert_eq!(found(&by_systemd), Ok(own.into()));
     }
 }

@@ -26,8 +26,10 @@ this host, and finds the next hop by MX.";
 const USAGE: &str = "\
 ringpost [FLAGS] [@FILE]     run the relay until Ctrl-C or SIGTERM
        ringpost --check [FLAGS]     judge flags and host, show what they come to
-       ringpost spool list [DIR]    show what waits in a stopped relay's spool
-       ringpost spool verify [DIR]  check every record of that spool";
+       ringpost spool list [DIR|@FILE]
+                                    show what waits in a stopped relay's spool
+       ringpost spool verify [DIR|@FILE]
+                                    check every record of that spool";
 
 const EPILOGUE: &str = "\
 Values:
@@ -236,7 +238,7 @@ pub struct Relaying {
 pub struct Spool {
     /// Where accepted mail is kept until it is delivered [default: spool in $STATE_DIRECTORY,
     /// with --user /var/lib/ringpost, else $XDG_STATE_HOME/ringpost or ~/.local/state/ringpost]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub spool: Option<PathBuf>,
 
     /// The most disk the spool may take; 0: what the file system has
@@ -596,6 +598,11 @@ pub fn command() -> Command {
         }
         arg.env(variable).hide_env(true)
     })
+}
+
+/// The command as it is without any environment.
+pub fn command_without_variables() -> Command {
+    Flags::command()
 }
 
 /// The environment variable of a flag, given its name without the dashes.

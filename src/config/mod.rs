@@ -11,6 +11,7 @@ mod build;
 mod flags;
 pub mod relay;
 mod report;
+mod source;
 mod surroundings;
 mod units;
 mod values;
@@ -258,6 +259,8 @@ pub struct Validators {
 #[derive(Debug)]
 pub enum Exit {
     Clap(clap::Error),
+    /// The same, with the line of a file or the variable that is at fault.
+    Placed(String, clap::Error),
     /// One or more complaints, each naming its flag.
     Refused(Vec<String>),
 }
@@ -266,6 +269,11 @@ impl Exit {
     /// Prints to where it belongs; returns the exit code, 0 for help and version, 2 for errors.
     pub fn print(&self) -> u8 {
         match self {
+            Exit::Placed(place, error) => {
+                eprint!("{place}: ");
+                let _ = error.print();
+                u8::try_from(error.exit_code()).unwrap_or(2)
+            }
             Exit::Clap(error) => {
                 // Nothing can be done about a closed terminal.
                 let _ = error.print();
@@ -304,19 +312,29 @@ impl Config {
         let refused = |complaint| Exit::Refused(vec![complaint]);
         let expanded = argument_file::expand(arguments).map_err(refused)?;
         let matches = flags::command()
-            .try_get_matches_from(expanded.arguments)
-            .map_err(Exit::Clap)?;
+            .try_get_matches_from(&expanded.arguments)
+            .map_err(|error| match source::of(&error, &expanded) {
+                Some(place) => Exit::Placed(place, error),
+                None => Exit::Clap(error),
+            })?;
         let mut flags = Flags::from_arg_matches(&matches).map_err(Exit::Clap)?;
 
         if let Some(Action::Spool(action)) = flags.action.take() {
-            let dir = build::spool_dir(&flags, surroundings).map_err(refused)?;
+            let (SpoolAction::List { dir } | SpoolAction::Verify { dir }) = &action;
+            let dir = match dir {
+                Some(named) => named.clone(),
+                None => build::spool_to_look_into(&flags, surroundings).map_err(refused)?,
+            };
             return Ok(match action {
-                SpoolAction::List { dir: named } => Command::SpoolList(named.unwrap_or(dir)),
-                SpoolAction::Verify { dir: named } => Command::SpoolVerify(named.unwrap_or(dir)),
+                SpoolAction::List { .. } => Command::SpoolList(dir),
+                SpoolAction::Verify { .. } => Command::SpoolVerify(dir),
             });
         }
         let check = flags.general.check;
-        let config = build::config(flags, validators, surroundings).map_err(Exit::Refused)?;
+        let config = build::config(flags, validators, surroundings).map_err(|complaints| {
+            let placed = complaints.into_iter();
+            Exit::Refused(placed.map(|text| expanded.with_places(text)).collect())
+        })?;
         let config = Box::new(config);
         if !check {
             return Ok(Command::Run(config));

@@ -6,6 +6,9 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
+/// Where a service of its own user keeps its state, unless systemd says otherwise.
+pub const SERVICE_STATE_DIR: &str = "/var/lib/ringpost";
+
 /// Read once at start, so that everything after it is a function of plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
@@ -15,6 +18,10 @@ pub struct Surroundings {
     pub state_dir: Option<PathBuf>,
     /// True if that is somewhere in a home directory, which is no place for a service's state.
     pub state_is_at_home: bool,
+    /// There is a spool in that state directory.
+    pub has_own_spool: bool,
+    /// A service on this host keeps, or has kept, its state where services do.
+    pub has_service_state: bool,
     /// The most descriptors this process may open; `None` if unknown or unlimited.
     pub open_files_max: Option<u64>,
 }
@@ -23,16 +30,22 @@ impl Surroundings {
     pub fn of_this_host() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let systemd = env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+        let state_dir = state_dir(
+            systemd.clone(),
+            env::var_os("XDG_STATE_HOME").map(PathBuf::from),
+            env::home_dir(),
+        );
         Surroundings {
+            has_own_spool: state_dir
+                .as_ref()
+                .is_some_and(|dir| dir.join("spool").exists()),
+            // A link into a directory that we may not enter counts.
+            has_service_state: fs::symlink_metadata(SERVICE_STATE_DIR).is_ok(),
             host_name: qualified(
                 read("/proc/sys/kernel/hostname").trim(),
                 &read("/etc/hosts"),
             ),
-            state_dir: state_dir(
-                systemd.clone(),
-                env::var_os("XDG_STATE_HOME").map(PathBuf::from),
-                env::home_dir(),
-            ),
+            state_dir,
             state_is_at_home: systemd.is_none(),
             open_files_max: open_files_max(&read("/proc/self/limits")),
         }

@@ -167,6 +167,14 @@ fn log_note(log: &Log, note: &Note) {
         Note::SpaceAgain => {
             log.line(LogLevel::Info, event::SPOOL_HAS_ROOM, now);
         }
+        Note::DiskFails { error } => {
+            log.line(LogLevel::Error, event::SPOOL_DISK_FAILS, now)
+                .field("error", error)
+                .field("effect", "new mail gets 451 until the disk takes it again");
+        }
+        Note::DiskWorks => {
+            log.line(LogLevel::Info, event::SPOOL_DISK_WORKS, now);
+        }
     }
 }
 

@@ -674,7 +674,13 @@ fn print(result: Result<(String, u8), spool::OpenError>) -> ExitCode {
             ExitCode::from(code)
         }
         Err(error) => {
-            eprintln!("ringpost: {error}");
+            let advice = match error {
+                spool::OpenError::Absent(_) => {
+                    "; name its directory, or the flags of its relay: @/etc/ringpost/flags"
+                }
+                _ => "",
+            };
+            eprintln!("ringpost: {error}{advice}");
             ExitCode::FAILURE
         }
     }

@@ -114,6 +114,8 @@ events! {
     CONTENT_UNREADABLE = "content-unreadable" ["id", "error", "effect"];
     SPOOL_FULL = "spool-full" ["error", "effect"];
     SPOOL_HAS_ROOM = "spool-has-room" [];
+    SPOOL_DISK_FAILS = "spool-disk-fails" ["error", "effect"];
+    SPOOL_DISK_WORKS = "spool-disk-works" [];
     SPOOL_SEGMENT_FAILED = "spool-segment-failed" ["segment", "error"];
     SPOOL_MESSAGE_DAMAGED = "spool-message-damaged" ["id", "segment", "error"];
     ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy"];

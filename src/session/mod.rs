@@ -20,7 +20,7 @@ use crate::smtp::refusal::Refusal;
 use crate::smtp::server::{
     PeerInfo, Phase, Policy, RejectedAt, Rejection, Server, Settings, Spending, Step,
 };
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolError};
 use crate::time::Now;
 use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
@@ -167,8 +167,14 @@ impl Policy for Context {
             return Err(OUT_OF_MEMORY);
         }
         let admitted = self.spool.admit(declared_bytes);
-        if admitted.is_err() != self.refuses.replace(admitted.is_err()) {
-            self.log_room(admitted.is_ok());
+        // Of a disk that fails the spool itself tells.
+        let is_full = match admitted {
+            Ok(()) => false,
+            Err(SpoolError::Full) => true,
+            Err(_) => self.refuses.get(),
+        };
+        if is_full != self.refuses.replace(is_full) {
+            self.log_room(!is_full);
         }
         admitted.map_err(|error| error.refusal())
     }

@@ -251,17 +251,18 @@ impl Shared {
                 .machine
                 .borrow_mut()
                 .fail_waiting(&mut releases);
-            self.release_messages(releases, SpoolError::Full);
+            let error = self.pool.borrow().shortage();
+            self.release_messages(releases, error);
         }
         self.messages.room.notify_one();
     }
 
-    /// Mail is refused for want of space. Whatever can make space is set going: the keeper may have all
-    /// the segments that it wants, and would do nothing, while these are less room than the mail needs.
-    fn full(self: &Rc<Self>) -> SpoolError {
+    /// Why mail is refused. Whatever can make space is set going: the keeper may have all the segments
+    /// that it wants, and would do nothing, while these are less room than the mail needs.
+    fn refusal(self: &Rc<Self>) -> SpoolError {
         self.leave_for_space();
         self.mover.notify_one();
-        SpoolError::Full
+        self.pool.borrow().shortage()
     }
 
     /// Else a segment would stay the one at work for ever whose mail is long gone, but which has too
@@ -847,7 +848,7 @@ impl Spool {
 
     async fn put(&self, record: &Record<'_>, ticket: MessageTicket) -> Result<(), SpoolError> {
         if !self.shared.has_room_for_mail(record.bytes() as u64) {
-            return Err(self.shared.full());
+            return Err(self.shared.refusal());
         }
         self.put_move(record, ticket).await
     }
@@ -939,7 +940,7 @@ impl Spool {
             .saturating_add(COMMIT_BYTES_MAX as u64 / 16);
         match outcomes_have_reserve && self.shared.has_room_for_mail(wanted) {
             true => Ok(()),
-            false => Err(self.shared.full()),
+            false => Err(self.shared.refusal()),
         }
     }
 

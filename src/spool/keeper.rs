@@ -9,7 +9,7 @@ use crate::spool::driver::Shared;
 use crate::spool::place::SegmentFile;
 use crate::spool::record::{Lap, SegmentId, Usage};
 use crate::spool::segment::{FreeSegment, PreparedSegment, Purpose, Segments};
-use crate::spool::{Note, Settings};
+use crate::spool::{Note, Settings, SpoolError};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -24,6 +24,33 @@ const MESSAGE_SPARES: usize = 2;
 
 /// Segments that messages leave for outcomes when space is bounded.
 const OUTCOME_RESERVE: u64 = 1;
+
+/// Why there is no segment to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lack {
+    Space,
+    /// The disk, or whoever guards it, refuses.
+    Disk,
+}
+
+impl Lack {
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Lack::Space,
+            _ => Lack::Disk,
+        }
+    }
+
+    /// What a sender is told.
+    fn error(self) -> SpoolError {
+        match self {
+            Lack::Space => SpoolError::Full,
+            Lack::Disk => SpoolError::WriteFailed,
+        }
+    }
+}
 
 /// Where the next segment comes from.
 #[derive(Debug)]
@@ -40,8 +67,8 @@ pub(super) struct Pool {
     creatable: u64,
     next_number: u32,
     next_log_sequence: u64,
-    /// The last attempt to make or begin a segment failed.
-    failing: bool,
+    /// Why the last attempt to make or begin a segment failed, if it did.
+    failing: Option<Lack>,
     /// A segment for messages is being prepared.
     coming: bool,
     retired: u64,
@@ -66,7 +93,7 @@ impl Pool {
             creatable: 0,
             next_number,
             next_log_sequence: 0,
-            failing: false,
+            failing: None,
             coming: false,
             retired: 0,
         }
@@ -80,10 +107,15 @@ impl Pool {
     /// Segments that messages may still get, as far as we know.
     pub fn available(&self) -> u64 {
         let untried = match self.failing {
-            true => self.free.len() as u64,
-            false => self.free.len() as u64 + self.creatable,
+            Some(_) => self.free.len() as u64,
+            None => self.free.len() as u64 + self.creatable,
         };
         untried.saturating_sub(OUTCOME_RESERVE) + u64::from(self.coming)
+    }
+
+    /// Why mail cannot be taken while there is no segment for it.
+    pub fn shortage(&self) -> SpoolError {
+        self.failing.unwrap_or(Lack::Space).error()
     }
 
     /// It makes sense to wait for a segment for messages.
@@ -261,9 +293,11 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
 }
 
 fn supply(shared: &Rc<Shared>, usage: Usage, prepared: PreparedSegment) {
-    let worked_again = std::mem::take(&mut shared.pool.borrow_mut().failing);
-    if worked_again {
-        (shared.sink)(Note::SpaceAgain);
+    let lacked = shared.pool.borrow_mut().failing.take();
+    match lacked {
+        None => {}
+        Some(Lack::Space) => (shared.sink)(Note::SpaceAgain),
+        Some(Lack::Disk) => (shared.sink)(Note::DiskWorks),
     }
     let PreparedSegment { header, file } = prepared;
     let file = Arc::new(SegmentFile {
@@ -276,16 +310,20 @@ fn supply(shared: &Rc<Shared>, usage: Usage, prepared: PreparedSegment) {
 }
 
 fn failed(shared: &Rc<Shared>, error: io::Error) {
-    let was_failing = {
+    let lack = Lack::of(&error);
+    let before = {
         let mut pool = shared.pool.borrow_mut();
         // A new file that failed was removed; an old one is set aside and is not ours any more.
         pool.files = pool.files.saturating_sub(1);
         pool.creatable = 0;
-        std::mem::replace(&mut pool.failing, true)
+        pool.failing.replace(lack)
     };
-    if !was_failing {
+    if before != Some(lack) {
         let error = error.to_string();
-        (shared.sink)(Note::NoSpace { error });
+        (shared.sink)(match lack {
+            Lack::Space => Note::NoSpace { error },
+            Lack::Disk => Note::DiskFails { error },
+        });
     }
     shared.nothing_to_be_had();
 }
@@ -352,5 +390,22 @@ async fn off_the_ring<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_want_of_space_is_a_full_disk() {
+        let lack = |code: i32| Lack::of(&io::Error::from_raw_os_error(code));
+        // ENOSPC, EDQUOT, EFBIG; EIO, EACCES, EROFS, EMFILE, ENODEV.
+        for code in [28, 122, 27] {
+            assert_eq!(lack(code), Lack::Space, "{code}");
+        }
+        for code in [5, 13, 30, 24, 19] {
+            assert_eq!(lack(code), Lack::Disk, "{code}");
+        }
     }
 }

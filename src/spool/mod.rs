@@ -232,10 +232,14 @@ pub enum Note {
     },
     /// A segment was given up after an error. For the log only.
     SegmentFailed { lap: Lap, error: String },
-    /// No segment can be made or begun. For the log only; said once until it works again.
+    /// No segment can be made, for want of space. For the log only; said once until it works again.
     NoSpace { error: String },
     /// Segments can be made again.
     SpaceAgain,
+    /// No segment can be made or begun, and space is not what is missing. As [`Note::NoSpace`].
+    DiskFails { error: String },
+    /// The disk takes segments again.
+    DiskWorks,
 }
 
 /// Counters of one core's spool since its start, and its present state.
