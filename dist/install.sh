@@ -1,15 +1,39 @@
 #!/bin/sh
-# Installs ringpost for systemd. Flags that are there already stay as they are.
-# DESTDIR stands in front of every path, for packages.
+# Installs ringpost: the program without its symbols, its README, and flags, which stay as they are if they are there
+# already; the units where systemd is. DESTDIR stands in front of every path, for packages, which get the units always.
 set -eu
 cd "$(dirname "$0")/.."
 destination=${DESTDIR:-}
-install -D -m 755 target/release/ringpost "$destination/usr/local/bin/ringpost"
+program=target/release/ringpost
+if [ ! -x "$program" ]; then
+    echo "$program is not there: cargo build --release comes first" >&2
+    exit 1
+fi
 install -D -m 644 README.md "$destination/usr/local/share/doc/ringpost/README.md"
-for unit in ringpost.service ringpost.socket; do
-    install -D -m 644 "dist/$unit" "$destination/etc/systemd/system/$unit"
-done
 [ -e "$destination/etc/ringpost/flags" ] || install -D -m 644 dist/flags "$destination/etc/ringpost/flags"
-if [ -z "$destination" ]; then
+
+# A new file in the place of the old one, which may be running.
+binary=$destination/usr/local/bin/ringpost
+install -D -m 755 "$program" "$binary.new"
+if command -v strip >/dev/null; then
+    strip "$binary.new"
+else
+    echo "strip (binutils) is not there: the program keeps its symbols" >&2
+fi
+mv -f "$binary.new" "$binary"
+
+if [ -n "$destination" ] || [ -d /run/systemd/system ]; then
+    for unit in ringpost.service ringpost.socket; do
+        install -D -m 644 "dist/$unit" "$destination/etc/systemd/system/$unit"
+    done
+fi
+if [ -n "$destination" ]; then
+    exit 0
+elif [ -d /run/systemd/system ]; then
     systemctl daemon-reload
+    echo "installed; to start it: systemctl enable --now ringpost"
+else
+    echo "installed, without units, for there is no systemd here; to start it as root:"
+    echo "  useradd --system --no-create-home --shell /usr/sbin/nologin ringpost"
+    echo "  ringpost --user ringpost @/etc/ringpost/flags"
 fi

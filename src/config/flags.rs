@@ -1,6 +1,7 @@
 //! Every flag: name, unit, default, bounds, and what it costs. The only place that knows them;
 //! the help, the environment variables and `--check` are made from it.
 
+use super::defaults;
 use super::units::{Bounded, Bytes, Span};
 use super::values::{
     self, BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel,
@@ -133,7 +134,7 @@ pub struct Listening {
     pub hostname: Option<String>,
 
     /// What the greeting says after the host name
-    #[arg(long, value_name = "TEXT", default_value = "ESMTP ringpost",
+    #[arg(long, value_name = "TEXT", default_value = defaults::BANNER,
           value_parser = values::banner)]
     pub banner: String,
 
@@ -251,7 +252,7 @@ pub struct Spool {
     pub spool_keep_free: Option<Bytes>,
 
     /// Size of a log segment. Each core keeps two open and some spare
-    #[arg(long, size = "4MiB..1GiB", default_value = "64MiB")]
+    #[arg(long, size = "4MiB..1GiB", default_value_t = Bytes(defaults::SEGMENT_BYTES))]
     pub segment_size: Bytes,
 
     /// How commits reach the disk; direct costs a third of the CPU
@@ -284,15 +285,15 @@ pub struct Spool {
 #[command(next_help_heading = "Delivery")]
 pub struct Delivery {
     /// Wait before the second attempt; doubles with every attempt, give or take jitter
-    #[arg(long, span = "1s..7d", default_value = "5m")]
+    #[arg(long, span = "1s..7d", default_value_t = Span(defaults::RETRY_MIN))]
     pub retry_min: Span,
 
     /// Longest wait between attempts; equal to --retry-min: a flat interval
-    #[arg(long, span = "1s..7d", default_value = "1h")]
+    #[arg(long, span = "1s..7d", default_value_t = Span(defaults::RETRY_MAX))]
     pub retry_max: Span,
 
     /// How long delivery is tried before the mail bounces; 0s: one attempt
-    #[arg(long, span = "0s..90d", default_value = "5d")]
+    #[arg(long, span = "0s..90d", default_value_t = Span(defaults::QUEUE_LIFETIME))]
     pub queue_lifetime: Span,
 
     /// The same for bounces, which are dropped after it
@@ -300,15 +301,15 @@ pub struct Delivery {
     pub bounce_lifetime: Span,
 
     /// Connections to one next hop, all cores together
-    #[arg(long, count = "1..10000", default_value = "20")]
+    #[arg(long, count = "1..10000", default_value_t = defaults::CONNECTIONS_PER_HOP_MAX)]
     pub delivery_connections: u32,
 
     /// Connections to all next hops
-    #[arg(long, count = "1..1000000", default_value = "2000")]
+    #[arg(long, count = "1..1000000", default_value_t = defaults::CONNECTIONS_OUT_MAX)]
     pub delivery_connections_total: u32,
 
     /// How long a connection without work is kept for the next message; 0s: closed at once
-    #[arg(long, span = "0s..5m", default_value = "10s")]
+    #[arg(long, span = "0s..5m", default_value_t = Span(defaults::IDLE_TIMEOUT))]
     pub idle_timeout: Span,
 
     /// Messages sent over one connection before it is closed
@@ -347,7 +348,7 @@ pub struct Dns {
     pub dns: Vec<SocketAddr>,
 
     /// How long one resolver has for an answer
-    #[arg(long, span = "100ms..1m", default_value = "5s")]
+    #[arg(long, span = "100ms..1m", default_value_t = Span(defaults::DNS_TIMEOUT))]
     pub dns_timeout: Span,
 }
 
@@ -355,11 +356,11 @@ pub struct Dns {
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
     /// Largest message, as SIZE tells the client; beyond it 552 5.3.4
-    #[arg(long, size = "64KiB..4GiB", default_value = "50MiB")]
+    #[arg(long, size = "64KiB..4GiB", default_value_t = Bytes(defaults::MESSAGE_BYTES_MAX))]
     pub max_message_size: Bytes,
 
     /// Recipients of one message; beyond it 452 4.5.3
-    #[arg(long, count = "100..50000", default_value = "1000")]
+    #[arg(long, count = "100..50000", default_value_t = defaults::RECIPIENTS_MAX)]
     pub max_recipients: u32,
 
     /// Messages in one session; beyond it 421. 0: no limit
@@ -367,11 +368,11 @@ pub struct Limits {
     pub max_messages_per_session: u32,
 
     /// Wrong commands and refused recipients in one session; beyond it 421 4.7.0
-    #[arg(long, count = "1..10000", default_value = "20")]
+    #[arg(long, count = "1..10000", default_value_t = defaults::ERRORS_MAX)]
     pub max_errors: u32,
 
     /// Received: headers at which a message counts as looping (554 5.4.6)
-    #[arg(long, count = "10..1000", default_value = "100")]
+    #[arg(long, count = "10..1000", default_value_t = defaults::HOPS_MAX)]
     pub max_hops: u32,
 
     /// Longest line of a message; beyond it 554 5.6.0. RFC 5321 says 1000, but real mail has
@@ -468,7 +469,7 @@ pub struct Timeouts {
 
     /// Next hops: until a connection is ready for mail, while other next hops wait for one and
     /// --delivery-connections-total is reached
-    #[arg(long, span = "1s..1h", default_value = "30s")]
+    #[arg(long, span = "1s..1h", default_value_t = Span(defaults::CROWDED_TIMEOUT))]
     pub crowded_timeout: Span,
 
     /// Next hops: the reply to a command

@@ -8,6 +8,7 @@
 
 mod argument_file;
 mod build;
+pub mod defaults;
 mod flags;
 pub mod relay;
 mod report;

@@ -32,6 +32,7 @@ pub use own::OwnNames;
 pub use pool::Notice;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
+use crate::config::defaults;
 use crate::domain::Domain;
 use crate::io::clock;
 use crate::remote::route::NextHop;
@@ -107,7 +108,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             name_servers: Vec::new(),
-            query_timeout: Duration::from_secs(3),
+            query_timeout: defaults::DNS_TIMEOUT,
             query_retries: 2,
             resolve_timeout: Duration::from_secs(20),
             families: Families::default(),

@@ -49,6 +49,7 @@ mod hop;
 mod proven;
 
 use super::retry::RetryPolicy;
+use crate::config::defaults;
 use crate::time::Now;
 use due::DueQueue;
 use hop::{Hop, Step};
@@ -104,12 +105,12 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             window_initial: 5,
-            window_max: 20,
-            connections_max: 1000,
+            window_max: defaults::CONNECTIONS_PER_HOP_MAX,
+            connections_max: defaults::CONNECTIONS_OUT_MAX,
             jobs_per_new_connection: 10,
             reuse_wait: Duration::from_millis(5),
             slow_wait: Duration::from_millis(100),
-            idle_wait: Duration::from_secs(5),
+            idle_wait: defaults::IDLE_TIMEOUT,
             failures_until_dead: 3,
             probe_wait_min: Duration::from_secs(10),
             probe_wait_max: Duration::from_secs(300),
@@ -118,7 +119,7 @@ impl Default for Settings {
             blocked_wait_max: Duration::from_secs(60),
             queue_wait_max: Duration::from_secs(3600),
             proven_wait_max: Duration::from_secs(1),
-            crowded_wait_max: Duration::from_secs(30),
+            crowded_wait_max: defaults::CROWDED_TIMEOUT,
             jobs_per_turn: 100,
         }
     }

@@ -4,6 +4,7 @@
 //! return the mail of years nor keep it for years. Only over a restart the calendar counts.
 
 use super::outcome::Diagnosis;
+use crate::config::defaults;
 use crate::smtp::reply::EnhancedStatus;
 use std::time::Duration;
 
@@ -27,9 +28,9 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> Self {
         RetryPolicy {
-            min: Duration::from_secs(300),
-            max: Duration::from_secs(4000),
-            lifetime: Duration::from_secs(5 * 24 * 3600),
+            min: defaults::RETRY_MIN,
+            max: defaults::RETRY_MAX,
+            lifetime: defaults::QUEUE_LIFETIME,
             jitter_percent: 20,
         }
     }

@@ -22,6 +22,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::config::defaults;
 use crate::domain::Domain;
 use crate::message::{Envelope, Mailbox, MessageId, TlsSummary};
 use crate::time::WallTime;
@@ -92,11 +93,11 @@ impl Settings {
     pub fn new(hostname: impl Into<String>) -> Self {
         Settings {
             hostname: hostname.into(),
-            banner: "ESMTP ringpost".to_owned(),
-            max_message_bytes: 50 << 20,
-            max_recipients: 1000,
-            max_errors: 20,
-            max_hops: 100,
+            banner: defaults::BANNER.to_owned(),
+            max_message_bytes: defaults::MESSAGE_BYTES_MAX,
+            max_recipients: defaults::RECIPIENTS_MAX as usize,
+            max_errors: defaults::ERRORS_MAX,
+            max_hops: defaults::HOPS_MAX,
             max_command_line_bytes: 2048,
             max_text_line_bytes: 1 << 20,
             max_transactions: 0,

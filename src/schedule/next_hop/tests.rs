@@ -46,7 +46,7 @@ fn one_job_and_no_connection_opens_at_once() {
     assert_eq!(take, Take::Job(1));
     assert_eq!(schedule.len(), 0);
     schedule.delivered(hop, Duration::ZERO);
-    let until = Now(5 * SECOND);
+    let until = Now(10 * SECOND);
     assert_eq!(schedule.take(hop, Now(0)), Take::Wait { until });
     quiet_until(&mut schedule, None);
 }
