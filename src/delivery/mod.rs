@@ -22,9 +22,9 @@ use crate::metrics::CoreMetrics;
 use crate::remote::connection;
 use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
 use crate::remote::route::{NextHop, RouteTable, UnusableDomain};
-use crate::schedule::judge::Verdict;
+use crate::schedule::judge::{LastWord, Verdict};
 use crate::schedule::next_hop::{self, Action, HopId, Schedule};
-use crate::schedule::outcome::{Diagnosis, RecipientState};
+use crate::schedule::outcome::RecipientState;
 use crate::schedule::retry::RetryPolicy;
 use crate::schedule::settle as decide;
 use crate::spool::Spool;
@@ -103,7 +103,7 @@ struct HopState {
     /// The latest answer about its hosts.
     site: Option<Rc<Site>>,
     idle: VecDeque<Rc<Idle>>,
-    last: Option<Diagnosis>,
+    last: LastWord,
 }
 
 /// An idle connection, waiting to be told.
@@ -297,9 +297,13 @@ impl Inner {
     }
 
     fn postpone(self: &Rc<Self>, hop: HopId, job: Job) {
-        let last = self.schedule.borrow_mut().context(hop).last.clone();
-        let (verdict, diagnosis) = decide::postponed(last);
-        self.settle_all(job, verdict, &diagnosis);
+        let decisions = {
+            let mut schedule = self.schedule.borrow_mut();
+            let patience = schedule.settings().blocked_wait_max;
+            let last = &schedule.context(hop).last;
+            decide::postponed(&job.recipients, last, clock::now(), patience)
+        };
+        self.settle_postponed(job, decisions);
     }
 
     fn submit(self: Rc<Self>, job: Job) {

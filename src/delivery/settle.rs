@@ -91,6 +91,11 @@ impl Inner {
         self.apply(job, decisions, &Told::default());
     }
 
+    /// A job that no connection came to take.
+    pub(super) fn settle_postponed(self: &Rc<Self>, job: Job, decisions: Vec<(u32, Decision)>) {
+        self.apply(job, decisions, &Told::default());
+    }
+
     fn apply(self: &Rc<Self>, job: Job, decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
         let message = job.message;
         let is_report = is_report(&job.recipients);

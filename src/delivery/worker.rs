@@ -8,11 +8,10 @@ use crate::io::runtime::{self, spawn};
 use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
-use crate::schedule::judge::{self, Event, Situation, Trouble, Verdict};
+use crate::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
 use crate::schedule::limits;
 use crate::schedule::next_hop::{HopId, Refusal, Take};
-use crate::schedule::outcome::Diagnosis;
-use crate::schedule::settle::{self, After, indices, is_report};
+use crate::schedule::settle::{After, indices, is_report};
 use crate::schedule::tries::{Known, Tries, Try, Way};
 use crate::smtp::client::{Cause, Transaction, TransactionResult};
 use crate::smtp::reply::Stage;
@@ -45,11 +44,7 @@ pub struct Peer {
 /// How one try to open a connection ended.
 enum Tried {
     Open(Box<Connection>, Peer),
-    /// For the log and the recipients; `throttle` if the hop asks for less.
-    Failed {
-        diagnosis: Diagnosis,
-        throttle: bool,
-    },
+    Failed(Finding),
 }
 
 /// How one try of an address ended.
@@ -57,7 +52,7 @@ enum Ended {
     Open(Box<Connection>),
     /// And plaintext is allowed there. Why, for the log.
     TlsFailed(String),
-    Failed(Verdict, Tried),
+    Failed(Finding),
 }
 
 /// An address to try.
@@ -132,12 +127,9 @@ impl Inner {
                 Some(Tried::Open(connection, peer)) => {
                     let took = clock::now().since(started);
                     this.schedule.borrow_mut().connected(hop, took);
-                    this.serve(hop, *connection, peer).await;
+                    this.serve(hop, *connection, peer, started).await;
                 }
-                Some(Tried::Failed {
-                    diagnosis,
-                    throttle,
-                }) => this.connect_failed(hop, diagnosis, throttle),
+                Some(Tried::Failed(finding)) => this.connect_failed(hop, &finding, started),
                 // Nobody asks the schedule any more, and the jobs are in the spool.
                 None => {}
             }
@@ -166,25 +158,24 @@ impl Inner {
                 .borrow()
                 .is_crowded_out(hop, since, clock::now())
             {
-                return Tried::Failed {
-                    diagnosis: settle::crowded_out(),
-                    throttle: false,
-                };
+                return Tried::Failed(Finding::crowded_out());
             }
             patience = CROWD_LOOK_INTERVAL;
         }
     }
 
-    fn connect_failed(&self, hop: HopId, diagnosis: Diagnosis, throttle: bool) {
-        self.log_connect_failed(hop, &diagnosis);
+    fn connect_failed(&self, hop: HopId, finding: &Finding, started: Now) {
+        self.log_connect_failed(hop, finding.diagnosis());
         self.context.metrics.connections_out_failed.increment();
         let mut schedule = self.schedule.borrow_mut();
         let now = clock::now();
-        schedule.context(hop).last = Some(diagnosis);
-        if throttle {
+        if let Some(word) = finding.of_hop() {
+            schedule.context(hop).last.heard(word, now);
+        }
+        if finding.throttles() {
             schedule.refused(hop, Refusal::Connection, now);
         }
-        schedule.connect_failed(hop, now);
+        schedule.connect_failed(hop, started, now);
     }
 
     /// Tries the hop's hosts in order of preference, and each address of a host in turn; plaintext at those
@@ -197,15 +188,14 @@ impl Inner {
                 schedule.context(hop).site.clone(),
             )
         };
-        let mut last = Tried::Failed {
-            diagnosis: settle::nobody_answered(),
-            throttle: false,
-        };
+        let mut last = Finding::nobody_answered();
         let Some(site) = site else {
-            return last;
+            return Tried::Failed(last);
         };
         let mut attempts = site.attempts(self.context.resolver.families(), self.random());
         attempts.retain(|attempt| !declined.contains(&attempt.host.name));
+        // Those that are left out, or left over, may take the mail another time.
+        let mut may_recover = !declined.is_empty() || attempts.len() > ADDRESSES_MAX;
         attempts.truncate(ADDRESSES_MAX);
         let patience = SILENT_ADDRESSES_MAX * self.context.remote.connect_timeout();
         let since = clock::now();
@@ -214,6 +204,7 @@ impl Inner {
         while let Some(tried) = tries.take() {
             let situation = Situation {
                 more_hosts: tries.has_more(),
+                may_recover,
                 plaintext_allowed: key.level.allows_plaintext() && tried.way == Way::Usual,
                 session_worked: false,
             };
@@ -227,14 +218,18 @@ impl Inner {
                 },
                 Ended::Open(connection) => return tried.what.open(connection),
                 Ended::TlsFailed(why) => self.tls_failed(&mut tries, tried, why),
-                Ended::Failed(Verdict::TryNextHost, failed) => last = failed,
-                Ended::Failed(_, failed) => return failed,
+                Ended::Failed(failed) if failed.verdict() == Verdict::TryNextHost => {
+                    may_recover |= !failed.host_refuses();
+                    last = failed;
+                }
+                Ended::Failed(failed) => return Tried::Failed(failed),
             }
             if clock::now().since(since) >= patience {
+                may_recover |= tries.has_more();
                 tries.keep_only_plaintext();
             }
         }
-        last
+        Tried::Failed(last.of_last_host())
     }
 
     fn known(&self, key: &HopKey, address: &SocketAddr) -> Known {
@@ -281,12 +276,10 @@ impl Inner {
             Ok(connection) => return Ended::Open(Box::new(connection)),
             Err(error) => error,
         };
-        let (verdict, failed) = judge_opening(&error, &host.name, situation);
-        match (verdict, failed) {
-            (Verdict::TryPlaintext, Tried::Failed { diagnosis, .. }) => {
-                Ended::TlsFailed(diagnosis.text.into())
-            }
-            (verdict, failed) => Ended::Failed(verdict, failed),
+        let finding = judge_opening(&error, &host.name, situation);
+        match finding.verdict() {
+            Verdict::TryPlaintext => Ended::TlsFailed(finding.into_diagnosis().text.into()),
+            _ => Ended::Failed(finding),
         }
     }
 
@@ -326,12 +319,19 @@ impl Inner {
     }
 
     /// Carries jobs until there is no more reason to keep the connection.
-    async fn serve(self: &Rc<Self>, hop: HopId, connection: Connection, peer: Peer) {
+    async fn serve(
+        self: &Rc<Self>,
+        hop: HopId,
+        connection: Connection,
+        peer: Peer,
+        opened_at: Now,
+    ) {
         let mut worker = Worker {
             inner: self.clone(),
             hop,
             connection,
             peer,
+            opened_at,
             carried: 0,
             has_rested: false,
             ahead: None,
@@ -362,7 +362,9 @@ impl Inner {
                     return worker.connection.quit().await;
                 }
                 After::Broke => {
-                    self.schedule.borrow_mut().broke(hop, clock::now());
+                    let mut schedule = self.schedule.borrow_mut();
+                    schedule.broke(hop, worker.opened_at, clock::now());
+                    drop(schedule);
                     return self.stir();
                 }
             }
@@ -404,6 +406,8 @@ struct Worker {
     hop: HopId,
     connection: Connection,
     peer: Peer,
+    /// When it began to open.
+    opened_at: Now,
     /// Transactions begun on this connection.
     carried: u32,
     /// The session has been idle in between: it has worked before.
@@ -536,18 +540,20 @@ impl Worker {
         if !has_other {
             return false;
         }
+        let opened_at = clock::now();
         let connecting = self.inner.connect(self.hop, declined);
         match self.inner.unless_leaving(connecting).await {
             Some(Tried::Open(connection, peer)) => {
                 let before = std::mem::replace(&mut self.connection, *connection);
                 self.peer = peer;
+                self.opened_at = opened_at;
                 self.carried = 0;
                 self.has_rested = false;
                 before.quit().await;
                 true
             }
-            Some(Tried::Failed { diagnosis, .. }) => {
-                self.inner.log_connect_failed(self.hop, &diagnosis);
+            Some(Tried::Failed(finding)) => {
+                self.inner.log_connect_failed(self.hop, finding.diagnosis());
                 false
             }
             None => false,
@@ -629,7 +635,7 @@ fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
 }
 
 /// What a failed opening means, for the next try and for those that wait.
-fn judge_opening(error: &OpenError, host: &str, situation: Situation) -> (Verdict, Tried) {
+fn judge_opening(error: &OpenError, host: &str, situation: Situation) -> Finding {
     let (stage, event) = match error {
         OpenError::Unreachable(error) if error.kind() == std::io::ErrorKind::TimedOut => {
             (Stage::Connect, Event::Trouble(Trouble::TimedOut))
@@ -642,18 +648,12 @@ fn judge_opening(error: &OpenError, host: &str, situation: Situation) -> (Verdic
         OpenError::Untrusted(_) => (Stage::Handshake, Event::Trouble(Trouble::TlsUntrusted)),
         OpenError::Session(failure) => (failure.stage, judge::event_of_cause(&failure.cause)),
     };
-    let (_, verdict) = judge::judge(stage, event, situation);
-    let mut diagnosis = judge::diagnose(stage, event, verdict, host);
-    if let OpenError::Tls(failure) = error {
-        diagnosis.text = failure.to_string().into();
-    } else if let Some(detail) = detail_of(error) {
-        diagnosis.text = format!("{} ({detail})", diagnosis.text).into();
+    let finding = Finding::of(stage, event, situation, host);
+    match (error, detail_of(error)) {
+        (OpenError::Tls(failure), _) => finding.told(&failure.to_string()),
+        (_, Some(detail)) => finding.remarked(&detail),
+        (_, None) => finding,
     }
-    let tried = Tried::Failed {
-        diagnosis,
-        throttle: verdict == Verdict::Throttle,
-    };
-    (verdict, tried)
 }
 
 /// The host did not answer in time, before a word of it was heard.

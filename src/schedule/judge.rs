@@ -4,9 +4,14 @@
 //! where, and which ways are still open. Not here: how long to wait (`retry`), and how far a window
 //! shrinks (`next_hop`).
 
+mod finding;
+mod whom;
+
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::client::{Cause, RecipientVerdict, TransactionResult};
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage, printable_str};
+pub use finding::{Finding, HopDiagnosis, LastWord};
+use whom::{Whom, whom};
 
 const _: () = assert!(Reply::ONE_LINE_BYTES_MAX <= Diagnosis::TEXT_BYTES_MAX);
 
@@ -15,10 +20,14 @@ const _: () = assert!(Reply::ONE_LINE_BYTES_MAX <= Diagnosis::TEXT_BYTES_MAX);
 pub enum Scope {
     /// This connection or host only: no recipient is the worse for it.
     Session,
+    /// This reverse-path: all recipients of the transaction, and nobody else's mail.
+    Sender,
     /// All recipients of the transaction that have no verdict of their own.
     Message,
     /// This recipient.
     Recipient,
+    /// This connection, and whether there may be more of them: the transaction, and those that wait for a new one.
+    Connection,
     /// Everything that waits for this next hop.
     NextHop,
 }
@@ -38,7 +47,7 @@ pub enum Verdict {
     NextTransaction,
     /// Later.
     Defer,
-    /// Later, and less at a time: the peer says that it is too much.
+    /// Later, and less at a time: the peer says that it is too much. Of the next hop or a connection only.
     Throttle,
     /// Never: a report is due.
     Bounce,
@@ -74,6 +83,8 @@ pub enum Trouble {
     NotAttempted,
     /// The session ended within the content, or after it without a reply.
     ContentLost,
+    /// Sessions end without an answer, for reasons that are not those of the mail that waits.
+    SessionsBreak,
     /// The message needs what the peer does not offer, or is too large for it.
     Unfit(EnhancedStatus),
 }
@@ -83,6 +94,8 @@ pub enum Trouble {
 pub struct Situation {
     /// There is another host that has not been tried in this round.
     pub more_hosts: bool,
+    /// A host of the hop that was tried before, or is left out of this round, has failed in a way that may pass.
+    pub may_recover: bool,
     /// TLS is only opportunistic here: level `may`, and nothing stricter.
     pub plaintext_allowed: bool,
     /// This session has ended a transaction before.
@@ -95,12 +108,17 @@ pub struct Situation {
 /// * A greeting of 5yz is about that host, today: next host, else defer (as Postfix does by
 ///   `smtp_skip_5xx_greeting`). But 521 says "no mail here, ever" (RFC 7504): bounce if no host is left.
 /// * 5yz to HELO is a refusal of us; with no host left it bounces.
-/// * 4yz to MAIL is mostly the host's own trouble (disk, load): next host. It is about the sender, and
-///   another host would say the same, with an enhanced status of x.1.z (its address) or x.7.z (policy), and
-///   with 450 without one ("mailbox unavailable", which at MAIL is the sender's): defer.
+/// * Those two, and our own name in the greeting, are the next hop's refusal for good. They count only if every host of the
+///   hop refuses: one that cannot be reached today may take the mail tomorrow.
+/// * 4yz says little by its code, so [`whom`] reads further: the host's (4.3.2, a rate, connections, us as a client)
+///   pauses the next hop; the sender's, the recipient's (greylisting, a full mailbox) and the message's are
+///   nobody else's. 421 without more is the connection's, and at MAIL the host's.
+/// * 4yz to MAIL with 4.3.z, or without anything that tells more, is the host's own trouble (disk, load): next host. With an
+///   enhanced status of x.1.z (its address) or x.7.z (policy), and with 450 without one ("mailbox unavailable"), it is the
+///   sender's, and another host would say the same: defer.
 /// * 4yz to RCPT, DATA and the final dot is about the mail: defer.
+/// * 5yz from MAIL on is about the mail, whatever it says: nobody else's mail is returned for it.
 /// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10).
-/// * 421 anywhere, 450 and 451 with 4.7.x ask for less mail at a time: throttle.
 pub fn judge(stage: Stage, event: Event<'_>, situation: Situation) -> (Scope, Verdict) {
     match event {
         Event::Reply(reply) => judge_reply(stage, reply, situation),
@@ -114,10 +132,9 @@ fn judge_reply(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Ver
             judge_opening(stage, reply, situation)
         }
         Stage::Mail => judge_mail(reply, situation),
-        Stage::Rcpt => (Scope::Recipient, judge_rcpt(reply)),
-        Stage::Data | Stage::Body => (Scope::Message, judge_content(reply)),
+        Stage::Rcpt => judge_rcpt(reply),
         Stage::FinalDot if reply.is_positive() => (Scope::Message, Verdict::Delivered),
-        Stage::FinalDot => (Scope::Message, judge_content(reply)),
+        Stage::Data | Stage::Body | Stage::FinalDot => judge_content(reply),
         Stage::Idle | Stage::Quit => (Scope::Session, Verdict::Reconnect),
     }
 }
@@ -134,25 +151,62 @@ fn judge_opening(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, V
         return (Scope::NextHop, Verdict::Throttle);
     }
     match (stage, reply.code) {
-        (Stage::Greeting, 521) => (Scope::Message, Verdict::Bounce),
-        (Stage::Ehlo, 500..=599) => (Scope::Message, Verdict::Bounce),
+        (Stage::Greeting, 521) | (Stage::Ehlo, 500..=599) => refused_by_hop(situation),
         _ => (Scope::NextHop, Verdict::Defer),
     }
 }
 
-fn judge_mail(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
-    if reply.is_permanent() {
-        (Scope::Message, Verdict::Bounce)
-    } else if asks_for_less(reply) {
-        (Scope::NextHop, Verdict::Throttle)
-    } else if situation.more_hosts && !is_about_sender(reply) {
-        (Scope::Message, Verdict::TryNextHost)
-    } else {
-        (Scope::Message, Verdict::Defer)
+/// A host refuses mail for good, and it is the last one.
+fn refused_by_hop(situation: Situation) -> (Scope, Verdict) {
+    match situation.may_recover {
+        true => (Scope::NextHop, Verdict::Defer),
+        false => (Scope::NextHop, Verdict::Bounce),
     }
 }
 
-/// A temporary reply to MAIL: does it speak of the sender rather than of the host?
+/// Before there is a transaction: 421, or 450 and 451 with 4.7.z, is about us.
+fn asks_for_less(reply: &Reply) -> bool {
+    let policy = |status: EnhancedStatus| (status.class, status.subject) == (4, 7);
+    let is_policy = matches!(reply.code, 450 | 451) && reply.status.is_some_and(policy);
+    is_policy || (reply.is_transient() && matches!(whom(reply), Whom::Connection | Whom::Host))
+}
+
+fn judge_mail(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
+    if reply.is_permanent() {
+        return (of_refused_mail(reply), Verdict::Bounce);
+    }
+    if !reply.is_transient() {
+        return (Scope::Message, Verdict::Defer);
+    }
+    let next_host = situation.more_hosts && reply.code != 421;
+    match whom(reply) {
+        Whom::Host if next_host && is_of_system(reply) => (Scope::Message, Verdict::TryNextHost),
+        Whom::Host | Whom::Connection => (Scope::NextHop, Verdict::Throttle),
+        Whom::Sender | Whom::Recipient => (Scope::Sender, Verdict::Defer),
+        Whom::Message => (Scope::Message, Verdict::Defer),
+        Whom::Unsaid if is_about_sender(reply) => (Scope::Sender, Verdict::Defer),
+        Whom::Unsaid if next_host => (Scope::Message, Verdict::TryNextHost),
+        Whom::Unsaid => (Scope::Message, Verdict::Defer),
+    }
+}
+
+/// 5yz to MAIL is about the sender, but for what RFC 3463 has of messages: its size (3.4) and content (6.z).
+fn of_refused_mail(reply: &Reply) -> Scope {
+    match reply.status {
+        Some(status) if (status.subject, status.detail) == (3, 4) || status.subject == 6 => {
+            Scope::Message
+        }
+        None if reply.code == 552 => Scope::Message,
+        _ => Scope::Sender,
+    }
+}
+
+/// RFC 3463 section 3.4: the status is about the host's own system.
+fn is_of_system(reply: &Reply) -> bool {
+    reply.status.is_some_and(|status| status.subject == 3)
+}
+
+/// A temporary reply to MAIL that does not say of whom it speaks: by its code, is it the sender rather than the host?
 fn is_about_sender(reply: &Reply) -> bool {
     match reply.status {
         Some(status) => matches!(status.subject, 1 | 7),
@@ -160,36 +214,39 @@ fn is_about_sender(reply: &Reply) -> bool {
     }
 }
 
-fn judge_rcpt(reply: &Reply) -> Verdict {
+fn judge_rcpt(reply: &Reply) -> (Scope, Verdict) {
     let too_many = |reply: &Reply| {
         reply
             .status
             .is_some_and(|status| (status.subject, status.detail) == (5, 3))
     };
     match reply.code {
-        452 | 552 if too_many(reply) => Verdict::NextTransaction,
-        552 => Verdict::Defer,
-        500..=599 => Verdict::Bounce,
-        _ if asks_for_less(reply) => Verdict::Throttle,
-        _ => Verdict::Defer,
+        452 | 552 if too_many(reply) => (Scope::Recipient, Verdict::NextTransaction),
+        552 => (Scope::Recipient, Verdict::Defer),
+        500..=599 => (Scope::Recipient, Verdict::Bounce),
+        400..=499 => judge_transient(reply, Scope::Recipient),
+        _ => (Scope::Recipient, Verdict::Defer),
     }
 }
 
-fn judge_content(reply: &Reply) -> Verdict {
+fn judge_content(reply: &Reply) -> (Scope, Verdict) {
     if reply.is_permanent() {
-        Verdict::Bounce
-    } else if asks_for_less(reply) {
-        Verdict::Throttle
+        (Scope::Message, Verdict::Bounce)
+    } else if reply.is_transient() {
+        judge_transient(reply, Scope::Message)
     } else {
-        Verdict::Defer
+        (Scope::Message, Verdict::Defer)
     }
 }
 
-fn asks_for_less(reply: &Reply) -> bool {
-    let policy = reply
-        .status
-        .is_some_and(|status| (status.class, status.subject) == (4, 7));
-    reply.code == 421 || (matches!(reply.code, 450 | 451) && policy)
+/// 4yz after MAIL. `usual`: whom it concerns if it does not say.
+fn judge_transient(reply: &Reply, usual: Scope) -> (Scope, Verdict) {
+    match whom(reply) {
+        Whom::Host => (Scope::NextHop, Verdict::Throttle),
+        Whom::Connection => (Scope::Connection, Verdict::Throttle),
+        Whom::Sender => (Scope::Sender, Verdict::Defer),
+        Whom::Recipient | Whom::Message | Whom::Unsaid => (usual, Verdict::Defer),
+    }
 }
 
 fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope, Verdict) {
@@ -202,7 +259,8 @@ fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope
             | Trouble::HandshakeFailed
     );
     match trouble {
-        Trouble::Loop | Trouble::Unfit(_) => (Scope::Message, Verdict::Bounce),
+        Trouble::Unfit(_) => (Scope::Message, Verdict::Bounce),
+        Trouble::Loop => refused_by_hop(situation),
         _ if in_tls && of_tls && situation.plaintext_allowed => {
             (Scope::Session, Verdict::TryPlaintext)
         }
@@ -214,10 +272,14 @@ fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope
     }
 }
 
-/// [`judge`] for what the client says of a recipient.
-pub fn judge_recipient(verdict: &RecipientVerdict, situation: Situation) -> (Scope, Verdict) {
+/// [`Finding::of`] for what the client says of a recipient.
+pub fn find_of_recipient(
+    verdict: &RecipientVerdict,
+    situation: Situation,
+    remote_host: &str,
+) -> Finding {
     let (stage, event) = event_of(verdict);
-    judge(stage, event, situation)
+    Finding::of(stage, event, situation, remote_host)
 }
 
 /// The host would not begin, for reasons of its own, and no recipient is the worse for it: whether the
@@ -230,7 +292,8 @@ pub fn is_for_next_host(result: &TransactionResult) -> bool {
     let goes_on = |verdict: &RecipientVerdict| {
         let refused_mail =
             matches!(verdict, RecipientVerdict::Refused { stage, .. } if *stage == Stage::Mail);
-        refused_mail && judge_recipient(verdict, situation).1 == Verdict::TryNextHost
+        let (stage, event) = event_of(verdict);
+        refused_mail && judge(stage, event, situation).1 == Verdict::TryNextHost
     };
     !result.verdicts.is_empty() && result.verdicts.iter().all(|(_, verdict)| goes_on(verdict))
 }
@@ -285,7 +348,7 @@ fn status_of(trouble: Trouble) -> EnhancedStatus {
     let (subject, detail) = match trouble {
         Trouble::Unreachable => (4, 1),
         Trouble::TimedOut | Trouble::CrowdedOut | Trouble::PeerClosed => (4, 2),
-        Trouble::NotAttempted | Trouble::ContentLost => (4, 2),
+        Trouble::NotAttempted | Trouble::ContentLost | Trouble::SessionsBreak => (4, 2),
         Trouble::ProtocolBroken => (5, 0),
         Trouble::Loop => (4, 6),
         Trouble::TlsUnavailable => (7, 4),
@@ -305,6 +368,7 @@ fn describe(stage: Stage, trouble: Trouble) -> String {
             return "the connection took too long to open while other next hops waited for one"
                 .into();
         }
+        Trouble::SessionsBreak => return "the next hop ends its sessions without an answer".into(),
         Trouble::Loop => return "mail loops back to this host".into(),
         Trouble::TlsUnavailable => "TLS is required but not available",
         Trouble::HandshakeFailed => "the TLS handshake failed",
@@ -331,190 +395,4 @@ fn unfit_text(status: EnhancedStatus) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Scope::*;
-    use Verdict::*;
-
-    const LAST: Situation = Situation {
-        more_hosts: false,
-        plaintext_allowed: false,
-        session_worked: false,
-    };
-    const MORE: Situation = Situation {
-        more_hosts: true,
-        ..LAST
-    };
-    const MAY: Situation = Situation {
-        plaintext_allowed: true,
-        ..LAST
-    };
-    const WORKED: Situation = Situation {
-        session_worked: true,
-        ..MORE
-    };
-
-    #[test]
-    fn replies() {
-        let table = [
-            (Stage::Greeting, "554 no", MORE, (Session, TryNextHost)),
-            (Stage::Greeting, "554 no", LAST, (NextHop, Defer)),
-            (Stage::Greeting, "521 never", LAST, (Message, Bounce)),
-            (Stage::Greeting, "521 never", MORE, (Session, TryNextHost)),
-            (Stage::Greeting, "421 busy", LAST, (NextHop, Throttle)),
-            (Stage::Greeting, "421 busy", MORE, (Session, TryNextHost)),
-            (Stage::Greeting, "450 x", LAST, (NextHop, Defer)),
-            (Stage::Ehlo, "550 who", LAST, (Message, Bounce)),
-            (Stage::Ehlo, "450 x", LAST, (NextHop, Defer)),
-            (Stage::Ehlo, "451 4.7.1 x", LAST, (NextHop, Throttle)),
-            (Stage::StartTls, "421 x", LAST, (NextHop, Throttle)),
-            (Stage::StartTls, "421 x", MAY, (Session, TryPlaintext)),
-            (Stage::Ehlo, "421 x", MAY, (NextHop, Throttle)),
-            (Stage::StartTls, "454 x", LAST, (NextHop, Defer)),
-            (Stage::Mail, "550 5.7.1 x", MORE, (Message, Bounce)),
-            (Stage::Mail, "552 5.3.4 x", LAST, (Message, Bounce)),
-            (Stage::Mail, "452 4.3.1 x", MORE, (Message, TryNextHost)),
-            (Stage::Mail, "452 4.3.1 x", LAST, (Message, Defer)),
-            (Stage::Mail, "452 x", MORE, (Message, TryNextHost)),
-            (Stage::Mail, "451 4.3.0 x", MORE, (Message, TryNextHost)),
-            (Stage::Mail, "450 4.3.2 x", MORE, (Message, TryNextHost)),
-            (Stage::Mail, "450 x", MORE, (Message, Defer)),
-            (Stage::Mail, "450 4.1.8 x", MORE, (Message, Defer)),
-            (Stage::Mail, "451 4.1.7 x", MORE, (Message, Defer)),
-            (Stage::Mail, "454 4.7.0 x", MORE, (Message, Defer)),
-            (Stage::Mail, "451 4.7.650 x", MORE, (NextHop, Throttle)),
-            (Stage::Mail, "421 x", LAST, (NextHop, Throttle)),
-            (Stage::Mail, "354 x", LAST, (Message, Defer)),
-            (Stage::Rcpt, "550 5.1.1 x", MORE, (Recipient, Bounce)),
-            (Stage::Rcpt, "553 x", LAST, (Recipient, Bounce)),
-            (Stage::Rcpt, "552 full", LAST, (Recipient, Defer)),
-            (Stage::Rcpt, "552 5.2.2 full", LAST, (Recipient, Defer)),
-            (
-                Stage::Rcpt,
-                "552 5.5.3 x",
-                LAST,
-                (Recipient, NextTransaction),
-            ),
-            (
-                Stage::Rcpt,
-                "452 4.5.3 x",
-                LAST,
-                (Recipient, NextTransaction),
-            ),
-            (Stage::Rcpt, "452 4.2.2 x", MORE, (Recipient, Defer)),
-            (Stage::Rcpt, "450 4.2.0 grey", MORE, (Recipient, Defer)),
-            (Stage::Rcpt, "451 4.7.1 grey", LAST, (Recipient, Throttle)),
-            (Stage::Rcpt, "421 4.7.0 x", LAST, (Recipient, Throttle)),
-            (Stage::Data, "554 5.5.1 x", LAST, (Message, Bounce)),
-            (Stage::Data, "451 x", LAST, (Message, Defer)),
-            (Stage::Data, "250 x", LAST, (Message, Defer)),
-            (Stage::Body, "552 5.3.4 x", LAST, (Message, Bounce)),
-            (Stage::Body, "421 x", LAST, (Message, Throttle)),
-            (Stage::FinalDot, "250 2.0.0 x", LAST, (Message, Delivered)),
-            (Stage::FinalDot, "554 5.6.0 x", MORE, (Message, Bounce)),
-            (Stage::FinalDot, "452 4.3.1 x", MORE, (Message, Defer)),
-            (Stage::FinalDot, "354 x", LAST, (Message, Defer)),
-            (Stage::Idle, "421 x", MORE, (Session, Reconnect)),
-        ];
-        for (stage, text, situation, expected) in table {
-            let (code, rest) = text.split_once(' ').expect("code and text");
-            let reply = Reply::new(code.parse().expect("a code"), rest);
-            let got = judge(stage, Event::Reply(&reply), situation);
-            assert_eq!(got, expected, "{stage:?} {text:?} {situation:?}");
-        }
-    }
-
-    #[test]
-    fn troubles() {
-        use Trouble::*;
-        let unfit = Unfit(EnhancedStatus::new(5, 6, 7));
-        let table = [
-            (Stage::Connect, Unreachable, MORE, (Session, TryNextHost)),
-            (Stage::Connect, Unreachable, LAST, (NextHop, Defer)),
-            (Stage::Connect, TimedOut, MAY, (NextHop, Defer)),
-            (Stage::Greeting, TimedOut, MORE, (Session, TryNextHost)),
-            (Stage::Greeting, ProtocolBroken, LAST, (NextHop, Defer)),
-            (Stage::Ehlo, PeerClosed, LAST, (NextHop, Defer)),
-            (Stage::Ehlo, Loop, MORE, (Message, Bounce)),
-            (Stage::StartTls, PeerClosed, MAY, (Session, TryPlaintext)),
-            (Stage::StartTls, PeerClosed, LAST, (NextHop, Defer)),
-            (
-                Stage::Handshake,
-                HandshakeFailed,
-                MAY,
-                (Session, TryPlaintext),
-            ),
-            (Stage::Handshake, TimedOut, MAY, (Session, TryPlaintext)),
-            (
-                Stage::Handshake,
-                HandshakeFailed,
-                MORE,
-                (Session, TryNextHost),
-            ),
-            (Stage::Handshake, HandshakeFailed, LAST, (NextHop, Defer)),
-            (Stage::Handshake, TlsUntrusted, MAY, (NextHop, Defer)),
-            (Stage::Ehlo, TlsUnavailable, MORE, (Session, TryNextHost)),
-            (Stage::StartTls, TlsUnavailable, LAST, (NextHop, Defer)),
-            (Stage::Mail, NotAttempted, WORKED, (Session, Reconnect)),
-            (Stage::Mail, NotAttempted, MORE, (Session, TryNextHost)),
-            (Stage::Mail, NotAttempted, LAST, (NextHop, Defer)),
-            (Stage::Rcpt, PeerClosed, WORKED, (Session, Reconnect)),
-            (Stage::Body, ContentLost, WORKED, (Message, Defer)),
-            (Stage::FinalDot, ContentLost, MORE, (Message, Defer)),
-            (Stage::FinalDot, TimedOut, MORE, (Message, Defer)),
-            (Stage::Mail, unfit, MORE, (Message, Bounce)),
-        ];
-        for (stage, trouble, situation, expected) in table {
-            let got = judge(stage, Event::Trouble(trouble), situation);
-            assert_eq!(got, expected, "{stage:?} {trouble:?} {situation:?}");
-        }
-    }
-
-    #[test]
-    fn nothing_but_a_good_final_reply_delivers() {
-        let stages = [
-            Stage::Connect,
-            Stage::Greeting,
-            Stage::Ehlo,
-            Stage::StartTls,
-            Stage::Handshake,
-            Stage::Mail,
-            Stage::Rcpt,
-            Stage::Data,
-            Stage::Body,
-            Stage::FinalDot,
-            Stage::Idle,
-            Stage::Quit,
-        ];
-        for stage in stages {
-            for code in 200..600 {
-                let reply = Reply::new(code, "x");
-                for situation in [LAST, MORE, MAY, WORKED] {
-                    let (_, verdict) = judge(stage, Event::Reply(&reply), situation);
-                    let good = stage == Stage::FinalDot && code < 300;
-                    assert_eq!(verdict == Delivered, good, "{stage:?} {code}");
-                    assert!(verdict != Bounce || code >= 500, "{stage:?} {code}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn diagnosis_has_the_class_of_the_verdict() {
-        let full = Reply::new(552, "5.2.2 mailbox full");
-        let diagnosis = diagnose(Stage::Rcpt, Event::Reply(&full), Defer, "mx.test");
-        assert_eq!(diagnosis.status.to_string(), "4.2.2");
-        assert_eq!(&*diagnosis.text, "552 5.2.2 mailbox full");
-        let looped = diagnose(
-            Stage::Ehlo,
-            Event::Trouble(Trouble::Loop),
-            Bounce,
-            "mx.test",
-        );
-        assert_eq!(looped.status.to_string(), "5.4.6");
-        let lost = Event::Trouble(Trouble::ContentLost);
-        let lost = diagnose(Stage::FinalDot, lost, Defer, "mx.test");
-        assert_eq!(lost.status.to_string(), "4.4.2");
-        assert!(lost.text.contains("may have been delivered"));
-    }
-}
+mod tests;

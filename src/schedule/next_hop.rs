@@ -25,13 +25,19 @@
 //! A deferred job is handed back to be *routed again*, not to its old hop: hours later its domain
 //! may have other MX hosts.
 //!
-//! **A hop that cannot be reached.** After `failures_until_dead` failures in a row the hop is dead:
-//! no connection until a pause (doubling from `probe_wait_min` to `probe_wait_max`) is over, then one
-//! at a time until a transaction succeeds. Its jobs stay where they are, so that everything flows at
+//! **A hop that cannot be reached.** A connection that could not be opened, on any host of the hop, is followed by a
+//! pause (`failure_wait_min`, doubling). After `failures_until_dead` failures in a row the hop is dead:
+//! no connection until a longer pause (doubling from `probe_wait_min` to `probe_wait_max`) is over, then one
+//! at a time until a transaction succeeds. Connections that were there together and fail together are one failure, and after
+//! the first that breaks another is opened at once: a host that was restarted has all its mail again as soon as it listens. Jobs
+//! stay where they are, so that everything flows at
 //! once when a short outage ends; a failure costs the same whether one job waits or a million. A job that has
-//! waited `blocked_wait_max` is handed back as [`Action::Postpone`], one at a time: the driver counts an
-//! attempt with the hop's last diagnosis and defers it or, past its lifetime, reports it expired.
-
+//! waited for `blocked_wait_max` of the trouble is handed back as [`Action::Postpone`], one at a time: the driver counts an
+//! attempt with what the hop last said and defers it or, past its lifetime, reports it expired.
+//!
+//! **A hop that is slow** is not failing. While more jobs wait than connections are opening, a further one is opened every
+//! `join_wait`, also beyond the window, which grows with it to `window_max`: mail for one recipient who takes
+//! half a minute does not hold up the mail for the others. After a failure or a refusal the window grows by successes only.
 //!
 //! **Slow hops beside quick ones.** A core has a limit of connections. A hop that answers within
 //! `proven_wait_max` is *proven*; one that fails, takes longer, or has shown nothing yet is not. What is
@@ -52,6 +58,7 @@ use super::retry::RetryPolicy;
 use crate::config::defaults;
 use crate::time::Now;
 use due::DueQueue;
+use health::Failure;
 use hop::{Hop, Step};
 use proven::Proven;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -78,17 +85,22 @@ pub struct Settings {
     pub reuse_wait: Duration,
     /// A job that has waited this long gets a further connection, however few wait with it.
     pub slow_wait: Duration,
+    /// While more jobs wait than connections are opening, one more is opened this long after the last, also beyond the window.
+    /// At most a second.
+    pub join_wait: Duration,
     /// A connection without work is kept this long.
     pub idle_wait: Duration,
     /// Connection failures in a row (all hosts of the hop tried) until it counts as dead. At least 1.
     pub failures_until_dead: u32,
+    /// Pause after the first connection that could not be opened; doubles with every further one, up to `probe_wait_min`.
+    pub failure_wait_min: Duration,
     /// First pause of a dead hop; doubles with every failed probe.
     pub probe_wait_min: Duration,
     pub probe_wait_max: Duration,
     /// First pause after a refusal; doubles with every further one until a success.
     pub refusal_wait_min: Duration,
     pub refusal_wait_max: Duration,
-    /// A job is handed back after this long at a hop that is dead or paused.
+    /// A job is handed back after this long at a hop that is dead or paused all the time.
     pub blocked_wait_max: Duration,
     /// A job is handed back after this long at a hop that is merely slow, so that it can expire.
     pub queue_wait_max: Duration,
@@ -110,8 +122,10 @@ impl Default for Settings {
             jobs_per_new_connection: 10,
             reuse_wait: Duration::from_millis(5),
             slow_wait: Duration::from_millis(100),
+            join_wait: Duration::from_millis(500),
             idle_wait: defaults::IDLE_TIMEOUT,
             failures_until_dead: 3,
+            failure_wait_min: Duration::from_secs(1),
             probe_wait_min: Duration::from_secs(10),
             probe_wait_max: Duration::from_secs(300),
             refusal_wait_min: Duration::from_secs(5),
@@ -130,6 +144,7 @@ impl Settings {
     /// also from a hop that is dead or paused.
     pub fn within(mut self, retry: &RetryPolicy) -> Self {
         for wait in [
+            &mut self.failure_wait_min,
             &mut self.probe_wait_min,
             &mut self.refusal_wait_min,
             &mut self.blocked_wait_max,
@@ -349,13 +364,14 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     }
 
     /// A busy connection could send the commands of a further job along with the content of this one.
-    /// `None`: it has to finish first and then call [`Schedule::take`]; nothing has changed.
+    /// `None`: it has to finish first and then call [`Schedule::take`]; nothing has changed. A hop that answers slowly gets
+    /// none: the job would wait behind this one, where another connection could take it.
     pub fn take_ahead(&mut self, id: HopId, now: Now) -> Option<J> {
         let yields = self.must_yield(id);
         let settings = &self.settings;
         let hop = expect_hop(&mut self.slots, id);
         let too_many = hop.staying() > hop.health.room(settings);
-        if yields || too_many || hop.health.takes_from > now {
+        if yields || too_many || hop.answers_slowly || hop.health.takes_from > now {
             return None;
         }
         let job = hop.pop()?;
@@ -389,14 +405,14 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             && self.starved_unfailed > 0
     }
 
-    /// No host of the hop could be reached, or none wanted to talk. A handshake that failed and
-    /// was followed by plaintext is not a failure.
-    pub fn connect_failed(&mut self, id: HopId, now: Now) {
+    /// No host of the hop could be reached, or none wanted to talk, since the connection began to open at `began`. A handshake that
+    /// failed and was followed by plaintext is not a failure.
+    pub fn connect_failed(&mut self, id: HopId, began: Now, now: Now) {
         let hop = self.hop_mut(id);
         assert!(hop.opening > 0);
         hop.opening -= 1;
         self.connection_gone(id);
-        self.failed(id, now);
+        self.failed(id, Failure::NotOpened, began, now);
     }
 
     /// A busy connection, or one that was told to close, has ended without anybody's fault.
@@ -412,10 +428,10 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         self.connection_gone(id);
     }
 
-    /// A busy connection was lost in mid-session. Counts as a failure of the hop.
-    pub fn broke(&mut self, id: HopId, now: Now) {
+    /// A busy connection that began to open at `began` was lost in mid-session. Counts as a failure of the hop.
+    pub fn broke(&mut self, id: HopId, began: Now, now: Now) {
         self.closed(id);
-        self.failed(id, now);
+        self.failed(id, Failure::Broke, began, now);
     }
 
     /// An idle connection has ended: its time was up, or the peer closed it.
@@ -429,7 +445,8 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     pub fn delivered(&mut self, id: HopId, took: Duration) {
         let hop = expect_hop(&mut self.slots, id);
         hop.health.succeeded();
-        let is_quick = !hop.opens_slowly && took <= self.settings.proven_wait_max;
+        hop.answers_slowly = took > self.settings.proven_wait_max;
+        let is_quick = !hop.opens_slowly && !hop.answers_slowly;
         self.set_proven(id, is_quick);
         self.list(id);
     }
@@ -583,12 +600,12 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             self.starve(id, now);
             return None;
         }
-        self.act(id, step)
+        self.act(id, step, now)
     }
 
-    fn act(&mut self, hop: HopId, step: Step) -> Option<Action<J>> {
+    fn act(&mut self, hop: HopId, step: Step, now: Now) -> Option<Action<J>> {
         let action = match step {
-            Step::Open => self.open(hop),
+            Step::Open => self.open(hop, now),
             Step::Wake => self.wake(hop),
             Step::CloseIdle => self.close_idle(hop),
             Step::Postpone => self.postpone(hop),
@@ -605,11 +622,14 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         Some(action)
     }
 
-    fn open(&mut self, id: HopId) -> Action<J> {
+    fn open(&mut self, id: HopId, now: Now) -> Action<J> {
         let hop = expect_hop(&mut self.slots, id);
         self.connected_hops += u32::from(hop.connections() == 0);
         self.unproven_connections += u32::from(!hop.proven);
         hop.opening += 1;
+        hop.opened_at = now;
+        // Only a hop that is not troubled gets more than its window has.
+        hop.health.widen(hop.staying());
         self.connections += 1;
         Action::Open { hop: id }
     }
@@ -804,9 +824,9 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         self.list(id);
     }
 
-    fn failed(&mut self, id: HopId, now: Now) {
+    fn failed(&mut self, id: HopId, failure: Failure, began: Now, now: Now) {
         let hop = expect_hop(&mut self.slots, id);
-        hop.health.failed(now, &self.settings);
+        hop.health.failed(failure, began, now, &self.settings);
         self.set_proven(id, false);
     }
 

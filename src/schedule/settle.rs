@@ -6,13 +6,13 @@
 //! Not here: recording, queueing and telling; `delivery` does what is decided here.
 
 use super::ending::{Ending, Failure, Untold};
-use super::judge::{self, Event, Scope, Situation, Trouble, Verdict};
+use super::judge::{self, Finding, HopDiagnosis, LastWord, Scope, Situation, Verdict};
 use super::next_hop::{HopId, Refusal, Schedule};
 use super::outcome::{Diagnosis, RecipientState, ReportKind};
 use super::retry::{self, NextTry, RetryPolicy};
 use crate::message::{Envelope, Mailbox};
 use crate::smtp::client::{RecipientVerdict, TransactionResult};
-use crate::smtp::reply::Stage;
+use crate::smtp::reply::EnhancedStatus;
 use crate::time::{Now, WallTime};
 use std::hash::Hash;
 use std::time::Duration;
@@ -29,6 +29,9 @@ pub struct Decision {
     pub relayed: bool,
 }
 
+/// RFC 3463: X.4.5, mail system congestion.
+const CONGESTION: EnhancedStatus = EnhancedStatus::new(4, 4, 5);
+
 /// What a transaction decided.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Judged {
@@ -42,6 +45,8 @@ pub struct Judged {
     pub broke: bool,
     /// The hop asks for less.
     pub throttle: Option<Refusal>,
+    /// What is to be said of the hop to others that wait for it.
+    of_hop: Option<HopDiagnosis>,
 }
 
 /// What becomes of a connection after a transaction.
@@ -54,25 +59,48 @@ pub enum After {
 
 /// A job that never got to a host, and no host has said why.
 pub fn nobody_answered() -> Diagnosis {
-    let event = Event::Trouble(Trouble::Unreachable);
-    judge::diagnose(Stage::Connect, event, Verdict::Defer, "")
+    Finding::nobody_answered().into_diagnosis()
 }
 
-/// The hop was given up while it opened a connection, for the sake of others.
-pub fn crowded_out() -> Diagnosis {
-    let event = Event::Trouble(Trouble::CrowdedOut);
-    judge::diagnose(Stage::Connect, event, Verdict::Defer, "")
+/// A job that waited for connections that others used all the time. Nothing is wrong with the hop.
+pub fn waited_in_vain() -> Diagnosis {
+    Diagnosis {
+        status: CONGESTION,
+        text: "waited too long for its turn at the next hop".into(),
+        remote_host: "".into(),
+    }
 }
 
-/// A job has waited at its hop for too long: that counts as an attempt that failed in the way the
-/// hop last failed.
-pub fn postponed(last: Option<Diagnosis>) -> (Verdict, Diagnosis) {
-    let diagnosis = last.unwrap_or_else(nobody_answered);
-    let verdict = match diagnosis.status.class {
-        5 => Verdict::Bounce,
-        _ => Verdict::Defer,
+/// A job has waited at its hop for too long, which counts as an attempt. It fails in the way the hop last
+/// failed. A hop's refusal for good returns mail that was tried before, if the hop has said nothing else for half of `blocked_wait_max`:
+/// a host that is being set up or repaired says much that passes.
+pub fn postponed(
+    recipients: &[(u32, RecipientState)],
+    last: &LastWord,
+    now: Now,
+    blocked_wait_max: Duration,
+) -> Vec<(u32, Decision)> {
+    let refuses = last.refuses_since(blocked_wait_max / 2, now);
+    let decide = |state: &RecipientState| match last.diagnosis() {
+        None => (Verdict::Defer, waited_in_vain()),
+        Some(word) if refuses && attempts_of(state) > 0 => {
+            (Verdict::Bounce, word.diagnosis().clone())
+        }
+        Some(word) => (Verdict::Defer, word.for_now()),
     };
-    (verdict, diagnosis)
+    let decision = |(index, state): &(u32, RecipientState)| {
+        let (verdict, diagnosis) = decide(state);
+        let relayed = false;
+        (
+            *index,
+            Decision {
+                verdict,
+                diagnosis,
+                relayed,
+            },
+        )
+    };
+    recipients.iter().map(decision).collect()
 }
 
 /// Gives all recipients the same verdict, without a transaction.
@@ -109,57 +137,67 @@ pub fn judge_transaction(result: &TransactionResult, session_worked: bool, host:
         answered: true,
         broke: false,
         throttle: None,
+        of_hop: None,
     };
     for (index, recipient) in &result.verdicts {
-        let (scope, verdict) = judge::judge_recipient(recipient, situation);
-        let verdict = match verdict {
+        let finding = judge::find_of_recipient(recipient, situation, host);
+        let verdict = match finding.verdict() {
             Verdict::NextTransaction if !accepted_any => Verdict::Defer,
             verdict => verdict,
         };
-        if verdict == Verdict::Throttle && scope == Scope::NextHop {
-            judged.throttle = Some(Refusal::Mail);
-        } else if is_421(recipient) {
-            judged.throttle.get_or_insert(Refusal::Connection);
-        }
         judged.answered &= !is_silence(recipient);
         judged.broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
-        let (stage, event) = judge::event_of(recipient);
+        judged.hear_of_hop(&finding);
         judged.decisions.push((
             *index,
             Decision {
                 verdict,
-                diagnosis: judge::diagnose(stage, event, verdict, host),
+                diagnosis: finding.into_diagnosis(),
                 relayed: result.relayed.contains(index),
             },
         ));
+    }
+    if judged.broke && judged.of_hop.is_none() {
+        judged.of_hop = Some(HopDiagnosis::sessions_break(host));
     }
     judged
 }
 
 impl Judged {
-    /// Tells the schedule how its hop did, in `took`. `last` finds the hop's last diagnosis in what is kept with it.
+    /// Keeps what a finding says of the hop: the most that it asks for, and why.
+    fn hear_of_hop(&mut self, finding: &Finding) {
+        let asks = match (finding.scope(), finding.throttles()) {
+            (Scope::NextHop, true) => Some(Refusal::Mail),
+            (Scope::Connection, true) => Some(Refusal::Connection),
+            _ => None,
+        };
+        let asks_for_more = asks == Some(Refusal::Mail) && self.throttle != asks;
+        if self.of_hop.is_none() || asks_for_more {
+            self.of_hop = finding.of_hop();
+        }
+        if asks_for_more || self.throttle.is_none() {
+            self.throttle = asks;
+        }
+    }
+
+    /// Tells the schedule how its hop did, in `took`. `last` finds the hop's last word in what is kept with it.
     pub fn tell<K: Clone + Hash + Eq, J, C: Default>(
         &self,
         schedule: &mut Schedule<K, J, C>,
         hop: HopId,
         (took, now): (Duration, Now),
-        last: impl Fn(&mut C) -> &mut Option<Diagnosis>,
+        last: impl Fn(&mut C) -> &mut LastWord,
     ) {
-        if self.answered {
+        // A refusal is an answer, but no progress: pauses would begin anew with each.
+        if self.answered && (self.throttle.is_none() || self.accepted_any) {
             schedule.delivered(hop, took);
-            // What went wrong before says nothing about who waits too long from now on; a 5yz
-            // greeting of an hour ago must not return mail.
-            *last(schedule.context(hop)) = None;
+            last(schedule.context(hop)).forget();
         }
         if let Some(refusal) = self.throttle {
             schedule.refused(hop, refusal, now);
         }
-        let is_unhappy = |(_, decision): &&(u32, Decision)| decision.verdict != Verdict::Delivered;
-        let unhappy = self.decisions.iter().find(is_unhappy);
-        if let Some((_, decision)) = unhappy
-            && !self.answered
-        {
-            *last(schedule.context(hop)) = Some(decision.diagnosis.clone());
+        if let Some(word) = &self.of_hop {
+            last(schedule.context(hop)).heard(word.clone(), now);
         }
     }
 
@@ -439,12 +477,6 @@ fn attempts_of(state: &RecipientState) -> u32 {
     }
 }
 
-/// The hop goes away, or wants us to: whatever command that answers, no connection is to follow
-/// at once.
-fn is_421(verdict: &RecipientVerdict) -> bool {
-    matches!(verdict, RecipientVerdict::Refused { reply, .. } if reply.code == 421)
-}
-
 /// The connection ended without the answer that was due.
 fn is_silence(verdict: &RecipientVerdict) -> bool {
     matches!(
@@ -456,10 +488,12 @@ fn is_silence(verdict: &RecipientVerdict) -> bool {
 }
 
 #[cfg(test)]
+mod of_others;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::{Notify, Recipient};
-    use crate::smtp::reply::EnhancedStatus;
 
     fn diagnosis() -> Diagnosis {
         Diagnosis {
@@ -658,12 +692,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn a_job_that_waited_too_long_fails_as_its_hop_did() {
-        assert_eq!(postponed(Some(diagnosis())).0, Verdict::Bounce);
-        assert_eq!(postponed(None), (Verdict::Defer, nobody_answered()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::relay::Core;
 use crate::world::{Owner, sleep, until_or, yield_now};
 use ringpost::handoff::job::Body;
 use ringpost::message::{Notify, Recipient};
-use ringpost::schedule::judge::Verdict;
+use ringpost::schedule::judge::{LastWord, Verdict};
 use ringpost::schedule::next_hop::{Action, HopId};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState};
 use ringpost::schedule::settle::{
@@ -26,7 +26,7 @@ use std::time::Duration;
 #[derive(Default)]
 pub struct HopState {
     pub idle: VecDeque<Rc<Cell<Option<Told>>>>,
-    pub last: Option<Diagnosis>,
+    pub last: LastWord,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,9 +86,13 @@ impl Core {
         if self.world().canary == Canary::DropsPostponed {
             return;
         }
-        let last = self.part().schedule.borrow_mut().context(hop).last.clone();
-        let (verdict, diagnosis) = postponed(last);
-        self.settle_all(job, verdict, &diagnosis);
+        let decisions = {
+            let mut schedule = self.part().schedule.borrow_mut();
+            let patience = schedule.settings().blocked_wait_max;
+            let last = &schedule.context(hop).last;
+            postponed(job.recipients(), last, self.world().now(), patience)
+        };
+        self.apply(job, decisions);
     }
 
     /// Takes over a job: recipients that wait for delivery are routed by their own domain, owed

@@ -9,12 +9,10 @@ use crate::session_to_host::{Connection, Point};
 use crate::world::{Owner, until_or};
 use ringpost::message::BodyType;
 use ringpost::schedule::dsn::Owed;
-use ringpost::schedule::judge::{self, Event, Situation, Trouble, Verdict};
+use ringpost::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
 use ringpost::schedule::next_hop::{HopId, Refusal, Take};
-use ringpost::schedule::outcome::{Diagnosis, RecipientState};
-use ringpost::schedule::settle::{
-    After, Consequences, indices, is_report, judge_transaction, nobody_answered,
-};
+use ringpost::schedule::outcome::RecipientState;
+use ringpost::schedule::settle::{After, Consequences, indices, is_report, judge_transaction};
 use ringpost::smtp::client::{Transaction, TransactionResult};
 use ringpost::smtp::reply::Stage;
 use ringpost::time::Now;
@@ -24,10 +22,7 @@ use std::rc::Rc;
 /// How one try to open a connection ended.
 enum Tried {
     Open(Box<Connection>, usize),
-    Failed {
-        diagnosis: Diagnosis,
-        throttle: bool,
-    },
+    Failed(Finding),
 }
 
 impl Core {
@@ -43,12 +38,9 @@ impl Core {
                 Tried::Open(connection, host) => {
                     let took = world.now().since(started);
                     core.part().schedule.borrow_mut().connected(hop, took);
-                    core.serve(hop, *connection, host).await;
+                    core.serve(hop, *connection, host, started).await;
                 }
-                Tried::Failed {
-                    diagnosis,
-                    throttle,
-                } => core.connect_failed(hop, diagnosis, throttle),
+                Tried::Failed(finding) => core.connect_failed(hop, &finding, started),
             }
         });
     }
@@ -59,16 +51,18 @@ impl Core {
         workers.set(workers.get() - 1);
     }
 
-    fn connect_failed(&self, hop: HopId, diagnosis: Diagnosis, throttle: bool) {
+    fn connect_failed(&self, hop: HopId, finding: &Finding, started: Now) {
         let world = self.world();
         world.seen.borrow_mut().connects_failed += 1;
-        tell!(world, "no connection: {}", diagnosis.text);
+        tell!(world, "no connection: {}", finding.diagnosis().text);
         let mut schedule = self.part().schedule.borrow_mut();
-        schedule.context(hop).last = Some(diagnosis);
-        if throttle {
+        if let Some(word) = finding.of_hop() {
+            schedule.context(hop).last.heard(word, world.now());
+        }
+        if finding.throttles() {
             schedule.refused(hop, Refusal::Connection, world.now());
         }
-        schedule.connect_failed(hop, world.now());
+        schedule.connect_failed(hop, started, world.now());
         self.worker_ends();
     }
 
@@ -77,24 +71,26 @@ impl Core {
         let site = *self.part().schedule.borrow().key(hop);
         let mut hosts = self.relay.network.hosts_of(site);
         hosts.retain(|host| !declined.contains(host));
-        let mut last = Tried::Failed {
-            diagnosis: nobody_answered(),
-            throttle: false,
-        };
+        let mut last = Finding::nobody_answered();
+        let mut may_recover = !declined.is_empty();
         for (number, host) in hosts.iter().enumerate() {
             let situation = Situation {
                 more_hosts: number + 1 < hosts.len(),
+                may_recover,
                 ..Situation::default()
             };
             match self.connect_host(*host, situation).await {
-                (Verdict::TryNextHost, failed) => last = failed,
-                (_, tried) => return tried,
+                Tried::Failed(failed) if failed.verdict() == Verdict::TryNextHost => {
+                    may_recover |= !failed.host_refuses();
+                    last = failed;
+                }
+                tried => return tried,
             }
         }
-        last
+        Tried::Failed(last)
     }
 
-    async fn connect_host(&self, host: usize, situation: Situation) -> (Verdict, Tried) {
+    async fn connect_host(&self, host: usize, situation: Situation) -> Tried {
         let name = self.relay.network.name_of(host);
         let opened = match self.relay.network.connect(host) {
             Some(end) => Connection::open(self.world(), end).await,
@@ -103,7 +99,7 @@ impl Core {
         let failure = match opened {
             Ok(connection) => {
                 self.world().seen.borrow_mut().connects += 1;
-                return (Verdict::Delivered, Tried::Open(Box::new(connection), host));
+                return Tried::Open(Box::new(connection), host);
             }
             Err(failure) => failure,
         };
@@ -111,21 +107,17 @@ impl Core {
             None => (Stage::Connect, Event::Trouble(Trouble::Unreachable)),
             Some(failure) => (failure.stage, judge::event_of_cause(&failure.cause)),
         };
-        let (_, verdict) = judge::judge(stage, event, situation);
-        let tried = Tried::Failed {
-            diagnosis: judge::diagnose(stage, event, verdict, &name),
-            throttle: verdict == Verdict::Throttle,
-        };
-        (verdict, tried)
+        Tried::Failed(Finding::of(stage, event, situation, &name))
     }
 
     /// Carries jobs until there is no more reason to keep the connection.
-    async fn serve(&self, hop: HopId, connection: Connection, host: usize) {
+    async fn serve(&self, hop: HopId, connection: Connection, host: usize, opened_at: Now) {
         let mut worker = Worker {
             core: self.clone(),
             hop,
             connection,
             host,
+            opened_at,
             carried: 0,
             has_rested: false,
             ahead: None,
@@ -156,7 +148,9 @@ impl Core {
                 }
                 After::Broke => {
                     let now = self.world().now();
-                    self.part().schedule.borrow_mut().broke(hop, now);
+                    let mut schedule = self.part().schedule.borrow_mut();
+                    schedule.broke(hop, worker.opened_at, now);
+                    drop(schedule);
                     self.world().seen.borrow_mut().broke += 1;
                     return self.worker_ends();
                 }
@@ -195,6 +189,8 @@ struct Worker {
     hop: HopId,
     connection: Connection,
     host: usize,
+    /// When it began to open.
+    opened_at: Now,
     /// Transactions begun on this connection.
     carried: u32,
     has_rested: bool,
@@ -307,16 +303,18 @@ impl Worker {
         if hosts.iter().all(|host| declined.contains(host)) {
             return false;
         }
+        let opened_at = self.core.world().now();
         match self.core.connect(self.hop, declined).await {
             Tried::Open(connection, host) => {
                 let before = std::mem::replace(&mut self.connection, *connection);
                 self.host = host;
+                self.opened_at = opened_at;
                 self.carried = 0;
                 self.has_rested = false;
                 before.quit().await;
                 true
             }
-            Tried::Failed { .. } => false,
+            Tried::Failed(_) => false,
         }
     }
 

@@ -4,6 +4,13 @@ use super::{Refusal, Settings};
 use crate::time::Now;
 use std::time::Duration;
 
+/// How a connection failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Failure {
+    NotOpened,
+    Broke,
+}
+
 /// The window (additive increase, multiplicative decrease) and the pauses of one next hop.
 ///
 /// Invariant: `1 <= window <= window_max`.
@@ -14,8 +21,12 @@ pub(super) struct Health {
     successes: u32,
     /// Connection failures since the last success.
     failures: u32,
+    /// When the last of them was noticed.
+    failed_at: Option<Now>,
     /// Refusals since the last success.
     refusals: u32,
+    /// When the first failure or refusal since the last success was noticed; `NEVER`: there was none.
+    pub troubled_since: Now,
     /// No new connection before this.
     pub opens_from: Now,
     /// No job is handed to any connection before this.
@@ -29,7 +40,9 @@ impl Health {
             window_max: settings.window_max,
             successes: 0,
             failures: 0,
+            failed_at: None,
             refusals: 0,
+            troubled_since: Now::NEVER,
             opens_from: Now(0),
             takes_from: Now(0),
         }
@@ -37,6 +50,10 @@ impl Health {
 
     pub fn window(&self) -> u32 {
         self.window
+    }
+
+    pub fn window_max(&self) -> u32 {
+        self.window_max
     }
 
     pub fn set_window_max(&mut self, window_max: u32) {
@@ -63,6 +80,16 @@ impl Health {
         }
     }
 
+    /// Whether the window may grow because jobs wait: the hop may be slow, but nothing speaks against it.
+    pub fn may_widen(&self) -> bool {
+        self.troubled_since == Now::NEVER && self.window < self.window_max
+    }
+
+    /// There are so many connections now, because jobs waited.
+    pub fn widen(&mut self, connections: u32) {
+        self.window = self.window.max(connections).min(self.window_max);
+    }
+
     /// When every pause is over.
     pub fn paused_until(&self) -> Now {
         self.opens_from.max(self.takes_from)
@@ -71,7 +98,9 @@ impl Health {
     /// The window grows by one for each window of successes.
     pub fn succeeded(&mut self) {
         self.failures = 0;
+        self.failed_at = None;
         self.refusals = 0;
+        self.troubled_since = Now::NEVER;
         self.successes += 1;
         if self.successes >= self.window {
             self.successes = 0;
@@ -79,17 +108,36 @@ impl Health {
         }
     }
 
-    /// A connection could not be made, or broke. Failures within a pause belong to the round
-    /// that caused it, and count no further.
-    pub fn failed(&mut self, now: Now, settings: &Settings) {
-        if self.opens_from > now {
+    /// A connection that began to open at `began` could not be made, or broke. What fails together is one failure: one within a
+    /// pause, or of a connection that was there when the last one failed, counts no further.
+    pub fn failed(&mut self, failure: Failure, began: Now, now: Now, settings: &Settings) {
+        let is_of_last = self.failed_at.is_some_and(|failed_at| began < failed_at);
+        if self.opens_from > now || is_of_last {
             return;
         }
         self.shrink();
         self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now);
+        self.troubled_since = self.troubled_since.min(now);
+        self.opens_from = now + self.failure_wait(failure, settings);
+    }
+
+    /// The first connection that breaks costs no pause: its host may just have been restarted.
+    fn failure_wait(&self, failure: Failure, settings: &Settings) -> Duration {
         if let Some(excess) = self.failures.checked_sub(settings.failures_until_dead) {
-            let wait = doubled(settings.probe_wait_min, excess, settings.probe_wait_max);
-            self.opens_from = now + wait;
+            return doubled(settings.probe_wait_min, excess, settings.probe_wait_max);
+        }
+        let before = self.failures - 1;
+        match failure {
+            Failure::Broke if before == 0 => Duration::ZERO,
+            Failure::Broke => doubled(
+                settings.failure_wait_min,
+                before - 1,
+                settings.probe_wait_min,
+            ),
+            Failure::NotOpened => {
+                doubled(settings.failure_wait_min, before, settings.probe_wait_min)
+            }
         }
     }
 
@@ -109,6 +157,7 @@ impl Health {
             settings.refusal_wait_max,
         );
         self.refusals = self.refusals.saturating_add(1);
+        self.troubled_since = self.troubled_since.min(now);
         self.opens_from = self.opens_from.max(now + wait);
         if refusal == Refusal::Mail {
             self.takes_from = now + wait;
@@ -161,17 +210,57 @@ mod tests {
         };
         let mut health = Health::new(&settings);
         for _ in 0..5 {
-            health.failed(seconds(1), &settings);
+            health.failed(Failure::NotOpened, seconds(1), seconds(1), &settings);
         }
         assert_eq!(health.opens_from, seconds(11));
-        health.failed(seconds(11), &settings);
+        health.failed(Failure::NotOpened, seconds(11), seconds(11), &settings);
         assert_eq!(health.opens_from, seconds(31));
-        health.failed(seconds(31), &settings);
+        health.failed(Failure::NotOpened, seconds(31), seconds(31), &settings);
         assert_eq!(health.opens_from, seconds(66));
         assert!(health.is_dead(&settings));
         health.succeeded();
         assert!(!health.is_dead(&settings));
         assert_eq!(health.window(), 2, "one success at a window of one");
+    }
+
+    #[test]
+    fn connections_that_were_open_together_break_once() {
+        let settings = Settings::default();
+        let mut health = Health::new(&settings);
+        for _ in 0..20 {
+            health.failed(Failure::Broke, seconds(1), seconds(75), &settings);
+        }
+        // One that notices late, as a peer that is silent and not gone.
+        health.failed(Failure::Broke, seconds(74), seconds(300), &settings);
+        assert!(!health.is_dead(&settings));
+        assert_eq!((health.window(), health.opens_from), (2, seconds(75)));
+        health.failed(Failure::Broke, seconds(76), seconds(301), &settings);
+        assert_eq!(
+            health.opens_from,
+            seconds(302),
+            "one that came after it counts"
+        );
+        health.succeeded();
+        health.failed(Failure::Broke, seconds(1), seconds(303), &settings);
+        assert_eq!(
+            health.troubled_since,
+            seconds(303),
+            "and any after a success"
+        );
+    }
+
+    #[test]
+    fn failures_to_open_are_spread_over_time() {
+        let settings = Settings::default();
+        let mut health = Health::new(&settings);
+        let mut now = seconds(0);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            health.failed(Failure::NotOpened, now, now, &settings);
+            waits.push(health.opens_from.since(now).as_secs());
+            now = health.opens_from;
+        }
+        assert_eq!(waits, [1, 2, 10, 20, 40, 80]);
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub(super) struct Hop<K, J, C> {
     pub proven: bool,
     /// Its last connection took long to open.
     pub opens_slowly: bool,
+    /// Its last transaction took long.
+    pub answers_slowly: bool,
+    /// When a connection was last asked for.
+    pub opened_at: Now,
     /// Jobs taken since this hop last made room for another.
     pub turn_jobs: u32,
     /// Is in the ring of hops to look at.
@@ -63,6 +67,8 @@ impl<K, J, C> Hop<K, J, C> {
             closing: 0,
             proven: false,
             opens_slowly: false,
+            answers_slowly: false,
+            opened_at: Now(0),
             turn_jobs: 0,
             listed: false,
             starved: false,
@@ -145,15 +151,16 @@ impl<K, J, C> Hop<K, J, C> {
         if self.idle > 0 {
             return self.step_with_idle(settings);
         }
-        if self.staying() >= health.room(settings) {
-            return Step::Wait(Now::NEVER);
-        }
         if health.opens_from > now {
             return Step::Wait(health.opens_from);
         }
-        match self.open_at(since, settings) {
-            at if at <= now => Step::Open,
-            at => Step::Wait(at),
+        let at = match self.staying() < health.room(settings) {
+            true => self.open_at(since, settings),
+            false => self.widen_at(since, settings),
+        };
+        match at <= now {
+            true => Step::Open,
+            false => Step::Wait(at),
         }
     }
 
@@ -172,30 +179,53 @@ impl<K, J, C> Hop<K, J, C> {
         if self.staying() == 0 {
             return since;
         }
-        let unclaimed = self.todo.len().saturating_sub(self.woken as usize);
         let enough = settings.jobs_per_new_connection as usize * (self.opening as usize + 1);
-        if unclaimed >= enough {
+        if self.unclaimed() >= enough {
             since + settings.reuse_wait
         } else if self.opening == 0 {
             since + settings.slow_wait
         } else {
-            Now::NEVER
+            self.join_at(since, settings)
         }
     }
 
-    /// When the oldest job has waited long enough to be handed back.
+    /// When one more connection than the window has is worth a try: the hop is slow, and not troubled.
+    fn widen_at(&self, since: Now, settings: &Settings) -> Now {
+        let may_widen = self.health.may_widen() && self.connections() < self.health.window_max();
+        match may_widen {
+            true => self.join_at(since, settings),
+            false => Now::NEVER,
+        }
+    }
+
+    /// One connection after the other while there are more jobs than connections on their way to them: those that are
+    /// busy or opening may hang.
+    fn join_at(&self, since: Now, settings: &Settings) -> Now {
+        match self.unclaimed() > self.opening as usize {
+            true => since.max(self.opened_at) + settings.join_wait,
+            false => Now::NEVER,
+        }
+    }
+
+    /// Jobs that no connection is about to ask for.
+    fn unclaimed(&self) -> usize {
+        self.todo.len().saturating_sub(self.woken as usize)
+    }
+
+    /// When the oldest job has waited long enough to be handed back. At a hop that is dead or paused that is counted from the
+    /// begin of the trouble: jobs that waited before, for their turn, have lost nothing yet.
     pub fn stale_at(&self, now: Now, settings: &Settings) -> Now {
         let Some((since, _)) = self.todo.front() else {
             return Now::NEVER;
         };
         let since = *since;
         let health = &self.health;
-        let blocked =
+        let paused =
             health.takes_from > now || (health.opens_from > now && self.connections() == 0);
-        if blocked || self.health.is_dead(settings) {
-            since + settings.blocked_wait_max
-        } else {
-            since + settings.queue_wait_max
+        let slow = since + settings.queue_wait_max;
+        match paused || health.is_dead(settings) {
+            true => slow.min(since.max(health.troubled_since) + settings.blocked_wait_max),
+            false => slow,
         }
     }
 }

@@ -28,6 +28,16 @@ fn connect(schedule: &mut TestSchedule, now: Now) -> (HopId, Take<u32>) {
     (opened[0], schedule.take(opened[0], now))
 }
 
+/// Three tries to open a connection, each of which fails at once; the pauses between them pass.
+fn fail_until_dead(schedule: &mut TestSchedule, now: &mut Now) {
+    for pause in [1, 2, 0] {
+        for hop in open_all(schedule, *now) {
+            schedule.connect_failed(hop, *now, *now);
+        }
+        *now = *now + Duration::from_secs(pause);
+    }
+}
+
 /// Lets time pass until `at`: nothing happens before, whatever wakes the driver.
 fn quiet_until(schedule: &mut TestSchedule, at: Option<Now>) {
     while let Some(now) = schedule.deadline()
@@ -101,6 +111,159 @@ fn burst_opens_one_connection_for_ten_jobs_up_to_the_window() {
     assert_eq!(schedule.connections(), 5);
 }
 
+/// When each connection is opened while jobs wait, by seconds.
+fn opened_at(
+    schedule: &mut TestSchedule,
+    until: Now,
+    mut on_open: impl FnMut(&mut TestSchedule, HopId),
+) -> Vec<f64> {
+    let mut opened = Vec::new();
+    let mut now = Now(0);
+    loop {
+        while let Some(action) = schedule.poll(now) {
+            let Action::Open { hop } = action else {
+                panic!("{action:?}");
+            };
+            opened.push(now.0 as f64 / SECOND as f64);
+            on_open(schedule, hop);
+        }
+        match schedule.deadline() {
+            Some(at) if at <= until => now = now.max(at),
+            _ => return opened,
+        }
+    }
+}
+
+#[test]
+fn connections_that_hang_in_a_transaction_are_joined_by_others_beyond_the_window() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..100 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let opened = opened_at(&mut schedule, Now(30 * SECOND), |schedule, hop| {
+        schedule.connected(hop, Duration::ZERO);
+        assert!(matches!(schedule.take(hop, Now(0)), Take::Job(_)));
+    });
+    assert_eq!(opened.len(), 20, "{opened:?}");
+    let pauses = opened.windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(pauses.clone().all(|pause| pause <= 1.0), "{opened:?}");
+}
+
+#[test]
+fn connections_that_hang_while_they_open_are_joined_by_others_for_other_jobs() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..8 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let opened = opened_at(&mut schedule, Now(30 * SECOND), |_, _| {});
+    assert_eq!(opened.len(), 8, "one for each job: {opened:?}");
+    let pauses = opened.windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(pauses.clone().all(|pause| pause <= 1.0), "{opened:?}");
+}
+
+#[test]
+fn window_of_a_hop_that_refuses_or_fails_grows_by_successes_only() {
+    let troubles: [fn(&mut TestSchedule, HopId); 2] = [
+        |schedule, hop| schedule.refused(hop, Refusal::Connection, Now(0)),
+        |schedule, hop| {
+            schedule.broke(hop, Now(0), Now(0));
+        },
+    ];
+    for trouble in troubles {
+        let mut schedule = schedule(Settings::default());
+        for job in 0..10 {
+            schedule.push(&"a", job, Now(0));
+        }
+        let (hop, _) = connect(&mut schedule, Now(0));
+        trouble(&mut schedule, hop);
+        opened_at(&mut schedule, Now(50 * SECOND), |schedule, hop| {
+            schedule.connected(hop, Duration::ZERO);
+            assert!(matches!(
+                schedule.take(hop, Now(0)),
+                Take::Job(_) | Take::Close
+            ));
+        });
+        assert_eq!(schedule.connections(), 2, "half of five");
+    }
+}
+
+#[test]
+fn slow_hop_gets_no_job_ahead_of_its_turn() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..4 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let (hop, _) = connect(&mut schedule, Now(0));
+    assert_eq!(schedule.take_ahead(hop, Now(0)), Some(1));
+    schedule.delivered(hop, Duration::from_secs(20));
+    assert_eq!(schedule.take_ahead(hop, Now(0)), None);
+    schedule.delivered(hop, Duration::from_millis(20));
+    assert_eq!(schedule.take_ahead(hop, Now(0)), Some(2));
+}
+
+#[test]
+fn one_job_for_a_refused_port_is_one_attempt_and_then_a_pause() {
+    let mut schedule = schedule(Settings::default());
+    schedule.push(&"a", 1, Now(0));
+    let mut attempts = Vec::new();
+    let mut now = Now(0);
+    loop {
+        match schedule.poll(now) {
+            Some(Action::Open { hop }) => {
+                attempts.push(now.0 / SECOND);
+                schedule.connect_failed(hop, now, now);
+            }
+            Some(Action::Postpone { .. }) => break,
+            Some(action) => panic!("{action:?}"),
+            None => now = schedule.deadline().expect("the job waits"),
+        }
+    }
+    assert_eq!(attempts, [0, 1, 3, 13, 33]);
+    assert_eq!(now, Now(60 * SECOND));
+}
+
+/// Twenty connections, a long queue, and a host that is restarted and accepts connections again at once.
+#[test]
+fn a_restarting_hop_gets_its_waiting_mail_at_once() {
+    let mut schedule = schedule(Settings {
+        window_initial: 20,
+        ..Settings::default()
+    });
+    for job in 0..500 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let mut now = Now(0);
+    while schedule.connections() < 20 {
+        now = now + Duration::from_millis(100);
+        while let Some(Action::Open { hop }) = schedule.poll(now) {
+            schedule.connected(hop, Duration::ZERO);
+            assert!(matches!(schedule.take(hop, now), Take::Job(_)));
+        }
+    }
+    let hop = schedule.hop(&"a").expect("it has jobs");
+    let reset = Now(75 * SECOND);
+    for _ in 0..20 {
+        schedule.broke(hop, now, reset);
+    }
+    assert!(!schedule.status(hop).expect("it has jobs").is_dead);
+    let mut taken = 0;
+    let mut now = reset;
+    while schedule.status(hop).is_some_and(|status| status.todo > 0) {
+        match schedule.poll(now) {
+            Some(Action::Open { hop }) => {
+                schedule.connected(hop, Duration::ZERO);
+                while let Take::Job(_) = schedule.take(hop, now) {
+                    taken += 1;
+                    schedule.delivered(hop, Duration::ZERO);
+                }
+            }
+            Some(action) => panic!("{action:?}"),
+            None => now = schedule.deadline().expect("jobs wait"),
+        }
+    }
+    assert_eq!((taken, now), (480, reset), "at once, and by nobody's word");
+}
+
 #[test]
 fn unreachable_hop_is_probed_by_one_connection_and_keeps_its_jobs() {
     let mut schedule = schedule(Settings::default());
@@ -108,11 +271,7 @@ fn unreachable_hop_is_probed_by_one_connection_and_keeps_its_jobs() {
         schedule.push(&"a", job, Now(0));
     }
     let mut now = Now(0);
-    for _ in 0..3 {
-        for hop in open_all(&mut schedule, now) {
-            schedule.connect_failed(hop, now);
-        }
-    }
+    fail_until_dead(&mut schedule, &mut now);
     assert_eq!(schedule.len(), 100);
     let hop = schedule.hop(&"a").unwrap();
     assert!(schedule.status(hop).unwrap().is_dead);
@@ -122,7 +281,7 @@ fn unreachable_hop_is_probed_by_one_connection_and_keeps_its_jobs() {
         now = schedule.status(hop).unwrap().paused_until;
         quiet_until(&mut schedule, Some(now));
         assert_eq!(open_all(&mut schedule, now), [hop], "a single probe");
-        schedule.connect_failed(hop, now);
+        schedule.connect_failed(hop, now, now);
         let paused = schedule.status(hop).unwrap().paused_until;
         assert_eq!(paused, now + Duration::from_secs(2 * wait));
     }
@@ -134,16 +293,15 @@ fn all_jobs_flow_when_a_short_outage_ends() {
     for job in 0..100 {
         schedule.push(&"a", job, Now(0));
     }
-    for _ in 0..3 {
-        for hop in open_all(&mut schedule, Now(0)) {
-            schedule.connect_failed(hop, Now(0));
-        }
-    }
-    let (hop, take) = connect(&mut schedule, Now(10 * SECOND));
+    let mut now = Now(0);
+    fail_until_dead(&mut schedule, &mut now);
+    let up = Now(13 * SECOND);
+    quiet_until(&mut schedule, Some(up));
+    let (hop, take) = connect(&mut schedule, up);
     assert_eq!(take, Take::Job(0));
     schedule.delivered(hop, Duration::ZERO);
     for job in 1..100 {
-        let now = Now(10 * SECOND + u64::from(job) * MILLISECOND);
+        let now = Now(up.0 + u64::from(job) * MILLISECOND);
         while schedule.poll(now).is_some() {}
         assert_eq!(schedule.take(hop, now), Take::Job(job));
         schedule.delivered(hop, Duration::ZERO);
@@ -161,20 +319,19 @@ fn job_of_a_dead_hop_comes_back_to_be_counted_and_deferred() {
         schedule.push(&"a", job, Now(u64::from(job)));
     }
     let hop = open_all(&mut schedule, Now(2))[0];
-    schedule.connect_failed(hop, Now(2));
+    schedule.connect_failed(hop, Now(2), Now(2));
     let mut postponed = Vec::new();
     let mut now = Now(2);
     while postponed.len() < 3 {
         match schedule.poll(now) {
             Some(Action::Postpone { job, .. }) => postponed.push((job, now)),
-            Some(Action::Open { hop }) => schedule.connect_failed(hop, now),
+            Some(Action::Open { hop }) => schedule.connect_failed(hop, now, now),
             Some(action) => panic!("{action:?}"),
             None => now = schedule.deadline().unwrap(),
         }
     }
     let minute = 60 * SECOND;
-    let expected = [(0, minute), (1, minute + 1), (2, minute + 2)];
-    assert_eq!(postponed, expected.map(|(job, at)| (job, Now(at))));
+    assert_eq!(postponed, [0, 1, 2].map(|job| (job, Now(minute + 2))));
     schedule.defer(0, Now(100 * SECOND));
     assert_eq!(
         schedule.poll(Now(100 * SECOND)),
@@ -195,10 +352,8 @@ fn short_retry_interval_shortens_the_pauses() {
     assert_eq!(settings.blocked_wait_max, second);
     let mut schedule = schedule(settings);
     schedule.push(&"a", 1, Now(0));
-    for _ in 0..3 {
-        let hop = open_all(&mut schedule, Now(0))[0];
-        schedule.connect_failed(hop, Now(0));
-    }
+    let hop = open_all(&mut schedule, Now(0))[0];
+    schedule.connect_failed(hop, Now(0), Now(0));
     quiet_until(&mut schedule, Some(Now(SECOND)));
     let hop = schedule.hop(&"a").unwrap();
     let action = schedule.poll(Now(SECOND));
@@ -244,7 +399,7 @@ fn empty_dead_hop_is_remembered_for_its_pause_only() {
     });
     schedule.push(&"a", 1, Now(0));
     let hop = open_all(&mut schedule, Now(0))[0];
-    schedule.connect_failed(hop, Now(0));
+    schedule.connect_failed(hop, Now(0), Now(0));
     assert_eq!(schedule.poll(Now(0)), None);
     let action = schedule.poll(Now(SECOND));
     assert_eq!(action, Some(Action::Postpone { hop, job: 1 }));
@@ -280,7 +435,7 @@ fn slow_hops_do_not_hold_all_connections() {
     let fast = schedule.push(&1000, 1, Now(5 * SECOND));
     assert_eq!(schedule.poll(Now(5 * SECOND)), None, "the reserve is full");
     let some = *opened.keys().next().unwrap();
-    schedule.connect_failed(some, Now(5 * SECOND));
+    schedule.connect_failed(some, Now(0), Now(5 * SECOND));
     let action = schedule.poll(Now(5 * SECOND));
     assert_eq!(action, Some(Action::Open { hop: fast }));
 }
@@ -309,7 +464,7 @@ fn connections_that_never_open_give_way_to_hops_that_have_not_failed() {
     assert_eq!(schedule.poll(Now(SECOND)), None);
     assert!(!schedule.is_crowded_out(opened[0], Now(0), Now(29 * SECOND)));
     assert!(schedule.is_crowded_out(opened[0], Now(0), Now(30 * SECOND)));
-    schedule.connect_failed(opened[0], late);
+    schedule.connect_failed(opened[0], Now(0), late);
     assert!(
         !schedule.is_crowded_out(opened[1], Now(0), late),
         "one is enough"
@@ -435,9 +590,9 @@ fn a_million_jobs_pass_quickly() {
         }
     }
     assert!(schedule.is_empty());
-    // 0.7 s on an idle machine; whatever is not linear takes minutes.
+    // 0.7 s on an idle machine, 8 s in a build without any optimisation; whatever is not linear takes minutes.
     let took = cpu_time().saturating_sub(started);
-    assert!(took < Duration::from_secs(5), "took {took:?}");
+    assert!(took < Duration::from_secs(20), "took {took:?}");
 }
 
 /// Of this thread: a busy machine must not fail the test.

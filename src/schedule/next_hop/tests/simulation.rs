@@ -48,7 +48,8 @@ struct World {
     random: Random,
     now: Now,
     schedule: Schedule<u64, u32>,
-    connections: Vec<(HopId, State)>,
+    /// With the time at which each began to open.
+    connections: Vec<(HopId, State, Now)>,
     /// Jobs that are queued or deferred, by the account of this model.
     waiting: HashSet<u32>,
     finished: HashSet<u32>,
@@ -182,7 +183,7 @@ impl World {
         };
         *count += 1;
         match action {
-            Action::Open { hop } => self.connections.push((hop, State::Opening)),
+            Action::Open { hop } => self.connections.push((hop, State::Opening, self.now)),
             Action::Wake { hop } => *self.idle_of(hop) = State::Busy(None),
             Action::Close { hop } => *self.idle_of(hop) = State::Closing,
             Action::Postpone { job, .. } => {
@@ -195,7 +196,7 @@ impl World {
 
     fn idle_of(&mut self, hop: HopId) -> &mut State {
         let mut of_hop = self.connections.iter_mut();
-        let idle = of_hop.find(|(of, state)| *of == hop && *state == State::Idle);
+        let idle = of_hop.find(|(of, state, _)| *of == hop && *state == State::Idle);
         &mut idle.expect("an idle connection of that hop").1
     }
 
@@ -205,11 +206,11 @@ impl World {
             return;
         }
         let index = self.random.below(self.connections.len() as u64) as usize;
-        let (hop, state) = self.connections[index];
+        let (hop, state, began) = self.connections[index];
         let after = match state {
-            State::Opening => self.opening(hop),
+            State::Opening => self.opening(hop, began),
             State::Busy(None) => self.take(hop),
-            State::Busy(Some(job)) => self.transaction(hop, job),
+            State::Busy(Some(job)) => self.transaction(hop, job, began),
             State::Idle if self.random.one_in(20) => {
                 self.schedule.idle_closed(hop);
                 None
@@ -228,9 +229,9 @@ impl World {
         }
     }
 
-    fn opening(&mut self, hop: HopId) -> Option<State> {
+    fn opening(&mut self, hop: HopId, began: Now) -> Option<State> {
         if self.manner(hop) == Manner::Unreachable {
-            self.schedule.connect_failed(hop, self.now);
+            self.schedule.connect_failed(hop, began, self.now);
             return None;
         }
         self.schedule.connected(hop, Duration::ZERO);
@@ -254,7 +255,7 @@ impl World {
         }
     }
 
-    fn transaction(&mut self, hop: HopId, job: u32) -> Option<State> {
+    fn transaction(&mut self, hop: HopId, job: u32, began: Now) -> Option<State> {
         match self.manner(hop) {
             Manner::Refuses if self.random.one_in(3) => {
                 let refusal = if self.random.one_in(2) {
@@ -267,7 +268,7 @@ impl World {
                 Some(State::Busy(None))
             }
             Manner::Breaks if self.random.one_in(2) => {
-                self.schedule.broke(hop, self.now);
+                self.schedule.broke(hop, began, self.now);
                 self.defer(job);
                 None
             }
@@ -287,9 +288,9 @@ impl World {
         let mut sum = 0;
         for (key, status) in self.schedule.each_hop() {
             let hop = self.schedule.hop(key).expect("known by its key");
-            let of_hop = self.connections.iter().filter(|(of, _)| *of == hop);
+            let of_hop = self.connections.iter().filter(|(of, _, _)| *of == hop);
             let count = |wanted: fn(&State) -> bool| {
-                of_hop.clone().filter(|(_, state)| wanted(state)).count() as u32
+                of_hop.clone().filter(|(_, state, _)| wanted(state)).count() as u32
             };
             assert_eq!(status.opening, count(|state| *state == State::Opening));
             assert_eq!(status.idle, count(|state| *state == State::Idle));
@@ -340,7 +341,7 @@ impl World {
     }
 }
 
-fn at_work((_, state): &(HopId, State)) -> bool {
+fn at_work((_, state, _): &(HopId, State, Now)) -> bool {
     *state != State::Idle
 }
 

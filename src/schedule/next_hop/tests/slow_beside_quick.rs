@@ -128,11 +128,12 @@ impl World {
     }
 
     fn opened(&mut self, slot: u32) {
-        let (hop, _) = self.connections[&slot];
+        let (hop, began) = self.connections[&slot];
+        let began = began.expect("it was opening");
         match Self::manner(*self.schedule.key(hop)) {
             Manner::Hangs(_) => {
                 self.connections.remove(&slot);
-                self.schedule.connect_failed(hop, self.now);
+                self.schedule.connect_failed(hop, began, self.now);
             }
             Manner::Takes(took) => {
                 self.schedule.connected(hop, took);

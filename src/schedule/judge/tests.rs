@@ -1,0 +1,194 @@
+use super::*;
+use Scope::*;
+use Verdict::*;
+
+const LAST: Situation = Situation {
+    more_hosts: false,
+    may_recover: false,
+    plaintext_allowed: false,
+    session_worked: false,
+};
+const MORE: Situation = Situation {
+    more_hosts: true,
+    ..LAST
+};
+const BEFORE: Situation = Situation {
+    may_recover: true,
+    ..LAST
+};
+const MAY: Situation = Situation {
+    plaintext_allowed: true,
+    ..LAST
+};
+const WORKED: Situation = Situation {
+    session_worked: true,
+    ..MORE
+};
+
+#[test]
+fn replies() {
+    let table = [
+        (Stage::Greeting, "554 no", MORE, (Session, TryNextHost)),
+        (Stage::Greeting, "554 no", LAST, (NextHop, Defer)),
+        (Stage::Greeting, "521 never", LAST, (NextHop, Bounce)),
+        (Stage::Greeting, "521 never", MORE, (Session, TryNextHost)),
+        (Stage::Greeting, "521 never", BEFORE, (NextHop, Defer)),
+        (Stage::Ehlo, "550 who", BEFORE, (NextHop, Defer)),
+        (Stage::Greeting, "421 busy", LAST, (NextHop, Throttle)),
+        (Stage::Greeting, "421 busy", MORE, (Session, TryNextHost)),
+        (Stage::Greeting, "450 x", LAST, (NextHop, Defer)),
+        (Stage::Ehlo, "550 who", LAST, (NextHop, Bounce)),
+        (Stage::Ehlo, "450 x", LAST, (NextHop, Defer)),
+        (Stage::Ehlo, "451 4.7.1 x", LAST, (NextHop, Throttle)),
+        (Stage::StartTls, "421 x", LAST, (NextHop, Throttle)),
+        (Stage::StartTls, "421 x", MAY, (Session, TryPlaintext)),
+        (Stage::Ehlo, "421 x", MAY, (NextHop, Throttle)),
+        (Stage::StartTls, "454 x", LAST, (NextHop, Defer)),
+        (Stage::Mail, "550 5.7.1 x", MORE, (Sender, Bounce)),
+        (Stage::Mail, "552 5.3.4 x", LAST, (Message, Bounce)),
+        (Stage::Mail, "452 4.3.1 x", MORE, (Message, TryNextHost)),
+        (Stage::Mail, "452 4.3.1 x", LAST, (Message, Defer)),
+        (Stage::Mail, "452 x", MORE, (Message, TryNextHost)),
+        (Stage::Mail, "451 4.3.0 x", MORE, (Message, TryNextHost)),
+        (Stage::Mail, "450 4.3.2 x", MORE, (Message, TryNextHost)),
+        (Stage::Mail, "450 4.3.2 x", LAST, (NextHop, Throttle)),
+        (Stage::Mail, "450 x", MORE, (Sender, Defer)),
+        (Stage::Mail, "450 4.1.8 x", MORE, (Sender, Defer)),
+        (Stage::Mail, "451 4.1.7 x", MORE, (Sender, Defer)),
+        (Stage::Mail, "454 4.7.0 x", MORE, (Sender, Defer)),
+        (Stage::Mail, "451 4.7.650 x", MORE, (NextHop, Throttle)),
+        (Stage::Mail, "421 x", LAST, (NextHop, Throttle)),
+        (Stage::Mail, "354 x", LAST, (Message, Defer)),
+        (Stage::Rcpt, "550 5.1.1 x", MORE, (Recipient, Bounce)),
+        (Stage::Rcpt, "553 x", LAST, (Recipient, Bounce)),
+        (Stage::Rcpt, "552 full", LAST, (Recipient, Defer)),
+        (Stage::Rcpt, "552 5.2.2 full", LAST, (Recipient, Defer)),
+        (
+            Stage::Rcpt,
+            "552 5.5.3 x",
+            LAST,
+            (Recipient, NextTransaction),
+        ),
+        (
+            Stage::Rcpt,
+            "452 4.5.3 x",
+            LAST,
+            (Recipient, NextTransaction),
+        ),
+        (Stage::Rcpt, "452 4.2.2 x", MORE, (Recipient, Defer)),
+        (Stage::Rcpt, "450 4.2.0 grey", MORE, (Recipient, Defer)),
+        (Stage::Rcpt, "451 4.7.1 grey", LAST, (Recipient, Defer)),
+        (Stage::Rcpt, "421 4.7.0 x", LAST, (Connection, Throttle)),
+        (Stage::Data, "554 5.5.1 x", LAST, (Message, Bounce)),
+        (Stage::Data, "451 x", LAST, (Message, Defer)),
+        (Stage::Data, "250 x", LAST, (Message, Defer)),
+        (Stage::Body, "552 5.3.4 x", LAST, (Message, Bounce)),
+        (Stage::Body, "421 x", LAST, (Connection, Throttle)),
+        (Stage::FinalDot, "250 2.0.0 x", LAST, (Message, Delivered)),
+        (Stage::FinalDot, "554 5.6.0 x", MORE, (Message, Bounce)),
+        (Stage::FinalDot, "452 4.3.1 x", MORE, (Message, Defer)),
+        (Stage::FinalDot, "354 x", LAST, (Message, Defer)),
+        (Stage::Idle, "421 x", MORE, (Session, Reconnect)),
+    ];
+    for (stage, text, situation, expected) in table {
+        let (code, rest) = text.split_once(' ').expect("code and text");
+        let reply = Reply::new(code.parse().expect("a code"), rest);
+        let got = judge(stage, Event::Reply(&reply), situation);
+        assert_eq!(got, expected, "{stage:?} {text:?} {situation:?}");
+    }
+}
+
+#[test]
+fn troubles() {
+    use Trouble::*;
+    let unfit = Unfit(EnhancedStatus::new(5, 6, 7));
+    let table = [
+        (Stage::Connect, Unreachable, MORE, (Session, TryNextHost)),
+        (Stage::Connect, Unreachable, LAST, (NextHop, Defer)),
+        (Stage::Connect, TimedOut, MAY, (NextHop, Defer)),
+        (Stage::Greeting, TimedOut, MORE, (Session, TryNextHost)),
+        (Stage::Greeting, ProtocolBroken, LAST, (NextHop, Defer)),
+        (Stage::Ehlo, PeerClosed, LAST, (NextHop, Defer)),
+        (Stage::Ehlo, Loop, MORE, (NextHop, Bounce)),
+        (Stage::Ehlo, Loop, BEFORE, (NextHop, Defer)),
+        (Stage::StartTls, PeerClosed, MAY, (Session, TryPlaintext)),
+        (Stage::StartTls, PeerClosed, LAST, (NextHop, Defer)),
+        (
+            Stage::Handshake,
+            HandshakeFailed,
+            MAY,
+            (Session, TryPlaintext),
+        ),
+        (Stage::Handshake, TimedOut, MAY, (Session, TryPlaintext)),
+        (
+            Stage::Handshake,
+            HandshakeFailed,
+            MORE,
+            (Session, TryNextHost),
+        ),
+        (Stage::Handshake, HandshakeFailed, LAST, (NextHop, Defer)),
+        (Stage::Handshake, TlsUntrusted, MAY, (NextHop, Defer)),
+        (Stage::Ehlo, TlsUnavailable, MORE, (Session, TryNextHost)),
+        (Stage::StartTls, TlsUnavailable, LAST, (NextHop, Defer)),
+        (Stage::Mail, NotAttempted, WORKED, (Session, Reconnect)),
+        (Stage::Mail, NotAttempted, MORE, (Session, TryNextHost)),
+        (Stage::Mail, NotAttempted, LAST, (NextHop, Defer)),
+        (Stage::Rcpt, PeerClosed, WORKED, (Session, Reconnect)),
+        (Stage::Body, ContentLost, WORKED, (Message, Defer)),
+        (Stage::FinalDot, ContentLost, MORE, (Message, Defer)),
+        (Stage::FinalDot, TimedOut, MORE, (Message, Defer)),
+        (Stage::Mail, unfit, MORE, (Message, Bounce)),
+    ];
+    for (stage, trouble, situation, expected) in table {
+        let got = judge(stage, Event::Trouble(trouble), situation);
+        assert_eq!(got, expected, "{stage:?} {trouble:?} {situation:?}");
+    }
+}
+
+#[test]
+fn nothing_but_a_good_final_reply_delivers() {
+    let stages = [
+        Stage::Connect,
+        Stage::Greeting,
+        Stage::Ehlo,
+        Stage::StartTls,
+        Stage::Handshake,
+        Stage::Mail,
+        Stage::Rcpt,
+        Stage::Data,
+        Stage::Body,
+        Stage::FinalDot,
+        Stage::Idle,
+        Stage::Quit,
+    ];
+    for stage in stages {
+        for code in 200..600 {
+            let reply = Reply::new(code, "x");
+            for situation in [LAST, MORE, MAY, WORKED] {
+                let (_, verdict) = judge(stage, Event::Reply(&reply), situation);
+                let good = stage == Stage::FinalDot && code < 300;
+                assert_eq!(verdict == Delivered, good, "{stage:?} {code}");
+                assert!(verdict != Bounce || code >= 500, "{stage:?} {code}");
+            }
+        }
+    }
+}
+
+#[test]
+fn diagnosis_has_the_class_of_the_verdict() {
+    let full = Reply::new(552, "5.2.2 mailbox full");
+    let diagnosis = diagnose(Stage::Rcpt, Event::Reply(&full), Defer, "mx.test");
+    assert_eq!(diagnosis.status.to_string(), "4.2.2");
+    assert_eq!(&*diagnosis.text, "552 5.2.2 mailbox full");
+    let looped = diagnose(
+        Stage::Ehlo,
+        Event::Trouble(Trouble::Loop),
+        Bounce,
+        "mx.test",
+    );
+    assert_eq!(looped.status.to_string(), "5.4.6");
+    let lost = Event::Trouble(Trouble::ContentLost);
+    let lost = diagnose(Stage::FinalDot, lost, Defer, "mx.test");
+    assert_eq!(lost.status.to_string(), "4.4.2");
+    assert!(lost.text.contains("may have been delivered"));
+}

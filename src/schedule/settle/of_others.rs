@@ -1,0 +1,174 @@
+//! What one transaction means for other mail that waits for the same next hop.
+
+use super::*;
+use crate::schedule::judge::Event;
+use crate::schedule::next_hop::{Action, Settings, Take};
+use crate::smtp::reply::{Reply, Stage};
+use std::rc::Rc;
+
+type Hops = Schedule<&'static str, u32, LastWord>;
+
+fn hop_at_work(schedule: &mut Hops) -> HopId {
+    let hop = schedule.push(&"b", 1, Now(0));
+    assert_eq!(schedule.poll(Now(0)), Some(Action::Open { hop }));
+    schedule.connected(hop, Duration::ZERO);
+    assert_eq!(schedule.take(hop, Now(0)), Take::Job(1));
+    hop
+}
+
+fn refused(stage: Stage, code: u16, text: &str) -> RecipientVerdict {
+    RecipientVerdict::Refused {
+        stage,
+        reply: Rc::new(Reply::new(code, text)),
+    }
+}
+
+fn judged(verdicts: Vec<RecipientVerdict>) -> Judged {
+    let verdicts = (0..).zip(verdicts).collect();
+    let result = TransactionResult {
+        verdicts,
+        relayed: Vec::new(),
+        reusable: false,
+    };
+    judge_transaction(&result, false, "mx.b.test")
+}
+
+/// What is said to others after a transaction that ended so.
+fn said_to_others(verdicts: Vec<RecipientVerdict>) -> Option<(Verdict, String)> {
+    let mut schedule = Hops::new(Settings::default());
+    let hop = hop_at_work(&mut schedule);
+    let judged = judged(verdicts);
+    judged.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    let tried = RecipientState::Waiting {
+        attempts: 7,
+        due: WallTime(0),
+        last: None,
+    };
+    let last = schedule.context(hop);
+    last.diagnosis()?;
+    let day = Now(24 * 3600 * 1_000_000);
+    let mut others = postponed(&[(0, tried)], last, day, Duration::from_secs(60));
+    let (_, decision) = others.remove(0);
+    assert_eq!(decision.diagnosis.status.class, 4);
+    Some((decision.verdict, decision.diagnosis.text.into()))
+}
+
+#[test]
+fn a_recipients_refusal_is_not_said_to_others_that_wait_for_the_hop() {
+    let breaks = "the next hop ends its sessions without an answer";
+    let no_user = || refused(Stage::Rcpt, 550, "5.1.1 no such user");
+    let table = [
+        (vec![no_user(), RecipientVerdict::LostAfterData], breaks),
+        (vec![no_user(), RecipientVerdict::LostInBody], breaks),
+        (
+            vec![no_user(), RecipientVerdict::NotAttempted],
+            "the connection was lost before the message was sent",
+        ),
+        (
+            vec![
+                refused(Stage::Mail, 550, "5.7.1 not this sender"),
+                RecipientVerdict::LostAfterData,
+            ],
+            breaks,
+        ),
+        (vec![RecipientVerdict::LostAfterData], breaks),
+        (
+            vec![refused(Stage::Mail, 451, "4.7.650 slow down"), no_user()],
+            "451 4.7.650 slow down",
+        ),
+        (
+            vec![no_user(), refused(Stage::Rcpt, 421, "4.4.2 bye")],
+            "421 4.4.2 bye",
+        ),
+    ];
+    for (verdicts, text) in table {
+        let said = said_to_others(verdicts.clone());
+        assert_eq!(said, Some((Verdict::Defer, text.into())), "{verdicts:?}");
+    }
+    let nothing = [
+        no_user(),
+        refused(Stage::Mail, 451, "4.7.24 SPF"),
+        refused(Stage::Rcpt, 451, "4.7.1 greylisted"),
+        refused(Stage::FinalDot, 554, "5.7.1 spam"),
+        refused(Stage::FinalDot, 521, "5.7.1 never"),
+    ];
+    for verdict in nothing {
+        assert_eq!(said_to_others(vec![verdict.clone()]), None, "{verdict:?}");
+    }
+}
+
+fn no_mail_here() -> HopDiagnosis {
+    let reply = Reply::new(521, "5.3.2 no mail here");
+    let event = Event::Reply(&reply);
+    let finding = Finding::of(Stage::Greeting, event, Situation::default(), "mx.b.test");
+    finding.of_hop().expect("it speaks of itself")
+}
+
+#[test]
+fn a_hop_that_refuses_for_good_returns_mail_that_was_tried_before_if_it_says_nothing_else() {
+    let second = |count: u64| Now(count * 1_000_000);
+    let minute = Duration::from_secs(60);
+    let tried = RecipientState::Waiting {
+        attempts: 1,
+        due: WallTime(0),
+        last: None,
+    };
+    let recipients = [(3, RecipientState::fresh()), (4, tried)];
+    let verdicts = |last: &LastWord, now| {
+        let decisions = postponed(&recipients, last, now, minute);
+        decisions
+            .into_iter()
+            .map(|(index, it)| (index, it.verdict, it.diagnosis.status.to_string()))
+            .collect::<Vec<_>>()
+    };
+    let deferred = |status: &str| {
+        vec![
+            (3, Verdict::Defer, status.to_owned()),
+            (4, Verdict::Defer, status.to_owned()),
+        ]
+    };
+    let mut last = LastWord::default();
+    assert_eq!(verdicts(&last, second(60)), deferred("4.4.5"));
+    last.heard(no_mail_here(), second(1));
+    assert_eq!(verdicts(&last, second(2)), deferred("4.3.2"), "only now");
+    last.heard(no_mail_here(), second(20));
+    let returned = vec![
+        (3, Verdict::Defer, "4.3.2".to_owned()),
+        (4, Verdict::Bounce, "5.3.2".to_owned()),
+    ];
+    assert_eq!(verdicts(&last, second(60)), returned);
+    last.heard(HopDiagnosis::sessions_break("mx.b.test"), second(70));
+    last.heard(no_mail_here(), second(71));
+    assert_eq!(verdicts(&last, second(80)), deferred("4.3.2"), "again");
+    last.forget();
+    assert_eq!(verdicts(&last, second(200)), deferred("4.4.5"));
+}
+
+#[test]
+fn pauses_of_a_hop_that_goes_on_refusing_double() {
+    let mut schedule = Hops::new(Settings::default());
+    let hop = hop_at_work(&mut schedule);
+    let mut now = Now(0);
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        let busy = judged(vec![refused(Stage::Mail, 450, "4.3.2 not now")]);
+        busy.tell(&mut schedule, hop, (Duration::ZERO, now), |last| last);
+        let until = schedule.status(hop).expect("at work").paused_until;
+        pauses.push(until.since(now).as_secs());
+        now = until;
+    }
+    assert_eq!(pauses, [5, 10, 20, 40]);
+}
+
+#[test]
+fn a_refused_sender_does_not_pause_the_hop() {
+    let mut schedule = Hops::new(Settings::default());
+    let hop = hop_at_work(&mut schedule);
+    let window = schedule.status(hop).expect("at work").window;
+    let spf = judged(vec![refused(Stage::Mail, 451, "4.7.24 SPF")]);
+    spf.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    let status = schedule.status(hop).expect("at work");
+    assert_eq!((status.paused_until, status.window), (Now(0), window));
+    schedule.push(&"b", 2, Now(2));
+    assert_eq!(schedule.take(hop, Now(2)), Take::Job(2));
+}
