@@ -113,6 +113,7 @@ impl World {
             connections_max: 1 + random.below(20) as u32,
             jobs_per_new_connection: 1 + random.below(4) as u32,
             jobs_per_turn: 1 + random.below(10) as u32,
+            blocked_wait_max: Duration::from_secs(3 + random.below(60)),
             ..Settings::default()
         };
         let manners = [

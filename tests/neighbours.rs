@@ -1,0 +1,315 @@
+//! What happens to one message, or to one connection, does not happen to the other mail for the same next hop: against the relay
+//! as a process.
+
+mod support;
+
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::client::{CONTENT, Client, send_mail};
+use support::next_hop::{Answer, NextHop, Occasion, StartTls, deaf};
+use support::relay::{Home, Relay};
+use support::{PATIENCE, Watched, relay_to};
+
+const FROM: &str = "a@sender.test";
+const TO: &str = "b@example.test";
+
+/// Far below any pause of a next hop, and within reach of a machine under load.
+const SOON: Duration = Duration::from_secs(4);
+
+fn verb_is(command: &str, verb: &str) -> bool {
+    command
+        .get(..verb.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
+}
+
+/// Answers that wait until the test lets them go.
+#[derive(Clone)]
+struct Gate(Arc<Watched<Held>>);
+
+#[derive(Default)]
+struct Held {
+    waiting: usize,
+    is_open: bool,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Gate(Arc::new(Watched::new(Held::default())))
+    }
+
+    /// In the hop: waits; true if it had to.
+    fn pass(&self) -> bool {
+        if self.0.lock().is_open {
+            return false;
+        }
+        self.0.change(|held| held.waiting += 1);
+        let opened = self.0.wait(PATIENCE, |held| held.is_open.then_some(()));
+        opened.expect("the test opens it");
+        true
+    }
+
+    fn wait_until_held(&self, count: usize) {
+        let held = |held: &Held| (held.waiting >= count).then_some(());
+        self.0.wait(PATIENCE, held).expect("answers that wait");
+    }
+
+    fn open(&self) {
+        self.0.change(|held| held.is_open = true);
+    }
+}
+
+fn recipients_of(events: &[Value]) -> Vec<String> {
+    let to = |event: &Value| event["to"].as_str().expect("text").to_owned();
+    events.iter().map(to).collect()
+}
+
+fn recipients(count: usize) -> Vec<String> {
+    let name = |number| format!("r{number}@example.test");
+    (0..count).map(name).collect()
+}
+
+fn send_to(relay: &Relay, recipients: &[&str]) {
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for to in recipients {
+        client.accepted(FROM, &[to], CONTENT);
+    }
+    client.quit();
+}
+
+// ---- a verdict stays with whom it concerns ----
+
+#[test]
+fn a_restarting_hop_does_not_bounce_its_waiting_mail() {
+    let gate = Gate::new();
+    let script = {
+        let gate = gate.clone();
+        move |occasion: Occasion<'_>| match occasion.command {
+            command if command.starts_with("RCPT TO:<no@") => {
+                Answer::Say("550 5.1.1 no such user here")
+            }
+            "." if gate.pass() => Answer::Reset,
+            _ => Answer::Usual,
+        }
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let home = Home::new();
+    // Mail counts as waiting for too long after a second here, not after a minute.
+    let relay = relay_to(&home, &hop, &["--delivery-connections", "4"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    for _ in 0..30 {
+        client.accepted(FROM, &["no@example.test", TO], CONTENT);
+    }
+    client.quit();
+    gate.wait_until_held(4);
+    // Nothing happens meanwhile, which is the point: the mail behind those four waits.
+    std::thread::sleep(Duration::from_millis(1500));
+    gate.open();
+    hop.wait_for_mail(30);
+    relay.wait_for_count("delivered", 30, |event| event["to"] == TO);
+    let bounced = recipients_of(&relay.events("bounced"));
+    let wrongly: Vec<_> = bounced.iter().filter(|to| *to == TO).collect();
+    assert!(wrongly.is_empty(), "{bounced:?}");
+    relay.stop();
+}
+
+#[test]
+fn waiting_mail_is_not_said_to_be_delivered_perhaps_after_cuts_of_other_mail() {
+    let gate = Gate::new();
+    let script = {
+        let gate = gate.clone();
+        move |occasion: Occasion<'_>| match occasion.command {
+            "CONNECT" if occasion.before >= 3 => Answer::Stall,
+            "CONNECT" => {
+                gate.pass();
+                Answer::Usual
+            }
+            "." => Answer::Close,
+            _ => Answer::Usual,
+        }
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--delivery-connections", "1"]);
+    let all = recipients(12);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    send_to(&relay, &all);
+    gate.open();
+    relay.wait_for_count("deferred", 6, |event| event["host"].is_null());
+    for event in relay.events("deferred") {
+        let reply = event["reply"].as_str().expect("text");
+        if event["host"].is_null() {
+            assert!(!reply.contains("delivered"), "{reply}");
+            assert!(!reply.contains("cannot connect"), "{reply}");
+        }
+    }
+    assert_eq!(relay.events("bounced").len(), 0);
+    relay.stop();
+}
+
+// ---- one party's refusal is nobody else's ----
+
+/// What the hop says to spam@ at which command.
+const REFUSALS: [(&str, &str); 6] = [
+    ("MAIL", "451 4.7.24 SPF validation failed"),
+    (
+        "MAIL",
+        "450 4.1.8 <spam@sender.test>: Sender address rejected: Domain not found",
+    ),
+    (
+        "MAIL",
+        "451 4.7.1 <too-many-connections@sender.test>: not now",
+    ),
+    (
+        "RCPT",
+        "450 4.2.0 <b@example.test>: Recipient address rejected: Greylisted",
+    ),
+    ("RCPT", "451 4.7.1 Greylisting in action"),
+    (".", "451 4.7.1 Try again later"),
+];
+
+#[test]
+fn a_sender_that_is_refused_does_not_hold_up_others() {
+    for (verb, text) in REFUSALS {
+        // The connection that carries spam@ is known by its MAIL.
+        let script = move |occasion: Occasion<'_>| {
+            let is_next = match verb {
+                "MAIL" => occasion.command.contains("spam@"),
+                _ => verb_is(occasion.command, verb) && occasion.before < 3,
+            };
+            match is_next {
+                true => Answer::Say(text),
+                false => Answer::Usual,
+            }
+        };
+        let hop = NextHop::scripted(StartTls::NotOffered, script);
+        let (home, route) = (Home::new(), hop.route("*"));
+        let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+        for _ in 0..3 {
+            send_mail(relay.address(), "spam@sender.test", &[TO], CONTENT);
+        }
+        relay.wait_for_count("deferred", 3, |event| event["from"] == "spam@sender.test");
+        let started = Instant::now();
+        for number in 1..=10 {
+            send_mail(relay.address(), FROM, &[TO], CONTENT);
+            hop.wait_for_mail(number);
+        }
+        assert!(started.elapsed() < SOON, "{text}: {:?}", started.elapsed());
+        let deferred = relay.events("deferred");
+        assert!(
+            deferred
+                .iter()
+                .all(|event| event["from"] == "spam@sender.test"),
+            "{text}: {deferred:?}"
+        );
+        relay.stop();
+    }
+}
+
+#[test]
+fn mail_that_waits_for_a_paused_hop_is_deferred_by_what_the_hop_said() {
+    let script = |occasion: Occasion<'_>| match verb_is(occasion.command, "MAIL") {
+        true => Answer::Say("450 4.7.1 Error: too many connections from 192.0.2.1"),
+        false => Answer::Usual,
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--delivery-connections", "1"]);
+    let all = recipients(10);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    send_to(&relay, &all);
+    let waited = relay.wait_for_count("deferred", 5, |event| event["host"].is_null());
+    for event in waited {
+        let reply = event["reply"].as_str().expect("text");
+        assert!(reply.contains("too many connections"), "{reply}");
+    }
+    relay.stop();
+}
+
+// ---- slow is not failing ----
+
+#[test]
+fn mail_does_not_wait_behind_recipients_that_hang() {
+    let gate = Gate::new();
+    let script = {
+        let gate = gate.clone();
+        move |occasion: Occasion<'_>| {
+            if occasion.command.starts_with("RCPT TO:<slow") {
+                gate.pass();
+            }
+            Answer::Usual
+        }
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route]);
+    // Three, as many as the first window has, and more than that.
+    let mut hanging = 0;
+    for (more, taken) in [(3, 1), (2, 2), (4, 3)] {
+        for _ in 0..more {
+            send_mail(relay.address(), FROM, &["slow@example.test"], CONTENT);
+        }
+        hanging += more;
+        let started = Instant::now();
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hop.wait_for_mail(taken);
+        let took = started.elapsed();
+        assert!(took < SOON, "behind {hanging}: {took:?}");
+    }
+    gate.wait_until_held(hanging);
+    gate.open();
+    hop.wait_for_mail(hanging + 3);
+    relay.stop();
+}
+
+#[test]
+fn mail_does_not_wait_behind_connections_that_hang_as_they_open() {
+    let gate = Gate::new();
+    let script = {
+        let gate = gate.clone();
+        move |occasion: Occasion<'_>| {
+            if occasion.command == "CONNECT" && occasion.connection <= 2 {
+                gate.pass();
+            }
+            Answer::Usual
+        }
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route]);
+    let started = Instant::now();
+    send_to(&relay, &[TO, TO, TO]);
+    hop.wait_for_mail(3);
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    gate.open();
+    relay.stop();
+}
+
+// ---- a hop that cannot be reached ----
+
+#[test]
+fn one_mail_for_a_refused_port_is_one_attempt_at_a_time() {
+    let ip = std::net::Ipv4Addr::LOCALHOST;
+    let socket = deaf(ip.into(), 0);
+    let address = socket.local_addr().expect("bound").as_socket().expect("IP");
+    let home = Home::new();
+    let relay = home.start(&["--route", &format!("*=[{ip}]:{}", address.port())]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for("connect-failed", |_| true);
+    let first = Instant::now();
+    relay.wait_for_count("connect-failed", 2, |_| true);
+    assert!(
+        first.elapsed() > Duration::from_millis(800),
+        "{:?}",
+        first.elapsed()
+    );
+    relay.wait_for_count("connect-failed", 3, |_| true);
+    assert!(
+        first.elapsed() > Duration::from_millis(2700),
+        "{:?}",
+        first.elapsed()
+    );
+    relay.stop();
+}
