@@ -284,6 +284,13 @@ impl Inner {
         self.stirred.notify_one();
     }
 
+    /// After a connection has taken or ended a job: others may wait for a further connection.
+    fn stir_if_wanted(&self, hop: HopId, now: Now) {
+        if self.schedule.borrow().wants_look(hop, now) {
+            self.stir();
+        }
+    }
+
     fn tell_idle(&self, hop: HopId, told: Told) {
         let idle = self
             .schedule

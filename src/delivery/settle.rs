@@ -75,6 +75,7 @@ impl Inner {
         let mut schedule = self.schedule.borrow_mut();
         judged.tell(&mut schedule, hop, (took, now), |hop| &mut hop.last);
         drop(schedule);
+        self.stir_if_wanted(hop, now);
         let told = Told {
             peer: Some(peer),
             tls: connection.tls().copied(),

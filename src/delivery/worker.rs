@@ -455,14 +455,13 @@ impl Worker {
     }
 
     fn next(&self) -> Take<Job> {
-        match self.may_carry_more() {
-            true => self
-                .inner
-                .schedule
-                .borrow_mut()
-                .take(self.hop, clock::now()),
-            false => Take::Close,
+        if !self.may_carry_more() {
+            return Take::Close;
         }
+        let now = clock::now();
+        let take = self.inner.schedule.borrow_mut().take(self.hop, now);
+        self.inner.stir_if_wanted(self.hop, now);
+        take
     }
 
     /// Carries a job, and those that could be begun ahead meanwhile.

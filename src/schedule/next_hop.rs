@@ -478,6 +478,14 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         }
     }
 
+    /// Whether the hop may want something that nobody is about to ask for: after a connection has taken or ended a job, and unless it is
+    /// looked at soon in any case. Then the driver is to poll.
+    pub fn wants_look(&self, id: HopId, now: Now) -> bool {
+        let hop = self.known(id);
+        let may_open = hop.has_work() && hop.staying() < hop.health.window_max();
+        hop.listed && may_open && hop.timer > now + self.settings.join_wait
+    }
+
     /// Jobs in the schedule: queued and deferred, without those that were taken.
     pub fn len(&self) -> usize {
         self.queued + self.deferred.len()
