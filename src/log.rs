@@ -46,6 +46,10 @@ const NAME_BYTES_MAX: usize = 40;
 /// A field at its worst: every byte escaped to six, quotes, separators.
 const FIELD_BYTES_MAX: usize = 6 * VALUE_BYTES_MAX + NAME_BYTES_MAX + 16;
 
+/// Escape sequences of terminals (ECMA-48, SGR).
+const BOLD: &[u8] = b"\x1b[1m";
+const PLAIN: &[u8] = b"\x1b[0m";
+
 /// What the end of a line may need: the `cut` mark, a brace, a line end.
 const END_BYTES_MAX: usize = 16;
 
@@ -54,9 +58,17 @@ const _: () = assert!(2 * FIELD_BYTES_MAX + END_BYTES_MAX <= LINE_BYTES_MAX);
 
 /// The log of one thread.
 pub struct Log {
-    format: LogFormat,
+    look: Look,
     level: LogLevel,
     lane: RefCell<Lane>,
+}
+
+/// What lines look like.
+#[derive(Clone, Copy)]
+struct Look {
+    format: LogFormat,
+    /// Of text: level and event are set off, for a terminal.
+    has_colours: bool,
 }
 
 struct Lane {
@@ -118,7 +130,10 @@ impl Log {
             });
         }
         Log {
-            format,
+            look: Look {
+                format,
+                has_colours: false,
+            },
             level,
             lane: RefCell::new(Lane {
                 current: Vec::with_capacity(CHUNK_BYTES),
@@ -130,6 +145,12 @@ impl Log {
                 dropped_total: 0,
             }),
         }
+    }
+
+    /// Text is for a terminal, if `has_colours`.
+    pub fn with_colours(mut self, has_colours: bool) -> Self {
+        self.look.has_colours = has_colours;
+        self
     }
 
     /// Whether lines of this level are written: for what is dear to find out.
@@ -147,12 +168,12 @@ impl Log {
         let Ok(mut lane) = self.lane.try_borrow_mut() else {
             return Line { open: None };
         };
-        if !lane.make_room(self.format, at) {
+        if !lane.make_room(self.look, at) {
             lane.drop_lines(1);
             return Line { open: None };
         }
         Line {
-            open: Some(Open::begin(lane, self.format, level, event, at)),
+            open: Some(Open::begin(lane, self.look, level, event, at)),
         }
     }
 
@@ -164,7 +185,7 @@ impl Log {
             return false;
         };
         lane.count_lost();
-        let reported = lane.dropped == 0 || lane.make_room(self.format, at);
+        let reported = lane.dropped == 0 || lane.make_room(self.look, at);
         let handed_over = lane.hand_over();
         !(reported && handed_over)
     }
@@ -177,14 +198,14 @@ impl Log {
 
 impl Lane {
     /// True if a line fits. Reports what was dropped before.
-    fn make_room(&mut self, format: LogFormat, at: WallTime) -> bool {
+    fn make_room(&mut self, look: Look, at: WallTime) -> bool {
         let lines = if self.dropped > 0 { 2 } else { 1 };
         if self.current.len() + lines * LINE_BYTES_MAX > CHUNK_BYTES && !self.hand_over() {
             return false;
         }
         let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0 {
-            self.report(dropped, format, at);
+            self.report(dropped, look, at);
         }
         true
     }
@@ -226,12 +247,12 @@ impl Lane {
         self.dropped_total += count;
     }
 
-    fn report(&mut self, dropped: u64, format: LogFormat, at: WallTime) {
+    fn report(&mut self, dropped: u64, look: Look, at: WallTime) {
         let mut line = Pen {
             out: &mut self.current,
-            format,
+            look,
         };
-        line.begin(LogLevel::Error, event::LOG, at);
+        line.begin(LogLevel::Warn, event::LOG, at);
         line.field("lines_dropped", &dropped);
         line.end(false);
         self.current_lines += 1;
@@ -245,7 +266,7 @@ pub struct Line<'a> {
 
 struct Open<'a> {
     lane: RefMut<'a, Lane>,
-    format: LogFormat,
+    look: Look,
     level: LogLevel,
     event: &'static Event,
     start: usize,
@@ -255,7 +276,7 @@ struct Open<'a> {
 impl<'a> Open<'a> {
     fn begin(
         lane: RefMut<'a, Lane>,
-        format: LogFormat,
+        look: Look,
         level: LogLevel,
         event: &'static Event,
         at: WallTime,
@@ -263,7 +284,7 @@ impl<'a> Open<'a> {
         let mut open = Open {
             start: lane.current.len(),
             lane,
-            format,
+            look,
             level,
             event,
             cut: false,
@@ -275,7 +296,7 @@ impl<'a> Open<'a> {
     fn pen(&mut self) -> Pen<'_> {
         Pen {
             out: &mut self.lane.current,
-            format: self.format,
+            look: self.look,
         }
     }
 }
@@ -334,20 +355,24 @@ impl Drop for Line<'_> {
 /// Writes the parts of a line.
 pub struct Pen<'a> {
     out: &'a mut Vec<u8>,
-    format: LogFormat,
+    look: Look,
 }
 
 impl Pen<'_> {
     fn begin(&mut self, level: LogLevel, event: &'static Event, at: WallTime) {
-        let level = match level {
-            LogLevel::Error => "error",
-            LogLevel::Warn => "warn",
-            LogLevel::Info => "info",
-            LogLevel::Debug => "debug",
+        let (level, colour): (_, &[u8]) = match level {
+            LogLevel::Error => ("error", b"\x1b[31m"),
+            LogLevel::Warn => ("warn", b"\x1b[33m"),
+            LogLevel::Info => ("info", b"\x1b[32m"),
+            LogLevel::Debug => ("debug", b"\x1b[2m"),
         };
         let time = timestamp::rfc3339(at);
         let event = event.name();
-        match self.format {
+        match self.look.format {
+            LogFormat::Text if self.look.has_colours => {
+                let (level, event) = (level.as_bytes(), event.as_bytes());
+                self.parts(&[&time, b" ", colour, level, PLAIN, b" ", BOLD, event, PLAIN]);
+            }
             LogFormat::Text => {
                 self.parts(&[&time, b" ", level.as_bytes(), b" ", event.as_bytes()]);
             }
@@ -365,7 +390,7 @@ impl Pen<'_> {
 
     fn field(&mut self, name: &'static str, value: &impl Value) {
         debug_assert!(name.len() <= NAME_BYTES_MAX && !name.contains(['"', ' ', '=']));
-        match self.format {
+        match self.look.format {
             LogFormat::Text => self.parts(&[b" ", name.as_bytes(), b"="]),
             LogFormat::Json => self.parts(&[b",\"", name.as_bytes(), b"\":"]),
         }
@@ -373,7 +398,7 @@ impl Pen<'_> {
     }
 
     fn end(&mut self, cut: bool) {
-        match (self.format, cut) {
+        match (self.look.format, cut) {
             (LogFormat::Text, false) => self.parts(&[b"\n"]),
             (LogFormat::Text, true) => self.parts(&[b" cut=true\n"]),
             (LogFormat::Json, false) => self.parts(&[b"}\n"]),
@@ -393,7 +418,7 @@ impl Pen<'_> {
 
     /// Text that is known to need no escaping.
     fn plain(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let quote: &[u8] = match self.format {
+        let quote: &[u8] = match self.look.format {
             LogFormat::Text => b"",
             LogFormat::Json => b"\"",
         };
@@ -409,7 +434,7 @@ impl Pen<'_> {
     }
 
     fn quoted(&mut self, write: impl FnOnce(&mut Escaper<'_>)) {
-        if self.format == LogFormat::Json {
+        if self.look.format == LogFormat::Json {
             self.out.push(b'"');
             write(&mut Escaper::new(self.out, true, VALUE_BYTES_MAX));
             self.out.push(b'"');

@@ -3,11 +3,11 @@
 mod support;
 
 use serde_json::Value;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, NextHop, Occasion, StartTls};
 use support::relay::{Home, Relay};
-use support::relay_to;
+use support::{PATIENCE, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
@@ -127,5 +127,148 @@ fn a_deferral_says_where_how_often_and_when_next() {
         assert!(text(event, "time") < text(event, "next_try"), "{event}");
     }
     assert!(text(&deferred[0], "next_try") <= text(&deferred[1], "time"));
+    relay.stop();
+}
+
+#[test]
+fn a_delivery_in_plaintext_says_why() {
+    let table = [
+        (StartTls::NotOffered, "may", "not offered"),
+        (StartTls::Works, "none", "not wanted"),
+        (StartTls::Refused, "may", "STARTTLS was refused: 454 "),
+        (StartTls::Garbage, "may", "TLS failed in the handshake: "),
+    ];
+    for (starttls, level, why) in table {
+        let (home, hop) = (Home::new(), NextHop::scripted(starttls, |_| Answer::Usual));
+        let relay = relay_to(&home, &hop, &["--tls-out", level]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        let delivered = relay.wait_for("delivered", |_| true);
+        assert_eq!(delivered["tls"], "none");
+        assert!(
+            text(&delivered, "plaintext").starts_with(why),
+            "{delivered}"
+        );
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_host_whose_tls_failed_before_is_said_to_be_one() {
+    let (home, hop) = (
+        Home::new(),
+        NextHop::scripted(StartTls::Garbage, |_| Answer::Usual),
+    );
+    let relay = relay_to(&home, &hop, &["--max-deliveries-per-connection", "1"]);
+    for number in 1..=2 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        relay.wait_for_count("delivered", number, |_| true);
+    }
+    let delivered = relay.events("delivered");
+    assert_eq!(delivered[1]["plaintext"], "TLS failed before");
+    relay.stop();
+}
+
+#[test]
+fn with_tls_nothing_is_said_of_plaintext() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let delivered = relay.wait_for("delivered", |_| true);
+    assert_eq!(delivered["tls"], "TLSv1.3");
+    assert!(delivered["plaintext"].is_null());
+    relay.stop();
+}
+
+#[test]
+fn listening_says_whether_there_is_tls() {
+    let table = [
+        (&[][..], "offered by STARTTLS", true),
+        (&["--tls-require"], "demanded, by STARTTLS", true),
+        (&["--no-starttls"], "not offered", false),
+    ];
+    for (flags, tls, is_tried) in table {
+        let home = Home::new();
+        let relay = home.start(flags);
+        assert_eq!(relay.events("listening")[0]["tls"], tls);
+        let hint = text(&relay.events("ready")[0], "try").to_owned();
+        assert_eq!(hint.contains(" --tls "), is_tried, "{hint}");
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_reload_says_what_was_not_read_again() {
+    let home = Home::new();
+    let routes = home.file("routes", "example.test=[127.0.0.1]:1\n");
+    let log = home.path("log");
+    let relay = home.spawn(&[
+        "--routes-file",
+        &routes,
+        "--log-file",
+        log.to_str().unwrap(),
+    ]);
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_until(|| lines().contains("\"ready\""));
+    relay.signal("HUP");
+    wait_until(|| lines().contains("\"reload\""));
+    let line = lines()
+        .lines()
+        .find(|line| line.contains("\"reload\""))
+        .unwrap()
+        .to_owned();
+    let reload: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        reload["read_again"],
+        "the certificate, the log file, opened anew"
+    );
+    let not_again = text(&reload, "not_read_again");
+    assert!(
+        not_again.starts_with("flags, --routes-file /"),
+        "{not_again}"
+    );
+    assert!(not_again.ends_with("/etc/resolv.conf"), "{not_again}");
+    drop(relay);
+}
+
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never came to that");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn what_was_recovered_is_said_in_numbers() {
+    let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, not_now));
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO, "c@example.test"], CONTENT);
+    relay.wait_for_count("deferred", 4, |_| true);
+    relay.kill();
+    let relay = relay_to(&home, &hop, &[]);
+    let recovery = relay.events("recovery").remove(0);
+    assert_eq!(recovery["messages"], 1);
+    assert_eq!(recovery["open_recipients"], 2);
+    relay.stop();
+}
+
+/// One core thread, one control thread; the lines of the former come in the order of their times.
+#[test]
+fn lines_of_a_thread_are_in_the_order_of_their_times() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    for _ in 0..50 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+    }
+    relay.wait_for_count("delivered", 50, |_| true);
+    relay.wait_for_count("session", 50, |_| true);
+    let of_the_core = ["accepted", "session", "delivered", "rejected"];
+    let lines = relay.all_events();
+    let times: Vec<&str> = lines
+        .iter()
+        .filter(|event| of_the_core.contains(&text(event, "event")))
+        .map(|event| text(event, "time"))
+        .collect();
+    assert!(times.is_sorted(), "{times:?}");
     relay.stop();
 }

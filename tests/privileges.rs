@@ -190,10 +190,10 @@ fn key_that_root_alone_may_read_is_read_once_and_that_is_said() {
     };
     assert_eq!(shown(), first);
     let hint = relay.wait_for("hint", |event| {
-        event["hint"].as_str().unwrap().contains(&key)
+        event["text"].as_str().unwrap().contains(&key)
     });
     assert!(
-        hint["hint"].as_str().unwrap().contains("chmod 640"),
+        hint["text"].as_str().unwrap().contains("chmod 640"),
         "{hint}"
     );
 
@@ -300,7 +300,7 @@ fn root_that_stays_root_is_told_so() {
     };
     let relay = home.start(&[]);
     relay.wait_for("hint", |event| {
-        event["hint"].as_str().unwrap().contains("--user ringpost")
+        event["text"].as_str().unwrap().contains("--user ringpost")
     });
     assert_sealed(&relay);
     relay.stop();

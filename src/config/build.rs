@@ -46,6 +46,7 @@ pub fn config(
     if let Ok(spool) = &spool {
         complaints.extend((validators.spool)(spool, &cores).err());
     }
+    let read_once = read_once(&flags);
     let (Ok(spool), Ok(certificate), true) = (spool, certificate, complaints.is_empty()) else {
         return Err(complaints);
     };
@@ -76,9 +77,34 @@ pub fn config(
             core_dumps: flags.privileges.core_dumps,
         },
         hints: Vec::new(),
+        read_once,
     };
     config.hints = hints(&config, surroundings);
     Ok(config)
+}
+
+/// What stays as it is until the relay is started again.
+fn read_once(flags: &Flags) -> Vec<String> {
+    let relaying = &flags.relaying;
+    let files = [
+        ("--relay-domains-file", &relaying.relay_domains_file),
+        ("--recipients-file", &relaying.recipients_file),
+        ("--routes-file", &relaying.routes_file),
+        ("--tls-ca", &flags.tls.tls_ca),
+    ];
+    let named = |(flag, path): &(&str, &Option<PathBuf>)| {
+        path.as_ref()
+            .map(|path| format!("{flag} {}", path.display()))
+    };
+    let mut read_once = vec!["flags".to_owned()];
+    read_once.extend(files.iter().filter_map(named));
+    if flags.tls.tls_ca.is_none() {
+        read_once.push("the system's trusted roots".to_owned());
+    }
+    if flags.dns.dns.is_empty() {
+        read_once.push("/etc/resolv.conf".to_owned());
+    }
+    read_once
 }
 
 /// `--spool`, or its place in the state directory.

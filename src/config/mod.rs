@@ -48,6 +48,8 @@ pub struct Config {
     pub privileges: PrivilegeConfig,
     /// What works but is probably not meant, for the log at start.
     pub hints: Vec<String>,
+    /// What is read at the start and never again, for people.
+    pub read_once: Vec<String>,
 }
 
 /// For `listener`.

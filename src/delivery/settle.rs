@@ -220,7 +220,8 @@ impl Inner {
             Some(peer) => line
                 .field("host", &peer.host)
                 .field("address", peer.address)
-                .tls(told.tls.as_ref()),
+                .tls(told.tls.as_ref())
+                .field("plaintext", &peer.plaintext),
             // The host of an earlier connection, if any.
             None => line.field("host", not_empty(&diagnosis.remote_host)),
         };
@@ -286,7 +287,7 @@ impl Inner {
 
     pub(super) fn log_tls_failed(&self, host: &str, address: SocketAddr, why: &str) {
         let log = &self.context.log;
-        log.line(LogLevel::Info, event::TLS_FAILED, clock::wall_time())
+        log.line(LogLevel::Warn, event::TLS_FAILED, clock::wall_time())
             .field("host", host)
             .field("address", address)
             .field("reason", why)

@@ -16,6 +16,7 @@ use crate::schedule::tries::{Known, Tries, Try, Way};
 use crate::smtp::client::{Cause, Transaction, TransactionResult};
 use crate::smtp::reply::Stage;
 use crate::time::Now;
+use crate::tls::policy::Level;
 use crate::tls::stream::StreamError;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -39,6 +40,8 @@ const MUTE_AFTER: Duration = Duration::from_secs(2);
 pub struct Peer {
     pub host: Box<str>,
     pub address: SocketAddr,
+    /// Why there is no TLS; `None`: there is.
+    pub plaintext: Option<Box<str>>,
 }
 
 /// How one try to open a connection ended.
@@ -69,14 +72,36 @@ impl<'a> Candidate<'a> {
             tls_failure: None,
         }
     }
+}
 
-    fn open(&self, connection: Box<Connection>) -> Tried {
-        let peer = Peer {
-            host: self.attempt.host.name.clone(),
-            address: self.attempt.address,
-        };
-        Tried::Open(connection, peer)
+fn open(tried: &Try<Candidate<'_>>, level: Level, connection: Box<Connection>) -> Tried {
+    let Attempt { host, address } = tried.what.attempt;
+    let peer = Peer {
+        host: host.name.clone(),
+        address,
+        plaintext: why_plaintext(tried, level, &connection),
+    };
+    Tried::Open(connection, peer)
+}
+
+/// For whoever wonders why mail went out without TLS; `None` if it has TLS.
+fn why_plaintext(
+    tried: &Try<Candidate<'_>>,
+    level: Level,
+    connection: &Connection,
+) -> Option<Box<str>> {
+    if connection.tls().is_some() {
+        return None;
     }
+    if let Some(why) = &tried.what.tls_failure {
+        return Some(why.as_str().into());
+    }
+    Some(match (tls_refused(connection), tried.way) {
+        _ if !level.wants_tls() => "not wanted".into(),
+        (Some(why), _) => why.into(),
+        (None, Way::Usual) => "not offered".into(),
+        (None, _) => "TLS failed before".into(),
+    })
 }
 
 /// Remembers an address as mute if it is not heard of in time, also where the wait is given up.
@@ -210,13 +235,13 @@ impl Inner {
             };
             match self.connect_address(&key, &tried, situation).await {
                 Ended::Open(connection) if tries.may_have_tls() => match tls_refused(&connection) {
-                    None => return tried.what.open(connection),
+                    None => return open(&tried, key.level, connection),
                     Some(why) => {
                         connection.quit().await;
                         self.tls_failed(&mut tries, tried, why);
                     }
                 },
-                Ended::Open(connection) => return tried.what.open(connection),
+                Ended::Open(connection) => return open(&tried, key.level, connection),
                 Ended::TlsFailed(why) => self.tls_failed(&mut tries, tried, why),
                 Ended::Failed(failed) if failed.verdict() == Verdict::TryNextHost => {
                     may_recover |= !failed.host_refuses();
@@ -669,7 +694,7 @@ fn is_silence(error: &OpenError) -> bool {
 /// Why a connection that could have TLS has none, though STARTTLS was offered.
 fn tls_refused(connection: &Connection) -> Option<String> {
     let reply = connection.starttls_refusal()?;
-    Some(reply.one_line())
+    Some(format!("STARTTLS was refused: {}", reply.one_line()))
 }
 
 fn handshake_trouble(error: &StreamError) -> Trouble {

@@ -3,7 +3,7 @@
 use super::log::Writer;
 use super::service::{self, Watchdog};
 use super::shared::Shared;
-use crate::config::LogLevel;
+use crate::config::{Config, LogLevel};
 use crate::handoff::Handoff;
 use crate::handoff::job::ToCore;
 use crate::io::clock;
@@ -120,8 +120,9 @@ async fn serve_until_stop(
                 Wish::Report => log_metrics(shared, log),
                 Wish::Reload => {
                     service::reloading(log);
-                    reopen(writer, log);
-                    reload(shared, handoff, log);
+                    let reopened = reopen(writer, log);
+                    let has_new_keys = reload(shared, handoff, log);
+                    log_reload(&shared.config, reopened, has_new_keys, log);
                     service::ready(log);
                 }
             },
@@ -154,18 +155,42 @@ fn log_counters(snapshot: &Snapshot, log: &Log) {
     }
 }
 
-fn reopen(writer: &Writer, log: &Log) {
-    if let Err(error) = writer.reopen(REOPEN_PATIENCE) {
-        log.line(LogLevel::Error, event::LOG, clock::wall_time())
+/// True if that worked.
+fn reopen(writer: &Writer, log: &Log) -> bool {
+    let result = writer.reopen(REOPEN_PATIENCE);
+    if let Err(error) = &result {
+        log.line(LogLevel::Warn, event::LOG, clock::wall_time())
             .field("error", Shown(format!("--log-file: {error}")))
             .field("effect", "the old file stays in use");
     }
+    result.is_ok()
 }
 
-/// Reads the certificate for clients again; the old one stays if that fails.
-fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
+/// What was read again, and what was not.
+fn log_reload(config: &Config, reopened: bool, has_new_keys: bool, log: &Log) {
+    let mut again = Vec::new();
+    if has_new_keys {
+        again.push("the certificate");
+    }
+    if config.log.file.is_some() && reopened {
+        again.push("the log file, opened anew");
+    }
+    let mut line = log.line(LogLevel::Info, event::RELOAD, clock::wall_time());
+    if !again.is_empty() {
+        line.field("read_again", again.join(", "));
+    }
+    line.field("not_read_again", config.read_once.join(", "))
+        .field("remedy", "a restart reads all of it");
+    drop(line);
+    log.flush(clock::wall_time());
+}
+
+/// Reads the certificate for clients again; the old one stays if that fails. True if it is a new one.
+fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) -> bool {
+    let loaded = super::load_keys(&shared.config, &shared.identity);
     let now = clock::wall_time();
-    match super::load_keys(&shared.config, &shared.identity) {
+    let has_new_keys = loaded.is_ok();
+    match loaded {
         Ok((keys, origin)) => {
             let keys = keys.keeping_tickets_of(&shared.keys);
             log.line(LogLevel::Info, event::CERTIFICATE, now)
@@ -182,7 +207,7 @@ fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) {
                 .field("effect", "the old one stays in use");
         }
     }
-    log.flush(now);
+    has_new_keys
 }
 
 /// Has every core bring what is under way to its end. Resolves when all have.

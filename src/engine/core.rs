@@ -239,7 +239,7 @@ impl Core {
         // A busy host alone is no news: the counters tell.
         let level = match noticed.stalls + noticed.late_ticks {
             0 => LogLevel::Debug,
-            _ => LogLevel::Info,
+            _ => LogLevel::Warn,
         };
         let mut line = log.line(level, event::LOOP_LATE, now);
         line.field("thread", self.number as u64)

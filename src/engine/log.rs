@@ -9,8 +9,9 @@ use crate::io::file::check_writable_blocking;
 use crate::log::{Chunk, Log};
 use crate::privilege::{Identity, give_file};
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -35,6 +36,15 @@ pub struct Writer {
     pending: Cell<Option<(Output, Receiver<Order>)>>,
     format: LogFormat,
     level: LogLevel,
+    has_colours: bool,
+}
+
+/// Whether the reader of standard error is somebody at a terminal who has nothing against colours
+/// (<https://no-color.org>). `get`: from the environment.
+fn wants_colours(is_terminal: bool, get: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is_set = |name| get(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = get("TERM").is_some_and(|term| term == "dumb");
+    is_terminal && !is_set("NO_COLOR") && !is_dumb
 }
 
 impl Writer {
@@ -61,7 +71,11 @@ impl Writer {
             },
             None => Output::Stream(Box::new(io::stderr())),
         };
-        Ok(Self::on(output, config))
+        let is_terminal = config.file.is_none() && io::stderr().is_terminal();
+        Ok(Writer {
+            has_colours: wants_colours(is_terminal, |name| std::env::var_os(name)),
+            ..Self::on(output, config)
+        })
     }
 
     /// Fails as [`Writer::open`] would. A file that is not there is not made; one that is there is
@@ -90,6 +104,7 @@ impl Writer {
             pending: Cell::new(Some((output, queue))),
             format: config.format,
             level: config.level,
+            has_colours: false,
         }
     }
 
@@ -113,7 +128,7 @@ impl Writer {
         // The queue is as long as there are buffers, so sending never waits. After a stop the
         // chunk comes back at once and its lines count as dropped.
         let deliver = move |chunk| drop(orders.send(Order::Write(chunk)));
-        Log::new(self.format, self.level, Box::new(deliver))
+        Log::new(self.format, self.level, Box::new(deliver)).with_colours(self.has_colours)
     }
 
     /// Closes the log file and opens it anew by name, after a rotation. If that fails, the old
@@ -253,6 +268,29 @@ mod tests {
 
     fn say(log: &Log, number: u64) {
         log.line(LogLevel::Info, E, AT).field("number", number);
+    }
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        // terminal, NO_COLOR, TERM, colours
+        let table = [
+            (true, None, Some("xterm"), true),
+            (true, Some(""), None, true),
+            (true, Some("1"), Some("xterm"), false),
+            (true, None, Some("dumb"), false),
+            (false, None, Some("xterm"), false),
+        ];
+        for (is_terminal, no_color, term, expected) in table {
+            let get = |name: &str| match name {
+                "NO_COLOR" => no_color.map(OsString::from),
+                _ => term.map(OsString::from),
+            };
+            assert_eq!(
+                wants_colours(is_terminal, get),
+                expected,
+                "{no_color:?} {term:?}"
+            );
+        }
     }
 
     #[test]

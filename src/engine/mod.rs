@@ -27,7 +27,8 @@ use crate::metrics::{CoreMetrics, Counter};
 use crate::privilege::{self, Identity, Sealed};
 use crate::schedule::outcome::RecipientState;
 use crate::session::rates::Rates;
-use crate::spool::{self, RecoveredMessage};
+use crate::spool::{self, RecoveredMessage, RecoveryReport};
+use crate::time::WallTime;
 use crate::tls::{self, ServerKeys};
 use confinement::{Confinement, Process};
 use control::{Control, Stopped};
@@ -592,21 +593,46 @@ fn say_hello(
         .field("sha256", Shown(shared.keys.fingerprint()))
         .field("trusted_roots", shared.anchors.len() as u64);
     for warning in shared.keys.warnings(&shared.config.tls.hostname, now) {
-        log.line(LogLevel::Error, event::CERTIFICATE, now)
+        log.line(LogLevel::Warn, event::CERTIFICATE, now)
             .field("warning", Shown(warning));
     }
     for complaint in &shared.anchor_complaints {
-        log.line(LogLevel::Error, event::TRUSTED_ROOTS, now)
+        log.line(LogLevel::Warn, event::TRUSTED_ROOTS, now)
             .field("warning", Shown(complaint));
     }
     log.line(LogLevel::Info, event::SPOOL, now)
         .field("dir", Shown(shared.config.spool.dir.display()))
         .field("run", u64::from(opened.run))
         .field("recovered_messages", opened.messages.len() as u64);
-    for text in opened.report.to_string().lines() {
-        log.line(LogLevel::Info, event::RECOVERY, now)
-            .field("report", Shown(text));
+    say_recovery(&opened.report, log, now);
+}
+
+/// What was found in the spool; each damage is a line of its own.
+fn say_recovery(report: &RecoveryReport, log: &Log, now: WallTime) {
+    log.line(LogLevel::Info, event::RECOVERY, now)
+        .field("messages", report.messages)
+        .field("open_recipients", report.recipients_open)
+        .field("finished_messages", report.finished)
+        .field("segments", report.segments)
+        .field("commits", report.commits)
+        .field("outcomes", report.outcomes)
+        .field("second_copies", not_zero(report.duplicates))
+        .field("refused_messages", not_zero(report.let_go))
+        .field("unfinished_commits", not_zero(report.torn + report.holes));
+    for damage in &report.damages {
+        log.line(LogLevel::Error, event::RECOVERY, now)
+            .field("id", damage.message())
+            .field("damage", Shown(damage));
     }
+    let unnamed = report.damages_count - report.damages.len() as u64;
+    if unnamed > 0 {
+        log.line(LogLevel::Error, event::RECOVERY, now)
+            .field("damage", Shown(format!("{unnamed} more places")));
+    }
+}
+
+fn not_zero(count: u64) -> Option<u64> {
+    Some(count).filter(|count| *count > 0)
 }
 
 /// Who we are, and what is out of our reach.
@@ -624,31 +650,33 @@ fn say_privileges(line: &mut Line<'_>, identity: &Identity, sealed: Option<&Seal
 
 fn say_hints(shared: &Shared, more: &[String], log: &Log) {
     for hint in shared.config.hints.iter().chain(more) {
-        log.line(LogLevel::Info, event::HINT, clock::wall_time())
-            .field("hint", Shown(hint));
+        log.line(LogLevel::Warn, event::HINT, clock::wall_time())
+            .field("text", hint);
     }
 }
 
 /// The last lines of the start: where to send mail, and how to send a first message.
 fn say_ready(shared: &Shared, log: &Log) {
     let now = clock::wall_time();
+    let session = &shared.config.session;
     for (address, implicit_tls) in &shared.listening {
+        let tls = match (implicit_tls, session.offer_starttls, session.require_tls) {
+            (true, _, _) => "from the first byte",
+            (false, false, _) => "not offered",
+            (false, true, false) => "offered by STARTTLS",
+            (false, true, true) => "demanded, by STARTTLS",
+        };
         log.line(LogLevel::Info, event::LISTENING, now)
             .field("address", *address)
-            .field(
-                "tls",
-                match implicit_tls {
-                    true => "from the first byte",
-                    false => "offered by STARTTLS",
-                },
-            );
+            .field("tls", tls);
     }
     let mut line = log.line(LogLevel::Info, event::READY, now);
     if let Some((address, _)) = shared.listening.iter().find(|(_, implicit)| !implicit) {
+        let tls = if session.offer_starttls { "--tls " } else { "" };
         line.field(
             "try",
             Shown(format!(
-                "swaks --server {address} --tls --from you@example.com --to somebody@example.com"
+                "swaks --server {address} {tls}--from you@example.com --to somebody@example.com"
             )),
         );
     }

@@ -38,7 +38,7 @@ fn tell(log: &Log, states: &[NotifyState<'_>]) {
 }
 
 fn complain(log: &Log, error: &std::io::Error) {
-    log.line(LogLevel::Error, event::SERVICE_MANAGER, clock::wall_time())
+    log.line(LogLevel::Warn, event::SERVICE_MANAGER, clock::wall_time())
         .field("error", Shown(error));
 }
 

@@ -60,8 +60,11 @@ events! {
     ];
     TRUSTED_ROOTS = "trusted-roots" ["warning"];
     SPOOL = "spool" ["dir", "run", "recovered_messages"];
-    RECOVERY = "recovery" ["report"];
-    HINT = "hint" ["hint"];
+    RECOVERY = "recovery" [
+        "messages", "open_recipients", "finished_messages", "segments", "commits", "outcomes",
+        "second_copies", "refused_messages", "unfinished_commits", "id", "damage"
+    ];
+    HINT = "hint" ["text"];
     LISTENING = "listening" ["address", "tls"];
     READY = "ready" ["try"];
     ACCEPTED = "accepted" [
@@ -84,27 +87,27 @@ events! {
         "lines_suppressed"
     ];
     DELIVERED = "delivered" [
-        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "id", "from", "to", "report", "host", "address", TLS, "plaintext", "delay_ms", "transaction_ms",
         "status", "reply"
     ];
     BOUNCED = "bounced" [
-        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "id", "from", "to", "report", "host", "address", TLS, "plaintext", "delay_ms", "transaction_ms",
         "status", "reply"
     ];
     EXPIRED = "expired" [
-        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "id", "from", "to", "report", "host", "address", TLS, "plaintext", "delay_ms", "transaction_ms",
         "status", "reply"
     ];
     DROPPED = "dropped" [
-        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "id", "from", "to", "report", "host", "address", TLS, "plaintext", "delay_ms", "transaction_ms",
         "status", "reply", "reason"
     ];
     DEFERRED = "deferred" [
-        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "id", "from", "to", "report", "host", "address", TLS, "plaintext", "delay_ms", "transaction_ms",
         "status", "reply", "attempt", "next_try"
     ];
     REQUEUED = "requeued" [
-        "id", "from", "to", "report", "host", "address", TLS, "delay_ms", "transaction_ms",
+        "id", "from", "to", "report", "host", "address", TLS, "plaintext", "delay_ms", "transaction_ms",
         "status", "reply"
     ];
     CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply"];
@@ -120,6 +123,7 @@ events! {
     SPOOL_MESSAGE_DAMAGED = "spool-message-damaged" ["id", "segment", "error"];
     ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy"];
     METRICS = "metrics" ["text"];
+    RELOAD = "reload" ["read_again", "not_read_again", "remedy"];
     LOG = "log" ["lines_dropped", "error", "effect"];
     SERVICE_MANAGER = "service-manager" ["error"];
     CORE_STUCK = "core-stuck" ["cores", "effect"];

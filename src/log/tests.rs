@@ -288,3 +288,25 @@ fn octets_that_are_no_text_are_shown_as_such() {
     });
     assert!(line.ends_with(" v=\"<a\u{fffd}@b\\n>\"\n"), "{line}");
 }
+
+#[test]
+fn a_line_for_a_terminal_has_level_and_event_set_off() {
+    let (log, chunks) = log(LogFormat::Text, LogLevel::Info);
+    let log = log.with_colours(true);
+    log.line(LogLevel::Warn, E, AT).field("v", "\x1b[31mred");
+    log.flush(AT);
+    let chunk = chunks.try_recv().unwrap();
+    assert_eq!(
+        chunk.bytes(),
+        b"2000-02-29T12:34:56.789Z \x1b[33mwarn\x1b[0m \x1b[1me\x1b[0m v=\"\\u001b[31mred\"\n"
+    );
+}
+
+#[test]
+fn an_object_has_no_colours() {
+    let (log, chunks) = log(LogFormat::Json, LogLevel::Info);
+    let log = log.with_colours(true);
+    log.line(LogLevel::Warn, E, AT);
+    log.flush(AT);
+    assert!(!chunks.try_recv().unwrap().bytes().contains(&0x1b));
+}

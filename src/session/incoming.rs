@@ -59,11 +59,15 @@ pub struct Incoming {
     pub id: MessageId,
     pub received_at: WallTime,
     pub held: Held,
-    /// `Message-ID`, looked for before the start of the body is let go.
-    message_id: Option<Box<[u8]>>,
-    /// Present once the message has outgrown memory.
-    writer: Option<Writer>,
+    /// Present once the message has outgrown memory. In a box: few have, and sessions are to be small.
+    spilled: Option<Box<Spilled>>,
     failed: Option<SpoolError>,
+}
+
+struct Spilled {
+    writer: Writer,
+    /// Looked for while the start of the body was in memory.
+    message_id: Option<Box<[u8]>>,
 }
 
 /// Room for text of that size, and for what comes on top.
@@ -160,11 +164,6 @@ impl Held {
         level == Level::Plenty && self.dropped_bytes == 0 && expected <= room.whole_bytes
     }
 
-    /// Nothing of it was let go.
-    fn has_its_start(&self) -> bool {
-        self.dropped_bytes == 0
-    }
-
     fn text(&self) -> &[u8] {
         &self.body[BODY_OFFSET_BYTES..]
     }
@@ -180,7 +179,7 @@ impl Held {
 
     /// The body with its padding, if nothing of it was let go.
     pub fn into_whole(self) -> Option<Vec<u8>> {
-        self.has_its_start().then_some(self.body)
+        (self.dropped_bytes == 0).then_some(self.body)
     }
 }
 
@@ -190,8 +189,7 @@ impl Incoming {
             id,
             received_at: clock::wall_time(),
             held: Held::new(declared_bytes),
-            message_id: None,
-            writer: None,
+            spilled: None,
             failed: None,
         }
     }
@@ -203,18 +201,18 @@ impl Incoming {
         if self.failed.is_none() {
             self.failed = self.write(spool).await.err();
         }
-        if self.message_id.is_none() && self.held.has_its_start() {
-            self.message_id = header::message_id(self.held.text()).map(Box::from);
-        }
         self.held.written(room, level, self.failed.is_some());
     }
 
     async fn write(&mut self, spool: &Spool) -> Result<(), SpoolError> {
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => self.writer.insert(spool.begin(self.id)),
+        let spilled = match &mut self.spilled {
+            Some(spilled) => spilled,
+            None => self.spilled.insert(Box::new(Spilled {
+                writer: spool.begin(self.id),
+                message_id: header::message_id(self.held.text()).map(Box::from),
+            })),
         };
-        writer.chunk(self.held.unwritten()).await
+        spilled.writer.chunk(self.held.unwritten()).await
     }
 
     /// Makes the message durable with its envelope.
@@ -227,13 +225,16 @@ impl Incoming {
             return Err(error);
         }
         let rest = self.held.unwritten();
-        let receipt = match self.writer.take() {
+        let mut message_id = None;
+        let receipt = match self.spilled.take() {
             None => {
                 spool
                     .append(self.id, self.received_at, envelope, rest)
                     .await?
             }
-            Some(mut writer) => {
+            Some(spilled) => {
+                let mut writer = spilled.writer;
+                message_id = spilled.message_id;
                 writer.chunk(rest).await?;
                 writer.finish(self.received_at, envelope).await?
             }
@@ -243,7 +244,7 @@ impl Incoming {
             received_at: self.received_at,
             receipt,
             body_bytes: self.held.body_bytes(),
-            message_id: self.message_id,
+            message_id,
             body: self.held.into_whole(),
         })
     }

@@ -283,8 +283,13 @@ impl Context {
 /// What a session's machine asks, and who asks.
 struct Asked<'a> {
     context: &'a Context,
-    session: SessionId,
+    who: &'a Who,
+}
+
+/// Who is there, and the number of the session among those of its core.
+struct Who {
     peer: SocketAddr,
+    number: u64,
 }
 
 impl Policy for Asked<'_> {
@@ -307,8 +312,8 @@ impl Policy for Asked<'_> {
         };
         let (log, now) = (&self.context.log, clock::wall_time());
         let mut line = log.line(LogLevel::Info, event::REJECTED, now);
-        line.field("session", self.session)
-            .field("client", self.peer)
+        line.field("session", self.context.session_id(self.who))
+            .field("client", self.who.peer)
             .field("hello", rejection.hello)
             .field("at", rejection.at.name())
             .field("from", rejection.from)
@@ -349,7 +354,7 @@ pub fn serve(
     let number = context.sessions.begin();
     context.metrics.sessions.increment();
     // Made here and captured: arguments of an async function would stay in the task as well.
-    let mut session = Session::new(context, socket, (peer, number), implicit_tls);
+    let mut session = Session::new(context, socket, Who { peer, number }, implicit_tls);
     async move {
         let end = match session.converse(implicit_tls).await {
             Ok(()) => End::Closed,
@@ -368,9 +373,7 @@ pub fn serve(
 struct Session {
     context: Rc<Context>,
     stream: Stream,
-    peer: SocketAddr,
-    /// Among the sessions of this core.
-    number: u64,
+    who: Who,
     server: Server,
     started: Now,
     /// Received and not yet parsed: `input[parsed..]`.
@@ -389,20 +392,16 @@ struct Session {
 }
 
 impl Context {
-    fn session_id(&self, number: u64) -> SessionId {
+    fn session_id(&self, who: &Who) -> SessionId {
         SessionId {
             run: self.spool.run(),
             core: self.core as u16,
-            number,
+            number: who.number,
         }
     }
 
-    fn asked(&self, number: u64, peer: SocketAddr) -> Asked<'_> {
-        Asked {
-            context: self,
-            session: self.session_id(number),
-            peer,
-        }
+    fn asked<'a>(&'a self, who: &'a Who) -> Asked<'a> {
+        Asked { context: self, who }
     }
 
     fn peer_info(&self, address: IpAddr) -> PeerInfo {
@@ -416,29 +415,23 @@ impl Context {
 }
 
 impl Session {
-    fn new(
-        context: Rc<Context>,
-        socket: Socket,
-        (peer, number): (SocketAddr, u64),
-        implicit_tls: bool,
-    ) -> Self {
+    fn new(context: Rc<Context>, socket: Socket, who: Who, implicit_tls: bool) -> Self {
         let started = clock::now();
         let offer_starttls = !implicit_tls
             && context.offers_starttls
             // Without TLS such a client could not send at all.
             && (context.settings.require_tls
-                || !context.broken_tls.borrow().is_broken(&peer.ip(), started));
+                || !context.broken_tls.borrow().is_broken(&who.peer.ip(), started));
         let info = PeerInfo {
             offer_starttls,
-            ..context.peer_info(peer.ip())
+            ..context.peer_info(who.peer.ip())
         };
         Session {
             server: Server::new(context.settings.clone(), info),
             stream: Stream::new(socket),
             memory: context.memory.charge(SESSION_BYTES as u64),
             context,
-            peer,
-            number,
+            who,
             started,
             input: Vec::new(),
             parsed: 0,
@@ -452,7 +445,7 @@ impl Session {
 
     async fn converse(&mut self, implicit_tls: bool) -> Result<(), End> {
         if implicit_tls {
-            let mut info = self.context.peer_info(self.peer.ip());
+            let mut info = self.context.peer_info(self.who.peer.ip());
             let spent = self.context.spend(&info, Spending::Handshake);
             spent.map_err(|_| End::Limited)?;
             // TLS was there before the first word, so it belongs to who the peer is.
@@ -569,7 +562,7 @@ impl Session {
                 return 0;
             }
             let machine = (&mut self.server, &mut self.incoming);
-            let asked = self.context.asked(self.number, self.peer);
+            let asked = self.context.asked(&self.who);
             let (taken, step) = work(machine, text, &asked, &mut self.out);
             self.due = Some(step).filter(|step| !matches!(step, Step::NeedInput));
             taken
@@ -587,7 +580,7 @@ impl Session {
                 None => {
                     let input = &self.input[self.parsed..];
                     let machine = (&mut self.server, &mut self.incoming);
-                    let asked = self.context.asked(self.number, self.peer);
+                    let asked = self.context.asked(&self.who);
                     let (taken, step) = work(machine, input, &asked, &mut self.out);
                     self.parsed += taken;
                     step
@@ -684,9 +677,7 @@ impl Session {
                 let refusal = error.refusal();
                 let at = RejectedAt::Commit;
                 let rejection = self.server.rejection_of(&envelope, at, &refusal);
-                self.context
-                    .asked(self.number, self.peer)
-                    .rejected(&rejection);
+                self.context.asked(&self.who).rejected(&rejection);
                 self.server.not_committed(refusal, &mut self.out);
             }
         }
@@ -727,7 +718,10 @@ impl Session {
         };
         match result {
             Ok(summary) => {
-                context.broken_tls.borrow_mut().succeeded(&self.peer.ip());
+                context
+                    .broken_tls
+                    .borrow_mut()
+                    .succeeded(&self.who.peer.ip());
                 match summary.resumed {
                     true => context.metrics.handshakes_in_resumed.increment(),
                     false => context.metrics.handshakes_in_full.increment(),
@@ -736,7 +730,10 @@ impl Session {
                 Ok(summary)
             }
             Err(error) => {
-                context.broken_tls.borrow_mut().failed(self.peer.ip(), now);
+                context
+                    .broken_tls
+                    .borrow_mut()
+                    .failed(self.who.peer.ip(), now);
                 context.metrics.handshakes_in_failed.increment();
                 Err(End::Handshake(error))
             }
@@ -815,13 +812,13 @@ impl Session {
         let now = clock::wall_time();
         let mut line = log.line(LogLevel::Info, event::ACCEPTED, now);
         line.field("id", durable.id)
-            .field("session", self.context.session_id(self.number))
+            .field("session", self.context.session_id(&self.who))
             .field("from", envelope.from_field())
             .field("recipients", envelope.recipients.len())
             .field("to", Addressees(&envelope.recipients))
             .field("message_id", durable.message_id())
             .field("bytes", durable.body_bytes)
-            .field("client", self.peer.ip());
+            .field("client", self.who.peer.ip());
         line.tls(self.server.summary().tls.as_ref());
     }
 
@@ -830,8 +827,8 @@ impl Session {
         self.context.metrics.refusals.add(summary.refusals);
         let now = clock::wall_time();
         let mut line = self.context.log.line(LogLevel::Info, event::SESSION, now);
-        line.field("session", self.context.session_id(self.number))
-            .field("client", self.peer)
+        line.field("session", self.context.session_id(&self.who))
+            .field("client", self.who.peer)
             .field("hello", &*summary.hello);
         line.tls(summary.tls.as_ref());
         line.field("messages", summary.messages)

@@ -149,6 +149,16 @@ pub enum What {
     Parts(MessageId),
 }
 
+impl Damage {
+    /// The message that it concerns, if it is one.
+    pub fn message(&self) -> Option<MessageId> {
+        match self.what {
+            What::Body(id) | What::Record(id) | What::Parts(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "segment {} at byte {}: ", self.segment, self.position)?;

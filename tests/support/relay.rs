@@ -182,20 +182,24 @@ impl Relay {
         self.wait_for("ready", |_| true);
     }
 
-    /// The address of the first listener with STARTTLS.
+    /// The address of the first listener without TLS from the first byte.
     pub fn address(&self) -> SocketAddr {
-        self.addresses("offered by STARTTLS")[0]
+        self.addresses_with(|tls| tls != "from the first byte")[0]
     }
 
     pub fn implicit_tls_address(&self) -> SocketAddr {
         self.addresses("from the first byte")[0]
     }
 
-    pub fn addresses(&self, tls: &str) -> Vec<SocketAddr> {
+    pub fn addresses(&self, wanted: &str) -> Vec<SocketAddr> {
+        self.addresses_with(|tls| tls == wanted)
+    }
+
+    fn addresses_with(&self, wanted: impl Fn(&str) -> bool) -> Vec<SocketAddr> {
         let listening = self.events("listening");
         listening
             .iter()
-            .filter(|event| event["tls"] == tls)
+            .filter(|event| wanted(event["tls"].as_str().expect("text")))
             .map(|event| {
                 event["address"]
                     .as_str()
@@ -240,6 +244,10 @@ impl Relay {
             .filter(|event| is(event, name))
             .cloned()
             .collect()
+    }
+
+    pub fn all_events(&self) -> Vec<Value> {
+        self.log.lock().events.clone()
     }
 
     pub fn log_text(&self) -> String {
