@@ -68,6 +68,9 @@ use std::time::Duration;
 /// Tables that have room for more than this, and for four times what they hold, give memory back.
 const SPARE_HOPS_MAX: usize = 1024;
 
+/// A job has at least this long for a connection that opens or answers slowly, however short the retry interval is.
+const QUEUE_WAIT_LEAST: Duration = Duration::from_secs(60);
+
 /// The limits of one delivery core's schedule.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -141,7 +144,7 @@ impl Default for Settings {
 
 impl Settings {
     /// With no pause longer than the retry interval asks for: who wants a try every second gets it
-    /// also from a hop that is dead or paused.
+    /// also from a hop that is dead or paused. A hop that is slow has a minute all the same.
     pub fn within(mut self, retry: &RetryPolicy) -> Self {
         for wait in [
             &mut self.failure_wait_min,
@@ -151,13 +154,11 @@ impl Settings {
         ] {
             *wait = (*wait).min(retry.min);
         }
-        for wait in [
-            &mut self.probe_wait_max,
-            &mut self.refusal_wait_max,
-            &mut self.queue_wait_max,
-        ] {
-            *wait = (*wait).min(retry.max.max(retry.min));
+        let longest = retry.max.max(retry.min);
+        for wait in [&mut self.probe_wait_max, &mut self.refusal_wait_max] {
+            *wait = (*wait).min(longest);
         }
+        self.queue_wait_max = self.queue_wait_max.min(longest.max(QUEUE_WAIT_LEAST));
         self
     }
 

@@ -2,6 +2,7 @@
 
 use super::link::Link;
 use super::{PATIENCE, Watched};
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -83,6 +84,8 @@ pub struct Seen {
     pub open: usize,
     /// `(connection, command)`.
     pub commands: Vec<(usize, String)>,
+    /// How often each verb has come.
+    verbs: HashMap<String, usize>,
     pub mails: Vec<Mail>,
 }
 
@@ -315,13 +318,11 @@ impl Session {
                 .next()
                 .map(str::to_ascii_uppercase)
         };
+        let verb = verb(command).unwrap_or_default();
         let (taken, before) = {
             let seen = self.seen.lock();
-            let same = seen
-                .commands
-                .iter()
-                .filter(|(_, other)| verb(other) == verb(command));
-            (seen.mails.len(), same.count())
+            let before = seen.verbs.get(&verb).copied();
+            (seen.mails.len(), before.unwrap_or(0))
         };
         let number = self.number;
         let answer = (self.settings.script)(Occasion {
@@ -332,13 +333,15 @@ impl Session {
             over_tls: self.link.is_tls(),
         });
         // Who is answered by nothing has had its command seen all the same.
-        self.seen
-            .change(|seen| seen.commands.push((number, command.to_owned())));
+        self.seen.change(|seen| {
+            seen.commands.push((number, command.to_owned()));
+            *seen.verbs.entry(verb.clone()).or_default() += 1;
+        });
         match answer {
             Answer::Usual => self.usual(command)?,
             Answer::Say(text) => {
                 self.say(text)?;
-                if command != "." && verb(command).as_deref() == Some("MAIL") {
+                if command != "." && verb == "MAIL" {
                     self.mail = None;
                 }
             }
