@@ -187,14 +187,15 @@ fn check_text(line: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(line).map_err(|_| NOT_UTF8)
 }
 
-/// EHLO or HELO with an argument in some other charset: device names of old.
+/// EHLO or HELO with an argument in some other charset, or with tabs: device names of old.
 fn hello_of_octets(line: &[u8]) -> Option<Command<'_>> {
     let (verb, [b' ', argument @ ..]) = line.split_at_checked(4)? else {
         return None;
     };
     let argument = argument.trim_ascii();
-    let is_text = argument.iter().all(|&byte| byte >= b' ' && byte != 0x7f);
-    if !is_text || argument.len() > HELLO_BYTES_MAX {
+    let is_text = |byte: u8| byte == b'\t' || byte >= b' ' && byte != 0x7f;
+    let fits = (1..=HELLO_BYTES_MAX).contains(&argument.len());
+    if !fits || !argument.iter().all(|&byte| is_text(byte)) {
         return None;
     }
     let text = String::from_utf8_lossy(argument);
@@ -678,6 +679,7 @@ mod tests {
             hello(b"helo  m\xfcller-pc ").as_deref(),
             Some("m\u{fffd}ller-pc")
         );
+        assert_eq!(hello(b"EHLO a\tb").as_deref(), Some("a b"));
         assert_eq!(hello("EHLO müller".as_bytes()).as_deref(), Some("müller"));
         assert_eq!(
             hello("EHLO a\u{85}b\u{202e}c".as_bytes()).as_deref(),
@@ -686,8 +688,9 @@ mod tests {
         for bad in [
             &b"EHLO"[..],
             b"EHLO ",
-            b"EHLO a\tb\xfc",
+            b"EHLO a\0b\xfc",
             b"EHLO\xfc",
+            b"EHLO \t ",
             b"EHLO a\0",
         ] {
             assert_eq!(hello(bad), None, "{bad:?}");
