@@ -177,7 +177,8 @@ fn parse_template(template: &str, run: &str) -> Result<Vec<Part>, String> {
         let (name, tail) = tail.split_once('}').ok_or("--rcpt has a { without }")?;
         parts.push(Part::Literal(literal.to_string()));
         parts.push(match name {
-            "n" => Part::Message,
+            // {n} is the older name, which a help text cannot show: it is a line break there.
+            "m" | "n" => Part::Message,
             "i" => Part::Recipient,
             "d" => Part::Domain,
             "run" => Part::Literal(run.to_string()),

@@ -12,7 +12,7 @@ use crate::options::{
     CompareCommand, NamedRelay, OutputOptions, ProxyTls, Range, RelayOptions, RunCommand,
     SinkOptions, SinkTls, SourceOptions, SourceTls, Workload,
 };
-use crate::report::{Machine, grouped};
+use crate::report::{Machine, grouped, rate_or_dash};
 use crate::run::{self, Failure, Scratch, StopFlag};
 use crate::spread::rotation;
 
@@ -176,8 +176,8 @@ fn progress(run: &ComparedRun, contender: &Contender, load: &Load) -> String {
         load.name,
         contender.relay.name,
         rates.relay_cpu_us_per_message.unwrap_or_default(),
-        grouped(rates.accepted_per_second as u64),
-        grouped(rates.delivered_per_second as u64),
+        rate_or_dash(rates.accepted_per_second),
+        rate_or_dash(rates.delivered_per_second),
         if run.clean { "" } else { ", NOT CLEAN" },
     )
 }

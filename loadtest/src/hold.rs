@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, HandshakeKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -19,12 +19,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
 use crate::histogram::{Latencies, Percentiles};
+use crate::html_hold;
 use crate::ledger::{Fate, Ledger, Verdict};
 use crate::link::{Link, Manner, OpenError};
 use crate::message::Composer;
 use crate::options::{HoldCommand, SinkOptions, default_threads};
 use crate::process::{Resident, ThreadTimes, resident_of_tree, usage_of_tree};
-use crate::report::{Machine, grouped};
+use crate::report::{Machine, grouped, megabytes, ms, per_second, rate_or_dash};
 use crate::run::{Common, Failure, StopFlag, UnderTest};
 use crate::sink::Sink;
 use crate::tls;
@@ -42,9 +43,13 @@ const LATE_DESCRIPTORS: u64 = 50;
 /// Connection attempts and rounds of NOOP under way at the same time while all are asked.
 const ASKING: usize = 200;
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HoldReport {
-    pub version: &'static str,
+    pub version: String,
+    /// What the caller says of it.
+    pub note: String,
+    pub relay_version: Option<String>,
     pub command: Vec<String>,
     pub machine: Machine,
     pub asked: u32,
@@ -73,7 +78,8 @@ pub struct HoldReport {
 }
 
 /// The relay's, with so many connections open.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     pub none: Resident,
     pub half: Resident,
@@ -83,7 +89,8 @@ pub struct Memory {
 }
 
 /// Bytes of a connection.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PerSession {
     pub anonymous_half_to_all: f64,
     pub anonymous_none_to_all: f64,
@@ -92,7 +99,8 @@ pub struct PerSession {
 }
 
 /// One client that sends message after message. Microseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Honest {
     /// From MAIL to the 250 for the data.
     pub to_250_us: Percentiles,
@@ -107,6 +115,9 @@ pub fn hold(command: &HoldCommand, stop: &StopFlag) -> Result<bool, Failure> {
     print!("{report}");
     if let Some(path) = &command.output.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+    }
+    if let Some(path) = &command.output.html {
+        std::fs::write(path, html_hold::page(&report))?;
     }
     let clean = report.problems().is_empty();
     under_test.tidy(clean);
@@ -125,6 +136,7 @@ pub fn measure(command: &HoldCommand, stop: &StopFlag) -> Result<(HoldReport, Un
     let shared = Shared::new(command, &common, under_test.address)?;
     let mut holder = Holder::new(command, shared, relay, stop)?;
     let mut report = holder.rounds()?;
+    report.relay_version = under_test.version();
     report.relay_died = under_test.ended_by_itself();
     report.relay_end = under_test.stop();
     report.ledger = holder.shared.ledger.verdict(holder.shared.taken());
@@ -230,7 +242,7 @@ impl Shared {
         }
         match sent {
             Ok(answer) if answer.is_accepted() => Ok(()),
-            Ok(answer) => Err(format!("a message was answered {}", answer.code)),
+            Ok(answer) => Err(format!("a message was refused: {}", answer.refusal)),
             Err(_) => Err("the connection broke within a message".into()),
         }
     }
@@ -259,7 +271,8 @@ impl<'a> Holder<'a> {
             .enable_all()
             .build()?;
         let report = HoldReport {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            note: command.output.note.clone(),
             command: std::env::args().collect(),
             machine: Machine::here(shared.clock.now_us() / 1_000_000),
             asked: command.source.connections,
@@ -457,7 +470,7 @@ async fn be_honest(
 impl HoldReport {
     fn work_out(&mut self) {
         let opened = (self.opened as f64).max(1.0);
-        self.opened_per_second = opened / self.open_seconds.max(1e-6);
+        self.opened_per_second = per_second(self.opened, self.open_seconds);
         self.relay_cpu_us_per_open /= opened;
         let half = (self.asked / 2) as f64;
         let Memory {
@@ -511,10 +524,10 @@ impl fmt::Display for HoldReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} connections in {:.1} s ({:.0}/s, handshakes full {}, resumed {}; {:.0} us CPU of the relay each), {} messages each first",
+            "{} connections in {:.1} s ({}/s, handshakes full {}, resumed {}; {:.0} us CPU of the relay each), {} messages each first",
             grouped(self.opened),
             self.open_seconds,
-            self.opened_per_second,
+            rate_or_dash(self.opened_per_second),
             grouped(self.handshakes_full),
             grouped(self.handshakes_resumed),
             self.relay_cpu_us_per_open,
@@ -529,15 +542,15 @@ impl fmt::Display for HoldReport {
         writeln!(
             f,
             "{:>14} {:>12} {:>12} {:>12} {:>12}",
-            "open", "rss KB", "private KB", "anonymous KB", "descriptors"
+            "open", "resident", "private", "anonymous", "descriptors"
         )?;
         for (name, memory) in rows {
             writeln!(
                 f,
                 "{name:>14} {:>12} {:>12} {:>12} {:>12}",
-                grouped(memory.rss_bytes / 1024),
-                grouped(memory.private_bytes / 1024),
-                grouped(memory.anonymous_bytes / 1024),
+                megabytes(memory.rss_bytes),
+                megabytes(memory.private_bytes),
+                megabytes(memory.anonymous_bytes),
                 grouped(memory.descriptors),
             )?;
         }
@@ -565,8 +578,13 @@ impl Honest {
         let (sent, ready) = (&self.to_250_us, &self.to_ready_us);
         writeln!(
             f,
-            "honest client {when}: {} messages, to 250 p50 {} us, p99 {} us; {} connections, to ready p50 {} us, p99 {} us",
-            sent.count, sent.p50, sent.p99, ready.count, ready.p50, ready.p99
+            "honest client {when}: {} messages, to 250 p50 {} ms, p99 {} ms; {} connections, to ready p50 {} ms, p99 {} ms",
+            grouped(sent.count),
+            ms(sent.p50),
+            ms(sent.p99),
+            grouped(ready.count),
+            ms(ready.p50),
+            ms(ready.p99)
         )
     }
 }

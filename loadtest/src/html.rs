@@ -7,7 +7,10 @@ use std::fs;
 use crate::options::HtmlCommand;
 use crate::plot::{Plot, Tone};
 use crate::run::Failure;
-use crate::{html_compare, html_ramp, html_run};
+use crate::{html_compare, html_hold, html_ramp, html_run};
+
+/// Plots are drawn with text of 12 pixels, and shown no smaller than with 10.2.
+const READABLE_SHARE: f64 = 0.85;
 
 /// How the page looks, but for the colours, which `colours` adds.
 const STYLE: &str = include_str!("html.css");
@@ -29,8 +32,11 @@ fn page_of(json: &[u8]) -> Result<String, Failure> {
     if value.get("steps").is_some() {
         return Ok(html_ramp::page(&serde_json::from_value(value)?));
     }
+    if value.get("per_session").is_some() {
+        return Ok(html_hold::page(&serde_json::from_value(value)?));
+    }
     if value.get("ledger").is_none() {
-        return Err("no run, comparison or ramp".into());
+        return Err("no run, comparison, ramp or held connections".into());
     }
     Ok(html_run::page(&serde_json::from_value(value)?))
 }
@@ -147,8 +153,11 @@ impl Page {
         if rows.is_empty() {
             return;
         }
-        self.body
-            .push_str("<div class=\"table\"><table><thead><tr>");
+        self.body.push_str(
+            "<div class=\"table scroll\" tabindex=\"0\" role=\"region\" \
+             aria-label=\"A table, which scrolls sideways where there is too little room\">\
+             <table><thead><tr>",
+        );
         for head in heads {
             let _ = write!(self.body, "<th>{}</th>", escape(head.as_ref()));
         }
@@ -205,10 +214,23 @@ impl Figure {
         let svg = self.plot.svg()?;
         let class = if self.wide { " class=\"wide\"" } else { "" };
         let (title, caption) = (escape(&self.title), escape(&self.caption));
+        let svg = titled(&svg, &format!("{title}: {caption}"));
+        // Text keeps its size, so that it can be read on a phone.
+        let least = (f64::from(self.plot.width) * READABLE_SHARE).round();
         Some(format!(
-            "<figure{class}><figcaption><b>{title}</b> {caption}</figcaption>{svg}</figure>"
+            "<figure{class}><figcaption><b>{title}</b> {caption}</figcaption>\
+             <div class=\"scroll\" tabindex=\"0\"><div style=\"min-width:{least}px\">{svg}</div></div></figure>"
         ))
     }
+}
+
+/// A drawing with a name for those who cannot see it. `title` is escaped.
+fn titled(svg: &str, title: &str) -> String {
+    let Some((tag, rest)) = svg.split_once('>') else {
+        return svg.to_string();
+    };
+    let tag = tag.replacen("<svg", "<svg role=\"img\"", 1);
+    format!("{tag}><title>{title}</title>{rest}")
 }
 
 fn class_of(tone: Tone) -> &'static str {
@@ -250,6 +272,7 @@ fn hex((red, green, blue): (u8, u8, u8)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plot::{Scale, Series};
 
     #[test]
     fn what_is_quoted_is_escaped() {
@@ -266,6 +289,29 @@ mod tests {
         assert!(!html.contains("<script"), "{html}");
         assert_eq!(html.matches("&lt;script&gt;").count(), 12);
         assert_eq!(html.matches("&amp;&quot;").count(), 12);
+    }
+
+    #[test]
+    fn every_drawing_has_a_name_a_role_and_a_size_that_can_be_read() {
+        let plot = Plot {
+            width: 1000,
+            height: 200,
+            x: Scale::time(1.0),
+            y: Scale::time(1.0),
+            series: vec![Series::line("a", Tone::In, vec![(0.0, 0.0), (1.0, 1.0)])],
+            marks_x: Vec::new(),
+            marks_y: Vec::new(),
+        };
+        let figure = Figure {
+            title: "A & B".to_string(),
+            caption: "by c".to_string(),
+            wide: true,
+            plot,
+        };
+        let html = figure.html().unwrap();
+        assert!(html.contains("<svg role=\"img\""), "{html}");
+        assert!(html.contains("><title>A &amp; B: by c</title>"), "{html}");
+        assert!(html.contains("min-width:850px"), "{html}");
     }
 
     #[test]

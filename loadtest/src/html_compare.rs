@@ -34,19 +34,23 @@ pub fn page(comparison: &Comparison) -> String {
     };
     let started = rfc5322_date(machine.started_unix_s);
     let (cpus, cpu, rounds) = (machine.cpus, &machine.cpu, comparison.rounds);
-    let subtitle = format!("{started} · {rounds} rounds, relays in turn · {cpus} CPUs ({cpu})");
+    let mut subtitle = format!("{started} · {rounds} rounds, relays in turn · {cpus} CPUs ({cpu})");
+    for (relay, version) in versions(comparison) {
+        subtitle.push_str(&format!(" · {relay}: {version}"));
+    }
     let mut page = Page::new(&title, &subtitle);
     page.verdict(
         "Clean: in every run each accepted recipient was delivered once and intact.",
         &problems(comparison),
     );
+    let ratio_axis = ratio_axis(comparison);
     for workload in &comparison.workloads {
         page.section(&workload.name);
         page.paragraph(&workload.description);
         let mut figures: Vec<Figure> = plotted(workload)
             .map(|(figure, _)| dots(workload, figure, &names))
             .collect();
-        figures.extend((1..names.len()).map(|relay| ratios(workload, relay, &names)));
+        figures.extend((1..names.len()).map(|relay| ratios(workload, relay, &names, &ratio_axis)));
         page.plots(&figures);
         page.table(&heads(&names), &rows(workload, &names));
     }
@@ -94,6 +98,23 @@ fn problems(comparison: &Comparison) -> Vec<String> {
     problems
 }
 
+/// What the relays say they are, as far as they do.
+fn versions(comparison: &Comparison) -> Vec<(&str, &str)> {
+    let relays = comparison.relays.iter().enumerate();
+    relays
+        .filter_map(|(index, relay)| {
+            let runs = comparison
+                .workloads
+                .iter()
+                .flat_map(|workload| &workload.runs);
+            let version = runs
+                .filter(|run| run.relay == index)
+                .find_map(|run| run.report.relay_version.as_deref())?;
+            Some((&*relay.name, version))
+        })
+        .collect()
+}
+
 /// Colours go to relays in their order; with more of them than colours the rows tell them apart.
 fn tone(relay: usize) -> Tone {
     [Tone::Relay, Tone::In, Tone::Out, Tone::Queue, Tone::Muted][relay.min(4)]
@@ -106,8 +127,18 @@ fn plotted(workload: &ComparedWorkload) -> impl Iterator<Item = (&ComparedFigure
     })
 }
 
+/// One axis for all ratios of the page, so that they can be compared by eye.
+fn ratio_axis(comparison: &Comparison) -> Scale {
+    let ratios = comparison.workloads.iter().flat_map(|workload| {
+        let figures = plotted(workload);
+        figures.flat_map(|(figure, _)| figure.relays.iter().skip(1).filter_map(|r| r.ratio))
+    });
+    let ends = ratios.flat_map(|ratio| [ratio.min, ratio.max]);
+    Scale::log(ends.chain([1.0]), short_number)
+}
+
 /// Medians of a relay's ratios to the first one, and how far they lie apart.
-fn ratios(workload: &ComparedWorkload, relay: usize, names: &[&str]) -> Figure {
+fn ratios(workload: &ComparedWorkload, relay: usize, names: &[&str], axis: &Scale) -> Figure {
     let known: Vec<(Spread, &str)> = plotted(workload)
         .filter_map(|(figure, short)| Some((figure.relays.get(relay)?.ratio?, short)))
         .collect();
@@ -120,7 +151,6 @@ fn ratios(workload: &ComparedWorkload, relay: usize, names: &[&str]) -> Figure {
         let median = vec![(ratio.median, row)];
         series.push(Series::line("", tone(relay), median).shaped(Shape::Dots));
     }
-    let ends = known.iter().flat_map(|(ratio, _)| [ratio.min, ratio.max]);
     let base = names.first().copied().unwrap_or_default();
     Figure {
         title: format!("{} / {base}", names[relay]),
@@ -129,7 +159,7 @@ fn ratios(workload: &ComparedWorkload, relay: usize, names: &[&str]) -> Figure {
         plot: Plot {
             width: WIDTH,
             height: AXIS + ROW * known.len() as u32,
-            x: Scale::log(ends.chain([1.0]), short_number),
+            x: axis.clone(),
             y: Scale::rows(known.len()),
             series,
             marks_x: vec![Mark {

@@ -4,7 +4,7 @@ use crate::clock::rfc5322_date;
 use crate::html::{Figure, Page, Tile, shell_words};
 use crate::plot::{Mark, Plot, Scale, Series, Shape, Tone, short_number, us_label};
 use crate::ramp::{Ramp, Step};
-use crate::report::{Report, grouped};
+use crate::report::{Report, decimal, grouped, ms, rate_or_dash};
 
 const WIDE: (u32, u32) = (1120, 360);
 const HALF: (u32, u32) = (546, 250);
@@ -20,7 +20,10 @@ pub fn page(ramp: &Ramp) -> String {
     };
     let started = rfc5322_date(machine.started_unix_s);
     let (cpus, cpu) = (machine.cpus, &machine.cpu);
-    let mut page = Page::new(title, &format!("{started} · {cpus} CPUs ({cpu})"));
+    let mut head = vec![started, format!("{cpus} CPUs ({cpu})")];
+    let first = ramp.steps.first();
+    head.extend(first.and_then(|step| step.report.relay_version.clone()));
+    let mut page = Page::new(title, &head.join(" · "));
     page.verdict(&good_words(ramp), &problems(ramp));
     page.tiles(&tiles(ramp));
     page.section("Steps");
@@ -77,8 +80,9 @@ fn bounds(ramp: &Ramp) -> String {
 fn good_words(ramp: &Ramp) -> String {
     best(ramp).map_or(String::new(), |step| {
         format!(
-            "{} messages/s with {}",
-            grouped(step.rate as u64),
+            "{}{} messages/s with {}",
+            ramp.at_least(),
+            grouped(step.rate.round() as u64),
             bounds(ramp)
         )
     })
@@ -106,22 +110,25 @@ fn tiles(ramp: &Ramp) -> Vec<Tile> {
     let mut tiles = vec![
         Tile {
             what: "Highest rate that held",
-            value: grouped(step.rate as u64),
+            value: grouped(step.rate.round() as u64),
             unit: "messages/s",
-            detail: bounds(ramp),
+            detail: match ramp.is_open_ended() {
+                true => format!("at least: no step failed; {}", bounds(ramp)),
+                false => bounds(ramp),
+            },
             tone: Tone::Ink,
         },
         Tile {
             what: "There, p99 to 250",
-            value: format!("{:.1}", to_250.p99 as f64 / 1e3),
+            value: ms(to_250.p99),
             unit: "ms",
-            detail: format!("end to end {:.1} ms", end_to_end.p99 as f64 / 1e3),
+            detail: format!("end to end {} ms", ms(end_to_end.p99)),
             tone: Tone::In,
         },
     ];
     tiles.extend(step.report.rates.relay_cpu_us_per_message.map(|us| Tile {
         what: "Relay: CPU per message",
-        value: format!("{us:.1}"),
+        value: decimal(us),
         unit: "µs",
         detail: String::new(),
         tone: Tone::Relay,
@@ -198,7 +205,11 @@ fn latency(ramp: &Ramp) -> Figure {
     plot.marks_x = best(ramp)
         .map(|step| Mark {
             at: step.rate,
-            label: format!("held: {}/s", grouped(step.rate as u64)),
+            label: format!(
+                "held: {}{}/s",
+                ramp.at_least(),
+                grouped(step.rate.round() as u64)
+            ),
             tone: Tone::Ink,
         })
         .into_iter()
@@ -245,15 +256,14 @@ fn cost(ramp: &Ramp) -> Figure {
 
 fn row(step: &Step) -> Vec<String> {
     let report = &step.report;
-    let ms = |us: u64| format!("{:.2}", us as f64 / 1e3);
     let cpu = report.rates.relay_cpu_us_per_message;
     vec![
-        grouped(step.rate as u64),
+        grouped(step.rate.round() as u64),
         ms(report.source.to_250_us.p50),
         ms(report.source.to_250_us.p99),
         ms(report.sink.end_to_end_us.p99),
-        grouped(report.rates.delivered_per_second.round() as u64),
-        cpu.map_or(String::new(), |us| format!("{us:.1}")),
+        rate_or_dash(report.rates.delivered_per_second),
+        cpu.map_or(String::new(), decimal),
         if step.reasons.is_empty() {
             "held".to_string()
         } else {

@@ -5,7 +5,10 @@ use crate::histogram::Percentiles;
 use crate::html::{Figure, Page, Tile, shell_words};
 use crate::ledger::Verdict;
 use crate::plot::{Mark, Plot, Scale, Series, Shape, Tone, short_number, us_label};
-use crate::report::{KillFigures, Report, commits, grouped, name_server, next_hops, troubles};
+use crate::report::{
+    KillFigures, Report, commits, decimal, grouped, megabytes, ms, name_server, next_hops,
+    rate_or_dash, troubles, volume,
+};
 use crate::timeline::Sample;
 
 const WIDE: (u32, u32) = (1120, 270);
@@ -83,6 +86,7 @@ fn subtitle(report: &Report) -> String {
         format!("run {}", report.run),
         format!("{} CPUs ({})", machine.cpus, machine.cpu),
     ];
+    parts.extend(report.relay_version.clone());
     if report.direct {
         parts.push("no relay: source straight into sink".to_string());
     }
@@ -189,7 +193,7 @@ fn tiles(report: &Report) -> Vec<Tile> {
     let mut tiles = vec![
         Tile {
             what: "Accepted",
-            value: grouped(rates.accepted_per_second.round() as u64),
+            value: rate_or_dash(rates.accepted_per_second),
             unit: "messages/s",
             detail: volume(
                 report.source.accepted,
@@ -200,7 +204,7 @@ fn tiles(report: &Report) -> Vec<Tile> {
         },
         Tile {
             what: "Delivered",
-            value: grouped(rates.delivered_per_second.round() as u64),
+            value: rate_or_dash(rates.delivered_per_second),
             unit: "messages/s",
             detail: volume(
                 report.sink.messages,
@@ -226,26 +230,18 @@ fn tiles(report: &Report) -> Vec<Tile> {
     tiles
 }
 
-fn volume(messages: u64, seconds: f64, bytes_per_second: f64) -> String {
-    format!(
-        "{} in {seconds:.2} s, {:.1} MB/s",
-        grouped(messages),
-        bytes_per_second / 1e6
-    )
-}
-
 fn relay_tile(report: &Report) -> Option<Tile> {
     let relay = report.relay.as_ref()?;
     let cpu = report.rates.relay_cpu_us_per_message?;
     Some(Tile {
         what: "Relay: CPU per message",
-        value: format!("{cpu:.1}"),
+        value: decimal(cpu),
         unit: "µs",
         detail: format!(
-            "user {:.2} s, system {:.2} s; peak memory {:.0} MB",
+            "user {:.2} s, system {:.2} s; peak memory {}",
             relay.user_us as f64 / 1e6,
             relay.system_us as f64 / 1e6,
-            relay.peak_rss_bytes as f64 / 1e6
+            megabytes(relay.peak_rss_bytes)
         ),
         tone: Tone::Relay,
     })
@@ -288,15 +284,6 @@ fn ledger_tile(report: &Report) -> Tile {
             grouped(ledger.corrupted)
         ),
         tone: if clean { Tone::Ink } else { Tone::Problem },
-    }
-}
-
-/// Microseconds as milliseconds, with three digits that count.
-fn ms(us: u64) -> String {
-    match us {
-        0..10_000 => format!("{:.2}", us as f64 / 1e3),
-        10_000..100_000 => format!("{:.1}", us as f64 / 1e3),
-        _ => grouped((us + 500) / 1000),
     }
 }
 
@@ -684,10 +671,10 @@ fn cost_rows(report: &Report) -> Vec<Vec<String>> {
     if let (Some(relay), Some(cpu)) = (&report.relay, rates.relay_cpu_us_per_message) {
         rows.push(vec![
             "relay".to_string(),
-            format!("{cpu:.1}"),
+            decimal(cpu),
             format!("{:.2}", (relay.user_us + relay.system_us) as f64 / 1e6),
             String::new(),
-            format!("{:.1} MB", relay.peak_rss_bytes as f64 / 1e6),
+            megabytes(relay.peak_rss_bytes),
         ]);
     }
     let own = [
@@ -707,7 +694,7 @@ fn cost_rows(report: &Report) -> Vec<Vec<String>> {
     rows.extend(own.map(|(name, per_message, cpu_us, threads)| {
         vec![
             name.to_string(),
-            format!("{per_message:.1}"),
+            decimal(per_message),
             format!("{:.2}", cpu_us as f64 / 1e6),
             threads.to_string(),
             String::new(),

@@ -55,6 +55,7 @@ pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderT
     report.timeline = samples;
     report.settings = settings(&options, &command.sink);
     report.note = command.output.note.clone();
+    report.relay_version = under_test.version();
     report.relay_end = relay_end;
     report.relay_died = relay_died;
     report.interrupted = stop.is_set();

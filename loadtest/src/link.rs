@@ -81,6 +81,8 @@ pub struct Answer {
     pub recipients: Vec<bool>,
     /// The reply that decided: to the end of data, or to what made it superfluous.
     pub code: u16,
+    /// The first refusal of the transaction, in full; empty if there was none.
+    pub refusal: String,
     pub content_bytes: usize,
 }
 
@@ -97,6 +99,8 @@ pub struct Link {
     filled: usize,
     /// The last reply, with all its lines.
     reply: String,
+    /// The first refusal since a transaction began.
+    refusal: String,
     out: Vec<u8>,
     /// `CONTENT_AT` bytes of padding, then the message.
     content: Vec<u8>,
@@ -133,6 +137,7 @@ impl Link {
             from: 0,
             filled: 0,
             reply: String::new(),
+            refusal: String::new(),
             out: Vec::new(),
             content: Vec::new(),
             features: Features::default(),
@@ -193,6 +198,9 @@ impl Link {
             self.reply.push_str(&String::from_utf8_lossy(line));
             self.from += end + 1;
             if is_last {
+                if code >= 400 && self.refusal.is_empty() {
+                    self.refusal.push_str(self.reply.trim_end());
+                }
                 return Ok(code);
             }
             if self.reply.len() > REPLY_BYTES_MAX {
@@ -231,6 +239,7 @@ impl Link {
         } else {
             Form::Data
         };
+        self.refusal.clear();
         self.content.clear();
         self.content.resize(CONTENT_AT, 0);
         let content_bytes = composer.write(n, due_us, form, &mut self.content);
@@ -251,6 +260,7 @@ impl Link {
                     .await?
             }
         }
+        answer.refusal.push_str(&self.refusal);
         Ok(answer)
     }
 

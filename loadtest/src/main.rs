@@ -14,7 +14,7 @@
 //! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
 //! `run` `kill` `report` a whole run, and its figures; `hold` what open connections cost
 //! `timeline` `progress` what is seen of it meanwhile
-//! `plot` `html` `html_run` `html_compare` `html_ramp` the pages that show it
+//! `plot` `html` `html_run` `html_compare` `html_ramp` `html_hold` the pages that show it
 //! `compare` `comparison` `ramp` `search` many runs, and what they say together; `spread` medians
 //! `proxy` the floor: bytes from one TLS connection to another
 //!
@@ -32,6 +32,7 @@ mod hold;
 mod hosts;
 mod html;
 mod html_compare;
+mod html_hold;
 mod html_ramp;
 mod html_run;
 mod kill;

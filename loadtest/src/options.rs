@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::report::grouped;
+
 /// Most recipients in one message.
 pub const RECIPIENTS_MAX: u32 = 1_000;
 /// Smallest message: the header lines must fit.
@@ -504,7 +506,7 @@ pub struct SourceOptions {
     /// Recipient domains; recipients go to them in turn
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub domains: u64,
-    /// Recipient address: {n} message, {i} recipient in the message, {d} domain, {run} run
+    /// Recipient address: {m} message, {i} recipient in the message, {d} domain, {run} run
     #[arg(long, default_value = "user{i}@d{d}.test", value_name = "TEMPLATE")]
     pub rcpt: String,
     /// Domain of the reverse-path, to which bounces go
@@ -796,9 +798,14 @@ pub struct Range {
 impl std::fmt::Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.low == self.high {
-            write!(f, "{} bytes", self.low)
+            write!(f, "{} bytes", grouped(self.low))
         } else {
-            write!(f, "{} to {} bytes, uniform", self.low, self.high)
+            write!(
+                f,
+                "{} to {} bytes, uniform",
+                grouped(self.low),
+                grouped(self.high)
+            )
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Everything is drawn in the light colours of `Tone`; the page's style sheet finds them by value
 //! and exchanges them where it is dark.
 
+use crate::report::grouped;
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -250,12 +251,12 @@ fn seconds_label(seconds: f64) -> String {
     }
 }
 
-/// 0, 0.25, 12, 1.5k, 20k, 3M.
+/// 0, 0.25, 12, 1,500, 20,000, 3M: as in tables and tiles, but for what has too little room.
 pub fn short_number(value: f64) -> String {
     match value.abs() {
         size if size >= 1e9 => format!("{}G", trimmed(value / 1e9, 2)),
         size if size >= 1e6 => format!("{}M", trimmed(value / 1e6, 2)),
-        size if size >= 10_000.0 => format!("{}k", trimmed(value / 1e3, 1)),
+        _ if value >= 1000.0 => grouped(value.round() as u64),
         _ => trimmed(value, 3),
     }
 }
@@ -606,7 +607,7 @@ mod tests {
             scale.ticks.into_iter().map(|(_, label)| label).collect()
         };
         let scale = Scale::from_zero([9_400.0].into_iter(), short_number);
-        assert_eq!(labels(scale), ["0", "2500", "5000", "7500", "10k"]);
+        assert_eq!(labels(scale), ["0", "2,500", "5,000", "7,500", "10,000"]);
         let scale = Scale::log([300.0, 40_000.0].into_iter(), us_label);
         let wanted = [
             "200 µs", "500 µs", "1 ms", "2 ms", "5 ms", "10 ms", "20 ms", "50 ms",

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::sink::FarSide;
 
@@ -90,7 +90,8 @@ impl ThreadTimes {
 }
 
 /// Memory and descriptors of a process and its descendants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Resident {
     /// Resident, with the pages of files that are mapped; shared pages count each time.
     pub rss_bytes: u64,
@@ -261,6 +262,14 @@ fn terminate(pid: u32) {
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
 }
 
+/// Of what a command prints; `None` if it fails.
+fn first_line(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let line = text.lines().next().filter(|_| output.status.success())?;
+    Some(line.trim().to_string()).filter(|line| !line.is_empty())
+}
+
 /// How a relay is started: the words of its command and where its output goes.
 #[derive(Clone, Debug)]
 pub struct RelayCommand {
@@ -307,6 +316,30 @@ impl RelayCommand {
             return Err("--relay-cmd is empty".into());
         }
         Ok(Self { words, log })
+    }
+
+    /// What the program says to `--version`, and the commit of the working tree that it lies in. Only
+    /// of ringpost: what another program does with that flag is not known.
+    pub fn version(&self) -> Option<String> {
+        let program = Path::new(self.words.first()?);
+        if program.file_name()? != "ringpost" {
+            return None;
+        }
+        let said = first_line(Command::new(program).arg("--version"))?;
+        let found = program.canonicalize().ok();
+        let commit = found.and_then(|program| {
+            let describe = ["describe", "--always", "--dirty", "--exclude=*"];
+            first_line(
+                Command::new("git")
+                    .arg("-C")
+                    .arg(program.parent()?)
+                    .args(describe),
+            )
+        });
+        Some(match commit {
+            Some(commit) => format!("{said}, tree at {commit}"),
+            None => said,
+        })
     }
 
     /// Starts the relay; what it writes is appended to the log.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::html_ramp;
 use crate::options::{RampCommand, RunCommand};
-use crate::report::{Machine, Report, grouped};
+use crate::report::{Machine, Report, decimal, grouped, ms};
 use crate::run::{self, Failure, Scratch, StopFlag};
 use crate::search::Search;
 
@@ -32,6 +32,25 @@ pub struct Ramp {
     /// Index of the step with the highest rate that held.
     pub best: Option<usize>,
     pub interrupted: bool,
+}
+
+impl Ramp {
+    /// No higher rate failed: the highest one that held is no bound of the relay.
+    pub fn is_open_ended(&self) -> bool {
+        let best = self.best.and_then(|best| self.steps.get(best));
+        best.is_some_and(|best| {
+            let mut failed = self.steps.iter().filter(|step| !step.reasons.is_empty());
+            !failed.any(|step| step.rate > best.rate)
+        })
+    }
+
+    /// `at least ` before a rate that is no upper bound.
+    pub fn at_least(&self) -> &'static str {
+        match self.is_open_ended() {
+            true => "at least ",
+            false => "",
+        }
+    }
 }
 
 /// One rate, tried once.
@@ -183,13 +202,15 @@ impl Display for Step {
         let report = &self.report;
         write!(
             f,
-            "{:>9.0}/s  to 250: p50 {:>8.2}, p99 {:>8.2} ms; end to end: p99 {:>8.2} ms; {:>7.1} us CPU; ",
-            self.rate,
-            report.source.to_250_us.p50 as f64 / 1e3,
-            report.source.to_250_us.p99 as f64 / 1e3,
-            report.sink.end_to_end_us.p99 as f64 / 1e3,
-            report.rates.relay_cpu_us_per_message.unwrap_or_default(),
+            "{:>9}/s  to 250: p50 {:>8}, p99 {:>8} ms; end to end: p99 {:>8} ms; ",
+            grouped(self.rate.round() as u64),
+            ms(report.source.to_250_us.p50),
+            ms(report.source.to_250_us.p99),
+            ms(report.sink.end_to_end_us.p99),
         )?;
+        if let Some(us) = report.rates.relay_cpu_us_per_message {
+            write!(f, "{:>7} us CPU; ", decimal(us))?;
+        }
         match self.reasons.as_slice() {
             [] => write!(f, "holds"),
             reasons => write!(f, "fails: {}", reasons.join("; ")),
@@ -220,9 +241,21 @@ impl Display for Ramp {
         match self.best.map(|best| &self.steps[best]) {
             Some(best) => {
                 let cpu = best.report.rates.relay_cpu_us_per_message;
-                let cpu = cpu.map(|us| format!(", {us:.1} us CPU of the relay per message"));
+                let cpu =
+                    cpu.map(|us| format!(", {} us CPU of the relay per message", decimal(us)));
                 let (rate, cpu) = (best.rate, cpu.unwrap_or_default());
-                writeln!(f, "HIGHEST     {rate:.0} messages/s with {bounds}{cpu}")?;
+                let at_least = self.at_least();
+                let rate = grouped(rate.round() as u64);
+                writeln!(
+                    f,
+                    "HIGHEST     {at_least}{rate} messages/s with {bounds}{cpu}"
+                )?;
+                if self.is_open_ended() {
+                    writeln!(
+                        f,
+                        "            no step failed: a higher --to would tell more"
+                    )?;
+                }
             }
             None => writeln!(f, "HIGHEST     none: no rate kept {bounds}")?,
         }
@@ -259,6 +292,34 @@ mod tests {
     #[test]
     fn a_step_holds_within_its_bounds() {
         assert_eq!(bounds().reasons(&good()), [""; 0]);
+    }
+
+    fn step(rate: f64, reasons: &[&str]) -> Step {
+        Step {
+            rate,
+            reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
+            report: Report::default(),
+        }
+    }
+
+    #[test]
+    fn a_ramp_without_a_failed_step_says_at_least() {
+        let mut ramp = Ramp {
+            steps: vec![
+                step(1000.0, &["too slow"]),
+                step(1000.0, &[]),
+                step(2000.0, &[]),
+            ],
+            best: Some(2),
+            p99_ms_max: Some(10.0),
+            ..Ramp::default()
+        };
+        assert!(
+            ramp.to_string()
+                .contains("HIGHEST     at least 2,000 messages/s")
+        );
+        ramp.steps.push(step(2100.0, &["too slow"]));
+        assert!(ramp.to_string().contains("HIGHEST     2,000 messages/s"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Report {
     pub note: String,
     pub command: Vec<String>,
     pub machine: Machine,
+    /// What the relay says of its version, and the commit of the tree that its program lies in.
+    pub relay_version: Option<String>,
     pub seed: u64,
     pub run: String,
     /// Flags that shape the load, defaults included, in words.
@@ -178,33 +180,30 @@ impl Report {
 
     /// Works out the rates, once all figures are in.
     pub fn finish(&mut self) {
-        let messages = (self.source.accepted as f64).max(1.0);
-        let (accept, deliver) = (
-            self.accept_seconds.max(1e-6),
-            self.deliver_seconds.max(1e-6),
-        );
+        let messages = self.source.accepted;
+        let (accept, deliver) = (self.accept_seconds, self.deliver_seconds);
         let (source, sink) = (&self.source, &self.sink);
+        let each = |count: u64| per_message(count, messages);
         self.rates = Rates {
-            accepted_per_second: source.accepted as f64 / accept,
-            delivered_per_second: sink.messages as f64 / deliver,
-            accepted_bytes_per_second: source.bytes as f64 / accept,
-            delivered_bytes_per_second: sink.bytes as f64 / deliver,
-            handshakes_in_full_per_second: source.handshakes_full as f64 / accept,
-            handshakes_in_resumed_per_second: source.handshakes_resumed as f64 / accept,
-            handshakes_out_full_per_second: sink.handshakes_full as f64 / deliver,
-            handshakes_out_resumed_per_second: sink.handshakes_resumed as f64 / deliver,
-            handshakes_in_per_message: (source.handshakes_full + source.handshakes_resumed) as f64
-                / messages,
-            handshakes_out_per_message: (sink.handshakes_full + sink.handshakes_resumed) as f64
-                / messages,
+            accepted_per_second: per_second(source.accepted, accept),
+            delivered_per_second: per_second(sink.messages, deliver),
+            accepted_bytes_per_second: per_second(source.bytes, accept),
+            delivered_bytes_per_second: per_second(sink.bytes, deliver),
+            handshakes_in_full_per_second: per_second(source.handshakes_full, accept),
+            handshakes_in_resumed_per_second: per_second(source.handshakes_resumed, accept),
+            handshakes_out_full_per_second: per_second(sink.handshakes_full, deliver),
+            handshakes_out_resumed_per_second: per_second(sink.handshakes_resumed, deliver),
+            handshakes_in_per_message: each(source.handshakes_full + source.handshakes_resumed),
+            handshakes_out_per_message: each(sink.handshakes_full + sink.handshakes_resumed),
             relay_cpu_us_per_message: self
                 .relay
-                .map(|relay| (relay.user_us + relay.system_us) as f64 / messages),
+                .filter(|_| messages > 0)
+                .map(|relay| each(relay.user_us + relay.system_us)),
             relay_messages_per_commit: self
                 .relay_counters
                 .map(|counters| counters.messages_per_commit()),
-            source_cpu_us_per_message: source.cpu_us as f64 / messages,
-            sink_cpu_us_per_message: sink.cpu_us as f64 / messages,
+            source_cpu_us_per_message: each(source.cpu_us),
+            sink_cpu_us_per_message: each(sink.cpu_us),
         };
     }
 
@@ -220,7 +219,19 @@ impl Report {
             problems.push("the ledger is not clean".to_string());
         }
         if self.source.accepted == 0 {
-            problems.push("nothing was accepted".to_string());
+            problems.push(match &self.source.first_refusal {
+                Some(reply) => format!("nothing was accepted; the first refusal: {reply}"),
+                None => "nothing was accepted".to_string(),
+            });
+        }
+        if let Some(kills) = &self.kills
+            && kills.kills_with_mail_outstanding == 0
+        {
+            problems.push(format!(
+                "none of {} kills met accepted mail that had not arrived yet: nothing was put to \
+                 the test (a slower sink, such as --latency 50, leaves some)",
+                kills.kills
+            ));
         }
         if self.source.unsent > 0 {
             let why = self.source.failure.as_deref().unwrap_or("no reason known");
@@ -322,17 +333,31 @@ pub fn write_ledger(f: &mut impl fmt::Write, ledger: &Verdict) -> fmt::Result {
 
 fn write_rates(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     let rates = &report.rates;
+    let part = |what: &str, rate: f64, volume: String| match rate > 0.0 {
+        true => format!("{what} {} ({volume})", rate_or_dash(rate)),
+        false => format!("{what} {volume}"),
+    };
     writeln!(
         f,
-        "messages/s  accepted {} ({} in {:.2} s, {:.1} MB/s), delivered {} ({} in {:.2} s, {:.1} MB/s)",
-        grouped(rates.accepted_per_second as u64),
-        grouped(report.source.accepted),
-        report.accept_seconds,
-        rates.accepted_bytes_per_second / 1e6,
-        grouped(rates.delivered_per_second as u64),
-        grouped(report.sink.messages),
-        report.deliver_seconds,
-        rates.delivered_bytes_per_second / 1e6,
+        "messages/s  {}, {}",
+        part(
+            "accepted",
+            rates.accepted_per_second,
+            volume(
+                report.source.accepted,
+                report.accept_seconds,
+                rates.accepted_bytes_per_second
+            )
+        ),
+        part(
+            "delivered",
+            rates.delivered_per_second,
+            volume(
+                report.sink.messages,
+                report.deliver_seconds,
+                rates.delivered_bytes_per_second
+            )
+        ),
     )
 }
 
@@ -358,7 +383,7 @@ fn write_percentiles(f: &mut impl fmt::Write, what: &str, times: &Percentiles) -
     }
     write!(f, "{what:<11}")?;
     for us in [times.p50, times.p90, times.p99, times.p999, times.max] {
-        write!(f, " {:>9.3}", us as f64 / 1000.0)?;
+        write!(f, " {:>9}", ms(us))?;
     }
     writeln!(f)
 }
@@ -367,23 +392,25 @@ fn write_connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     let (source, sink, rates) = (&report.source, &report.sink, &report.rates);
     writeln!(
         f,
-        "in          {} connections; handshakes: full {} ({:.0}/s), resumed {} ({:.0}/s), {:.3} per message",
+        "in          {} connections; handshakes: full {}, resumed {}, {:.3} per message",
         grouped(source.connections),
-        grouped(source.handshakes_full),
-        rates.handshakes_in_full_per_second,
-        grouped(source.handshakes_resumed),
-        rates.handshakes_in_resumed_per_second,
+        with_rate(source.handshakes_full, rates.handshakes_in_full_per_second),
+        with_rate(
+            source.handshakes_resumed,
+            rates.handshakes_in_resumed_per_second
+        ),
         rates.handshakes_in_per_message,
     )?;
     writeln!(
         f,
-        "out         {} connections, at most {} open; handshakes: full {} ({:.0}/s), resumed {} ({:.0}/s), {:.3} per message",
+        "out         {} connections, at most {} open; handshakes: full {}, resumed {}, {:.3} per message",
         grouped(sink.connections),
         grouped(sink.connections_open_max),
-        grouped(sink.handshakes_full),
-        rates.handshakes_out_full_per_second,
-        grouped(sink.handshakes_resumed),
-        rates.handshakes_out_resumed_per_second,
+        with_rate(sink.handshakes_full, rates.handshakes_out_full_per_second),
+        with_rate(
+            sink.handshakes_resumed,
+            rates.handshakes_out_resumed_per_second
+        ),
         rates.handshakes_out_per_message,
     )?;
     write_hosts(f, sink)?;
@@ -490,10 +517,11 @@ fn write_cost(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     if let (Some(relay), Some(cpu)) = (&report.relay, rates.relay_cpu_us_per_message) {
         writeln!(
             f,
-            "relay       {cpu:.1} us CPU per message (user {:.2} s, system {:.2} s), peak memory {:.1} MB",
+            "relay       {} us CPU per message (user {:.2} s, system {:.2} s), peak memory {}",
+            decimal(cpu),
             relay.user_us as f64 / 1e6,
             relay.system_us as f64 / 1e6,
-            relay.peak_rss_bytes as f64 / 1e6,
+            megabytes(relay.peak_rss_bytes),
         )?;
     }
     if let Some(text) = commits(report) {
@@ -504,11 +532,11 @@ fn write_cost(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     }
     writeln!(
         f,
-        "loadtest    source {:.1} us CPU per message ({} threads, {:.2} s), sink {:.1} us ({} threads, {:.2} s)",
-        rates.source_cpu_us_per_message,
+        "loadtest    source {} us CPU per message ({} threads, {:.2} s), sink {} us ({} threads, {:.2} s)",
+        decimal(rates.source_cpu_us_per_message),
         report.source.threads,
         report.source.cpu_us as f64 / 1e6,
-        rates.sink_cpu_us_per_message,
+        decimal(rates.sink_cpu_us_per_message),
         report.sink.threads,
         report.sink.cpu_us as f64 / 1e6,
     )
@@ -529,6 +557,77 @@ fn write_kills(f: &mut Formatter<'_>, kills: &KillFigures) -> fmt::Result {
                 .unwrap_or(0)
         ),
     )
+}
+
+/// A rate over less than this is made of the clock's steps.
+const RATE_SECONDS_MIN: f64 = 1e-3;
+
+/// 0 if the time is too short to tell.
+pub fn per_second(count: u64, seconds: f64) -> f64 {
+    match seconds >= RATE_SECONDS_MIN {
+        true => count as f64 / seconds,
+        false => 0.0,
+    }
+}
+
+/// 0 if there is no message.
+fn per_message(count: u64, messages: u64) -> f64 {
+    match messages {
+        0 => 0.0,
+        messages => count as f64 / messages as f64,
+    }
+}
+
+/// A rate as pages and terminal show it; `None` if it is not known.
+pub fn rate(per_second: f64) -> Option<String> {
+    (per_second > 0.0).then(|| match per_second {
+        slow if slow < 10.0 => format!("{slow:.1}"),
+        fast => grouped(fast.round() as u64),
+    })
+}
+
+/// A rate, or a dash.
+pub fn rate_or_dash(per_second: f64) -> String {
+    rate(per_second).unwrap_or_else(|| "-".to_string())
+}
+
+/// A figure that need not be a whole number, with what counts of it.
+pub fn decimal(value: f64) -> String {
+    match value < 100.0 {
+        true => format!("{value:.1}"),
+        false => grouped(value.round() as u64),
+    }
+}
+
+/// A count, with its rate if that is known.
+fn with_rate(count: u64, per_second: f64) -> String {
+    match rate(per_second) {
+        Some(rate) => format!("{} ({rate}/s)", grouped(count)),
+        None => grouped(count),
+    }
+}
+
+/// Bytes in millions.
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// So many in so long, and how many bytes that was.
+pub fn volume(messages: u64, seconds: f64, bytes_per_second: f64) -> String {
+    let bytes = match bytes_per_second > 0.0 {
+        true => format!(", {:.1} MB/s", bytes_per_second / 1e6),
+        false => String::new(),
+    };
+    format!("{} in {seconds:.2} s{bytes}", grouped(messages))
+}
+
+/// Microseconds as milliseconds, with three digits that count.
+pub fn ms(us: u64) -> String {
+    match us {
+        0..10_000 => format!("{:.2}", us as f64 / 1e3),
+        10_000..100_000 => format!("{:.1}", us as f64 / 1e3),
+        _ => grouped((us + 500) / 1000),
+    }
 }
 
 /// 1234567 as 1,234,567.
@@ -565,5 +664,43 @@ mod tests {
         report.allow_duplicates = true;
         assert!(!report.is_clean());
         assert!(report.to_string().contains("NOT CLEAN"));
+    }
+
+    #[test]
+    fn a_kill_test_that_met_no_outstanding_mail_is_not_clean() {
+        let mut report = Report::default();
+        report.source.accepted = 5;
+        let mut kills = KillFigures {
+            kills: 20,
+            ..KillFigures::default()
+        };
+        report.kills = Some(kills.clone());
+        assert!(report.to_string().contains("NOT CLEAN   none of 20 kills"));
+        kills.kills_with_mail_outstanding = 1;
+        report.kills = Some(kills);
+        assert!(report.is_clean());
+    }
+
+    #[test]
+    fn when_all_is_refused_the_reply_is_shown() {
+        let mut report = Report::default();
+        report.source.refused = 9;
+        report.source.first_refusal = Some("554 5.7.1 Relaying denied".to_string());
+        assert!(report.to_string().contains("554 5.7.1 Relaying denied"));
+    }
+
+    #[test]
+    fn what_took_no_time_has_no_rate() {
+        let mut report = Report::default();
+        report.source.handshakes_full = 50;
+        report.source.accepted = 50;
+        report.source.cpu_us = 1_000_000;
+        report.finish();
+        let text = report.to_string();
+        assert!(!text.contains("000,000"), "{text}");
+        assert!(text.contains("full 50, resumed 0,"), "{text}");
+        report.source.accepted = 0;
+        report.finish();
+        assert_eq!(report.rates.source_cpu_us_per_message, 0.0);
     }
 }

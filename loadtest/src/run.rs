@@ -183,6 +183,11 @@ impl UnderTest {
         Ok(())
     }
 
+    /// What the relay under test is, if it says so.
+    pub fn version(&self) -> Option<String> {
+        self.command.as_ref().and_then(RelayCommand::version)
+    }
+
     /// Waits until the relay greets.
     pub fn await_greeting(&mut self, seconds: f64) -> Result<(), Failure> {
         self.await_greeting_and(seconds, |_| std::thread::sleep(TICK))
@@ -520,6 +525,7 @@ pub fn measure(command: &RunCommand, stop: &StopFlag) -> Result<(Report, UnderTe
     let mut report = Report::new(&common, &source, &sink);
     report.leave_out_connections(&sink_before);
     report.relay = relay;
+    report.relay_version = under_test.version();
     report.relay_end = relay_end;
     report.relay_counters = under_test.counters();
     report.timeline = samples;

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub struct Shared {
     /// When a connection last came about, or when the source began.
     connected_us: AtomicU64,
     failure: Mutex<Option<String>>,
+    /// The reply to the first message that was refused.
+    first_refusal: OnceLock<String>,
     pub counters: Counters,
     /// From when a message was taken up (closed loop) or due (open loop) to its 250.
     pub to_250: Latencies,
@@ -116,6 +118,7 @@ impl Source {
             stopping: AtomicBool::new(false),
             connected_us: AtomicU64::new(now_us),
             failure: Mutex::new(None),
+            first_refusal: OnceLock::new(),
             counters: Counters::default(),
             to_250: Latencies::new(count),
             to_ready: Latencies::new(count),
@@ -210,6 +213,7 @@ impl Source {
             to_250_us: self.shared.to_250.figures(),
             to_ready_us: self.shared.to_ready.figures(),
             failure: self.shared.failure(),
+            first_refusal: self.shared.first_refusal.get().cloned(),
             cpu_us: self.meter.cpu_us(),
         }
     }
@@ -241,6 +245,8 @@ pub struct SourceFigures {
     pub to_ready_us: Percentiles,
     /// Why the source gave up, or the last thing that went wrong with a connection.
     pub failure: Option<String>,
+    /// The reply to the first message that was refused.
+    pub first_refusal: Option<String>,
     pub cpu_us: u64,
 }
 
@@ -470,6 +476,7 @@ fn settle(shared: &Shared, thread: usize, job: Job, answer: &Answer) {
     }
     if !answer.is_accepted() {
         counters.refused.fetch_add(1, Ordering::Relaxed);
+        shared.first_refusal.get_or_init(|| answer.refusal.clone());
         return;
     }
     counters.accepted.fetch_add(1, Ordering::Relaxed);

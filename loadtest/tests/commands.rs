@@ -21,7 +21,13 @@ fn loadtest(line: &str) -> (Output, Value) {
         .map(|word| word.replace("PROXY", &proxy).replace("SINK", &sink));
     let output = Command::new(PROGRAM)
         .args(words)
-        .args(["--quiet", "--connections", "4", "--linger-ms", "50"])
+        .args(["--quiet", "--connections", "4"])
+        .args(
+            (!line.starts_with("hold"))
+                .then_some(["--linger-ms", "50"])
+                .into_iter()
+                .flatten(),
+        )
         .arg("--json")
         .arg(&json)
         .output()
@@ -113,5 +119,67 @@ fn a_ramp_without_a_bound_or_with_a_rate_is_refused() {
     ] {
         let (output, _) = loadtest(line);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    }
+}
+
+#[test]
+fn held_connections_have_a_page() {
+    let page = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("hold.html");
+    let (output, figures) = loadtest(&format!(
+        "hold --relay-cmd PLAIN --source-tls none --hold 0.2 --html {}",
+        page.display()
+    ));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(figures["opened"], 4);
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("Open connections") && html.contains("role=\"img\""));
+    let json = page.with_extension("json");
+    std::fs::write(&json, figures.to_string()).unwrap();
+    let again = Command::new(PROGRAM)
+        .arg("html")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(again.status.success(), "{}", text(&again));
+}
+
+#[test]
+fn a_kill_test_that_put_nothing_to_the_test_is_not_clean() {
+    // The proxy says 250 only once the sink has the mail: no kill can meet any that is outstanding.
+    let (output, figures) = loadtest(
+        "kill-test --relay-cmd PLAIN --source-tls none --sink-tls none --rounds 2 \
+         --kill-after-ms 50-60 --settle 1",
+    );
+    assert_eq!(figures["kills"]["kills"], 2, "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(
+        text(&output).contains("NOT CLEAN   none of 2 kills met"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn when_all_is_refused_the_reply_is_shown() {
+    let (output, figures) = loadtest(
+        "run --relay-cmd PLAIN --source-tls none --sink-tls none --messages 5 --fault-5xx 1",
+    );
+    let reply = figures["source"]["first_refusal"].as_str().unwrap();
+    assert!(reply.starts_with('5'), "{reply}");
+    assert!(text(&output).contains(reply), "{}", text(&output));
+}
+
+#[test]
+fn the_help_shows_all_placeholders_of_an_address() {
+    let output = Command::new(PROGRAM)
+        .args(["run", "--help"])
+        .output()
+        .unwrap();
+    let help = text(&output)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    for placeholder in ["{m} message", "{i} recipient", "{d} domain", "{run} run"] {
+        assert!(help.contains(placeholder), "{placeholder} in {help}");
     }
 }
