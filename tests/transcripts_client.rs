@@ -1286,6 +1286,120 @@ fn too_large_is_said_before_sending() {
 }
 
 #[test]
+fn a_refusal_of_ten_kilobytes_is_heard_like_any_other() {
+    let settings = ClientSettings {
+        hostname: "gw.test".into(),
+        starttls: TlsWish::Never,
+        detect_loop: false,
+    };
+    let mut client = Client::new(Rc::new(settings));
+    let mut out = Vec::new();
+    let greeting = b"220 mx.test\r\n250-mx.test\r\n250 PIPELINING\r\n";
+    assert_eq!(client.handle(greeting, &mut out).1, ClientStep::Ready);
+    let mail = named("two");
+    let transaction = Transaction {
+        envelope: &mail.envelope,
+        recipients: &mail.recipients,
+        body_bytes: 100,
+        body_is_8bit: false,
+    };
+    client
+        .begin(&transaction, &mut out)
+        .expect("nothing special");
+    let long = "x".repeat(5_000);
+    let lines = "550-5.1.1 more\r\n".repeat(400);
+    let refusal = format!("550-5.1.1 {long}\r\n{lines}550 5.1.1 end\r\n");
+    let replies = format!("250 ok\r\n250 ok\r\n{refusal}354 go\r\n");
+    let (consumed, step) = client.handle(replies.as_bytes(), &mut out);
+    assert_eq!((consumed, step), (replies.len(), ClientStep::SendBody));
+    client.body_sent();
+    let (_, step) = client.handle(b"250 taken\r\n", &mut out);
+    let ClientStep::Done(result) = step else {
+        panic!("{step:?}");
+    };
+    let told = tell_result(&result);
+    assert!(told.contains("| 1:RCPT 550 5.1.1 xxx"), "{told}");
+}
+
+#[test]
+fn a_refusal_without_its_end_is_heard_before_the_connection_is_lost() {
+    let begun = "> begin two
+         C: MAIL FROM:<a@src.test>
+         C: RCPT TO:<b@dst.test>
+         C: RCPT TO:<c@dst.test>
+         C: DATA
+         S: 250 ok
+         S: 550-5.1.1 no such user";
+    check_session(
+        PIPELINING,
+        &format!(
+            "{begun}
+         > gone
+         = done 0:RCPT 550 5.1.1 no such user | 1:not-attempted !
+         = failed RCPT: peer closed"
+        ),
+    );
+    check_session(
+        PIPELINING,
+        &format!(
+            "{begun}
+         S: who should that be?
+         > late
+         = done 0:RCPT 550 5.1.1 no such user who should that be? | 1:not-attempted !
+         = failed RCPT: timed out"
+        ),
+    );
+    check_session(
+        PIPELINING,
+        &format!(
+            "{begun}
+         S: who should that be?
+         S: 250 ok
+         = done 0:RCPT 550 5.1.1 no such user who should that be? | 1:not-attempted !
+         = failed RCPT: malformed reply"
+        ),
+    );
+    // Half an acceptance is none.
+    check_session(
+        PIPELINING,
+        "> begin one
+         C: MAIL FROM:<a@src.test>
+         C: RCPT TO:<b@dst.test>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go
+         = body
+         > sent
+         S: 250-ok
+         > gone
+         = done 0:lost-after-data !
+         = failed end of data: peer closed",
+    );
+}
+
+#[test]
+fn a_final_refusal_without_its_end_is_no_lost_message() {
+    check_session(
+        PIPELINING,
+        "> begin one
+         C: MAIL FROM:<a@src.test>
+         C: RCPT TO:<b@dst.test>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go
+         = body
+         > sent
+         S: 554-5.7.1 spam
+         > gone
+         = done 0:end of data 554 5.7.1 spam
+         = closed",
+    );
+    check("S: 554-go away\n> gone\nC: QUIT\n= failed greeting: refused 554 go away");
+}
+
+#[test]
 fn smtputf8() {
     check_session(&["8BITMIME"], "> begin utf8\n= done 0:unfit 5.6.7");
     check_session(

@@ -28,6 +28,10 @@ fn parsed(pieces: &[&[u8]]) -> Found {
                 }
                 Ok(None) => assert!(rest.is_empty()),
                 Err(error) => {
+                    if let Some(reply) = parser.end() {
+                        check(&reply);
+                        assert!(reply.code >= 400);
+                    }
                     assert!(!parser.is_mid_reply());
                     return (replies, Some(error));
                 }
@@ -42,7 +46,7 @@ fn check(reply: &Reply) {
     assert!(!reply.lines.is_empty() && reply.lines.len() <= ReplyParser::LINES_MAX);
     assert!(reply.lines.iter().all(|line| is_printable(line)));
     let bytes: usize = reply.lines.iter().map(|line| line.len()).sum();
-    assert!(bytes <= ReplyParser::BYTES_MAX);
+    assert!(bytes <= ReplyParser::TEXT_BYTES_MAX);
     let one_line = reply.one_line();
     assert!(one_line.len() <= Reply::ONE_LINE_BYTES_MAX && is_printable(&one_line));
     assert!(reply.status_or_default().to_string().parse() == Ok(reply.status_or_default()));
@@ -52,37 +56,44 @@ fn check(reply: &Reply) {
 /// Whole lines of the whole input, one after the other.
 fn reference(input: &[u8]) -> Found {
     let mut replies = Vec::new();
-    let mut open: Vec<(u16, Box<str>)> = Vec::new();
-    let mut bytes = 0;
+    let mut texts: Vec<Box<str>> = Vec::new();
+    let mut code_so_far = None;
+    let (mut has_stray, mut is_mixed) = (false, false);
+    let (mut read_bytes, mut text_bytes) = (0, 0);
     let mut lines: Vec<&[u8]> = input.split(|&octet| octet == b'\n').collect();
     let unfinished = lines.pop().unwrap_or_default();
     for line in lines {
-        bytes += line.len() + 1;
-        let fault = if line.len() >= ReplyParser::LINE_BYTES_MAX {
-            Some(ReplyError::LineTooLong)
-        } else if bytes > ReplyParser::BYTES_MAX {
-            Some(ReplyError::TooLong)
-        } else if open.len() == ReplyParser::LINES_MAX {
-            Some(ReplyError::TooManyLines)
-        } else {
-            None
-        };
-        if fault.is_some() {
-            return (replies, fault);
+        read_bytes += line.len() + 1;
+        if read_bytes > ReplyParser::READ_BYTES_MAX {
+            return (replies, Some(ReplyError::TooLong));
         }
-        let Some((code, is_last, text)) = code_and_text(line) else {
-            return (replies, Some(ReplyError::Malformed));
+        let line = line[..line.len().min(ReplyParser::LINE_BYTES_MAX)].trim_ascii_end();
+        let (code, is_last, text) = match (code_and_text(line), code_so_far) {
+            (Some((code, ..)), Some(other)) if has_stray && code != other => {
+                return (replies, Some(ReplyError::Malformed));
+            }
+            (Some(found), _) => found,
+            (None, Some(code)) if code >= 400 || line.is_empty() => {
+                has_stray = true;
+                (code, false, line)
+            }
+            (None, _) => return (replies, Some(ReplyError::Malformed)),
         };
-        open.push((code, printable(text)));
+        is_mixed |= code_so_far.is_some_and(|other| other != code);
+        code_so_far = Some(code);
+        let fits = text_bytes + text.len() <= ReplyParser::TEXT_BYTES_MAX;
+        if fits && texts.len() < ReplyParser::LINES_MAX {
+            text_bytes += text.len();
+            texts.push(printable(text));
+        }
         if is_last {
-            let is_mixed = open.iter().any(|(other, _)| *other != code);
-            let texts = std::mem::take(&mut open).into_iter().map(|(_, text)| text);
-            replies.push((code, is_mixed, texts.collect()));
-            bytes = 0;
+            replies.push((code, is_mixed, std::mem::take(&mut texts)));
+            (code_so_far, has_stray, is_mixed) = (None, false, false);
+            (read_bytes, text_bytes) = (0, 0);
         }
     }
-    let is_too_long = unfinished.len() >= ReplyParser::LINE_BYTES_MAX;
-    (replies, is_too_long.then_some(ReplyError::LineTooLong))
+    let is_too_long = read_bytes + unfinished.len() > ReplyParser::READ_BYTES_MAX;
+    (replies, is_too_long.then_some(ReplyError::TooLong))
 }
 
 fn code_and_text(line: &[u8]) -> Option<(u16, bool, &[u8])> {

@@ -118,7 +118,8 @@ pub struct Situation {
 ///   sender's, and another host would say the same: defer.
 /// * 4yz to RCPT, DATA and the final dot is about the mail: defer.
 /// * 5yz from MAIL on is about the mail, whatever it says: nobody else's mail is returned for it.
-/// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10).
+/// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10). Either with x.5.3, or without an enhanced
+///   status and a word of whom it speaks, is one recipient too many.
 pub fn judge(stage: Stage, event: Event<'_>, situation: Situation) -> (Scope, Verdict) {
     match event {
         Event::Reply(reply) => judge_reply(stage, reply, situation),
@@ -215,13 +216,13 @@ fn is_about_sender(reply: &Reply) -> bool {
 }
 
 fn judge_rcpt(reply: &Reply) -> (Scope, Verdict) {
-    let too_many = |reply: &Reply| {
-        reply
-            .status
-            .is_some_and(|status| (status.subject, status.detail) == (5, 3))
+    let is_too_many = match reply.status {
+        Some(status) => (status.subject, status.detail) == (5, 3),
+        // Too many recipients, or a full mailbox: the next transaction shows.
+        None => whom(reply) == Whom::Unsaid,
     };
     match reply.code {
-        452 | 552 if too_many(reply) => (Scope::Recipient, Verdict::NextTransaction),
+        452 | 552 if is_too_many => (Scope::Recipient, Verdict::NextTransaction),
         552 => (Scope::Recipient, Verdict::Defer),
         500..=599 => (Scope::Recipient, Verdict::Bounce),
         400..=499 => judge_transient(reply, Scope::Recipient),

@@ -194,7 +194,10 @@ impl Client {
             match result {
                 Ok(None) => return (consumed, ClientStep::NeedInput),
                 Ok(Some(reply)) => self.on_reply(reply, out),
-                Err(error) => self.end(Cause::Malformed(error)),
+                Err(error) => {
+                    self.hear_the_rest();
+                    self.end(Cause::Malformed(error));
+                }
             }
         }
     }
@@ -289,12 +292,14 @@ impl Client {
     /// The peer has closed or the connection broke, reading or writing. Returns the first step;
     /// [`Client::handle`] with no input returns the others.
     pub fn peer_closed(&mut self) -> ClientStep {
+        self.hear_the_rest();
         self.end(Cause::PeerClosed);
         self.next_step().unwrap_or(ClientStep::NeedInput)
     }
 
     /// The deadline for this [`Client::phase`] has passed. Steps as with [`Client::peer_closed`].
     pub fn timed_out(&mut self) -> ClientStep {
+        self.hear_the_rest();
         self.end(Cause::TimedOut);
         self.next_step().unwrap_or(ClientStep::NeedInput)
     }
@@ -629,6 +634,18 @@ impl Client {
     fn end_politely(&mut self, cause: Cause, out: &mut Vec<u8>) {
         out.extend_from_slice(b"QUIT\r\n");
         self.end(cause);
+    }
+
+    /// A refusal that the peer began and did not end counts for what it answers. Not for STARTTLS:
+    /// there it would open a session in plaintext, which has ended.
+    fn hear_the_rest(&mut self) {
+        let refusal = self.parser.end();
+        if let Some(reply) = refusal
+            && !matches!(self.state, State::StartTls)
+        {
+            // Nobody reads what follows from it.
+            self.on_reply(reply, &mut Vec::new());
+        }
     }
 
     fn end(&mut self, cause: Cause) {

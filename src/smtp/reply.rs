@@ -4,6 +4,7 @@
 //! bounded, holds no control characters, and has a code of 200 to 599.
 //! Not here: what a reply means for the mail. `schedule::judge` says that.
 
+use memchr::memchr;
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -215,9 +216,11 @@ fn without_status(line: &str, status: EnhancedStatus) -> &str {
 
 /// The last line's status, as its code counts too; else the first line's.
 fn status_of(code: u16, lines: &[Box<str>]) -> Option<EnhancedStatus> {
+    // `#5.1.1`, `[5.1.1]`, `(5.1.1)` and `5.1.1:` are common.
+    let is_mark = |c| matches!(c, '#' | '[' | ']' | '(' | ')' | ':' | ',' | ';');
     let of_line = |line: &str| {
         let word = line.split_whitespace().next()?;
-        let status: EnhancedStatus = word.parse().ok()?;
+        let status: EnhancedStatus = word.trim_matches(is_mark).parse().ok()?;
         (u16::from(status.class) == code / 100).then_some(status)
     };
     lines
@@ -274,16 +277,13 @@ fn harmless(c: char) -> char {
     }
 }
 
-/// Why the bytes of a peer are no reply. The connection is of no more use.
+/// Why the bytes of a peer are no reply. The connection is of no more use; what the reply had said
+/// until then may be, see [`ReplyParser::end`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReplyError {
     /// A line does not begin with a code of 200 to 599 and a separator.
     Malformed,
-    /// A line is longer than [`ReplyParser::LINE_BYTES_MAX`].
-    LineTooLong,
-    /// More lines than [`ReplyParser::LINES_MAX`].
-    TooManyLines,
-    /// More bytes in all than [`ReplyParser::BYTES_MAX`].
+    /// A reply that has not ended within [`ReplyParser::READ_BYTES_MAX`].
     TooLong,
 }
 
@@ -291,9 +291,7 @@ impl fmt::Display for ReplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             ReplyError::Malformed => "malformed reply",
-            ReplyError::LineTooLong => "reply line too long",
-            ReplyError::TooManyLines => "reply of too many lines",
-            ReplyError::TooLong => "reply too long",
+            ReplyError::TooLong => "reply without an end",
         })
     }
 }
@@ -302,73 +300,99 @@ impl fmt::Display for ReplyError {
 ///
 /// Tolerated, because it is seen in the wild and harmless here: a bare LF as a line's end (as
 /// Postfix does; a reply has no content that a line end could smuggle), no text, no space before
-/// the text, codes that differ within a reply. Holds at most [`ReplyParser::BYTES_MAX`] bytes of text.
+/// the text, codes that differ within a reply, empty lines within one. Within a refusal also lines
+/// without a code: their text is the refusal's, as long as the lines that have a code agree on it.
+///
+/// What a reply says by its code is heard whatever its length: text beyond the bounds on a line, on
+/// lines and on text is read and dropped, up to [`ReplyParser::READ_BYTES_MAX`].
 #[derive(Debug, Default)]
 pub struct ReplyParser {
-    /// Start of a line whose end has not come. Shorter than `LINE_BYTES_MAX`.
+    /// Start of a line whose end has not come, as far as it is kept.
     partial: Vec<u8>,
     lines: Vec<Box<str>>,
     /// Of the lines so far; 0 before the first.
     code: u16,
     mixed_codes: bool,
-    /// Of this reply so far, codes and line ends included.
-    bytes: usize,
+    /// A line of this reply had no code.
+    has_stray_text: bool,
+    /// Text of `lines`.
+    text_bytes: usize,
+    /// Of this reply so far, codes and line ends included, kept or not.
+    read_bytes: usize,
 }
 
 impl ReplyParser {
-    /// RFC 5321 section 4.5.3.1.5 says 512; chatty peers get eight times that.
+    /// Of a line, more is dropped. RFC 5321 section 4.5.3.1.5 says 512; chatty peers get eight times that.
     pub const LINE_BYTES_MAX: usize = 4_096;
-    pub const LINES_MAX: usize = 128;
-    pub const BYTES_MAX: usize = 32 * 1_024;
+    /// Lines whose text is kept. EHLO replies with hundreds of keywords exist.
+    pub const LINES_MAX: usize = 1_024;
+    /// Text that is kept.
+    pub const TEXT_BYTES_MAX: usize = 32 * 1_024;
+    /// Octets of a reply that are read at all.
+    pub const READ_BYTES_MAX: usize = 256 * 1_024;
 
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Takes a prefix of `input`: up to the end of a reply, or all of it when the reply is not yet
-    /// whole (`Ok(None)`). After an error the parser has forgotten everything.
+    /// whole (`Ok(None)`). After an error only [`ReplyParser::end`] is of use.
     pub fn feed(&mut self, input: &[u8]) -> (usize, Result<Option<Reply>, ReplyError>) {
         let mut consumed = 0;
-        while let Some(length) = input[consumed..].iter().position(|&byte| byte == b'\n') {
-            let line = &input[consumed..consumed + length];
-            consumed += length + 1;
-            match self.end_of_line(line) {
+        while consumed < input.len() {
+            let rest = &input[consumed..];
+            let end = memchr(b'\n', rest);
+            let piece = &rest[..end.unwrap_or(rest.len())];
+            let taken = piece.len() + usize::from(end.is_some());
+            consumed += taken;
+            self.read_bytes += taken;
+            if self.read_bytes > Self::READ_BYTES_MAX {
+                return (consumed, Err(ReplyError::TooLong));
+            }
+            if end.is_none() {
+                self.keep_partial(piece);
+                break;
+            }
+            match self.end_of_line(piece) {
                 Ok(false) => {}
                 Ok(true) => return (consumed, Ok(Some(self.take_reply()))),
-                Err(error) => return (consumed, Err(self.forget(error))),
+                Err(error) => return (consumed, Err(error)),
             }
         }
-        let result = self.keep_partial(&input[consumed..]);
-        (
-            input.len(),
-            result.map(|()| None).map_err(|e| self.forget(e)),
-        )
+        (consumed, Ok(None))
+    }
+
+    /// No more will come, or nothing of use. A refusal that was not said to its end is one all the
+    /// same; whatever else is not whole is nothing. Forgets everything.
+    pub fn end(&mut self) -> Option<Reply> {
+        const CODE_AND_SEPARATOR_BYTES: usize = 4;
+        let rest = std::mem::take(&mut self.partial);
+        if rest.len() >= CODE_AND_SEPARATOR_BYTES {
+            // What the lines before have said stands, whatever this one is.
+            let _ = self.line(&rest);
+        }
+        let refusal = (self.code >= 400).then(|| self.take_reply());
+        *self = Self::default();
+        refusal
     }
 
     /// True if the start of a reply has come but not its end.
     pub fn is_mid_reply(&self) -> bool {
-        self.bytes > 0 || !self.partial.is_empty()
+        self.read_bytes > 0
     }
 
-    fn forget(&mut self, error: ReplyError) -> ReplyError {
-        *self = Self::default();
-        error
-    }
-
-    fn keep_partial(&mut self, rest: &[u8]) -> Result<(), ReplyError> {
-        if self.partial.len() + rest.len() >= Self::LINE_BYTES_MAX {
-            return Err(ReplyError::LineTooLong);
-        }
-        self.partial.extend_from_slice(rest);
-        Ok(())
+    fn keep_partial(&mut self, piece: &[u8]) {
+        let room = Self::LINE_BYTES_MAX - self.partial.len();
+        self.partial
+            .extend_from_slice(&piece[..piece.len().min(room)]);
     }
 
     /// `rest`: what follows `partial` up to the LF. True if this line ends the reply.
     fn end_of_line(&mut self, rest: &[u8]) -> Result<bool, ReplyError> {
         if self.partial.is_empty() {
-            return self.line(rest);
+            return self.line(&rest[..rest.len().min(Self::LINE_BYTES_MAX)]);
         }
-        self.keep_partial(rest)?;
+        self.keep_partial(rest);
         let whole = std::mem::take(&mut self.partial);
         let result = self.line(&whole);
         self.partial = whole;
@@ -377,21 +401,37 @@ impl ReplyParser {
     }
 
     fn line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
-        if line.len() >= Self::LINE_BYTES_MAX {
-            return Err(ReplyError::LineTooLong);
+        let line = line.trim_ascii_end();
+        let Some((code, is_last, text)) = split_line(line) else {
+            return self.line_without_code(line);
+        };
+        // Such a line may be the next reply: the end of this one would then be missing.
+        if self.has_stray_text && code != self.code {
+            return Err(ReplyError::Malformed);
         }
-        self.bytes += line.len() + 1;
-        if self.bytes > Self::BYTES_MAX {
-            return Err(ReplyError::TooLong);
-        }
-        if self.lines.len() == Self::LINES_MAX {
-            return Err(ReplyError::TooManyLines);
-        }
-        let (code, is_last, text) = split_line(line)?;
         self.mixed_codes |= self.code != 0 && self.code != code;
         self.code = code;
-        self.lines.push(printable(text));
+        self.keep_text(text);
         Ok(is_last)
+    }
+
+    fn line_without_code(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
+        let is_refusal = self.code >= 400;
+        if self.code == 0 || !(is_refusal || line.is_empty()) {
+            return Err(ReplyError::Malformed);
+        }
+        self.has_stray_text = true;
+        self.keep_text(line);
+        Ok(false)
+    }
+
+    /// The first line always fits.
+    fn keep_text(&mut self, text: &[u8]) {
+        let fits = self.text_bytes + text.len() <= Self::TEXT_BYTES_MAX;
+        if fits && self.lines.len() < Self::LINES_MAX {
+            self.text_bytes += text.len();
+            self.lines.push(printable(text));
+        }
     }
 
     fn take_reply(&mut self) -> Reply {
@@ -402,16 +442,19 @@ impl ReplyParser {
             lines,
             mixed_codes: self.mixed_codes,
         };
-        self.code = 0;
-        self.mixed_codes = false;
-        self.bytes = 0;
+        let partial = std::mem::take(&mut self.partial);
+        *self = ReplyParser {
+            partial,
+            ..Self::default()
+        };
         reply
     }
 }
 
-/// Code, whether the line ends the reply, and text. `line` is without its LF.
-fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
-    let line = line.trim_ascii_end();
+const _: () = assert!(ReplyParser::LINE_BYTES_MAX <= ReplyParser::TEXT_BYTES_MAX);
+
+/// Code, whether the line ends the reply, and text. `line` is without its end. `None`: it has no code.
+fn split_line(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     let &[
         first @ b'2'..=b'5',
         second @ b'0'..=b'9',
@@ -419,15 +462,15 @@ fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
         ref rest @ ..,
     ] = line
     else {
-        return Err(ReplyError::Malformed);
+        return None;
     };
     let digit = |byte: u8| u16::from(byte - b'0');
     let code = digit(first) * 100 + digit(second) * 10 + digit(third);
     match rest {
-        [b'-', text @ ..] => Ok((code, false, text)),
-        [b' ', text @ ..] => Ok((code, true, text)),
-        [b'0'..=b'9', ..] => Err(ReplyError::Malformed),
-        text => Ok((code, true, text)),
+        [b'-', text @ ..] => Some((code, false, text)),
+        [b' ', text @ ..] => Some((code, true, text)),
+        [b'0'..=b'9', ..] => None,
+        text => Some((code, true, text)),
     }
 }
 
@@ -513,14 +556,82 @@ mod tests {
     fn bounds_hold() {
         let longest = "x".repeat(ReplyParser::LINE_BYTES_MAX - 6);
         parse_one(&format!("250 {longest}\r\n"));
-        let endless = vec![b'2'; ReplyParser::LINE_BYTES_MAX];
-        assert_eq!(parse_all(&endless), Err(ReplyError::LineTooLong));
-        let line = format!("250 {longest}xx\r\n");
-        assert_eq!(parse_all(line.as_bytes()), Err(ReplyError::LineTooLong));
-        let many = "250-x\r\n".repeat(ReplyParser::LINES_MAX + 1);
-        assert_eq!(parse_all(many.as_bytes()), Err(ReplyError::TooManyLines));
-        let much = format!("250-{}\r\n", "x".repeat(2000)).repeat(17);
-        assert_eq!(parse_all(much.as_bytes()), Err(ReplyError::TooLong));
+        let endless = vec![b'2'; ReplyParser::READ_BYTES_MAX + 1];
+        assert_eq!(parse_all(&endless), Err(ReplyError::TooLong));
+        let endless = "250-x\r\n".repeat(ReplyParser::READ_BYTES_MAX / 7 + 1);
+        assert_eq!(parse_all(endless.as_bytes()), Err(ReplyError::TooLong));
+    }
+
+    #[test]
+    fn a_refusal_is_heard_however_long_its_text_is() {
+        let long_line = parse_one(&format!("550 5.1.1 {}\r\n", "x".repeat(5000)));
+        let status = Some(EnhancedStatus::new(5, 1, 1));
+        assert_eq!((long_line.code, long_line.status), (550, status));
+        assert_eq!(long_line.lines[0].len(), ReplyParser::LINE_BYTES_MAX - 4);
+        let many = "550-5.1.1 x\r\n".repeat(ReplyParser::LINES_MAX + 9);
+        let many = parse_one(&format!("{many}550 5.1.1 end\r\n"));
+        assert_eq!((many.code, many.status), (550, status));
+        assert_eq!(many.lines.len(), ReplyParser::LINES_MAX);
+        let much = format!("550-{}\r\n", "x".repeat(2000)).repeat(40);
+        let much = parse_one(&format!("{much}550 end\r\n"));
+        let kept: usize = much.lines.iter().map(|line| line.len()).sum();
+        assert!(much.code == 550 && kept <= ReplyParser::TEXT_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_ehlo_reply_of_hundreds_of_keywords_is_read_to_its_last() {
+        let keywords: String = (0..300).map(|n| format!("250-X-{n}\r\n")).collect();
+        let long = format!("250-X-LONG {}\r\n", "x".repeat(900));
+        let odd = "250-\r\n\r\n250-X-\u{f6}\r\n";
+        let reply = format!("250-mx.test\r\n{keywords}{long}{odd}250 STARTTLS\r\n");
+        let reply = parse_one(&reply);
+        assert_eq!(reply.lines.last().map(|line| &**line), Some("STARTTLS"));
+    }
+
+    #[test]
+    fn lines_without_a_code_belong_to_the_refusal_around_them() {
+        let reply = parse_one("550-5.1.1 no such\r\nuser here\r\n\r\n550 5.1.1 sorry\r\n");
+        assert_eq!(reply.one_line(), "550 5.1.1 no such user here sorry");
+        // Whose reply the second code is, nobody can say.
+        let merged = "550-5.1.1 no such\r\nuser here\r\n250 2.1.5 ok\r\n";
+        assert_eq!(parse_all(merged.as_bytes()), Err(ReplyError::Malformed));
+        // What is no refusal may be the answer to anything.
+        let positive = "250-fine\r\nand so on\r\n250 ok\r\n";
+        assert_eq!(parse_all(positive.as_bytes()), Err(ReplyError::Malformed));
+    }
+
+    #[test]
+    fn a_refusal_that_is_cut_off_is_heard_and_nothing_else_is() {
+        let endless = "550-x\r\n".repeat(ReplyParser::READ_BYTES_MAX / 7 + 1);
+        for (input, heard) in [
+            ("550-5.1.1 no such user\r\n", Some("550 5.1.1 no such user")),
+            ("550 5.1.1 no such user", Some("550 5.1.1 no such user")),
+            ("550-no\r\nuser\r\n250 ok\r\n", Some("550 no user")),
+            ("450-wait\r\n45", Some("450 wait")),
+            ("550", None),
+            ("55", None),
+            ("250-ok\r\n", None),
+            ("250 ok", None),
+            ("what", None),
+        ] {
+            let mut parser = ReplyParser::new();
+            let _ = parser.feed(input.as_bytes());
+            let found = parser.end().map(|reply| reply.one_line());
+            assert_eq!(found.as_deref(), heard, "{input:?}");
+            assert!(!parser.is_mid_reply());
+        }
+        let mut parser = ReplyParser::new();
+        let (_, result) = parser.feed(endless.as_bytes());
+        assert_eq!(result, Err(ReplyError::TooLong));
+        assert_eq!(parser.end().map(|reply| reply.code), Some(550));
+    }
+
+    #[test]
+    fn a_status_in_brackets_is_a_status() {
+        for text in ["#5.1.1 x", "[5.1.1] x", "(5.1.1) x", "5.1.1: x", "5.1.1, x"] {
+            let status = Reply::new(550, text).status;
+            assert_eq!(status, Some(EnhancedStatus::new(5, 1, 1)), "{text:?}");
+        }
     }
 
     #[test]
@@ -591,8 +702,8 @@ mod tests {
                 loop {
                     let (consumed, result) = parser.feed(rest);
                     prop_assert!(consumed <= rest.len());
-                    prop_assert!(parser.partial.len() < ReplyParser::LINE_BYTES_MAX);
-                    prop_assert!(parser.bytes <= ReplyParser::BYTES_MAX);
+                    prop_assert!(parser.partial.len() <= ReplyParser::LINE_BYTES_MAX);
+                    prop_assert!(parser.text_bytes <= ReplyParser::TEXT_BYTES_MAX);
                     rest = &rest[consumed..];
                     match result {
                         Ok(Some(reply)) => {

@@ -61,7 +61,10 @@ fn replies() {
         (Stage::Mail, "354 x", LAST, (Message, Defer)),
         (Stage::Rcpt, "550 5.1.1 x", MORE, (Recipient, Bounce)),
         (Stage::Rcpt, "553 x", LAST, (Recipient, Bounce)),
-        (Stage::Rcpt, "552 full", LAST, (Recipient, Defer)),
+        (Stage::Rcpt, "552 x", LAST, (Recipient, NextTransaction)),
+        (Stage::Rcpt, "452 x", LAST, (Recipient, NextTransaction)),
+        (Stage::Rcpt, "552 Mailbox full", LAST, (Recipient, Defer)),
+        (Stage::Rcpt, "452 Server busy", LAST, (NextHop, Throttle)),
         (Stage::Rcpt, "552 5.2.2 full", LAST, (Recipient, Defer)),
         (
             Stage::Rcpt,
