@@ -36,6 +36,10 @@ impl Policy for Everything {
         Ok(())
     }
 
+    fn postmaster(&self) -> Option<Mailbox> {
+        None
+    }
+
     fn admit(&self, _: Option<u64>) -> Result<(), Refusal> {
         Ok(())
     }

@@ -44,6 +44,10 @@ impl Policy for TestPolicy {
         })
     }
 
+    fn postmaster(&self) -> Option<Mailbox> {
+        None
+    }
+
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
         if self.is_full.get() || declared_bytes > Some(900_000) {
             return Err(Refusal::new(452, 3, 1, "Disk full"));
@@ -191,6 +195,13 @@ impl Session {
 struct Exchange {
     input: Vec<u8>,
     expected: Vec<String>,
+}
+
+impl Exchange {
+    /// The last that was said before the client waited is DATA.
+    fn awaits_354(&self) -> bool {
+        self.input.to_ascii_uppercase().ends_with(b"DATA\r\n")
+    }
 }
 
 #[derive(Default)]
@@ -348,11 +359,16 @@ fn check_with(settings: Settings, peer: PeerInfo, text: &str) -> Vec<Envelope> {
     );
     if !whole.events.contains(&"tls") {
         let mut session = Session::new(&settings, peer);
-        let inputs = transcript
-            .exchanges
-            .iter()
-            .map(|exchange| &exchange.input[..]);
-        session.feed(&inputs.collect::<Vec<_>>().concat());
+        let mut pipelined = Vec::new();
+        for exchange in &transcript.exchanges {
+            pipelined.extend_from_slice(&exchange.input);
+            // What a client sends behind DATA before it has seen 354 is no command.
+            if exchange.awaits_354() {
+                session.feed(&std::mem::take(&mut pipelined));
+                session.replies();
+            }
+        }
+        session.feed(&pipelined);
         assert_eq!(session.finish(), whole, "pipelined");
     }
     whole.envelopes
@@ -437,7 +453,7 @@ fn helo_is_enough() {
          S: 354 ...
          C: .
          S: 250 2.0.0 ...
-         B: .\\r\\n",
+         B: \\r\\n.\\r\\n",
     );
 }
 
@@ -458,8 +474,8 @@ fn two_messages_in_one_session() {
          S: 250 2.1.5 ...
          S: 354 ...
          S: 250 2.0.0 Ok: queued as 1-0-2
-         B: one\\r\\n.\\r\\n
-         B: two\\r\\n.\\r\\n",
+         B: \\r\\none\\r\\n.\\r\\n
+         B: \\r\\ntwo\\r\\n.\\r\\n",
     );
 }
 
@@ -474,6 +490,7 @@ fn parameters_travel_on() {
          S: 250 2.1.5 ...
          C: DATA
          S: 354 ...
+         C: Subject: ü
          C: .
          S: 250 2.0.0 ...",
     );
@@ -523,6 +540,115 @@ fn order_matters() {
          C: MAIL FROM:<a@a.test>
          S: 250 2.1.0 ...",
     );
+}
+
+#[test]
+fn a_body_behind_a_refused_data_does_not_run_as_commands() {
+    let text = "C: MAIL FROM:<forged@a.test>\n\
+                C: RCPT TO:<b@c.test>\n\
+                C: DATA\n\
+                C: Subject: forged\n\
+                C:\n\
+                C: .\n";
+    greeted(&format!(
+        "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<nobody@c.test>
+         C: DATA
+         {text}S: 250 2.1.0 ...
+         S: 550 5.1.1 ...
+         S: 554 5.5.1 No valid recipients
+         S: 521 5.5.1 Message text where a command was expected
+         E: close"
+    ));
+    for refused in ["DATA", "data", "DATA x"] {
+        check(&format!(
+            "C: {refused}\n{text}S: 50...\nS: 521 5.5.1 ...\nE: close"
+        ));
+    }
+    // For want of room.
+    greeted(&format!(
+        "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<fill@c.test>
+         C: DATA
+         {text}S: 250 2.1.0 ...
+         S: 250 2.1.5 ...
+         S: 452 4.3.1 ...
+         S: 521 5.5.1 ...
+         E: close"
+    ));
+}
+
+#[test]
+fn chunks_that_are_refused_are_swallowed_by_their_count() {
+    greeted(
+        "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<nobody@c.test>
+         C: BDAT 20
+         R: MAIL FROM:<x@a.test>
+         C: BDAT 4 LAST
+         R: QUIT
+         C: NOOP
+         S: 250 2.1.0 ...
+         S: 550 5.1.1 ...
+         S: 503 5.5.1 RCPT first
+         S: 503 5.5.1 MAIL first
+         S: 250 2.0.0 Ok",
+    );
+}
+
+#[test]
+fn who_waits_for_the_answer_to_data_goes_on_after_its_refusal() {
+    greeted(
+        "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<nobody@c.test>
+         C: DATA
+         S: 250 2.1.0 ...
+         S: 550 5.1.1 ...
+         S: 554 5.5.1 ...
+         C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...",
+    );
+}
+
+#[test]
+fn content_does_not_continue_our_trace_field() {
+    addressed(
+        "C: DATA
+         S: 354 ...
+         C:  for <victim@c.test>; forged
+         C: .
+         S: 250 2.0.0 ...
+         B: \\r\\n for <victim@c.test>; forged\\r\\n.\\r\\n",
+    );
+    addressed(
+        "C: BDAT 9 LAST
+         R: \tforged\\r\\n
+         S: 250 2.0.0 ...
+         B: \\r\\n\tforged\\r\\n.\\r\\n",
+    );
+}
+
+#[test]
+fn smtputf8_is_needed_by_header_fields_and_not_by_who_always_asks_for_it() {
+    for (text, needs) in [
+        ("Subject: x", false),
+        ("Subject: \\e", true),
+        ("Subject: x\\r\\n\\r\\n\\e", false),
+    ] {
+        let envelopes = check(&format!(
+            "C: EHLO a.test
+             S: 250 ...
+             C: MAIL FROM:<a@a.test> SMTPUTF8
+             S: 250 2.1.0 ...
+             C: RCPT TO:<b@c.test>
+             S: 250 2.1.5 ...
+             C: DATA
+             S: 354 ...
+             R: {text}\\r\\n.\\r\\n
+             S: 250 2.0.0 ..."
+        ));
+        assert_eq!(envelopes[0].smtputf8, needs, "{text}");
+    }
 }
 
 #[test]
@@ -817,8 +943,8 @@ fn text_after_refused_data_ends_the_session() {
     );
     greeted(
         "C: DATA
-         C: QUIT
          S: 503 5.5.1 ...
+         C: QUIT
          S: 221 2.0.0 ...",
     );
 }
@@ -1010,7 +1136,7 @@ fn normalising_stuffs_again() {
          S: 354 ...
          R: x\\n.\\nMAIL FROM:<evil@a.test>\\r\\ny\\rz\\r\\r\\n.\\r\\n
          S: 250 2.0.0 ...
-         B: x\\r\\n..\\r\\nMAIL FROM:<evil@a.test>\\r\\ny z\\r\\n.\\r\\n",
+         B: \\r\\nx\\r\\n..\\r\\nMAIL FROM:<evil@a.test>\\r\\ny z\\r\\n.\\r\\n",
     );
 }
 
@@ -1063,18 +1189,18 @@ fn chunks_become_a_body() {
          C: BDAT 5 LAST
          R: \\r\\n.\\r\\n
          S: 250 2.0.0 Ok: queued as ...
-         B: one\\r\\n..a\\r\\n..\\r\\n.\\r\\n
+         B: \\r\\none\\r\\n..a\\r\\n..\\r\\n.\\r\\n
          E: begin
          E: message",
     );
-    addressed("C: BDAT 0 LAST\nS: 250 2.0.0 ...\nB: .\\r\\n");
-    addressed("C: bdat 1 last\nR: x\nS: 250 2.0.0 ...\nB: x\\r\\n.\\r\\n");
+    addressed("C: BDAT 0 LAST\nS: 250 2.0.0 ...\nB: \\r\\n.\\r\\n");
+    addressed("C: bdat 1 last\nR: x\nS: 250 2.0.0 ...\nB: \\r\\nx\\r\\n.\\r\\n");
 }
 
 #[test]
 fn crlf_split_over_chunks() {
     addressed(
-        "C: BDAT 2\nR: x\\r\nS: 250 2.0.0 ...\nC: BDAT 2 LAST\nR: \\n.\nS: 250 2.0.0 ...\nB: x\\r\\n..\\r\\n.\\r\\n",
+        "C: BDAT 2\nR: x\\r\nS: 250 2.0.0 ...\nC: BDAT 2 LAST\nR: \\n.\nS: 250 2.0.0 ...\nB: \\r\\nx\\r\\n..\\r\\n.\\r\\n",
     );
     addressed(
         "C: BDAT 2\nR: x\\r\nS: 250 2.0.0 ...\nC: BDAT 1 LAST\nR: y\nS: 550 5.6.0 Bare <CR> ...",
@@ -1213,7 +1339,7 @@ fn chunk_that_is_shorter_than_its_message_leaves_no_message() {
          S: 500 5.5.1 Unknown command
          C: BDAT 0 LAST
          S: 250 2.0.0 Ok: queued as ...
-         B: Subje\\r\\n.\\r\\n",
+         B: \\r\\nSubje\\r\\n.\\r\\n",
     );
 }
 
@@ -1227,7 +1353,7 @@ fn chunk_that_is_longer_than_its_message_swallows_commands() {
          S: 500 5.5.1 Unknown command
          C: BDAT 0 LAST
          S: 250 2.0.0 Ok: queued as ...
-         B: x\\r\\nBDAT 0 LAS\\r\\n.\\r\\n",
+         B: \\r\\nx\\r\\nBDAT 0 LAS\\r\\n.\\r\\n",
     );
 }
 
@@ -1385,7 +1511,7 @@ fn trace_header_is_that_of_the_session() {
     assert_eq!(
         String::from_utf8(body).unwrap(),
         "Received: from a.test ([192.0.2.1])\r\n\tby mx.test (ringpost) with ESMTP\r\n\
-         \tid 1-2-3\r\n\tfor <b@c.test>;\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\nx\r\n.\r\n"
+         \tid 1-2-3\r\n\tfor <b@c.test>;\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\n\r\nx\r\n.\r\n"
     );
 }
 

@@ -29,18 +29,27 @@ pub fn run(mut input: &[u8]) {
         hops_max: [100, 2][usize::from(options >> 3 & 1)],
     };
     let is_chunked = options >> 4 & 1 == 1;
-    let found = same_for_all_cuts(seed, |cuts| scan(rules, is_chunked, cuts, input));
-    assert_eq!(found, reference(rules, is_chunked, input), "{rules:?}");
+    let is_behind_field = options >> 5 & 1 == 1;
+    let new = || {
+        let scanner = match is_chunked {
+            true => Scanner::for_chunks(rules),
+            false => Scanner::for_data(rules),
+        };
+        match is_behind_field {
+            true => scanner.behind_field(),
+            false => scanner,
+        }
+    };
+    let found = same_for_all_cuts(seed, |cuts| scan(new(), is_chunked, cuts, input));
+    let is_separated = is_behind_field && needs_separation(input);
+    let expected = reference(rules, is_chunked, is_separated, input);
+    assert_eq!(found, expected, "{rules:?}");
     if let Some(Ok(whole)) = &found {
         assert_wire_form(&whole.body);
     }
 }
 
-fn scan(rules: Rules, is_chunked: bool, cuts: Cuts, input: &[u8]) -> End {
-    let mut scanner = match is_chunked {
-        true => Scanner::for_chunks(rules),
-        false => Scanner::for_data(rules),
-    };
+fn scan(mut scanner: Scanner, is_chunked: bool, cuts: Cuts, input: &[u8]) -> End {
     let mut body = Vec::new();
     let mut consumed = 0;
     for piece in cuts.pieces(input) {
@@ -54,7 +63,7 @@ fn scan(rules: Rules, is_chunked: bool, cuts: Cuts, input: &[u8]) -> End {
                 return Some(Err(violation));
             }
         }
-        assert!(body.len() <= 2 * consumed + 2);
+        assert!(body.len() <= 2 * consumed + 4);
     }
     if !is_chunked {
         return None;
@@ -120,14 +129,33 @@ fn is_taken(end: LineEnd) -> bool {
     matches!(end, LineEnd::Crlf | LineEnd::CrsLf | LineEnd::Lf)
 }
 
+/// Content that would continue a field in front of it, or be taken for one.
+fn needs_separation(input: &[u8]) -> bool {
+    let crs = input.iter().take_while(|&&octet| octet == b'\r').count();
+    let rest = &input[crs..];
+    if rest.first() == Some(&b'\n') || crs > 0 {
+        return rest.first().is_some_and(|&octet| octet != b'\n');
+    }
+    let is_mailbox_line = rest.starts_with(b"From ") || rest.starts_with(b">From ");
+    let name = rest.split(|&octet| octet == b':').next().unwrap_or(rest);
+    let has_colon = name.len() < rest.len() && name.len() <= 256;
+    let is_name = name.trim_ascii_end().iter().all(u8::is_ascii_graphic)
+        && name
+            .iter()
+            .all(|octet| octet.is_ascii_graphic() || b" \t".contains(octet))
+        && name.first().is_some_and(|octet| !b". \t".contains(octet));
+    !(is_mailbox_line || has_colon && is_name)
+}
+
 /// One line after the other, each looked at whole, with the first rule that it breaks.
-fn reference(rules: Rules, is_chunked: bool, input: &[u8]) -> End {
+fn reference(rules: Rules, is_chunked: bool, is_separated: bool, input: &[u8]) -> End {
+    let separator: &[u8] = if is_separated { b"\r\n" } else { b"" };
     let mut whole = Whole {
-        body: Vec::new(),
+        body: separator.to_vec(),
         content: Content::default(),
         consumed: 0,
     };
-    let mut in_header = true;
+    let mut in_header = !is_separated;
     let mut after_crlf = true;
     loop {
         let line = next_line(rules, &input[whole.consumed..]);
@@ -144,6 +172,7 @@ fn reference(rules: Rules, is_chunked: bool, input: &[u8]) -> End {
             Some(rest) if !is_chunked => rest,
             _ => &line.text,
         };
+        whole.content.header_is_8bit |= in_header && !line.text.is_ascii();
         if in_header && is_received_field(&line.text) {
             whole.content.hops += 1;
         }

@@ -22,6 +22,10 @@ impl Policy for TakesAll {
         Ok(())
     }
 
+    fn postmaster(&self) -> Option<Mailbox> {
+        None
+    }
+
     fn admit(&self, _declared_bytes: Option<u64>) -> Result<(), Refusal> {
         Ok(())
     }

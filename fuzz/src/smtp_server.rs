@@ -42,6 +42,10 @@ impl Policy for Host {
         }
     }
 
+    fn postmaster(&self) -> Option<Mailbox> {
+        None
+    }
+
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
         match declared_bytes {
             Some(77) => Err(Refusal::new(452, 3, 1, "Full")),

@@ -9,6 +9,7 @@ use super::{
     PrivilegeConfig, RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings,
     TlsConfig, Validators,
 };
+use crate::message::Mailbox;
 use clap::CommandFactory;
 use std::fs;
 use std::net::SocketAddr;
@@ -332,8 +333,27 @@ fn relay(flags: &Relaying, validators: &Validators, complaints: &mut Vec<String>
             .recipients_file
             .as_ref()
             .map(|path| recipients(path, complaints)),
+        postmaster: flags
+            .postmaster
+            .as_deref()
+            .and_then(|text| postmaster(text, complaints)),
         routes,
     }
+}
+
+fn postmaster(text: &str, complaints: &mut Vec<String>) -> Option<Mailbox> {
+    let is_plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&byte);
+    let parts = text.split_once('@').filter(|(local_part, domain)| {
+        let is_name = matches!(domain.parse(), Ok(DomainPattern::Exact(_)));
+        !local_part.is_empty() && local_part.bytes().all(is_plain) && is_name
+    });
+    if parts.is_none() {
+        complaints.push(format!(
+            "--postmaster '{text}': an address, such as postmaster@example.com"
+        ));
+    }
+    parts.map(|(local_part, domain)| Mailbox::new(local_part, domain))
 }
 
 fn recipients(path: &Path, complaints: &mut Vec<String>) -> Vec<KnownRecipient> {

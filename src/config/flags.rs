@@ -224,6 +224,11 @@ pub struct Relaying {
     #[arg(long, value_name = "FILE")]
     pub recipients_file: Option<PathBuf>,
 
+    /// Who gets mail to <Postmaster> without a domain [default: refused with 550 5.1.1, unless a
+    /// --route leads from the --hostname]
+    #[arg(long, value_name = "USER@DOMAIN")]
+    pub postmaster: Option<String>,
+
     /// Where mail for a domain goes instead of its MX hosts: example.com=relay.example:25 (by
     /// MX), 'example.com=[10.0.0.5]:25' (no MX), '*=[192.0.2.1]' (all the rest)
     #[arg(long, value_name = "DOMAIN=HOST;...", value_delimiter = ';')]

@@ -25,6 +25,7 @@ pub use values::{
 };
 
 use crate::domain::Domain;
+use crate::message::Mailbox;
 use clap::FromArgMatches;
 use flags::{Action, Flags, SpoolAction};
 use ipnet::IpNet;
@@ -141,6 +142,8 @@ pub struct RelayConfig {
     pub domains: Vec<DomainPattern>,
     /// `None`: every recipient of a relay domain is taken.
     pub recipients: Option<Vec<KnownRecipient>>,
+    /// Who gets mail to the bare `Postmaster` (RFC 5321 section 4.5.1).
+    pub postmaster: Option<Mailbox>,
     pub routes: Vec<RouteText>,
 }
 

@@ -25,6 +25,8 @@ pub enum NotRelayed {
     NoDomain,
     /// A domain without a normal form: nobody could say whose it is.
     InvalidDomain,
+    /// `Postmaster` without a domain, and nobody who would get it.
+    NoPostmaster,
 }
 
 impl NotRelayed {
@@ -32,7 +34,7 @@ impl NotRelayed {
     pub fn code(self) -> u16 {
         match self {
             NotRelayed::Denied => 554,
-            NotRelayed::UnknownRecipient => 550,
+            NotRelayed::UnknownRecipient | NotRelayed::NoPostmaster => 550,
             NotRelayed::NoDomain => 501,
             NotRelayed::InvalidDomain => 553,
         }
@@ -42,7 +44,7 @@ impl NotRelayed {
     pub fn status(self) -> (u8, u16, u16) {
         match self {
             NotRelayed::Denied => (5, 7, 1),
-            NotRelayed::UnknownRecipient => (5, 1, 1),
+            NotRelayed::UnknownRecipient | NotRelayed::NoPostmaster => (5, 1, 1),
             NotRelayed::NoDomain | NotRelayed::InvalidDomain => (5, 1, 3),
         }
     }
@@ -53,6 +55,7 @@ impl NotRelayed {
             NotRelayed::UnknownRecipient => "No such recipient here",
             NotRelayed::NoDomain => "The recipient needs a domain",
             NotRelayed::InvalidDomain => "The recipient's domain is not a valid name",
+            NotRelayed::NoPostmaster => "This host has no postmaster of its own: name the domain",
         }
     }
 }
@@ -65,6 +68,16 @@ pub struct RelayPolicy {
     /// Domains below which everything is a relay domain.
     parents: DomainMap<()>,
     recipients: Option<Recipients>,
+    postmaster: Postmaster,
+}
+
+/// Where mail to the bare `Postmaster` goes.
+#[derive(Debug)]
+enum Postmaster {
+    Nowhere,
+    /// Where a route leads from our own name.
+    Routed,
+    Mailbox(Mailbox),
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +107,26 @@ impl RelayPolicy {
             domains,
             parents,
             recipients: config.recipients.as_deref().map(Recipients::new),
+            postmaster: match &config.postmaster {
+                Some(mailbox) => Postmaster::Mailbox(mailbox.clone()),
+                None => Postmaster::Nowhere,
+            },
+        }
+    }
+
+    /// There is a route for our own name: the bare `Postmaster` goes there, if nobody else gets it.
+    pub fn has_route_for_own_name(&mut self) {
+        if matches!(self.postmaster, Postmaster::Nowhere) {
+            self.postmaster = Postmaster::Routed;
+        }
+    }
+
+    /// Who gets mail to the bare `Postmaster`, if not `Postmaster` where the route for our own name
+    /// leads.
+    pub fn postmaster(&self) -> Option<&Mailbox> {
+        match &self.postmaster {
+            Postmaster::Mailbox(mailbox) => Some(mailbox),
+            Postmaster::Nowhere | Postmaster::Routed => None,
         }
     }
 
@@ -113,7 +146,8 @@ impl RelayPolicy {
     ///
     /// A known recipient list binds trusted clients too: what is certain to be refused later is
     /// refused now. Postmaster is taken for every relay domain, listed or not, and without a
-    /// domain from everybody (RFC 5321 section 4.5.1).
+    /// domain from everybody (RFC 5321 section 4.5.1), if there is anybody to get it: otherwise all
+    /// that comes of it is a bounce to a sender who may be forged.
     ///
     /// # Errors
     /// [`NotRelayed`] holds the reply.
@@ -125,8 +159,13 @@ impl RelayPolicy {
             Err(_) if !forward_path.domain_as_written().is_empty() => {
                 return Err(NotRelayed::InvalidDomain);
             }
-            Err(_) if is_postmaster => return Ok(()),
-            Err(_) => return Err(NotRelayed::NoDomain),
+            Err(_) if !is_postmaster => return Err(NotRelayed::NoDomain),
+            Err(_) => {
+                return match &self.postmaster {
+                    Postmaster::Nowhere => Err(NotRelayed::NoPostmaster),
+                    Postmaster::Routed | Postmaster::Mailbox(_) => Ok(()),
+                };
+            }
         };
         if !self.is_relay_domain(&domain) {
             return match trusted {
@@ -173,6 +212,7 @@ mod tests {
             domains: domains.iter().map(|text| text.parse().unwrap()).collect(),
             recipients: recipients
                 .map(|lines| lines.iter().map(|line| line.parse().unwrap()).collect()),
+            postmaster: None,
             routes: Vec::new(),
         })
     }
@@ -300,9 +340,21 @@ mod tests {
 
     #[test]
     fn postmaster_needs_no_domain() {
-        let policy = policy(&[], None);
+        let mut policy = policy(&[], None);
+        policy.has_route_for_own_name();
         assert_eq!(verdict(&policy, false, "PostMaster"), Ok(()));
         assert_eq!(verdict(&policy, true, "root"), Err(NotRelayed::NoDomain));
+    }
+
+    #[test]
+    fn a_postmaster_whom_nobody_gets_is_refused_to_everybody() {
+        let policy = policy(&["example.com"], None);
+        for trusted in [false, true] {
+            let bare = verdict(&policy, trusted, "Postmaster");
+            assert_eq!(bare, Err(NotRelayed::NoPostmaster));
+            let with_domain = verdict(&policy, trusted, "postmaster@example.com");
+            assert_eq!(with_domain, Ok(()));
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
 use crate::remote::route::{NextHop, RouteTable, UnusableDomain};
 use crate::schedule::judge::{LastWord, Verdict};
 use crate::schedule::next_hop::{self, Action, HopId, Schedule};
-use crate::schedule::outcome::RecipientState;
+use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::retry::RetryPolicy;
 use crate::schedule::settle as decide;
 use crate::spool::Spool;
@@ -186,6 +186,14 @@ impl Delivery {
             .map(|(_, state)| decide::due_of(state))
             .min();
         self.0.defer(job, due.unwrap_or_default());
+    }
+
+    /// Why mail that goes this way can only be returned, if that is known already.
+    pub fn dead_end(&self, next_hop: &NextHop) -> Option<Diagnosis> {
+        match self.0.context.resolver.known(next_hop)? {
+            Err(error) if error.is_permanent() => Some(error.diagnosis()),
+            _ => None,
+        }
     }
 
     /// Outbound connections, in whatever state.

@@ -13,8 +13,9 @@ use crate::io::watch::{self, Noticed};
 use crate::listener::Ingress;
 use crate::log::{Log, Shown, event};
 use crate::schedule::outcome::RecipientState;
-use crate::session::LIMIT_LINES_PER_SECOND;
 use crate::session::rates::Throttle;
+use crate::session::{self, LIMIT_LINES_PER_SECOND};
+use crate::smtp::refusal::Refusal;
 use crate::spool::{self, Note, Spool};
 use crate::tls::ServerKeys;
 use std::cell::{Cell, RefCell};
@@ -192,7 +193,7 @@ impl Core {
         let (spool, log) = (self.spool.clone(), self.log.clone());
         let context = self
             .shared
-            .session(self.number, spool, log, accepted)
+            .session(self.number, spool, log, accepted, self.dead_end())
             .map_err(|error| error.to_string())?;
         let ingress = Rc::new(Ingress {
             context,
@@ -209,6 +210,23 @@ impl Core {
         }
         *self.ingress.borrow_mut() = Some(ingress);
         Ok(())
+    }
+
+    /// What delivery would say of a recipient at once: it knows what the name servers have said, and
+    /// which addresses are our own. A core that does not deliver knows nothing.
+    fn dead_end(&self) -> session::DeadEnd {
+        let (shared, delivery) = (self.shared.clone(), self.delivery.clone());
+        Box::new(move |recipient| {
+            // Whether the bare Postmaster has a way is known from the start.
+            let domain = recipient.domain().ok()?;
+            let next_hop = shared.routes.next_hop(&domain);
+            let diagnosis = delivery.as_ref()?.dead_end(&next_hop)?;
+            Some(Refusal {
+                code: 550,
+                status: diagnosis.status,
+                text: String::from(diagnosis.text).into(),
+            })
+        })
     }
 
     /// What must be done now and then, however quiet or busy the core is.

@@ -17,6 +17,7 @@ mod shared;
 
 use crate::config::relay::RelayPolicy;
 use crate::config::{CertificateSource, Config, LogLevel};
+use crate::domain::Domain;
 use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
@@ -424,6 +425,11 @@ fn share(
     listening: Vec<(SocketAddr, bool)>,
 ) -> Shared {
     let specs = plan.specs;
+    let mut relay = RelayPolicy::new(&config.relay);
+    let own_name = Domain::parse(&config.session.hostname);
+    if own_name.is_ok_and(|name| plan.routes.route(&name).is_some()) {
+        relay.has_route_for_own_name();
+    }
     let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
         (0..specs.len())
             .filter(|core| role(&specs[*core]))
@@ -431,7 +437,7 @@ fn share(
     };
     let (ingress_cores, delivery_cores) = (of_role(|s| s.ingress), of_role(|s| s.delivery));
     Shared {
-        relay: Arc::new(RelayPolicy::new(&config.relay)),
+        relay: Arc::new(relay),
         routes: Arc::new(plan.routes),
         identity,
         keys,

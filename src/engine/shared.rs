@@ -159,12 +159,14 @@ impl Shared {
         spool: Spool,
         log: Rc<Log>,
         accepted: session::TakeOver,
+        dead_end: session::DeadEnd,
     ) -> Result<Rc<session::Context>, TlsError> {
         let config = &self.config.session;
         let lines = || RefCell::new(Throttle::new(session::LIMIT_LINES_PER_SECOND));
         Ok(Rc::new(session::Context {
             settings: Rc::new(self.server_settings()),
             relay: self.relay.clone(),
+            dead_end,
             timeouts: session::Timeouts {
                 command: config.command_timeout,
                 data: config.data_timeout,

@@ -192,6 +192,12 @@ impl Socket {
         }
     }
 
+    /// True if bytes are there that were not yet received.
+    pub fn has_bytes(&self) -> bool {
+        let peeked = self.state.stream.peek(&mut [0]);
+        peeked.is_ok_and(|bytes| bytes > 0)
+    }
+
     /// True if a receive would not block: bytes, end of stream or an error are there.
     pub fn has_news(&self) -> bool {
         let peeked = self.state.stream.peek(&mut [0]);

@@ -236,6 +236,29 @@ impl Resolver {
         self.remembered_at(next_hop, clock::now())
     }
 
+    /// The answer, if it is remembered, or needs no name server.
+    pub fn known(&self, next_hop: &NextHop) -> Option<Answer> {
+        let now = clock::now();
+        let remembered = self.remembered_at(next_hop, now);
+        match next_hop {
+            NextHop::Address(address) if remembered.is_none() => {
+                let inquiry = Inquiry::new(self);
+                let answer = inquiry.address_site(next_hop, *address);
+                let answer = answer.map(Rc::new).map_err(Rc::new);
+                let known = Remembered {
+                    answer: answer.clone(),
+                    answered: false,
+                };
+                let until = now + inquiry.ttl.get();
+                self.cache
+                    .borrow_mut()
+                    .insert(next_hop.clone(), known, until);
+                Some(answer)
+            }
+            _ => remembered,
+        }
+    }
+
     fn remembered_at(&self, next_hop: &NextHop, now: Now) -> Option<Answer> {
         let remembered = self.cache.borrow_mut().get(next_hop, now)?;
         Some(remembered.answer)

@@ -120,10 +120,15 @@ impl Sessions {
 /// Takes over a durable message, and its body if that is still in memory.
 pub type TakeOver = Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>;
 
+/// Why mail for this recipient can only be returned, as far as that is known without asking anybody:
+/// then it is not taken.
+pub type DeadEnd = Box<dyn Fn(&Mailbox) -> Option<Refusal>>;
+
 /// What all sessions of a core share.
 pub struct Context {
     pub settings: Rc<Settings>,
     pub relay: Arc<RelayPolicy>,
+    pub dead_end: DeadEnd,
     pub timeouts: Timeouts,
     pub body_room: Room,
     pub offers_starttls: bool,
@@ -158,7 +163,15 @@ impl Policy for Context {
         self.relay.recipient(trusted, path).map_err(|refused| {
             let (_, subject, detail) = refused.status();
             Refusal::new(refused.code(), subject, detail, refused.text())
-        })
+        })?;
+        match (self.dead_end)(path) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
+    }
+
+    fn postmaster(&self) -> Option<Mailbox> {
+        self.relay.postmaster().cloned()
     }
 
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
@@ -295,6 +308,10 @@ struct Who {
 impl Policy for Asked<'_> {
     fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
         self.context.recipient(trusted, path)
+    }
+
+    fn postmaster(&self) -> Option<Mailbox> {
+        self.context.postmaster()
     }
 
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
@@ -589,6 +606,9 @@ impl Session {
             match step {
                 Step::NeedInput => {
                     self.forget_input();
+                    if self.server.has_refused_data() && self.stream.socket().has_bytes() {
+                        self.server.more_has_come();
+                    }
                     self.note_phase();
                     // Before and after: others go on while this one waits for the disk.
                     self.weigh();

@@ -175,6 +175,12 @@ pub fn announces_chunk(line: &[u8]) -> bool {
         .is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"))
 }
 
+/// True if the sender of this line would send content behind it, were it not refused.
+pub fn asks_for_data(line: &[u8]) -> bool {
+    let verb = line.split(|&byte| byte == b' ').next();
+    verb.is_some_and(|verb| verb.eq_ignore_ascii_case(b"DATA"))
+}
+
 fn check_text(line: &[u8]) -> Result<&str, Refusal> {
     let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
     // Without an early end, which lets the compiler compare many octets at once.

@@ -20,6 +20,9 @@
 //! NUL                    refused                      refused: some next hops drop it, and then
 //!                                                     CR LF NUL . CR LF is an end of data
 //! ```
+//!
+//! Content that is put behind a header field ([`Scanner::behind_field`]) cannot continue that field:
+//! unless it begins with a field of its own or with an empty line, an empty line comes first.
 
 use memchr::{memchr2, memchr3, memrchr};
 use multiversion::multiversion;
@@ -77,6 +80,8 @@ pub struct Content {
     pub message_bytes: u64,
     /// Octets above 127 occurred, whatever `BODY=` said.
     pub is_8bit: bool,
+    /// They occurred in the header section. Those of MIME parts within are not looked at.
+    pub header_is_8bit: bool,
     /// `Received:` fields in the header section.
     pub hops: u32,
 }
@@ -92,6 +97,8 @@ enum Framing {
 /// Where in a line the next octet stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Line {
+    /// Nothing is decided of the first line, which must not continue the field before it.
+    First,
     Start,
     /// After the dot at the start of a line (`Framing::Dot` only).
     Dot,
@@ -110,9 +117,19 @@ const BLOCK_BYTES: usize = 128;
 /// the dot made text again.
 const CONTENT_PER_OCTET_MAX: u64 = 3;
 
+/// Octets that the name of a header field has at most, for a first line to be taken for one.
+const FIRST_NAME_BYTES_MAX: usize = 256;
+
 const RECEIVED: &[u8] = b"received:";
 /// No longer a prefix of [`RECEIVED`].
-const NAME_DIFFERS: usize = usize::MAX;
+const NAME_DIFFERS: u8 = u8::MAX;
+
+/// Boxed, because there is one only if the name of the first field comes in pieces.
+#[derive(Debug)]
+struct FirstLine {
+    /// What has come: at most [`FIRST_NAME_BYTES_MAX`].
+    start: Vec<u8>,
+}
 
 /// Reads content from slices that are cut anywhere, and appends it to a body in wire form.
 #[derive(Debug)]
@@ -125,11 +142,16 @@ pub struct Scanner {
     /// The last line was a dot that did not end the data.
     after_lone_dot: bool,
     line_bytes: usize,
+    /// Of a first line that is not yet decided.
+    first_line: Option<Box<FirstLine>>,
+    /// Content stands behind a field, and its first line has not ended.
+    in_first_line: bool,
     in_header: bool,
     /// Octets of [`RECEIVED`] that this line has matched so far, or [`NAME_DIFFERS`].
-    name_bytes: usize,
+    name_bytes: u8,
     hops: u32,
     is_8bit: bool,
+    header_is_8bit: bool,
     /// Octets consumed by earlier calls.
     wire_bytes: u64,
     /// Content is `wire_bytes` and this: less for stuffing, more for added line ends.
@@ -155,12 +177,24 @@ impl Scanner {
             after_crlf: true,
             after_lone_dot: false,
             line_bytes: 0,
+            first_line: None,
+            in_first_line: false,
             in_header: true,
             name_bytes: 0,
             hops: 0,
             is_8bit: false,
+            header_is_8bit: false,
             wire_bytes: 0,
             adjust_bytes: 0,
+        }
+    }
+
+    /// Content comes behind a header field that is not its own, such as our trace field.
+    pub fn behind_field(self) -> Self {
+        Scanner {
+            line: Line::First,
+            in_first_line: true,
+            ..self
         }
     }
 
@@ -209,6 +243,9 @@ impl Scanner {
     /// Ends chunked content: adds the CRLF that may be missing, and the final dot.
     pub fn finish_chunks(&mut self, body: &mut Vec<u8>) -> Result<(), Violation> {
         assert_eq!(self.framing, Framing::Chunks);
+        if self.line == Line::First {
+            self.begin_first_line(false, body);
+        }
         match (self.line, self.rules.bare_line_ends) {
             (Line::Start, _) => {}
             (Line::Cr, BareLineEnds::Refuse) => return Err(Violation::BareCr),
@@ -230,6 +267,7 @@ impl Scanner {
         Content {
             message_bytes: self.content_bytes(0),
             is_8bit: self.is_8bit,
+            header_is_8bit: self.header_is_8bit,
             hops: self.hops,
         }
     }
@@ -242,8 +280,13 @@ impl Scanner {
 
     /// Goes on without keeping anything, to find the end of refused data.
     pub fn into_swallower(self) -> Swallower {
+        let line = match self.line {
+            Line::First if self.first_line.is_none() => Line::Start,
+            Line::First => Line::Text,
+            line => line,
+        };
         Swallower {
-            line: self.line,
+            line,
             after_crlf: self.after_crlf,
         }
     }
@@ -267,6 +310,7 @@ impl Scanner {
             };
             let stopped = match self.line {
                 Line::Text => self.in_text(copier),
+                Line::First => self.at_first_line(copier),
                 Line::Start => self.at_start(byte, copier),
                 Line::Cr => self.after_cr(byte, copier),
                 Line::Dot => self.after_dot(byte, copier),
@@ -315,6 +359,58 @@ impl Scanner {
         }
     }
 
+    /// Decides, as soon as it can, whether the first line may follow a field.
+    fn at_first_line(&mut self, copier: &mut Copier<'_>) -> Option<Progress> {
+        let rest = copier.rest();
+        let bytes_max = FIRST_NAME_BYTES_MAX.min(self.rules.line_bytes_max);
+        let begins_with_field = match &mut self.first_line {
+            None => begins_with_field(rest, bytes_max),
+            Some(line) => {
+                let known_bytes = line.start.len();
+                let wanted = rest.len().min(bytes_max + 1 - known_bytes);
+                line.start.extend_from_slice(&rest[..wanted]);
+                let begins_with_field = begins_with_field(&line.start, bytes_max);
+                line.start.truncate(known_bytes);
+                begins_with_field
+            }
+        };
+        match begins_with_field {
+            Some(begins_with_field) => {
+                copier.flush();
+                self.begin_first_line(begins_with_field, copier.body);
+            }
+            None => {
+                let line = self
+                    .first_line
+                    .get_or_insert_with(|| Box::new(FirstLine { start: Vec::new() }));
+                line.start.extend_from_slice(rest);
+                copier.replace(rest.len(), b"");
+            }
+        }
+        None
+    }
+
+    fn begin_first_line(&mut self, begins_with_field: bool, body: &mut Vec<u8>) {
+        if !begins_with_field {
+            self.end_foreign_header(body);
+        }
+        self.line = Line::Start;
+        if let Some(FirstLine { start }) = self.first_line.take().map(|line| *line) {
+            self.line = Line::Text;
+            self.line_bytes = start.len();
+            if self.in_header {
+                self.hop_name_end(&start);
+            }
+            body.extend_from_slice(&start);
+        }
+    }
+
+    /// The empty line is ours: no octet of the content is counted for it.
+    fn end_foreign_header(&mut self, body: &mut Vec<u8>) {
+        body.extend_from_slice(b"\r\n");
+        self.in_header = false;
+    }
+
     fn at_start(&mut self, byte: u8, copier: &mut Copier<'_>) -> Option<Progress> {
         self.line = Line::Text;
         if byte == b'.' {
@@ -340,13 +436,14 @@ impl Scanner {
         let text_bytes = memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
         let room = self.rules.line_bytes_max - self.line_bytes;
         let text = &rest[..text_bytes.min(room)];
-        if self.in_header
-            && let Some(name_bytes) = self.hop_name_end(text)
-        {
-            self.hops += 1;
-            if self.hops > self.rules.hops_max {
-                copier.keep(name_bytes);
-                return Some(Progress::Refused(Violation::TooManyHops));
+        if self.in_header {
+            self.header_is_8bit = self.header_is_8bit || !text.is_ascii();
+            if let Some(name_bytes) = self.hop_name_end(text) {
+                self.hops += 1;
+                if self.hops > self.rules.hops_max {
+                    copier.keep(name_bytes);
+                    return Some(Progress::Refused(Violation::TooManyHops));
+                }
             }
         }
         copier.keep(text.len());
@@ -390,6 +487,11 @@ impl Scanner {
             _ if self.refuses() => return Some(Progress::Refused(Violation::BareCr)),
             b'\r' => self.drop_cr(copier),
             _ => {
+                if self.in_first_line && self.line_bytes == 0 {
+                    // The space that the CR becomes would continue the field before it.
+                    copier.flush();
+                    self.end_foreign_header(copier.body);
+                }
                 copier.insert(b" ");
                 self.line = Line::Text;
                 self.name_bytes = NAME_DIFFERS;
@@ -485,6 +587,7 @@ impl Scanner {
         }
         self.line = Line::Start;
         self.line_bytes = 0;
+        self.in_first_line = false;
         self.name_bytes = 0;
         self.after_crlf = after_crlf;
         self.after_lone_dot = false;
@@ -492,18 +595,45 @@ impl Scanner {
 
     /// Once in a line, when its name turns out to be `Received:`: where in `text` that is.
     fn hop_name_end(&mut self, text: &[u8]) -> Option<usize> {
-        let wanted = RECEIVED.get(self.name_bytes..)?;
+        let wanted = RECEIVED.get(usize::from(self.name_bytes)..)?;
         let compared = wanted.len().min(text.len());
         if !wanted[..compared].eq_ignore_ascii_case(&text[..compared]) {
             self.name_bytes = NAME_DIFFERS;
             return None;
         }
-        self.name_bytes += compared;
-        if self.name_bytes < RECEIVED.len() {
+        self.name_bytes += compared as u8;
+        if usize::from(self.name_bytes) < RECEIVED.len() {
             return None;
         }
         self.name_bytes = NAME_DIFFERS;
         Some(compared)
+    }
+}
+
+/// Whether content that begins so begins with a header field (RFC 5322 section 2.2, with blanks
+/// before the colon) or an empty line. `None`: it is too short to say, which is never so beyond
+/// `bytes_max`. The `From ` line of a mailbox file counts as a field: the header section goes on
+/// behind it.
+fn begins_with_field(text: &[u8], bytes_max: usize) -> Option<bool> {
+    let is_of_name = |&byte: &u8| matches!(byte, b'!'..=b'~') && byte != b':';
+    let text = &text[..text.len().min(bytes_max + 1)];
+    let name_bytes = text.iter().take_while(|byte| is_of_name(byte)).count();
+    match text {
+        [b'\r' | b'\n', ..] => return Some(true),
+        // A dot may be stuffed, or the end.
+        [b'.', ..] => return Some(false),
+        _ if text.is_empty() => return None,
+        _ if name_bytes == 0 => return Some(false),
+        _ => {}
+    }
+    let (name, rest) = text.split_at(name_bytes);
+    if matches!(name, b"From" | b">From") && rest.starts_with(b" ") {
+        return Some(true);
+    }
+    match rest.iter().find(|&&byte| !matches!(byte, b' ' | b'\t')) {
+        Some(&byte) => Some(byte == b':'),
+        None if text.len() > bytes_max => Some(false),
+        None => None,
     }
 }
 
@@ -726,7 +856,11 @@ pub fn to_wire_form(content: &[u8]) -> Vec<u8> {
 
 /// The content of a body in wire form: unstuffed, without the final dot.
 pub fn from_wire_form(body: &[u8]) -> Vec<u8> {
-    let lines = body.strip_suffix(b".\r\n").unwrap_or(body);
+    unstuffed(body.strip_suffix(b".\r\n").unwrap_or(body))
+}
+
+/// Whole lines in wire form, without the end of the data, as content.
+pub fn unstuffed(lines: &[u8]) -> Vec<u8> {
     let mut content = Vec::with_capacity(lines.len());
     for line in lines.split_inclusive(|&byte| byte == b'\n') {
         content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));

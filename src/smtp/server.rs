@@ -13,8 +13,10 @@
 //! * Refused data is swallowed to its proper end and then answered. Where a dot on a line of its own
 //!   suggests that the sender thinks it is done, the answer comes there and the session ends:
 //!   what follows is never read as commands.
-//! * After a DATA that got no 354, the first line that is no command ends the session: it is text of
-//!   a message whose sender did not wait.
+//! * After a DATA that got no 354, whatever was sent before our answer ends the session unread, be it a
+//!   command or not: DATA is the last of what may be pipelined (RFC 2920 section 3.1), so it is text of a
+//!   message whose sender did not wait. What comes later may be a command, but the first line that is none
+//!   ends the session as well.
 //! * A chunk whose size cannot be believed ends the session; any other refused chunk is swallowed.
 //!
 //! A transaction ends with the refusal of its data or of a chunk: the next command may be MAIL.
@@ -36,7 +38,9 @@ mod commands;
 mod lines;
 mod rejection;
 
-use answers::{END_OF_DATA, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS};
+use answers::{
+    END_OF_DATA, TEXT_WITHOUT_354, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS,
+};
 use lines::LineReader;
 
 pub use super::data::BareLineEnds;
@@ -138,6 +142,10 @@ pub trait Policy {
     /// May mail for `forward_path` come in? 554 5.7.1 if we do not relay for its domain, 550 5.1.1
     /// if it is known not to exist.
     fn recipient(&self, trusted: bool, forward_path: &Mailbox) -> Result<(), Refusal>;
+
+    /// Who gets mail to `Postmaster` without a domain (RFC 5321 section 4.1.1.3), if it is taken.
+    /// `None`: it stays as it is.
+    fn postmaster(&self) -> Option<Mailbox>;
 
     /// Is there room for a message? Asked at MAIL, and again at DATA or the first BDAT. 452 4.3.1 if not.
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal>;
@@ -289,6 +297,15 @@ struct Refused {
     swallowed_bytes: u64,
 }
 
+/// Whether the last command was a DATA that got no 354.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RefusedData {
+    No,
+    Last,
+    /// And more had been sent before that was answered.
+    WithText,
+}
+
 /// One session, from greeting to end.
 #[derive(Debug)]
 pub struct Server {
@@ -305,8 +322,7 @@ pub struct Server {
     transient_refusals: u32,
     /// Memory of the envelope, about.
     envelope_bytes: usize,
-    /// The last command was a DATA that got no 354.
-    data_was_refused: bool,
+    refused_data: RefusedData,
     has_quit: bool,
     /// What the last MAIL declared, up to 4 GiB; 0 if nothing.
     declared_bytes: u32,
@@ -328,7 +344,7 @@ impl Server {
             idle_commands: 0,
             transient_refusals: 0,
             envelope_bytes: 0,
-            data_was_refused: false,
+            refused_data: RefusedData::No,
             has_quit: false,
             declared_bytes: 0,
             summary: Summary {
@@ -357,6 +373,8 @@ impl Server {
     /// Consumes a prefix of `input`, appends replies to `out` and body octets in wire form to
     /// `body`. Returns the octets consumed, and what to do.
     ///
+    /// Replies in `out` are not yet sent: the client has not seen them when it sent `input`.
+    ///
     /// Must not be called between `EndOfData` and the word about the commit, nor between `StartTls`
     /// and [`Server::tls_established`].
     pub fn handle(
@@ -370,6 +388,9 @@ impl Server {
         loop {
             let rest = &input[at..];
             let errors_before = self.errors;
+            if self.is_text_of_refused_data(rest, out) {
+                self.close(&TEXT_WITHOUT_354, out);
+            }
             let (consumed, next) = match &mut self.state {
                 State::Ready | State::Mail(_) | State::BetweenChunks(_) => {
                     self.handle_line(rest, policy, out)
@@ -395,6 +416,28 @@ impl Server {
             if let Some(step) = self.enforce_limits(next, out) {
                 return (at, step);
             }
+        }
+    }
+
+    fn is_text_of_refused_data(&self, input: &[u8], out: &[u8]) -> bool {
+        let came_before_answer = match self.refused_data {
+            RefusedData::No => false,
+            RefusedData::Last => !out.is_empty(),
+            RefusedData::WithText => true,
+        };
+        came_before_answer && !input.is_empty() && !matches!(self.state, State::Closed)
+    }
+
+    /// True from a DATA that got no 354 to the next command: see [`Server::more_has_come`].
+    pub fn has_refused_data(&self) -> bool {
+        self.refused_data != RefusedData::No
+    }
+
+    /// Input has come that is not yet received, before the refusal of DATA was sent: it is no
+    /// command, whatever it looks like.
+    pub fn more_has_come(&mut self) {
+        if self.has_refused_data() {
+            self.refused_data = RefusedData::WithText;
         }
     }
 
@@ -437,6 +480,7 @@ impl Server {
         assert!(matches!(self.state, State::Handshake));
         self.state = State::Ready;
         self.hello = None;
+        self.refused_data = RefusedData::No;
         self.lines = LineReader::default();
         self.peer.tls = Some(tls);
         self.summary.tls = Some(tls);

@@ -36,6 +36,10 @@ impl Policy for Core {
         }
     }
 
+    fn postmaster(&self) -> Option<Mailbox> {
+        None
+    }
+
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
         if self.part().budget.level() == Level::Full {
             self.world().seen.borrow_mut().out_of_memory += 1;

@@ -116,6 +116,112 @@ fn clean_data_is_kept_as_it_is() {
     }
 }
 
+/// The body of content behind our field, by DATA and by BDAT, which must agree.
+fn behind_field(rules: Rules, content: &str) -> String {
+    let chunks = everywhere(
+        || Scanner::for_chunks(rules).behind_field(),
+        content.as_bytes(),
+    );
+    let wire = format!("{content}.\r\n");
+    let data = everywhere(|| Scanner::for_data(rules).behind_field(), wire.as_bytes());
+    let body = body_of(data);
+    if !content.contains("\n.") && !content.starts_with('.') {
+        assert_eq!(body, body_of(chunks), "{content:?}");
+    }
+    body
+}
+
+#[test]
+fn content_cannot_continue_the_field_before_it() {
+    let long_name = "x".repeat(FIRST_NAME_BYTES_MAX + 1);
+    let long_name = format!("{long_name}: y\r\n");
+    for text in [
+        " for <b@victim.test>; forged\r\nSubject: x\r\n\r\nx\r\n",
+        "\tid 1\r\n",
+        " \r\nSubject: x\r\n",
+        "",
+        "Hello,\r\n\r\nworld\r\n",
+        "Hello world: x\r\n",
+        ": x\r\n",
+        "\u{fc}: x\r\n",
+        "\x0b: x\r\n",
+        "..x: y\r\n",
+        "From\tx\r\n",
+        &long_name,
+    ] {
+        for rules in [RULES, NORMALISE] {
+            let body = behind_field(rules, text);
+            let expected = format!("\r\n{text}.\r\n");
+            assert_eq!(body, printed(expected.as_bytes()), "{text:?}");
+        }
+    }
+    for text in [
+        "Subject: x\r\n\r\nx\r\n",
+        "Subject : x\r\n",
+        "Subject \t: x\r\n",
+        "X-!#$%&'*+-/=?^_`{|}~.: x\r\n",
+        "\r\nbody\r\n",
+        "\r\n body\r\n",
+        "From a@b.test Mon Jan  1 00:00:00 2026\r\nSubject: x\r\n",
+        ">From a@b.test\r\nSubject: x\r\n",
+        "From : a@b.test\r\n",
+    ] {
+        for rules in [RULES, NORMALISE] {
+            let body = behind_field(rules, text);
+            assert_eq!(body, printed(format!("{text}.\r\n").as_bytes()), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn a_space_that_was_a_bare_cr_cannot_continue_the_field_before_it() {
+    for (text, expected) in [
+        ("\rfor x\r\n", "\r\n for x\r\n.\r\n"),
+        ("\r\r\rfor x\r\n", "\r\n for x\r\n.\r\n"),
+        ("\n for x\r\n", "\r\n for x\r\n.\r\n"),
+        ("\r\r\n for x\r\n", "\r\n for x\r\n.\r\n"),
+        ("A\r: x\r\n", "\r\nA : x\r\n.\r\n"),
+    ] {
+        let body = behind_field(NORMALISE, text);
+        assert_eq!(body, printed(expected.as_bytes()), "{text:?}");
+    }
+}
+
+#[test]
+fn what_the_first_line_is_does_not_change_what_is_counted() {
+    let count = |text: &str| {
+        let input = text.as_bytes();
+        content_of(everywhere(
+            || Scanner::for_data(RULES).behind_field(),
+            input,
+        ))
+    };
+    let hops = |text| count(text).hops;
+    assert_eq!(hops("Received: x\r\nReceived: y\r\n\r\n.\r\n"), 2);
+    assert_eq!(hops(" x\r\nReceived: y\r\n\r\n.\r\n"), 0);
+    assert_eq!(count(" x\r\n.\r\n").message_bytes, 4);
+    assert_eq!(count(".\r\n").message_bytes, 0);
+}
+
+#[test]
+fn octets_above_127_in_the_header_section_are_told_from_those_in_the_body() {
+    for (text, header, whole) in [
+        ("Subject: x\r\n\r\nx\r\n.\r\n", false, false),
+        ("Subject: x\r\n\r\n\u{fc}\r\n.\r\n", false, true),
+        ("Subject: \u{fc}\r\n\r\nx\r\n.\r\n", true, true),
+        ("A: b\r\n \u{fc}\r\n\r\nx\r\n.\r\n", true, true),
+        ("A: b\r\n..\u{fc}\r\n\r\nx\r\n.\r\n", true, true),
+        ("\r\n\u{fc}\r\n.\r\n", false, true),
+    ] {
+        let content = content_of(data(RULES, text.as_bytes()));
+        assert_eq!(
+            (content.header_is_8bit, content.is_8bit),
+            (header, whole),
+            "{text:?}"
+        );
+    }
+}
+
 #[test]
 fn dot_right_at_the_beginning_is_an_empty_message() {
     for rules in [RULES, NORMALISE] {

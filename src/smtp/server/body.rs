@@ -5,7 +5,9 @@ use crate::smtp::data::{Progress, Scanner, Swallowed, Violation};
 
 use super::answers::{self, *};
 use super::rejection::RejectedAt;
-use super::{Incoming, Next, Policy, Refusal, Refused, SWALLOWED_BYTES_MAX, Server, State, Step};
+use super::{
+    Incoming, Next, Policy, Refusal, Refused, RefusedData, SWALLOWED_BYTES_MAX, Server, State, Step,
+};
 
 impl Server {
     pub(super) fn data(&mut self, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
@@ -26,7 +28,7 @@ impl Server {
     fn begin_data(&mut self, out: &mut Vec<u8>) -> Step {
         let incoming = Incoming {
             envelope: self.take_envelope(),
-            scanner: Scanner::for_data(self.settings.rules()),
+            scanner: Scanner::for_data(self.settings.rules()).behind_field(),
         };
         self.state = State::Data(incoming);
         answers::write_line(b"354 End data with <CR><LF>.<CR><LF>", out);
@@ -42,7 +44,7 @@ impl Server {
 
     /// No 354: the transaction is over, and the next line had better be a command.
     pub(super) fn refuse_data(&mut self, refusal: &Refusal, out: &mut Vec<u8>) -> Next {
-        self.data_was_refused = true;
+        self.refused_data = RefusedData::Last;
         self.refuse(refusal, out);
         self.reset()
     }
@@ -86,6 +88,8 @@ impl Server {
             // Whatever MAIL said: the next hop must be told.
             envelope.body_type = BodyType::EightBitMime;
         }
+        // Many clients give the parameter with every message.
+        envelope.smtputf8 &= content.header_is_8bit;
         self.state = State::Commit {
             content,
             recipients: envelope.recipients.len() as u64,
@@ -147,7 +151,7 @@ impl Server {
         let (incoming, step) = match std::mem::replace(&mut self.state, State::Ready) {
             State::BetweenChunks(incoming) => (incoming, None),
             State::Mail(envelope) => {
-                let scanner = Scanner::for_chunks(self.settings.rules());
+                let scanner = Scanner::for_chunks(self.settings.rules()).behind_field();
                 (Incoming { envelope, scanner }, Some(Step::BeginBody))
             }
             other => panic!("no chunk begins in {other:?}"),

@@ -7,7 +7,10 @@ use crate::smtp::extension;
 
 use super::answers::{self, *};
 use super::lines::Reading;
-use super::{COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, Spending, State, Step};
+use super::{
+    COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, RefusedData, Server, Spending, State,
+    Step,
+};
 
 /// What a reverse-path may take (RFC 5321 section 4.5.3.1.3).
 const LONGEST_PATH_BYTES: usize = 256;
@@ -38,7 +41,7 @@ impl Server {
                 let line = self.lines.take();
                 self.handle_command(&line, policy, out)
             }
-            Reading::TooLong if self.data_was_refused => self.close(&TEXT_WITHOUT_354, out),
+            Reading::TooLong if self.has_refused_data() => self.close(&TEXT_WITHOUT_354, out),
             Reading::TooLong => self.say_no(&LINE_TOO_LONG, out),
             Reading::TooLongChunk => self.close(&CHUNK_SIZE, out),
             Reading::BareLf => self.close(&BARE_LF_IN_COMMAND, out),
@@ -53,8 +56,10 @@ impl Server {
 
     /// `line` ends in CRLF.
     fn handle_command(&mut self, line: &[u8], policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
-        let text_may_follow = std::mem::take(&mut self.data_was_refused);
-        match command::parse_for(&line[..line.len() - 2], self.home()) {
+        let text_may_follow = self.has_refused_data();
+        self.refused_data = RefusedData::No;
+        let text = &line[..line.len() - 2];
+        match command::parse_for(text, self.home()) {
             Ok(command) => {
                 self.summary.commands += 1;
                 self.run(command, policy, out)
@@ -64,6 +69,9 @@ impl Server {
             Err(_) if text_may_follow => self.close(&TEXT_WITHOUT_354, out),
             Err(CommandError::Unknown) => self.say_no(&UNKNOWN_COMMAND, out),
             Err(CommandError::Refused(refusal)) => {
+                if command::asks_for_data(text) {
+                    self.refused_data = RefusedData::Last;
+                }
                 self.tell_of_line(line, &refusal, policy);
                 self.say_no(&refusal, out)
             }
@@ -249,6 +257,12 @@ impl Server {
         if let Err(refusal) = self.judge_rcpt(&rcpt, envelope, policy) {
             self.tell_of_rcpt(rcpt.forward_path.as_str(), &refusal, policy);
             return self.say_no(&refusal, out);
+        }
+        let mut rcpt = rcpt;
+        if rcpt.forward_path.domain_as_written().is_empty()
+            && let Some(mailbox) = policy.postmaster()
+        {
+            rcpt.forward_path = mailbox;
         }
         let State::Mail(envelope) = &mut self.state else {
             unreachable!("it was just looked at");
