@@ -186,6 +186,7 @@ fn client(c: &mut Criterion) {
                 envelope: &envelope,
                 recipients: &indexes,
                 body_bytes: BYTES as u64,
+                uncounted_bytes: 0,
                 body_is_8bit: false,
             };
             let mut replies = vec![b"250 2.1.0 Ok\r\n".to_vec()];

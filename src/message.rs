@@ -125,9 +125,22 @@ impl Mailbox {
         &self.text
     }
 
-    /// True if passing this on needs SMTPUTF8 (RFC 6531).
+    /// True if passing this on as it is needs SMTPUTF8 (RFC 6531).
     pub fn needs_smtputf8(&self) -> bool {
         !self.text.is_ascii()
+    }
+
+    /// The same mailbox for a host without SMTPUTF8: its domain in A-labels (RFC 6531 section 3.2).
+    /// `None` if the local-part is not ASCII, or the domain has no such form.
+    pub fn in_ascii(&self) -> Option<Cow<'_, str>> {
+        if self.text.is_ascii() {
+            return Some(Cow::Borrowed(&self.text));
+        }
+        if !self.local_part().is_ascii() {
+            return None;
+        }
+        let domain = self.domain().ok()?;
+        Some(Cow::Owned(format!("{}@{domain}", self.local_part())))
     }
 }
 
@@ -230,7 +243,8 @@ impl Recipient {
 pub struct Envelope {
     pub reverse_path: ReversePath,
     pub body_type: BodyType,
-    /// `SMTPUTF8` was given on MAIL (RFC 6531).
+    /// `SMTPUTF8` was given on MAIL (RFC 6531), and once the content is known: the header section
+    /// holds UTF-8, so that no other host can take it. What addresses need, they say themselves.
     pub smtputf8: bool,
     pub ret: Option<Ret>,
     /// `ENVID=` exactly as it came (xtext), to be passed on.
@@ -335,6 +349,19 @@ mod tests {
         assert_eq!(postmaster.domain_as_written(), "");
         assert!(postmaster.domain().is_err());
         assert_eq!(postmaster.local_part(), "Postmaster");
+    }
+
+    #[test]
+    fn a_mailbox_whose_domain_alone_is_not_ascii_has_an_ascii_form() {
+        let in_ascii = |local_part, domain| {
+            let mailbox = Mailbox::new(local_part, domain);
+            mailbox.in_ascii().map(Cow::into_owned)
+        };
+        assert_eq!(in_ascii("a", "B.test").as_deref(), Some("a@B.test"));
+        let umlaut = in_ascii("Info", "b\u{fc}cher.test");
+        assert_eq!(umlaut.as_deref(), Some("Info@xn--bcher-kva.test"));
+        assert_eq!(in_ascii("j\u{f6}rg", "b.test"), None);
+        assert_eq!(in_ascii("a", "\u{308}a.test"), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ struct Mail {
     envelope: Envelope,
     recipients: Vec<u32>,
     body_bytes: u64,
+    uncounted_bytes: u64,
     body_is_8bit: bool,
 }
 
@@ -44,6 +45,7 @@ fn mail(to: &[&str]) -> Mail {
         },
         recipients: (0..to.len() as u32).collect(),
         body_bytes: 100,
+        uncounted_bytes: 0,
         body_is_8bit: false,
     }
 }
@@ -67,6 +69,18 @@ fn named(name: &str) -> Mail {
             body_bytes: 1_001,
             ..named("one")
         },
+        "dotted" => Mail {
+            uncounted_bytes: 1,
+            ..named("large")
+        },
+        "mixed" => mail(&["b@dst.test", "j\u{f6}rg@dst.test", "info@b\u{fc}cher.test"]),
+        "local" => mail(&["j\u{f6}rg@dst.test"]),
+        "idn" => {
+            let mut idn = mail(&["info@b\u{fc}cher.test"]);
+            idn.envelope.reverse_path = Some(mailbox("a@b\u{fc}cher.test"));
+            idn.envelope.recipients[0].orcpt = Some("utf-8;info@b\u{fc}cher.test".into());
+            idn
+        }
         "8bit" => Mail {
             body_is_8bit: true,
             ..named("one")
@@ -232,6 +246,7 @@ impl Player<'_> {
             envelope: &mail.envelope,
             recipients: &mail.recipients,
             body_bytes: mail.body_bytes,
+            uncounted_bytes: mail.uncounted_bytes,
             body_is_8bit: mail.body_is_8bit,
         };
         assert!(self.client.can_begin(), "cannot begin {name}");
@@ -1268,6 +1283,53 @@ fn replies_out_of_place() {
 }
 
 #[test]
+fn dots_of_stuffing_do_not_count_against_the_size_of_a_next_hop() {
+    // 1,001 octets, of which 1 may be a dot of stuffing.
+    check_session(
+        &["SIZE 1000"],
+        "> begin dotted\nC: MAIL FROM:<a@src.test> SIZE=1000",
+    );
+    check_session(
+        &["SIZE 1001"],
+        "> begin dotted\nC: MAIL FROM:<a@src.test> SIZE=1001",
+    );
+    check_session(&["SIZE 999"], "> begin dotted\n= done 0:unfit 5.3.4");
+    // Its refusal is believed.
+    check_session(
+        &["SIZE 1000", "PIPELINING"],
+        "> begin dotted
+         C: MAIL FROM:<a@src.test> SIZE=1000
+         C: RCPT TO:<b@dst.test>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go
+         = body
+         > sent
+         S: 552 5.3.4 too large
+         = done 0:end of data 552 5.3.4 too large",
+    );
+}
+
+#[test]
+fn the_dots_of_content_that_is_at_hand_are_counted() {
+    let envelope = named("one").envelope;
+    for (wire, octets) in [
+        (&b".\r\n"[..], 0),
+        (b"a\r\n.\r\n", 3),
+        (b"..\r\n.\r\n", 3),
+        (b"a\r\n..b\r\n..\r\n.c\r\n.\r\n", 3 + 4 + 3 + 3),
+    ] {
+        let bytes = wire.len() as u64;
+        let unsure = Transaction::of_wire_form(&envelope, &[0], bytes, false);
+        let sure = unsure.counted(wire);
+        assert_eq!((sure.body_bytes, sure.uncounted_bytes), (octets, 0));
+        let least = unsure.body_bytes - unsure.uncounted_bytes.min(unsure.body_bytes);
+        assert!((least..=unsure.body_bytes).contains(&octets), "{wire:?}");
+    }
+}
+
+#[test]
 fn too_large_is_said_before_sending() {
     check_session(&["SIZE 1000"], "> begin large\n= done 0:unfit 5.3.4");
     check_session(
@@ -1301,6 +1363,7 @@ fn a_refusal_of_ten_kilobytes_is_heard_like_any_other() {
         envelope: &mail.envelope,
         recipients: &mail.recipients,
         body_bytes: 100,
+        uncounted_bytes: 0,
         body_is_8bit: false,
     };
     client
@@ -1396,7 +1459,7 @@ fn a_final_refusal_without_its_end_is_no_lost_message() {
          = done 0:end of data 554 5.7.1 spam
          = closed",
     );
-    check("S: 554-go away\n> gone\nC: QUIT\n= failed greeting: refused 554 go away");
+    check("S: 554-go away\n> gone\n= failed greeting: refused 554 go away");
 }
 
 #[test]
@@ -1405,6 +1468,65 @@ fn smtputf8() {
     check_session(
         &["8BITMIME", "smtputf8"],
         "> begin utf8\nC: MAIL FROM:<a@src.test> BODY=8BITMIME SMTPUTF8",
+    );
+}
+
+#[test]
+fn a_domain_goes_out_in_a_labels_where_there_is_no_smtputf8() {
+    check_session(
+        &["8BITMIME", "PIPELINING", "DSN"],
+        "> begin idn
+         C: MAIL FROM:<a@xn--bcher-kva.test>
+         C: RCPT TO:<info@xn--bcher-kva.test> ORCPT=utf-8;info@b\\x{FC}cher.test
+         C: DATA",
+    );
+    check_session(
+        &["8BITMIME", "PIPELINING", "SMTPUTF8"],
+        "> begin idn
+         C: MAIL FROM:<a@b\u{fc}cher.test> SMTPUTF8
+         C: RCPT TO:<info@b\u{fc}cher.test>
+         C: DATA",
+    );
+}
+
+#[test]
+fn only_who_needs_smtputf8_is_refused_for_the_lack_of_it() {
+    check_session(
+        PIPELINING,
+        "> begin mixed
+         C: MAIL FROM:<a@src.test>
+         C: RCPT TO:<b@dst.test>
+         C: RCPT TO:<info@xn--bcher-kva.test>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 250 ok
+         S: 354 go
+         = body
+         > sent
+         S: 250 taken
+         = done 0:ok 250 taken | 1:unfit 5.6.7 | 2:ok 250 taken",
+    );
+    check_session(
+        PLAIN,
+        "> begin mixed
+         C: MAIL FROM:<a@src.test>
+         S: 250 ok
+         C: RCPT TO:<b@dst.test>
+         S: 550 5.1.1 b
+         C: RCPT TO:<info@xn--bcher-kva.test>
+         S: 550 5.1.1 info
+         = done 0:RCPT 550 5.1.1 b | 1:unfit 5.6.7 | 2:RCPT 550 5.1.1 info",
+    );
+    check_session(PIPELINING, "> begin local\n= done 0:unfit 5.6.7");
+    check_session(
+        &["PIPELINING", "SMTPUTF8"],
+        "> begin mixed
+         C: MAIL FROM:<a@src.test> SMTPUTF8
+         C: RCPT TO:<b@dst.test>
+         C: RCPT TO:<j\u{f6}rg@dst.test>
+         C: RCPT TO:<info@b\u{fc}cher.test>
+         C: DATA",
     );
 }
 
@@ -1452,6 +1574,7 @@ fn parameters_cannot_smuggle_commands() {
         envelope: &evil.envelope,
         recipients: &[0],
         body_bytes: 1,
+        uncounted_bytes: 0,
         body_is_8bit: false,
     };
     client.begin(&transaction, &mut out).expect("fit");
@@ -1475,6 +1598,7 @@ fn phases_follow_the_session() {
         envelope: &mail.envelope,
         recipients: &mail.recipients,
         body_bytes: 1,
+        uncounted_bytes: 0,
         body_is_8bit: false,
     };
     let mut feed = |client: &mut Client, line: &str| {
@@ -1539,6 +1663,7 @@ impl Ledger {
             envelope: &mail.envelope,
             recipients: &mail.recipients,
             body_bytes: mail.body_bytes,
+            uncounted_bytes: mail.uncounted_bytes,
             body_is_8bit: mail.body_is_8bit,
         };
         if client.begin(&transaction, out).is_ok() {

@@ -10,6 +10,7 @@
 //! anywhere in a local part (mobile carriers handed out `a..b.@`), underscores in domain names, a
 //! final dot behind them. Spaces and final dot are no part of the mailbox: a next hop may be stricter.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use memchr::memchr;
@@ -104,6 +105,32 @@ pub fn mailbox(text: &str) -> Result<Mailbox, PathError> {
         return Err(PathError::NoDomain);
     }
     Ok(parsed)
+}
+
+/// A mailbox as `utf-8-addr-xtext` (RFC 6533 section 3): ASCII, for what follows `utf-8;`.
+pub fn utf8_xtext(mailbox: &str) -> String {
+    let is_plain = |c: char| matches!(c, '!'..='~') && !matches!(c, '+' | '=' | '\\');
+    embedded(mailbox, is_plain)
+}
+
+/// The same for an address that is `utf-8-addr-unitext` already, as ORCPT has it with SMTPUTF8.
+pub fn unitext_in_7bit(text: &str) -> Cow<'_, str> {
+    match text.is_ascii() {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(embedded(text, |c| c.is_ascii())),
+    }
+}
+
+/// With characters that are not plain as `\x{F6}`.
+fn embedded(text: &str, is_plain: impl Fn(char) -> bool) -> String {
+    let mut embedded = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_plain(c) {
+            true => embedded.push(c),
+            false => embedded.push_str(&format!("\\x{{{:X}}}", u32::from(c))),
+        }
+    }
+    embedded
 }
 
 fn path(text: &str) -> Result<(Mailbox, &str), PathError> {
@@ -319,6 +346,21 @@ mod tests {
 
     fn refused(text: &str, expected: PathError) {
         assert_eq!(forward(text), Err(expected), "{text}");
+    }
+
+    #[test]
+    fn utf8_addresses_have_a_form_of_7_bits() {
+        assert_eq!(utf8_xtext("j\u{f6}rg@b.test"), "j\\x{F6}rg@b.test");
+        assert_eq!(
+            utf8_xtext("a+b=\\@\u{4f8b}"),
+            "a\\x{2B}b\\x{3D}\\x{5C}@\\x{4F8B}"
+        );
+        assert_eq!(utf8_xtext("\"a b\"@c"), "\"a\\x{20}b\"@c");
+        assert_eq!(
+            unitext_in_7bit("utf-8;\u{f6}\\x{2B}@b"),
+            "utf-8;\\x{F6}\\x{2B}@b"
+        );
+        assert_eq!(unitext_in_7bit("rfc822;a+2Bb@c"), "rfc822;a+2Bb@c");
     }
 
     #[test]

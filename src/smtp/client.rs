@@ -241,9 +241,9 @@ impl Client {
     pub fn begin(&mut self, transaction: &Transaction<'_>, out: &mut Vec<u8>) -> Result<(), Unfit> {
         assert!(self.can_begin(), "begin: no transaction may begin now");
         assert!(!transaction.recipients.is_empty(), "begin: no recipients");
-        transaction::check(transaction, &self.features)?;
+        let unfit = transaction::check(transaction, &self.features)?;
         let rset = std::mem::take(&mut self.needs_rset);
-        let mut open = Open::new(transaction, &self.features, rset, out);
+        let mut open = Open::new(transaction, unfit, &self.features, rset, out);
         if rset {
             self.expected.push_back(Expect::Rset);
         }

@@ -44,9 +44,12 @@ pub fn write_received(
     }
     out.extend_from_slice(b"\r\n\tid ");
     id.push_to(out);
-    if let [only] = &envelope.recipients[..] {
+    // In ASCII, or not at all: our field must not be what makes a message need SMTPUTF8.
+    if let [only] = &envelope.recipients[..]
+        && let Some(forward_path) = only.forward_path.in_ascii()
+    {
         out.extend_from_slice(b"\r\n\tfor <");
-        out.extend_from_slice(only.forward_path.as_str().as_bytes());
+        out.extend_from_slice(forward_path.as_bytes());
         out.push(b'>');
     }
     if let Some(tls) = origin.tls {

@@ -1,9 +1,13 @@
 //! One mail transaction: its commands (RFC 5321 section 3.3) and what became of its recipients.
 
+use std::borrow::Cow;
 use std::rc::Rc;
+
+use memchr::memmem;
 
 use super::Features;
 use crate::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
+use crate::smtp::address::unitext_in_7bit;
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage};
 
 /// What is to be sent: some recipients of one message.
@@ -12,14 +16,17 @@ pub struct Transaction<'a> {
     pub envelope: &'a Envelope,
     /// Indexes into the envelope's recipients; not empty. The caller bounds how many.
     pub recipients: &'a [u32],
-    /// The content as RFC 1870 counts it. What dot-stuffing adds may be counted.
+    /// The content as RFC 1870 counts it, with up to `uncounted_bytes` more.
     pub body_bytes: u64,
+    /// Dots of stuffing that may be counted in `body_bytes`.
+    pub uncounted_bytes: u64,
     /// The content has bytes of 128 and above, whatever the envelope says.
     pub body_is_8bit: bool,
 }
 
 impl<'a> Transaction<'a> {
-    /// With content that has so many bytes in wire form, of which the final dot and its CRLF are none.
+    /// With content that has so many bytes in wire form, of which the final dot and its CRLF are
+    /// none. How many are dots of stuffing is not known: one in four, at most.
     pub fn of_wire_form(
         envelope: &'a Envelope,
         recipients: &'a [u32],
@@ -29,11 +36,43 @@ impl<'a> Transaction<'a> {
         Transaction {
             envelope,
             recipients,
-            body_bytes: wire_bytes.saturating_sub(3),
+            body_bytes: wire_bytes.saturating_sub(FINAL_DOT_BYTES),
+            uncounted_bytes: wire_bytes / STUFFED_LINE_BYTES_MIN,
             body_is_8bit,
         }
     }
+
+    /// The same with the content at hand, in wire form: its dots are counted.
+    pub fn counted(self, wire: &[u8]) -> Self {
+        let stuffed_lines = memmem::find_iter(wire, b"\n.").count() as u64;
+        let first = u64::from(wire.starts_with(b"."));
+        let dots_and_end = stuffed_lines + first + FINAL_DOT_BYTES - 1;
+        Transaction {
+            body_bytes: (wire.len() as u64).saturating_sub(dots_and_end),
+            uncounted_bytes: 0,
+            ..self
+        }
+    }
+
+    /// What `SIZE=` says to a peer that offers `limit` (0: none). Of what the content may have it is
+    /// the most that the peer takes: the end of the data shows.
+    fn declared_bytes(&self, limit: u64) -> u64 {
+        match limit {
+            0 => self.body_bytes,
+            limit => self.body_bytes.min(limit),
+        }
+    }
+
+    /// Larger than this for certain.
+    pub fn exceeds(&self, limit: u64) -> bool {
+        self.body_bytes.saturating_sub(self.uncounted_bytes) > limit
+    }
 }
+
+/// `.CRLF` in wire form.
+const FINAL_DOT_BYTES: u64 = 3;
+/// A line with a dot of stuffing: that, another octet, CRLF.
+const STUFFED_LINE_BYTES_MIN: u64 = 4;
 
 /// This message cannot go over this session; nothing was sent and the session is as it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,45 +128,64 @@ impl TransactionResult {
     }
 }
 
-/// Can this session carry the message at all?
+/// Can this session carry the message, and to whom? The positions of recipients that it cannot be
+/// offered, in their order; `Err` if there is none that it can.
 ///
-/// * `SIZE` offered and exceeded: 5.3.4 (RFC 1870 section 6.1).
-/// * SMTPUTF8 needed and not offered: 5.6.7 (RFC 6531 section 3.5). It is needed if an address is
-///   not ASCII, and if the envelope says so, as the header section may then hold UTF-8.
+/// * `SIZE` offered and exceeded for certain: 5.3.4 (RFC 1870 section 6.1). What may be exceeded by the
+///   dots of stuffing, which do not count, is tried.
+/// * SMTPUTF8 needed and not offered: 5.6.7 (RFC 6531 section 3.5). It is needed by an address whose
+///   local-part is not ASCII (a domain goes out in A-labels, section 3.2), and by a header section
+///   that holds UTF-8, as the envelope says.
 ///
 /// 8-bit content to a peer without 8BITMIME is sent as it is. RFC 6152 asks for a conversion that
 /// would break signatures; Postfix and Exim offer just sending it, and today's peers take it.
-pub(super) fn check(transaction: &Transaction<'_>, features: &Features) -> Result<(), Unfit> {
+pub(super) fn check(
+    transaction: &Transaction<'_>,
+    features: &Features,
+) -> Result<Vec<(usize, Unfit)>, Unfit> {
+    let envelope = transaction.envelope;
     if let Some(limit @ 1..) = features.size
-        && transaction.body_bytes > limit
+        && transaction.exceeds(limit)
     {
         return Err(Unfit {
             status: EnhancedStatus::new(5, 3, 4),
             text: "message size exceeds the fixed maximum of the next hop",
         });
     }
-    if needs_smtputf8(transaction) && !features.smtputf8 {
-        return Err(Unfit {
-            status: EnhancedStatus::new(5, 6, 7),
-            text: "the next hop does not offer SMTPUTF8, which this message needs",
-        });
+    if envelope.smtputf8 && !features.smtputf8 {
+        return Err(NEEDS_SMTPUTF8);
     }
-    if !addresses(transaction).all(is_sendable) {
-        return Err(Unfit {
-            status: EnhancedStatus::new(5, 1, 3),
-            text: "an address cannot be written in a command",
-        });
+    if let Some(reverse_path) = &envelope.reverse_path {
+        check_address(reverse_path, features)?;
     }
-    Ok(())
+    let mut unfit = Vec::new();
+    for (position, recipient) in offered(transaction).enumerate() {
+        if let Err(why) = check_address(&recipient.forward_path, features) {
+            unfit.push((position, why));
+        }
+    }
+    match unfit.len() == transaction.recipients.len() {
+        true => Err(unfit.swap_remove(0).1),
+        false => Ok(unfit),
+    }
 }
 
-fn addresses<'a>(transaction: &Transaction<'a>) -> impl Iterator<Item = &'a Mailbox> {
-    let forward_paths = offered(transaction).map(|recipient| &recipient.forward_path);
-    transaction
-        .envelope
-        .reverse_path
-        .iter()
-        .chain(forward_paths)
+const NEEDS_SMTPUTF8: Unfit = Unfit {
+    status: EnhancedStatus::new(5, 6, 7),
+    text: "the next hop does not offer SMTPUTF8, which this message needs",
+};
+
+fn check_address(mailbox: &Mailbox, features: &Features) -> Result<(), Unfit> {
+    if !features.smtputf8 && mailbox.in_ascii().is_none() {
+        Err(NEEDS_SMTPUTF8)
+    } else if !is_sendable(mailbox) {
+        Err(Unfit {
+            status: EnhancedStatus::new(5, 1, 3),
+            text: "an address cannot be written in a command",
+        })
+    } else {
+        Ok(())
+    }
 }
 
 fn offered<'a>(transaction: &Transaction<'a>) -> impl Iterator<Item = &'a Recipient> {
@@ -138,8 +196,14 @@ fn offered<'a>(transaction: &Transaction<'a>) -> impl Iterator<Item = &'a Recipi
         .map(|&index| &all[index as usize])
 }
 
-fn needs_smtputf8(transaction: &Transaction<'_>) -> bool {
-    transaction.envelope.smtputf8 || addresses(transaction).any(Mailbox::needs_smtputf8)
+/// Whether the transaction says SMTPUTF8. To a peer without it addresses go out in A-labels.
+fn says_smtputf8(transaction: &Transaction<'_>, features: &Features) -> bool {
+    let envelope = transaction.envelope;
+    let is_utf8 = |mailbox: &Mailbox| mailbox.needs_smtputf8();
+    features.smtputf8
+        && (envelope.smtputf8
+            || envelope.reverse_path.as_ref().is_some_and(is_utf8)
+            || offered(transaction).any(|recipient| is_utf8(&recipient.forward_path)))
 }
 
 /// `Mailbox` promises this; a broken promise must not become a second command.
@@ -165,6 +229,8 @@ fn is_parameter_value(text: &str, smtputf8: bool) -> bool {
 pub(super) struct Open {
     /// Index into the envelope's recipients, and the verdict once there is one.
     recipients: Vec<(u32, Option<RecipientVerdict>)>,
+    /// Who is not offered: the place among those that were meant to be, index, and why.
+    unfit: Vec<(usize, u32, Unfit)>,
     /// Recipients that asked for a report that the peer will not send.
     unreported: Vec<u32>,
     /// Recipients whose RCPT got 2yz.
@@ -186,9 +252,10 @@ pub(super) enum Body {
 
 impl Open {
     /// Writes all commands to `out` if they may be pipelined, or else keeps them for
-    /// [`Open::send_next_command`].
+    /// [`Open::send_next_command`]. `unfit`: as [`check`] has found.
     pub fn new(
         transaction: &Transaction<'_>,
+        unfit: Vec<(usize, Unfit)>,
         features: &Features,
         rset_first: bool,
         out: &mut Vec<u8>,
@@ -202,21 +269,28 @@ impl Open {
         if rset_first {
             commands.extend_from_slice(b"RSET\r\n");
         }
-        write_commands(transaction, features, commands);
+        let of_unfit = |position: usize| unfit.iter().any(|(other, _)| *other == position);
+        let recipients: Vec<u32> = transaction
+            .recipients
+            .iter()
+            .enumerate()
+            .filter(|(position, _)| unfit.is_empty() || !of_unfit(*position))
+            .map(|(_, &index)| index)
+            .collect();
+        let fit = Transaction {
+            recipients: &recipients,
+            ..*transaction
+        };
+        write_commands(&fit, features, commands);
         let owed = |&&index: &&u32| {
             !features.dsn && transaction.envelope.recipients[index as usize].wants_success_report()
         };
         Open {
-            recipients: transaction
-                .recipients
-                .iter()
-                .map(|&index| (index, None))
-                .collect(),
-            unreported: transaction
-                .recipients
-                .iter()
-                .filter(owed)
-                .copied()
+            unreported: recipients.iter().filter(owed).copied().collect(),
+            recipients: recipients.into_iter().map(|index| (index, None)).collect(),
+            unfit: unfit
+                .into_iter()
+                .map(|(position, why)| (position, transaction.recipients[position], why))
                 .collect(),
             accepted: 0,
             mail_refused: false,
@@ -267,11 +341,14 @@ impl Open {
     }
 
     pub fn finish(self, reusable: bool) -> TransactionResult {
-        let verdicts: Vec<(u32, RecipientVerdict)> = self
+        let mut verdicts: Vec<(u32, RecipientVerdict)> = self
             .recipients
             .into_iter()
             .map(|(index, verdict)| (index, verdict.unwrap_or(RecipientVerdict::NotAttempted)))
             .collect();
+        for (position, index, unfit) in self.unfit {
+            verdicts.insert(position, (index, RecipientVerdict::Unfit(unfit)));
+        }
         let mut relayed = self.unreported;
         relayed.retain(|&wanted| {
             verdicts.iter().any(|(index, verdict)| {
@@ -287,35 +364,50 @@ impl Open {
 }
 
 fn write_commands(transaction: &Transaction<'_>, features: &Features, out: &mut Vec<u8>) {
-    write_mail(transaction, features, out);
-    let smtputf8 = needs_smtputf8(transaction);
+    let smtputf8 = says_smtputf8(transaction, features);
+    write_mail(transaction, features, smtputf8, out);
     for recipient in offered(transaction) {
         write_rcpt(recipient, features.dsn, smtputf8, out);
     }
     out.extend_from_slice(b"DATA\r\n");
 }
 
-fn write_mail(transaction: &Transaction<'_>, features: &Features, out: &mut Vec<u8>) {
+fn write_mail(
+    transaction: &Transaction<'_>,
+    features: &Features,
+    smtputf8: bool,
+    out: &mut Vec<u8>,
+) {
     let envelope = transaction.envelope;
     out.extend_from_slice(b"MAIL FROM:<");
     if let Some(reverse_path) = &envelope.reverse_path {
-        out.extend_from_slice(reverse_path.as_str().as_bytes());
+        write_address(reverse_path, smtputf8, out);
     }
     out.push(b'>');
-    if features.size.is_some() {
-        out.extend_from_slice(format!(" SIZE={}", transaction.body_bytes).as_bytes());
+    if let Some(limit) = features.size {
+        let declared_bytes = transaction.declared_bytes(limit);
+        out.extend_from_slice(format!(" SIZE={declared_bytes}").as_bytes());
     }
     let is_8bit = transaction.body_is_8bit || envelope.body_type == BodyType::EightBitMime;
     if features.eight_bit_mime && is_8bit {
         out.extend_from_slice(b" BODY=8BITMIME");
     }
-    if needs_smtputf8(transaction) {
+    if smtputf8 {
         out.extend_from_slice(b" SMTPUTF8");
     }
     if features.dsn {
         write_mail_dsn(envelope, out);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn write_address(mailbox: &Mailbox, smtputf8: bool, out: &mut Vec<u8>) {
+    let in_ascii = match smtputf8 {
+        true => None,
+        false => mailbox.in_ascii(),
+    };
+    let text = in_ascii.as_deref().unwrap_or(mailbox.as_str());
+    out.extend_from_slice(text.as_bytes());
 }
 
 fn write_mail_dsn(envelope: &Envelope, out: &mut Vec<u8>) {
@@ -336,13 +428,17 @@ fn write_mail_dsn(envelope: &Envelope, out: &mut Vec<u8>) {
 
 fn write_rcpt(recipient: &Recipient, dsn: bool, smtputf8: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"RCPT TO:<");
-    out.extend_from_slice(recipient.forward_path.as_str().as_bytes());
+    write_address(&recipient.forward_path, smtputf8, out);
     out.push(b'>');
     if dsn {
         if let Some(notify) = recipient.notify {
             write_notify(notify, out);
         }
-        let orcpt = recipient.orcpt.as_deref();
+        let in_7bit = |orcpt| match smtputf8 {
+            true => Cow::Borrowed(orcpt),
+            false => unitext_in_7bit(orcpt),
+        };
+        let orcpt = recipient.orcpt.as_deref().map(in_7bit);
         if let Some(orcpt) = orcpt.filter(|orcpt| is_parameter_value(orcpt, smtputf8)) {
             out.extend_from_slice(b" ORCPT=");
             out.extend_from_slice(orcpt.as_bytes());
