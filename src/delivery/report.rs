@@ -4,7 +4,7 @@ use super::Inner;
 use crate::handoff::job::Job;
 use crate::io::buffer::AlignedBuf;
 use crate::io::clock;
-use crate::schedule::dsn::{Owed, Rendered};
+use crate::schedule::dsn::{Owed, Rendered, Taker};
 use crate::spool::Place;
 use std::io;
 
@@ -14,7 +14,7 @@ const READ_BYTES: usize = 64 * 1024;
 impl Inner {
     /// The report that a job of owed reports is about. An original that cannot be read is left
     /// out of it: the report itself matters more.
-    pub(super) async fn render_report(&self, job: &Job) -> Option<Rendered> {
+    pub(super) async fn render_report(&self, job: &Job, taker: Taker) -> Option<Rendered> {
         let message = &job.message;
         let owed = Owed {
             hostname: &self.context.hostname,
@@ -27,7 +27,7 @@ impl Inner {
         let wire = read_start(&message.residence.place(), owed.original_bytes_wanted())
             .await
             .unwrap_or_default();
-        owed.render(&wire, clock::wall_time())
+        owed.render(&wire, clock::wall_time(), taker)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::io::runtime::{self, spawn};
 use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
+use crate::schedule::dsn::{self, Extent, Rendered};
 use crate::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
 use crate::schedule::limits;
 use crate::schedule::next_hop::{HopId, Refusal, Take};
@@ -587,7 +588,8 @@ impl Worker {
     async fn carry_message(&mut self, job: &Job, begun: bool) -> TransactionResult {
         if !begun {
             let recipients = indices(&job.recipients);
-            if let Err(unfit) = self.connection.begin(&transaction(job, &recipients)) {
+            let transaction = self.transaction(job, &recipients);
+            if let Err(unfit) = self.connection.begin(&transaction) {
                 return unfit;
             }
         }
@@ -623,7 +625,7 @@ impl Worker {
         };
         let job = self.fitting(job);
         let recipients = indices(&job.recipients);
-        let ahead = transaction(&job, &recipients);
+        let ahead = self.transaction(&job, &recipients);
         let ahead = (!is_report(&job.recipients)).then_some(&ahead);
         let begun = self.connection.send_body(content, ahead).await;
         self.ahead = Some(Ahead {
@@ -633,29 +635,54 @@ impl Worker {
         });
     }
 
-    /// `None`: there is nobody to report to.
+    /// `None`: there is nobody to report to. A report that is refused for what it returns of the
+    /// original goes out again with less of it.
     async fn carry_report(&mut self, job: &Job) -> Option<TransactionResult> {
-        let report = self.inner.render_report(job).await?;
+        let mut original = Extent::default();
+        loop {
+            let taker = self.connection.taker(original);
+            let report = self.inner.render_report(job, taker).await?;
+            let result = self.send_report(&report).await;
+            match report.original.less() {
+                Some(less) if result.reusable && dsn::may_be_for_the_original(&result) => {
+                    original = less;
+                    self.carried += 1;
+                }
+                _ => return Some(result),
+            }
+        }
+    }
+
+    async fn send_report(&mut self, report: &Rendered) -> TransactionResult {
         let envelope = report.envelope();
         let is_8bit = report.body_type == BodyType::EightBitMime;
         let bytes = report.wire.len() as u64;
         let transaction = Transaction::of_wire_form(&envelope, &[0], bytes, is_8bit);
+        let transaction = transaction.counted(&report.wire);
         if let Err(unfit) = self.connection.begin(&transaction) {
-            return Some(unfit);
+            return unfit;
         }
         let content = Content::Memory(&report.wire);
         loop {
             match self.connection.proceed().await {
                 Point::SendBody => _ = self.connection.send_body(&content, None).await,
-                Point::Done(result) => return Some(result),
+                Point::Done(result) => return result,
             }
         }
     }
-}
 
-fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
-    let wire_bytes = job.message.residence.body_bytes();
-    Transaction::of_wire_form(&job.message.envelope, recipients, wire_bytes, false)
+    /// `recipients` of the job, with what can be known of the size of its content.
+    fn transaction<'a>(&self, job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
+        let wire_bytes = job.message.residence.body_bytes();
+        let envelope = &job.message.envelope;
+        let transaction = Transaction::of_wire_form(envelope, recipients, wire_bytes, false);
+        match &job.body {
+            Some(body) if self.connection.may_be_too_small_for(&transaction) => {
+                transaction.counted(body)
+            }
+            _ => transaction,
+        }
+    }
 }
 
 /// What a failed opening means, for the next try and for those that wait.

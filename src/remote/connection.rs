@@ -7,6 +7,7 @@ use crate::io::buffer::AlignedBuf;
 use crate::io::net::Socket;
 use crate::io::{clock, pool};
 use crate::message::TlsSummary;
+use crate::schedule::dsn::{Extent, Taker};
 use crate::smtp::client::{
     Cause, Client, ClientSettings, ClientStep, Failure, Limits, TlsWish, Transaction,
     TransactionResult,
@@ -328,6 +329,22 @@ impl Connection {
     /// What the peer said that it takes.
     pub fn limits(&self) -> &Limits {
         &self.client.features().limits
+    }
+
+    /// What the peer takes of a report, and no more of its original than that.
+    pub fn taker(&self, original: Extent) -> Taker {
+        let features = self.client.features();
+        Taker {
+            eight_bit_mime: features.eight_bit_mime,
+            bytes_max: features.size.unwrap_or(0),
+            original,
+        }
+    }
+
+    /// The content may have more octets than the peer takes, unless some of them do not count.
+    pub fn may_be_too_small_for(&self, transaction: &Transaction<'_>) -> bool {
+        let limit = self.client.features().size.filter(|&limit| limit > 0);
+        limit.is_some_and(|limit| transaction.body_bytes > limit)
     }
 
     /// True while the session stands: another transaction may begin, or is under way.

@@ -2,6 +2,11 @@
 //!
 //! Promise: the output is in wire form (lines end CRLF, dots stuffed, the end included), and no
 //! text of a peer or a sender in it can begin a header field, a MIME part or an SMTP command.
+//!
+//! A report must get through where its mail did not. To a reverse-path that can be written in ASCII it
+//! is all ASCII, and needs no extension of the host that takes it: addresses in the form of RFC 6533
+//! that has 7 bits, text and returned headers in quoted-printable. Only an original that is asked for
+//! whole goes back in 8 bits, where the host takes them; and no more of it than the host has room for.
 //! Pure: time, Message-ID and boundary are handed in, so the same report is rendered twice alike.
 //! Not here: when a report is due, and its delivery. A report has a null reverse-path.
 
@@ -9,21 +14,22 @@ use std::borrow::Cow;
 
 use crate::message::{BodyType, Envelope, Mailbox, MessageId, Notify, Recipient, Ret};
 use crate::schedule::outcome::{Diagnosis, RecipientState, ReportKind};
-use crate::smtp::reply::{printable, printable_str};
+use crate::smtp::address::{unitext_in_7bit, utf8_xtext};
+use crate::smtp::client::{RecipientVerdict, TransactionResult};
+use crate::smtp::reply::{EnhancedStatus, Stage, printable, printable_str};
 use crate::smtp::trace::push_date;
 use crate::time::WallTime;
+
+mod lines;
+mod returned;
+
+use lines::{Lines, QUOTED_PRINTABLE, pieces, quoted_printable};
+use returned::{Returned, free_boundary};
 
 /// Most bytes of an original's header section that a report returns; more is cut at a line.
 pub const HEADER_BYTES_MAX: usize = 64 * 1_024;
 /// Largest original, in wire form, that a report returns whole; of larger ones the header section.
 pub const FULL_BYTES_MAX: usize = 1_024 * 1_024;
-/// A boundary is at most 70 bytes (RFC 2046 section 5.1.1); this many of those handed in are used.
-const BOUNDARY_BYTES_MAX: usize = 60;
-/// How often another boundary is tried if the original has this one.
-const BOUNDARIES_MAX: u32 = 16;
-const FOLD_BYTES: usize = 76;
-/// No word is longer on a line, so that no line exceeds the 998 bytes of RFC 5322 section 2.1.1.
-const WORD_BYTES_MAX: usize = 900;
 
 /// What is reported of a recipient: `Action:` of RFC 3464 section 2.3.3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +71,36 @@ pub struct Original<'a> {
     pub is_whole: bool,
 }
 
+/// How much of an original goes back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Extent {
+    Nothing,
+    Headers,
+    #[default]
+    Whole,
+}
+
+impl Extent {
+    /// The next smaller one.
+    pub fn less(self) -> Option<Extent> {
+        match self {
+            Extent::Whole => Some(Extent::Headers),
+            Extent::Headers => Some(Extent::Nothing),
+            Extent::Nothing => None,
+        }
+    }
+}
+
+/// What the host that gets the report can take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taker {
+    pub eight_bit_mime: bool,
+    /// `SIZE` (RFC 1870); 0: no limit is known.
+    pub bytes_max: u64,
+    /// No more of the original.
+    pub original: Extent,
+}
+
 /// All that a report is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
@@ -82,6 +118,7 @@ pub struct Report<'a> {
     pub envelope: &'a Envelope,
     pub recipients: &'a [Reported<'a>],
     pub original: Original<'a>,
+    pub taker: Taker,
 }
 
 /// A report that is ready to be sent.
@@ -90,8 +127,10 @@ pub struct Rendered {
     /// Wire form, the final `.` and CRLF included.
     pub wire: Vec<u8>,
     pub body_type: BodyType,
-    /// Addresses or returned headers hold UTF-8: only a host with SMTPUTF8 can take it.
+    /// The reverse-path cannot be written in ASCII: only a host with SMTPUTF8 can take it.
     pub smtputf8: bool,
+    /// What of the original is in it.
+    pub original: Extent,
     to: Mailbox,
 }
 
@@ -149,7 +188,7 @@ impl<'a> Owed<'a> {
 
     /// Renders the report with what could be read of the original, from its start. `None`: nobody
     /// is owed it, or there is nobody to be told.
-    pub fn render(&self, wire: &[u8], now: WallTime) -> Option<Rendered> {
+    pub fn render(&self, wire: &[u8], now: WallTime, taker: Taker) -> Option<Rendered> {
         let reported = self.reported();
         let (id, hostname) = (self.id, self.hostname);
         render(&Report {
@@ -164,6 +203,7 @@ impl<'a> Owed<'a> {
                 is_whole: wire.len() as u64 == self.body_bytes,
                 wire,
             },
+            taker,
         })
     }
 }
@@ -185,12 +225,37 @@ fn returns_full(envelope: &Envelope, reports_failure: bool) -> bool {
 
 /// Renders a report. `None` if the original has a null reverse-path: nobody is to be told.
 pub fn render(report: &Report<'_>) -> Option<Rendered> {
-    let to = report.envelope.reverse_path.as_ref()?;
-    let returned = Returned::choose(report);
-    let form = Form::choose(report, &returned);
+    let reverse_path = report.envelope.reverse_path.as_ref()?;
+    let to = match reverse_path.in_ascii() {
+        Some(_) if !reverse_path.needs_smtputf8() => reverse_path.clone(),
+        Some(text) => Mailbox::new(reverse_path.local_part(), domain_of(&text)),
+        None => reverse_path.clone(),
+    };
+    let form = match to.needs_smtputf8() {
+        true => Form::Global,
+        false => Form::Ascii,
+    };
+    let mut extent = report.taker.original;
+    loop {
+        let returned = Returned::choose(report, form, extent);
+        let rendered = compose(report, &to, form, returned);
+        let bytes = rendered.wire.len() as u64;
+        let fits = report.taker.bytes_max == 0 || bytes <= report.taker.bytes_max;
+        match rendered.original.less() {
+            Some(less) if !fits => extent = less,
+            _ => return Some(rendered),
+        }
+    }
+}
+
+fn domain_of(address: &str) -> &str {
+    address.rsplit_once('@').map_or("", |(_, domain)| domain)
+}
+
+fn compose(report: &Report<'_>, to: &Mailbox, form: Form, returned: Returned) -> Rendered {
     let (boundary, returned) = free_boundary(report.boundary, returned);
     let mut body = Lines::new(form);
-    body.human_part(report, &boundary, &returned);
+    body.human_part(report, &boundary, returned.extent);
     body.status_part(report, &boundary);
     body.returned_part(&boundary, &returned);
     body.line(&format!("--{boundary}--"));
@@ -201,74 +266,33 @@ pub fn render(report: &Report<'_>) -> Option<Rendered> {
     let mut wire = head.out;
     wire.extend_from_slice(&body.out);
     wire.extend_from_slice(b".\r\n");
-    Some(Rendered {
+    Rendered {
         body_type: match is_8bit {
             true => BodyType::EightBitMime,
             false => BodyType::SevenBit,
         },
         smtputf8: form == Form::Global,
+        original: returned.extent,
         wire,
         to: to.clone(),
-    })
-}
-
-/// What of the original goes back, in wire form without its end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Returned<'a> {
-    Nothing,
-    Headers(&'a [u8]),
-    Full(&'a [u8]),
-}
-
-impl<'a> Returned<'a> {
-    fn choose(report: &Report<'a>) -> Self {
-        let wire = report.original.wire;
-        let failed = |reported: &Reported<'_>| reported.action == Action::Failed;
-        let wants_full = returns_full(report.envelope, report.recipients.iter().any(failed));
-        if wants_full
-            && report.original.is_whole
-            && wire.len() <= FULL_BYTES_MAX
-            && let Some(content) = wire.strip_suffix(b".\r\n")
-            && is_wire_form(content)
-        {
-            return Returned::Full(content);
-        }
-        match header_section(wire) {
-            [] => Returned::Nothing,
-            headers if is_wire_form(headers) => Returned::Headers(headers),
-            _ => Returned::Nothing,
-        }
-    }
-
-    fn bytes(&self) -> &'a [u8] {
-        match self {
-            Returned::Nothing => &[],
-            Returned::Headers(bytes) | Returned::Full(bytes) => bytes,
-        }
     }
 }
 
-/// Up to the empty line, the end of the data, or the bound; whole lines.
-fn header_section(wire: &[u8]) -> &[u8] {
-    let wire = &wire[..wire.len().min(HEADER_BYTES_MAX)];
-    let mut end = 0;
-    for line in wire.split_inclusive(|&byte| byte == b'\n') {
-        if !line.ends_with(b"\r\n") || line == b"\r\n" || line == b".\r\n" {
-            break;
+/// Whether a refusal of a report may be for what it returns: the same with less may be taken.
+pub fn may_be_for_the_original(result: &TransactionResult) -> bool {
+    let is_for_content = |verdict: &RecipientVerdict| match verdict {
+        RecipientVerdict::Refused { stage, reply } if reply.is_permanent() => {
+            let speaks_of_content = |status: EnhancedStatus| {
+                (status.subject, status.detail) == (3, 4) || status.subject == 6
+            };
+            matches!(stage, Stage::Body | Stage::FinalDot)
+                || *stage == Stage::Mail
+                    && (reply.code == 552 || reply.status.is_some_and(speaks_of_content))
         }
-        end += line.len();
-    }
-    &wire[..end]
-}
-
-/// The spool promises it. Returned content that breaks the promise is left out rather than sent.
-fn is_wire_form(content: &[u8]) -> bool {
-    content
-        .split_inclusive(|&byte| byte == b'\n')
-        .all(|line| match line.strip_suffix(b"\r\n") {
-            Some(text) => text != b"." && !text.contains(&b'\r'),
-            None => false,
-        })
+        RecipientVerdict::Unfit(unfit) => unfit.status == EnhancedStatus::new(5, 3, 4),
+        _ => false,
+    };
+    result.verdicts.iter().all(|(_, it)| is_for_content(it))
 }
 
 /// Whether addresses and headers are ASCII, or the forms of RFC 6533 are needed.
@@ -279,18 +303,6 @@ enum Form {
 }
 
 impl Form {
-    fn choose(report: &Report<'_>, returned: &Returned<'_>) -> Self {
-        let envelope = report.envelope;
-        let recipients = || reported_recipients(report);
-        let global = envelope
-            .reverse_path
-            .as_ref()
-            .is_some_and(Mailbox::needs_smtputf8)
-            || recipients().any(|recipient| recipient.forward_path.needs_smtputf8())
-            || (envelope.smtputf8 && !header_section(returned.bytes()).is_ascii());
-        if global { Form::Global } else { Form::Ascii }
-    }
-
     /// Printable, and ASCII if that is the form.
     fn text(self, text: &str) -> Cow<'_, str> {
         let text = printable_str(text);
@@ -302,55 +314,10 @@ impl Form {
     }
 
     /// [`Form::text`] for what must stay on one line: names and addresses. Their sources bound
-    /// them far below [`WORD_BYTES_MAX`], where they are cut.
+    /// them far below [`lines::WORD_BYTES_MAX`], where they are cut.
     fn word(self, text: &str) -> String {
         pieces(&self.text(text)).next().unwrap_or("").to_owned()
     }
-}
-
-fn reported_recipients<'a>(report: &Report<'a>) -> impl Iterator<Item = &'a Recipient> {
-    let all = &report.envelope.recipients;
-    report
-        .recipients
-        .iter()
-        .filter_map(|reported| all.get(reported.index as usize))
-}
-
-/// A boundary that no line of the original begins with. A sender who knows our boundaries might
-/// put them all in: then the original stays out.
-fn free_boundary<'a>(wanted: &str, returned: Returned<'a>) -> (String, Returned<'a>) {
-    let is_plain = |c: &char| c.is_ascii_alphanumeric() || "-._=".contains(*c);
-    let mut base: String = wanted
-        .chars()
-        .filter(is_plain)
-        .take(BOUNDARY_BYTES_MAX)
-        .collect();
-    if base.is_empty() {
-        base.push_str("report");
-    }
-    for attempt in 0..BOUNDARIES_MAX {
-        let boundary = match attempt {
-            0 => base.clone(),
-            _ => format!("{base}={attempt}"),
-        };
-        if !has_delimiter(returned.bytes(), &boundary) {
-            return (boundary, returned);
-        }
-    }
-    (base, Returned::Nothing)
-}
-
-fn has_delimiter(content: &[u8], boundary: &str) -> bool {
-    content.split(|&byte| byte == b'\n').any(|line| {
-        line.strip_prefix(b"--")
-            .is_some_and(|rest| rest.starts_with(boundary.as_bytes()))
-    })
-}
-
-/// Lines in wire form.
-struct Lines {
-    out: Vec<u8>,
-    form: Form,
 }
 
 /// The parts of a report.
@@ -375,21 +342,24 @@ impl Lines {
         self.line("");
     }
 
-    /// For people.
-    fn human_part(&mut self, report: &Report<'_>, boundary: &str, returned: &Returned<'_>) {
-        let charset = match self.form {
-            Form::Ascii => "us-ascii",
-            Form::Global => "utf-8",
+    /// For people, who read every script.
+    fn human_part(&mut self, report: &Report<'_>, boundary: &str, extent: Extent) {
+        let mut text = Lines::text();
+        text.told_to_people(report, extent);
+        let (charset, encoding) = match (self.form, text.out.is_ascii()) {
+            (Form::Ascii, true) => ("us-ascii", None),
+            (Form::Ascii, false) => ("utf-8", Some(QUOTED_PRINTABLE)),
+            (Form::Global, _) => ("utf-8", Some("8bit")),
         };
-        self.part(
-            boundary,
-            &format!("text/plain; charset={charset}"),
-            "Notification",
-        );
-        if self.form == Form::Global {
-            self.line("Content-Transfer-Encoding: 8bit");
+        let media_type = format!("text/plain; charset={charset}");
+        self.part(boundary, &media_type, "Notification", encoding);
+        match encoding {
+            Some(QUOTED_PRINTABLE) => quoted_printable(&text.out, &mut self.out),
+            _ => self.stuffed(&text.out),
         }
-        self.line("");
+    }
+
+    fn told_to_people(&mut self, report: &Report<'_>, extent: Extent) {
         let host = report.reporting_mta;
         self.line(&format!(
             "This is the mail system at {}.",
@@ -408,14 +378,12 @@ impl Lines {
         self.line("");
         self.wrapped(
             "",
-            match returned {
-                Returned::Nothing => "What follows is the same for programs.",
-                Returned::Headers(_) => {
+            match extent {
+                Extent::Nothing => "What follows is the same for programs.",
+                Extent::Headers => {
                     "What follows is the same for programs, and then the header of your message."
                 }
-                Returned::Full(_) => {
-                    "What follows is the same for programs, and then your message."
-                }
+                Extent::Whole => "What follows is the same for programs, and then your message.",
             },
         );
         self.line("");
@@ -446,15 +414,11 @@ impl Lines {
 
     /// For programs: RFC 3464 section 2.
     fn status_part(&mut self, report: &Report<'_>, boundary: &str) {
-        let (media_type, is_8bit) = match self.form {
-            Form::Ascii => ("message/delivery-status", false),
-            Form::Global => ("message/global-delivery-status", true),
+        let (media_type, encoding) = match self.form {
+            Form::Ascii => ("message/delivery-status", None),
+            Form::Global => ("message/global-delivery-status", Some("8bit")),
         };
-        self.part(boundary, media_type, "Delivery report");
-        if is_8bit {
-            self.line("Content-Transfer-Encoding: 8bit");
-        }
-        self.line("");
+        self.part(boundary, media_type, "Delivery report", encoding);
         let host = self.form.word(report.reporting_mta);
         self.line(&format!("Reporting-MTA: dns; {host}"));
         if let Some(envid) = &report.envelope.envid {
@@ -473,16 +437,17 @@ impl Lines {
 
     fn recipient_fields(&mut self, recipient: &Recipient, reported: &Reported<'_>) {
         if let Some((kind, address)) = recipient.orcpt.as_deref().and_then(|o| o.split_once(';')) {
-            let address = decode_xtext(address);
+            let address = self.original_address(kind, address);
             let address = self.form.word(&format!("{kind};{address}"));
             self.line(&format!("Original-Recipient: {address}"));
         }
         let address = &recipient.forward_path;
-        let kind = match address.needs_smtputf8() {
-            true => "utf-8",
-            false => "rfc822",
+        let (kind, address) = match (self.form, address.in_ascii()) {
+            (Form::Global, _) if address.needs_smtputf8() => ("utf-8", address.as_str().into()),
+            (_, Some(address)) => ("rfc822", address),
+            (_, None) => ("utf-8", Cow::Owned(utf8_xtext(address.as_str()))),
         };
-        let address = self.form.word(address.as_str());
+        let address = self.form.word(&address);
         self.line(&format!("Final-Recipient: {kind};{address}"));
         self.line(&format!("Action: {}", kind_of(reported.action)));
         let diagnosis = reported.diagnosis;
@@ -506,97 +471,49 @@ impl Lines {
         }
     }
 
+    /// The address of ORCPT. One of type `utf-8` has escapes of its own (RFC 6533 section 3), which
+    /// stay.
+    fn original_address<'a>(&self, kind: &str, address: &'a str) -> Cow<'a, str> {
+        match self.form {
+            Form::Ascii if kind.eq_ignore_ascii_case("utf-8") => unitext_in_7bit(address),
+            _ => Cow::Owned(decode_xtext(address).into()),
+        }
+    }
+
     /// Wire form stays wire form: a stuffed line of the original is a stuffed line of the report.
     fn returned_part(&mut self, boundary: &str, returned: &Returned<'_>) {
-        let (media_type, description) = match (returned, self.form) {
-            (Returned::Nothing, _) => return,
-            (Returned::Headers(_), Form::Ascii) => ("text/rfc822-headers", "Message header"),
-            (Returned::Headers(_), Form::Global) => ("message/global-headers", "Message header"),
-            (Returned::Full(_), Form::Ascii) => ("message/rfc822", "Message"),
-            (Returned::Full(_), Form::Global) => ("message/global", "Message"),
+        let description = match returned.extent {
+            Extent::Nothing => return,
+            Extent::Headers => "Message header",
+            Extent::Whole => "Message",
         };
-        self.part(boundary, media_type, description);
-        if !returned.bytes().is_ascii() {
-            self.line("Content-Transfer-Encoding: 8bit");
-        }
-        self.line("");
-        self.out.extend_from_slice(returned.bytes());
+        self.part(
+            boundary,
+            returned.media_type,
+            description,
+            returned.encoding,
+        );
+        self.out.extend_from_slice(&returned.wire);
         // The CRLF before a delimiter is the delimiter's (RFC 2046 section 5.1.1).
         self.line("");
     }
 
-    fn part(&mut self, boundary: &str, media_type: &str, description: &str) {
+    /// The header of a part, with the empty line behind it.
+    fn part(
+        &mut self,
+        boundary: &str,
+        media_type: &str,
+        description: &str,
+        encoding: Option<&str>,
+    ) {
         self.line(&format!("--{boundary}"));
         self.line(&format!("Content-Type: {media_type}"));
         self.line(&format!("Content-Description: {description}"));
-    }
-}
-
-/// The lines themselves.
-impl Lines {
-    fn new(form: Form) -> Self {
-        Lines {
-            out: Vec::new(),
-            form,
+        if let Some(encoding) = encoding {
+            self.line(&format!("Content-Transfer-Encoding: {encoding}"));
         }
+        self.line("");
     }
-
-    /// `text` holds no control character but a tab that we put there.
-    fn line(&mut self, text: &str) {
-        if text.starts_with('.') {
-            self.out.push(b'.');
-        }
-        self.out.extend_from_slice(text.as_bytes());
-        self.out.extend_from_slice(b"\r\n");
-    }
-
-    /// A header field, folded at spaces.
-    fn field(&mut self, name: &str, value: &str) {
-        self.words(&format!("{name}:"), " ", value);
-    }
-
-    fn wrapped(&mut self, indent: &str, text: &str) {
-        let mut words = text.splitn(2, ' ');
-        let first = format!("{indent}{}", words.next().unwrap_or(""));
-        if first.len() > WORD_BYTES_MAX {
-            return self.words(indent, indent, text);
-        }
-        self.words(&first, indent, words.next().unwrap_or(""));
-    }
-
-    /// `start`, then `text` with further lines indented.
-    fn words(&mut self, start: &str, indent: &str, text: &str) {
-        let mut line = start.to_owned();
-        for word in text.split(' ').filter(|word| !word.is_empty()) {
-            for piece in pieces(word) {
-                let is_started = line.len() > indent.len();
-                if is_started && line.len() + 1 + piece.len() > FOLD_BYTES {
-                    self.line(&line);
-                    line = format!("{indent}{piece}");
-                } else {
-                    if is_started {
-                        line.push(' ');
-                    }
-                    line.push_str(piece);
-                }
-            }
-        }
-        self.line(&line);
-    }
-}
-
-/// Cuts at characters into pieces of [`WORD_BYTES_MAX`].
-fn pieces(word: &str) -> impl Iterator<Item = &str> {
-    let mut rest = word;
-    std::iter::from_fn(move || {
-        let mut end = rest.len().min(WORD_BYTES_MAX);
-        while !rest.is_char_boundary(end) {
-            end -= 1;
-        }
-        let (piece, after) = rest.split_at(end);
-        rest = after;
-        (!piece.is_empty()).then_some(piece)
-    })
 }
 
 const INTRODUCTIONS: &[(&str, &str)] = &[

@@ -8,7 +8,7 @@ use crate::relay::Core;
 use crate::session_to_host::{Connection, Point};
 use crate::world::{Owner, until_or};
 use ringpost::message::BodyType;
-use ringpost::schedule::dsn::Owed;
+use ringpost::schedule::dsn::{Extent, Owed, Taker};
 use ringpost::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
 use ringpost::schedule::next_hop::{HopId, Refusal, Take};
 use ringpost::schedule::outcome::RecipientState;
@@ -403,7 +403,12 @@ impl Worker {
         };
         let mut original = place.read(world);
         original.truncate(owed.original_bytes_wanted());
-        let report = owed.render(&original, world.wall_time())?;
+        let taker = Taker {
+            eight_bit_mime: true,
+            bytes_max: 0,
+            original: Extent::Whole,
+        };
+        let report = owed.render(&original, world.wall_time(), taker)?;
         let envelope = report.envelope();
         let is_8bit = report.body_type == BodyType::EightBitMime;
         let bytes = report.wire.len() as u64;

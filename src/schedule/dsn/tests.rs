@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
+use super::returned::BOUNDARIES_MAX;
 use super::*;
-use crate::smtp::reply::EnhancedStatus;
+use crate::smtp::reply::{EnhancedStatus, Reply};
 
 fn diagnosis(status: (u8, u16, u16), text: &str, remote_host: &str) -> Diagnosis {
     Diagnosis {
@@ -51,6 +52,11 @@ fn report<'a>(
         original: Original {
             wire,
             is_whole: true,
+        },
+        taker: Taker {
+            eight_bit_mime: true,
+            bytes_max: 0,
+            original: Extent::Whole,
         },
     }
 }
@@ -306,6 +312,7 @@ fn endless_header_is_cut_at_a_line() {
 fn internationalised_mail_gets_the_forms_of_rfc_6533() {
     let mut envelope = envelope();
     envelope.smtputf8 = true;
+    envelope.reverse_path = Some(Mailbox::new("\u{e4}", "src.test"));
     envelope.recipients[0].forward_path = Mailbox::new("j\u{f6}rg", "dst.test");
     envelope.recipients[0].orcpt = Some("utf-8;j\u{f6}rg@dst.test".into());
     let refused = diagnosis((5, 1, 1), "550 5.1.1 j\u{f6}rg is gone", "mx.dst.test");
@@ -328,6 +335,173 @@ fn internationalised_mail_gets_the_forms_of_rfc_6533() {
     ] {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }
+}
+
+/// Mail that needs SMTPUTF8 in every way, from a sender who does not.
+fn internationalised() -> Envelope {
+    let mut envelope = envelope();
+    envelope.smtputf8 = true;
+    envelope.recipients[0].forward_path = Mailbox::new("j\u{f6}rg+x", "dst.test");
+    envelope.recipients[0].orcpt = Some("utf-8;j\u{f6}rg\\x{2B}x@dst.test".into());
+    envelope.recipients[1].forward_path = Mailbox::new("info", "b\u{fc}cher.test");
+    envelope
+}
+
+#[test]
+fn a_report_to_an_ascii_sender_needs_no_extension_of_the_host_that_refused_the_mail() {
+    let mut envelope = internationalised();
+    let refused = diagnosis((5, 6, 7), "550 j\u{f6}rg is gone", "mx.dst.test");
+    let recipients = [
+        reported(0, Action::Failed, &refused),
+        reported(1, Action::Failed, &refused),
+    ];
+    let wire = "Subject: gr\u{fc}n\r\n..x: y\r\n\r\nb\u{f6}dy\r\n.\r\n".as_bytes();
+    for (ret, media_type, returned) in [
+        (
+            None,
+            "message/global-headers",
+            "Subject: gr\u{fc}n\r\n.x: y\r\n",
+        ),
+        (
+            Some(Ret::Full),
+            "message/global\r\n",
+            "Subject: gr\u{fc}n\r\n.x: y\r\n\r\nb\u{f6}dy\r\n",
+        ),
+    ] {
+        envelope.ret = ret;
+        for eight_bit_mime in [true, false] {
+            let mut report = report(&envelope, &recipients, wire);
+            report.taker.eight_bit_mime = eight_bit_mime;
+            let rendered = render(&report).expect("a sender");
+            assert!(rendered.wire.is_ascii() && !rendered.smtputf8);
+            assert_eq!(rendered.body_type, BodyType::SevenBit);
+            let text = text(&rendered);
+            for expected in [
+                "Content-Type: message/delivery-status\r\n",
+                "Original-Recipient: utf-8;j\\x{F6}rg\\x{2B}x@dst.test\r\n",
+                "Final-Recipient: utf-8;j\\x{F6}rg\\x{2B}x@dst.test\r\n",
+                "Final-Recipient: rfc822;info@xn--bcher-kva.test\r\n",
+                "Diagnostic-Code: smtp; 550 j?rg is gone\r\n",
+                media_type,
+            ] {
+                assert!(text.contains(expected), "{expected:?} in\n{text}");
+            }
+            let (_, parts) = parts(&rendered.wire);
+            let people = String::from_utf8(decoded(&parts[0])).expect("UTF-8");
+            assert!(people.contains("<j\u{f6}rg+x@dst.test>"), "{people}");
+            assert!(people.contains("said: 550 j\u{f6}rg is gone"), "{people}");
+            assert_eq!(decoded(&parts[2]), returned.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn a_sender_whose_domain_alone_is_not_ascii_is_told_in_ascii() {
+    let mut envelope = envelope();
+    envelope.reverse_path = Some(Mailbox::new("a", "b\u{fc}cher.test"));
+    let refused = no_such_user();
+    let recipients = [reported(0, Action::Failed, &refused)];
+    let rendered = render(&report(&envelope, &recipients, b"A: b\r\n\r\n.\r\n")).expect("a sender");
+    assert!(rendered.wire.is_ascii() && !rendered.smtputf8);
+    assert!(text(&rendered).contains("To: <a@xn--bcher-kva.test>\r\n"));
+    let to = &rendered.envelope().recipients[0].forward_path;
+    assert_eq!(to.as_str(), "a@xn--bcher-kva.test");
+}
+
+#[test]
+fn a_report_has_no_8_bits_for_a_host_without_8bitmime() {
+    let mut envelope = envelope();
+    envelope.ret = Some(Ret::Full);
+    let refused = no_such_user();
+    let recipients = [reported(0, Action::Failed, &refused)];
+    let utf8 = "Subject: x\r\n\r\ngr\u{fc}\u{df}e\r\n.\r\n".as_bytes();
+    let latin1 = b"Subject: x.\r\n\r\ngr\xfc\xdfe\r\n.\r\n";
+    for (wire, media_type, original) in [
+        (utf8, "message/global", Extent::Whole),
+        // No encoding of a whole message is for that.
+        (latin1, "text/rfc822-headers", Extent::Headers),
+    ] {
+        let mut report = report(&envelope, &recipients, wire);
+        report.taker.eight_bit_mime = false;
+        let rendered = render(&report).expect("a sender");
+        assert!(rendered.wire.is_ascii());
+        assert_eq!(rendered.original, original);
+        let (_, parts) = parts(&rendered.wire);
+        assert!(parts[2].0.contains(media_type), "{}", parts[2].0);
+        assert!(received(wire).starts_with(&decoded(&parts[2])));
+    }
+}
+
+#[test]
+fn a_report_is_not_larger_than_the_host_takes() {
+    let mut envelope = envelope();
+    envelope.ret = Some(Ret::Full);
+    let refused = no_such_user();
+    let recipients = [reported(0, Action::Failed, &refused)];
+    let header = format!("X-Long: {}\r\n", "x".repeat(5_000));
+    let wire = format!("{header}\r\n{}.\r\n", "body\r\n".repeat(10_000));
+    for (bytes_max, original) in [
+        (0, Extent::Whole),
+        (100_000, Extent::Whole),
+        (20_000, Extent::Headers),
+        (4_000, Extent::Nothing),
+        // Nothing is left to be left out: it is tried.
+        (10, Extent::Nothing),
+    ] {
+        let mut report = report(&envelope, &recipients, wire.as_bytes());
+        report.taker.bytes_max = bytes_max;
+        assert_eq!(render(&report).expect("a sender").original, original);
+        report.taker.bytes_max = 0;
+        report.taker.original = original;
+        assert_eq!(render(&report).expect("a sender").original, original);
+    }
+}
+
+#[test]
+fn what_may_be_refused_for_the_original() {
+    let refused = |stage, text: &str| {
+        let (code, rest) = text.split_once(' ').expect("a code");
+        let reply = Reply::new(code.parse().expect("a number"), rest).into();
+        may_be_for_the_original(&TransactionResult {
+            verdicts: vec![(0, RecipientVerdict::Refused { stage, reply })],
+            relayed: Vec::new(),
+            reusable: true,
+        })
+    };
+    assert!(refused(Stage::FinalDot, "554 5.7.1 looks like spam"));
+    assert!(refused(Stage::FinalDot, "552 5.3.4 too large"));
+    assert!(refused(Stage::Mail, "552 too large"));
+    assert!(refused(Stage::Mail, "554 5.6.1 no 8 bits"));
+    assert!(!refused(Stage::FinalDot, "451 4.3.0 not now"));
+    assert!(!refused(Stage::Mail, "550 5.7.1 no bounces here"));
+    assert!(!refused(Stage::Rcpt, "550 5.1.1 no such user"));
+}
+
+/// The content of a part without its transfer encoding.
+fn decoded((header, content): &(String, Vec<u8>)) -> Vec<u8> {
+    if !header.contains("Content-Transfer-Encoding: quoted-printable") {
+        return content.clone();
+    }
+    let text = std::str::from_utf8(content).expect("ASCII");
+    assert!(
+        text.lines()
+            .all(|line| line.len() <= 76 && !line.starts_with(['.', '-']))
+    );
+    let joined = text.replace("=\r\n", "");
+    let mut rest = joined.as_bytes();
+    let mut decoded = Vec::new();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'=' => {
+                let digits = std::str::from_utf8(&after[..2]).expect("two digits");
+                decoded.push(u8::from_str_radix(digits, 16).expect("hexadecimal digits"));
+                rest = &after[2..];
+            }
+            byte => decoded.push(byte),
+        }
+    }
+    decoded
 }
 
 #[test]
@@ -437,6 +611,7 @@ proptest! {
         full in any::<bool>(),
         is_whole in any::<bool>(),
         smtputf8 in any::<bool>(),
+        eight_bit_mime in any::<bool>(),
     ) {
         let mut envelope = envelope();
         envelope.envid = Some(envid.into());
@@ -450,6 +625,7 @@ proptest! {
         ];
         let mut report = report(&envelope, &recipients, &original);
         report.original.is_whole = is_whole;
+        report.taker.eight_bit_mime = eight_bit_mime;
         let rendered = render(&report).expect("a sender");
         prop_assert_eq!(&rendered, &render(&report).expect("a sender"), "the same twice");
 
@@ -468,9 +644,11 @@ proptest! {
                 "Status: ", "Remote-MTA: ", "Diagnostic-Code:", "Last-Attempt-Date: ", " "];
             prop_assert!(known.iter().any(|name| field.starts_with(name)), "{:?}", field);
         }
-        if let Some((_, returned)) = parts.get(2) {
+        prop_assert!(!rendered.smtputf8);
+        prop_assert!(eight_bit_mime || rendered.wire.is_ascii());
+        if let Some(part) = parts.get(2) {
             let whole = received_prefix(&original);
-            prop_assert!(whole.starts_with(returned), "the original, or its start");
+            prop_assert!(whole.starts_with(&decoded(part)), "the original, or its start");
         }
     }
 }

@@ -1,0 +1,369 @@
+//! What is not taken, what goes out in another form, and what comes back: content, reports and refusals,
+//! with the relay as a process between a client and next hops that lack extensions.
+
+mod support;
+
+use support::client::{CONTENT, Client, send_mail};
+use support::dns::DnsServer;
+use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls};
+use support::relay::{Home, Relay};
+use support::relay_to;
+
+const FROM: &str = "a@sender.test";
+const TO: &str = "b@example.test";
+/// No SMTPUTF8, no 8BITMIME.
+const PLAIN_KEYWORDS: &str = "PIPELINING\nENHANCEDSTATUSCODES";
+
+fn usual(_: Occasion<'_>) -> Answer {
+    Answer::Usual
+}
+
+fn is_report(mail: &Mail) -> bool {
+    mail.from.starts_with("MAIL FROM:<>")
+}
+
+/// After EHLO and MAIL with these parameters.
+fn begun(relay: &Relay, mail: &str) -> Client {
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.expect(mail, 250);
+    client
+}
+
+fn finished(mut client: Client, to: &str, content: &str) {
+    client.expect(&format!("RCPT TO:<{to}>"), 250);
+    client.expect("DATA", 354);
+    let reply = client.command(&format!("{content}\r\n."));
+    assert_eq!(reply.code, 250, "{}", reply.text);
+    client.quit();
+}
+
+// ---- SMTPUTF8 ----
+
+#[test]
+fn mail_that_a_hop_without_smtputf8_cannot_take_is_reported_through_the_same_hop() {
+    let hop = NextHop::with_keywords(StartTls::Works, PLAIN_KEYWORDS, usual);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    for (to, subject) in [("j\u{f6}rg@example.test", "x"), (TO, "gr\u{fc}n")] {
+        let client = begun(
+            &relay,
+            "MAIL FROM:<a@sender.test> SMTPUTF8 BODY=8BITMIME RET=FULL",
+        );
+        finished(client, to, &format!("Subject: {subject}\r\n\r\nb\u{f6}dy"));
+    }
+    let reports = hop.wait_for_mail(2);
+    for report in &reports {
+        assert!(is_report(report), "{}", report.from);
+        assert!(!report.from.contains("SMTPUTF8"), "{}", report.from);
+        assert_eq!(report.to, ["RCPT TO:<a@sender.test>"]);
+        assert!(report.content.is_ascii(), "{}", report.content);
+        assert!(
+            report.content.contains("Status: 5.6.7"),
+            "{}",
+            report.content
+        );
+        assert!(report.content.contains("b=C3=B6dy"), "{}", report.content);
+    }
+    let told = |text: &str| reports.iter().any(|report| report.content.contains(text));
+    assert!(told("Final-Recipient: utf-8;j\\x{F6}rg@example.test"));
+    assert!(told("Subject: gr=C3=BCn"));
+    relay.stop();
+}
+
+#[test]
+fn ascii_mail_from_a_client_that_always_says_smtputf8_is_delivered_to_a_hop_without_it() {
+    let hop = NextHop::with_keywords(StartTls::Works, PLAIN_KEYWORDS, usual);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    let client = begun(&relay, "MAIL FROM:<a@sender.test> SMTPUTF8 BODY=8BITMIME");
+    finished(client, TO, "Subject: x\r\n\r\nb\u{f6}dy");
+    let mail = &hop.wait_for_mail(1)[0];
+    assert_eq!(mail.from, "MAIL FROM:<a@sender.test>");
+    assert!(mail.content.contains("with UTF8SMTP"), "{}", mail.content);
+    relay.stop();
+}
+
+#[test]
+fn a_recipient_whose_domain_alone_is_not_ascii_goes_out_in_a_labels() {
+    let hop = NextHop::with_keywords(StartTls::Works, PLAIN_KEYWORDS, usual);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    let client = begun(&relay, "MAIL FROM:<a@sender.test> SMTPUTF8");
+    finished(client, "info@b\u{fc}cher.test", CONTENT);
+    let mail = &hop.wait_for_mail(1)[0];
+    assert_eq!(mail.from, "MAIL FROM:<a@sender.test>");
+    assert_eq!(mail.to, ["RCPT TO:<info@xn--bcher-kva.test>"]);
+    assert!(mail.content.is_ascii(), "{}", mail.content);
+    relay.stop();
+}
+
+#[test]
+fn who_needs_smtputf8_does_not_take_the_others_of_the_message_down() {
+    let hop = NextHop::with_keywords(StartTls::Works, PLAIN_KEYWORDS, usual);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = begun(&relay, "MAIL FROM:<a@sender.test> SMTPUTF8");
+    client.expect("RCPT TO:<j\u{f6}rg@example.test>", 250);
+    finished(client, TO, CONTENT);
+    let mails = hop.wait_for_mail(2);
+    let (reports, mails): (Vec<_>, Vec<_>) = mails.into_iter().partition(is_report);
+    assert_eq!(mails[0].to, ["RCPT TO:<b@example.test>"]);
+    assert!(
+        reports[0].content.contains("j\\x{F6}rg"),
+        "{}",
+        reports[0].content
+    );
+    assert!(!reports[0].content.contains(TO), "{}", reports[0].content);
+    relay.stop();
+}
+
+// ---- Reports ----
+
+/// Refuses who begins with `no`, and whatever is refused here of reports.
+fn no_such_user(occasion: &Occasion<'_>) -> Option<Answer> {
+    let is_refused = occasion.command.starts_with("RCPT TO:<no");
+    is_refused.then_some(Answer::Say("550 5.1.1 no such user"))
+}
+
+#[test]
+fn a_report_that_is_too_large_for_the_hop_goes_out_without_the_original() {
+    let keywords = "PIPELINING\nSIZE 10000";
+    let hop = NextHop::with_keywords(StartTls::Works, keywords, |occasion| {
+        no_such_user(&occasion).unwrap_or(Answer::Usual)
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    let client = begun(&relay, "MAIL FROM:<a@sender.test> RET=FULL");
+    let content = format!("{CONTENT}\r\n{}", "A line of the body.\r\n".repeat(440));
+    finished(client, "no@example.test", content.trim_end());
+    let report = &hop.wait_for_mail(1)[0];
+    assert!(is_report(report));
+    assert!(
+        report.content.contains("Subject: test"),
+        "{}",
+        report.content
+    );
+    assert!(!report.content.contains("A line of the body."));
+    relay.stop();
+}
+
+#[test]
+fn a_report_that_is_refused_for_what_it_returns_goes_out_with_less() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        let is_spam = occasion.command == "." && occasion.before < 2;
+        match is_spam {
+            true => Answer::Say("554 5.7.1 looks like spam"),
+            false => no_such_user(&occasion).unwrap_or(Answer::Usual),
+        }
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    let client = begun(&relay, "MAIL FROM:<a@sender.test> RET=FULL");
+    finished(client, "no@example.test", CONTENT);
+    let report = &hop.wait_for_mail(1)[0];
+    assert!(is_report(report));
+    assert!(
+        report.content.contains("Status: 5.1.1"),
+        "{}",
+        report.content
+    );
+    assert!(
+        !report.content.contains("Subject: test"),
+        "{}",
+        report.content
+    );
+    relay.stop();
+}
+
+// ---- Sizes ----
+
+#[test]
+fn mail_just_under_the_size_of_a_hop_is_not_returned_for_its_many_dots() {
+    // With our trace field: content of less than the limit, and more than it in wire form.
+    let lines = ".\r\n".repeat(3_000);
+    for flags in [&[][..], &["--in-memory-size", "0"]] {
+        let hop = NextHop::with_keywords(StartTls::Works, "PIPELINING\nSIZE 10000", usual);
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, flags);
+        let client = begun(&relay, "MAIL FROM:<a@sender.test>");
+        let stuffed = lines.replace('.', "..");
+        finished(client, TO, &format!("{CONTENT}\r\n{}", stuffed.trim_end()));
+        let mail = &hop.wait_for_mail(1)[0];
+        let declared = mail.from.split_once(" SIZE=").expect("a size").1;
+        let declared: usize = declared.parse().expect("a number");
+        assert!(declared <= 10_000, "{}", mail.from);
+        if flags.is_empty() {
+            assert_eq!(declared, mail.content.len(), "the dots are counted");
+        }
+        assert!(mail.content.ends_with(&lines));
+        relay.stop();
+    }
+}
+
+// ---- Replies of next hops ----
+
+#[test]
+fn a_refusal_of_ten_kilobytes_is_no_reason_to_try_for_days() {
+    static LONG: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let lines = format!("550-5.1.1 {}\r\n", "x".repeat(80)).repeat(200);
+        format!("550-5.1.1 {}\r\n{lines}550 5.1.1 no", "x".repeat(5_000))
+    });
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        match occasion.command.starts_with("RCPT TO:<no") {
+            true => Answer::Say(LONG.as_str()),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &["no@example.test", TO], CONTENT);
+    hop.wait_for_mail(2);
+    assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+#[test]
+fn a_bare_452_for_one_recipient_too_many_is_followed_at_once_by_the_rest() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| {
+        let is_one_too_many = occasion.before == 1;
+        match occasion.command.starts_with("RCPT") && is_one_too_many {
+            true => Answer::Say("452 Too many recipients"),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let flags = ["--retry-min", "1h", "--retry-max", "1h"];
+    let route = hop.route("*");
+    let relay = home.start(&[&["--route", &route][..], &flags].concat());
+    send_mail(
+        relay.address(),
+        FROM,
+        &["b@example.test", "c@example.test"],
+        CONTENT,
+    );
+    hop.wait_for_mail(2);
+    assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+// ---- What is not taken ----
+
+#[test]
+fn an_unroutable_postmaster_is_refused_before_the_body_comes() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let route = hop.route("example.test");
+    let relay = home.start(&["--route", &route, "--relay-from", "none"]);
+    let mut client = begun(&relay, "MAIL FROM:<forged@victim.test>");
+    let refusal = client.expect("RCPT TO:<Postmaster>", 550);
+    assert!(refusal.contains("5.1.1"), "{refusal}");
+    client.quit();
+    relay.stop();
+    assert_eq!(hop.connections(), 0);
+}
+
+#[test]
+fn mail_to_postmaster_goes_to_whom_the_flag_names() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let route = hop.route("example.test");
+    let flags = ["--postmaster", "ops@example.test", "--relay-from", "none"];
+    let relay = home.start(&[&["--route", &route][..], &flags].concat());
+    let client = begun(&relay, "MAIL FROM:<a@sender.test>");
+    finished(client, "postMaster", CONTENT);
+    assert_eq!(hop.wait_for_mail(1)[0].to, ["RCPT TO:<ops@example.test>"]);
+    relay.stop();
+    let relay = home.start(&["--route", &hop.route("relay.test"), "--relay-from", "none"]);
+    let client = begun(&relay, "MAIL FROM:<a@sender.test>");
+    finished(client, "Postmaster", CONTENT);
+    assert_eq!(hop.wait_for_mail(2)[1].to, ["RCPT TO:<Postmaster>"]);
+    relay.stop();
+}
+
+#[test]
+fn a_recipient_who_can_only_bounce_is_refused_once_that_is_known() {
+    let (home, dns, reports) = (Home::new(), DnsServer::start(), NextHop::start());
+    dns.mx("null.test", 0, ".");
+    let (server, back) = (dns.address().to_string(), reports.route("sender.test"));
+    let relay = home.start(&["--dns", &server, "--route", &back]);
+    // Nobody knows yet.
+    send_mail(relay.address(), FROM, &["b@null.test"], CONTENT);
+    reports.wait_for_mail(1);
+    let mut client = begun(&relay, "MAIL FROM:<a@sender.test>");
+    let refusal = client.expect("RCPT TO:<c@null.test>", 550);
+    assert!(refusal.contains("5.1.10"), "{refusal}");
+    client.quit();
+    relay.stop();
+}
+
+#[test]
+fn a_route_that_leads_back_here_takes_no_mail() {
+    let home = Home::new();
+    let relay = home.start(&[
+        "--listen",
+        "127.0.0.1:2597",
+        "--route",
+        "loop.test=[127.0.0.1]:2597",
+        "--relay-domain",
+        "loop.test",
+        "--relay-from",
+        "none",
+    ]);
+    let mut client = begun(&relay, "MAIL FROM:<forged@victim.test>");
+    let refusal = client.expect("RCPT TO:<b@loop.test>", 550);
+    assert!(refusal.contains("5.4.6"), "{refusal}");
+    client.quit();
+    relay.stop();
+}
+
+// ---- What may be pipelined ----
+
+#[test]
+fn a_body_behind_a_refused_data_is_not_executed() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let recipients = home.file("recipients", "known@example.test\n");
+    let flags = [
+        "--relay-from",
+        "none",
+        "--relay-domain",
+        "example.test",
+        "--recipients-file",
+        &recipients,
+    ];
+    let relay = relay_to(&home, &hop, &flags);
+    let forged = "MAIL FROM:<forged@a.test>\r\nRCPT TO:<known@example.test>\r\nDATA\r\n";
+    for with_tls in [false, true] {
+        let mut client = match with_tls {
+            true => Client::connect_with_starttls(relay.address()),
+            false => Client::connect(relay.address()),
+        };
+        client.expect("EHLO client.test", 250);
+        client.expect("MAIL FROM:<a@sender.test>", 250);
+        client.expect("RCPT TO:<unknown@example.test>", 550);
+        client.send(&format!("DATA\r\n{forged}Subject: forged\r\n\r\n.\r\n"));
+        client.expect_reply(554);
+        client.expect_reply(521);
+        client.expect_end();
+    }
+    relay.stop();
+    assert_eq!(hop.connections(), 0);
+}
+
+#[test]
+fn content_does_not_become_part_of_our_trace_field() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(
+        relay.address(),
+        FROM,
+        &[TO],
+        "\tforged by <x@y.test>\r\nSubject: x",
+    );
+    let content = &hop.wait_for_mail(1)[0].content;
+    let (header, body) = content.split_once("\r\n\r\n").expect("an empty line");
+    assert!(
+        header.starts_with("Received: ") && !header.contains("forged"),
+        "{content}"
+    );
+    assert_eq!(body, "\tforged by <x@y.test>\r\nSubject: x\r\n");
+    relay.stop();
+}
