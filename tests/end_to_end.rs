@@ -1677,6 +1677,24 @@ fn a_name_server_that_refuses_leaves_the_mail_to_the_other_and_the_log_says_so()
     relay.stop();
 }
 
+#[test]
+fn mail_waits_for_a_host_that_is_down_while_another_refuses_it_for_good() {
+    let no_mail = |occasion: Occasion<'_>| match occasion.command {
+        "CONNECT" => Answer::SayAndClose("521 5.3.2 no mail here"),
+        _ => Answer::Usual,
+    };
+    let (home, hosts) = (Home::new(), mx_hosts(vec![no_mail]));
+    let down = Ipv4Addr::new(127, 0, 0, 9);
+    let _deaf = deaf(down.into(), hosts.hops[0].address().port());
+    hosts.dns.mx("example.test", 5, "mx9.example.test.");
+    hosts.dns.host("mx9.example.test", &down.to_string());
+    let relay = hosts.relay(&home, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    relay.wait_for_count("deferred", 4, |_| true);
+    assert_eq!(relay.events("bounced").len(), 0);
+    relay.stop();
+}
+
 fn disk_is_full(occasion: Occasion<'_>) -> Answer {
     match verb_is(occasion.command, "MAIL") {
         true => Answer::Say("452 4.3.1 Insufficient system storage"),

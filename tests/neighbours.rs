@@ -150,6 +150,33 @@ fn waiting_mail_is_not_said_to_be_delivered_perhaps_after_cuts_of_other_mail() {
     relay.stop();
 }
 
+#[test]
+fn a_host_that_refuses_all_mail_for_a_moment_returns_none() {
+    let refusals: [(&str, &str); 3] = [
+        ("CONNECT", "521 5.3.2 no mail here"),
+        ("CONNECT", "220 relay.test ESMTP"),
+        ("HELO", "550 5.7.1 who are you"),
+    ];
+    for (verb, text) in refusals {
+        let script = move |occasion: Occasion<'_>| match occasion.command {
+            // So that HELO follows.
+            command if verb == "HELO" && verb_is(command, "EHLO") && occasion.before == 0 => {
+                Answer::Say("502 5.5.1 what?")
+            }
+            command if verb_is(command, verb) && occasion.before == 0 => Answer::SayAndClose(text),
+            _ => Answer::Usual,
+        };
+        let hop = NextHop::scripted(StartTls::NotOffered, script);
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &[]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hop.wait_for_mail(1);
+        relay.wait_for("delivered", |event| event["to"] == TO);
+        assert_eq!(relay.events("bounced").len(), 0, "{text}");
+        relay.stop();
+    }
+}
+
 // ---- one party's refusal is nobody else's ----
 
 /// What the hop says to spam@ at which command.

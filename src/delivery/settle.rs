@@ -12,7 +12,7 @@ use crate::schedule::ending::Ending;
 use crate::schedule::judge::Verdict;
 use crate::schedule::outcome::{Diagnosis, Outcome};
 use crate::schedule::settle::{
-    After, Consequences, Decision, Facts, decide_all, is_report, judge_transaction, nobody_answered,
+    After, Consequences, Decision, Facts, decide_all, is_report, judge_transaction, nobody_to_tell,
 };
 use crate::smtp::client::TransactionResult;
 use crate::time::{Now, WallTime};
@@ -126,7 +126,7 @@ impl Inner {
 
     /// A report that nobody can be told: its recipients are finished.
     pub(super) fn forget_report(self: &Rc<Self>, job: Job) {
-        self.settle_all(job, Verdict::Bounce, &nobody_answered());
+        self.settle_all(job, Verdict::Bounce, &nobody_to_tell());
     }
 
     /// Writes the new states to the log of outcomes. Recipients count as finished once that is

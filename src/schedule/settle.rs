@@ -57,9 +57,13 @@ pub enum After {
     Broke,
 }
 
-/// A job that never got to a host, and no host has said why.
-pub fn nobody_answered() -> Diagnosis {
-    Finding::nobody_answered().into_diagnosis()
+/// A report that goes nowhere: on mail with the null reverse-path, or of which nothing is left to be told.
+pub fn nobody_to_tell() -> Diagnosis {
+    Diagnosis {
+        status: EnhancedStatus::new(5, 0, 0),
+        text: "there is nobody to report to".into(),
+        remote_host: "".into(),
+    }
 }
 
 /// A job that waited for connections that others used all the time. Nothing is wrong with the hop.

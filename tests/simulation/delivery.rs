@@ -11,7 +11,7 @@ use ringpost::schedule::judge::{LastWord, Verdict};
 use ringpost::schedule::next_hop::{Action, HopId};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState};
 use ringpost::schedule::settle::{
-    Consequences, Decision, Facts, Recipients, addressee, decide_all, nobody_answered, postponed,
+    Consequences, Decision, Facts, Recipients, addressee, decide_all, nobody_to_tell, postponed,
     split_by_count,
 };
 use ringpost::smtp::reply::EnhancedStatus;
@@ -168,7 +168,7 @@ impl Core {
 
     /// A report that nobody can be told: its recipients are finished.
     pub fn forget_report(&self, job: Job) {
-        self.settle_all(job, Verdict::Bounce, &nobody_answered());
+        self.settle_all(job, Verdict::Bounce, &nobody_to_tell());
     }
 
     /// Gives all recipients of a job the same verdict, without a transaction.
