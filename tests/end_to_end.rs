@@ -580,6 +580,26 @@ fn what_a_hop_says_of_its_limits_is_obeyed() {
 }
 
 #[test]
+fn a_keyword_behind_hundreds_of_others_is_heard() {
+    let many: String = (0..300)
+        .map(|n| format!("X-KEYWORD-{n} and more\n"))
+        .collect();
+    let odd = format!(
+        "X-LONG {}\n \n\nX-ÜÖÄ ß\n=\nLIMITS RCPTMAX=1\n",
+        "x".repeat(900)
+    );
+    // STARTTLS comes last, and its loss would be a downgrade.
+    let keywords = format!("{many}{odd}X-LAST").leak();
+    let hop = NextHop::with_keywords(StartTls::Works, keywords, usual);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    send_mail(relay.address(), FROM, &[TO, "c@example.test"], CONTENT);
+    let mails = hop.wait_for_mail(2);
+    assert!(mails.iter().all(|mail| mail.over_tls && mail.to.len() == 1));
+    relay.stop();
+}
+
+#[test]
 fn a_device_with_odd_manners_gets_its_mail_through() {
     let (home, hop) = (Home::new(), NextHop::start());
     let flags = ["--qualify-domain", "House.Test.", "--no-chunking"];
