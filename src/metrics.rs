@@ -227,6 +227,8 @@ metrics! {
         handshakes_in_full,
         handshakes_in_resumed,
         handshakes_in_failed,
+        /// Sessions that were not offered STARTTLS, since their client's handshakes had failed.
+        starttls_withdrawn,
         /// Outbound handshakes.
         handshakes_out_full,
         handshakes_out_resumed,

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -1251,7 +1252,8 @@ const BROKEN: [StartTls; 6] = [
 fn broken_starttls_falls_back_to_plaintext() {
     for starttls in BROKEN {
         let (home, hop) = (Home::new(), NextHop::scripted(starttls, usual));
-        let relay = relay_to(&home, &hop, &["--handshake-timeout", "1s"]);
+        let flags = [&["--handshake-timeout", "1s"], PATIENT].concat();
+        let relay = relay_to(&home, &hop, &flags);
         send_mail(relay.address(), FROM, &[TO], CONTENT);
         assert!(!hop.wait_for_mail(1)[0].over_tls);
         relay.wait_for("delivered", |_| true);
@@ -1266,6 +1268,9 @@ fn broken_starttls_falls_back_to_plaintext() {
         relay.stop();
     }
 }
+
+/// Mail is not handed back while a connection to its hop is opened for a second.
+const PATIENT: &[&str] = &["--retry-min", "30s", "--retry-max", "30s"];
 
 /// The answer to the first EHLO inside TLS.
 type Inside = fn() -> Answer;
@@ -1290,7 +1295,8 @@ fn tls_that_breaks_before_the_first_reply_inside_it_falls_back_to_plaintext() {
     for (inside, reason) in BROKEN_INSIDE {
         let hop = NextHop::scripted(StartTls::Works, breaks_inside(inside));
         let home = Home::new();
-        let relay = relay_to(&home, &hop, &["--reply-timeout", "1s"]);
+        let flags = [&["--reply-timeout", "1s"], PATIENT].concat();
+        let relay = relay_to(&home, &hop, &flags);
         send_mail(relay.address(), FROM, &[TO], CONTENT);
         assert!(!hop.wait_for_mail(1)[0].over_tls, "{reason}");
         relay.wait_for("delivered", |_| true);
@@ -1533,7 +1539,8 @@ fn tls_at_the_second_mx_host_comes_before_plaintext_at_the_first() {
     for broken in BROKEN {
         let hosts = mx_hosts_with_tls(&[broken, StartTls::Works]);
         let home = Home::new();
-        let relay = hosts.relay(&home, &["--handshake-timeout", "1s"]);
+        let flags = [&["--handshake-timeout", "1s"], PATIENT].concat();
+        let relay = hosts.relay(&home, &flags);
         for number in 1..=2 {
             send_mail(relay.address(), FROM, &[TO], CONTENT);
             let mails = hosts.hops[1].wait_for_mail(number);
@@ -1550,7 +1557,7 @@ fn plaintext_at_the_first_mx_host_when_tls_is_broken_at_all() {
     let kinds = [StartTls::Garbage, StartTls::DemandsCertificate];
     let hosts = mx_hosts_with_tls(&kinds);
     let home = Home::new();
-    let relay = hosts.relay(&home, &[]);
+    let relay = hosts.relay(&home, PATIENT);
     for number in 1..=2 {
         send_mail(relay.address(), FROM, &[TO], CONTENT);
         assert!(!hosts.hops[0].wait_for_mail(number)[0].over_tls);
@@ -2649,5 +2656,117 @@ fn next_hop_that_never_reads_is_given_up() {
     let relay = relay_to(&home, &hop, &["--greeting-timeout", "1s"]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);
     hop.wait_for_mail(1);
+    relay.stop();
+}
+
+// ---- clients without TLS in common ----
+
+/// A hello of TLS 1.0 that offers nothing but RSA key exchange.
+const ANCIENT_HELLO: &[u8] = &[
+    22, 3, 1, 0, 47, 1, 0, 0, 43, 3, 1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
+    7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 4, 0, 47, 0, 53, 1, 0,
+];
+
+/// As a client does that uses STARTTLS if it is offered, and cannot go on without if that fails. True if its
+/// mail came in.
+fn ancient_client_gets_in(address: SocketAddr, hello: &str) -> bool {
+    let mut client = Client::connect(address);
+    let offers = client.expect(&format!("EHLO {hello}"), 250);
+    if !offers.contains("STARTTLS") {
+        client.accepted(FROM, &[TO], CONTENT);
+        client.quit();
+        return true;
+    }
+    client.expect("STARTTLS", 220);
+    client
+        .link
+        .socket()
+        .write_all(ANCIENT_HELLO)
+        .expect("it is read");
+    let mut alert = Vec::new();
+    let _ = client.link.socket().read_to_end(&mut alert);
+    assert_eq!(
+        alert,
+        [21, 3, 3, 0, 2, 2, 40],
+        "an alert: handshake_failure"
+    );
+    false
+}
+
+fn is_offered_starttls(address: SocketAddr, hello: &str) -> bool {
+    let mut client = Client::connect(address);
+    let offers = client.expect(&format!("EHLO {hello}"), 250);
+    client.quit();
+    offers.contains("STARTTLS")
+}
+
+/// Three threads take mail in, and each session may land on any of them.
+#[test]
+fn a_client_without_tls_in_common_gets_its_mail_in_at_its_third_attempt() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--ingress-cores", "0,0,0"]);
+    let fares: Vec<bool> = (0..6)
+        .map(|_| ancient_client_gets_in(relay.address(), "old.test"))
+        .collect();
+    assert_eq!(fares, [false, false, true, false, true, false]);
+    assert_eq!(hop.wait_for_mail(2).len(), 2);
+    let failed = relay.wait_for("session", |event| {
+        let end = event["end"].as_str();
+        end.is_some_and(|end| end.starts_with("handshake failed"))
+    });
+    assert_eq!(
+        failed["end"],
+        "handshake failed: the peer names no signature scheme, as before TLS 1.2; 1.2 and 1.3 are spoken here"
+    );
+    relay.wait_for("session", |event| {
+        event["starttls"] == "not listed: the last handshakes failed"
+    });
+    relay.stop();
+}
+
+#[test]
+fn a_client_whose_handshakes_fail_takes_tls_from_nobody_else() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    for _ in 0..2 {
+        assert!(!ancient_client_gets_in(relay.address(), "old.test"));
+    }
+    for hello in ["new.test", "newer.test"] {
+        assert!(is_offered_starttls(relay.address(), hello), "{hello}");
+    }
+    // Somebody else at the address gives the name of a client that has TLS.
+    Client::connect_with_starttls(relay.address()).quit();
+    for _ in 0..5 {
+        assert!(!ancient_client_gets_in(relay.address(), "client.test"));
+    }
+    assert!(is_offered_starttls(relay.address(), "client.test"));
+    relay.stop();
+}
+
+#[test]
+fn starttls_is_always_offered_where_it_is_required() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &["--tls-require"]);
+    for _ in 0..6 {
+        assert!(!ancient_client_gets_in(relay.address(), "old.test"));
+    }
+    relay.stop();
+}
+
+/// A client that looks before it leaps may use STARTTLS where it was not listed.
+#[test]
+fn starttls_that_was_not_listed_is_accepted() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[]);
+    for _ in 0..2 {
+        assert!(!ancient_client_gets_in(relay.address(), "old.test"));
+    }
+    let mut client = Client::connect(relay.address());
+    let offers = client.expect("EHLO old.test", 250);
+    assert!(!offers.contains("STARTTLS"));
+    client.expect("STARTTLS", 220);
+    client.link.start_tls_as_client(b"").expect("a handshake");
+    client.expect("EHLO old.test", 250);
+    client.quit();
     relay.stop();
 }

@@ -447,6 +447,7 @@ fn share(
         loads: ingress_cores.iter().map(|_| Load::default()).collect(),
         addresses: Arc::new(AddressCounts::default()),
         rates: Arc::new(Rates::new(&config.listen.rates)),
+        tls_memory: Arc::default(),
         memory: Memory::new(specs.len(), config.spool.memory_bytes_max),
         metrics: specs
             .iter()

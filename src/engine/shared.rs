@@ -9,6 +9,7 @@
 //! | heartbeats | its core; read by the control thread | none |
 //! | [`CoreMetrics`] | its core; read by the control thread | plain stores |
 //! | [`Rates`]: cells of addresses that are not trusted | all ingress cores | two loads and two maxima a connection, message and recipient |
+//! | [`TlsMemory`]: how handshakes of clients ended | all ingress cores | two loads an EHLO, two stores a handshake |
 //! | [`Memory`]: what each core holds | it, and whoever drops a body or a message | three adds and subtracts a message |
 //! | `Message`: envelope, open recipients | the cores that deliver it | one subtract a transaction |
 //! | its `Residence`: where it lies, and which recipients are finished | its home moves it; the cores that deliver it | one load and one store a transaction |
@@ -36,10 +37,10 @@ use crate::schedule::next_hop;
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::retry::RetryPolicy;
 use crate::session::rates::{Rates, Throttle};
+use crate::session::tls_memory::TlsMemory;
 use crate::session::{self, MinRate};
 use crate::smtp::{data, server};
 use crate::spool::Spool;
-use crate::tls::failures::FailureMemory;
 use crate::tls::{
     ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions,
 };
@@ -50,11 +51,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-
-/// Handshakes of a client that may fail in a row before it is no longer offered STARTTLS.
-const CLIENT_TLS_FAILURES: u32 = 3;
-/// ... and for how long after the last of them.
-const CLIENT_TLS_FORGIVEN_AFTER: Duration = Duration::from_secs(300);
 
 /// How long the answer to QUIT is waited for: nothing depends on it.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +74,7 @@ pub struct Shared {
     pub loads: Arc<[Load]>,
     pub addresses: Arc<AddressCounts>,
     pub rates: Arc<Rates>,
+    pub tls_memory: Arc<TlsMemory>,
     pub memory: Arc<Memory>,
     pub metrics: Vec<Arc<CoreMetrics>>,
     /// Grows as long as a core's loop turns.
@@ -185,10 +182,7 @@ impl Shared {
             spool,
             core,
             tls: RefCell::new(ServerTls::new(&self.keys, Versions::default())?),
-            broken_tls: RefCell::new(FailureMemory::new(
-                CLIENT_TLS_FAILURES,
-                CLIENT_TLS_FORGIVEN_AFTER,
-            )),
+            tls_memory: self.tls_memory.clone(),
             memory: Budget::new(self.memory.clone(), core),
             turns: Semaphore::new(session::TURNS),
             rates: self.rates.clone(),

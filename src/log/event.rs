@@ -76,7 +76,7 @@ events! {
     ];
     SESSION = "session" [
         "session", "client", "hello", TLS, "messages", "recipients", "bytes", "refusals", "last_refusal",
-        "violation", "duration_ms", "end"
+        "violation", "starttls", "duration_ms", "end"
     ];
     REFUSED = "refused" ["client", "reason", "lines_suppressed"];
     LIMITED = "limited" ["client", "limit", "code", "lines_suppressed"];

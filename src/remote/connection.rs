@@ -167,11 +167,7 @@ impl fmt::Display for TlsFailure {
             true => "after",
             false => "in",
         };
-        write!(f, "TLS failed {when} the handshake: ")?;
-        match &self.error {
-            StreamError::Tls(error) => write!(f, "{error}"),
-            error => write!(f, "{error}"),
-        }
+        write!(f, "TLS failed {when} the handshake: {}", self.error)
     }
 }
 

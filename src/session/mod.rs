@@ -6,6 +6,7 @@
 mod incoming;
 mod pace;
 pub mod rates;
+pub mod tls_memory;
 
 use crate::config::LogLevel;
 use crate::config::relay::RelayPolicy;
@@ -22,8 +23,8 @@ use crate::smtp::server::{
 };
 use crate::spool::{Spool, SpoolError};
 use crate::time::Now;
-use crate::tls::failures::FailureMemory;
 use crate::tls::server::ServerTls;
+use crate::tls::session::TlsError;
 use crate::tls::stream::{Received, Stream, StreamError};
 use incoming::{Durable, Incoming};
 pub use incoming::{Held, Room};
@@ -36,6 +37,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tls_memory::{Failure, TlsMemory};
 use tokio::sync::{Notify, Semaphore};
 
 /// How long a last word, such as 421, may take to be sent, and then to be read.
@@ -135,8 +137,7 @@ pub struct Context {
     pub spool: Spool,
     pub core: usize,
     pub tls: RefCell<ServerTls>,
-    /// Clients whose handshakes keep failing are not offered STARTTLS for a while.
-    pub broken_tls: RefCell<FailureMemory<IpAddr>>,
+    pub tls_memory: Arc<TlsMemory>,
     pub memory: Budget,
     /// Whose turn it is to read content while memory is tight: [`TURNS`] of them.
     pub turns: Semaphore,
@@ -190,6 +191,16 @@ impl Policy for Context {
             self.log_room(!is_full);
         }
         admitted.map_err(|error| error.refusal())
+    }
+
+    fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {
+        // Without TLS such a client could not send at all.
+        let withdrawn = !self.settings.require_tls
+            && self.tls_memory.withdraws(peer.address, hello, clock::now());
+        if withdrawn {
+            self.metrics.starttls_withdrawn.increment();
+        }
+        !withdrawn
     }
 
     fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
@@ -318,6 +329,10 @@ impl Policy for Asked<'_> {
         self.context.admit(declared_bytes)
     }
 
+    fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {
+        self.context.lists_starttls(peer, hello)
+    }
+
     fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
         self.context.spend(peer, what)
     }
@@ -434,13 +449,8 @@ impl Context {
 impl Session {
     fn new(context: Rc<Context>, socket: Socket, who: Who, implicit_tls: bool) -> Self {
         let started = clock::now();
-        let offer_starttls = !implicit_tls
-            && context.offers_starttls
-            // Without TLS such a client could not send at all.
-            && (context.settings.require_tls
-                || !context.broken_tls.borrow().is_broken(&who.peer.ip(), started));
         let info = PeerInfo {
-            offer_starttls,
+            offer_starttls: !implicit_tls && context.offers_starttls,
             ..context.peer_info(who.peer.ip())
         };
         Session {
@@ -738,10 +748,8 @@ impl Session {
         };
         match result {
             Ok(summary) => {
-                context
-                    .broken_tls
-                    .borrow_mut()
-                    .succeeded(&self.who.peer.ip());
+                let hello = &self.server.summary().hello;
+                context.tls_memory.succeeded(self.who.peer.ip(), hello, now);
                 match summary.resumed {
                     true => context.metrics.handshakes_in_resumed.increment(),
                     false => context.metrics.handshakes_in_full.increment(),
@@ -750,14 +758,30 @@ impl Session {
                 Ok(summary)
             }
             Err(error) => {
-                context
-                    .broken_tls
-                    .borrow_mut()
-                    .failed(self.who.peer.ip(), now);
+                self.note_failed_handshake(&error, now);
                 context.metrics.handshakes_in_failed.increment();
                 Err(End::Handshake(error))
             }
         }
+    }
+
+    /// What failed here, and what no name was given for, says nothing of the client.
+    fn note_failed_handshake(&self, error: &StreamError, now: Now) {
+        let hello = &self.server.summary().hello;
+        let is_ours = matches!(error, StreamError::Tls(TlsError::Ours(_)));
+        if hello.is_empty() || is_ours {
+            return;
+        }
+        let failure = Failure {
+            fingerprint: self.stream.failed_hello(),
+            said_why: match error {
+                StreamError::Tls(TlsError::Alert(alert)) => **alert != *"CloseNotify",
+                StreamError::Tls(_) => true,
+                StreamError::Gone(_) | StreamError::TimedOut => false,
+            },
+        };
+        let memory = &self.context.tls_memory;
+        memory.failed(self.who.peer.ip(), hello, failure, now);
     }
 
     /// The next wait's deadline starts to run. Called when the machine has answered something or
@@ -805,6 +829,7 @@ impl Session {
             End::Draining => self.server.shutting_down(&mut self.out),
             _ => {}
         }
+        self.note_withdrawal();
         self.log_end(end);
         let last_words = std::mem::take(&mut self.out);
         let last_words_due = clock::now() + LAST_WORD_TIMEOUT;
@@ -822,6 +847,14 @@ impl Session {
             self.stream.close(&last_words).await;
         }
         pool::give(last_words);
+    }
+
+    fn note_withdrawal(&self) {
+        let summary = self.server.summary();
+        if summary.starttls_withdrawn && summary.transactions == 0 {
+            let memory = &self.context.tls_memory;
+            memory.withdrawn_in_vain(self.who.peer.ip(), &summary.hello);
+        }
     }
 
     fn log_accepted(&self, durable: &Durable, envelope: &Envelope) {
@@ -860,6 +893,9 @@ impl Session {
         }
         if summary.input_before_tls {
             line.field("violation", "input behind STARTTLS, discarded");
+        }
+        if summary.starttls_withdrawn {
+            line.field("starttls", "not listed: the last handshakes failed");
         }
         let seconds = clock::now().since(self.started).as_millis() as u64;
         line.field("duration_ms", seconds).field("end", Shown(end));

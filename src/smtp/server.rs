@@ -130,7 +130,8 @@ pub struct PeerInfo {
     pub address: IpAddr,
     /// May send to any domain; passed to [`Policy::recipient`].
     pub trusted: bool,
-    /// List and accept STARTTLS while there is no TLS.
+    /// List and accept STARTTLS while there is no TLS; [`Policy::lists_starttls`] is asked before it
+    /// is listed.
     pub offer_starttls: bool,
     /// TLS from the first octet (RFC 8314 section 3).
     pub tls: Option<TlsSummary>,
@@ -149,6 +150,12 @@ pub trait Policy {
 
     /// Is there room for a message? Asked at MAIL, and again at DATA or the first BDAT. 452 4.3.1 if not.
     fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal>;
+
+    /// Is STARTTLS listed for a peer that gives this name? Asked at the first EHLO, for the whole session. A
+    /// no counts. STARTTLS that comes without is accepted.
+    fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
+        true
+    }
 
     /// May `peer` have one more of these in this time? A yes counts, and so this is asked last.
     /// What an error is answered with is the end of the session.
@@ -238,6 +245,8 @@ pub struct Summary {
     /// The last such reply, one line without CRLF, printable.
     pub last_refusal: String,
     pub tls: Option<TlsSummary>,
+    /// STARTTLS could be had, and was not listed for this peer.
+    pub starttls_withdrawn: bool,
     /// Input was there behind STARTTLS before the handshake: a broken client, or somebody in the
     /// middle. It was not read.
     pub input_before_tls: bool,
@@ -324,6 +333,8 @@ pub struct Server {
     envelope_bytes: usize,
     refused_data: RefusedData,
     has_quit: bool,
+    /// Whether STARTTLS is listed, once that was asked.
+    lists_starttls: Option<bool>,
     /// What the last MAIL declared, up to 4 GiB; 0 if nothing.
     declared_bytes: u32,
     summary: Summary,
@@ -346,6 +357,7 @@ impl Server {
             envelope_bytes: 0,
             refused_data: RefusedData::No,
             has_quit: false,
+            lists_starttls: None,
             declared_bytes: 0,
             summary: Summary {
                 tls: peer.tls,

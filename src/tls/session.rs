@@ -19,6 +19,8 @@ use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 
 use super::client::HostTickets;
+pub use super::error::TlsError;
+use super::hello::{HELLO_KEPT_BYTES_MAX, fingerprint};
 use crate::message::{TlsSummary, Verdict};
 
 /// The plaintext of one record (RFC 8446 section 5.1).
@@ -39,69 +41,6 @@ pub const UNREAD_BYTES_MAX: usize = RECORD_WIRE_BYTES_MAX + 2048;
 /// Unfinished input while a server sends us its certificates: one handshake message of 64 KB
 /// (the most that rustls takes) in records of reasonable size.
 pub const UNREAD_BYTES_MAX_CONNECTING: usize = 64 * 1024 + RECORD_WIRE_BYTES_MAX + 2048;
-
-/// Why a TLS connection cannot go on. The text is printable and bounded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum TlsError {
-    /// The peer ended the connection with this alert.
-    Alert(Box<str>),
-    /// What came is not TLS at all.
-    NotTls,
-    /// Both sides keep to the rules but have nothing in common.
-    Incompatible(Box<str>),
-    /// The peer broke the protocol, or the bytes were changed on the way.
-    PeerMisbehaved(Box<str>),
-    /// More unfinished input than a session may keep.
-    TooMuchUnfinished,
-    /// Asked to send before the handshake is done, or after the session ended.
-    NotOpen,
-    /// Our own configuration or random numbers.
-    Ours(Box<str>),
-}
-
-/// Bound on the text of a [`TlsError`].
-const ERROR_TEXT_CHARS_MAX: usize = 200;
-
-impl From<rustls::Error> for TlsError {
-    fn from(error: rustls::Error) -> Self {
-        use rustls::{Error, InvalidMessage};
-        let text = |error: &Error| -> Box<str> {
-            let text = error.to_string();
-            text.chars()
-                .map(|c| if c.is_control() { '?' } else { c })
-                .take(ERROR_TEXT_CHARS_MAX)
-                .collect::<String>()
-                .into()
-        };
-        match &error {
-            Error::AlertReceived(alert) => TlsError::Alert(format!("{alert:?}").into()),
-            Error::InvalidMessage(
-                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
-            ) => TlsError::NotTls,
-            Error::PeerIncompatible(why) => TlsError::Incompatible(format!("{why:?}").into()),
-            Error::General(_) | Error::FailedToGetRandomBytes | Error::FailedToGetCurrentTime => {
-                TlsError::Ours(text(&error))
-            }
-            _ => TlsError::PeerMisbehaved(text(&error)),
-        }
-    }
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TlsError::Alert(alert) => write!(f, "peer sent TLS alert {alert}"),
-            TlsError::NotTls => f.write_str("peer does not speak TLS"),
-            TlsError::Incompatible(why) => write!(f, "no TLS in common with peer: {why}"),
-            TlsError::PeerMisbehaved(why) => write!(f, "TLS broken by peer: {why}"),
-            TlsError::TooMuchUnfinished => f.write_str("TLS message of peer too large"),
-            TlsError::NotOpen => f.write_str("TLS session not open"),
-            TlsError::Ours(why) => write!(f, "TLS failed here: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for TlsError {}
 
 /// What one call of [`Session::receive`] brought, besides bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -135,7 +74,7 @@ pub struct Session {
     /// Ciphertext whose record or handshake message is not complete yet; may be decrypted in
     /// part. Starts at the start of a record. Has no allocation when empty.
     unread: Vec<u8>,
-    /// The ClientHello until `start`.
+    /// On a client the ClientHello until `start`; on a server what came first, until the handshake is done.
     hello: Vec<u8>,
     offers_ticket: bool,
 }
@@ -167,6 +106,12 @@ impl Session {
             hello: Vec::new(),
             offers_ticket: false,
         }
+    }
+
+    /// On a server whose handshake is not done: what the client's hello offers, as one number that a
+    /// client repeats.
+    pub fn hello_fingerprint(&self) -> u32 {
+        fingerprint(&self.hello)
     }
 
     /// True on a client that had a ticket of the server: the handshake is to resume a session, and if it
@@ -227,6 +172,11 @@ impl Session {
             out,
             peer_closed: false,
         };
+        if self.phase == Phase::Handshaking && matches!(self.side, Side::Server(_)) {
+            let room = HELLO_KEPT_BYTES_MAX - self.hello.len();
+            self.hello
+                .extend_from_slice(&cipher[..cipher.len().min(room)]);
+        }
         let unread = &mut self.unread;
         let fed = match &mut self.side {
             Side::Client(connection, _) => feed(&mut ***connection, unread, cipher, &mut sink),
@@ -244,6 +194,7 @@ impl Session {
         let handshake_done_now = self.phase == Phase::Handshaking && !self.is_handshaking();
         if handshake_done_now {
             self.phase = Phase::Open;
+            self.hello = Vec::new();
             self.bound_tickets();
         }
         if self.unread.len() > self.unread_bytes_max() {

@@ -45,7 +45,7 @@ impl fmt::Display for StreamError {
                 f.write_str("the peer closed the connection")
             }
             StreamError::Gone(error) => write!(f, "connection lost: {error}"),
-            StreamError::Tls(error) => write!(f, "TLS: {error}"),
+            StreamError::Tls(error) => write!(f, "{error}"),
         }
     }
 }
@@ -68,6 +68,7 @@ pub struct Stream {
     ended: Option<Received>,
     /// What TLS has to say and can say along with the next text: the end of a handshake, tickets.
     owed: Vec<u8>,
+    failed_hello: u32,
 }
 
 impl Stream {
@@ -77,7 +78,13 @@ impl Stream {
             tls: None,
             ended: None,
             owed: Vec::new(),
+            failed_hello: 0,
         }
+    }
+
+    /// [`Session::hello_fingerprint`] of the handshake that failed as a server.
+    pub fn failed_hello(&self) -> u32 {
+        self.failed_hello
     }
 
     /// When the next wait of this stream fails with [`StreamError::TimedOut`].
@@ -189,11 +196,27 @@ impl Stream {
         plain: &mut Vec<u8>,
     ) -> Result<TlsSummary, StreamError> {
         let mut tls = Box::new(session);
+        if let Err(error) = self.shake_hands(&mut tls, plain).await {
+            self.failed_hello = tls.hello_fingerprint();
+            return Err(error);
+        }
+        let summary = tls
+            .summary()
+            .ok_or(StreamError::Gone(io::ErrorKind::InvalidData.into()))?;
+        self.tls = Some(tls);
+        Ok(summary)
+    }
+
+    async fn shake_hands(
+        &mut self,
+        tls: &mut Session,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), StreamError> {
         tls.start(&mut self.owed);
         let mut each = |text: &[u8]| keep(text, plain);
         while tls.is_handshaking() {
             let sent = send_owed(&self.socket, &mut self.owed).await;
-            let received = receive_records(&self.socket, &mut tls, &mut each, &mut self.owed).await;
+            let received = receive_records(&self.socket, tls, &mut each, &mut self.owed).await;
             // Who closes before our flight has come may have said why.
             let received = match (sent, received) {
                 (Err(gone), Ok(_) | Err(StreamError::Gone(_))) => return Err(gone.into()),
@@ -203,11 +226,7 @@ impl Stream {
                 return Err(StreamError::Gone(io::ErrorKind::UnexpectedEof.into()));
             }
         }
-        let summary = tls
-            .summary()
-            .ok_or(StreamError::Gone(io::ErrorKind::InvalidData.into()))?;
-        self.tls = Some(tls);
-        Ok(summary)
+        Ok(())
     }
 
     /// Sends `last_words`, which may be empty, with a close_notify if TLS is on, and closes.

@@ -90,7 +90,7 @@ impl Server {
             Command::Ehlo(name) | Command::Helo(name) if !self.takes_hello(&name) => {
                 self.say_no(&command::hello_refusal(), out)
             }
-            Command::Ehlo(name) => self.ehlo(&name, out),
+            Command::Ehlo(name) => self.ehlo(&name, policy, out),
             Command::Helo(name) => self.helo(&name, out),
             Command::StartTls => self.starttls(policy, out),
             Command::Rset => self.rset(out),
@@ -145,15 +145,28 @@ impl Server {
         None
     }
 
-    fn ehlo(&mut self, name: &str, out: &mut Vec<u8>) -> Next {
+    fn ehlo(&mut self, name: &str, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
+        let lists_starttls = self.lists_starttls(name, policy);
         extension::write_ehlo(
             &self.settings.hostname,
             self.settings.max_message_bytes,
-            self.peer.offer_starttls && self.peer.tls.is_none(),
+            lists_starttls,
             self.settings.offer_chunking,
             out,
         );
         self.meet(name, true)
+    }
+
+    fn lists_starttls(&mut self, name: &str, policy: &dyn Policy) -> bool {
+        if !self.peer.offer_starttls || self.peer.tls.is_some() {
+            return false;
+        }
+        let peer = &self.peer;
+        let lists = *self
+            .lists_starttls
+            .get_or_insert_with(|| policy.lists_starttls(peer, name));
+        self.summary.starttls_withdrawn = !lists;
+        lists
     }
 
     fn helo(&mut self, name: &str, out: &mut Vec<u8>) -> Next {
