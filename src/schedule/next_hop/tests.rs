@@ -355,7 +355,12 @@ fn short_retry_interval_shortens_the_pauses() {
     let hop = open_all(&mut schedule, Now(0))[0];
     schedule.connect_failed(hop, Now(0), Now(0));
     quiet_until(&mut schedule, Some(Now(SECOND)));
-    let hop = schedule.hop(&"a").unwrap();
+    assert_eq!(
+        open_all(&mut schedule, Now(SECOND)),
+        [hop],
+        "a try a second"
+    );
+    schedule.connect_failed(hop, Now(SECOND), Now(SECOND));
     let action = schedule.poll(Now(SECOND));
     assert_eq!(action, Some(Action::Postpone { hop, job: 1 }));
 }
