@@ -338,7 +338,9 @@ fn our_client_talks_to_openssl_with_every_kind_of_key() {
     for (key_args, verdict) in kinds {
         let directory = tempfile::tempdir().unwrap();
         let (certificate, key) = make_certificate(directory.path(), key_args);
-        let trusted = TrustAnchors::load(Some(Path::new(&certificate))).unwrap().0;
+        let trusted = TrustAnchors::load(Some(Path::new(&certificate)), false, now())
+            .unwrap()
+            .0;
         let judge = Judge::new(Arc::new(trusted));
         for flag in ["-tls1_2", "-tls1_3"] {
             if flag == "-tls1_3" && verdict == Verdict::Untrusted {

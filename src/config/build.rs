@@ -246,6 +246,7 @@ fn tls(flags: &Tls, hostname: &str, certificate: CertificateSource) -> TlsConfig
         out_level: flags.tls_out,
         out_levels,
         roots: flags.tls_ca.clone(),
+        only_roots: flags.tls_ca_only,
         send_sni: !flags.no_sni,
         broken_for: flags.tls_broken_for.0,
     }
@@ -473,6 +474,9 @@ fn tls_contradictions(flags: &Flags, found: &mut Vec<String>) {
         (Some(_), None) => found.push("--tls-cert needs --tls-key beside it".to_owned()),
         (None, Some(_)) => found.push("--tls-key needs --tls-cert beside it".to_owned()),
         _ => {}
+    }
+    if tls.tls_ca_only && tls.tls_ca.is_none() {
+        found.push("--tls-ca-only needs --tls-ca beside it".to_owned());
     }
     if tls.no_starttls && tls.tls_require {
         found.push("--tls-require and --no-starttls leave clients no way to TLS".to_owned());

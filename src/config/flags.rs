@@ -181,9 +181,13 @@ pub struct Tls {
     #[arg(long, value_name = "DOMAIN=LEVEL,...", value_delimiter = ',')]
     pub tls_out_for: Vec<TlsFor>,
 
-    /// Roots to trust, PEM [default: those of the system]
+    /// Roots to trust besides the system's, and hosts' own certificates, PEM
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+
+    /// Trust only what is in --tls-ca, and not the system's roots
+    #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
+    pub tls_ca_only: bool,
 
     /// Do not tell next hops the name that we want (SNI)
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]

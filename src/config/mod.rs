@@ -121,6 +121,8 @@ pub struct TlsConfig {
     pub out_levels: Vec<(DomainPattern, TlsLevel)>,
     /// PEM. `None`: the roots of the system.
     pub roots: Option<PathBuf>,
+    /// The roots of the system are not trusted.
+    pub only_roots: bool,
     pub send_sni: bool,
     /// How long a host whose TLS failed at level `may` gets plaintext at once.
     pub broken_for: Duration,

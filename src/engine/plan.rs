@@ -60,8 +60,12 @@ impl Plan {
         let is_patient = !shares_cpus && config.cores.pin;
         let impatience = is_patient.then(cpu::wake_patiently).and_then(Result::err);
         ports::check_sources(config)?;
-        let (anchors, anchor_complaints) =
-            TrustAnchors::load(config.tls.roots.as_deref()).context("trusted certificates")?;
+        let (anchors, anchor_complaints) = TrustAnchors::load(
+            config.tls.roots.as_deref(),
+            config.tls.only_roots,
+            crate::io::clock::wall_time(),
+        )
+        .context("trusted certificates")?;
         let hints = impatience.map(|error| {
             format!(
                 "the scheduling policy SCHED_BATCH was refused ({error}): mail costs a little \

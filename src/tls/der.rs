@@ -12,6 +12,11 @@ const OBJECT_ID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const EXPLICIT_VERSION: u8 = 0xa0;
+const EXPLICIT_EXTENSIONS: u8 = 0xa3;
+const BOOLEAN: u8 = 0x01;
+const OCTET_STRING: u8 = 0x04;
+
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
 const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
@@ -73,6 +78,39 @@ pub(super) fn fields(certificate: &[u8]) -> Option<Fields<'_>> {
         key_kind,
         key,
     })
+}
+
+/// Whether the certificate says CA:TRUE (RFC 5280 section 4.2.1.9). One of version 1 says nothing.
+pub(super) fn is_ca(certificate: &[u8]) -> bool {
+    says_ca(certificate).unwrap_or(false)
+}
+
+fn says_ca(certificate: &[u8]) -> Option<bool> {
+    let mut outer = Der(Der(certificate).expect(SEQUENCE)?);
+    let mut tbs = Der(outer.expect(SEQUENCE)?);
+    let extensions = loop {
+        match tbs.element()? {
+            (EXPLICIT_EXTENSIONS, content) => break Der(content).expect(SEQUENCE)?,
+            _ => continue,
+        }
+    };
+    let mut extensions = Der(extensions);
+    while !extensions.0.is_empty() {
+        let mut extension = Der(extensions.expect(SEQUENCE)?);
+        if extension.expect(OBJECT_ID)? != BASIC_CONSTRAINTS {
+            continue;
+        }
+        let (mut tag, mut content) = extension.element()?;
+        if tag == BOOLEAN {
+            (tag, content) = extension.element()?;
+        }
+        let mut constraints = match tag {
+            OCTET_STRING => Der(Der(content).expect(SEQUENCE)?),
+            _ => return None,
+        };
+        return Some(matches!(constraints.element(), Some((BOOLEAN, [1..=255]))));
+    }
+    None
 }
 
 fn public_key(spki_content: &[u8]) -> Option<(KeyKind, &[u8])> {

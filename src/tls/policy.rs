@@ -106,28 +106,50 @@ impl TrustAnchors {
         }
     }
 
-    /// The system's store (or what `SSL_CERT_FILE` and `SSL_CERT_DIR` say) and the PEM file
-    /// `extra`. Also returns what could not be used of the system's store, for the log: that is
+    /// The system's store (or what `SSL_CERT_FILE` and `SSL_CERT_DIR` say), unless only the others are
+    /// wanted, and the PEM file `extra`. Also returns what could not be used, for the log: that is
     /// no error, since a host may have no store at all.
-    pub fn load(extra: Option<&Path>) -> Result<(Self, Vec<String>), CertificateError> {
-        let system = rustls_native_certs::load_native_certs();
-        let complaints = system.errors.iter().map(ToString::to_string).collect();
+    pub fn load(
+        extra: Option<&Path>,
+        only_extra: bool,
+        now: WallTime,
+    ) -> Result<(Self, Vec<String>), CertificateError> {
         let mut trusted = Self::none();
-        for certificate in &system.certs {
-            trusted.add_anchor(certificate);
+        let mut complaints = Vec::new();
+        if !only_extra {
+            let system = rustls_native_certs::load_native_certs();
+            complaints.extend(system.errors.iter().map(ToString::to_string));
+            let certificates = system.certs.iter();
+            let expired = certificates.filter(|certificate| !trusted.add_anchor(certificate, now));
+            match expired.count() {
+                0 => {}
+                count => complaints.push(format!(
+                    "{count} of the system's roots are not trusted: expired, or they do not say that \
+                     they are CAs"
+                )),
+            }
         }
         if let Some(path) = extra {
-            for certificate in read_chain(path)? {
-                trusted.add(&certificate);
+            for (index, certificate) in read_chain(path)?.iter().enumerate() {
+                if is_over(certificate, now) {
+                    complaints.push(format!(
+                        "certificate {} of {} has expired and is not trusted",
+                        index + 1,
+                        path.display()
+                    ));
+                    continue;
+                }
+                trusted.add(certificate, now);
             }
         }
         Ok((trusted, complaints))
     }
 
-    /// Trusts one certificate that the operator named, as a CA and as itself.
-    pub fn add(&mut self, certificate: &CertificateDer<'_>) {
+    /// Trusts one certificate that the operator named: one that says CA:TRUE for all that it has signed,
+    /// any other for itself alone. (Of version 1 is for itself: it says nothing.)
+    pub fn add(&mut self, certificate: &CertificateDer<'_>, now: WallTime) {
         self.named.insert(sha256(certificate));
-        self.add_anchor(certificate);
+        self.add_anchor(certificate, now);
     }
 
     pub fn len(&self) -> usize {
@@ -138,11 +160,19 @@ impl TrustAnchors {
         self.len() == 0
     }
 
-    fn add_anchor(&mut self, certificate: &CertificateDer<'_>) {
-        if let Ok(anchor) = webpki::anchor_from_trusted_cert(certificate) {
-            self.anchors.push(anchor.to_owned());
+    fn add_anchor(&mut self, certificate: &CertificateDer<'_>, now: WallTime) -> bool {
+        if !der::is_ca(certificate) || is_over(certificate, now) {
+            return false;
         }
+        let anchor = webpki::anchor_from_trusted_cert(certificate);
+        let anchor = anchor.map(|anchor| self.anchors.push(anchor.to_owned()));
+        anchor.is_ok()
     }
+}
+
+fn is_over(certificate: &CertificateDer<'_>, now: WallTime) -> bool {
+    let end = der::fields(certificate).and_then(|fields| fields.not_after);
+    end.is_some_and(|end| end < (now.0 / 1000) as i64)
 }
 
 impl fmt::Debug for TrustAnchors {
@@ -319,17 +349,20 @@ mod tests {
     struct Authority {
         issuer: Issuer<'static, KeyPair>,
         certificate: CertificateDer<'static>,
+        pem: String,
     }
 
     fn authority() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let made = params.self_signed(&key).unwrap();
+        let (certificate, pem) = (made.der().clone(), made.pem());
         let issuer = Issuer::new(params, key);
         Authority {
             issuer,
             certificate,
+            pem,
         }
     }
 
@@ -349,7 +382,7 @@ mod tests {
 
     fn judge_trusting(certificate: &CertificateDer<'_>) -> Judge {
         let mut trusted = TrustAnchors::none();
-        trusted.add(certificate);
+        trusted.add(certificate, NOW);
         Judge::new(Arc::new(trusted))
     }
 
@@ -406,6 +439,41 @@ mod tests {
         assert_eq!(judge.judge(&leaf, "mx.test", NOW), Verdict::Verified);
         let early = WallTime(1_500_000_000_000);
         assert_eq!(judge.judge(&leaf, "mx.test", early), Verdict::Expired);
+    }
+
+    /// With its key anybody could else be signed for.
+    #[test]
+    fn a_named_leaf_is_no_ca() {
+        let key = KeyPair::generate().unwrap();
+        let own = params(&["exchange.test"]);
+        let named = own.self_signed(&key).unwrap().der().clone();
+        let judge = judge_trusting(&named);
+        let leaf = Authority {
+            issuer: Issuer::new(own, key),
+            certificate: named.clone(),
+            pem: String::new(),
+        };
+        let forged = issue(&leaf, &params(&["mx.test"]));
+        let chain = [forged, named.clone()];
+        assert_eq!(judge.judge(&chain, "mx.test", NOW), Verdict::Untrusted);
+        assert_eq!(
+            judge.judge(&[named], "exchange.test", NOW),
+            Verdict::Verified
+        );
+    }
+
+    #[test]
+    fn an_expired_root_is_refused_when_it_is_loaded() {
+        let ca = authority();
+        let pem = ca.pem;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), pem).unwrap();
+        let load = |now| TrustAnchors::load(Some(file.path()), true, now).unwrap();
+        let (trusted, complaints) = load(NOW);
+        assert_eq!((trusted.len(), complaints.len()), (1, 0));
+        let (trusted, complaints) = load(WallTime(u64::MAX / 2));
+        assert!(trusted.is_empty());
+        assert!(complaints[0].contains("has expired"), "{complaints:?}");
     }
 
     #[test]

@@ -367,7 +367,7 @@ fn verdict(server: &ServerTls, versions: Versions, trusted: &CertificateDer<'_>)
     let again = Pair::shake_hands(&client, server);
     assert!(again.resumed());
     let mut anchors = TrustAnchors::none();
-    anchors.add(trusted);
+    anchors.add(trusted, NOW);
     let judge = Judge::new(Arc::new(anchors));
     let [first, second] = [&pair, &again]
         .map(|pair| judge.judge(pair.client.session.peer_certificates(), "mx.test", NOW));
