@@ -40,7 +40,7 @@ impl Policy for Everything {
         None
     }
 
-    fn admit(&self, _: Option<u64>) -> Result<(), Refusal> {
+    fn admit(&self, _: &PeerInfo, _: Option<u64>) -> Result<(), Refusal> {
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Time as a number that is handed in. Pure rooms never read a clock.
 
+pub mod pace;
+
 use std::ops::{Add, Sub};
 use std::time::Duration;
 

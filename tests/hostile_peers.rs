@@ -6,6 +6,7 @@ mod support;
 use ringpost::tls::Versions;
 use ringpost::tls::client::ClientTls;
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, Mail, NextHop, StartTls};
 use support::relay::{Home, Relay};
@@ -305,4 +306,141 @@ fn next_hops_that_reset_at_any_stage_get_the_mail_again() {
         assert_eq!(hop.wait_for_mail(1).len(), 1, "{verb}");
         relay.stop();
     }
+}
+
+// ---- peers that dribble ----
+
+/// The mail waits for a hop that says `piece` again and again to `verb`, the first time only.
+fn dribbles_once(verb: &'static str, piece: &'static str, flag: &str) {
+    let hop = NextHop::scripted(StartTls::Works, move |occasion| {
+        match occasion.command.starts_with(verb) && occasion.before == 0 {
+            true => Answer::Dribble(piece),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[flag, "1s"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    assert_eq!(hop.wait_for_mail(1).len(), 1, "{verb} {piece:?}");
+    relay.stop();
+}
+
+#[test]
+fn a_greeting_that_dribbles_has_one_deadline() {
+    dribbles_once("CONNECT", "2", "--greeting-timeout");
+    dribbles_once("CONNECT", "220-wait\r\n", "--greeting-timeout");
+}
+
+#[test]
+fn a_reply_that_dribbles_has_one_deadline_however_it_comes() {
+    for verb in ["EHLO", "STARTTLS", "MAIL", "RCPT", "DATA"] {
+        dribbles_once(verb, "250-x\r\n", "--reply-timeout");
+    }
+    dribbles_once("MAIL", "2", "--reply-timeout");
+}
+
+#[test]
+fn the_reply_to_the_content_has_one_deadline_too() {
+    dribbles_once(".", "250-x\r\n", "--final-reply-timeout");
+}
+
+/// A host that answers each of many recipients within the time is slow, and not given up.
+#[test]
+fn every_reply_has_a_time_of_its_own() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        if occasion.command.starts_with("RCPT") {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        Answer::Usual
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--reply-timeout", "1s"]);
+    let to: Vec<String> = (0..6).map(|n| format!("u{n}@example.test")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    send_mail(relay.address(), FROM, &to, CONTENT);
+    assert_eq!(hop.wait_for_mail(1)[0].to.len(), 6);
+    assert_eq!(hop.connections(), 1);
+    relay.stop();
+}
+
+/// 512 octets five times a second are more than nothing for every block, and less than the least rate.
+#[test]
+fn a_next_hop_that_sips_the_content_is_given_up() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        match occasion.command.starts_with("DATA") && occasion.before == 0 {
+            true => Answer::SipContent,
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let flags = ["--send-timeout", "2s", "--min-send-rate", "1GiB"];
+    let relay = relay_to(&home, &hop, &flags);
+    // More than the kernels of both sides hold.
+    let content = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(1_500_000));
+    send_mail(relay.address(), FROM, &[TO], &content);
+    assert_eq!(hop.wait_for_mail(1).len(), 1);
+    assert_eq!(hop.connections(), 2);
+    relay.stop();
+}
+
+/// All connections are with hops that dribble after their greeting, each for its own domain.
+#[test]
+fn hops_that_dribble_leave_room_for_a_new_destination() {
+    const SLOW: usize = 8;
+    let good = NextHop::start();
+    let home = Home::new();
+    let hops: Vec<NextHop> = (0..SLOW)
+        .map(|n| {
+            let address = ([127, 0, 4, n as u8 + 1], 0).into();
+            NextHop::on(
+                address,
+                StartTls::NotOffered,
+                "PIPELINING",
+                |occasion| match occasion.command.starts_with("MAIL") {
+                    true => Answer::Dribble("250-x\r\n"),
+                    false => Answer::Usual,
+                },
+            )
+        })
+        .collect();
+    let mut routes: Vec<String> = hops
+        .iter()
+        .enumerate()
+        .map(|(n, hop)| hop.route(&format!("slow{n}.test")))
+        .collect();
+    routes.push(good.route("good.test"));
+    let routes = routes.join(";");
+    let relay = home.start(&[
+        "--route",
+        &routes,
+        "--delivery-connections-total",
+        "8",
+        "--delivery-connections",
+        "1",
+        "--crowded-timeout",
+        "2s",
+        "--retry-min",
+        "30s",
+    ]);
+    for n in 0..SLOW {
+        send_mail(
+            relay.address(),
+            FROM,
+            &[&format!("u@slow{n}.test")],
+            CONTENT,
+        );
+    }
+    let busy = hops.iter().take(SLOW - 1);
+    for hop in busy {
+        hop.wait_for_command(|command| command.starts_with("MAIL"));
+    }
+    let sent = Instant::now();
+    send_mail(relay.address(), FROM, &["u@good.test"], CONTENT);
+    good.wait_for_mail(1);
+    assert!(
+        sent.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        sent.elapsed()
+    );
+    drop(relay);
 }

@@ -131,6 +131,109 @@ fn a_client_that_reads_no_replies_is_ended() {
     relay.stop();
 }
 
+// ---- Places for connections ----
+
+/// Trusted is 127.0.0.1; everybody may send to one domain.
+const OPEN_GATEWAY: [&str; 4] = [
+    "--relay-from",
+    "127.0.0.1/32",
+    "--relay-domain",
+    "example.test",
+];
+
+#[test]
+fn two_strangers_do_not_lock_a_trusted_client_out() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let limits = ["--max-connections", "20", "--max-connections-per-address"];
+    let relay = relay_to(&home, &hop, &[&OPEN_GATEWAY[..], &limits, &["10"]].concat());
+    let mut idle: Vec<Client> = ["127.0.0.2", "127.0.0.3"]
+        .into_iter()
+        .flat_map(|stranger| (0..10).map(move |_| stranger))
+        .map(|stranger| client_from(stranger, relay.address()))
+        .collect();
+    let greeted = idle.iter_mut().map(|client| client.reply().code);
+    let refused = greeted.filter(|code| *code == 421).count();
+    assert_eq!(refused, 2);
+    let mut third = client_from("127.0.0.4", relay.address());
+    assert!(third.expect_reply(421).contains("reserved"));
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.wait_for("refused", |event| {
+        event["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("reserved"))
+    });
+    drop((idle, third));
+    relay.stop();
+}
+
+const CROWDED: [&str; 8] = [
+    "--max-connections",
+    "5",
+    "--max-connections-per-address",
+    "5",
+    "--reserved-connections",
+    "1",
+    "--crowded-timeout",
+    "1s",
+];
+
+#[test]
+fn silent_strangers_give_their_places_up_while_places_run_short() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[&OPEN_GATEWAY[..], &CROWDED].concat());
+    let mut trusted = Client::connect(relay.address());
+    let mut silent: Vec<Client> = (0..4)
+        .map(|_| client_from("127.0.0.2", relay.address()))
+        .collect();
+    for client in &mut silent {
+        client.expect_reply(220);
+    }
+    for client in &mut silent {
+        assert!(client.expect_reply(421).contains("4.4.2"));
+        client.expect_end();
+    }
+    trusted.expect("EHLO client.test", 250);
+    trusted.quit();
+    relay.stop();
+}
+
+#[test]
+fn strangers_keep_no_place_by_a_word_now_and_then_while_places_run_short() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[&OPEN_GATEWAY[..], &CROWDED].concat());
+    let mut chatty: Vec<Client> = (0..4)
+        .map(|_| greeted_from("127.0.0.2", relay.address()))
+        .collect();
+    // Well below the wait for one command, and below the limit for commands that lead nowhere.
+    let ended = (0..80).any(|_| {
+        std::thread::sleep(Duration::from_millis(300));
+        let code = |client: &mut Client| client.command("NOOP").code;
+        chatty.iter_mut().any(|client| code(client) == 421)
+    });
+    assert!(ended);
+    drop(chatty);
+    relay.stop();
+}
+
+/// As many strangers as may be there, and none of them idle: everybody is served.
+#[test]
+fn strangers_with_mail_are_served_while_places_run_short() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &[&OPEN_GATEWAY[..], &CROWDED].concat());
+    let mut busy: Vec<Client> = (0..4)
+        .map(|_| greeted_from("127.0.0.2", relay.address()))
+        .collect();
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(300));
+        for client in &mut busy {
+            client.accepted(FROM, &[TO], CONTENT);
+        }
+    }
+    hop.wait_for_mail(80);
+    relay.stop();
+}
+
 // ---- Rates ----
 
 #[test]

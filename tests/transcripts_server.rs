@@ -19,7 +19,7 @@ use ringpost::message::{BodyType, Envelope, Mailbox, MessageId, TlsSummary, Verd
 use ringpost::smtp::server::{
     BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Step,
 };
-use ringpost::time::WallTime;
+use ringpost::time::{Now, WallTime};
 
 /// Relays for `c.test`, where `nobody` does not exist and `fill` fills the disk.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl Policy for TestPolicy {
         None
     }
 
-    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+    fn admit(&self, _peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
         if self.is_full.get() || declared_bytes > Some(900_000) {
             return Err(Refusal::new(452, 3, 1, "Disk full"));
         }
@@ -1432,6 +1432,92 @@ fn idling_is_counted() {
         "{HELLO}C: NOOP\nC: RSET\nC: NOOP\nS: 250 ...\nS: 250 ...\nS: 421 4.7.0 ...\nE: close"
     );
     check_with(settings, peer(), &text);
+}
+
+#[test]
+fn chunks_of_nothing_are_idling() {
+    let settings = Settings {
+        max_idle_commands: 3,
+        ..settings()
+    };
+    let text = format!(
+        "{ENVELOPE}C: BDAT 0\nC: BDAT 0\nS: 250 2.0.0 ...\n\
+         S: 421 4.7.0 ...\nE: begin\nE: close"
+    );
+    check_with(settings, peer(), &text);
+}
+
+/// What a session may say until it is ended, `flood` again and again behind `opening`.
+fn said_until_closed(opening: &str, flood: &str) -> usize {
+    let mut session = Session::new(&Rc::new(settings()), peer());
+    session.feed(format!("EHLO a.test\r\n{opening}").as_bytes());
+    (0..100_000)
+        .find(|_| {
+            session.feed(flood.as_bytes());
+            session.out.clear();
+            session.body.clear();
+            session.outcome.events.last() == Some(&"close")
+        })
+        .expect("nobody goes on for ever")
+}
+
+#[test]
+fn a_flood_without_effect_is_ended_whatever_it_is_made_of() {
+    let envelope = "MAIL FROM:<a@b.test>\r\nRCPT TO:<b@c.test>\r\n";
+    let recipients = "RCPT TO:<b@c.test>\r\n".repeat(1000);
+    let many = format!("MAIL FROM:<a@b.test>\r\n{recipients}RSET\r\n");
+    for (opening, flood, most) in [
+        ("", "NOOP\r\n", 100),
+        ("", "RSET\r\n", 100),
+        ("", "HELP\r\n", 100),
+        ("", "VRFY a\r\n", 100),
+        ("", "EHLO a.test\r\n", 100),
+        ("", "HELO a.test\r\n", 100),
+        ("", "\r\n", 20),
+        ("", "EXPN a\r\n", 20),
+        ("", "DATA\r\n", 20),
+        ("", "BDAT 0\r\n", 20),
+        ("", "BDAT 3\r\nabc", 20),
+        (envelope, "STARTTLS\r\n", 20),
+        ("", "MAIL FROM:<a@b.test>\r\nRSET\r\n", 100),
+        ("", "MAIL FROM:<a@b.test>\r\nEHLO a.test\r\n", 100),
+        ("", "MAIL FROM:<a@b.test>\r\nDATA\r\n", 20),
+        ("", &many, 10),
+        (envelope, "BDAT 0\r\n", 100),
+        (envelope, "BDAT 1\r\nx", 10_000),
+        (envelope, "RCPT TO:<b@c.test>\r\n", 11_000),
+    ] {
+        let said = said_until_closed(opening, flood);
+        assert!(said <= most, "{flood:.40?}: {said}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_kept_open_by_noop_lives_on() {
+    let mut session = Session::new(&Rc::new(settings()), peer());
+    session.feed(b"EHLO a.test\r\n");
+    for command in 1..10_000u64 {
+        session.server.note_time(Now(command * 10_000_000));
+        session.feed(b"NOOP\r\n");
+        assert_ne!(session.outcome.events.last(), Some(&"close"), "{command}");
+    }
+}
+
+/// A client that sends its messages line by line, and one with an RSET around each message.
+#[test]
+fn odd_but_honest_clients_are_no_flood() {
+    let line = "BDAT 60\r\n0123456789012345678901234567890123456789012345678901234567\r\n";
+    let mail = "MAIL FROM:<a@b.test>\r\nRCPT TO:<b@c.test>\r\n";
+    let message = format!(
+        "RSET\r\n{mail}{}BDAT 0 LAST\r\nRSET\r\n",
+        line.repeat(2_000)
+    );
+    let mut session = Session::new(&Rc::new(settings()), peer());
+    session.feed(b"EHLO a.test\r\n");
+    for _ in 0..50 {
+        session.feed(message.as_bytes());
+    }
+    assert_eq!(session.server.summary().messages, 50);
 }
 
 #[test]

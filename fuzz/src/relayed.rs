@@ -26,7 +26,7 @@ impl Policy for TakesAll {
         None
     }
 
-    fn admit(&self, _declared_bytes: Option<u64>) -> Result<(), Refusal> {
+    fn admit(&self, _peer: &PeerInfo, _declared_bytes: Option<u64>) -> Result<(), Refusal> {
         Ok(())
     }
 }

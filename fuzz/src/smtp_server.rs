@@ -46,7 +46,7 @@ impl Policy for Host {
         None
     }
 
-    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+    fn admit(&self, _peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
         match declared_bytes {
             Some(77) => Err(Refusal::new(452, 3, 1, "Full")),
             _ => Ok(()),

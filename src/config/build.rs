@@ -21,6 +21,9 @@ const OTHER_DESCRIPTORS: u64 = 256;
 /// Every host takes lines of this many octets (RFC 5321 section 4.5.3.1.6).
 const LINE_BYTES_LEAST: u64 = 1000;
 
+/// One in so many connections is for trusted clients only.
+const RESERVED_SHARE: u32 = 8;
+
 /// A segment holds at least this many chunks, so that commits fill it well.
 const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
 
@@ -185,10 +188,23 @@ fn listen(flags: &Flags) -> ListenConfig {
         implicit_tls: flags.listening.listen_tls.clone(),
         backlog: flags.listening.backlog,
         connections_max: flags.limits.max_connections,
+        connections_reserved: connections_reserved(flags),
         connections_per_address_max: Some(flags.limits.max_connections_per_address)
             .filter(|&limit| limit > 0),
         rates: rates(&flags.limits),
         drain_timeout: flags.timeouts.drain_timeout.0,
+    }
+}
+
+/// Nobody is trusted: nobody needs places of its own.
+fn connections_reserved(flags: &Flags) -> u32 {
+    let is_net = |net: &ClientNet| matches!(net, ClientNet::Net(_));
+    let limits = &flags.limits;
+    match flags.relaying.relay_from.iter().any(is_net) {
+        true => limits
+            .reserved_connections
+            .unwrap_or(limits.max_connections / RESERVED_SHARE),
+        false => 0,
     }
 }
 
@@ -289,6 +305,7 @@ fn delivery(flags: &Flags, hostname: &str) -> DeliveryConfig {
         handshake_timeout: timeouts.handshake_timeout.0,
         reply_timeout: timeouts.reply_timeout.0,
         send_timeout: timeouts.send_timeout.0,
+        min_send_rate: none_if_zero(timeouts.min_send_rate.0),
         final_reply_timeout: timeouts.final_reply_timeout.0,
     }
 }
@@ -450,6 +467,14 @@ fn contradictions(flags: &Flags) -> Vec<String> {
         (
             "--max-connections-per-address",
             limits.max_connections_per_address,
+        ),
+        ("--max-connections", limits.max_connections),
+    );
+    at_most(
+        &mut found,
+        (
+            "--reserved-connections",
+            limits.reserved_connections.unwrap_or(0),
         ),
         ("--max-connections", limits.max_connections),
     );

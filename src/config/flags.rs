@@ -408,7 +408,12 @@ pub struct Limits {
     #[arg(long, count = "1..1000000", default_value = "10000")]
     pub max_connections: u32,
 
-    /// Open sessions of one IPv4 address or IPv6 /64 outside --relay-from. 0: no limit
+    /// Those of --max-connections that only clients in --relay-from may have [default: an eighth]
+    #[arg(long, count = "0..1000000")]
+    pub reserved_connections: Option<u32>,
+
+    /// Open sessions of one IPv4 address or IPv6 /64 outside --relay-from; an IPv6 /56 may have 4 times
+    /// as many, a /48 or an IPv4 /24 16 times. 0: no limit
     #[arg(long, count = "0..1000000", default_value = "100")]
     pub max_connections_per_address: u32,
 
@@ -472,22 +477,27 @@ pub struct Timeouts {
     #[arg(long, span = "1s..10m", default_value = "30s")]
     pub connect_timeout: Span,
 
-    /// Next hops: the greeting
+    /// Next hops: the whole greeting
     #[arg(long, span = "1s..1h", default_value = "5m")]
     pub greeting_timeout: Span,
 
-    /// Next hops: until a connection is ready for mail, while other next hops wait for one and
-    /// --delivery-connections-total is reached
+    /// While connections run short. Next hops: until one is ready for mail, and each reply up to the
+    /// message. Clients outside --relay-from: the next command or bytes
     #[arg(long, span = "1s..1h", default_value_t = Span(defaults::CROWDED_TIMEOUT))]
     pub crowded_timeout: Span,
 
-    /// Next hops: the reply to a command
+    /// Next hops: the whole reply to a command
     #[arg(long, span = "1s..1h", default_value = "5m")]
     pub reply_timeout: Span,
 
-    /// Next hops: the window to open for the next bytes of a message
+    /// Next hops: to take the next 64 KiB of a message
     #[arg(long, span = "1s..1h", default_value = "3m")]
     pub send_timeout: Span,
+
+    /// Next hops: bytes per second that they take of a message, on average, once it has taken
+    /// --send-timeout; then it is tried again later. 0: no limit
+    #[arg(long, size = "0..1GiB", default_value = "1000")]
+    pub min_send_rate: Bytes,
 
     /// Next hops: the reply after the message. A short one makes doubles
     #[arg(long, span = "1s..2h", default_value = "10m")]

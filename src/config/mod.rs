@@ -62,6 +62,8 @@ pub struct ListenConfig {
     pub backlog: u32,
     /// Open sessions of all listeners and cores.
     pub connections_max: u32,
+    /// Of those, only for trusted clients.
+    pub connections_reserved: u32,
     /// Per IPv4 address or IPv6 /64; trusted clients are exempt. `None`: no limit.
     pub connections_per_address_max: Option<u32>,
     pub rates: RateConfig,
@@ -200,6 +202,8 @@ pub struct DeliveryConfig {
     pub handshake_timeout: Duration,
     pub reply_timeout: Duration,
     pub send_timeout: Duration,
+    /// Bytes per second of a body, on average beyond `send_timeout`. `None`: no limit.
+    pub min_send_rate: Option<u64>,
     pub final_reply_timeout: Duration,
 }
 

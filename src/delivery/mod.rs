@@ -201,6 +201,11 @@ impl Delivery {
         self.0.schedule.borrow().connections()
     }
 
+    /// See [`Schedule::is_crowded`](crate::schedule::next_hop::Schedule::is_crowded).
+    pub fn is_crowded(&self) -> bool {
+        self.0.schedule.borrow().is_crowded()
+    }
+
     /// Jobs queued, deferred or at work.
     pub fn pending(&self) -> usize {
         self.0.schedule.borrow().len() + self.0.at_work.get() - self.0.idle.get()

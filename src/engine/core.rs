@@ -7,7 +7,7 @@ use crate::engine::placement::CoreSpec;
 use crate::handoff::job::{Accepted, Body, Job, Message, ToCore};
 use crate::handoff::{Handoff, Inbox, Outbox};
 use crate::io::clock;
-use crate::io::net::{self, Bound, Listener};
+use crate::io::net::{self, Bound, Direction, Listener};
 use crate::io::runtime::{sleep, spawn, yield_now};
 use crate::io::watch::{self, Noticed};
 use crate::listener::Ingress;
@@ -28,6 +28,8 @@ use tokio::sync::Notify;
 const PUMP_ITEMS: usize = 256;
 /// How often a quiet core hands its log lines over and counts what its spool did.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often it is asked whether connections run short.
+const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often items that did not fit into a lane are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
@@ -232,12 +234,29 @@ impl Core {
     /// What must be done now and then, however quiet or busy the core is.
     async fn keep_house(self: Rc<Self>) {
         let mut lines = Throttle::new(1);
+        let mut crowd_due = clock::now();
         loop {
             sleep(HOUSEKEEPING).await;
+            if clock::now() >= crowd_due {
+                crowd_due = clock::now() + CROWD_LOOK_INTERVAL;
+                self.end_long_waits();
+            }
             self.shared.heartbeats[self.number].increment();
             self.note_turns(&watch::take(), &mut lines);
             self.log.flush(clock::wall_time());
             self.count();
+        }
+    }
+
+    /// While connections run short, those that keep one without using it give it up.
+    fn end_long_waits(&self) {
+        let now = clock::now();
+        if self.delivery.as_ref().is_some_and(Delivery::is_crowded) {
+            net::sweep_crowd(Direction::Outbound, now);
+        }
+        let ingress = self.ingress.borrow();
+        if ingress.as_ref().is_some_and(|it| it.admission.is_crowded()) {
+            net::sweep_crowd(Direction::Inbound, now);
         }
     }
 

@@ -36,11 +36,12 @@ use crate::remote::route::{NextHop, RouteTable};
 use crate::schedule::next_hop;
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::retry::RetryPolicy;
+use crate::session;
 use crate::session::rates::{Rates, Throttle};
 use crate::session::tls_memory::TlsMemory;
-use crate::session::{self, MinRate};
 use crate::smtp::{data, server};
 use crate::spool::Spool;
+use crate::time::pace::MinRate;
 use crate::tls::{
     ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions,
 };
@@ -145,6 +146,7 @@ impl Shared {
             addresses: self.addresses.clone(),
             rates: self.rates.clone(),
             connections_max: self.config.listen.connections_max,
+            reserved: self.config.listen.connections_reserved,
             per_address_max: self.config.listen.connections_per_address_max,
         }
     }
@@ -173,6 +175,7 @@ impl Shared {
                 }),
                 handshake: config.handshake_timeout,
                 session: config.session_timeout,
+                crowded: self.config.delivery.crowded_timeout,
             },
             body_room: session::Room {
                 chunk_bytes: self.config.spool.chunk_bytes as usize,
@@ -308,7 +311,12 @@ impl Shared {
             data: config.reply_timeout,
             block: config.send_timeout,
             final_dot: config.final_reply_timeout,
+            min_rate: config.min_send_rate.map(|bytes_per_s| MinRate {
+                grace: config.send_timeout,
+                bytes_per_s,
+            }),
             quit: QUIT_TIMEOUT,
+            crowded: config.crowded_timeout,
         };
         Ok(connection::Context::new(
             &config.hostname,

@@ -22,18 +22,21 @@ pub enum Level {
     Warm,
     /// From 3/4: bodies that come in go to the disk at once, and only few sessions read at a time.
     Tight,
-    /// From 7/8: 452 at MAIL and DATA, 421 at connect.
+    /// From 7/8: 452 at MAIL and DATA, 421 at connect, but not for trusted clients.
     Full,
+    /// From 15/16: the same for trusted clients.
+    Spent,
 }
 
 impl Level {
     fn of(held_bytes: u64, max_bytes: u64) -> Level {
-        let eighths = held_bytes.saturating_mul(8) / max_bytes.max(1);
-        match eighths {
-            0..4 => Level::Plenty,
-            4..6 => Level::Warm,
-            6..7 => Level::Tight,
-            _ => Level::Full,
+        let sixteenths = held_bytes.saturating_mul(16) / max_bytes.max(1);
+        match sixteenths {
+            0..8 => Level::Plenty,
+            8..12 => Level::Warm,
+            12..14 => Level::Tight,
+            14..15 => Level::Full,
+            _ => Level::Spent,
         }
     }
 }
@@ -163,6 +166,7 @@ mod tests {
         assert_eq!(budget.level(), Level::Tight);
         let second = budget.charge(100);
         assert_eq!(budget.level(), Level::Full);
+        assert_eq!(budget.level_with(50), Level::Spent);
         first.set(10);
         drop(second);
         assert_eq!(memory.held_bytes(), 10);
@@ -176,7 +180,7 @@ mod tests {
         let (one, other) = (Budget::new(memory.clone(), 0), Budget::new(memory, 1));
         assert_eq!(one.level(), Level::Plenty);
         let charge = other.charge(790);
-        let seen = (0..=LOOKS_PER_SUM).position(|_| one.level() == Level::Full);
+        let seen = (0..=LOOKS_PER_SUM).position(|_| one.level() == Level::Spent);
         assert!(seen.is_some());
         std::thread::spawn(move || drop(charge)).join().unwrap();
         assert_eq!(one.level(), Level::Plenty);

@@ -30,9 +30,21 @@ enum Waiting {
     Writing,
 }
 
+/// Who connected to whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// The peer to us.
+    Inbound,
+    /// We to the peer.
+    Outbound,
+}
+
 struct State {
     stream: TcpStream,
+    direction: Direction,
     deadline: Cell<Now>,
+    /// See [`Socket::set_deadlines`].
+    deadline_in_crowd: Cell<Now>,
     expired: Cell<bool>,
     waiting: Cell<Waiting>,
     interruptible: Cell<bool>,
@@ -67,6 +79,18 @@ pub fn sweep_deadlines(now: Now) {
     EARLIEST.set(earliest);
 }
 
+/// Ends the waits of this thread's sockets whose deadline for crowded times has passed. To be called now
+/// and then while connections of that direction run short; looks at every socket.
+pub fn sweep_crowd(direction: Direction, now: Now) {
+    SOCKETS.with_borrow(|sockets| {
+        for (_, state) in sockets {
+            if state.direction == direction && state.deadline_in_crowd.get() <= now {
+                state.expire();
+            }
+        }
+    });
+}
+
 /// Ends the waits of this thread's sockets that are [`Socket::set_interruptible`]: for a drain.
 pub fn interrupt_idle() {
     SOCKETS.with_borrow(|sockets| {
@@ -81,6 +105,7 @@ pub fn interrupt_idle() {
 impl State {
     fn expire(&self) {
         self.deadline.set(Now::NEVER);
+        self.deadline_in_crowd.set(Now::NEVER);
         self.expired.set(true);
         // A reader still wants to say 421, so only its receiving half is closed. The shutdown
         // makes the pending poll complete. An error means that the peer is gone already.
@@ -99,10 +124,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: TcpStream, direction: Direction) -> Self {
         let state = Rc::new(State {
             stream,
+            direction,
             deadline: Cell::new(Now::NEVER),
+            deadline_in_crowd: Cell::new(Now::NEVER),
             expired: Cell::new(false),
             waiting: Cell::new(Waiting::Reading),
             interruptible: Cell::new(false),
@@ -113,7 +140,7 @@ impl Socket {
 
     /// Takes over a descriptor that another thread accepted.
     pub fn adopt(fd: OwnedFd) -> Self {
-        Socket::new(TcpStream::from(fd))
+        Socket::new(TcpStream::from(fd), Direction::Inbound)
     }
 
     /// Connects to `peer`, from `source` if given; gives up at `deadline`.
@@ -136,7 +163,8 @@ impl Socket {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
             Err(error) => return Err(error),
         };
-        let socket = Socket::new(TcpStream::from(OwnedFd::from(socket)));
+        let stream = TcpStream::from(OwnedFd::from(socket));
+        let socket = Socket::new(stream, Direction::Outbound);
         socket.set_deadline(deadline);
         if pending {
             socket.writable().await?;
@@ -150,7 +178,14 @@ impl Socket {
     /// When the next wait ends with `TimedOut`; [`Now::NEVER`] lifts the deadline. A deadline
     /// that has already passed stays passed.
     pub fn set_deadline(&self, deadline: Now) {
+        self.set_deadlines(deadline, Now::NEVER);
+    }
+
+    /// The same with an earlier one, which counts while connections of this socket's direction run
+    /// short ([`sweep_crowd`]).
+    pub fn set_deadlines(&self, deadline: Now, in_crowd: Now) {
         self.state.deadline.set(deadline);
+        self.state.deadline_in_crowd.set(in_crowd);
         if deadline < EARLIEST.get() {
             EARLIEST.set(deadline);
         }
@@ -523,7 +558,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (Socket::new(stream), peer)
+        (Socket::new(stream, Direction::Inbound), peer)
     }
 
     fn expired(socket: &Socket) -> bool {
@@ -545,6 +580,27 @@ mod tests {
         assert!(expired(&first) && !expired(&second));
         sweep_deadlines(Now(200));
         assert!(expired(&second));
+    }
+
+    #[test]
+    fn crowded_times_end_long_waits_of_their_direction_and_no_others() {
+        let ((first, _one), (second, _other)) = (connected(), connected());
+        first.set_deadlines(Now(100), Now(10));
+        second.set_deadline(Now(100));
+        sweep_crowd(Direction::Inbound, Now(9));
+        sweep_crowd(Direction::Outbound, Now(50));
+        assert!(!expired(&first));
+        sweep_crowd(Direction::Inbound, Now(10));
+        assert!(expired(&first) && !expired(&second));
+    }
+
+    #[test]
+    fn a_deadline_that_is_set_anew_lifts_the_one_for_crowded_times() {
+        let (socket, _peer) = connected();
+        socket.set_deadlines(Now(100), Now(10));
+        socket.set_deadline(Now(100));
+        sweep_crowd(Direction::Inbound, Now(50));
+        assert!(!expired(&socket));
     }
 
     #[test]

@@ -14,39 +14,79 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// count: with a few thousand clients that is rare, and only makes the limit stricter for them.
 const CELLS: usize = 1 << 16;
 
+/// The same for networks, whose limits are so much higher that sharing seldom matters.
+const NETWORK_CELLS: usize = 1 << 14;
+
+/// How many times the limit of an address (an IPv6 /64) its networks may have. Whoever is given a /56 or a
+/// /48 has all its /64s, and often all of a /24 belongs to one host too.
+const PER_V6_56: u32 = 4;
+const PER_V6_48: u32 = 16;
+const PER_V4_24: u32 = 16;
+
 /// A core passes connections on when it has this many more than the one with the fewest, and
 /// also an eighth more.
 const IMBALANCE_MIN: u32 = 16;
 
-/// Connections per IPv4 address or IPv6 /64, of all cores.
+/// Connections of addresses and of the networks that they are in, of all cores.
 pub struct AddressCounts {
-    cells: Box<[AtomicU32]>,
+    /// IPv4 addresses and IPv6 /64s.
+    addresses: Box<[AtomicU32]>,
+    /// IPv6 /56s.
+    sites: Box<[AtomicU32]>,
+    /// IPv4 /24s and IPv6 /48s.
+    networks: Box<[AtomicU32]>,
     hasher: RandomState,
 }
 
 impl Default for AddressCounts {
     fn default() -> Self {
+        let cells = |count| (0..count).map(|_| AtomicU32::new(0)).collect();
         AddressCounts {
-            cells: (0..CELLS).map(|_| AtomicU32::new(0)).collect(),
+            addresses: cells(CELLS),
+            sites: cells(NETWORK_CELLS),
+            networks: cells(NETWORK_CELLS),
             hasher: RandomState::new(),
         }
     }
 }
 
+/// The three cells of an address, and how many times the limit of one address each may hold.
+type Shares<'a> = [Option<(&'a AtomicU32, u32)>; 3];
+
 impl AddressCounts {
-    fn cell(&self, address: IpAddr) -> usize {
-        self.hasher.hash_one(prefix_of(address)) as usize % CELLS
+    fn shares(&self, address: IpAddr) -> Shares<'_> {
+        let prefix = prefix_of(address);
+        let cell = |cells: &'_ [AtomicU32], prefix: u64| {
+            self.hasher.hash_one(prefix) as usize % cells.len()
+        };
+        let address_cell = &self.addresses[cell(&self.addresses, prefix)];
+        let (site, network) = match address.to_canonical() {
+            IpAddr::V4(_) => (None, (prefix >> 8, PER_V4_24)),
+            IpAddr::V6(_) => (Some(prefix >> 8), (prefix >> 16, PER_V6_48)),
+        };
+        let site = site.map(|site| (&self.sites[cell(&self.sites, site)], PER_V6_56));
+        let (network, share) = network;
+        let network = (&self.networks[cell(&self.networks, network)], share);
+        [Some((address_cell, 1)), site, Some(network)]
     }
 }
 
 /// Open connections of one core, on a cache line of its own.
 #[derive(Default)]
 #[repr(align(128))]
-pub struct Load(AtomicU32);
+pub struct Load {
+    all: AtomicU32,
+    /// Those of clients that are not trusted.
+    strangers: AtomicU32,
+}
 
 impl Load {
     fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.all.load(Ordering::SeqCst)
+    }
+
+    fn strangers(&self) -> u32 {
+        self.strangers.load(Ordering::SeqCst)
     }
 }
 
@@ -60,22 +100,79 @@ pub struct Admission {
     pub addresses: Arc<AddressCounts>,
     pub rates: Arc<Rates>,
     pub connections_max: u32,
+    /// How many of those only trusted clients may have.
+    pub reserved: u32,
     /// Trusted clients are exempt. `None`: no limit.
     pub per_address_max: Option<u32>,
 }
 
 /// A connection that was let in; its counts fall when it is dropped.
 pub struct Admitted {
-    loads: Arc<[Load]>,
-    own: usize,
-    address: Option<(Arc<AddressCounts>, usize)>,
+    _strangers: Option<Counted>,
+    _all: Counted,
+    _address: Option<AddressCounted>,
 }
 
-impl Drop for Admitted {
+/// One that counts among the connections of a core, all or strangers, until it is dropped.
+struct Counted {
+    loads: Arc<[Load]>,
+    own: usize,
+    of: fn(&Load) -> &AtomicU32,
+}
+
+impl Counted {
+    /// Counts first and looks then, in one order that all cores see: of those who come at once nobody
+    /// gets in over the limit, at worst one too few does. `None`: the limit is reached.
+    fn new(door: &Admission, of: fn(&Load) -> &AtomicU32, most: u32) -> Option<Counted> {
+        of(&door.loads[door.own]).fetch_add(1, Ordering::SeqCst);
+        let counted = Counted {
+            loads: door.loads.clone(),
+            own: door.own,
+            of,
+        };
+        let open: u32 = door
+            .loads
+            .iter()
+            .map(|load| of(load).load(Ordering::SeqCst))
+            .sum();
+        (open <= most).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.loads[self.own].0.fetch_sub(1, Ordering::Relaxed);
-        if let Some((counts, cell)) = &self.address {
-            counts.cells[*cell].fetch_sub(1, Ordering::Relaxed);
+        (self.of)(&self.loads[self.own]).fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An address that counts, and its networks, until it is dropped.
+struct AddressCounted {
+    counts: Arc<AddressCounts>,
+    address: IpAddr,
+}
+
+impl AddressCounted {
+    /// `None`: the address, or a network that it is in, has as many as it may.
+    fn new(counts: &Arc<AddressCounts>, address: IpAddr, most: u32) -> Option<AddressCounted> {
+        let shares = counts.shares(address);
+        let add_one = |(cell, share): (&AtomicU32, u32)| {
+            cell.fetch_add(1, Ordering::Relaxed) < most.saturating_mul(share)
+        };
+        // All are counted before any refusal: dropping takes all of them back.
+        let all = shares.into_iter().flatten().map(add_one);
+        let has_room = all.fold(true, |has_room, more| has_room & more);
+        let counted = AddressCounted {
+            counts: counts.clone(),
+            address,
+        };
+        has_room.then_some(counted)
+    }
+}
+
+impl Drop for AddressCounted {
+    fn drop(&mut self) {
+        for (cell, _) in self.counts.shares(self.address).into_iter().flatten() {
+            cell.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -84,6 +181,8 @@ impl Drop for Admitted {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
     TooMany,
+    /// What is left is for trusted clients.
+    TooManyStrangers,
     TooManyOfAddress,
     /// More new connections in a time than an address, or all together, may make.
     TooFast,
@@ -96,6 +195,7 @@ impl Refused {
     pub fn reason(self) -> &'static str {
         match self {
             Refused::TooMany => "too many connections",
+            Refused::TooManyStrangers => "too many connections, the last places are reserved",
             Refused::TooManyOfAddress => "too many connections from this address",
             Refused::TooFast => "too many new connections",
             Refused::TooManyErrors => "too many errors from this address",
@@ -106,7 +206,9 @@ impl Refused {
 
     pub fn reply(self, hostname: &str) -> String {
         let status = match self {
-            Refused::TooMany | Refused::Memory | Refused::Draining => "4.3.2",
+            Refused::TooMany | Refused::TooManyStrangers | Refused::Memory | Refused::Draining => {
+                "4.3.2"
+            }
             Refused::TooManyOfAddress | Refused::TooFast | Refused::TooManyErrors => "4.7.0",
         };
         format!("421 {status} {hostname} {}, try later\r\n", self.reason())
@@ -114,26 +216,51 @@ impl Refused {
 }
 
 impl Admission {
-    /// Counts a new connection in, or says why not.
+    /// Counts a new connection in, or says why not. Strangers are counted among themselves first: those who
+    /// are refused take no place away from trusted clients, not even for a moment.
     pub fn admit(&self, address: IpAddr, trusted: bool, now: Now) -> Result<Admitted, Refused> {
         if !trusted {
             self.check_rates(address, now)?;
         }
-        let open: u32 = self.loads.iter().map(Load::get).sum();
-        if open >= self.connections_max {
-            return Err(Refused::TooMany);
-        }
-        let limit = self.per_address_max.filter(|_| !trusted);
-        let address = match limit {
-            Some(most) => Some(self.count_address(address, most)?),
+        let strangers = match trusted {
+            true => None,
+            false => Some(
+                Counted::new(self, |load| &load.strangers, self.strangers_max())
+                    .ok_or(Refused::TooManyStrangers)?,
+            ),
+        };
+        let all =
+            Counted::new(self, |load| &load.all, self.connections_max).ok_or(Refused::TooMany)?;
+        let address = match self.per_address_max.filter(|_| !trusted) {
+            Some(most) => Some(
+                AddressCounted::new(&self.addresses, address, most)
+                    .ok_or(Refused::TooManyOfAddress)?,
+            ),
             None => None,
         };
-        self.loads[self.own].0.fetch_add(1, Ordering::Relaxed);
         Ok(Admitted {
-            loads: self.loads.clone(),
-            own: self.own,
-            address,
+            _strangers: strangers,
+            _all: all,
+            _address: address,
         })
+    }
+
+    fn strangers_max(&self) -> u32 {
+        self.connections_max.saturating_sub(self.reserved)
+    }
+
+    /// True if strangers should hurry: they have three quarters of what they may have, or all together
+    /// seven eighths.
+    pub fn is_crowded(&self) -> bool {
+        let sum = |of: fn(&Load) -> u32| {
+            self.loads
+                .iter()
+                .map(|load| u64::from(of(load)))
+                .sum::<u64>()
+        };
+        let (strangers_max, all_max) = (self.strangers_max(), self.connections_max);
+        sum(Load::strangers) * 4 >= u64::from(strangers_max) * 3
+            || sum(Load::get) * 8 >= u64::from(all_max) * 7
     }
 
     fn check_rates(&self, address: IpAddr, now: Now) -> Result<(), Refused> {
@@ -142,20 +269,6 @@ impl Admission {
         }
         let connected = self.rates.connect(address, now);
         connected.map_err(|_| Refused::TooFast)
-    }
-
-    fn count_address(
-        &self,
-        address: IpAddr,
-        most: u32,
-    ) -> Result<(Arc<AddressCounts>, usize), Refused> {
-        let cell = self.addresses.cell(address);
-        let before = self.addresses.cells[cell].fetch_add(1, Ordering::Relaxed);
-        if before >= most {
-            self.addresses.cells[cell].fetch_sub(1, Ordering::Relaxed);
-            return Err(Refused::TooManyOfAddress);
-        }
-        Ok((self.addresses.clone(), cell))
     }
 
     /// The core that should have the next connection instead of this one. The kernel spreads
@@ -195,6 +308,7 @@ mod tests {
                 ..RateConfig::default()
             })),
             connections_max: 100,
+            reserved: 12,
             per_address_max: Some(2),
         }
     }
@@ -225,7 +339,7 @@ mod tests {
     fn the_total_counts_all_cores() {
         let mut door = admission(2, 1);
         door.connections_max = 3;
-        door.loads[0].0.store(2, Ordering::Relaxed);
+        door.loads[0].all.store(2, Ordering::Relaxed);
         let _in = door.admit(address(1), false, NOW).ok().unwrap();
         assert_eq!(
             door.admit(address(2), false, NOW).err(),
@@ -234,13 +348,133 @@ mod tests {
     }
 
     #[test]
+    fn two_strangers_with_ten_connections_each_leave_places_for_trusted_clients() {
+        let mut door = admission(1, 0);
+        (door.connections_max, door.reserved) = (20, 2);
+        door.per_address_max = Some(10);
+        let mut open: Vec<_> = (1..=2)
+            .flat_map(|last| (0..10).map(move |_| last))
+            .filter_map(|last| door.admit(address(last), false, NOW).ok())
+            .collect();
+        assert_eq!(open.len(), 18);
+        let stranger = door.admit(address(3), false, NOW).err();
+        assert_eq!(stranger, Some(Refused::TooManyStrangers));
+        for _ in 0..2 {
+            open.push(door.admit(address(9), true, NOW).ok().unwrap());
+        }
+        let trusted = door.admit(address(9), true, NOW).err();
+        assert_eq!(trusted, Some(Refused::TooMany));
+    }
+
+    #[test]
+    fn trusted_clients_over_the_reserve_leave_strangers_what_is_left() {
+        let mut door = admission(1, 0);
+        (door.connections_max, door.reserved, door.per_address_max) = (20, 2, None);
+        let _trusted: Vec<_> = (0..15).map(|_| door.admit(address(9), true, NOW)).collect();
+        let strangers: Vec<_> = (0..20)
+            .map_while(|_| door.admit(address(1), false, NOW).ok())
+            .collect();
+        assert_eq!(strangers.len(), 5);
+    }
+
+    #[test]
+    fn the_reserve_holds_while_all_cores_admit_at_once() {
+        const CORES: usize = 4;
+        let doors: Vec<Admission> = {
+            let first = admission(CORES, 0);
+            let of_core = |own| Admission {
+                own,
+                ingress_cores: first.ingress_cores.clone(),
+                loads: first.loads.clone(),
+                addresses: first.addresses.clone(),
+                rates: Arc::new(Rates::new(&RateConfig::default())),
+                connections_max: 64,
+                reserved: 8,
+                per_address_max: None,
+            };
+            (0..CORES).map(of_core).collect()
+        };
+        let most = AtomicU32::new(0);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for door in &doors {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let mut open = Vec::new();
+                        open.extend(
+                            (0..40).filter_map(|n| door.admit(address(n), false, NOW).ok()),
+                        );
+                        most.fetch_add(open.len() as u32, Ordering::SeqCst);
+                        let in_all = most.load(Ordering::SeqCst);
+                        is_over.fetch_or(in_all > 56, Ordering::SeqCst);
+                        most.fetch_sub(open.len() as u32, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(!is_over.into_inner());
+        assert!(
+            doors[0]
+                .loads
+                .iter()
+                .all(|load| load.get() + load.strangers() == 0)
+        );
+    }
+
+    #[test]
+    fn a_56_and_a_48_have_a_share_however_many_64s_they_use() {
+        let open_from = |prefix_bits: u32, limit: u32| {
+            let mut door = admission(1, 0);
+            (door.connections_max, door.reserved) = (100_000, 0);
+            door.per_address_max = Some(limit);
+            door.rates = Arc::new(Rates::new(&RateConfig::default()));
+            let base: u128 = 0x2001_0db8_0001 << 80;
+            let networks = 1u128 << (64 - prefix_bits);
+            let from = (0..networks.min(4096)).flat_map(|net| (0..limit).map(move |_| net));
+            let open: Vec<_> = from
+                .filter_map(|net| {
+                    let address = std::net::Ipv6Addr::from(base | net << 64 | 1);
+                    door.admit(address.into(), false, NOW).ok()
+                })
+                .collect();
+            open.len() as u32
+        };
+        assert_eq!(open_from(64, 10), 10);
+        assert_eq!(open_from(56, 10), 40);
+        assert_eq!(open_from(48, 10), 160);
+    }
+
+    #[test]
+    fn a_refused_address_leaves_no_count_behind() {
+        let door = admission(1, 0);
+        let of_network = |last| door.admit(address(last), false, NOW);
+        let _two = (of_network(1).ok().unwrap(), of_network(1).ok().unwrap());
+        for _ in 0..10 {
+            assert!(of_network(1).is_err());
+        }
+        assert_eq!((door.loads[0].get(), door.loads[0].strangers()), (2, 2));
+        assert!(of_network(2).is_ok());
+    }
+
+    #[test]
+    fn strangers_hurry_when_their_places_run_short() {
+        let door = admission(2, 0);
+        assert!(!door.is_crowded());
+        door.loads[1].strangers.store(66, Ordering::Relaxed);
+        assert!(door.is_crowded());
+        door.loads[1].strangers.store(10, Ordering::Relaxed);
+        door.loads[0].all.store(88, Ordering::Relaxed);
+        assert!(door.is_crowded());
+    }
+
+    #[test]
     fn a_core_far_over_its_share_passes_connections_to_the_lightest() {
         let door = admission(3, 0);
-        door.loads[0].0.store(40, Ordering::Relaxed);
-        door.loads[1].0.store(30, Ordering::Relaxed);
-        door.loads[2].0.store(20, Ordering::Relaxed);
+        door.loads[0].all.store(40, Ordering::Relaxed);
+        door.loads[1].all.store(30, Ordering::Relaxed);
+        door.loads[2].all.store(20, Ordering::Relaxed);
         assert_eq!(door.lighter_core(), Some(12));
-        door.loads[2].0.store(30, Ordering::Relaxed);
+        door.loads[2].all.store(30, Ordering::Relaxed);
         assert_eq!(door.lighter_core(), None);
     }
 

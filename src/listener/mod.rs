@@ -149,7 +149,7 @@ impl Ingress {
         if self.draining.get() {
             return Err(Refused::Draining);
         }
-        if !self.context.has_memory() {
+        if !self.context.has_memory_for(trusted) {
             return Err(Refused::Memory);
         }
         self.admission.admit(peer.ip(), trusted, now)
@@ -191,7 +191,10 @@ impl Ingress {
             Refused::TooFast => metrics.limited_connections.increment(),
             Refused::TooManyErrors => metrics.limited_errors.increment(),
             Refused::Memory => metrics.refused_for_memory.increment(),
-            Refused::TooMany | Refused::TooManyOfAddress | Refused::Draining => {}
+            Refused::TooMany
+            | Refused::TooManyStrangers
+            | Refused::TooManyOfAddress
+            | Refused::Draining => {}
         }
         if let Some(suppressed) = self.refusal_lines.borrow_mut().allow(now) {
             let log = &self.context.log;

@@ -15,6 +15,7 @@ use crate::smtp::client::{
 use crate::smtp::reply::{Reply, Stage};
 use crate::spool::{BodyReader, Place};
 use crate::time::Now;
+use crate::time::pace::{MinRate, Pace};
 use crate::tls::client::ClientTls;
 use crate::tls::policy::{Judge, Level};
 use crate::tls::stream::{Received, Stream, StreamError};
@@ -42,9 +43,13 @@ pub struct Timeouts {
     pub data: Duration,
     /// Each block of the content.
     pub block: Duration,
+    /// The content as a whole. `None`: no limit but `block`.
+    pub min_rate: Option<MinRate>,
     /// The reply to the content.
     pub final_dot: Duration,
     pub quit: Duration,
+    /// While others wait for a connection: each reply up to the content, and each of its blocks.
+    pub crowded: Duration,
 }
 
 impl Timeouts {
@@ -60,6 +65,30 @@ impl Timeouts {
             Stage::Quit => self.quit,
         }
     }
+
+    /// The same while others wait for a connection. Before the session stands, the schedule decides; behind
+    /// the content a short wait would make doubles.
+    fn in_crowd(&self, stage: Stage) -> Option<Duration> {
+        match stage {
+            Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body => Some(self.crowded),
+            _ => None,
+        }
+    }
+}
+
+/// A deadline, and the one that counts while others wait for a connection.
+#[derive(Clone, Copy)]
+struct Due {
+    at: Now,
+    in_crowd: Now,
+}
+
+/// Which reply is waited for, and when it must be whole. What comes of it octet by octet or line by line
+/// gains no time.
+struct Awaited {
+    replies_before: u64,
+    stage: Stage,
+    due: Due,
 }
 
 /// What all outbound connections of a core share.
@@ -202,6 +231,9 @@ pub struct Connection {
     tls: Option<TlsSummary>,
     /// A step that the machine gave outside of `handle`.
     pending: Option<ClientStep>,
+    awaited: Option<Awaited>,
+    /// Of the content that is going out, or went out last.
+    pace: Pace,
     /// Why the content could not be read from the spool.
     content_error: Option<std::io::Error>,
     /// How the connection ended, if it was not the machine that ended it.
@@ -227,6 +259,8 @@ impl Connection {
             out: Vec::new(),
             tls: None,
             pending: None,
+            awaited: None,
+            pace: Pace::new(deadline),
             content_error: None,
             broke: None,
             with_ticket: false,
@@ -381,6 +415,7 @@ impl Connection {
         if self.is_refused_early() {
             return false;
         }
+        self.pace = Pace::new(clock::now());
         let mut tail = AlignedBuf::empty();
         let (last, sent) = match content {
             Content::Memory(bytes) => {
@@ -400,9 +435,9 @@ impl Connection {
         let begun = ahead.is_some_and(|next| {
             self.client.can_begin() && self.client.begin(next, &mut self.out).is_ok()
         });
-        self.stream
-            .set_deadline(clock::now() + self.context.timeouts.block);
+        self.arm_for_block();
         let sent = self.stream.send_both(last, &self.out).await;
+        self.pace.moved(last.len());
         self.out.clear();
         if let Err(error) = sent {
             self.body_broke_off(&error).await;
@@ -450,11 +485,24 @@ impl Connection {
 
     async fn send_slices(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
         for slice in bytes.chunks(BODY_SLICE_BYTES) {
-            self.stream
-                .set_deadline(clock::now() + self.context.timeouts.block);
+            self.arm_for_block();
             self.stream.send(slice).await?;
+            self.pace.moved(slice.len());
         }
         Ok(())
+    }
+
+    /// One time for each block as a whole, and one for all of the content.
+    fn arm_for_block(&self) {
+        let due = self.due(Stage::Body);
+        self.stream
+            .set_deadlines(due.at.min(self.pace_due()), due.in_crowd);
+    }
+
+    /// When more of the content must have been taken, or the peer is too slow.
+    fn pace_due(&self) -> Now {
+        let rate = self.context.timeouts.min_rate;
+        rate.map_or(Now::NEVER, |rate| self.pace.deadline(rate))
     }
 
     /// Streams the content from the spool, all but its last piece, which is left in `buffer` at
@@ -488,7 +536,9 @@ impl Connection {
             0 => AlignedBuf::new(BODY_SLICE_BYTES),
             _ => std::mem::replace(buffer, AlignedBuf::empty()),
         };
+        let began = clock::now();
         let (read, returned) = reader.next(lent).await;
+        self.pace.excuse(clock::now().since(began));
         *buffer = returned;
         read.map_err(|error| {
             self.content_error = Some(error);
@@ -563,9 +613,31 @@ impl Connection {
         self.pending = Some(first);
     }
 
-    fn arm_deadline(&self) {
-        let wait = self.context.timeouts.of(self.client.phase());
-        self.stream.set_deadline(clock::now() + wait);
+    fn due(&self, stage: Stage) -> Due {
+        let (now, timeouts) = (clock::now(), &self.context.timeouts);
+        Due {
+            at: now + timeouts.of(stage),
+            in_crowd: timeouts
+                .in_crowd(stage)
+                .map_or(Now::NEVER, |wait| now + wait),
+        }
+    }
+
+    /// The time for the next reply runs from when it was first waited for.
+    fn arm_deadline(&mut self) {
+        let (replies, stage) = (self.client.replies(), self.client.phase());
+        let due = match &self.awaited {
+            Some(awaited) if awaited.replies_before == replies && awaited.stage == stage => {
+                awaited.due
+            }
+            _ => self.due(stage),
+        };
+        self.awaited = Some(Awaited {
+            replies_before: replies,
+            stage,
+            due,
+        });
+        self.stream.set_deadlines(due.at, due.in_crowd);
     }
 
     async fn flush(&mut self) -> Result<(), StreamError> {
@@ -620,7 +692,8 @@ impl Connection {
         if !self.has_heard_all() {
             return false;
         }
-        self.arm_deadline();
+        self.stream
+            .set_deadline(clock::now() + self.context.timeouts.command);
         while self.stream.socket().has_news() {
             match self.stream.receive_unasked(&mut self.input).await {
                 // TLS's own business, such as a ticket.

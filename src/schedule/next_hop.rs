@@ -47,7 +47,8 @@
 //! with one mail now and then does not begin again among the slow. A hop that merely
 //! takes its time is not refused anything: it shares seven eighths. While a hop that has not failed waits for room for
 //! its first connection, one that has been opening for `crowded_wait_max` is given up, so that hosts that accept
-//! connections and say nothing do not keep out those who have shown nothing yet.
+//! connections and say nothing do not keep out those who have shown nothing yet. The driver does the same with
+//! one that waits for a reply for as long ([`Schedule::is_crowded`]).
 
 mod due;
 mod health;
@@ -404,6 +405,11 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             && !self.has_room(is_proven)
             && self.wanted_connections(is_proven) > self.closing
             && self.starved_unfailed > 0
+    }
+
+    /// Whether a hop that has no connection, and has not failed, waits for another to give one up.
+    pub fn is_crowded(&self) -> bool {
+        self.starved_unfailed > 0 && self.wanted_connections(false) > self.closing
     }
 
     /// No host of the hop could be reached, or none wanted to talk, since the connection began to open at `began`. A handshake that

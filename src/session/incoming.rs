@@ -38,7 +38,7 @@ impl Room {
         match level {
             Level::Plenty => self.chunk_bytes,
             Level::Warm => WARM_BODY_BYTES.min(self.chunk_bytes),
-            Level::Tight | Level::Full => TIGHT_BODY_BYTES.min(self.chunk_bytes),
+            Level::Tight | Level::Full | Level::Spent => TIGHT_BODY_BYTES.min(self.chunk_bytes),
         }
     }
 }

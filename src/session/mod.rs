@@ -4,7 +4,6 @@
 //! Not here: what happens to a message afterwards. It leaves through [`Context::accepted`].
 
 mod incoming;
-mod pace;
 pub mod rates;
 pub mod tls_memory;
 
@@ -23,13 +22,12 @@ use crate::smtp::server::{
 };
 use crate::spool::{Spool, SpoolError};
 use crate::time::Now;
+use crate::time::pace::{MinRate, Pace};
 use crate::tls::server::ServerTls;
 use crate::tls::session::TlsError;
 use crate::tls::stream::{Received, Stream, StreamError};
 use incoming::{Durable, Incoming};
 pub use incoming::{Held, Room};
-pub use pace::MinRate;
-use pace::Pace;
 use rates::{Over, Rates, Throttle};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -63,6 +61,10 @@ pub const LIMIT_LINES_PER_SECOND: u32 = 10;
 /// A sender whose text may have ended, if bare line ends count, mostly waits for an answer.
 const BODY_MAY_BE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// While connections run short, a client that is not trusted has so many times `Timeouts::crowded` until it
+/// begins to send a message.
+const CROWDED_WAITS_PER_MESSAGE: u32 = 4;
+
 /// Whether a conversation goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
@@ -83,6 +85,9 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// For the whole connection. `None`: no limit.
     pub session: Option<Duration>,
+    /// While connections run short: for a command or the next piece of a message, if the client is
+    /// not trusted.
+    pub crowded: Duration,
 }
 
 /// How many sessions are open, and a word when the last one has ended.
@@ -175,8 +180,8 @@ impl Policy for Context {
         self.relay.postmaster().cloned()
     }
 
-    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
-        if !self.has_memory() {
+    fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        if !self.has_memory_for(peer.trusted) {
             self.metrics.refused_for_memory.increment();
             return Err(OUT_OF_MEMORY);
         }
@@ -204,7 +209,7 @@ impl Policy for Context {
     }
 
     fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
-        if what == Spending::Recipient && !self.has_memory() {
+        if what == Spending::Recipient && !self.has_memory_for(peer.trusted) {
             self.metrics.refused_for_memory.increment();
             return Err(OUT_OF_MEMORY);
         }
@@ -220,13 +225,15 @@ impl Policy for Context {
 const OUT_OF_MEMORY: Refusal = Refusal::new(452, 3, 1, "Insufficient system memory, try later");
 
 impl Context {
-    /// Whether new mail, or a new session, may come. Says so once when that changes.
-    pub fn has_memory(&self) -> bool {
-        let is_full = self.memory.level() == Level::Full;
+    /// Whether new mail, or a new session, may come; what strangers may not have is there for trusted
+    /// clients. Says so once when that changes.
+    pub fn has_memory_for(&self, trusted: bool) -> bool {
+        let level = self.memory.level();
+        let is_full = level >= Level::Full;
         if is_full != self.is_out_of_memory.replace(is_full) {
             self.log_memory(is_full);
         }
-        !is_full
+        !is_full || trusted && level < Level::Spent
     }
 
     fn log_memory(&self, is_full: bool) {
@@ -238,7 +245,8 @@ impl Context {
                 .field("limit", "--memory-max")
                 .field(
                     "effect",
-                    "new mail gets 452 4.3.1 and new connections 421 until there is room",
+                    "new mail gets 452 4.3.1 and new connections 421 until there is room; clients in \
+                     --relay-from have the last sixteenth",
                 ),
             false => &mut self.log.line(LogLevel::Info, event::MEMORY_HAS_ROOM, now),
         };
@@ -421,6 +429,10 @@ struct Session {
     memory: Charge,
     /// Of the wait that is under way, or the next one.
     deadline: Now,
+    /// The same while connections run short.
+    deadline_in_crowd: Now,
+    /// When the last message was accepted, or the session began.
+    last_message: Now,
 }
 
 impl Context {
@@ -467,6 +479,8 @@ impl Session {
             incoming: None,
             pace: None,
             deadline: Now::NEVER,
+            deadline_in_crowd: Now::NEVER,
+            last_message: started,
         }
     }
 
@@ -510,7 +524,7 @@ impl Session {
     /// time-outs stand still. Since a turn leaves little in memory, everybody's comes.
     async fn serve_in_turn(&mut self) -> Result<Flow, End> {
         let context = self.context.clone();
-        self.stream.set_deadline(self.deadline);
+        self.set_deadlines();
         let readable = self.stream.socket().readable().await;
         readable.map_err(|error| self.failed(error.into()))?;
         self.stream.set_deadline(Now::NEVER);
@@ -581,7 +595,7 @@ impl Session {
         if idle && self.context.draining.get() {
             return Err(End::Draining);
         }
-        self.stream.set_deadline(self.deadline);
+        self.set_deadlines();
         self.stream.socket().set_interruptible(idle);
         let take = |text: &[u8]| {
             note_progress(&mut self.pace, text.len());
@@ -699,6 +713,7 @@ impl Session {
             Ok(durable) => {
                 let took = clock::now().since(complete);
                 self.context.metrics.accept_us.record_duration(took);
+                self.last_message = clock::now();
                 self.server.committed(durable.id, &mut self.out);
                 self.hand_over(durable, *envelope);
             }
@@ -787,8 +802,9 @@ impl Session {
     /// The next wait's deadline starts to run. Called when the machine has answered something or
     /// more of a message has come, not for every byte of a slow command.
     fn arm_deadline(&mut self) {
-        let timeouts = &self.context.timeouts;
         let now = clock::now();
+        self.server.note_time(now);
+        let timeouts = &self.context.timeouts;
         let wait = match self.server.phase() {
             Phase::Body => timeouts.data,
             Phase::BodyMayBeOver => timeouts.data.min(BODY_MAY_BE_OVER_TIMEOUT),
@@ -798,6 +814,24 @@ impl Session {
             .session
             .map_or(Now::NEVER, |most| self.started + most);
         self.deadline = (now + wait).min(whole).min(self.pace_deadline());
+        self.deadline_in_crowd = self.deadline_in_crowd(now);
+    }
+
+    /// Nobody keeps a place by a word now and then: without a message there are only so many waits.
+    fn deadline_in_crowd(&self, now: Now) -> Now {
+        if self.server.peer().trusted {
+            return Now::NEVER;
+        }
+        let wait = self.context.timeouts.crowded;
+        match self.pace {
+            Some(_) => now + wait,
+            None => (now + wait).min(self.last_message + wait * CROWDED_WAITS_PER_MESSAGE),
+        }
+    }
+
+    fn set_deadlines(&self) {
+        self.stream
+            .set_deadlines(self.deadline, self.deadline_in_crowd);
     }
 
     async fn flush(&mut self) -> Result<(), End> {
@@ -809,7 +843,7 @@ impl Session {
             return Ok(());
         }
         self.arm_deadline();
-        self.stream.set_deadline(self.deadline);
+        self.set_deadlines();
         let sent = self.stream.send(&self.out).await;
         pool::give(std::mem::take(&mut self.out));
         sent.map_err(End::Stream)
@@ -905,7 +939,7 @@ impl Session {
 /// Content has come, if it is content.
 fn note_progress(pace: &mut Option<Pace>, bytes: usize) {
     if let Some(pace) = pace {
-        pace.received(bytes);
+        pace.moved(bytes);
     }
 }
 

@@ -151,6 +151,7 @@ pub struct Client {
     /// The peer may still hold a transaction that we have given up.
     needs_rset: bool,
     transactions_ended: u32,
+    replies: u64,
 }
 
 impl Client {
@@ -175,6 +176,7 @@ impl Client {
             steps: VecDeque::new(),
             needs_rset: false,
             transactions_ended: 0,
+            replies: 0,
         }
     }
 
@@ -193,7 +195,10 @@ impl Client {
             consumed += taken;
             match result {
                 Ok(None) => return (consumed, ClientStep::NeedInput),
-                Ok(Some(reply)) => self.on_reply(reply, out),
+                Ok(Some(reply)) => {
+                    self.replies += 1;
+                    self.on_reply(reply, out);
+                }
                 Err(error) => {
                     self.hear_the_rest();
                     self.end(Cause::Malformed(error));
@@ -353,6 +358,11 @@ impl Client {
     /// Transactions that this session has ended, whatever their verdicts.
     pub fn transactions_ended(&self) -> u32 {
         self.transactions_ended
+    }
+
+    /// Replies that have come whole: with [`Client::phase`] it tells which one is waited for.
+    pub fn replies(&self) -> u64 {
+        self.replies
     }
 
     fn next_step(&mut self) -> Option<ClientStep> {

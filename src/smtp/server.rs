@@ -23,11 +23,12 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::config::defaults;
 use crate::domain::Domain;
 use crate::message::{Envelope, Mailbox, MessageId, TlsSummary};
-use crate::time::WallTime;
+use crate::time::{Now, WallTime};
 
 use super::data::{Content, Rules, Scanner, Swallower};
 use super::trace;
@@ -40,6 +41,7 @@ mod rejection;
 
 use answers::{
     END_OF_DATA, TEXT_WITHOUT_354, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS,
+    TOO_MANY_SMALL_CHUNKS,
 };
 use lines::LineReader;
 
@@ -52,6 +54,16 @@ pub use rejection::{RejectedAt, Rejection};
 pub const SWALLOWED_BYTES_MAX: u64 = 1 << 30;
 /// Octets of a command line beyond its limit that are read on. Beyond, the session ends.
 pub const LINE_SWALLOWED_BYTES_MAX: usize = 64 << 10;
+/// A chunk below this, unless it is the last, counts as a small one.
+pub const SMALL_CHUNK_BYTES: u64 = 512;
+/// Small chunks since the last accepted message. At the limit: 421 4.7.0. Generous: a client may send a
+/// message line by line, and there is no harm in it but the work.
+pub const SMALL_CHUNKS_MAX: u32 = 10_000;
+/// Recipients of a transaction that is given up count as a command that leads nowhere, so many as one.
+const ABANDONED_RECIPIENTS_PER_COMMAND: usize = 100;
+/// One command that leads nowhere is forgiven every so often: a client that keeps its connection open by
+/// NOOP or RSET is no flood.
+pub const IDLE_COMMAND_FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 /// The shortest command line limit (RFC 5321 section 4.5.3.1.4), CRLF included.
 pub const COMMAND_LINE_BYTES_MIN: usize = 512;
 /// The shortest text line limit (RFC 5321 section 4.5.3.1.6), CRLF not included.
@@ -78,8 +90,8 @@ pub struct Settings {
     pub max_text_line_bytes: usize,
     /// MAIL commands of a session; 0 is no limit. Beyond: 421 4.7.0.
     pub max_transactions: u32,
-    /// Commands that lead nowhere (NOOP, RSET, VRFY, EHLO ...) since the last accepted message; 0
-    /// is no limit. At the limit: 421 4.7.0.
+    /// Commands that lead nowhere (NOOP, RSET, VRFY, EHLO, a chunk of nothing ...) since the last accepted
+    /// message, less what time forgives ([`Server::note_time`]); 0 is no limit. At the limit: 421 4.7.0.
     pub max_idle_commands: u32,
     /// Replies 4yz since the last accepted message; 0 is no limit. At the limit: 421 4.7.0.
     pub max_transient_refusals: u32,
@@ -148,8 +160,9 @@ pub trait Policy {
     /// `None`: it stays as it is.
     fn postmaster(&self) -> Option<Mailbox>;
 
-    /// Is there room for a message? Asked at MAIL, and again at DATA or the first BDAT. 452 4.3.1 if not.
-    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal>;
+    /// Is there room for a message of `peer`? Asked at MAIL, and again at DATA or the first BDAT. 452 4.3.1
+    /// if not.
+    fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal>;
 
     /// Is STARTTLS listed for a peer that gives this name? Asked at the first EHLO, for the whole session. A
     /// no counts. STARTTLS that comes without is accepted.
@@ -327,6 +340,10 @@ pub struct Server {
     errors: u32,
     /// Commands that lead nowhere since the last accepted message.
     idle_commands: u32,
+    /// Small chunks since the last accepted message.
+    small_chunks: u32,
+    /// Up to when idle commands have been forgiven.
+    forgiven_until: Option<Now>,
     /// Replies 4yz since the last accepted message.
     transient_refusals: u32,
     /// Memory of the envelope, about.
@@ -353,6 +370,8 @@ impl Server {
             lines: LineReader::default(),
             errors: 0,
             idle_commands: 0,
+            small_chunks: 0,
+            forgiven_until: None,
             transient_refusals: 0,
             envelope_bytes: 0,
             refused_data: RefusedData::No,
@@ -364,6 +383,10 @@ impl Server {
                 ..Summary::default()
             },
         }
+    }
+
+    pub fn peer(&self) -> &PeerInfo {
+        &self.peer
     }
 
     /// True if the session was closed by the client's QUIT: it will send nothing more.
@@ -461,6 +484,7 @@ impl Server {
         self.summary.message_bytes += content.message_bytes;
         self.errors = 0;
         self.idle_commands = 0;
+        self.small_chunks = 0;
         self.transient_refusals = 0;
         out.extend_from_slice(b"250 2.0.0 Ok: queued as ");
         id.push_to(out);
@@ -514,6 +538,17 @@ impl Server {
         if !matches!(self.state, State::Commit { .. }) {
             self.close(&Refusal::new(421, 3, 2, "Shutting down"), out);
         }
+    }
+
+    /// Tells the time now and then: commands that lead nowhere are forgiven with time, one after each
+    /// [`IDLE_COMMAND_FORGIVEN_AFTER`].
+    pub fn note_time(&mut self, now: Now) {
+        let since = *self.forgiven_until.get_or_insert(now);
+        let each_us = IDLE_COMMAND_FORGIVEN_AFTER.as_micros() as u64;
+        let forgiven = now.since(since).as_micros() as u64 / each_us;
+        self.forgiven_until = Some(Now(since.0 + forgiven * each_us));
+        let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+        self.idle_commands = self.idle_commands.saturating_sub(forgiven);
     }
 
     pub fn phase(&self) -> Phase {
@@ -581,6 +616,8 @@ impl Server {
             self.close(&TOO_MANY_ERRORS, out)
         } else if is_over(self.idle_commands, self.settings.max_idle_commands) {
             self.close(&TOO_MANY_IDLE_COMMANDS, out)
+        } else if self.small_chunks >= SMALL_CHUNKS_MAX {
+            self.close(&TOO_MANY_SMALL_CHUNKS, out)
         } else if is_over(
             self.transient_refusals,
             self.settings.max_transient_refusals,
@@ -639,6 +676,11 @@ impl Server {
         match std::mem::replace(&mut self.state, State::Ready) {
             State::Data(_) | State::BetweenChunks(_) | State::Chunk { .. } => {
                 Some(Step::BodyAborted)
+            }
+            State::Mail(envelope) => {
+                let given_up = envelope.recipients.len() / ABANDONED_RECIPIENTS_PER_COMMAND;
+                self.idle_commands += given_up as u32;
+                None
             }
             _ => None,
         }

@@ -92,6 +92,11 @@ impl Stream {
         self.socket.set_deadline(deadline);
     }
 
+    /// See [`Socket::set_deadlines`].
+    pub fn set_deadlines(&self, deadline: Now, in_crowd: Now) {
+        self.socket.set_deadlines(deadline, in_crowd);
+    }
+
     pub fn socket(&self) -> &Socket {
         &self.socket
     }

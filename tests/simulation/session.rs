@@ -40,8 +40,8 @@ impl Policy for Core {
         None
     }
 
-    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
-        if self.part().budget.level() == Level::Full {
+    fn admit(&self, _peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        if self.part().budget.level() >= Level::Full {
             self.world().seen.borrow_mut().out_of_memory += 1;
             return Err(OUT_OF_MEMORY);
         }

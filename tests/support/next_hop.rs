@@ -45,9 +45,15 @@ pub enum Answer {
     Stall,
     /// What is no TLS record, and then nothing.
     CorruptRecord,
+    /// This again and again, five times a second, until the client gives up.
+    Dribble(&'static str),
+    /// 354, and then nothing of the content is read, but an octet now and then.
+    SipContent,
     /// The usual, and then this and the end: nobody asked.
     UsualThenSayAndClose(&'static str),
 }
+
+const BETWEEN_DRIBBLES: Duration = Duration::from_millis(200);
 
 /// When an answer is due.
 #[derive(Clone, Copy, Debug)]
@@ -362,6 +368,17 @@ impl Session {
             }
             Answer::Close => return Ok(Some(Ending::Close)),
             Answer::Reset => return Ok(Some(Ending::Reset)),
+            Answer::Dribble(piece) => loop {
+                self.link.send(piece.as_bytes())?;
+                std::thread::sleep(BETWEEN_DRIBBLES);
+            },
+            Answer::SipContent => {
+                self.say("354 Go on")?;
+                loop {
+                    io::Read::read_exact(&mut self.link.socket(), &mut [0; 512])?;
+                    std::thread::sleep(BETWEEN_DRIBBLES);
+                }
+            }
             Answer::Stall => {
                 while self.link.receive()? {}
                 return Ok(Some(Ending::Close));

@@ -34,6 +34,7 @@ refusals! {
     TOO_MANY_RECIPIENTS = 452, 5, 3, "Too many recipients";
     TOO_MANY_ERRORS = 421, 7, 0, "Too many errors";
     TOO_MANY_IDLE_COMMANDS = 421, 7, 0, "Too many commands without a message";
+    TOO_MANY_SMALL_CHUNKS = 421, 7, 0, "Too many small chunks";
     TOO_MANY_REFUSALS = 421, 7, 0, "Too many refused commands";
     TOO_MANY_TRANSACTIONS = 421, 7, 0, "Too many messages in this session";
     NOT_SMTP = 521, 5, 1, "This is an SMTP server";

@@ -6,14 +6,15 @@ use crate::smtp::data::{Progress, Scanner, Swallowed, Violation};
 use super::answers::{self, *};
 use super::rejection::RejectedAt;
 use super::{
-    Incoming, Next, Policy, Refusal, Refused, RefusedData, SWALLOWED_BYTES_MAX, Server, State, Step,
+    Incoming, Next, Policy, Refusal, Refused, RefusedData, SMALL_CHUNK_BYTES, SWALLOWED_BYTES_MAX,
+    Server, State, Step,
 };
 
 impl Server {
     pub(super) fn data(&mut self, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         let refusal = match &self.state {
             State::Mail(envelope) if envelope.recipients.is_empty() => NO_RECIPIENTS,
-            State::Mail(_) => match policy.admit(None) {
+            State::Mail(_) => match policy.admit(&self.peer, None) {
                 Ok(()) => return Some(self.begin_data(out)),
                 Err(refusal) => {
                     self.tell_of_body(RejectedAt::Data, &refusal, policy);
@@ -142,12 +143,18 @@ impl Server {
             return Err(TOO_LARGE);
         }
         if matches!(self.state, State::Mail(_)) {
-            policy.admit(Some(chunk_bytes))?;
+            policy.admit(&self.peer, Some(chunk_bytes))?;
         }
         Ok(())
     }
 
     fn begin_chunk(&mut self, left: u64, last: bool) -> Next {
+        match left {
+            _ if last => {}
+            0 => self.idle_commands += 1,
+            1..SMALL_CHUNK_BYTES => self.small_chunks += 1,
+            _ => {}
+        }
         let (incoming, step) = match std::mem::replace(&mut self.state, State::Ready) {
             State::BetweenChunks(incoming) => (incoming, None),
             State::Mail(envelope) => {

@@ -259,7 +259,7 @@ impl Server {
         if mail.declared_bytes > Some(self.settings.max_message_bytes) {
             return Err(TOO_LARGE);
         }
-        policy.admit(mail.declared_bytes)?;
+        policy.admit(&self.peer, mail.declared_bytes)?;
         policy.spend(&self.peer, Spending::Message)
     }
 

@@ -1,16 +1,16 @@
-//! How slowly a message may come: a total time that grows with what has come, beside the time
-//! between two pieces. Pure: the time comes in.
+//! How slowly a message may come in or go out: a total time that grows with what has moved, beside the
+//! time between two pieces. Pure: the time comes in.
 
-use crate::time::Now;
+use super::Now;
 use std::time::Duration;
 
-/// The body of one message, from its first reading on, chunks and the commands between them
+/// The body of one message, from its first piece on, chunks and the commands between them
 /// included.
 pub struct Pace {
     started: Now,
     /// Time that passed on our account: the disk, or memory, was not ready for more.
     excused: Duration,
-    received_bytes: u64,
+    moved_bytes: u64,
 }
 
 /// How much is asked of a body.
@@ -27,21 +27,21 @@ impl Pace {
         Pace {
             started: now,
             excused: Duration::ZERO,
-            received_bytes: 0,
+            moved_bytes: 0,
         }
     }
 
-    pub fn received(&mut self, bytes: usize) {
-        self.received_bytes += bytes as u64;
+    pub fn moved(&mut self, bytes: usize) {
+        self.moved_bytes += bytes as u64;
     }
 
     pub fn excuse(&mut self, waited: Duration) {
         self.excused += waited;
     }
 
-    /// When more must have come, or the body is too slow.
+    /// When more must have moved, or the body is too slow.
     pub fn deadline(&self, rate: MinRate) -> Now {
-        let earned_us = u128::from(self.received_bytes) * 1_000_000 / u128::from(rate.bytes_per_s);
+        let earned_us = u128::from(self.moved_bytes) * 1_000_000 / u128::from(rate.bytes_per_s);
         let earned = Duration::from_micros(u64::try_from(earned_us).unwrap_or(u64::MAX));
         self.started + rate.grace + self.excused + earned
     }
@@ -63,7 +63,7 @@ mod tests {
         let mut pieces = 0;
         while now < pace.deadline(RATE) {
             now = now + Duration::from_secs(1);
-            pace.received(1);
+            pace.moved(1);
             pieces += 1;
         }
         assert_eq!(pieces, 61);
@@ -75,7 +75,7 @@ mod tests {
         let mut now = Now(0);
         for _ in 0..100_000 {
             now = now + Duration::from_secs(1);
-            pace.received(500);
+            pace.moved(500);
             assert!(now < pace.deadline(RATE));
         }
     }
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn no_number_of_bytes_overflows() {
         let mut pace = Pace::new(Now(1));
-        pace.received(usize::MAX);
+        pace.moved(usize::MAX);
         let slowest = MinRate {
             bytes_per_s: 1,
             ..RATE
