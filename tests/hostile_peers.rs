@@ -363,9 +363,9 @@ fn every_reply_has_a_time_of_its_own() {
     relay.stop();
 }
 
-/// 512 octets five times a second are more than nothing for every block, and less than the least rate.
+/// Every block is taken in time, and all of them together are not.
 #[test]
-fn a_next_hop_that_sips_the_content_is_given_up() {
+fn a_next_hop_that_takes_the_content_too_slowly_is_given_up() {
     let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
         match occasion.command.starts_with("DATA") && occasion.before == 0 {
             true => Answer::SipContent,

@@ -512,8 +512,9 @@ fn inspection_lists_mail_and_names_damage() {
             "{text}"
         );
         run(path, settings, async |spool, recovered| {
-            assert_eq!(recovered.len(), 5);
+            assert_eq!(recovered.len(), 6);
             for message in recovered {
+                assert_eq!(message.is_damaged, message.id == ids[1]);
                 finish(spool, message.id, message.place).await;
             }
             // Kept for somebody to look at, and in nobody's way.
@@ -758,6 +759,114 @@ async fn flow(spool: &Spool, numbers: std::ops::Range<u64>, deferred: &mut Vec<A
         let stats = spool.stats();
         assert!(stats.outcome_segments <= 8, "{stats:?}");
     }
+}
+
+// ---- durable means durable ----
+
+/// The flags of every segment file that this process has open, by path: `/proc/self/fdinfo`.
+fn open_segments(path: &Path) -> Vec<(std::path::PathBuf, i32)> {
+    let directory = path.join("segments").canonicalize().expect("the segments");
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("proc");
+    let flags_of = |descriptor: std::io::Result<std::fs::DirEntry>| {
+        let name = descriptor.ok()?.file_name().into_string().ok()?;
+        let file = std::fs::read_link(format!("/proc/self/fd/{name}")).ok()?;
+        let is_ours = file.parent() == Some(&directory);
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{name}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");
+        is_ours.then_some((file, flags))
+    };
+    descriptors.filter_map(flags_of).collect()
+}
+
+/// Without `O_DSYNC` a write past the page cache may still wait in the disk's own cache.
+#[test]
+fn direct_segments_are_open_for_synchronous_writes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("spool");
+    run(&path, &settings(Durability::Direct), async |spool, _| {
+        store(spool, b"text").await;
+        let open = open_segments(&path);
+        // One that is being filled with zeros is synced as a whole.
+        let is_in_use = |(_, flags): &(_, i32)| flags & libc::O_ACCMODE == libc::O_RDWR;
+        let in_use: Vec<_> = open.into_iter().filter(is_in_use).collect();
+        assert!(in_use.len() >= 2, "{in_use:?}");
+        for (file, flags) in in_use {
+            let wanted = libc::O_DIRECT | libc::O_DSYNC;
+            assert_eq!(flags & wanted, wanted, "{}: {flags:o}", file.display());
+        }
+    });
+}
+
+/// KiB of the file that are in the page cache and not yet on the disk.
+fn dirty_kib(file: &std::fs::File) -> u64 {
+    use std::os::fd::AsRawFd;
+    let length = file.metadata().expect("our own file").len() as usize;
+    // SAFETY: a new mapping that is only read, of a file that nobody shortens; taken away below.
+    let start = unsafe {
+        let (read, shared) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_POPULATE);
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            read,
+            shared,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    assert_ne!(start, libc::MAP_FAILED);
+    let head = format!("{:x}-", start as usize);
+    let maps = std::fs::read_to_string("/proc/self/smaps").expect("proc");
+    let ours = maps.lines().skip_while(|line| !line.starts_with(&head));
+    let kib = |line: &str| -> u64 {
+        let number = line.trim().trim_end_matches("kB").trim();
+        number.parse().expect("a number")
+    };
+    let dirty = ours
+        .skip(1)
+        .take_while(|line| !line.starts_with("VmFlags"))
+        .filter_map(|line| {
+            let shared = line.strip_prefix("Shared_Dirty:");
+            shared.or(line.strip_prefix("Private_Dirty:"))
+        });
+    let dirty = dirty.map(kib).sum();
+    // SAFETY: the mapping from above, which nobody else knows.
+    unsafe { libc::munmap(start, length) };
+    dirty
+}
+
+/// A receipt comes after `fdatasync`: nothing of the message is left in the page cache only.
+#[test]
+fn buffered_segments_are_on_the_disk_when_a_receipt_comes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut options = std::fs::File::options();
+    options.create(true).truncate(true).read(true).write(true);
+    let sample = options.open(directory.path().join("sample"));
+    let sample = sample.expect("a file");
+    sample.set_len(4096).expect("room");
+    std::os::unix::fs::FileExt::write_all_at(&sample, b"text", 0).expect("a write");
+    assert!(dirty_kib(&sample) > 0, "the kernel tells what is dirty");
+    sample.sync_data().expect("a sync");
+    if dirty_kib(&sample) > 0 {
+        return println!("skipped: this file system has no disk behind it");
+    }
+    let path = directory.path().join("spool");
+    run(&path, &settings(Durability::Buffered), async |spool, _| {
+        for number in 0..20 {
+            let body = body(number, 10_000);
+            store(spool, &body).await;
+            // Others may be prepared just now.
+            let holds = |file: &Path| {
+                let content = std::fs::read(file).expect("our own file");
+                content.windows(16).any(|piece| piece == &body[..16])
+            };
+            let segments = open_segments(&path).into_iter();
+            let segment = segments.map(|(file, _)| file).find(|file| holds(file));
+            let segment = segment.expect("it lies somewhere");
+            let segment = std::fs::File::open(&segment).expect("our own file");
+            assert_eq!(dirty_kib(&segment), 0, "message {number}");
+        }
+    });
 }
 
 /// One run of a spool that is far too small for all the segments that a deferred message was in.

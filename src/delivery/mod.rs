@@ -180,6 +180,9 @@ impl Delivery {
 
     /// Takes over a job that was read from the spool at start: recipients that are not due wait.
     pub fn resume(&self, job: Job) {
+        let Some(job) = self.0.without_lost_content(job) else {
+            return;
+        };
         let due = job
             .recipients
             .iter()
@@ -327,6 +330,9 @@ impl Inner {
     }
 
     fn submit(self: Rc<Self>, job: Job) {
+        let Some(job) = self.without_lost_content(job) else {
+            return;
+        };
         for (way, part) in self.split_by_way(job) {
             if let Some(answer) = self.context.resolver.remembered(&way.next_hop) {
                 self.resolved(&way, answer, part);

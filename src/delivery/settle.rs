@@ -10,9 +10,10 @@ use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
 use crate::schedule::ending::Ending;
 use crate::schedule::judge::Verdict;
-use crate::schedule::outcome::{Diagnosis, Outcome};
+use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState};
 use crate::schedule::settle::{
-    After, Consequences, Decision, Facts, decide_all, is_report, judge_transaction, nobody_to_tell,
+    After, Consequences, Decision, Facts, content_lost, decide_all, is_report, judge_transaction,
+    judge_without_content, nobody_to_tell,
 };
 use crate::smtp::client::TransactionResult;
 use crate::time::{Now, WallTime};
@@ -84,6 +85,43 @@ impl Inner {
         let after = judged.after(reusable);
         self.apply(job, judged.decisions, &told);
         after
+    }
+
+    /// After the content could not be read from the spool: the hop is as it was, and the connection is over.
+    pub(super) fn settle_without_content(
+        self: &Rc<Self>,
+        job: Job,
+        result: &TransactionResult,
+        error: &std::io::Error,
+        session: &Session<'_>,
+    ) -> After {
+        let is_damaged = error.kind() == std::io::ErrorKind::InvalidData;
+        let is_lost = job.message.content_failed(is_damaged);
+        self.log_unreadable(&job, error, is_lost);
+        let decisions = judge_without_content(result, is_lost, &session.peer.host);
+        self.apply(job, decisions, &Told::default());
+        After::Close
+    }
+
+    /// Of a job whose content is lost nothing is left to do but reports.
+    pub(super) fn without_lost_content(self: &Rc<Self>, job: Job) -> Option<Job> {
+        if job.body.is_some() || !job.message.is_content_lost() {
+            return Some(job);
+        }
+        let is_owed =
+            |(_, state): &(u32, RecipientState)| matches!(state, RecipientState::ReportOwed { .. });
+        let (owed, waiting): (Vec<_>, Vec<_>) = job.recipients.into_iter().partition(is_owed);
+        let part = |recipients: Vec<(u32, RecipientState)>| {
+            (!recipients.is_empty()).then(|| Job {
+                message: job.message.clone(),
+                body: None,
+                recipients,
+            })
+        };
+        if let Some(waiting) = part(waiting) {
+            self.settle_all(waiting, Verdict::Bounce, &content_lost());
+        }
+        part(owed)
     }
 
     /// Gives all recipients of a job the same verdict, without a transaction.
@@ -273,7 +311,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn log_unreadable(&self, job: &Job, error: &std::io::Error) {
+    fn log_unreadable(&self, job: &Job, error: &std::io::Error, is_lost: bool) {
         let log = &self.context.log;
         log.line(
             LogLevel::Error,
@@ -282,7 +320,13 @@ impl Inner {
         )
         .field("id", job.message.id)
         .field("error", Shown(error))
-        .field("effect", "tried again later; see ringpost spool verify");
+        .field(
+            "effect",
+            match is_lost {
+                true => "given up, its sender gets a report; see ringpost spool verify",
+                false => "tried again later; see ringpost spool verify",
+            },
+        );
     }
 
     pub(super) fn log_tls_failed(&self, host: &str, address: SocketAddr, why: &str) {

@@ -531,16 +531,19 @@ impl Worker {
             self.inner.forget_report(job);
             return After::GoOn;
         };
-        if let Some(error) = self.connection.take_content_error() {
-            self.inner.log_unreadable(&job, &error);
-        }
+        let content_error = self.connection.take_content_error();
         let session = Session {
             connection: &self.connection,
             peer: &self.peer,
             started,
             has_worked: self.carried > 1 || self.has_rested,
         };
-        self.inner.settle(self.hop, job, result, &session)
+        match content_error {
+            None => self.inner.settle(self.hop, job, result, &session),
+            Some(error) => self
+                .inner
+                .settle_without_content(job, &result, &error, &session),
+        }
     }
 
     /// `None`: it is a report, and there is nobody to report to.

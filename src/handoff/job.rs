@@ -25,8 +25,14 @@ pub struct Message {
     /// The core whose spool holds it and counts its open recipients.
     pub home: usize,
     open_recipients: AtomicU32,
+    /// How often the disk would not give the content; [`CONTENT_TRIES_MAX`]: it is given up.
+    content_failures: AtomicU32,
     _memory: Charge,
 }
+
+/// How often a disk that gives an error is asked for a message's content before that counts as lost. A
+/// cable or a controller may recover; that the content is not what was written needs no second look.
+pub const CONTENT_TRIES_MAX: u32 = 3;
 
 /// Memory of a message in the queue beside its recipients: counts, places, tickets, maps. Measured
 /// with mail that waits for its next attempt.
@@ -59,6 +65,7 @@ impl Message {
             residence: Residence::fresh(place, recipients),
             home,
             open_recipients: AtomicU32::new(recipients as u32),
+            content_failures: AtomicU32::new(0),
             _memory: memory,
         })
     }
@@ -80,9 +87,28 @@ impl Message {
             residence: Residence::recovered(found.place, &found.states),
             home: usize::from(found.home),
             open_recipients: AtomicU32::new(open as u32),
+            content_failures: AtomicU32::new(match found.is_damaged {
+                true => CONTENT_TRIES_MAX,
+                false => 0,
+            }),
             _memory: memory.charge(usize::from(found.home), bytes),
         });
         (message, found.states)
+    }
+
+    /// The content could not be read. True if it is given up: it `is_damaged`, or that was the last try.
+    pub fn content_failed(&self, is_damaged: bool) -> bool {
+        let failures = match is_damaged {
+            true => CONTENT_TRIES_MAX,
+            false => 1,
+        };
+        self.content_failures.fetch_add(failures, Ordering::Relaxed);
+        self.is_content_lost()
+    }
+
+    /// There is nothing left to deliver.
+    pub fn is_content_lost(&self) -> bool {
+        self.content_failures.load(Ordering::Relaxed) >= CONTENT_TRIES_MAX
     }
 
     /// Counts recipients as finished, which must be durable; true if these were the last.

@@ -107,6 +107,46 @@ pub fn postponed(
     recipients.iter().map(decision).collect()
 }
 
+/// The content is not what was accepted, or the disk has given only errors for it.
+pub fn content_lost() -> Diagnosis {
+    Diagnosis {
+        status: EnhancedStatus::new(5, 3, 0),
+        text: "the content of the message was damaged on this host's disk and cannot be delivered"
+            .into(),
+        remote_host: "".into(),
+    }
+}
+
+/// The disk gave an error for the content, and is asked again.
+pub fn content_unreadable() -> Diagnosis {
+    Diagnosis {
+        status: EnhancedStatus::new(4, 3, 0),
+        text: "the content of the message could not be read from this host's disk".into(),
+        remote_host: "".into(),
+    }
+}
+
+/// Judges a transaction that ended because the content could not be read: that speaks of no hop. `is_lost`: it
+/// never will be read. Recipients that were refused before stay refused.
+pub fn judge_without_content(
+    result: &TransactionResult,
+    is_lost: bool,
+    host: &str,
+) -> Vec<(u32, Decision)> {
+    let (verdict, diagnosis) = match is_lost {
+        true => (Verdict::Bounce, content_lost()),
+        false => (Verdict::Defer, content_unreadable()),
+    };
+    let mut decisions = judge_transaction(result, false, host).decisions;
+    for ((_, decision), (_, recipient)) in decisions.iter_mut().zip(&result.verdicts) {
+        if is_silence(recipient) {
+            decision.verdict = verdict;
+            decision.diagnosis = diagnosis.clone();
+        }
+    }
+    decisions
+}
+
 /// Gives all recipients the same verdict, without a transaction.
 pub fn decide_all(
     recipients: &[(u32, RecipientState)],
@@ -595,6 +635,34 @@ mod tests {
             (indices(&again.again), again.recorded.len()),
             (vec![0, 1, 2], 0)
         );
+    }
+
+    #[test]
+    fn content_that_cannot_be_read_speaks_of_the_message_and_leaves_refusals_alone() {
+        let refused = RecipientVerdict::Refused {
+            stage: crate::smtp::reply::Stage::Rcpt,
+            reply: std::rc::Rc::new(crate::smtp::reply::Reply::new(550, "5.1.1 nobody")),
+        };
+        let result = TransactionResult {
+            verdicts: vec![(0, refused), (2, RecipientVerdict::LostInBody)],
+            relayed: Vec::new(),
+            reusable: false,
+        };
+        let verdicts = |is_lost| {
+            let decisions = judge_without_content(&result, is_lost, "h");
+            let told = decisions.into_iter().map(|(index, decision)| {
+                let Decision {
+                    verdict, diagnosis, ..
+                } = decision;
+                (index, verdict, diagnosis.status)
+            });
+            told.collect::<Vec<_>>()
+        };
+        let nobody = (0, Verdict::Bounce, EnhancedStatus::new(5, 1, 1));
+        let lost = (2, Verdict::Bounce, EnhancedStatus::new(5, 3, 0));
+        let later = (2, Verdict::Defer, EnhancedStatus::new(4, 3, 0));
+        assert_eq!(verdicts(true), [nobody, lost]);
+        assert_eq!(verdicts(false), [nobody, later]);
     }
 
     /// One recipient of each kind, and what is said of it when its lifetime ends or it is refused.

@@ -333,8 +333,8 @@ impl Policy for Asked<'_> {
         self.context.postmaster()
     }
 
-    fn admit(&self, declared_bytes: Option<u64>) -> Result<(), Refusal> {
-        self.context.admit(declared_bytes)
+    fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        self.context.admit(peer, declared_bytes)
     }
 
     fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {

@@ -81,6 +81,9 @@ impl fmt::Display for Listing {
             )?;
             write_path(f, message.envelope.reverse_path.as_ref())?;
             writeln!(f)?;
+            if message.is_damaged {
+                writeln!(f, "    DAMAGED content: its sender will get a report")?;
+            }
             for (recipient, state) in message.envelope.recipients.iter().zip(&message.states) {
                 write_recipient(f, recipient, state)?;
             }

@@ -33,6 +33,8 @@ pub struct RecoveredMessage {
     /// One for each recipient of the envelope; at least one is not finished.
     pub states: Vec<RecipientState>,
     pub place: Place,
+    /// The content is not what was written: nothing is left to deliver but a report.
+    pub is_damaged: bool,
     /// The core whose [`Spool::message_finished`](crate::spool::Spool::message_finished) is to
     /// be told. New messages have `id.core` for that.
     pub home: u16,
@@ -385,19 +387,19 @@ impl<'a> Opening<'a> {
 
     /// Places for all messages, and their homes' books.
     fn place(&mut self, found: &Survey) -> Result<Vec<RecoveredMessage>, OpenError> {
-        for (id, laps) in &found.lost {
-            let parts: Vec<Part> = laps.iter().map(|lap| (*lap, 0)).collect();
-            self.keep_live(*id, parts);
-        }
         let mut messages = Vec::with_capacity(found.messages.len());
         for message in &found.messages {
-            let home = self.keep_live(message.id, message.parts());
+            let mut parts = message.parts();
+            // A copy of a time with another number of cores may be in another's log.
+            parts.retain(|(lap, _)| self.homes[lap] == self.homes[&message.lap]);
+            let home = self.keep_live(message.id, parts);
             messages.push(RecoveredMessage {
                 id: message.id,
                 received_at: message.received_at,
                 envelope: message.envelope.clone(),
                 states: message.states.clone(),
                 place: self.place_of(message),
+                is_damaged: message.is_damaged,
                 home: home as u16,
             });
         }
@@ -419,12 +421,15 @@ impl<'a> Opening<'a> {
             bytes: raw.bytes,
             checksum: raw.checksum,
         };
-        match &message.body {
+        let place = match &message.body {
             FoundBody::Inline(raw) => Place::inline(extent(raw)),
             FoundBody::Chunks(raw) => Place::chunks(
                 raw.iter().map(extent).collect(),
                 self.files[&message.lap].clone(),
             ),
-        }
+        };
+        let is_home = |lap: &&Lap| self.homes[lap] == self.homes[&message.lap];
+        let doubtful = message.doubtful.iter().filter(is_home);
+        doubtful.fold(place, |place, lap| place.doubting(self.files[lap].clone()))
     }
 }

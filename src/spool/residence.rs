@@ -76,3 +76,46 @@ impl Residence {
         self.place.store(Arc::new(place));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::file::{Durability, File};
+    use crate::spool::place::{Extent, SegmentFile};
+    use crate::spool::record::{Lap, SegmentId};
+
+    fn place() -> Place {
+        let file = std::fs::File::open("/dev/null").expect("it is everywhere");
+        Place::inline(Extent {
+            segment: Arc::new(SegmentFile {
+                lap: Lap {
+                    segment: SegmentId { core: 0, number: 0 },
+                    generation: 1,
+                },
+                segment_bytes: 4096,
+                file: File::new(file, Durability::Buffered),
+            }),
+            offset: 0,
+            bytes: 1,
+            checksum: 0,
+        })
+    }
+
+    /// An outcome that a copy may lack must stay as long as that copy: recovery would find the recipient
+    /// open again, and deliver twice.
+    #[test]
+    fn an_outcome_that_a_copy_under_way_may_lack_is_not_covered() {
+        let residence = Residence::fresh(place(), 2);
+        let finished = |index| residence.note(&[(index, RecipientState::Finished)]);
+        assert!(finished(0).is_covered, "every copy is still to come");
+        let snapshot = residence.snapshot();
+        let behind = finished(1);
+        assert!(!behind.is_covered, "the copy may have been read before");
+        assert_eq!(behind.place.snapshot(), 0);
+        residence.replace(place().made_with(snapshot.number));
+        assert!(finished(1).is_covered, "the next copy says it");
+        // That one fails, and its segment may hold it all the same.
+        residence.snapshot();
+        assert!(!finished(1).is_covered);
+    }
+}

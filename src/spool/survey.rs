@@ -18,6 +18,7 @@ use crate::spool::record::{
     RawExtent, RecordView, SegmentHeader, SegmentId, States, Usage, decode_outcome,
 };
 use crate::time::WallTime;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::io;
@@ -54,7 +55,7 @@ pub struct SurveyedSegment {
     pub condition: Condition,
     pub commits: u64,
     pub records: u64,
-    /// Messages that need this segment, lost ones included: what is left of them is kept.
+    /// Messages that need this segment, damaged ones included.
     pub live: u64,
     /// Of an outcome segment: the message segments whose messages it names.
     pub refers_to: BTreeSet<Lap>,
@@ -76,6 +77,11 @@ pub struct FoundMessage {
     pub body: FoundBody,
     /// The segment of the message's own or final record.
     pub lap: Lap,
+    /// The content is not what was written, and there is no other copy: its sender must hear of it.
+    pub is_damaged: bool,
+    /// Newer segments with copies that are not whole. As long as those can be found, outcomes that name the
+    /// message are needed: they count as its parts.
+    pub doubtful: Vec<Lap>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,7 +104,11 @@ impl FoundMessage {
 
     /// All segments that the message needs, each once, ascending.
     pub fn laps(&self) -> Vec<Lap> {
-        laps_of(self.extents(), self.lap)
+        let mut laps = laps_of(self.extents(), self.lap);
+        laps.extend(&self.doubtful);
+        laps.sort_unstable();
+        laps.dedup();
+        laps
     }
 
     /// The same, with about how many bytes of the body lie in each.
@@ -266,8 +276,6 @@ impl fmt::Display for RecoveryReport {
 pub struct Survey {
     pub segments: Vec<SurveyedSegment>,
     pub messages: Vec<FoundMessage>,
-    /// Large messages with missing parts, and the segments that the rest of them is in.
-    pub lost: Vec<(MessageId, Vec<Lap>)>,
     pub report: RecoveryReport,
 }
 
@@ -290,6 +298,7 @@ pub fn survey(disk: &mut dyn Disk) -> Result<Survey, SurveyError> {
     surveyor.read_logs(disk, Usage::Outcomes);
     surveyor.read_logs(disk, Usage::Messages);
     surveyor.join_chunks();
+    surveyor.own_up();
     surveyor.settle();
     Ok(surveyor.finish())
 }
@@ -301,6 +310,13 @@ struct Known {
     states: Vec<(u32, RecipientState)>,
     /// Outcome segments that name it.
     laps: Vec<Lap>,
+}
+
+/// A message whose envelope is whole and whose content is not.
+struct Damaged {
+    message: FoundMessage,
+    /// What a copy took along.
+    states: States,
 }
 
 struct FoundFinal {
@@ -321,7 +337,11 @@ struct Surveyor {
     /// Whole chunks: lap and offset of the body; its length and checksum.
     chunks: HashMap<(Lap, u64), (u32, u32)>,
     finals: Vec<FoundFinal>,
-    lost: Vec<(MessageId, Vec<Lap>)>,
+    damaged: Vec<Damaged>,
+    /// Such in the last commits of a lap: with the segment's index and the position.
+    torn: Vec<(usize, u64, Damaged)>,
+    /// Where messages have copies that are not whole, newer than the one that counts.
+    doubtful: HashMap<MessageId, Vec<Lap>>,
     report: RecoveryReport,
 }
 
@@ -404,17 +424,22 @@ impl Surveyor {
         let window_bytes = header.segment_bytes.min(WINDOW_BYTES as u64);
         let mut scan = Scan::default();
         scan.window.buffer.resize(window_bytes as usize, 0);
-        scan.run(disk, header, &mut |position, records, suspects, commits| {
+        scan.run(disk, header, &mut |found, suspects, commits| {
+            let FoundRecords {
+                position, records, ..
+            } = *found;
             self.report.commits += 1;
             self.segments[index].commits += 1;
             self.segments[index].records += records.len() as u64;
             for record in records {
-                if let Err(what) = self.take(header, position, record) {
+                if let Err(what) = self.take(header, found, record) {
                     let at = position + record.offset as u64;
+                    let message = Self::envelope_of(header, position, record, &what);
                     suspects.push(Suspect {
                         position: at,
                         what,
                         commits_before: commits,
+                        message,
                     });
                 }
             }
@@ -431,35 +456,69 @@ impl Surveyor {
         let in_flight = IN_FLIGHT_MAX as u64;
         match suspect.what {
             What::Commit if behind < in_flight => self.report.torn += 1,
-            // The damaged record's own commit is counted among those behind.
-            What::Body(_) if behind <= in_flight => self.report.torn += 1,
+            // The damaged record's own commit is counted among those behind. If a crash cut it off is known
+            // when all is read.
+            What::Body(_) if behind <= in_flight => match suspect.message {
+                Some(message) => self.torn.push((index, suspect.position, *message)),
+                None => self.report.torn += 1,
+            },
             What::Gap(missing) if behind < in_flight && missing < in_flight => {
                 self.report.holes += 1;
             }
             what => {
-                self.segments[index].is_damaged = true;
-                let id = self.segments[index].id;
-                self.report.damage(id, suspect.position, what);
+                self.name_damage(index, suspect.position, what);
+                self.damaged.extend(suspect.message.map(|damaged| *damaged));
             }
         }
+    }
+
+    fn name_damage(&mut self, index: usize, position: u64, what: What) {
+        self.segments[index].is_damaged = true;
+        let id = self.segments[index].id;
+        self.report.damage(id, position, what);
+    }
+
+    /// What a record with a damaged body still says of its message.
+    fn envelope_of(
+        header: &SegmentHeader,
+        position: u64,
+        record: &RecordView<'_>,
+        what: &What,
+    ) -> Option<Box<Damaged>> {
+        let is_message = header.usage == Usage::Messages && record.kind == Kind::Message;
+        if !is_message || !matches!(what, What::Body(_)) {
+            return None;
+        }
+        let meta = MessageMeta::decode(record.meta).ok()?;
+        let extent = extent_of(header, position, record);
+        Some(Box::new(Damaged {
+            message: FoundMessage {
+                id: record.id,
+                received_at: meta.received_at,
+                envelope: meta.envelope,
+                states: Vec::new(),
+                body: FoundBody::Inline(extent),
+                lap: header.lap,
+                is_damaged: true,
+                doubtful: Vec::new(),
+            },
+            states: meta.states,
+        }))
     }
 
     fn take(
         &mut self,
         header: &SegmentHeader,
-        position: u64,
+        found: &FoundRecords<'_>,
         record: &RecordView<'_>,
     ) -> Result<(), What> {
-        if !record.is_whole() {
+        // What the disk would not give now it may give later: whoever needs the body will see.
+        if !found.has_unread && !record.is_whole() {
             return Err(What::Body(record.id));
         }
+        let position = found.position;
         let unreadable = |_| What::Record(record.id);
-        let extent = RawExtent {
-            lap: header.lap,
-            offset: position + record.body_offset() as u64,
-            bytes: record.body.len() as u32,
-            checksum: record.body_checksum,
-        };
+        let extent = extent_of(header, position, record);
         match (header.usage, record.kind) {
             (Usage::Messages, Kind::Message) => {
                 let meta = MessageMeta::decode(record.meta).map_err(unreadable)?;
@@ -544,7 +603,55 @@ impl Surveyor {
             states,
             body,
             lap,
+            is_damaged: false,
+            doubtful: Vec::new(),
         });
+    }
+
+    /// Messages whose content is damaged, unless there is another copy. A copy that is not whole can be found
+    /// again as well: what says that its message is finished must outlive it.
+    fn own_up(&mut self) {
+        for (index, position, damaged) in std::mem::take(&mut self.torn) {
+            if self.was_never_needed(&damaged.message) {
+                self.report.torn += 1;
+                self.doubt(damaged.message.id, damaged.message.lap);
+            } else {
+                self.name_damage(index, position, What::Body(damaged.message.id));
+                self.damaged.push(damaged);
+            }
+        }
+        for Damaged { message, states } in std::mem::take(&mut self.damaged) {
+            let (id, lap) = (message.id, message.lap);
+            self.learn(None, id, states);
+            self.doubt(id, lap);
+            if let Entry::Vacant(entry) = self.seen.entry(id) {
+                entry.insert(lap);
+                self.messages.push(message);
+            }
+        }
+    }
+
+    /// Of one in the last commits: it was not accepted there, or is not needed any more. An outcome that
+    /// names a message says that it was accepted, and copies are made of what is whole elsewhere.
+    fn was_never_needed(&self, message: &FoundMessage) -> bool {
+        let states = self.states(message.id, message.envelope.recipients.len());
+        self.seen.contains_key(&message.id)
+            || !self.known.contains_key(&message.id)
+            || states.iter().all(RecipientState::is_finished)
+    }
+
+    /// In `lap` is a copy of the message that is not whole.
+    fn doubt(&mut self, id: MessageId, lap: Lap) {
+        self.note_references(id, lap);
+        let Some(&counts) = self.seen.get(&id) else {
+            return;
+        };
+        self.report.duplicates += 1;
+        if self.age(lap) > self.age(counts) {
+            self.doubtful.entry(id).or_default().push(lap);
+        } else {
+            self.hold_newer(lap, counts);
+        }
     }
 
     /// Two copies of one id are one message: the newest is used, and goes last.
@@ -553,17 +660,22 @@ impl Surveyor {
             return true;
         };
         self.report.duplicates += 1;
-        let is_newest = self.age(other) < self.age(lap);
-        let (older, newer) = match is_newest {
-            true => (other, lap),
-            false => (lap, other),
+        let newer = self.hold_newer(other, lap);
+        self.seen.insert(id, newer);
+        self.age(other) < self.age(lap)
+    }
+
+    /// Of two segments with copies of one message: the newer one, which goes last.
+    fn hold_newer(&mut self, one: Lap, other: Lap) -> Lap {
+        let (older, newer) = match self.age(one) < self.age(other) {
+            true => (one, other),
+            false => (other, one),
         };
         if older != newer {
-            self.seen.insert(id, newer);
-            let newer = self.index[&newer];
-            self.segments[newer].held_by.insert(older);
+            let index = self.index[&newer];
+            self.segments[index].held_by.insert(older);
         }
-        is_newest
+        newer
     }
 
     /// Grows from segment to segment of one log. A copy is only ever made in a later segment.
@@ -586,12 +698,13 @@ impl Surveyor {
             if open == 0 {
                 continue;
             }
+            message.doubtful = self.doubtful.remove(&message.id).unwrap_or_default();
             self.report.messages += 1;
             self.report.recipients_open += open as u64;
             self.count_live(&message.laps());
             self.messages.push(message);
         }
-        self.report.finished = (self.seen.len() - self.lost.len()) as u64 - self.report.messages;
+        self.report.finished = self.seen.len() as u64 - self.report.messages;
     }
 
     /// As long as the message can be found again, all outcomes that name it are needed.
@@ -625,9 +738,12 @@ impl Surveyor {
         for last in incomplete {
             self.note_references(last.id, last.lap);
             let extents = &last.meta.extents;
-            if self.seen.contains_key(&last.id) {
-                // It has moved, and parts of the old copy went first.
+            if let Some(&counts) = self.seen.get(&last.id) {
+                // It has moved, and parts of the old copy went first; or parts of the new one are damaged.
                 self.report.duplicates += 1;
+                if self.age(last.lap) > self.age(counts) {
+                    self.doubtful.entry(last.id).or_default().push(last.lap);
+                }
             } else if extents.iter().any(|e| !self.is_message_lap(e.lap)) {
                 // A segment goes only when nothing in it is needed: the final record's write
                 // failed, its sender was told so, and yet it reached the disk.
@@ -659,20 +775,27 @@ impl Surveyor {
             })
     }
 
+    /// A large message of which parts are missing.
     fn lose(&mut self, last: FoundFinal) {
-        let laps = laps_of(&last.meta.extents, last.lap);
-        self.count_live(&laps);
         let segment = last.lap.segment;
         self.report
             .damage(segment, last.position, What::Parts(last.id));
-        self.lost.push((last.id, laps));
+        self.messages.push(FoundMessage {
+            id: last.id,
+            received_at: last.meta.received_at,
+            envelope: last.meta.envelope,
+            states: Vec::new(),
+            body: FoundBody::Chunks(last.meta.extents),
+            lap: last.lap,
+            is_damaged: true,
+            doubtful: Vec::new(),
+        });
     }
 
     fn finish(self) -> Survey {
         Survey {
             segments: self.segments,
             messages: self.messages,
-            lost: self.lost,
             report: self.report,
         }
     }
@@ -683,9 +806,28 @@ struct Suspect {
     what: What,
     /// Whole commits of the lap before it.
     commits_before: u64,
+    /// The message whose content it is.
+    message: Option<Box<Damaged>>,
 }
 
-type Visit<'a> = dyn FnMut(u64, &[RecordView<'_>], &mut Vec<Suspect>, u64) + 'a;
+/// The records of a commit.
+struct FoundRecords<'a> {
+    position: u64,
+    records: &'a [RecordView<'a>],
+    /// The disk did not give all of it: bodies may have zeros for what is missing.
+    has_unread: bool,
+}
+
+fn extent_of(header: &SegmentHeader, position: u64, record: &RecordView<'_>) -> RawExtent {
+    RawExtent {
+        lap: header.lap,
+        offset: position + record.body_offset() as u64,
+        bytes: record.body.len() as u32,
+        checksum: record.body_checksum,
+    }
+}
+
+type Visit<'a> = dyn FnMut(&FoundRecords<'_>, &mut Vec<Suspect>, u64) + 'a;
 
 /// One pass over a lap.
 #[derive(Default)]
@@ -749,12 +891,30 @@ impl Scan {
         found: &FoundCommit,
         visit: &mut Visit<'_>,
     ) -> bool {
-        let bytes = self.window.get(disk, id, position, found.header.bytes());
-        let Some(records) = bytes.ok().and_then(|bytes| found.records(bytes)) else {
+        let length = found.header.bytes();
+        let error = self.window.get(disk, id, position, length).err();
+        let patched;
+        let bytes = match error {
+            None => self.window.held(position, length),
+            Some(_) => {
+                patched = read_by_blocks(disk, id, position, length);
+                Some(&patched[..])
+            }
+        };
+        let Some(records) = bytes.and_then(|bytes| found.records(bytes)) else {
             return false;
         };
-        visit(position, &records, &mut self.suspects, self.commits);
+        let has_unread = error.is_some();
+        let found = FoundRecords {
+            position,
+            records: &records,
+            has_unread,
+        };
+        visit(&found, &mut self.suspects, self.commits);
         self.commits += 1;
+        if let Some(error) = error {
+            self.suspect(position, What::Unreadable(error.to_string()));
+        }
         true
     }
 
@@ -779,8 +939,27 @@ impl Scan {
             position,
             what,
             commits_before: self.commits,
+            message: None,
         });
     }
+}
+
+/// What the disk gives of a commit, with zeros for the blocks that it does not give: heads may be whole
+/// although a body is not.
+fn read_by_blocks(
+    disk: &mut dyn Disk,
+    segment: SegmentId,
+    position: u64,
+    length: usize,
+) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    let blocks = bytes.chunks_mut(BLOCK_BYTES);
+    for (at, block) in (position..).step_by(BLOCK_BYTES).zip(blocks) {
+        if disk.read(segment, at, block).is_err() {
+            block.fill(0);
+        }
+    }
+    bytes
 }
 
 /// A piece of a segment in memory.
@@ -800,15 +979,17 @@ impl Window {
         position: u64,
         length: usize,
     ) -> io::Result<&[u8]> {
-        let holds =
-            position >= self.start && position + length as u64 <= self.start + self.filled as u64;
-        if !holds {
+        if self.held(position, length).is_none() {
             self.fill(disk, segment, position, length)?;
         }
-        let from = (position - self.start) as usize;
-        self.buffer[..self.filled]
-            .get(from..from + length)
+        self.held(position, length)
             .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// The same, if it is here.
+    fn held(&self, position: u64, length: usize) -> Option<&[u8]> {
+        let from = usize::try_from(position.checked_sub(self.start)?).ok()?;
+        self.buffer[..self.filled].get(from..from.checked_add(length)?)
     }
 
     /// Reads ahead; where that fails, no further than is needed.

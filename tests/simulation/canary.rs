@@ -25,10 +25,12 @@ pub enum Canary {
     MixesUpContent,
     /// The queue's memory is not given back.
     LeaksMemory,
+    /// Mail is tried for ever.
+    NeverExpires,
 }
 
 impl Canary {
-    pub const ALL: [Canary; 11] = [
+    pub const ALL: [Canary; 12] = [
         Canary::AnswersEarly,
         Canary::WritesVanish,
         Canary::SettlesEarly,
@@ -40,5 +42,6 @@ impl Canary {
         Canary::DropsPostponed,
         Canary::MixesUpContent,
         Canary::LeaksMemory,
+        Canary::NeverExpires,
     ];
 }

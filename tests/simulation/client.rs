@@ -305,7 +305,8 @@ impl Client {
             _ => seen.borrow_mut().unclear_to_client += 1,
         }
         tell!(self.world, "letter {number} is {answer:?}");
-        let complaint = self.world.ledger.borrow_mut().answered(number, answer);
+        let now = self.world.wall_time();
+        let complaint = self.world.ledger.borrow_mut().answered(now, number, answer);
         complaint.into_iter().for_each(|it| self.world.accuse(it));
         match answer {
             Answer::Unclear => Err(Over),

@@ -4,7 +4,7 @@
 //! next hop needs to know what the relay calls it.
 
 use ringpost::message::{BodyType, Envelope, MessageId, Recipient};
-use ringpost::time::Now;
+use ringpost::time::{Now, WallTime};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub struct Letter {
     /// Without dots stuffed, ending in CRLF.
     pub content: Vec<u8>,
     pub answer: Answer,
+    /// When the client heard so.
+    pub accepted_at: Option<WallTime>,
     /// The relay received it, after this.
     pub begun: Now,
     /// Its write failed: it may be on the disk all the same.
@@ -124,6 +126,7 @@ impl Ledger {
                 envelope,
                 content: Vec::new(),
                 answer: Answer::Sending,
+                accepted_at: None,
                 begun: now,
                 may_surface: false,
                 report_refused: false,
@@ -163,9 +166,10 @@ impl Ledger {
     }
 
     /// What the client was told in the end; a complaint if that was not true.
-    pub fn answered(&mut self, number: u32, answer: Answer) -> Option<String> {
+    pub fn answered(&mut self, now: WallTime, number: u32, answer: Answer) -> Option<String> {
         let letter = self.letter(number);
         letter.answer = answer;
+        letter.accepted_at = (answer == Answer::Accepted).then_some(now);
         let delivered = letter.fates.iter().any(|fate| fate.deliveries > 0);
         (matches!(answer, Answer::Refused(_)) && delivered && !letter.may_surface)
             .then(|| format!("letter {number} was refused, and delivered"))

@@ -1,5 +1,6 @@
 //! The next hops that there are, and the way to them.
 
+use crate::canary::Canary;
 use crate::host::{self, Host, Manner};
 use crate::ledger::{SiteFacts, site_of};
 use crate::link::{self, End};
@@ -36,7 +37,7 @@ impl Network {
             size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
         };
         let min = Duration::from_secs(1 + world.below(20) as u64);
-        let retry = RetryPolicy {
+        let mut retry = RetryPolicy {
             min,
             max: min * 4,
             lifetime: Duration::from_secs(*world.pick(&[60, 300, 3000])),
@@ -50,6 +51,9 @@ impl Network {
         ledger.sites = sites.iter().map(facts).collect();
         ledger.lifetime = retry.lifetime;
         ledger.report_lifetime = report_retry.lifetime;
+        if world.canary == Canary::NeverExpires {
+            retry.lifetime = Duration::from_secs(1 << 40);
+        }
         Rc::new(Network {
             world: world.clone(),
             hosts,

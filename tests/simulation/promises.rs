@@ -280,6 +280,16 @@ impl Ledger {
         let letter = &self.letters[&number];
         let mut wrong = None;
         for (index, state) in states {
+            // The last try is when the lifetime ends; then it is to be returned.
+            if let RecipientState::Waiting { due, .. } = state
+                && letter
+                    .accepted_at
+                    .is_some_and(|at| *due > at + self.lifetime)
+            {
+                wrong = wrong.or(Some(format!(
+                    "recipient {index} of letter {number} is deferred beyond its lifetime"
+                )));
+            }
             // That it was finished by the same word is no contradiction.
             if state.is_finished() {
                 let checked = self.may_stand(now, letter, *index as usize, state);

@@ -45,15 +45,15 @@ pub enum Answer {
     Stall,
     /// What is no TLS record, and then nothing.
     CorruptRecord,
-    /// This again and again, five times a second, until the client gives up.
+    /// This again and again, twice a second, until the client gives up.
     Dribble(&'static str),
-    /// 354, and then nothing of the content is read, but an octet now and then.
+    /// 354, and then a mebibyte of the content now and then.
     SipContent,
     /// The usual, and then this and the end: nobody asked.
     UsualThenSayAndClose(&'static str),
 }
 
-const BETWEEN_DRIBBLES: Duration = Duration::from_millis(200);
+const BETWEEN_DRIBBLES: Duration = Duration::from_millis(500);
 
 /// When an answer is due.
 #[derive(Clone, Copy, Debug)]
@@ -375,7 +375,7 @@ impl Session {
             Answer::SipContent => {
                 self.say("354 Go on")?;
                 loop {
-                    io::Read::read_exact(&mut self.link.socket(), &mut [0; 512])?;
+                    io::Read::read_exact(&mut self.link.socket(), &mut vec![0; 1 << 20])?;
                     std::thread::sleep(BETWEEN_DRIBBLES);
                 }
             }
