@@ -165,7 +165,7 @@ fn verdicts(c: &mut Criterion) {
     let (_, _, session, _) = handshake(&client, &server);
     let chain = session.peer_certificates();
     let mut trusted = TrustAnchors::none();
-    trusted.add(&chain[0]);
+    trusted.add(&chain[0], NOW);
     let judge = Judge::new(Arc::new(trusted));
     let mut group = c.benchmark_group("verdict");
     group.throughput(Throughput::Elements(1));
