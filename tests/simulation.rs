@@ -22,6 +22,8 @@ mod simulated;
 #[path = "simulation/world.rs"]
 mod world;
 
+#[path = "simulation/bounds.rs"]
+mod bounds;
 #[path = "simulation/canary.rs"]
 mod canary;
 #[path = "simulation/client.rs"]
@@ -67,7 +69,7 @@ mod worker;
 
 use canary::Canary;
 use ledger::Stats;
-use network::Network;
+use network::{Network, RESTARTING_SITE, SPOTLESS_SITE};
 use relay::Relay;
 use seen::Seen;
 use simulated::seeds;
@@ -81,6 +83,7 @@ const SEEDS: u64 = 2000;
 /// Within so many seeds each planted bug must be found.
 const SEEDS_TO_FIND_A_BUG: u64 = 400;
 const CLIENTS_AT_ONCE: usize = 6;
+const CLIENTS_IN_A_RUSH: usize = 20;
 /// Turns that the last run may take until nothing is left.
 const TURNS_MAX: u32 = 400_000;
 
@@ -110,6 +113,9 @@ impl Simulation {
     fn play(&mut self) -> Result<(), String> {
         for _ in 0..1 + self.world.below(3) {
             self.run()?;
+            if self.world.one_in(4) {
+                self.rush()?;
+            }
             self.cut_power();
             self.world.verdict()?;
         }
@@ -130,17 +136,57 @@ impl Simulation {
         Ok(())
     }
 
+    /// Many clients whose mail is mostly for one site, in real time: queues grow long, and hosts restart.
+    fn rush(&mut self) -> Result<(), String> {
+        let world = self.world.clone();
+        let favourite = *world.pick(&[SPOTLESS_SITE, RESTARTING_SITE, RESTARTING_SITE]);
+        self.network.favourite.set(Some(favourite));
+        let mut to_come = CLIENTS_IN_A_RUSH;
+        for _ in 0..300 + world.below(700) {
+            if to_come > 0 && world.one_in(4) {
+                to_come -= 1;
+                self.visit();
+            }
+            // At the worst time, mostly.
+            let is_worst = self.network.receiving() > 0;
+            if world.one_in(if is_worst { 8 } else { 400 }) {
+                self.network.restart();
+            }
+            self.turn()?;
+        }
+        self.network.favourite.set(None);
+        Ok(())
+    }
+
+    /// Everybody has a look; then it is later. False: nobody waits for anything.
+    fn turn(&mut self) -> Result<bool, String> {
+        let world = &self.world;
+        let before = world.progress();
+        world.forget_awaited();
+        (0..world.tasks()).rev().for_each(|task| self.poll(task));
+        world.power.borrow_mut().complete_one(world);
+        world.verdict()?;
+        self.relay.check()?;
+        if world.progress() == before {
+            return Ok(world.pass_to_next());
+        }
+        world.pass(Duration::from_micros(100));
+        Ok(true)
+    }
+
     fn step(&mut self, clients: usize) {
         let world = self.world.clone();
         world.pass(Duration::from_micros(world.below(400) as u64));
         match world.below(40) {
             0 if Rc::strong_count(&self.clients) <= clients => self.visit(),
+            6 if world.one_in(30) => self.network.restart(),
             1..5 => world.power.borrow_mut().complete_one(&world),
             // A while in which nobody comes to anything.
             5 if world.one_in(4) => {
                 world.forget_awaited();
                 (0..world.tasks()).rev().for_each(|task| self.poll(task));
                 world.pass_to_next();
+                world.ledger.borrow_mut().bounds.stood_still();
             }
             _ => {
                 let tasks = world.tasks();
@@ -188,21 +234,12 @@ impl Simulation {
         self.relay.lift_limits();
         self.relay.start();
         for _ in 0..TURNS_MAX {
-            let before = world.progress();
-            world.forget_awaited();
-            (0..world.tasks()).rev().for_each(|task| self.poll(task));
-            world.power.borrow_mut().complete_one(&world);
-            world.verdict()?;
-            self.relay.check()?;
+            let is_alive = self.turn()?;
             if self.is_drained() {
                 return self.empty();
             }
-            if world.progress() == before {
-                if !world.pass_to_next() {
-                    return Err(format!("nothing happens: {}", self.relay.describe()));
-                }
-            } else {
-                world.pass(Duration::from_micros(100));
+            if !is_alive {
+                return Err(format!("nothing happens: {}", self.relay.describe()));
             }
         }
         Err(format!("it does not drain: {}", self.relay.describe()))

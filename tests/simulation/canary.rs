@@ -27,10 +27,16 @@ pub enum Canary {
     LeaksMemory,
     /// Mail is tried for ever.
     NeverExpires,
+    /// What one recipient is told when the connection breaks is what all hear that wait for the hop.
+    RecipientSpeaksForAll,
+    /// A sender that a host does not like today pauses the hop.
+    SenderPausesAll,
+    /// A hop that cannot be reached is tried three times at once, for one mail.
+    TriesThrice,
 }
 
 impl Canary {
-    pub const ALL: [Canary; 12] = [
+    pub const ALL: [Canary; 15] = [
         Canary::AnswersEarly,
         Canary::WritesVanish,
         Canary::SettlesEarly,
@@ -43,5 +49,8 @@ impl Canary {
         Canary::MixesUpContent,
         Canary::LeaksMemory,
         Canary::NeverExpires,
+        Canary::RecipientSpeaksForAll,
+        Canary::SenderPausesAll,
+        Canary::TriesThrice,
     ];
 }

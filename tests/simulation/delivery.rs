@@ -11,8 +11,8 @@ use ringpost::schedule::judge::{LastWord, Verdict};
 use ringpost::schedule::next_hop::{Action, HopId};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState};
 use ringpost::schedule::settle::{
-    Consequences, Decision, Facts, Recipients, addressee, decide_all, nobody_to_tell, postponed,
-    split_by_count,
+    Consequences, Decision, Facts, Recipients, addressee, decide_all, is_report, nobody_to_tell,
+    postponed, split_by_count,
 };
 use ringpost::smtp::reply::EnhancedStatus;
 use ringpost::time::Now;
@@ -27,6 +27,8 @@ use std::time::Duration;
 pub struct HopState {
     pub idle: VecDeque<Rc<Cell<Option<Told>>>>,
     pub last: LastWord,
+    /// For a planted bug.
+    pub overheard: Option<Diagnosis>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,20 @@ impl Core {
         self.world().seen.borrow_mut().postponed += 1;
         if self.world().canary == Canary::DropsPostponed {
             return;
+        }
+        let overheard = self
+            .part()
+            .schedule
+            .borrow_mut()
+            .context(hop)
+            .overheard
+            .clone();
+        if let Some(diagnosis) = overheard {
+            let verdict = match diagnosis.status.class {
+                5 => Verdict::Bounce,
+                _ => Verdict::Defer,
+            };
+            return self.settle_all(job, verdict, &diagnosis);
         }
         let decisions = {
             let mut schedule = self.part().schedule.borrow_mut();
@@ -155,9 +171,23 @@ impl Core {
         let (message, body, recipients) = job.dissolve();
         let most = self.relay.recipients_per_transaction;
         for recipients in split_by_count(recipients, most) {
+            self.count_job(site, &message, &recipients);
             let part = Job::new(message.clone(), body.clone(), recipients);
             self.part().schedule.borrow_mut().push(&site, part, now);
         }
+    }
+
+    fn count_job(&self, site: usize, message: &Message, recipients: &Recipients) {
+        let mut ledger = self.world().ledger.borrow_mut();
+        let is_spotless = ledger.sites[site].is_spotless;
+        let waits = |(index, state): &(u32, RecipientState)| {
+            let waits = is_spotless && matches!(state, RecipientState::Waiting { .. });
+            let path = &message.envelope.recipients[*index as usize].forward_path;
+            waits.then(|| path.as_str())
+        };
+        let waiting = recipients.iter().filter_map(waits);
+        let place = (self.number, site);
+        ledger.bounds.queued(place, waiting, self.world().now());
     }
 
     pub fn defer(&self, mut job: Job, wait: Duration) {
@@ -180,6 +210,7 @@ impl Core {
     pub fn apply(&self, job: Job, decisions: Vec<(u32, Decision)>) {
         let world = self.world();
         let (message, body, recipients) = job.dissolve();
+        let is_report = is_report(&recipients);
         for (index, decision) in &decisions {
             let id = message.id;
             tell!(
@@ -188,6 +219,12 @@ impl Core {
                 decision.verdict,
                 decision.diagnosis.text
             );
+            if is_report {
+                continue;
+            }
+            let recipient = &message.envelope.recipients[*index as usize];
+            let complaint = world.ledger.borrow_mut().decided(id, recipient, decision);
+            complaint.into_iter().for_each(|it| world.accuse(it));
         }
         let mut envelope = message.envelope.clone();
         if world.canary == Canary::ReportsDespiteNever {

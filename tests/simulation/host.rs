@@ -1,11 +1,14 @@
 //! A next hop: none of the relay's code. Takes mail, refuses it, falls silent, breaks off, or talks nonsense.
 
-use crate::link::{End, Received};
+use crate::ledger::parse_address;
+use crate::link::{Breaker, End, Received};
+use crate::network::{RESTARTING_SITE, SPOTLESS_SITE};
 use crate::promises::{Taken, split_path, unstuffed};
 use crate::relay::HOSTNAME;
 use crate::trouble::{At, Trouble, is_positive};
 use crate::world::{World, sleep};
 use ringpost::time::Now;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,9 +29,15 @@ pub enum Manner {
     Liar,
     /// Wants no mail from us, ever.
     Hostile,
+    /// Says what it has to say octet by octet.
+    Dribbling,
+    /// Takes its time, knows who lives there, and restarts now and then.
+    Restarting,
+    /// Without fault; it knows who lives there, and which senders it does not like.
+    Spotless,
 }
 
-const MANNERS: [Manner; 12] = [
+const MANNERS: [Manner; 13] = [
     Manner::Good,
     Manner::Good,
     Manner::Good,
@@ -41,7 +50,11 @@ const MANNERS: [Manner; 12] = [
     Manner::Silent,
     Manner::Liar,
     Manner::Hostile,
+    Manner::Dribbling,
 ];
+
+/// No reply may take longer, however it comes.
+const REPLY_MAX: Duration = Duration::from_secs(15);
 
 pub struct Host {
     pub number: usize,
@@ -51,7 +64,19 @@ pub struct Host {
     dsn: bool,
     eight_bit: bool,
     pub size_max: Option<u64>,
+    smtputf8: bool,
     knows_ehlo: bool,
+    /// For [`Manner::Restarting`].
+    pub down_until: Cell<Now>,
+    connections: RefCell<Vec<Open>>,
+    /// Sessions that have refused a recipient, and wait for content, or have it and have not said so.
+    receiving: Rc<()>,
+}
+
+/// A connection that a restart breaks.
+struct Open {
+    breaker: Breaker,
+    last_taken: Rc<RefCell<Option<Taken>>>,
 }
 
 impl Host {
@@ -59,15 +84,73 @@ impl Host {
         Host {
             number,
             site,
-            manner: *world.pick(&MANNERS),
+            manner: match site {
+                SPOTLESS_SITE => Manner::Spotless,
+                RESTARTING_SITE => Manner::Restarting,
+                _ => *world.pick(&MANNERS),
+            },
             pipelining: !world.one_in(4),
             dsn: world.one_in(2),
             eight_bit: !world.one_in(5),
             size_max: *world.pick(&[None, None, None, Some(9000)]),
+            smtputf8: world.one_in(2),
             knows_ehlo: !world.one_in(10),
+            down_until: Cell::new(Now(0)),
+            connections: RefCell::default(),
+            receiving: Rc::default(),
         }
     }
+
+    /// How many messages are under way to it that somebody was refused for.
+    pub fn receiving(&self) -> usize {
+        Rc::strong_count(&self.receiving) - 1
+    }
+
+    pub fn takes_smtputf8(&self) -> bool {
+        self.smtputf8 && self.knows_ehlo
+    }
+
+    /// Breaks all connections, and refuses new ones for a while.
+    pub fn restart(&self, world: &World) {
+        tell!(world, "mx{} restarts", self.number);
+        for open in self.connections.take() {
+            if open.breaker.reset()
+                && let Some(taken) = &*open.last_taken.borrow()
+            {
+                // Perhaps it was the word about this that got lost.
+                world.ledger.borrow_mut().told(taken, false);
+            }
+        }
+        let away = Duration::from_millis(world.below(20_000) as u64);
+        self.down_until.set(world.now() + away);
+    }
+
+    /// This recipient does not live here.
+    fn is_unknown(&self, address: &str) -> bool {
+        match (self.manner, named_in(address)) {
+            (Manner::Restarting, Some((Some(index), number))) => (number + index as u32) % 2 == 0,
+            (Manner::Spotless, Some((Some(index), number))) => (number + index as u32) % 7 == 0,
+            _ => false,
+        }
+    }
+
+    /// It does not like this sender, today.
+    fn dislikes(&self, world: &World, reverse_path: &str) -> bool {
+        let who = named_in(reverse_path);
+        let is_disliked = matches!(who, Some((None, number)) if number % 4 == 0);
+        self.manner == Manner::Spotless && is_disliked && !world.is_healed.get()
+    }
 }
+
+fn named_in(address: &str) -> Option<(Option<usize>, u32)> {
+    parse_address(address.split('@').next().unwrap_or_default())
+}
+
+const DISLIKES: [&str; 3] = [
+    "451 4.7.24 SPF validation failed for",
+    "450 4.7.1 sender address rejected:",
+    "451 4.7.26 mail must be authenticated:",
+];
 
 /// The session is over.
 pub struct Over;
@@ -83,10 +166,15 @@ pub struct Session {
     /// With this digit.
     pub mail_was_refused: Option<u8>,
     pub is_esmtp: bool,
-    pub last_taken: Option<Taken>,
+    pub last_taken: Rc<RefCell<Option<Taken>>>,
 }
 
 pub async fn serve(world: Rc<World>, host: Rc<Host>, end: End) {
+    let last_taken = Rc::default();
+    host.connections.borrow_mut().push(Open {
+        breaker: end.breaker(),
+        last_taken: Rc::clone(&last_taken),
+    });
     let mut session = Session {
         world,
         host,
@@ -96,7 +184,7 @@ pub async fn serve(world: Rc<World>, host: Rc<Host>, end: End) {
         rcpts: Vec::new(),
         mail_was_refused: None,
         is_esmtp: false,
-        last_taken: None,
+        last_taken,
     };
     let _: Result<(), Over> = session.converse().await;
 }
@@ -132,11 +220,41 @@ impl Session {
     // ---- the conversation ----
 
     pub async fn say(&mut self, text: &str) -> Result<(), Over> {
+        let longest_ms = match self.host.manner {
+            Manner::Restarting => 900,
+            Manner::Spotless => 1,
+            _ => 60,
+        };
         if self.world.one_in(3) {
-            let wait = Duration::from_millis(self.world.below(60) as u64);
+            let wait = Duration::from_millis(self.world.below(longest_ms) as u64);
             sleep(&self.world, wait).await;
         }
+        let is_healed = self.world.is_healed.get();
+        if self.host.manner == Manner::Dribbling && !is_healed && self.world.one_in(6) {
+            return self.dribble(text).await;
+        }
         self.send(text)
+    }
+
+    /// One octet now and then, each sooner than a time-out.
+    async fn dribble(&mut self, text: &str) -> Result<(), Over> {
+        self.world.seen.borrow_mut().dribbles += 1;
+        let since = self.world.now();
+        let slow = format!("{}-{}", &text[..3], "and so on ".repeat(10));
+        for octet in slow.bytes() {
+            let wait = Duration::from_millis(1000 + self.world.below(3000) as u64);
+            sleep(&self.world, wait).await;
+            let end = self.end.as_ref().ok_or(Over)?;
+            end.send(&[octet]).map_err(|_| Over)?;
+            let took = self.world.now().since(since);
+            if took > REPLY_MAX && self.world.one_in(2) {
+                let name = self.host.number;
+                self.world
+                    .accuse(format!("the relay hears mx{name} out for {took:?}"));
+                return Err(Over);
+            }
+        }
+        Err(Over)
     }
 
     pub fn send(&mut self, text: &str) -> Result<(), Over> {
@@ -156,7 +274,10 @@ impl Session {
     }
 
     async fn more(&mut self) -> Result<(), Over> {
-        let wait = Duration::from_millis(500 + self.world.below(20_000) as u64);
+        let wait = match self.host.manner {
+            Manner::Spotless => Duration::from_secs(3600),
+            _ => Duration::from_millis(500 + self.world.below(20_000) as u64),
+        };
         let deadline = self.world.now() + wait;
         let end = self.end.as_ref().ok_or(Over)?;
         match end.receive(&mut self.input, deadline).await {
@@ -226,6 +347,7 @@ impl Session {
         offer(host.dsn, "DSN".into());
         offer(host.eight_bit, "8BITMIME".into());
         offer(true, "ENHANCEDSTATUSCODES".into());
+        offer(host.smtputf8, "SMTPUTF8".into());
         if let Some(most) = host.size_max {
             offer(true, format!("SIZE {most}"));
         }
@@ -245,6 +367,21 @@ impl Session {
         self.reset();
         let mail = argument.strip_prefix("FROM:").unwrap_or(argument);
         self.mail = Some(mail.to_owned());
+        let takes_utf8 = self.is_esmtp && self.host.smtputf8;
+        if !takes_utf8 && (!mail.is_ascii() || mail.contains(" SMTPUTF8")) {
+            let name = self.host.number;
+            self.world
+                .accuse(format!("mx{name} has no SMTPUTF8, and hears MAIL {mail}"));
+        }
+        let path = split_path(mail).0;
+        if self.host.dislikes(&self.world, path) {
+            self.world.seen.borrow_mut().senders_refused += 1;
+            self.world.ledger.borrow_mut().put_off(path);
+            let said = format!("{} {path}", self.world.pick(&DISLIKES));
+            self.mail_was_refused = Some(b'4');
+            self.mail = None;
+            return self.say(&said).await;
+        }
         // Whose mail without a sender is can only be told by its recipients, and they may not follow.
         let is_nobodys = mail.starts_with("<>") && self.host.manner == Manner::Strict;
         if !is_nobodys && let Some(said) = self.instead(At::Mail).await? {
@@ -267,6 +404,25 @@ impl Session {
             return self.say("503 5.5.1 MAIL first").await;
         }
         self.rcpts.push((rcpt.to_owned(), false));
+        let path = split_path(rcpt).0.to_owned();
+        if !path.is_ascii()
+            && !self
+                .mail
+                .as_ref()
+                .is_some_and(|it| it.contains(" SMTPUTF8"))
+        {
+            self.world.accuse(format!("RCPT {path} without SMTPUTF8"));
+        }
+        if self.host.manner == Manner::Spotless {
+            let now = self.world.now();
+            let complaint = self.world.ledger.borrow_mut().bounds.offered(&path, now);
+            complaint.into_iter().for_each(|it| self.world.accuse(it));
+        }
+        if self.host.is_unknown(&path) {
+            self.world.seen.borrow_mut().strangers_refused += 1;
+            self.note_refusal(At::Rcpt);
+            return self.say(&format!("550 5.1.1 <{path}> no such user")).await;
+        }
         if let Some(said) = self.instead(At::Rcpt).await? {
             self.rcpts.last_mut().expect("just pushed").1 = is_positive(&said);
             return Ok(());
@@ -297,8 +453,20 @@ impl Session {
                 return Ok(());
             }
         }
+        let is_mixed = self.rcpts.iter().any(|it| !it.1);
+        let receiving = is_mixed.then(|| self.host.receiving.clone());
         let content = self.content(true).await?;
-        self.end_of_data(content).await
+        if self.host.manner == Manner::Restarting {
+            // Time for it to restart.
+            let wait = Duration::from_millis(self.world.below(4000) as u64);
+            sleep(&self.world, wait).await;
+            if self.end.as_ref().is_none_or(End::is_over) {
+                return Err(Over);
+            }
+        }
+        let ended = self.end_of_data(content).await;
+        drop(receiving);
+        ended
     }
 
     /// Reads to the lone dot. With `may_stop` the host may have enough half way.
@@ -374,7 +542,7 @@ impl Session {
         self.reset();
         let told = self.say("250 2.0.0 taken").await;
         self.world.ledger.borrow_mut().told(&taken, told.is_ok());
-        self.last_taken = Some(taken);
+        *self.last_taken.borrow_mut() = Some(taken);
         told
     }
 

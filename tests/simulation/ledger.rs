@@ -3,15 +3,17 @@
 //! A letter is told by the number in its addresses and in its content, so that neither a client nor a
 //! next hop needs to know what the relay calls it.
 
+use crate::bounds::Bounds;
 use ringpost::message::{BodyType, Envelope, MessageId, Recipient};
 use ringpost::time::{Now, WallTime};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Names a letter in an address: `r0.l17@...` is recipient 0 of letter 17, `s.l17@...` its sender.
+/// Names a letter in an address: `r0.l17@...` is recipient 0 of letter 17, `s.l17@...` its sender. What follows a
+/// hyphen is there to be encoded: `r0.l17-\u{fc}@...`.
 pub fn parse_address(local_part: &str) -> Option<(Option<usize>, u32)> {
     let (who, letter) = local_part.split_once(".l")?;
-    let letter = letter.parse().ok()?;
+    let letter = letter.split('-').next()?.parse().ok()?;
     match who {
         "s" => Some((None, letter)),
         _ => Some((Some(who.strip_prefix('r')?.parse().ok()?), letter)),
@@ -52,6 +54,8 @@ pub struct Fate {
     pub is_excused: bool,
     /// Some next hop said 5yz, and this was part of what it spoke of.
     pub refused: bool,
+    /// A host without fault said 4yz to it, or to its sender.
+    pub put_off: bool,
     /// A hop without DSN took it, and said so.
     pub relayed: bool,
     /// A hop took it that reports success by itself.
@@ -88,6 +92,10 @@ pub struct SiteFacts {
     pub refused_us: bool,
     /// The smallest limit of its hosts.
     pub size_max: Option<u64>,
+    /// Some host of it does not offer SMTPUTF8.
+    pub lacks_smtputf8: bool,
+    /// All its hosts are without fault.
+    pub is_spotless: bool,
 }
 
 #[derive(Default)]
@@ -98,6 +106,7 @@ pub struct Ledger {
     pub lifetime: Duration,
     pub report_lifetime: Duration,
     pub stats: Stats,
+    pub bounds: Bounds,
 }
 
 /// How often what the promise speaks of has happened.
@@ -106,6 +115,8 @@ pub struct Stats {
     pub deliveries: u64,
     pub repetitions: u64,
     pub reports: u64,
+    /// For a host without fault.
+    pub longest_wait: Duration,
 }
 
 impl Stats {
@@ -113,6 +124,7 @@ impl Stats {
         self.deliveries += other.deliveries;
         self.repetitions += other.repetitions;
         self.reports += other.reports;
+        self.longest_wait = self.longest_wait.max(other.longest_wait);
     }
 }
 
@@ -199,6 +211,8 @@ impl Ledger {
 
     /// The power goes: what is not durably done may be done again.
     pub fn power_cut(&mut self) {
+        self.stats.longest_wait = self.stats.longest_wait.max(self.bounds.longest_wait);
+        self.bounds = Bounds::default();
         for fate in self.letters.values_mut().flat_map(|it| &mut it.fates) {
             if !fate.finished {
                 fate.is_excused = true;
@@ -237,6 +251,21 @@ impl Ledger {
             if site_of(recipient.forward_path.domain_as_written()) == Some(site) {
                 fate.refused = true;
             }
+        }
+    }
+
+    /// A host without fault said 4yz to a recipient, or to MAIL of a sender.
+    pub fn put_off(&mut self, address: &str) {
+        let local_part = address.split('@').next().unwrap_or_default();
+        let Some((who, number)) = parse_address(local_part) else {
+            return;
+        };
+        let Some(letter) = self.letters.get_mut(&number) else {
+            return;
+        };
+        match who {
+            Some(index) => letter.fates_of(index).for_each(|fate| fate.put_off = true),
+            None => letter.fates.iter_mut().for_each(|fate| fate.put_off = true),
         }
     }
 }

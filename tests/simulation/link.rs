@@ -23,6 +23,12 @@ pub struct End {
     inward: Shared,
 }
 
+/// Breaks a connection from outside, both ways.
+pub struct Breaker {
+    outward: Shared,
+    inward: Shared,
+}
+
 /// The other end is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gone;
@@ -72,6 +78,13 @@ impl End {
         received.unwrap_or(Received::TimedOut)
     }
 
+    pub fn breaker(&self) -> Breaker {
+        Breaker {
+            outward: self.outward.clone(),
+            inward: self.inward.clone(),
+        }
+    }
+
     /// Something has come that was not received, or the other end has closed.
     pub fn has_news(&self) -> bool {
         let stream = self.inward.borrow();
@@ -83,10 +96,29 @@ impl End {
         self.outward.borrow().deaf
     }
 
+    /// The same, or the connection was broken from outside.
+    pub fn is_over(&self) -> bool {
+        let stream = self.outward.borrow();
+        stream.deaf || stream.ended
+    }
+
     /// Closes, and what the other end has not read by now is lost. True if that was something.
     pub fn reset(self) -> bool {
         let unread = std::mem::take(&mut self.outward.borrow_mut().bytes);
         !unread.is_empty()
+    }
+}
+
+impl Breaker {
+    /// What neither end has read by now is lost. True if the other end had not read everything.
+    pub fn reset(&self) -> bool {
+        let unread = !self.outward.borrow().bytes.is_empty();
+        for stream in [&self.outward, &self.inward] {
+            let mut stream = stream.borrow_mut();
+            stream.bytes.clear();
+            stream.ended = true;
+        }
+        unread
     }
 }
 

@@ -6,10 +6,15 @@ use crate::ledger::{SiteFacts, site_of};
 use crate::link::{self, End};
 use crate::world::{Owner, World};
 use ringpost::schedule::retry::RetryPolicy;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 const SITES: usize = 5;
+/// Its hosts are without fault: what happens to its mail is the relay's doing.
+pub const SPOTLESS_SITE: usize = 0;
+/// Its hosts restart as a whole.
+pub const RESTARTING_SITE: usize = 1;
 
 pub struct Network {
     world: Rc<World>,
@@ -18,6 +23,8 @@ pub struct Network {
     sites: Vec<Vec<usize>>,
     pub retry: RetryPolicy,
     pub report_retry: RetryPolicy,
+    /// Where most mail goes now.
+    pub favourite: Cell<Option<usize>>,
 }
 
 impl Network {
@@ -35,6 +42,10 @@ impl Network {
         let facts = |hosts_of: &Vec<usize>| SiteFacts {
             refused_us: false,
             size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
+            lacks_smtputf8: hosts_of.iter().any(|it| !hosts[*it].takes_smtputf8()),
+            is_spotless: hosts_of
+                .iter()
+                .all(|it| hosts[*it].manner == Manner::Spotless),
         };
         let min = Duration::from_secs(1 + world.below(20) as u64);
         let mut retry = RetryPolicy {
@@ -60,6 +71,7 @@ impl Network {
             sites,
             retry,
             report_retry,
+            favourite: Cell::new(None),
         })
     }
 
@@ -81,7 +93,8 @@ impl Network {
         let host = &self.hosts[host];
         let is_down = match host.manner {
             Manner::Down => true,
-            Manner::Good => false,
+            Manner::Good | Manner::Spotless => false,
+            Manner::Restarting => self.world.now() < host.down_until.get(),
             _ => self.world.one_in(8),
         };
         if is_down && !self.world.is_healed.get() {
@@ -95,8 +108,27 @@ impl Network {
         Some(ours)
     }
 
+    /// All hosts of the site that does so restart: every connection is reset, and new ones are refused for a while.
+    pub fn restart(&self) {
+        for host in &self.sites[RESTARTING_SITE] {
+            self.hosts[*host].restart(&self.world);
+        }
+        self.world.seen.borrow_mut().restarts += 1;
+    }
+
+    /// Messages under way to the site that restarts, of those that some recipient was refused for.
+    pub fn receiving(&self) -> usize {
+        let hosts = self.sites[RESTARTING_SITE].iter();
+        hosts.map(|host| self.hosts[*host].receiving()).sum()
+    }
+
     /// A domain for a recipient or a sender.
     pub fn any_domain(&self) -> String {
+        if let Some(site) = self.favourite.get()
+            && !self.world.one_in(5)
+        {
+            return format!("d{site}.test");
+        }
         match self.world.below(24) {
             0 => "gone.test".to_owned(),
             other => format!("d{}.test", other % SITES),

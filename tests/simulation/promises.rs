@@ -1,6 +1,7 @@
 //! The promises, held against the ledger: whenever something is delivered, reported, or durably done, after every power
 //! cut, and at the end.
 
+use crate::bounds::is_anothers;
 use crate::ledger::{Answer, Fate, Ledger, Letter, letter_of, parse_address, site_of};
 use ringpost::message::{BodyType, Envelope, MessageId, Notify, Recipient, Ret};
 use ringpost::schedule::outcome::{RecipientState, ReportKind};
@@ -24,19 +25,42 @@ pub fn split_path(argument: &str) -> (&str, &str) {
     rest.split_once('>').unwrap_or((rest, ""))
 }
 
-/// Recipients that a report speaks of, and whether each failed.
-fn reported(content: &[u8]) -> Vec<(usize, u32, bool)> {
+/// What is said of a recipient in a report.
+struct Said {
+    index: usize,
+    letter: u32,
+    failed: bool,
+    /// By a next hop.
+    diagnostic: String,
+}
+
+/// Recipients that a report speaks of.
+fn reported(content: &[u8]) -> Vec<Said> {
     let text = String::from_utf8_lossy(content);
     let mut found = Vec::new();
     let mut last = None;
+    let mut in_diagnostic = false;
     for line in text.split("\r\n") {
-        if let Some(address) = line.strip_prefix("Final-Recipient: rfc822;") {
-            let local_part = address.split('@').next().unwrap_or_default();
+        let is_continued = line.starts_with([' ', '\t']);
+        in_diagnostic &= is_continued;
+        if let Some(recipient) = line.strip_prefix("Final-Recipient: ") {
+            let (_, address) = recipient.split_once(';').unwrap_or_default();
+            let local_part = address.trim().split('@').next().unwrap_or_default();
             last = parse_address(local_part);
         } else if let Some(action) = line.strip_prefix("Action: ")
             && let Some((Some(index), letter)) = last.take()
         {
-            found.push((index, letter, action == "failed"));
+            found.push(Said {
+                index,
+                letter,
+                failed: action == "failed",
+                diagnostic: String::new(),
+            });
+        } else if line.starts_with("Diagnostic-Code: ") || in_diagnostic {
+            in_diagnostic = true;
+            let said = found.last_mut();
+            said.into_iter()
+                .for_each(|said| said.diagnostic += line.trim_start());
         }
     }
     found
@@ -64,9 +88,9 @@ impl Ledger {
     pub fn told(&mut self, taken: &Taken, clearly: bool) {
         let (reverse_path, _) = split_path(&taken.mail);
         if reverse_path.is_empty() {
-            for (index, number, _) in reported(&taken.content) {
-                if let Some(letter) = self.letters.get_mut(&number) {
-                    let fates = letter.fates_of(index);
+            for said in reported(&taken.content) {
+                if let Some(letter) = self.letters.get_mut(&said.letter) {
+                    let fates = letter.fates_of(said.index);
                     fates.for_each(|fate| fate.report_is_excused |= !clearly);
                 }
             }
@@ -146,7 +170,14 @@ impl Ledger {
         if reported.is_empty() {
             complaints.push("a report speaks of nobody".to_owned());
         }
-        for (index, number, failed) in reported {
+        for said in reported {
+            let (index, number, failed) = (said.index, said.letter, said.failed);
+            if is_anothers(&said.diagnostic, index, number) {
+                let diagnostic = &said.diagnostic;
+                complaints.push(format!(
+                    "recipient {index} of letter {number} is reported with {diagnostic}"
+                ));
+            }
             self.stats.reports += 1;
             let Some(letter) = self.letters.get(&number) else {
                 complaints.push(format!("a report speaks of letter {number}"));
@@ -197,12 +228,16 @@ impl Ledger {
         recipient: &Recipient,
         fate: &Fate,
     ) -> bool {
+        let domain = recipient.forward_path.domain_as_written();
         fate.refused
             || now.since(letter.begun) >= self.lifetime
-            || self.cannot_be_reached(
-                recipient.forward_path.domain_as_written(),
-                letter.content.len(),
-            )
+            || self.cannot_be_reached(domain, letter.content.len())
+            || letter.needs_smtputf8(recipient) && self.lacks_smtputf8(domain)
+    }
+
+    fn lacks_smtputf8(&self, domain: &str) -> bool {
+        let site = site_of(domain).and_then(|site| self.sites.get(site));
+        site.is_some_and(|site| site.lacks_smtputf8)
     }
 
     fn cannot_be_reached(&self, domain: &str, bytes: usize) -> bool {
@@ -219,7 +254,9 @@ impl Ledger {
         let Some(reverse_path) = &letter.envelope.reverse_path else {
             return true;
         };
+        let is_utf8 = reverse_path.needs_smtputf8();
         letter.report_refused
+            || is_utf8 && self.lacks_smtputf8(reverse_path.domain_as_written())
             || now.since(letter.begun) >= self.report_lifetime
             || self.cannot_be_reached(
                 reverse_path.domain_as_written(),
@@ -390,6 +427,16 @@ impl Letter {
             let local_part = recipient.forward_path.local_part();
             parse_address(local_part).is_some_and(|(who, _)| who == Some(number))
         })
+    }
+
+    /// For this recipient: what needs it is not ASCII (RFC 6531 section 3.4), whatever the client asked for.
+    fn needs_smtputf8(&self, recipient: &Recipient) -> bool {
+        let end = self.content.windows(4).position(|it| it == b"\r\n\r\n");
+        let header = &self.content[..end.unwrap_or(self.content.len())];
+        let sender = self.envelope.reverse_path.as_ref();
+        recipient.forward_path.needs_smtputf8()
+            || sender.is_some_and(|it| it.needs_smtputf8())
+            || !header.is_ascii()
     }
 
     fn is_mail(&self, taken: &Taken) -> Result<(), String> {

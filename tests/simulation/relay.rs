@@ -67,7 +67,7 @@ impl Relay {
     pub fn new(world: &Rc<World>, network: &Rc<Network>, spools: Vec<Rc<Spool>>) -> Rc<Relay> {
         let memory = Memory::new(spools.len(), *world.pick(&MEMORY_BYTES));
         let retry = network.retry;
-        let window_max = 1 + world.below(4) as u32;
+        let window_max = 1 + world.below(6) as u32;
         let settings = Settings {
             window_initial: 1 + world.below(window_max as usize) as u32,
             window_max,

@@ -7,6 +7,7 @@ use ringpost::smtp::client::{
     Cause, Client, ClientSettings, ClientStep, Failure, TlsWish, Transaction, TransactionResult,
 };
 use ringpost::smtp::reply::Stage;
+use ringpost::time::Now;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct Connection {
     out: Vec<u8>,
     /// A step that the machine gave outside of `handle`.
     pending: Option<ClientStep>,
+    /// What is waited for, and since when: a reply has one deadline, however it comes.
+    awaited: (Stage, Now),
 }
 
 impl Connection {
@@ -65,6 +68,7 @@ impl Connection {
             parsed: 0,
             out: Vec::new(),
             pending: None,
+            awaited: (Stage::Connect, world.now()),
         };
         match connection.step().await {
             ClientStep::Ready => Ok(connection),
@@ -190,10 +194,15 @@ impl Connection {
 
     async fn exchange(&mut self) -> Result<(), Lost> {
         let out = std::mem::take(&mut self.out);
-        if !out.is_empty() && self.end.send(&out).is_err() {
+        let has_asked = !out.is_empty();
+        if has_asked && self.end.send(&out).is_err() {
             return Err(Lost::Gone);
         }
-        let deadline = self.world.now() + timeout(self.client.phase());
+        let phase = self.client.phase();
+        if has_asked || self.awaited.0 != phase {
+            self.awaited = (phase, self.world.now());
+        }
+        let deadline = self.awaited.1 + timeout(phase);
         match self.end.receive(&mut self.input, deadline).await {
             Received::Bytes => Ok(()),
             Received::End => Err(Lost::Gone),

@@ -44,7 +44,7 @@ pub fn is_positive(said: &str) -> bool {
 impl Session {
     pub fn trouble(&self, at: At) -> Trouble {
         let world = &self.world;
-        if world.is_healed.get() {
+        if world.is_healed.get() || self.host.manner == Manner::Spotless {
             return Trouble::None;
         }
         let refuse = |class: u8| Trouble::Say(self.refusal(at, class));
@@ -55,6 +55,7 @@ impl Session {
             Manner::Flaky if world.one_in(8) => Trouble::BreakOff,
             Manner::Flaky if world.one_in(16) => Trouble::Reset,
             Manner::Silent if world.one_in(8) => Trouble::Silence,
+            Manner::Restarting if world.one_in(30) => refuse(4),
             Manner::Liar if world.one_in(8) => Trouble::Say(self.nonsense(at)),
             Manner::Liar if at == At::Data && world.one_in(8) => Trouble::Say("250 ok".into()),
             _ if world.one_in(150) => Trouble::BreakOff,
@@ -87,7 +88,16 @@ impl Session {
             4 => (*world.pick(&temporary)).to_owned(),
             _ => match at {
                 At::Greeting => "554 5.7.1 no service".to_owned(),
-                At::Rcpt => (*world.pick(&["550 5.1.1 no such user", "552 5.2.2 full"])).to_owned(),
+                // Whom a reply speaks of, it names.
+                At::Rcpt => {
+                    let path = split_path(&self.rcpts.last().expect("one").0).0;
+                    let said = world.pick(&["550 5.1.1 no such user", "552 5.2.2 full"]);
+                    format!("{said} {path}")
+                }
+                At::Mail => {
+                    let path = self.mail.as_deref().map_or("", |mail| split_path(mail).0);
+                    format!("550 5.7.1 no {path}")
+                }
                 _ => "550 5.7.1 no".to_owned(),
             },
         }
@@ -131,7 +141,7 @@ impl Session {
             Trouble::Reset => {
                 self.world.seen.borrow_mut().broken_off += 1;
                 if end.reset()
-                    && let Some(taken) = &self.last_taken
+                    && let Some(taken) = &*self.last_taken.borrow()
                 {
                     // Perhaps it was the word about this that got lost.
                     self.world.ledger.borrow_mut().told(taken, false);

@@ -12,9 +12,11 @@ use ringpost::schedule::dsn::{Extent, Owed, Taker};
 use ringpost::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
 use ringpost::schedule::next_hop::{HopId, Refusal, Take};
 use ringpost::schedule::outcome::RecipientState;
-use ringpost::schedule::settle::{After, Consequences, indices, is_report, judge_transaction};
-use ringpost::smtp::client::{Transaction, TransactionResult};
-use ringpost::smtp::reply::Stage;
+use ringpost::schedule::settle::{
+    After, Consequences, Decision, indices, is_report, judge_transaction,
+};
+use ringpost::smtp::client::{RecipientVerdict, Transaction, TransactionResult};
+use ringpost::smtp::reply::{EnhancedStatus, Stage};
 use ringpost::time::Now;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -37,12 +39,49 @@ impl Core {
             match core.connect(hop, &[]).await {
                 Tried::Open(connection, host) => {
                     let took = world.now().since(started);
+                    core.count_connection(hop);
                     core.part().schedule.borrow_mut().connected(hop, took);
                     core.serve(hop, *connection, host, started).await;
                 }
-                Tried::Failed(finding) => core.connect_failed(hop, &finding, started),
+                Tried::Failed(finding) => {
+                    core.count_failure(hop);
+                    if world.canary == Canary::TriesThrice {
+                        core.try_twice_more(hop).await;
+                    }
+                    core.connect_failed(hop, &finding, started);
+                }
             }
         });
+    }
+
+    fn count_connection(&self, hop: HopId) {
+        let world = self.world();
+        let site = *self.part().schedule.borrow().key(hop);
+        let mut ledger = world.ledger.borrow_mut();
+        let is_spotless = ledger.sites[site].is_spotless;
+        let complaint = ledger.bounds.connected(self.number, site, is_spotless);
+        drop(ledger);
+        complaint.into_iter().for_each(|it| world.accuse(it));
+    }
+
+    fn count_failure(&self, hop: HopId) {
+        let world = self.world();
+        let schedule = self.part().schedule.borrow();
+        let waiting = schedule.status(hop).map_or(0, |status| status.todo);
+        let site = *schedule.key(hop);
+        let mut ledger = world.ledger.borrow_mut();
+        let bounds = &mut ledger.bounds;
+        let complaint = bounds.connect_failed(self.number, site, waiting, world.now());
+        drop(ledger);
+        complaint.into_iter().for_each(|it| world.accuse(it));
+    }
+
+    async fn try_twice_more(&self, hop: HopId) {
+        for _ in 0..2 {
+            if let Tried::Failed(_) = self.connect(hop, &[]).await {
+                self.count_failure(hop);
+            }
+        }
     }
 
     /// The schedule has been told that a connection is gone.
@@ -267,6 +306,22 @@ impl Worker {
         let took = now.since(started);
         let mut schedule = self.core.part().schedule.borrow_mut();
         judged.tell(&mut schedule, self.hop, (took, now), |hop| &mut hop.last);
+        match self.core.world().canary {
+            Canary::RecipientSpeaksForAll => {
+                let overheard = &mut schedule.context(self.hop).overheard;
+                let is_refused = |it: &&(u32, Decision)| it.1.verdict == Verdict::Bounce;
+                let refused = judged.decisions.iter().find(is_refused);
+                match refused {
+                    _ if judged.answered => *overheard = None,
+                    Some((_, decision)) => *overheard = Some(decision.diagnosis.clone()),
+                    None => {}
+                }
+            }
+            Canary::SenderPausesAll if result.verdicts.iter().any(is_disliked) => {
+                schedule.refused(self.hop, Refusal::Mail, now);
+            }
+            _ => {}
+        }
         drop(schedule);
         let after = judged.after(reusable);
         self.core.apply(job, judged.decisions);
@@ -423,6 +478,15 @@ impl Worker {
             }
         }
     }
+}
+
+/// MAIL was refused for now, for the sender.
+fn is_disliked((_, verdict): &(u32, RecipientVerdict)) -> bool {
+    let RecipientVerdict::Refused { stage, reply } = verdict else {
+        return false;
+    };
+    let is_policy = |status: EnhancedStatus| (status.class, status.subject) == (4, 7);
+    *stage == Stage::Mail && reply.code != 421 && reply.status.is_some_and(is_policy)
 }
 
 fn transaction<'a>(job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {

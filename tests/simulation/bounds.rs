@@ -1,0 +1,135 @@
+//! Upper bounds as promises: how long mail to a host without fault may wait, how many connections mail may cause, and
+//! that nobody is put off, returned, or told of, for what was said to somebody else.
+
+use crate::ledger::{Ledger, parse_address};
+use ringpost::message::{MessageId, Recipient};
+use ringpost::schedule::judge::Verdict;
+use ringpost::schedule::settle::Decision;
+use ringpost::time::Now;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Longest wait at a site whose hosts are without fault, from queue to RCPT: twice the longest of 2,000 seeds. Others
+/// share the core's connections.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Connections that failed within so little time failed together.
+const TOGETHER: Duration = Duration::from_millis(100);
+
+/// What is counted since the relay was last started. Time that passes while nobody comes to anything is nobody's fault.
+#[derive(Default)]
+pub struct Bounds {
+    /// When a recipient of a site without fault was queued, by letter and index.
+    queued: BTreeMap<(u32, usize), Now>,
+    /// By core and site: jobs queued, and connections made.
+    jobs: BTreeMap<(usize, usize), u32>,
+    connections: BTreeMap<(usize, usize), u32>,
+    /// By core and site: since when connections fail together, and how many have.
+    failures: BTreeMap<(usize, usize), (Now, usize)>,
+    pub longest_wait: Duration,
+}
+
+impl Bounds {
+    /// A job waits at a site.
+    pub fn queued<'a>(
+        &mut self,
+        (core, site): (usize, usize),
+        recipients: impl Iterator<Item = &'a str>,
+        now: Now,
+    ) {
+        *self.jobs.entry((core, site)).or_default() += 1;
+        for address in recipients {
+            if let Some((Some(index), letter)) = named(address) {
+                self.queued.entry((letter, index)).or_insert(now);
+            }
+        }
+    }
+
+    /// A host of a site without fault is asked to take a recipient. A complaint if that took too long.
+    pub fn offered(&mut self, address: &str, now: Now) -> Option<String> {
+        let (who, letter) = named(address)?;
+        let since = *self.queued.get(&(letter, who?))?;
+        let wait = now.since(since);
+        self.longest_wait = self.longest_wait.max(wait);
+        (wait > WAIT_MAX).then(|| format!("{address} has waited {wait:?} for a host without fault"))
+    }
+
+    /// Nobody has come to anything for a while: who waits now may have waited for long.
+    pub fn stood_still(&mut self) {
+        self.queued.clear();
+    }
+
+    /// A site is connected to: at most once for each job, or twice where hosts break off.
+    pub fn connected(&mut self, core: usize, site: usize, is_spotless: bool) -> Option<String> {
+        let jobs = self.jobs.get(&(core, site)).copied().unwrap_or(0);
+        let most = if is_spotless { jobs } else { 2 * jobs };
+        let connections = self.connections.entry((core, site)).or_default();
+        *connections += 1;
+        (*connections > most)
+            .then(|| format!("site {site} gets {connections} connections for {jobs} jobs"))
+    }
+
+    /// No host of a site could be connected to, while so many jobs wait there. As many attempts together, and one whose
+    /// job another connection took, are in order.
+    pub fn connect_failed(
+        &mut self,
+        core: usize,
+        site: usize,
+        waiting: usize,
+        now: Now,
+    ) -> Option<String> {
+        let failures = self.failures.entry((core, site)).or_insert((now, 0));
+        if now.since(failures.0) > TOGETHER {
+            *failures = (now, 0);
+        }
+        failures.1 += 1;
+        let count = failures.1;
+        (count > waiting.max(1) + 1).then(|| {
+            format!(
+                "{count} connections to site {site} fail together, and {waiting} jobs wait there"
+            )
+        })
+    }
+}
+
+fn named(address: &str) -> Option<(Option<usize>, u32)> {
+    parse_address(address.split('@').next().unwrap_or_default())
+}
+
+/// Whom a text speaks of: hosts name them.
+pub fn names_in(text: &str) -> impl Iterator<Item = (Option<usize>, u32)> {
+    let words = text.split(|it: char| !it.is_ascii_alphanumeric() && it != '.');
+    words.filter_map(|word| parse_address(word.trim_matches('.')))
+}
+
+/// A reply about somebody else. `index` and `letter`: whom it is given to.
+pub fn is_anothers(text: &str, index: usize, letter: u32) -> bool {
+    names_in(text).any(|(who, of)| of != letter || who.is_some_and(|who| who != index))
+}
+
+impl Ledger {
+    /// What was decided about a recipient. A complaint if it is no affair of its own.
+    pub fn decided(
+        &mut self,
+        id: MessageId,
+        recipient: &Recipient,
+        decision: &Decision,
+    ) -> Option<String> {
+        let path = &recipient.forward_path;
+        let (Some(index), letter) = parse_address(path.local_part())? else {
+            return None;
+        };
+        let text = &decision.diagnosis.text;
+        if is_anothers(text, index, letter) {
+            return Some(format!(
+                "{id}: {path} is told what another was told: {text}"
+            ));
+        }
+        let was_queued = self.bounds.queued.remove(&(letter, index)).is_some();
+        let is_put_off = matches!(decision.verdict, Verdict::Defer | Verdict::Throttle);
+        let mut fates = self.letters.get_mut(&letter)?.fates_of(index);
+        let has_reason = fates.any(|fate| fate.put_off || fate.refused);
+        (was_queued && is_put_off && !has_reason)
+            .then(|| format!("{path} is put off by a host without fault: {text}"))
+    }
+}
