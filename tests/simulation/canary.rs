@@ -31,6 +31,8 @@ pub enum Canary {
     RecipientSpeaksForAll,
     /// A sender that a host does not like today pauses the hop.
     SenderPausesAll,
+    /// A report on mail that needs SMTPUTF8 needs it, too.
+    ReportsNeedSmtputf8,
     /// A hop that cannot be reached is tried three times at once, for one mail.
     TriesThrice,
 }
@@ -51,6 +53,7 @@ impl Canary {
         Canary::NeverExpires,
         Canary::RecipientSpeaksForAll,
         Canary::SenderPausesAll,
+        Canary::ReportsNeedSmtputf8,
         Canary::TriesThrice,
     ];
 }

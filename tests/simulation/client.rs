@@ -13,6 +13,26 @@ use std::time::Duration;
 /// Longer than the relay takes for anything.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
+/// What of a letter is UTF-8, beyond its text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Utf8 {
+    No,
+    /// SMTPUTF8 is asked for, and nothing needs it.
+    Nothing,
+    Sender,
+    /// The first one.
+    Recipient,
+    Subject,
+}
+
+const UTF8S: [Utf8; 5] = [
+    Utf8::Nothing,
+    Utf8::Sender,
+    Utf8::Recipient,
+    Utf8::Recipient,
+    Utf8::Subject,
+];
+
 /// The session is over, whoever ended it.
 struct Over;
 
@@ -79,13 +99,24 @@ impl Client {
         let number = ledger.begin(Envelope::default(), world.now());
         let mut envelope = Envelope::default();
         let mut mail = String::from("MAIL FROM:<");
+        let utf8 = match world.one_in(5) {
+            true => *world.pick(&UTF8S),
+            false => Utf8::No,
+        };
+        envelope.smtputf8 = utf8 != Utf8::No;
+        world.seen.borrow_mut().smtputf8_letters += u64::from(envelope.smtputf8);
+        let tail = |is_utf8| if is_utf8 { "-\u{fc}" } else { "" };
         if !world.one_in(7) {
-            let sender = Mailbox::new(&format!("s.l{number}"), &self.network.any_domain());
+            let local_part = format!("s.l{number}{}", tail(utf8 == Utf8::Sender));
+            let sender = Mailbox::new(&local_part, &self.network.any_domain());
             mail.push_str(sender.as_str());
             envelope.reverse_path = Some(sender);
         }
         mail.push('>');
-        let content = self.content(number);
+        let content = self.content(number, utf8 == Utf8::Subject);
+        if envelope.smtputf8 {
+            mail.push_str(" SMTPUTF8");
+        }
         if world.one_in(3) {
             mail.push_str(&format!(" SIZE={}", content.len()));
         }
@@ -108,7 +139,10 @@ impl Client {
             true => RECIPIENTS_MAX + 1,
             false => 1 + world.below(3),
         };
-        let recipients = (0..count).map(|it| self.recipient(number, it)).collect();
+        let is_utf8 = |index| utf8 == Utf8::Recipient && index == 0;
+        let recipients = (0..count)
+            .map(|it| self.recipient(number, it, tail(is_utf8(it))))
+            .collect();
         Draft {
             number,
             mail,
@@ -117,13 +151,13 @@ impl Client {
         }
     }
 
-    fn recipient(&self, number: u32, index: usize) -> (Recipient, String) {
+    fn recipient(&self, number: u32, index: usize, tail: &str) -> (Recipient, String) {
         let world = &self.world;
         let domain = match world.one_in(20) {
             true => "refused.test".to_owned(),
             false => self.network.any_domain(),
         };
-        let path = Mailbox::new(&format!("r{index}.l{number}"), &domain);
+        let path = Mailbox::new(&format!("r{index}.l{number}{tail}"), &domain);
         let mut command = format!("RCPT TO:<{path}>");
         let mut recipient = Recipient::new(path);
         let (success, failure) = (world.one_in(2), world.one_in(2));
@@ -149,9 +183,11 @@ impl Client {
         (recipient, command)
     }
 
-    fn content(&self, number: u32) -> Vec<u8> {
+    fn content(&self, number: u32, is_utf8: bool) -> Vec<u8> {
         let world = &self.world;
-        let mut content = format!("X-Letter: {number}\r\nSubject: {number}\r\n\r\n").into_bytes();
+        let subject = if is_utf8 { "gr\u{fc}n" } else { "green" };
+        let header = format!("X-Letter: {number}\r\nSubject: {subject} {number}\r\n\r\n");
+        let mut content = header.into_bytes();
         let lines = match world.below(12) {
             0 => 300 + world.below(900),
             1 | 2 => 20 + world.below(200),

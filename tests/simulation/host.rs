@@ -320,6 +320,9 @@ impl Session {
             if verb == "HELO" && said.starts_with('5') {
                 self.refuse_us();
             }
+            if is_positive(&said) {
+                self.shows_no_extensions();
+            }
             return Ok(());
         }
         let is_hostile = self.host.manner == Manner::Hostile && !self.world.is_healed.get();
@@ -331,6 +334,7 @@ impl Session {
         let name = format!("mx{}.test", host.number);
         if verb == "HELO" {
             self.is_esmtp = false;
+            self.shows_no_extensions();
             return self.say(&format!("250 {name}")).await;
         }
         if !host.knows_ehlo || is_hostile && self.world.one_in(3) {
@@ -355,6 +359,11 @@ impl Session {
         let mut reply: String = lines.iter().map(|it| format!("250-{it}\r\n")).collect();
         reply.push_str(&format!("250 {last}"));
         self.say(&reply).await
+    }
+
+    /// For one session, which is enough for mail that needs them to come back.
+    fn shows_no_extensions(&self) {
+        self.world.ledger.borrow_mut().sites[self.host.site].lacks_smtputf8 = true;
     }
 
     fn reset(&mut self) {

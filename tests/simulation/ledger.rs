@@ -20,6 +20,12 @@ pub fn parse_address(local_part: &str) -> Option<(Option<usize>, u32)> {
     }
 }
 
+/// The header section of a content.
+pub fn header_of(content: &[u8]) -> &[u8] {
+    let end = content.windows(4).position(|it| it == b"\r\n\r\n");
+    &content[..end.unwrap_or(content.len())]
+}
+
 /// The number in a content's own header.
 pub fn letter_of(content: &[u8]) -> Option<u32> {
     let marker = b"X-Letter: ";
@@ -173,6 +179,8 @@ impl Ledger {
         if !content.is_ascii() {
             letter.envelope.body_type = BodyType::EightBitMime;
         }
+        // Whoever asks for SMTPUTF8 and has a header in ASCII does not need it.
+        letter.envelope.smtputf8 &= !header_of(&content).is_ascii();
         letter.content = content;
         letter.answer = Answer::Awaited;
     }

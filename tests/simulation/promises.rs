@@ -2,7 +2,7 @@
 //! cut, and at the end.
 
 use crate::bounds::is_anothers;
-use crate::ledger::{Answer, Fate, Ledger, Letter, letter_of, parse_address, site_of};
+use crate::ledger::{Answer, Fate, Ledger, Letter, header_of, letter_of, parse_address, site_of};
 use ringpost::message::{BodyType, Envelope, MessageId, Notify, Recipient, Ret};
 use ringpost::schedule::outcome::{RecipientState, ReportKind};
 use ringpost::time::Now;
@@ -431,12 +431,10 @@ impl Letter {
 
     /// For this recipient: what needs it is not ASCII (RFC 6531 section 3.4), whatever the client asked for.
     fn needs_smtputf8(&self, recipient: &Recipient) -> bool {
-        let end = self.content.windows(4).position(|it| it == b"\r\n\r\n");
-        let header = &self.content[..end.unwrap_or(self.content.len())];
         let sender = self.envelope.reverse_path.as_ref();
         recipient.forward_path.needs_smtputf8()
             || sender.is_some_and(|it| it.needs_smtputf8())
-            || !header.is_ascii()
+            || !header_of(&self.content).is_ascii()
     }
 
     fn is_mail(&self, taken: &Taken) -> Result<(), String> {

@@ -464,7 +464,12 @@ impl Worker {
             original: Extent::Whole,
         };
         let report = owed.render(&original, world.wall_time(), taker)?;
-        let envelope = report.envelope();
+        let mut envelope = report.envelope();
+        if world.canary == Canary::ReportsNeedSmtputf8 {
+            let recipients = &message.envelope.recipients;
+            let is_utf8 = recipients.iter().any(|it| it.forward_path.needs_smtputf8());
+            envelope.smtputf8 |= is_utf8 || message.envelope.smtputf8;
+        }
         let is_8bit = report.body_type == BodyType::EightBitMime;
         let bytes = report.wire.len() as u64;
         let transaction = Transaction::of_wire_form(&envelope, &[0], bytes, is_8bit);
