@@ -38,7 +38,7 @@ pub enum Canary {
 }
 
 impl Canary {
-    pub const ALL: [Canary; 15] = [
+    pub const ALL: [Canary; 16] = [
         Canary::AnswersEarly,
         Canary::WritesVanish,
         Canary::SettlesEarly,

@@ -48,8 +48,8 @@ pub struct Connection {
     out: Vec<u8>,
     /// A step that the machine gave outside of `handle`.
     pending: Option<ClientStep>,
-    /// What is waited for, and since when: a reply has one deadline, however it comes.
-    awaited: (Stage, Now),
+    /// Which reply is waited for, and since when: it has one deadline, however it comes.
+    awaited: (u64, Stage, Now),
 }
 
 impl Connection {
@@ -68,7 +68,7 @@ impl Connection {
             parsed: 0,
             out: Vec::new(),
             pending: None,
-            awaited: (Stage::Connect, world.now()),
+            awaited: (0, Stage::Connect, world.now()),
         };
         match connection.step().await {
             ClientStep::Ready => Ok(connection),
@@ -194,15 +194,14 @@ impl Connection {
 
     async fn exchange(&mut self) -> Result<(), Lost> {
         let out = std::mem::take(&mut self.out);
-        let has_asked = !out.is_empty();
-        if has_asked && self.end.send(&out).is_err() {
+        if !out.is_empty() && self.end.send(&out).is_err() {
             return Err(Lost::Gone);
         }
-        let phase = self.client.phase();
-        if has_asked || self.awaited.0 != phase {
-            self.awaited = (phase, self.world.now());
+        let (replies, phase) = (self.client.replies(), self.client.phase());
+        if (self.awaited.0, self.awaited.1) != (replies, phase) {
+            self.awaited = (replies, phase, self.world.now());
         }
-        let deadline = self.awaited.1 + timeout(phase);
+        let deadline = self.awaited.2 + timeout(phase);
         match self.end.receive(&mut self.input, deadline).await {
             Received::Bytes => Ok(()),
             Received::End => Err(Lost::Gone),
