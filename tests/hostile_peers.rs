@@ -373,7 +373,7 @@ fn a_next_hop_that_takes_the_content_too_slowly_is_given_up() {
         }
     });
     let home = Home::new();
-    let flags = ["--send-timeout", "2s", "--min-send-rate", "1GiB"];
+    let flags = ["--send-timeout", "5s", "--min-send-rate", "1GiB"];
     let relay = relay_to(&home, &hop, &flags);
     // More than the kernels of both sides hold.
     let content = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(1_500_000));

@@ -47,13 +47,15 @@ pub enum Answer {
     CorruptRecord,
     /// This again and again, twice a second, until the client gives up.
     Dribble(&'static str),
-    /// 354, and then a mebibyte of the content now and then.
+    /// 354, and then the content is read, 64 KiB ten times a second, and nothing is said.
     SipContent,
     /// The usual, and then this and the end: nobody asked.
     UsualThenSayAndClose(&'static str),
 }
 
 const BETWEEN_DRIBBLES: Duration = Duration::from_millis(500);
+const BETWEEN_SIPS: Duration = Duration::from_millis(100);
+const SIP_BYTES: usize = 64 << 10;
 
 /// When an answer is due.
 #[derive(Clone, Copy, Debug)]
@@ -373,10 +375,13 @@ impl Session {
                 std::thread::sleep(BETWEEN_DRIBBLES);
             },
             Answer::SipContent => {
+                // The kernel would else take all of it at once.
+                let socket = socket2::SockRef::from(self.link.socket());
+                socket.set_recv_buffer_size(SIP_BYTES)?;
                 self.say("354 Go on")?;
                 loop {
-                    io::Read::read_exact(&mut self.link.socket(), &mut vec![0; 1 << 20])?;
-                    std::thread::sleep(BETWEEN_DRIBBLES);
+                    io::Read::read_exact(&mut self.link.socket(), &mut vec![0; SIP_BYTES])?;
+                    std::thread::sleep(BETWEEN_SIPS);
                 }
             }
             Answer::Stall => {
