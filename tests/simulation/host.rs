@@ -128,8 +128,12 @@ impl Host {
     /// This recipient does not live here.
     fn is_unknown(&self, address: &str) -> bool {
         match (self.manner, named_in(address)) {
-            (Manner::Restarting, Some((Some(index), number))) => (number + index as u32) % 2 == 0,
-            (Manner::Spotless, Some((Some(index), number))) => (number + index as u32) % 7 == 0,
+            (Manner::Restarting, Some((Some(index), number))) => {
+                (number + index as u32).is_multiple_of(2)
+            }
+            (Manner::Spotless, Some((Some(index), number))) => {
+                (number + index as u32).is_multiple_of(7)
+            }
             _ => false,
         }
     }
