@@ -35,7 +35,7 @@ pub fn run(mut input: &[u8]) {
 /// The peer's own certificate is one that the operator named.
 fn trusted(chain: &[CertificateDer<'_>]) {
     let mut anchors = TrustAnchors::none();
-    anchors.add(&chain[0]);
+    anchors.add(&chain[0], NOW);
     let judge = Judge::new(Arc::new(anchors));
     let verdict = judge.judge(chain, "mx.test", NOW);
     assert_ne!(verdict, Verdict::Unasked);
