@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn the_total_counts_all_cores() {
         let mut door = admission(2, 1);
-        door.connections_max = 3;
+        (door.connections_max, door.reserved) = (3, 0);
         door.loads[0].all.store(2, Ordering::Relaxed);
         let _in = door.admit(address(1), false, NOW).ok().unwrap();
         assert_eq!(
