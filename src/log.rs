@@ -37,6 +37,9 @@ const SPARE_CHUNKS: usize = 8;
 /// The longest line. A field that might not fit any more is left out, and the line says `cut`.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
+/// Room that is left to warnings and errors: a flood of lines about mail must not drop the line that says why.
+const URGENT_BYTES: usize = LINE_BYTES_MAX;
+
 /// The longest value before escaping; the rest is replaced by `...`.
 const VALUE_BYTES_MAX: usize = 1024;
 
@@ -168,7 +171,11 @@ impl Log {
         let Ok(mut lane) = self.lane.try_borrow_mut() else {
             return Line { open: None };
         };
-        if !lane.make_room(self.look, at) {
+        let kept = match level {
+            LogLevel::Error | LogLevel::Warn => 0,
+            _ => URGENT_BYTES,
+        };
+        if !lane.make_room(kept, self.look, at) {
             lane.drop_lines(1);
             return Line { open: None };
         }
@@ -185,7 +192,7 @@ impl Log {
             return false;
         };
         lane.count_lost();
-        let reported = lane.dropped == 0 || lane.make_room(self.look, at);
+        let reported = lane.dropped == 0 || lane.make_room(0, self.look, at);
         let handed_over = lane.hand_over();
         !(reported && handed_over)
     }
@@ -197,10 +204,11 @@ impl Log {
 }
 
 impl Lane {
-    /// True if a line fits. Reports what was dropped before.
-    fn make_room(&mut self, look: Look, at: WallTime) -> bool {
+    /// True if a line fits, and `kept` bytes are free behind it. Reports what was dropped before.
+    fn make_room(&mut self, kept: usize, look: Look, at: WallTime) -> bool {
         let lines = if self.dropped > 0 { 2 } else { 1 };
-        if self.current.len() + lines * LINE_BYTES_MAX > CHUNK_BYTES && !self.hand_over() {
+        let wanted = lines * LINE_BYTES_MAX + kept;
+        if self.current.len() + wanted > CHUNK_BYTES && !self.hand_over() {
             return false;
         }
         let dropped = std::mem::take(&mut self.dropped);
