@@ -37,6 +37,9 @@ const SPARE_CHUNKS: usize = 8;
 /// The longest line. A field that might not fit any more is left out, and the line says `cut`.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
+/// The longest line that says how many were dropped.
+const REPORT_BYTES_MAX: usize = 256;
+
 /// Room that is left to warnings and errors: a flood of lines about mail must not drop the line that says why.
 const URGENT_BYTES: usize = LINE_BYTES_MAX;
 
@@ -206,8 +209,12 @@ impl Log {
 impl Lane {
     /// True if a line fits, and `kept` bytes are free behind it. Reports what was dropped before.
     fn make_room(&mut self, kept: usize, look: Look, at: WallTime) -> bool {
-        let lines = if self.dropped > 0 { 2 } else { 1 };
-        let wanted = lines * LINE_BYTES_MAX + kept;
+        let report = if self.dropped > 0 {
+            REPORT_BYTES_MAX
+        } else {
+            0
+        };
+        let wanted = LINE_BYTES_MAX + report + kept;
         if self.current.len() + wanted > CHUNK_BYTES && !self.hand_over() {
             return false;
         }
