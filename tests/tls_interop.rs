@@ -148,6 +148,12 @@ fn our_keys(directory: &Path) -> ServerKeys {
 
 /// Talks to our server through `s_client`; gives what it printed and what we saw.
 fn s_client(keys: &ServerKeys, args: &[&str], input: &str) -> (String, TlsSummary) {
+    let (printed, summary) = try_s_client(keys, args, input);
+    (printed, summary.unwrap())
+}
+
+/// As [`s_client`], where it may fail.
+fn try_s_client(keys: &ServerKeys, args: &[&str], input: &str) -> (String, io::Result<TlsSummary>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let keys = keys.clone();
@@ -164,8 +170,7 @@ fn s_client(keys: &ServerKeys, args: &[&str], input: &str) -> (String, TlsSummar
     drop(command); // and with it our ends of the pipe
     let stdin = client.0.stdin.take().unwrap();
     let printed = converse(stdin, BufReader::new(printing), input);
-    let summary = server.join().unwrap().unwrap();
-    (printed, summary)
+    (printed, server.join().unwrap())
 }
 
 /// Says one part after the other, each when the one before was answered: `s_client` takes a letter
@@ -205,6 +210,69 @@ fn openssl_talks_to_our_server() {
         assert!(
             summary.cipher.contains("AES_128_GCM"),
             "ours comes first: {summary:?}"
+        );
+    }
+}
+
+/// What Windows Server 2012 R2 offers: its suites with AES-GCM are ECDSA's, or without forward secrecy.
+const WINDOWS_2012_R2: &str = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-SHA384:\
+     ECDHE-RSA-AES128-SHA256:AES256-GCM-SHA384:AES128-GCM-SHA256:AES256-SHA256:AES128-SHA256:AES256-SHA:AES128-SHA";
+
+#[test]
+fn a_client_that_can_use_no_rsa_certificate_gets_the_ec_one_beside_it() {
+    if !openssl_is_here() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = make_certificate(directory.path(), &["-newkey", "rsa:2048"]);
+    let given = certificate::load(certificate.as_ref(), key.as_ref()).unwrap();
+    let windows = ["-tls1_2", "-cipher", WINDOWS_2012_R2];
+    let (_, alone) = try_s_client(&given, &windows, "END\n");
+    let why = alone.unwrap_err().to_string();
+    assert!(why.contains("no cipher suite in common"), "{why}");
+    let both = given.with_spare(our_keys(directory.path()));
+    let table: [(&[&str], &str); 7] = [
+        (&windows, "ECDSA"),
+        (&["-tls1_2", "-sigalgs", "ECDSA+SHA256"], "ECDSA"),
+        (
+            &["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"],
+            "RSA",
+        ),
+        (&["-tls1_2"], "RSA"),
+        (&["-tls1_3"], "RSA"),
+        (&["-tls1_3", "-sigalgs", "ECDSA+SHA256"], "ECDSA"),
+        // TLS 1.3 signs with PSS only: PKCS #1 is for certificates.
+        (&["-tls1_3", "-sigalgs", "RSA+SHA256:ECDSA+SHA256"], "ECDSA"),
+    ];
+    for (args, kind) in table {
+        let (printed, _) = s_client(&both, args, "END\n");
+        let signed = printed
+            .lines()
+            .find(|line| line.starts_with("Peer signature type"));
+        let signed = signed.unwrap_or_else(|| panic!("{args:?}: {printed}"));
+        assert!(signed.contains(kind), "{args:?}: {signed}");
+    }
+}
+
+#[test]
+fn a_client_that_takes_no_signature_of_our_key_hears_an_alert() {
+    if !openssl_is_here() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let p384 = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"];
+    let (certificate, key) = make_certificate(directory.path(), &p384);
+    let keys = certificate::load(certificate.as_ref(), key.as_ref()).unwrap();
+    for flag in ["-tls1_2", "-tls1_3"] {
+        let (printed, error) = try_s_client(&keys, &[flag, "-sigalgs", "ECDSA+SHA256"], "END\n");
+        let why = error.unwrap_err().to_string();
+        assert!(
+            why.contains("no signature scheme in common"),
+            "{flag}: {why}"
+        );
+        assert!(
+            printed.contains("alert handshake failure"),
+            "{flag}: {printed}"
         );
     }
 }

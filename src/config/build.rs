@@ -5,9 +5,9 @@ use super::surroundings::SERVICE_STATE_DIR;
 use super::units::Bytes;
 use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, KnownRecipient, TlsLevel};
 use super::{
-    CertificateSource, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig, LogConfig,
-    PrivilegeConfig, RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig, Surroundings,
-    TlsConfig, Validators,
+    CertificateFiles, Certificates, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig,
+    LogConfig, PrivilegeConfig, RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig,
+    Surroundings, TlsConfig, Validators,
 };
 use crate::message::Mailbox;
 use clap::CommandFactory;
@@ -36,9 +36,9 @@ pub fn config(
     let mut complaints = contradictions(&flags);
     complaints.extend(unreadable_files(&flags));
     let spool = spool_dir(&flags, surroundings);
-    let certificate = certificate(&flags, surroundings);
+    let certificates = certificates(&flags, surroundings);
     complaints.extend(spool.clone().err());
-    complaints.extend(certificate.clone().err());
+    complaints.extend(certificates.clone().err());
     let hostname = flags
         .listening
         .hostname
@@ -51,13 +51,13 @@ pub fn config(
         complaints.extend((validators.spool)(spool, &cores).err());
     }
     let read_once = read_once(&flags);
-    let (Ok(spool), Ok(certificate), true) = (spool, certificate, complaints.is_empty()) else {
+    let (Ok(spool), Ok(certificates), true) = (spool, certificates, complaints.is_empty()) else {
         return Err(complaints);
     };
     let mut config = Config {
         listen: listen(&flags),
         session: session(&flags, &hostname),
-        tls: tls(&flags.tls, &hostname, certificate),
+        tls: tls(&flags.tls, &hostname, certificates),
         relay,
         spool,
         delivery: delivery(&flags, &hostname),
@@ -147,19 +147,24 @@ fn state_dir(flags: &Flags, surroundings: &Surroundings) -> Option<PathBuf> {
     }
 }
 
-fn certificate(flags: &Flags, surroundings: &Surroundings) -> Result<CertificateSource, String> {
+fn certificates(flags: &Flags, surroundings: &Surroundings) -> Result<Certificates, String> {
     let tls = &flags.tls;
-    if let (Some(chain), Some(key)) = (&tls.tls_cert, &tls.tls_key) {
-        return Ok(CertificateSource::Files {
-            chain: chain.clone(),
-            key: key.clone(),
-        });
-    }
-    tls.tls_dir
+    let pairs = tls
+        .tls_cert
+        .iter()
+        .cloned()
+        .zip(tls.tls_key.iter().cloned());
+    let given: Vec<_> = pairs
+        .map(|(chain, key)| CertificateFiles { chain, key })
+        .collect();
+    let kept_in = tls
+        .tls_dir
         .clone()
-        .or_else(|| Some(state_dir(flags, surroundings)?.join("tls")))
-        .map(|dir| CertificateSource::Generated { dir })
-        .ok_or_else(|| no_state_dir("--tls-dir"))
+        .or_else(|| Some(state_dir(flags, surroundings)?.join("tls")));
+    if given.is_empty() && kept_in.is_none() {
+        return Err(no_state_dir("--tls-dir"));
+    }
+    Ok(Certificates { given, kept_in })
 }
 
 fn no_state_dir(flag: &str) -> String {
@@ -245,7 +250,7 @@ fn session(flags: &Flags, hostname: &str) -> SessionConfig {
     }
 }
 
-fn tls(flags: &Tls, hostname: &str, certificate: CertificateSource) -> TlsConfig {
+fn tls(flags: &Tls, hostname: &str, certificates: Certificates) -> TlsConfig {
     let mut out_levels: Vec<_> = flags
         .tls_out_for
         .iter()
@@ -258,7 +263,7 @@ fn tls(flags: &Tls, hostname: &str, certificate: CertificateSource) -> TlsConfig
     });
     TlsConfig {
         hostname: hostname.to_owned(),
-        certificate,
+        certificates,
         out_level: flags.tls_out,
         out_levels,
         roots: flags.tls_ca.clone(),
@@ -415,18 +420,18 @@ fn without_comment(line: &str) -> &str {
 }
 
 fn unreadable_files(flags: &Flags) -> Vec<String> {
-    [
-        ("--tls-cert", &flags.tls.tls_cert),
-        ("--tls-key", &flags.tls.tls_key),
-        ("--tls-ca", &flags.tls.tls_ca),
-    ]
-    .into_iter()
-    .filter_map(|(flag, path)| {
-        let path = path.as_ref()?;
-        let error = fs::File::open(path).err()?;
-        Some(format!("{flag} {}: {error}", path.display()))
-    })
-    .collect()
+    let tls = &flags.tls;
+    let certificates = tls.tls_cert.iter().map(|path| ("--tls-cert", path));
+    let keys = tls.tls_key.iter().map(|path| ("--tls-key", path));
+    let roots = tls.tls_ca.iter().map(|path| ("--tls-ca", path));
+    certificates
+        .chain(keys)
+        .chain(roots)
+        .filter_map(|(flag, path)| {
+            let error = fs::File::open(path).err()?;
+            Some(format!("{flag} {}: {error}", path.display()))
+        })
+        .collect()
 }
 
 /// Flags that are good one by one but not together.
@@ -495,9 +500,17 @@ fn at_most<T: PartialOrd + std::fmt::Display>(
 
 fn tls_contradictions(flags: &Flags, found: &mut Vec<String>) {
     let tls = &flags.tls;
-    match (&tls.tls_cert, &tls.tls_key) {
-        (Some(_), None) => found.push("--tls-cert needs --tls-key beside it".to_owned()),
-        (None, Some(_)) => found.push("--tls-key needs --tls-cert beside it".to_owned()),
+    match (tls.tls_cert.len(), tls.tls_key.len()) {
+        (_, 0) if !tls.tls_cert.is_empty() => {
+            found.push("--tls-cert needs --tls-key beside it".to_owned());
+        }
+        (0, _) if !tls.tls_key.is_empty() => {
+            found.push("--tls-key needs --tls-cert beside it".to_owned());
+        }
+        (certificates, keys) if certificates != keys => found.push(format!(
+            "--tls-cert is given {certificates} times and --tls-key {keys} times: each certificate needs \
+             its key, in the same order"
+        )),
         _ => {}
     }
     if tls.tls_ca_only && tls.tls_ca.is_none() {

@@ -146,15 +146,17 @@ pub struct Listening {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "TLS")]
 pub struct Tls {
-    /// Certificate chain for clients, PEM [default: one is generated and kept]
-    #[arg(long, value_name = "FILE")]
-    pub tls_cert: Option<PathBuf>,
+    /// Certificate chain for clients, PEM; may be repeated for other kinds of keys: a client gets the first that it
+    /// can use [default: one is generated and kept]
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
+    pub tls_cert: Vec<PathBuf>,
 
-    /// The key of --tls-cert, PEM; EC P-256 costs a sixth of RSA-2048
-    #[arg(long, value_name = "FILE")]
-    pub tls_key: Option<PathBuf>,
+    /// The key of --tls-cert, PEM, one for each, in the same order; EC P-256 costs a sixth of RSA-2048
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
+    pub tls_key: Vec<PathBuf>,
 
-    /// Where the generated certificate is kept [default: tls in the state directory]
+    /// Where the generated certificate is kept, for clients that can use none of --tls-cert [default: tls in
+    /// the state directory]
     #[arg(long, value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
 

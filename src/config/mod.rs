@@ -117,7 +117,7 @@ pub struct SessionConfig {
 #[derive(Clone, Debug)]
 pub struct TlsConfig {
     pub hostname: String,
-    pub certificate: CertificateSource,
+    pub certificates: Certificates,
     pub out_level: TlsLevel,
     /// The first that matches counts; exact names stand before patterns.
     pub out_levels: Vec<(DomainPattern, TlsLevel)>,
@@ -130,13 +130,21 @@ pub struct TlsConfig {
     pub broken_for: Duration,
 }
 
-/// Where the certificate for clients comes from.
+/// Where the certificates for clients come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum CertificateSource {
-    /// PEM files.
-    Files { chain: PathBuf, key: PathBuf },
-    /// Generated once and kept in this directory.
-    Generated { dir: PathBuf },
+pub struct Certificates {
+    /// In the order of preference; none: the generated one is for all clients.
+    pub given: Vec<CertificateFiles>,
+    /// Where one is kept that is generated once, for clients that can use none of those given. `None`, beside
+    /// given ones only: no state directory is known.
+    pub kept_in: Option<PathBuf>,
+}
+
+/// PEM files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CertificateFiles {
+    pub chain: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Who may relay what where; [`relay::RelayPolicy`] answers from it.

@@ -1,7 +1,7 @@
 //! What `--check` prints: every flag with its effective value and where that came from.
 
+use super::Config;
 use super::flags;
-use super::{CertificateSource, Config};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use std::collections::HashMap;
@@ -80,9 +80,12 @@ fn resolved(config: &Config) -> HashMap<&'static str, String> {
         ("ingress-cores", "chosen".to_owned()),
         ("delivery-cores", "chosen".to_owned()),
     ]);
-    if let CertificateSource::Generated { dir } = &config.tls.certificate {
+    let certificates = &config.tls.certificates;
+    if certificates.given.is_empty() {
         values.insert("tls-cert", "generated".to_owned());
         values.insert("tls-key", "generated".to_owned());
+    }
+    if let Some(dir) = &certificates.kept_in {
         values.insert("tls-dir", shown(dir));
     }
     values

@@ -8,7 +8,7 @@
 
 use super::plan::Intent;
 use super::{Context, StartError};
-use crate::config::{CertificateSource, Config};
+use crate::config::Config;
 use crate::privilege::{
     Access, Grant, Identity, Landlock, Loose, Sealed, Seccomp, Wishes, check_directory,
     check_kept_key, check_key, check_make_directory, directories_of, make_directory, seal,
@@ -51,7 +51,7 @@ impl Confinement {
                 Intent::Check => check_make_directory(path),
             };
             make(&config.spool.dir).context("the spool")?;
-            if let CertificateSource::Generated { dir } = &config.tls.certificate {
+            if let Some(dir) = &config.tls.certificates.kept_in {
                 make(dir).context("the directory of the certificate")?;
             }
             identity.assume().context("giving up privileges")?;
@@ -121,15 +121,16 @@ pub fn future_identity(config: &Config, process: Process) -> Result<Identity, St
     }
 }
 
-/// The private key may be read by those only who should.
-pub fn check_keys(config: &Config, identity: &Identity) -> Result<(), StartError> {
-    match &config.tls.certificate {
-        CertificateSource::Files { key, .. } => check_key(key, identity),
-        CertificateSource::Generated { dir } => {
-            check_kept_key(&certificate::kept_key(dir), identity)
-        }
-    }
-    .context("refused")
+/// The private keys that are given may be read by those only who should.
+pub fn check_given_keys(config: &Config, identity: &Identity) -> Result<(), StartError> {
+    let given = &config.tls.certificates.given;
+    let mut checked = given.iter().map(|files| check_key(&files.key, identity));
+    checked.try_for_each(|checked| checked.context("refused"))
+}
+
+/// As [`check_given_keys`], of the key that is generated and kept in `dir`.
+pub fn check_generated_key(dir: &Path, identity: &Identity) -> Result<(), StartError> {
+    check_kept_key(&certificate::kept_key(dir), identity).context("refused")
 }
 
 fn hints(config: &Config, identity: &Identity) -> Vec<String> {
@@ -142,18 +143,17 @@ fn hints(config: &Config, identity: &Identity) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if let CertificateSource::Files { key, .. } = &config.tls.certificate
-        && File::open(key).is_err()
-    {
-        hints.push(format!(
+    let keys = config.tls.certificates.given.iter().map(|files| &files.key);
+    hints.extend(keys.filter(|key| File::open(key).is_err()).map(|key| {
+        format!(
             "{} cannot read {} any more: a new one will need a restart instead of SIGHUP, unless: \
              chgrp {group} {key} && chmod 640 {key}, and its directory lets that group through",
             identity.name(),
             key.display(),
             group = identity.group(),
             key = key.display(),
-        ));
-    }
+        )
+    }));
     hints
 }
 
@@ -164,12 +164,16 @@ fn grants(config: &Config) -> Vec<Grant> {
         access,
     };
     let mut grants = vec![grant(&config.spool.dir, Access::Keep)];
-    match &config.tls.certificate {
-        CertificateSource::Generated { dir } => grants.push(grant(dir, Access::Keep)),
-        CertificateSource::Files { chain, key } => {
-            let directories = directories_of(chain).into_iter().chain(directories_of(key));
-            grants.extend(directories.map(|directory| grant(&directory, Access::Read)));
-        }
+    let certificates = &config.tls.certificates;
+    let kept_in = certificates.kept_in.iter();
+    grants.extend(kept_in.map(|dir| grant(dir, Access::Keep)));
+    for file in certificates
+        .given
+        .iter()
+        .flat_map(|files| [&files.chain, &files.key])
+    {
+        let directories = directories_of(file).into_iter();
+        grants.extend(directories.map(|directory| grant(&directory, Access::Read)));
     }
     if let Some(file) = &config.log.file {
         let directories = directories_of(file);

@@ -1,5 +1,6 @@
 //! The control thread, outside of the message path: signals, and the end.
 
+use super::certificates;
 use super::log::Writer;
 use super::service::{self, Watchdog};
 use super::shared::Shared;
@@ -187,15 +188,13 @@ fn log_reload(config: &Config, reopened: bool, has_new_keys: bool, log: &Log) {
 
 /// Reads the certificate for clients again; the old one stays if that fails. True if it is a new one.
 fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) -> bool {
-    let loaded = super::load_keys(&shared.config, &shared.identity);
+    let loaded = certificates::reload(&shared.config, &shared.identity);
     let now = clock::wall_time();
     let has_new_keys = loaded.is_ok();
     match loaded {
-        Ok((keys, origin)) => {
+        Ok(keys) => {
             let keys = keys.keeping_tickets_of(&shared.keys);
-            log.line(LogLevel::Info, event::CERTIFICATE, now)
-                .field("source", origin)
-                .field("sha256", keys.fingerprint());
+            certificates::say(&keys, &shared.config.tls.hostname, log);
             for core in shared.cores() {
                 let keys = Box::new(keys.clone());
                 handoff.outbox.send(core, ToCore::Keys(keys));

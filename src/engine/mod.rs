@@ -5,6 +5,7 @@
 //! check: the same up to the threads, as far as it leaves no trace
 //! ```
 
+mod certificates;
 mod confinement;
 mod control;
 mod core;
@@ -16,7 +17,7 @@ mod service;
 mod shared;
 
 use crate::config::relay::RelayPolicy;
-use crate::config::{CertificateSource, Config, LogLevel};
+use crate::config::{Config, LogLevel};
 use crate::domain::Domain;
 use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::memory::Memory;
@@ -245,8 +246,6 @@ impl Running {
 struct Prepared {
     shared: Arc<Shared>,
     descriptors: u64,
-    /// Where the certificate comes from.
-    certificate: String,
     listeners: Vec<Listeners>,
     /// `None` if the start is only judged.
     opened: Option<spool::Opened>,
@@ -280,12 +279,11 @@ fn prepare(config: Config, process: Process, intent: Intent) -> Result<Prepared,
         Intent::Check => (Vec::new(), ports::check(&config)?),
     };
     let identity = confinement::future_identity(&config, process)?;
-    let given_keys = load_given_keys(&config, &identity)?;
+    let given_keys = certificates::load_given(&config, &identity)?;
     let confinement = Confinement::begin(&config, process, intent)?;
-    let (keys, certificate) = match (given_keys, intent) {
-        (Some(given), _) => given,
-        (None, Intent::Start) => load_keys(&config, confinement.identity())?,
-        (None, Intent::Check) => check_keys(&config, &confinement)?,
+    let keys = match intent {
+        Intent::Start => certificates::with_generated(&config, confinement.identity(), given_keys)?,
+        Intent::Check => certificates::check_generated(&config, &confinement, given_keys)?,
     };
     let opened = open_spool(&config, &plan.specs, &confinement, intent)?;
     let descriptors = plan.descriptors;
@@ -297,7 +295,6 @@ fn prepare(config: Config, process: Process, intent: Intent) -> Result<Prepared,
     Ok(Prepared {
         shared,
         descriptors,
-        certificate,
         listeners,
         opened,
         identity,
@@ -317,7 +314,7 @@ fn start(
     let opened = prepared.opened.expect("a start opens the spool");
     writer.begin().context("starting the thread of the log")?;
 
-    say_hello(&shared, log, &prepared.certificate, &opened, |line| {
+    say_hello(&shared, log, &opened, |line| {
         line.field("descriptors", prepared.descriptors);
         say_privileges(line, &prepared.identity, prepared.sealed.as_ref());
     });
@@ -355,49 +352,6 @@ fn start(
         handoff: own_handoff,
         directory: opened.directory,
     })
-}
-
-/// What only root may be able to read is read before root is given up.
-fn load_given_keys(
-    config: &Config,
-    owner: &Identity,
-) -> Result<Option<(ServerKeys, String)>, StartError> {
-    match &config.tls.certificate {
-        CertificateSource::Generated { .. } => Ok(None),
-        CertificateSource::Files { .. } => load_keys(config, owner).map(Some),
-    }
-}
-
-fn load_keys(config: &Config, owner: &Identity) -> Result<(ServerKeys, String), StartError> {
-    confinement::check_keys(config, owner)?;
-    match &config.tls.certificate {
-        CertificateSource::Files { chain, key } => {
-            let keys = tls::certificate::load(chain, key).context("the certificate for clients")?;
-            Ok((keys, format!("from {}", chain.display())))
-        }
-        CertificateSource::Generated { dir } => {
-            let (keys, origin) =
-                tls::certificate::load_or_generate(dir, &config.tls.hostname, clock::wall_time())
-                    .context("the certificate for clients")?;
-            Ok((keys, origin.to_string()))
-        }
-    }
-}
-
-/// What an earlier start has left, or what this one would make.
-fn check_keys(
-    config: &Config,
-    confinement: &Confinement,
-) -> Result<(ServerKeys, String), StartError> {
-    confinement::check_keys(config, confinement.identity())?;
-    let CertificateSource::Generated { dir } = &config.tls.certificate else {
-        return load_keys(config, confinement.identity());
-    };
-    let (hostname, now) = (&config.tls.hostname, clock::wall_time());
-    let keys =
-        tls::certificate::check_or_generate(dir, hostname, now, confinement.makes_directories())
-            .context("the certificate for clients")?;
-    Ok((keys, "generated".to_owned()))
 }
 
 fn open_spool(
@@ -581,13 +535,7 @@ fn wait_for_start(
     Ok(())
 }
 
-fn say_hello(
-    shared: &Shared,
-    log: &Log,
-    certificate: &str,
-    opened: &spool::Opened,
-    more: impl FnOnce(&mut Line<'_>),
-) {
+fn say_hello(shared: &Shared, log: &Log, opened: &spool::Opened, more: impl FnOnce(&mut Line<'_>)) {
     let now = clock::wall_time();
     let mut line = log.line(LogLevel::Info, event::START, now);
     line.field("version", env!("CARGO_PKG_VERSION"))
@@ -595,14 +543,9 @@ fn say_hello(
         .field("threads", Shown(explain(&shared.specs)));
     more(&mut line);
     drop(line);
-    log.line(LogLevel::Info, event::CERTIFICATE, now)
-        .field("source", certificate)
-        .field("sha256", Shown(shared.keys.fingerprint()))
-        .field("trusted_roots", shared.anchors.len() as u64);
-    for warning in shared.keys.warnings(&shared.config.tls.hostname, now) {
-        log.line(LogLevel::Warn, event::CERTIFICATE, now)
-            .field("warning", Shown(warning));
-    }
+    certificates::say(&shared.keys, &shared.config.tls.hostname, log);
+    log.line(LogLevel::Info, event::TRUSTED_ROOTS, now)
+        .field("roots", shared.anchors.len() as u64);
     for complaint in &shared.anchor_complaints {
         log.line(LogLevel::Warn, event::TRUSTED_ROOTS, now)
             .field("warning", Shown(complaint));

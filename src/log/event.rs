@@ -56,9 +56,9 @@ events! {
         "landlock", "seccomp", "core_dumps"
     ];
     CERTIFICATE = "certificate" [
-        "source", "sha256", "trusted_roots", "warning", "error", "effect"
+        "source", "kind", "sha256", "for", "warning", "error", "effect"
     ];
-    TRUSTED_ROOTS = "trusted-roots" ["warning"];
+    TRUSTED_ROOTS = "trusted-roots" ["roots", "warning"];
     SPOOL = "spool" ["dir", "run", "recovered_messages"];
     RECOVERY = "recovery" [
         "messages", "open_recipients", "finished_messages", "segments", "commits", "outcomes",

@@ -1,6 +1,7 @@
-//! The relay's own certificate: given by the operator, or made at the first start and kept.
+//! The relay's own certificates: given by the operator, or made at the first start and kept.
 //!
 //! Promise: STARTTLS needs no configuration. Errors say which file is at fault and what to do.
+//! Not here: which of several a client gets (`server`).
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -15,6 +16,7 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256,
 };
 use ring::digest::{SHA256, digest};
+use rustls::SignatureAlgorithm;
 use rustls::crypto::ring::{Ticketer, sign::any_supported_type};
 use rustls::server::ProducesTickets;
 use rustls::sign::CertifiedKey;
@@ -51,12 +53,33 @@ const KEPT_KEY: &str = "generated-key.pem";
 /// RFC 5280 appendix A.1, ub-common-name.
 const COMMON_NAME_BYTES_MAX: usize = 64;
 
-/// What a server needs to know about itself, shared by all cores: chain, key, and the keys of
+/// What a server needs to know about itself, shared by all cores: chains, keys, and the keys of
 /// the tickets that it hands out.
 #[derive(Clone)]
 pub struct ServerKeys {
-    key: Arc<CertifiedKey>,
+    /// In the order of preference; at least one.
+    own: Vec<Own>,
+    /// For clients that can use none of these.
+    spare: Option<Own>,
     tickets: Arc<dyn ProducesTickets>,
+}
+
+#[derive(Clone)]
+struct Own {
+    key: Arc<CertifiedKey>,
+    source: Arc<str>,
+}
+
+/// One of the certificates, for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    pub source: Arc<str>,
+    /// EC, RSA or Ed25519.
+    pub kind: &'static str,
+    /// SHA-256 as `AB:CD:...`, as `openssl x509 -fingerprint` prints it.
+    pub fingerprint: String,
+    /// It is for clients that can use no other.
+    pub is_spare: bool,
 }
 
 impl ServerKeys {
@@ -83,7 +106,11 @@ impl ServerKeys {
         let tickets = Ticketer::new()
             .map_err(|error| complain(key_path, Problem::BadKey(error.to_string())))?;
         Ok(ServerKeys {
-            key: Arc::new(CertifiedKey::new(chain, key)),
+            own: vec![Own {
+                key: Arc::new(CertifiedKey::new(chain, key)),
+                source: format!("from {}", certificate_path.display()).into(),
+            }],
+            spare: None,
             tickets,
         })
     }
@@ -95,14 +122,43 @@ impl ServerKeys {
         key: &PrivateKeyDer<'static>,
         tickets: Arc<dyn ProducesTickets>,
     ) -> Self {
+        let key = any_supported_type(key).unwrap();
         ServerKeys {
-            key: Arc::new(CertifiedKey::new(chain, any_supported_type(key).unwrap())),
+            own: vec![Own {
+                key: Arc::new(CertifiedKey::new(chain, key)),
+                source: "a test".into(),
+            }],
+            spare: None,
             tickets,
         }
     }
 
-    pub(super) fn certified_key(&self) -> CertifiedKey {
-        CertifiedKey::clone(&self.key)
+    fn with_source(mut self, source: impl fmt::Display) -> Self {
+        let source: Arc<str> = source.to_string().into();
+        for own in &mut self.own {
+            own.source = source.clone();
+        }
+        self
+    }
+
+    /// For clients that can use none of the others, those of `other` as well.
+    #[must_use]
+    pub fn followed_by(mut self, other: ServerKeys) -> Self {
+        self.own.extend(other.own);
+        self
+    }
+
+    /// As [`ServerKeys::followed_by`], with one that says nothing of the host: no warning is about it.
+    #[must_use]
+    pub fn with_spare(mut self, spare: ServerKeys) -> Self {
+        self.spare = spare.own.into_iter().next();
+        self
+    }
+
+    /// In the order of preference; at least one.
+    pub(super) fn certified_keys(&self) -> Vec<Arc<CertifiedKey>> {
+        let all = self.own.iter().chain(&self.spare);
+        all.map(|own| own.key.clone()).collect()
     }
 
     pub(super) fn ticketer(&self) -> Arc<dyn ProducesTickets> {
@@ -117,22 +173,47 @@ impl ServerKeys {
         }
     }
 
-    /// SHA-256 of our own certificate as `AB:CD:...`, as `openssl x509 -fingerprint` prints it.
-    pub fn fingerprint(&self) -> String {
-        let hash = digest(&SHA256, self.own());
+    /// All certificates, in the order of preference.
+    pub fn shown(&self) -> Vec<Shown> {
+        let shown = |own: &Own, is_spare| Shown {
+            source: own.source.clone(),
+            kind: match own.key.key.algorithm() {
+                SignatureAlgorithm::ECDSA => "EC",
+                SignatureAlgorithm::RSA => "RSA",
+                SignatureAlgorithm::ED25519 => "Ed25519",
+                _ => "other",
+            },
+            fingerprint: own.fingerprint(),
+            is_spare,
+        };
+        let own = self.own.iter().map(|own| shown(own, false));
+        own.chain(self.spare.iter().map(|own| shown(own, true)))
+            .collect()
+    }
+
+    /// What the operator should hear at the start: nothing of it keeps the relay from running.
+    pub fn warnings(&self, hostname: &str, now: WallTime) -> Vec<String> {
+        let own = self.own.iter();
+        own.flat_map(|own| own.warnings(hostname, now)).collect()
+    }
+}
+
+impl Own {
+    fn fingerprint(&self) -> String {
+        let hash = digest(&SHA256, self.der());
         let bytes: Vec<_> = hash.as_ref().iter().map(|b| format!("{b:02X}")).collect();
         bytes.join(":")
     }
 
-    /// The last second in which our certificate is valid.
-    pub fn valid_until(&self) -> Option<WallTime> {
-        let seconds = u64::try_from(der::fields(self.own())?.not_after?).ok()?;
+    /// The last second in which it is valid.
+    fn valid_until(&self) -> Option<WallTime> {
+        let seconds = u64::try_from(der::fields(self.der())?.not_after?).ok()?;
         Some(WallTime(seconds.saturating_mul(1000)))
     }
 
-    /// True if the certificate bears this name (RFC 9525).
-    pub fn is_for(&self, hostname: &str) -> bool {
-        let own = CertificateDer::from(self.own());
+    /// True if it bears this name (RFC 9525).
+    fn is_for(&self, hostname: &str) -> bool {
+        let own = CertificateDer::from(self.der());
         let (Ok(parsed), Some(name)) = (EndEntityCert::try_from(&own), parse_server_name(hostname))
         else {
             return false;
@@ -140,36 +221,36 @@ impl ServerKeys {
         parsed.verify_is_valid_for_subject_name(&name).is_ok()
     }
 
-    /// What the operator should hear at the start: nothing of it keeps the relay from running.
-    pub fn warnings(&self, hostname: &str, now: WallTime) -> Vec<String> {
+    fn warnings(&self, hostname: &str, now: WallTime) -> Vec<String> {
         let mut warnings = Vec::new();
-        let Some(fields) = der::fields(self.own()) else {
+        let Some(fields) = der::fields(self.der()) else {
             return warnings;
         };
         let now_s = (now.0 / 1000) as i64;
         let margin_s = RENEWAL_MARGIN.as_secs() as i64;
         match (fields.not_before, fields.not_after) {
             (_, Some(end)) if end < now_s => {
-                warnings.push(format!("the certificate expired on {}", day(end)));
+                warnings.push(format!("it expired on {}", day(end)));
             }
             (_, Some(end)) if end < now_s.saturating_add(margin_s) => {
-                warnings.push(format!("the certificate expires on {}", day(end)));
+                warnings.push(format!("it expires on {}", day(end)));
             }
             (Some(start), _) if start > now_s => {
-                warnings.push(format!(
-                    "the certificate is not valid before {}",
-                    day(start)
-                ));
+                warnings.push(format!("it is not valid before {}", day(start)));
             }
             _ => {}
         }
         if !self.is_for(hostname) {
-            warnings.push(format!("the certificate is not for {hostname}"));
+            warnings.push(format!("it is not for {hostname}"));
+        }
+        let source = &self.source;
+        for warning in &mut warnings {
+            *warning = format!("the certificate {source}: {warning}");
         }
         warnings
     }
 
-    fn own(&self) -> &[u8] {
+    fn der(&self) -> &[u8] {
         self.key.cert.first().map_or(&[], |own| own.as_ref())
     }
 }
@@ -178,7 +259,7 @@ impl ServerKeys {
 impl fmt::Debug for ServerKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerKeys")
-            .field("fingerprint", &self.fingerprint())
+            .field("certificates", &self.shown())
             .finish_non_exhaustive()
     }
 }
@@ -359,7 +440,7 @@ pub fn load_or_generate(
     let certificate_path = directory.join(KEPT_CERTIFICATE);
     let key_path = kept_key(directory);
     let reason = match load_kept(directory, hostname, now) {
-        Ok(keys) => return Ok((keys, Origin::Kept)),
+        Ok(keys) => return Ok((keys.with_source(Origin::Kept), Origin::Kept)),
         Err(reason) => reason,
     };
     let (certificate, key) = generate_for(directory, hostname, now)?;
@@ -369,7 +450,8 @@ pub fn load_or_generate(
     write_durably(directory, KEPT_CERTIFICATE, &certificate, 0o644)
         .map_err(io_error(&certificate_path))?;
     let keys = load(&certificate_path, &key_path)?;
-    Ok((keys, Origin::Generated(reason)))
+    let origin = Origin::Generated(reason);
+    Ok((keys.with_source(&origin), origin))
 }
 
 /// As [`load_or_generate`], but what would be written is thrown away. With `is_made_before`
@@ -437,10 +519,11 @@ fn check_is_directory(path: &Path) -> Result<(), CertificateError> {
 }
 
 fn reason_to_renew(keys: &ServerKeys, hostname: &str, now: WallTime) -> Option<String> {
-    if !keys.is_for(hostname) {
+    let own = &keys.own[0];
+    if !own.is_for(hostname) {
         return Some("the host has another name now".to_owned());
     }
-    if keys
+    if own
         .valid_until()
         .is_none_or(|end| end < now + RENEWAL_MARGIN)
     {
@@ -526,8 +609,12 @@ mod tests {
         assert_eq!(origin, Origin::Generated("there was none".to_owned()));
         let (second, origin) = load_or_generate(&directory, "mx.test", NOW).unwrap();
         assert_eq!(origin, Origin::Kept);
-        assert_eq!(first.fingerprint(), second.fingerprint());
-        assert_eq!(first.fingerprint().len(), 32 * 3 - 1);
+        let (first_shown, second_shown) = (first.shown().remove(0), second.shown().remove(0));
+        assert_eq!(first_shown.fingerprint, second_shown.fingerprint);
+        assert_eq!(first_shown.fingerprint.len(), 32 * 3 - 1);
+        assert_eq!(first_shown.kind, "EC");
+        assert!(first_shown.source.contains("made now"));
+        assert!(second_shown.source.contains("kept"));
         assert!(first.warnings("mx.test", NOW).is_empty());
         let mode = fs::metadata(kept(&directory).1)
             .unwrap()
@@ -587,7 +674,7 @@ mod tests {
         for name in ["192.0.2.1", &long] {
             let temp = tempfile::tempdir().unwrap();
             let (keys, _) = load_or_generate(temp.path(), name, NOW).unwrap();
-            assert!(keys.is_for(name), "{name}");
+            assert!(keys.warnings(name, NOW).is_empty(), "{name}");
         }
         let temp = tempfile::tempdir().unwrap();
         let error = load_or_generate(temp.path(), "mäx.test", NOW).unwrap_err();
@@ -628,7 +715,7 @@ mod tests {
     fn warns_of_the_clock_and_the_name() {
         let temp = tempfile::tempdir().unwrap();
         let (keys, _) = load_or_generate(temp.path(), "mx.test", NOW).unwrap();
-        let end = keys.valid_until().unwrap();
+        let end = keys.own[0].valid_until().unwrap();
         let warnings = keys.warnings("mail.test", end + Duration::from_secs(1));
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("expired on 2036-"), "{warnings:?}");

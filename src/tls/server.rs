@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
-use rustls::sign::SingleCertAndKey;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig, SignatureScheme};
 
 use super::certificate::ServerKeys;
 use super::session::{Session, TlsError};
@@ -48,8 +50,49 @@ impl ServerTls {
     }
 }
 
+/// The certificates, in the order of preference; at least one.
+#[derive(Debug)]
+struct Choice(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Choice {
+    /// The first that the client can use; the first of all if it can use none, so that the failure says why.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Only those that fit a cipher suite in common.
+        let offered = hello.signature_schemes();
+        if self.0.len() > 1 && hello.cipher_suites().iter().any(is_of_tls13) {
+            let usable: Vec<_> = offered.iter().copied().filter(is_of_tls13_too).collect();
+            if let Some(key) = self.first_for(&usable) {
+                return Some(key);
+            }
+        }
+        self.first_for(offered).or_else(|| self.0.first().cloned())
+    }
+}
+
+impl Choice {
+    fn first_for(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let mut keys = self.0.iter();
+        keys.find(|own| own.key.choose_scheme(schemes).is_some())
+            .cloned()
+    }
+}
+
+fn is_of_tls13(suite: &CipherSuite) -> bool {
+    u16::from(*suite) >> 8 == 0x13
+}
+
+/// RFC 8446 section 4.2.3: PKCS #1 signs certificates only.
+fn is_of_tls13_too(scheme: &SignatureScheme) -> bool {
+    !matches!(
+        scheme,
+        SignatureScheme::RSA_PKCS1_SHA256
+            | SignatureScheme::RSA_PKCS1_SHA384
+            | SignatureScheme::RSA_PKCS1_SHA512
+    )
+}
+
 fn config(keys: &ServerKeys, versions: Versions) -> Result<Arc<ServerConfig>, TlsError> {
-    let resolver = SingleCertAndKey::from(keys.certified_key());
+    let resolver = Choice(keys.certified_keys());
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions.of_rustls())?
         .with_no_client_auth()

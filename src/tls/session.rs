@@ -31,6 +31,10 @@ pub const RECORD_OVERHEAD_BYTES_MAX: usize = 32;
 
 const RECORD_HEADER_BYTES: usize = 5;
 
+/// A fatal alert in a record of its own (RFC 5246 section 7.2), before anything is encrypted: rustls says none where
+/// nothing that our key can sign is taken.
+const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
+
 /// A TLS 1.2 record may carry 2,048 bytes more than its plaintext (RFC 5246 section 6.2.3).
 const RECORD_WIRE_BYTES_MAX: usize = RECORD_HEADER_BYTES + RECORD_PLAIN_BYTES_MAX + 2048;
 
@@ -346,9 +350,14 @@ impl Session {
 
     /// Appends the alert that is due and ends the session.
     fn fail(&mut self, error: TlsError, out: &mut Vec<u8>) -> TlsError {
+        let before = out.len();
         match &mut self.side {
             Side::Client(connection, _) => flush(&mut ***connection, out),
             Side::Server(connection) => flush(&mut ***connection, out),
+        }
+        let is_mute = out.len() == before && matches!(error, TlsError::Incompatible(_));
+        if is_mute && self.phase == Phase::Handshaking {
+            out.extend_from_slice(&HANDSHAKE_FAILURE);
         }
         self.phase = Phase::Failed;
         self.unread = Vec::new();

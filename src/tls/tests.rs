@@ -247,7 +247,7 @@ fn a_reload_keeps_tickets_and_changes_the_certificate() {
         let stranger = ClientTls::new(versions).unwrap();
         let pair = Pair::shake_hands(&stranger, &server);
         let seen = &pair.client.session.peer_certificates()[0];
-        assert_eq!(seen, &new.certified_key().cert[0]);
+        assert_eq!(seen, &new.certified_keys()[0].cert[0]);
     }
 }
 
@@ -413,7 +413,7 @@ fn x509_v1_completes_and_is_unparsable() {
             .join(file);
         let keys = certificate::load(&path, &path).unwrap();
         let server = ServerTls::new(&keys, Versions::default()).unwrap();
-        let certificate = keys.certified_key().cert[0].clone();
+        let certificate = keys.certified_keys()[0].cert[0].clone();
         for versions in EACH {
             assert_eq!(
                 verdict(&server, versions, &certificate),

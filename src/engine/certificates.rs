@@ -1,0 +1,86 @@
+//! The certificates for clients at a start, at its check, and at a reload.
+
+use super::confinement::{self, Confinement};
+use super::{Context as _, StartError};
+use crate::config::Config;
+use crate::config::LogLevel;
+use crate::io::clock;
+use crate::log::{Log, Shown, event};
+use crate::privilege::Identity;
+use crate::tls::{ServerKeys, certificate};
+
+/// What only root may be able to read is read before root is given up. `None`: no certificate is given.
+pub fn load_given(config: &Config, owner: &Identity) -> Result<Option<ServerKeys>, StartError> {
+    confinement::check_given_keys(config, owner)?;
+    let given = config.tls.certificates.given.iter();
+    let loaded = given
+        .map(|files| certificate::load(&files.chain, &files.key))
+        .collect::<Result<Vec<_>, _>>()
+        .context("the certificate for clients")?;
+    Ok(loaded.into_iter().reduce(ServerKeys::followed_by))
+}
+
+/// `given`, and what an earlier start has left or this one makes.
+pub fn with_generated(
+    config: &Config,
+    owner: &Identity,
+    given: Option<ServerKeys>,
+) -> Result<ServerKeys, StartError> {
+    let certificates = &config.tls.certificates;
+    let Some(dir) = &certificates.kept_in else {
+        return Ok(given.expect("one is given, or a directory is known"));
+    };
+    confinement::check_generated_key(dir, owner)?;
+    let (hostname, now) = (&config.tls.hostname, clock::wall_time());
+    let (generated, _) =
+        certificate::load_or_generate(dir, hostname, now).context("the generated certificate")?;
+    Ok(beside(given, generated))
+}
+
+fn beside(given: Option<ServerKeys>, generated: ServerKeys) -> ServerKeys {
+    match given {
+        Some(given) => given.with_spare(generated),
+        None => generated,
+    }
+}
+
+/// As [`with_generated`], with what this start would make.
+pub fn check_generated(
+    config: &Config,
+    confinement: &Confinement,
+    given: Option<ServerKeys>,
+) -> Result<ServerKeys, StartError> {
+    let Some(dir) = &config.tls.certificates.kept_in else {
+        return with_generated(config, confinement.identity(), given);
+    };
+    confinement::check_generated_key(dir, confinement.identity())?;
+    let (hostname, now) = (&config.tls.hostname, clock::wall_time());
+    let generated =
+        certificate::check_or_generate(dir, hostname, now, confinement.makes_directories())
+            .context("the generated certificate")?;
+    Ok(beside(given, generated))
+}
+
+/// All certificates again, in the running relay.
+pub fn reload(config: &Config, owner: &Identity) -> Result<ServerKeys, StartError> {
+    let given = load_given(config, owner)?;
+    with_generated(config, owner, given)
+}
+
+/// A line for each, and what is wrong with it.
+pub fn say(keys: &ServerKeys, hostname: &str, log: &Log) {
+    let now = clock::wall_time();
+    for shown in keys.shown() {
+        let mut line = log.line(LogLevel::Info, event::CERTIFICATE, now);
+        line.field("source", &*shown.source)
+            .field("kind", shown.kind)
+            .field("sha256", &*shown.fingerprint);
+        if shown.is_spare {
+            line.field("for", "clients that can use no other");
+        }
+    }
+    for warning in keys.warnings(hostname, now) {
+        log.line(LogLevel::Warn, event::CERTIFICATE, now)
+            .field("warning", Shown(warning));
+    }
+}
