@@ -335,7 +335,7 @@ pub struct Delivery {
     #[arg(long, count = "1..65535", default_value = "25")]
     pub mx_port: u32,
 
-    /// Which addresses of next hops are used
+    /// Which of the addresses that DNS gives for next hops are used
     #[arg(
         long,
         value_name = "both|4|6",

@@ -319,6 +319,8 @@ fn start(
         say_privileges(line, &prepared.identity, prepared.sealed.as_ref());
     });
     say_hints(&shared, &prepared.hints, log);
+    // A start that hangs or is killed from here on is to be seen in the log.
+    log.flush(clock::wall_time());
     let (mut handoffs, own_handoff) = all_lanes(&shared);
     let mut recovered = distribute(&shared, opened.messages);
     let mut listeners = prepared.listeners.into_iter();

@@ -206,6 +206,30 @@ fn a_flood_is_dropped_and_counted_not_waited_for() {
 }
 
 #[test]
+fn a_warning_has_room_where_a_flood_of_other_lines_is_dropped() {
+    let (log, chunks) = log(LogFormat::Text, LogLevel::Info);
+    flood(&log, 0..100_000);
+    let dropped = log.dropped_total();
+    assert!(dropped > 0);
+    for level in [LogLevel::Warn, LogLevel::Error] {
+        log.line(level, &event::HINT, AT).field("text", "urgent");
+    }
+    assert_eq!(log.dropped_total(), dropped);
+    flood(&log, 0..1);
+    assert_eq!(log.dropped_total(), dropped + 1);
+    // With a buffer come home, what was kept for them is handed over.
+    let mut text = String::new();
+    for _ in 0..2 {
+        for chunk in chunks.try_iter() {
+            text.push_str(std::str::from_utf8(chunk.bytes()).unwrap());
+            chunk.written();
+        }
+        log.flush(AT);
+    }
+    assert_eq!(text.matches("urgent").count(), 2);
+}
+
+#[test]
 fn what_the_writer_cannot_write_counts_as_dropped() {
     let (log, chunks) = log(LogFormat::Text, LogLevel::Info);
     flood(&log, 0..3);

@@ -65,6 +65,9 @@ const HOSTS_IN_KEY_MAX: usize = 100;
 /// Longest wait that an answer from a name server can ask for.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// How long what was drawn by lot is kept: the hosts and addresses left out have their turn soon.
+const DRAWN_TTL_MAX: Duration = Duration::from_secs(60);
+
 /// MX hosts whose addresses are remembered apart from the next hops: some take mail for very many domains.
 /// About 100 bytes each.
 const HOSTS_REMEMBERED_MAX: usize = 10_000;
@@ -242,7 +245,7 @@ impl Resolver {
         let remembered = self.remembered_at(next_hop, now);
         match next_hop {
             NextHop::Address(address) if remembered.is_none() => {
-                let inquiry = Inquiry::new(self);
+                let inquiry = Inquiry::new(self, now);
                 let answer = inquiry.address_site(next_hop, *address);
                 let answer = answer.map(Rc::new).map_err(Rc::new);
                 let known = Remembered {
@@ -284,26 +287,29 @@ impl Resolver {
     }
 
     /// Leaves the best of the hosts, which come by preference; by lot among equals (RFC 5321 section 5.1), so that
-    /// each has its turn at some look-up.
-    fn draw_hosts(&self, hosts: &mut Vec<(u16, Box<str>)>) {
+    /// each has its turn at some look-up. True if some were left out.
+    fn draw_hosts(&self, hosts: &mut Vec<(u16, Box<str>)>) -> bool {
         let most = self.settings.hosts_max.max(1);
         let Some((worst, _)) = hosts.get(most) else {
-            return;
+            return false;
         };
         let worst = *worst;
         let mut drawn = hosts.split_off(hosts.partition_point(|(other, _)| *other < worst));
         drawn.retain(|(other, _)| *other == worst);
         self.draw(&mut drawn, most - hosts.len());
         hosts.append(&mut drawn);
+        true
     }
 
-    /// Leaves `most`, each with the same chance, in the order they were in.
-    fn draw<T>(&self, from: &mut Vec<T>, most: usize) {
+    /// Leaves `most`, each with the same chance, in the order they were in. True if some were left out.
+    fn draw<T>(&self, from: &mut Vec<T>, most: usize) -> bool {
+        let is_drawn = from.len() > most;
         let mut lots = self.lots.borrow_mut();
         while from.len() > most {
             let out = lots.next() % from.len() as u64;
             from.remove(out as usize);
         }
+        is_drawn
     }
 
     /// The order for [`Site::attempts`].
@@ -340,7 +346,7 @@ impl Resolver {
             return Err(Rc::new(no_answer(&next_hop.to_string(), why.text().into())));
         }
         // Boxed, so that those who wait in line are small.
-        let (answer, ttl, answered) = Box::pin(self.ask(next_hop)).await;
+        let (answer, ttl, answered) = Box::pin(self.ask(next_hop, now)).await;
         if let Some(slot) = &mut slot {
             slot.answered = Some(answered);
         }
@@ -364,8 +370,12 @@ impl Resolver {
     }
 
     /// The answer, how long it is good, and whether any name server said anything.
-    async fn ask(&self, next_hop: &NextHop) -> (Result<Site, ResolveError>, Duration, bool) {
-        let inquiry = Inquiry::new(self);
+    async fn ask(
+        &self,
+        next_hop: &NextHop,
+        now: Now,
+    ) -> (Result<Site, ResolveError>, Duration, bool) {
+        let inquiry = Inquiry::new(self, now);
         let limit = self.settings.resolve_timeout;
         let inquired = tokio::time::timeout(limit, inquiry.site(next_hop)).await;
         let answer = inquired.unwrap_or_else(|_| {
@@ -457,6 +467,8 @@ impl Drop for Flight<'_> {
 /// Everything that is asked for one next hop; remembers how long the answer is good.
 struct Inquiry<'a> {
     resolver: &'a Resolver,
+    /// When it was begun: what it learns is good from then on.
+    now: Now,
     ttl: Cell<Duration>,
     /// A name server said something, whatever it was.
     answered: Cell<bool>,
@@ -479,9 +491,10 @@ type Addresses = Result<Vec<SocketAddr>, Option<ResolveError>>;
 type HostAddresses = (Rc<[IpAddr]>, Now);
 
 impl<'a> Inquiry<'a> {
-    fn new(resolver: &'a Resolver) -> Self {
+    fn new(resolver: &'a Resolver, now: Now) -> Self {
         Inquiry {
             resolver,
+            now,
             ttl: Cell::new(TTL_MAX),
             answered: Cell::new(false),
         }
@@ -544,7 +557,9 @@ impl<'a> Inquiry<'a> {
         }
         // Of all hosts, so that it is the same whichever are used.
         let key = site_key(&hosts, port);
-        self.resolver.draw_hosts(&mut hosts);
+        if self.resolver.draw_hosts(&mut hosts) {
+            self.keep(DRAWN_TTL_MAX);
+        }
         let hosts = self.with_addresses(next_hop, domain, hosts, port).await?;
         Ok(Site { key, hosts })
     }
@@ -617,20 +632,20 @@ impl<'a> Inquiry<'a> {
 
     async fn addresses(&self, name: &str, port: u16) -> Addresses {
         let hosts = &self.resolver.hosts;
-        let now = clock::now();
+        let now = self.now;
         let remembered = hosts.borrow_mut().get(name, now);
         let ips = if let Some((ips, until)) = remembered {
             self.keep(until.since(now));
             ips
         } else {
             // How long the answer about the host is good is its own affair.
-            let inquiry = Inquiry::new(self.resolver);
+            let inquiry = Inquiry::new(self.resolver, now);
             let found = inquiry.host_ips(name).await;
             self.keep(inquiry.ttl.get());
             self.answered
                 .set(self.answered.get() || inquiry.answered.get());
             let ips: Rc<[IpAddr]> = found.map_err(Some)?.into();
-            let until = clock::now() + inquiry.ttl.get();
+            let until = now + inquiry.ttl.get();
             let mut hosts = hosts.borrow_mut();
             hosts.insert(name.into(), (ips.clone(), until), until);
             ips
@@ -665,7 +680,9 @@ impl<'a> Inquiry<'a> {
                     // Each family keeps its half, so that neither crowds out the other.
                     let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
                     let mut of_family: Vec<_> = records.iter().filter_map(RData::ip_addr).collect();
-                    self.resolver.draw(&mut of_family, most.max(1));
+                    if self.resolver.draw(&mut of_family, most.max(1)) {
+                        self.keep(DRAWN_TTL_MAX);
+                    }
                     ips.extend(of_family);
                 }
                 Found::Failed(why) => failure = Some(no_answer(name, why)),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use memchr::memmem;
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256,
@@ -283,6 +284,7 @@ pub enum Problem {
     NotPem(String),
     NoCertificate,
     NoKey,
+    EncryptedKey,
     /// The first certificate of the file is not X.509.
     BadCertificate,
     BadKey(String),
@@ -301,8 +303,8 @@ impl fmt::Display for CertificateError {
                 io::ErrorKind::NotFound => write!(f, "{path} does not exist"),
                 io::ErrorKind::PermissionDenied => write!(
                     f,
-                    "{path} may not be accessed: give the relay's user the permission; what has \
-                     moved to another directory since the start needs a restart"
+                    "{path} may not be accessed: give the relay's user the permission (to a running \
+                     relay what has moved to another directory needs a restart)"
                 ),
                 _ => write!(f, "{path}: {error}"),
             },
@@ -313,13 +315,18 @@ impl fmt::Display for CertificateError {
             ),
             Problem::NoCertificate => write!(
                 f,
-                "{path} has no certificate: it should hold the host's own certificate as PEM, \
-                 then the intermediate ones (-----BEGIN CERTIFICATE-----)"
+                "{path} has no certificate: give a PEM file (-----BEGIN CERTIFICATE-----); for --tls-cert \
+                 the host's own comes first, then the intermediate ones"
             ),
             Problem::NoKey => write!(
                 f,
                 "{path} has no private key that can be used: give an unencrypted PEM file with \
                  -----BEGIN PRIVATE KEY-----, EC PRIVATE KEY or RSA PRIVATE KEY"
+            ),
+            Problem::EncryptedKey => write!(
+                f,
+                "{path} is encrypted: nobody gives the relay the passphrase; write the key without one \
+                 (openssl pkey -in {path} -out NEW.pem) and keep it from others (chmod 600)"
             ),
             Problem::BadCertificate => {
                 write!(f, "{path}: the first certificate is not X.509")
@@ -389,14 +396,24 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
 }
 
 fn parse_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    let is_encrypted = ENCRYPTED
+        .iter()
+        .any(|mark| memmem::find(pem, mark).is_some());
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| CertificateError {
         path: path.to_owned(),
         problem: match error {
+            _ if is_encrypted => Problem::EncryptedKey,
             rustls_pki_types::pem::Error::NoItemsFound => Problem::NoKey,
             error => Problem::NotPem(error.to_string()),
         },
     })
 }
+
+/// RFC 7468 section 11, and the traditional form (RFC 1421).
+const ENCRYPTED: [&[u8]; 2] = [
+    b"-----BEGIN ENCRYPTED PRIVATE KEY-----",
+    b"Proc-Type: 4,ENCRYPTED",
+];
 
 fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     let metadata = fs::metadata(path).map_err(io_error(path))?;
@@ -692,6 +709,16 @@ mod tests {
         assert!(complaint(&missing, &key).contains("missing.pem does not exist"));
         assert!(complaint(&key, &key).contains("has no certificate"));
         assert!(complaint(&certificate, &certificate).contains("has no private key"));
+        let encrypted = temp.path().join("encrypted.pem");
+        for text in [
+            "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
+             -----END EC PRIVATE KEY-----\n",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        ] {
+            fs::write(&encrypted, text).unwrap();
+            let complaint = complaint(&certificate, &encrypted);
+            assert!(complaint.contains("is encrypted"), "{complaint}");
+        }
         let der = temp.path().join("der");
         fs::write(&der, [0x30, 0x82, 0, 1, 0]).unwrap();
         assert!(complaint(&der, &key).contains("no certificate"));

@@ -21,6 +21,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::cache::Generations;
 use super::der::{self, KeyKind};
+use super::error::SHORT_RSA_KEY;
 use super::session::{Session, TlsError};
 use super::{Versions, provider};
 use crate::domain::Domain;
@@ -276,7 +277,8 @@ impl ServerCertVerifier for AnyCertificate {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, certificate, signed, &self.algorithms).or_else(|error| {
-            verify_beyond_webpki(message, certificate, signed, tls12_algorithm).ok_or(error)
+            verify_beyond_webpki(message, certificate, signed, tls12_algorithm)
+                .ok_or_else(|| why_not(certificate, signed, error))
         })
     }
 
@@ -287,7 +289,8 @@ impl ServerCertVerifier for AnyCertificate {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, certificate, signed, &self.algorithms).or_else(|error| {
-            verify_beyond_webpki(message, certificate, signed, tls13_algorithm).ok_or(error)
+            verify_beyond_webpki(message, certificate, signed, tls13_algorithm)
+                .ok_or_else(|| why_not(certificate, signed, error))
         })
     }
 
@@ -305,6 +308,24 @@ impl ServerCertVerifier for AnyCertificate {
             SignatureScheme::RSA_PSS_SHA384,
             SignatureScheme::RSA_PSS_SHA512,
         ]
+    }
+}
+
+/// A signature that ring cannot check is not a wrong one.
+fn why_not(
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    error: rustls::Error,
+) -> rustls::Error {
+    let is_pss = matches!(
+        signed.scheme,
+        SignatureScheme::RSA_PSS_SHA256
+            | SignatureScheme::RSA_PSS_SHA384
+            | SignatureScheme::RSA_PSS_SHA512
+    );
+    match der::fields(certificate).is_some_and(|fields| fields.key_kind.is_weak_rsa()) && is_pss {
+        true => rustls::Error::General(SHORT_RSA_KEY.to_owned()),
+        false => error,
     }
 }
 

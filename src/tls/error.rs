@@ -30,8 +30,15 @@ const ERROR_TEXT_CHARS_MAX: usize = 200;
 /// certificate can make (TLS 1.2).
 const NO_SIGNATURE: &str = "incompatible signing key";
 
+/// What our check of a signature says where ring has no algorithm for it.
+pub(super) const SHORT_RSA_KEY: &str = "the RSA key of the peer's certificate is too short for the PSS signature that it \
+     made: 2,048 bits are needed";
+
 /// A name in the extension that is no host name ends the handshake within the library (alert 47).
 const BAD_SERVER_NAME: &str = "the server name (SNI) that the peer asked for is no host name";
+
+/// The library does not say which; of those that peers have been seen to send empty it is this one.
+const EMPTY_VALUE: &str = "a field is empty that must not be, such as the server name (SNI)";
 
 impl From<Error> for TlsError {
     fn from(error: Error) -> Self {
@@ -47,6 +54,12 @@ impl From<Error> for TlsError {
                 TlsError::PeerMisbehaved(BAD_SERVER_NAME.into())
             }
             Error::PeerIncompatible(why) => TlsError::Incompatible(what_is_missing(why).into()),
+            Error::General(text) if text == SHORT_RSA_KEY => {
+                TlsError::Incompatible(SHORT_RSA_KEY.into())
+            }
+            Error::InvalidMessage(InvalidMessage::IllegalEmptyValue) => {
+                TlsError::PeerMisbehaved(EMPTY_VALUE.into())
+            }
             Error::General(text) if text == NO_SIGNATURE => {
                 let why = PeerIncompatible::NoSignatureSchemesInCommon;
                 TlsError::Incompatible(what_is_missing(&why).into())
@@ -112,9 +125,9 @@ fn meaning(alert: &str) -> Option<&'static str> {
                 AlertDescription::HandshakeFailure,
                 AlertDescription::InsufficientSecurity,
             ],
-            "it has no cipher suite, key exchange or signature in common with this relay; a host with an \
-             RSA certificate and without ECDHE_RSA with AES-GCM, as Windows Server up to 2012 R2, needs an EC \
-             certificate",
+            "it has no cipher suite, key exchange or signature in common with this relay, or wants a \
+             certificate of it; a host with an RSA certificate and without ECDHE_RSA with AES-GCM, as Windows \
+             Server up to 2012 R2, needs an EC certificate",
         ),
         (
             &[AlertDescription::ProtocolVersion],
@@ -188,6 +201,14 @@ mod tests {
             (
                 Error::General(NO_SIGNATURE.to_owned()),
                 "no signature scheme in common",
+            ),
+            (
+                Error::General(SHORT_RSA_KEY.to_owned()),
+                "the RSA key of the peer's certificate is too short",
+            ),
+            (
+                Error::InvalidMessage(InvalidMessage::IllegalEmptyValue),
+                "TLS broken by peer: a field is empty",
             ),
             (
                 Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName),

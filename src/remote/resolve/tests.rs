@@ -630,6 +630,39 @@ fn answer_is_remembered_for_its_ttl() {
 }
 
 #[test]
+fn addresses_left_out_by_lot_do_not_wait_for_a_long_ttl() {
+    let dns = DnsServer::start();
+    dns.set_ttl(3600);
+    dns.mx("a.test", 10, "mx.test");
+    for last in 1..=12 {
+        dns.host("mx.test", &format!("192.0.2.{last}"));
+    }
+    let drawn_from = |addresses_per_host_max| {
+        let settings = Settings {
+            addresses_per_host_max,
+            ..settings(&dns)
+        };
+        run(async {
+            let resolver = Resolver::new(settings, own()).unwrap();
+            let next_hop = "a.test".parse().unwrap();
+            let mut drawn = HashSet::new();
+            for minute in 0..40 {
+                let now = Now(minute * 61_000_000);
+                let site = resolver.resolve_at(&next_hop, now).await.unwrap();
+                drawn.extend(site.hosts[0].addresses.iter().copied());
+            }
+            drawn.len()
+        })
+    };
+    assert_eq!(drawn_from(4), 12);
+    let asked = dns.asked("a.test", RecordType::MX);
+    assert_eq!(drawn_from(24), 12);
+    assert_eq!(asked, 40);
+    // Where none is left out the usual TTLs hold: here that of the denial of IPv6, five minutes.
+    assert_eq!(dns.asked("a.test", RecordType::MX) - asked, 8);
+}
+
+#[test]
 fn denial_and_failure_are_remembered_too() {
     let dns = DnsServer::start();
     dns.fail("b.test", RecordType::MX, Failure::ServFail);
