@@ -185,8 +185,10 @@ impl Simulation {
             5 if world.one_in(4) => {
                 world.forget_awaited();
                 (0..world.tasks()).rev().for_each(|task| self.poll(task));
+                let before = world.now();
                 world.pass_to_next();
-                world.ledger.borrow_mut().bounds.stood_still();
+                let passed = world.now().since(before);
+                world.ledger.borrow_mut().bounds.stood_still(passed);
             }
             _ => {
                 let tasks = world.tasks();

@@ -39,6 +39,9 @@
 //! `join_wait`, also beyond the window, which grows with it to `window_max`: mail for one recipient who takes
 //! half a minute does not hold up the mail for the others. After a failure or a refusal the window grows by successes only.
 //!
+//! **A hop that is mute** accepts connections and greets none. As long as no connection of a hop has been greeted, at most
+//! `window_initial` are opening, and after a failure one: more of them would wait for the same, and be missing elsewhere.
+//!
 //! **Slow hops beside quick ones.** A core has a limit of connections. A hop that answers within
 //! `proven_wait_max` is *proven*; one that fails, takes longer, or has shown nothing yet is not. What is
 //! shared between them is room under that limit, so the unproven leave an eighth of it alone, and both kinds
@@ -75,7 +78,7 @@ const QUEUE_WAIT_LEAST: Duration = Duration::from_secs(60);
 /// The limits of one delivery core's schedule.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Connections to a hop that has shown nothing yet. 1 to `window_max`.
+    /// Connections to a hop that has shown nothing yet, also while none of them was greeted. 1 to `window_max`.
     pub window_initial: u32,
     /// Most connections to one hop. At least 1.
     pub window_max: u32,
@@ -89,8 +92,8 @@ pub struct Settings {
     pub reuse_wait: Duration,
     /// A job that has waited this long gets a further connection, however few wait with it.
     pub slow_wait: Duration,
-    /// While more jobs wait than connections are opening, one more is opened this long after the last, also beyond the window.
-    /// At most a second.
+    /// While more jobs wait than connections are opening, one more is opened this long after the last, also beyond the window
+    /// if a connection was greeted. At most a second.
     pub join_wait: Duration,
     /// A connection without work is kept this long.
     pub idle_wait: Duration,

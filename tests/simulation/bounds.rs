@@ -16,7 +16,7 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Connections that failed within so little time failed together.
 const TOGETHER: Duration = Duration::from_millis(100);
 
-/// What is counted since the relay was last started. Time that passes while nobody comes to anything is nobody's fault.
+/// What is counted since the relay was last started.
 #[derive(Default)]
 pub struct Bounds {
     /// When a recipient of a site without fault was queued, by letter and index.
@@ -24,6 +24,11 @@ pub struct Bounds {
     /// By core and site: jobs queued, and connections made.
     jobs: BTreeMap<(usize, usize), u32>,
     connections: BTreeMap<(usize, usize), u32>,
+    /// By core and site: connections that open now, and those that were greeted and are still there.
+    opening: BTreeMap<(usize, usize), u32>,
+    greeted: BTreeMap<(usize, usize), u32>,
+    /// Most connections that may open to a site while none has been greeted.
+    pub opening_max: u32,
     /// By core and site: since when connections fail together, and how many have.
     failures: BTreeMap<(usize, usize), (Now, usize)>,
     pub longest_wait: Duration,
@@ -54,9 +59,35 @@ impl Bounds {
         (wait > WAIT_MAX).then(|| format!("{address} has waited {wait:?} for a host without fault"))
     }
 
-    /// Nobody has come to anything for a while: who waits now may have waited for long.
-    pub fn stood_still(&mut self) {
-        self.queued.clear();
+    /// Nobody has come to anything for so long: nobody's wait is the longer for it.
+    pub fn stood_still(&mut self, passed: Duration) {
+        for since in self.queued.values_mut() {
+            *since = *since + passed;
+        }
+    }
+
+    /// A connection to a site begins to open. A complaint if as many as may be are opening to a site that has greeted none.
+    pub fn opens(&mut self, core: usize, site: usize) -> Option<String> {
+        let opening = self.opening.entry((core, site)).or_default();
+        *opening += 1;
+        let is_greeted = self.greeted.get(&(core, site)).is_some_and(|it| *it > 0);
+        let is_too_many = !is_greeted && *opening > self.opening_max;
+        is_too_many.then(|| {
+            format!(
+                "{opening} connections open to site {site}, which has greeted none that is there"
+            )
+        })
+    }
+
+    /// It does not open any more: it was greeted, or failed.
+    pub fn has_opened(&mut self, core: usize, site: usize, is_greeted: bool) {
+        *self.opening.entry((core, site)).or_default() -= 1;
+        *self.greeted.entry((core, site)).or_default() += u32::from(is_greeted);
+    }
+
+    /// One that was greeted has ended.
+    pub fn ended(&mut self, core: usize, site: usize) {
+        *self.greeted.entry((core, site)).or_default() -= 1;
     }
 
     /// A site is connected to: at most once for each job, or twice where hosts break off.

@@ -35,10 +35,12 @@ pub enum Canary {
     ReportsNeedSmtputf8,
     /// A hop that cannot be reached is tried three times at once, for one mail.
     TriesThrice,
+    /// Connections to a hop that greets nobody are joined by others up to its largest window.
+    JoinsWithoutLimit,
 }
 
 impl Canary {
-    pub const ALL: [Canary; 16] = [
+    pub const ALL: [Canary; 17] = [
         Canary::AnswersEarly,
         Canary::WritesVanish,
         Canary::SettlesEarly,
@@ -55,5 +57,6 @@ impl Canary {
         Canary::SenderPausesAll,
         Canary::ReportsNeedSmtputf8,
         Canary::TriesThrice,
+        Canary::JoinsWithoutLimit,
     ];
 }

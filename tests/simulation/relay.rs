@@ -68,8 +68,13 @@ impl Relay {
         let memory = Memory::new(spools.len(), *world.pick(&MEMORY_BYTES));
         let retry = network.retry;
         let window_max = 1 + world.below(6) as u32;
+        let window_initial = 1 + world.below(window_max as usize) as u32;
+        world.ledger.borrow_mut().bounds.opening_max = window_initial;
         let settings = Settings {
-            window_initial: 1 + world.below(window_max as usize) as u32,
+            window_initial: match world.canary {
+                Canary::JoinsWithoutLimit => window_max,
+                _ => window_initial,
+            },
             window_max,
             connections_max: 2 + world.below(8) as u32,
             jobs_per_new_connection: 1 + world.below(3) as u32,

@@ -36,7 +36,11 @@ impl Core {
         self.world().spawn(Owner::Relay, async move {
             let world = core.world().clone();
             let started = world.now();
-            match core.connect(hop, &[]).await {
+            let site = *core.part().schedule.borrow().key(hop);
+            core.count_opening(site);
+            let tried = core.connect(hop, &[]).await;
+            core.count_opened(site, matches!(tried, Tried::Open(..)));
+            match tried {
                 Tried::Open(connection, host) => {
                     let took = world.now().since(started);
                     core.count_connection(hop);
@@ -52,6 +56,17 @@ impl Core {
                 }
             }
         });
+    }
+
+    fn count_opening(&self, site: usize) {
+        let world = self.world();
+        let complaint = world.ledger.borrow_mut().bounds.opens(self.number, site);
+        complaint.into_iter().for_each(|it| world.accuse(it));
+    }
+
+    fn count_opened(&self, site: usize, is_greeted: bool) {
+        let mut ledger = self.world().ledger.borrow_mut();
+        ledger.bounds.has_opened(self.number, site, is_greeted);
     }
 
     fn count_connection(&self, hop: HopId) {
@@ -88,6 +103,14 @@ impl Core {
     fn worker_ends(&self) {
         let workers = &self.part().workers;
         workers.set(workers.get() - 1);
+    }
+
+    /// The schedule has been told that a connection is gone that was greeted.
+    fn connection_ends(&self, site: usize) {
+        let mut ledger = self.world().ledger.borrow_mut();
+        ledger.bounds.ended(self.number, site);
+        drop(ledger);
+        self.worker_ends();
     }
 
     fn connect_failed(&self, hop: HopId, finding: &Finding, started: Now) {
@@ -151,6 +174,7 @@ impl Core {
 
     /// Carries jobs until there is no more reason to keep the connection.
     async fn serve(&self, hop: HopId, connection: Connection, host: usize, opened_at: Now) {
+        let site = *self.part().schedule.borrow().key(hop);
         let mut worker = Worker {
             core: self.clone(),
             hop,
@@ -173,7 +197,7 @@ impl Core {
                     }
                     Some(_) => After::Close,
                     None => {
-                        self.worker_ends();
+                        self.connection_ends(site);
                         return worker.connection.quit().await;
                     }
                 },
@@ -182,7 +206,7 @@ impl Core {
                 After::GoOn => {}
                 After::Close => {
                     self.part().schedule.borrow_mut().closed(hop);
-                    self.worker_ends();
+                    self.connection_ends(site);
                     return worker.connection.quit().await;
                 }
                 After::Broke => {
@@ -191,7 +215,7 @@ impl Core {
                     schedule.broke(hop, worker.opened_at, now);
                     drop(schedule);
                     self.world().seen.borrow_mut().broke += 1;
-                    return self.worker_ends();
+                    return self.connection_ends(site);
                 }
             }
         }

@@ -154,6 +154,9 @@ impl<K, J, C> Hop<K, J, C> {
         if health.opens_from > now {
             return Step::Wait(health.opens_from);
         }
+        if self.opening >= self.opening_max(settings) {
+            return Step::Wait(Now::NEVER);
+        }
         let at = match self.staying() < health.room(settings) {
             true => self.open_at(since, settings),
             false => self.widen_at(since, settings),
@@ -171,6 +174,19 @@ impl<K, J, C> Hop<K, J, C> {
             Step::Wake
         } else {
             Step::Wait(Now::NEVER)
+        }
+    }
+
+    /// Connections that may be opening at a time. A hop of which no connection has been greeted may greet nobody, and one that
+    /// has failed may fail again: what hangs there is missing elsewhere.
+    fn opening_max(&self, settings: &Settings) -> u32 {
+        let is_greeted = self.busy + self.idle > 0;
+        if self.health.has_failed() {
+            1
+        } else if is_greeted {
+            u32::MAX
+        } else {
+            settings.window_initial
         }
     }
 

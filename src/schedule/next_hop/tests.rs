@@ -149,16 +149,68 @@ fn connections_that_hang_in_a_transaction_are_joined_by_others_beyond_the_window
     assert!(pauses.clone().all(|pause| pause <= 1.0), "{opened:?}");
 }
 
+/// Those that were opened beyond the first window would be missing elsewhere: as many connections hang at each mute hop.
 #[test]
-fn connections_that_hang_while_they_open_are_joined_by_others_for_other_jobs() {
+fn mute_hops_do_not_use_up_the_connections_of_a_new_destination() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..30 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let opened = opened_at(&mut schedule, Now(30 * SECOND), |_, _| {});
+    assert_eq!(
+        opened.len(),
+        5,
+        "as many as the first window has: {opened:?}"
+    );
+    let pauses = opened.windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(pauses.clone().all(|pause| pause <= 1.0), "{opened:?}");
+}
+
+#[test]
+fn connections_that_hang_while_they_open_are_joined_by_others_once_one_was_greeted() {
     let mut schedule = schedule(Settings::default());
     for job in 0..8 {
         schedule.push(&"a", job, Now(0));
     }
-    let opened = opened_at(&mut schedule, Now(30 * SECOND), |_, _| {});
-    assert_eq!(opened.len(), 8, "one for each job: {opened:?}");
-    let pauses = opened.windows(2).map(|pair| pair[1] - pair[0]);
-    assert!(pauses.clone().all(|pause| pause <= 1.0), "{opened:?}");
+    let mut opened = 0;
+    opened_at(&mut schedule, Now(30 * SECOND), |schedule, hop| {
+        opened += 1;
+        if opened == 2 {
+            schedule.connected(hop, Duration::ZERO);
+            assert!(matches!(schedule.take(hop, Now(0)), Take::Job(_)));
+        }
+    });
+    assert_eq!(opened, 8, "one for each job");
+}
+
+/// Connections are given up four seconds after they were opened, and the pauses pass.
+#[test]
+fn a_mute_hop_gets_one_connection_at_a_time_after_the_first_failure() {
+    let mut schedule = schedule(Settings::default());
+    for job in 0..30 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let mut opening: VecDeque<(Now, HopId)> = VecDeque::new();
+    let (mut now, mut has_failed, mut opened) = (Now(0), false, 0);
+    while now < Now(45 * SECOND) {
+        while let Some((began, hop)) = opening.front().copied()
+            && now.since(began) >= Duration::from_secs(4)
+        {
+            opening.pop_front();
+            schedule.connect_failed(hop, began, now);
+            has_failed = true;
+        }
+        while let Some(action) = schedule.poll(now) {
+            let Action::Open { hop } = action else {
+                panic!("{action:?}");
+            };
+            opening.push_back((now, hop));
+            opened += 1;
+            assert!(!has_failed || opening.len() == 1, "{opening:?}");
+        }
+        now = now + Duration::from_millis(100);
+    }
+    assert_eq!(opened, 5 + 3, "at 6, 12 and 26 seconds or so");
 }
 
 #[test]
