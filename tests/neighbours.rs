@@ -180,7 +180,7 @@ fn a_host_that_refuses_all_mail_for_a_moment_returns_none() {
 // ---- one party's refusal is nobody else's ----
 
 /// What the hop says to spam@ at which command.
-const REFUSALS: [(&str, &str); 6] = [
+const REFUSALS: [(&str, &str); 9] = [
     ("MAIL", "451 4.7.24 SPF validation failed"),
     (
         "MAIL",
@@ -196,6 +196,9 @@ const REFUSALS: [(&str, &str); 6] = [
     ),
     ("RCPT", "451 4.7.1 Greylisting in action"),
     (".", "451 4.7.1 Try again later"),
+    ("MAIL", "450 4.7.1 Sender rate limit exceeded"),
+    ("MAIL", "421 4.7.0 bye"),
+    (".", "421 4.7.0 Try again later, closing connection"),
 ];
 
 #[test]
@@ -232,6 +235,54 @@ fn a_sender_that_is_refused_does_not_hold_up_others() {
                 .all(|event| event["from"] == "spam@sender.test"),
             "{text}: {deferred:?}"
         );
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_strangers_quoted_address_that_the_hop_echoes_does_not_hold_up_others() {
+    let script = |occasion: Occasion<'_>| match occasion.command.contains("@stranger.test") {
+        true => Answer::Say(
+            "451 4.3.0 <\"x> too many connections <\"@stranger.test>: Temporary lookup failure",
+        ),
+        false => Answer::Usual,
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+    let stranger = "\"x> too many connections <\"@stranger.test";
+    send_mail(relay.address(), stranger, &[TO], CONTENT);
+    relay.wait_for("deferred", |_| true);
+    let started = Instant::now();
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    relay.stop();
+}
+
+#[test]
+fn a_reused_session_that_refuses_to_go_on_returns_no_mail() {
+    for text in [
+        "503 5.5.1 nested MAIL command",
+        "550 5.7.0 Too many messages in this session",
+    ] {
+        // The second message finds the connection of the first.
+        let script = move |occasion: Occasion<'_>| {
+            let is_second = verb_is(occasion.command, "MAIL") && occasion.taken > 0;
+            match is_second && occasion.connection == 1 {
+                true => Answer::Say(text),
+                false => Answer::Usual,
+            }
+        };
+        let hop = NextHop::scripted(StartTls::NotOffered, script);
+        let (home, route) = (Home::new(), hop.route("*"));
+        let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+        for number in 1..=2 {
+            send_mail(relay.address(), FROM, &[TO], CONTENT);
+            hop.wait_for_mail(number);
+            relay.wait_for_count("delivered", number, |_| true);
+        }
+        assert_eq!(hop.connections(), 2, "{text}");
         relay.stop();
     }
 }

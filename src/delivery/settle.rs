@@ -12,8 +12,8 @@ use crate::schedule::ending::Ending;
 use crate::schedule::judge::Verdict;
 use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState};
 use crate::schedule::settle::{
-    After, Consequences, Decision, Facts, content_lost, decide_all, is_report, judge_transaction,
-    judge_without_content, nobody_to_tell,
+    After, Consequences, Decision, Facts, Over, content_lost, decide_all, is_report,
+    judge_transaction, judge_without_content, nobody_to_tell,
 };
 use crate::smtp::client::TransactionResult;
 use crate::time::{Now, WallTime};
@@ -66,7 +66,12 @@ impl Inner {
             connection, peer, ..
         } = *session;
         let reusable = result.reusable && connection.lives();
-        let judged = judge_transaction(&result, session.has_worked, &peer.host);
+        let over = Over {
+            host: &peer.host,
+            session_worked: session.has_worked,
+            knows_no_extensions: connection.knows_no_extensions(),
+        };
+        let judged = judge_transaction(&job.message.envelope, &result, &over);
         if judged.accepted_any {
             let sent = job.message.residence.place().body_bytes();
             self.context.metrics.bytes_delivered.add(sent);
@@ -98,7 +103,8 @@ impl Inner {
         let is_damaged = error.kind() == std::io::ErrorKind::InvalidData;
         let is_lost = job.message.content_failed(is_damaged);
         self.log_unreadable(&job, error, is_lost);
-        let decisions = judge_without_content(result, is_lost, &session.peer.host);
+        let decisions =
+            judge_without_content(&job.message.envelope, result, is_lost, &session.peer.host);
         self.apply(job, decisions, &Told::default());
         After::Close
     }

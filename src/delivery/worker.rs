@@ -232,7 +232,7 @@ impl Inner {
                 more_hosts: tries.has_more(),
                 may_recover,
                 plaintext_allowed: key.level.allows_plaintext() && tried.way == Way::Usual,
-                session_worked: false,
+                ..Situation::default()
             };
             match self.connect_address(&key, &tried, situation).await {
                 Ended::Open(connection) if tries.may_have_tls() => match tls_refused(&connection) {
@@ -517,14 +517,20 @@ impl Worker {
             true => job,
             false => self.fitting(job),
         };
+        let mut has_worked = self.has_worked();
         let mut result = self.transact(&job, begun).await;
         let mut declined = Vec::new();
-        while result.as_ref().is_some_and(judge::is_for_next_host) {
-            declined.push(self.peer.host.clone());
-            if !self.goes_to_other_host(&declined).await {
+        while let Some(refused) = &result {
+            if judge::is_for_next_host(refused) {
+                declined.push(self.peer.host.clone());
+            } else if !judge::is_of_session(refused, has_worked) {
+                break;
+            }
+            if !self.goes_over_new_connection(&declined).await {
                 break;
             }
             job = self.fitting(job);
+            has_worked = self.has_worked();
             result = self.transact(&job, false).await;
         }
         let Some(result) = result else {
@@ -536,7 +542,7 @@ impl Worker {
             connection: &self.connection,
             peer: &self.peer,
             started,
-            has_worked: self.carried > 1 || self.has_rested,
+            has_worked,
         };
         match content_error {
             None => self.inner.settle(self.hop, job, result, &session),
@@ -544,6 +550,11 @@ impl Worker {
                 .inner
                 .settle_without_content(job, &result, &error, &session),
         }
+    }
+
+    /// The session has ended a transaction, or rested.
+    fn has_worked(&self) -> bool {
+        self.carried > 0 || self.has_rested
     }
 
     /// `None`: it is a report, and there is nobody to report to.
@@ -555,10 +566,10 @@ impl Worker {
         }
     }
 
-    /// After the host of this connection would not begin a transaction (RFC 5321 section 5.1): goes on
-    /// with another host of the hop. False: there is none that can be reached, and this connection
+    /// After a session would not begin a transaction: goes on with a new connection, to another host than those that have
+    /// declined (RFC 5321 section 5.1). False: there is none that can be reached, and this connection
     /// is as it was.
-    async fn goes_to_other_host(&mut self, declined: &[Box<str>]) -> bool {
+    async fn goes_over_new_connection(&mut self, declined: &[Box<str>]) -> bool {
         let has_other = {
             let mut schedule = self.inner.schedule.borrow_mut();
             let site = schedule.context(self.hop).site.as_ref();

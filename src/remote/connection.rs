@@ -9,7 +9,7 @@ use crate::io::{clock, pool};
 use crate::message::TlsSummary;
 use crate::schedule::dsn::{Extent, Taker};
 use crate::smtp::client::{
-    Cause, Client, ClientSettings, ClientStep, Failure, Limits, TlsWish, Transaction,
+    Cause, Client, ClientSettings, ClientStep, Failure, Features, Limits, TlsWish, Transaction,
     TransactionResult,
 };
 use crate::smtp::reply::{Reply, Stage};
@@ -359,6 +359,11 @@ impl Connection {
     /// What the peer said that it takes.
     pub fn limits(&self) -> &Limits {
         &self.client.features().limits
+    }
+
+    /// The peer has named no extension: it refused EHLO, or had nothing to say to it.
+    pub fn knows_no_extensions(&self) -> bool {
+        *self.client.features() == Features::default()
     }
 
     /// What the peer takes of a report, and no more of its original than that.

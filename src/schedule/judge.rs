@@ -11,24 +11,27 @@ use crate::schedule::outcome::Diagnosis;
 use crate::smtp::client::{Cause, RecipientVerdict, TransactionResult};
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage, printable_str};
 pub use finding::{Finding, HopDiagnosis, LastWord};
-use whom::{Whom, whom};
+pub use whom::Echoes;
+use whom::{counts_mail, whom};
 
 const _: () = assert!(Reply::ONE_LINE_BYTES_MAX <= Diagnosis::TEXT_BYTES_MAX);
 
-/// Whom a verdict concerns.
+/// Whom a verdict concerns. Behind each a reply that means it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scope {
-    /// This connection or host only: no recipient is the worse for it.
+    /// This session, or this host among others: the mail goes another way, and nobody is told anything. `503 5.5.1 nested
+    /// MAIL command`.
     Session,
-    /// This reverse-path: all recipients of the transaction, and nobody else's mail.
+    /// This reverse-path: all recipients of the transaction, and nobody else's mail. `451 4.7.24 SPF`.
     Sender,
-    /// All recipients of the transaction that have no verdict of their own.
+    /// All recipients of the transaction that have no verdict of their own. `554 5.6.0 not this content`.
     Message,
-    /// This recipient.
+    /// This recipient. `450 4.2.0 greylisted`.
     Recipient,
-    /// This connection, and whether there may be more of them: the transaction, and those that wait for a new one.
+    /// The connection has ended for no reason that is known: fewer of them at a time, and no pause. `421 4.4.2 bye`, to a
+    /// transaction that was the first one and had given no cause.
     Connection,
-    /// Everything that waits for this next hop.
+    /// Everything that waits for this next hop. `450 4.7.1 too many connections from 192.0.2.1`.
     NextHop,
 }
 
@@ -47,7 +50,9 @@ pub enum Verdict {
     NextTransaction,
     /// Later.
     Defer,
-    /// Later, and less at a time: the peer says that it is too much. Of the next hop or a connection only.
+    /// Later; but never, if it was just so at the attempt before.
+    DeferOnce,
+    /// Later, and less at a time: the peer says that it is too much. Of the next hop only.
     Throttle,
     /// Never: a report is due.
     Bounce,
@@ -98,8 +103,14 @@ pub struct Situation {
     pub may_recover: bool,
     /// TLS is only opportunistic here: level `may`, and nothing stricter.
     pub plaintext_allowed: bool,
-    /// This session has ended a transaction before.
+    /// This session has ended a transaction, or rested, before.
     pub session_worked: bool,
+    /// The peer has refused other recipients of this transaction already.
+    pub has_refused: bool,
+    /// The peer has named no extension at all: it does not know EHLO, or does not want to just now.
+    pub knows_no_extensions: bool,
+    /// What a reply may repeat of what we said.
+    pub echoes: Echoes,
 }
 
 /// What the event at this stage means.
@@ -108,11 +119,19 @@ pub struct Situation {
 /// * A greeting of 5yz is about that host, today: next host, else defer (as Postfix does by
 ///   `smtp_skip_5xx_greeting`). But 521 says "no mail here, ever" (RFC 7504): bounce if no host is left.
 /// * 5yz to HELO is a refusal of us; with no host left it bounces.
-/// * Those two, and our own name in the greeting, are the next hop's refusal for good. They count only if every host of the
-///   hop refuses: one that cannot be reached today may take the mail tomorrow.
+/// * Those two are the next hop's refusal for good. They count only if every host of the hop refuses: one that
+///   cannot be reached today may take the mail tomorrow.
+/// * So is our own name in the greeting. The hosts that are left are not asked then: we are one of the destination's, and
+///   those of the same preference and behind would send the mail back to us (RFC 5321 section 5.1).
 /// * 4yz says little by its code, so [`whom`] reads further: the host's (4.3.2, a rate, connections, us as a client)
 ///   pauses the next hop; the sender's, the recipient's (greylisting, a full mailbox) and the message's are
-///   nobody else's. 421 without more is the connection's, and at MAIL the host's.
+///   nobody else's.
+/// * 421 from MAIL on ends this connection, and says no more unless its words do: how the host fares, the next
+///   connection shows. After refused recipients it is their doing, at the end of the data the content's; in a first
+///   transaction that gave no cause it asks for fewer connections, and nobody waits: one message that always draws it must
+///   not hold up others.
+/// * In a session that has carried a transaction before, a refusal may be for what went before: 421, 503 and words of the
+///   session. It is not believed, nobody is the worse for it, and the mail goes again over a new connection ([`is_of_session`]).
 /// * 4yz to MAIL with 4.3.z, or without anything that tells more, is the host's own trouble (disk, load): next host. With an
 ///   enhanced status of x.1.z (its address) or x.7.z (policy), and with 450 without one ("mailbox unavailable"), it is the
 ///   sender's, and another host would say the same: defer.
@@ -120,6 +139,7 @@ pub struct Situation {
 /// * 5yz from MAIL on is about the mail, whatever it says: nobody else's mail is returned for it.
 /// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10). Either with x.5.3, or without an enhanced
 ///   status and a word of whom it speaks, is one recipient too many.
+/// * SMTPUTF8 that is missing where EHLO was refused may be back tomorrow: the mail is returned if it is missing again.
 pub fn judge(stage: Stage, event: Event<'_>, situation: Situation) -> (Scope, Verdict) {
     match event {
         Event::Reply(reply) => judge_reply(stage, reply, situation),
@@ -132,10 +152,15 @@ fn judge_reply(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Ver
         Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::StartTls | Stage::Handshake => {
             judge_opening(stage, reply, situation)
         }
+        Stage::Mail | Stage::Rcpt | Stage::Data
+            if situation.session_worked && is_about_session(reply, situation.echoes) =>
+        {
+            (Scope::Session, Verdict::Defer)
+        }
         Stage::Mail => judge_mail(reply, situation),
-        Stage::Rcpt => judge_rcpt(reply),
+        Stage::Rcpt => judge_rcpt(reply, situation),
         Stage::FinalDot if reply.is_positive() => (Scope::Message, Verdict::Delivered),
-        Stage::Data | Stage::Body | Stage::FinalDot => judge_content(reply),
+        Stage::Data | Stage::Body | Stage::FinalDot => judge_content(stage, reply, situation),
         Stage::Idle | Stage::Quit => (Scope::Session, Verdict::Reconnect),
     }
 }
@@ -169,7 +194,21 @@ fn refused_by_hop(situation: Situation) -> (Scope, Verdict) {
 fn asks_for_less(reply: &Reply) -> bool {
     let policy = |status: EnhancedStatus| (status.class, status.subject) == (4, 7);
     let is_policy = matches!(reply.code, 450 | 451) && reply.status.is_some_and(policy);
-    is_policy || (reply.is_transient() && matches!(whom(reply), Whom::Connection | Whom::Host))
+    let of_us = [Scope::Session, Scope::Connection, Scope::NextHop];
+    let is_of_us = |scope: Scope| of_us.contains(&scope);
+    is_policy || (reply.is_transient() && whom(reply, Echoes::default()).is_some_and(is_of_us))
+}
+
+/// A refusal that may be for what this session has carried before.
+fn is_about_session(reply: &Reply, echoes: Echoes) -> bool {
+    // Commands that were known and in order a moment ago.
+    let is_of_sequence = matches!(reply.code, 500 | 502 | 503);
+    is_of_sequence
+        || matches!(
+            whom(reply, echoes),
+            Some(Scope::Session | Scope::Connection)
+        )
+        || counts_mail(reply)
 }
 
 fn judge_mail(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
@@ -180,14 +219,17 @@ fn judge_mail(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
         return (Scope::Message, Verdict::Defer);
     }
     let next_host = situation.more_hosts && reply.code != 421;
-    match whom(reply) {
-        Whom::Host if next_host && is_of_system(reply) => (Scope::Message, Verdict::TryNextHost),
-        Whom::Host | Whom::Connection => (Scope::NextHop, Verdict::Throttle),
-        Whom::Sender | Whom::Recipient => (Scope::Sender, Verdict::Defer),
-        Whom::Message => (Scope::Message, Verdict::Defer),
-        Whom::Unsaid if is_about_sender(reply) => (Scope::Sender, Verdict::Defer),
-        Whom::Unsaid if next_host => (Scope::Message, Verdict::TryNextHost),
-        Whom::Unsaid => (Scope::Message, Verdict::Defer),
+    match whom(reply, situation.echoes) {
+        Some(Scope::NextHop) if next_host && is_of_system(reply) => {
+            (Scope::Message, Verdict::TryNextHost)
+        }
+        Some(Scope::NextHop) => (Scope::NextHop, Verdict::Throttle),
+        Some(Scope::Sender | Scope::Recipient) => (Scope::Sender, Verdict::Defer),
+        Some(Scope::Message) => (Scope::Message, Verdict::Defer),
+        _ if reply.code == 421 => (Scope::Connection, Verdict::Defer),
+        _ if is_about_sender(reply) => (Scope::Sender, Verdict::Defer),
+        _ if next_host => (Scope::Message, Verdict::TryNextHost),
+        _ => (Scope::Message, Verdict::Defer),
     }
 }
 
@@ -215,38 +257,45 @@ fn is_about_sender(reply: &Reply) -> bool {
     }
 }
 
-fn judge_rcpt(reply: &Reply) -> (Scope, Verdict) {
+fn judge_rcpt(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
     let is_too_many = match reply.status {
         Some(status) => (status.subject, status.detail) == (5, 3),
         // Too many recipients, or a full mailbox: the next transaction shows.
-        None => whom(reply) == Whom::Unsaid,
+        None => matches!(whom(reply, situation.echoes), None | Some(Scope::Session)),
     };
     match reply.code {
         452 | 552 if is_too_many => (Scope::Recipient, Verdict::NextTransaction),
         552 => (Scope::Recipient, Verdict::Defer),
         500..=599 => (Scope::Recipient, Verdict::Bounce),
-        400..=499 => judge_transient(reply, Scope::Recipient),
+        400..=499 => judge_transient(Stage::Rcpt, reply, situation),
         _ => (Scope::Recipient, Verdict::Defer),
     }
 }
 
-fn judge_content(reply: &Reply) -> (Scope, Verdict) {
+fn judge_content(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Verdict) {
     if reply.is_permanent() {
         (Scope::Message, Verdict::Bounce)
     } else if reply.is_transient() {
-        judge_transient(reply, Scope::Message)
+        judge_transient(stage, reply, situation)
     } else {
         (Scope::Message, Verdict::Defer)
     }
 }
 
-/// 4yz after MAIL. `usual`: whom it concerns if it does not say.
-fn judge_transient(reply: &Reply, usual: Scope) -> (Scope, Verdict) {
-    match whom(reply) {
-        Whom::Host => (Scope::NextHop, Verdict::Throttle),
-        Whom::Connection => (Scope::Connection, Verdict::Throttle),
-        Whom::Sender => (Scope::Sender, Verdict::Defer),
-        Whom::Recipient | Whom::Message | Whom::Unsaid => (usual, Verdict::Defer),
+/// 4yz after MAIL.
+fn judge_transient(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Verdict) {
+    let usual = match stage {
+        Stage::Rcpt => Scope::Recipient,
+        _ => Scope::Message,
+    };
+    let is_of_content = matches!(stage, Stage::Body | Stage::FinalDot);
+    match whom(reply, situation.echoes) {
+        Some(Scope::NextHop) => (Scope::NextHop, Verdict::Throttle),
+        Some(Scope::Sender) => (Scope::Sender, Verdict::Defer),
+        Some(Scope::Recipient | Scope::Message) => (usual, Verdict::Defer),
+        _ if reply.code != 421 || is_of_content => (usual, Verdict::Defer),
+        _ if situation.has_refused => (Scope::Sender, Verdict::Defer),
+        _ => (Scope::Connection, Verdict::Defer),
     }
 }
 
@@ -260,6 +309,9 @@ fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope
             | Trouble::HandshakeFailed
     );
     match trouble {
+        Trouble::Unfit(NEEDS_SMTPUTF8) if situation.knows_no_extensions => {
+            (Scope::Message, Verdict::DeferOnce)
+        }
         Trouble::Unfit(_) => (Scope::Message, Verdict::Bounce),
         Trouble::Loop => refused_by_hop(situation),
         _ if in_tls && of_tls && situation.plaintext_allowed => {
@@ -272,6 +324,9 @@ fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope
         _ => (Scope::NextHop, Verdict::Defer),
     }
 }
+
+/// RFC 6531 section 3.5: non-ASCII addresses not permitted for that sender or recipient.
+const NEEDS_SMTPUTF8: EnhancedStatus = EnhancedStatus::new(5, 6, 7);
 
 /// [`Finding::of`] for what the client says of a recipient.
 pub fn find_of_recipient(
@@ -297,6 +352,24 @@ pub fn is_for_next_host(result: &TransactionResult) -> bool {
         refused_mail && judge(stage, event, situation).1 == Verdict::TryNextHost
     };
     !result.verdicts.is_empty() && result.verdicts.iter().all(|(_, verdict)| goes_on(verdict))
+}
+
+/// The peer has refused the whole transaction, perhaps for what this session has carried before: whether it is for a new
+/// connection.
+pub fn is_of_session(result: &TransactionResult, session_worked: bool) -> bool {
+    let situation = Situation {
+        session_worked,
+        ..Situation::default()
+    };
+    let is_of_session = |verdict: &RecipientVerdict| {
+        let (stage, event) = event_of(verdict);
+        matches!(event, Event::Reply(_)) && judge(stage, event, situation).0 == Scope::Session
+    };
+    !result.verdicts.is_empty()
+        && result
+            .verdicts
+            .iter()
+            .all(|(_, verdict)| is_of_session(verdict))
 }
 
 /// The same fact in the judge's terms.

@@ -216,7 +216,10 @@ pub enum Take<J> {
 /// What a hop refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// One more connection (421 in place of a greeting, 421 in mid-session): those that are open go on.
+    /// To go on with a session, for no reason that is known (421 in mid-session). It may be for the mail, so nothing waits:
+    /// there are fewer connections until jobs wait for more.
+    Session,
+    /// One more connection (421 in place of a greeting): those that are open go on.
     Connection,
     /// Mail at this rate (451 4.7.x and the like): no connection gets a job for a while.
     Mail,

@@ -6,13 +6,13 @@
 //! Not here: recording, queueing and telling; `delivery` does what is decided here.
 
 use super::ending::{Ending, Failure, Untold};
-use super::judge::{self, Finding, HopDiagnosis, LastWord, Scope, Situation, Verdict};
+use super::judge::{self, Echoes, Finding, HopDiagnosis, LastWord, Scope, Situation, Verdict};
 use super::next_hop::{HopId, Refusal, Schedule};
 use super::outcome::{Diagnosis, RecipientState, ReportKind};
 use super::retry::{self, NextTry, RetryPolicy};
 use crate::message::{Envelope, Mailbox};
 use crate::smtp::client::{RecipientVerdict, TransactionResult};
-use crate::smtp::reply::EnhancedStatus;
+use crate::smtp::reply::{EnhancedStatus, Stage};
 use crate::time::{Now, WallTime};
 use std::hash::Hash;
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub struct Judged {
     /// The connection was lost in a way that speaks against the hop; one that ended between two
     /// transactions does not.
     pub broke: bool,
+    /// The session is of no more use: what it refuses, another may take.
+    is_spoilt: bool,
     /// The hop asks for less.
     pub throttle: Option<Refusal>,
     /// What is to be said of the hop to others that wait for it.
@@ -129,6 +131,7 @@ pub fn content_unreadable() -> Diagnosis {
 /// Judges a transaction that ended because the content could not be read: that speaks of no hop. `is_lost`: it
 /// never will be read. Recipients that were refused before stay refused.
 pub fn judge_without_content(
+    envelope: &Envelope,
     result: &TransactionResult,
     is_lost: bool,
     host: &str,
@@ -137,7 +140,7 @@ pub fn judge_without_content(
         true => (Verdict::Bounce, content_lost()),
         false => (Verdict::Defer, content_unreadable()),
     };
-    let mut decisions = judge_transaction(result, false, host).decisions;
+    let mut decisions = judge_transaction(envelope, result, &Over::new(host)).decisions;
     for ((_, decision), (_, recipient)) in decisions.iter_mut().zip(&result.verdicts) {
         if is_silence(recipient) {
             decision.verdict = verdict;
@@ -164,11 +167,40 @@ pub fn decide_all(
         .collect()
 }
 
-/// Judges a transaction. `session_worked`: the session had ended a transaction, or rested, before. `host`: whom it was
-/// with.
-pub fn judge_transaction(result: &TransactionResult, session_worked: bool, host: &str) -> Judged {
+/// What a transaction went over.
+#[derive(Clone, Copy, Debug)]
+pub struct Over<'a> {
+    /// Whom the session was with.
+    pub host: &'a str,
+    /// See [`Situation::session_worked`].
+    pub session_worked: bool,
+    /// See [`Situation::knows_no_extensions`].
+    pub knows_no_extensions: bool,
+}
+
+impl<'a> Over<'a> {
+    /// A session of which nothing is known.
+    pub fn new(host: &'a str) -> Self {
+        Over {
+            host,
+            session_worked: false,
+            knows_no_extensions: false,
+        }
+    }
+}
+
+/// Judges a transaction. `envelope`: of the message that it was for, or was a report on.
+pub fn judge_transaction(
+    envelope: &Envelope,
+    result: &TransactionResult,
+    over: &Over<'_>,
+) -> Judged {
+    let host = over.host;
     let situation = Situation {
-        session_worked,
+        session_worked: over.session_worked,
+        has_refused: result.verdicts.iter().any(|(_, it)| is_own_refusal(it)),
+        knows_no_extensions: over.knows_no_extensions,
+        echoes: echoes_of(envelope, result),
         ..Situation::default()
     };
     let accepted_any = result
@@ -180,6 +212,7 @@ pub fn judge_transaction(result: &TransactionResult, session_worked: bool, host:
         accepted_any,
         answered: true,
         broke: false,
+        is_spoilt: false,
         throttle: None,
         of_hop: None,
     };
@@ -189,8 +222,10 @@ pub fn judge_transaction(result: &TransactionResult, session_worked: bool, host:
             Verdict::NextTransaction if !accepted_any => Verdict::Defer,
             verdict => verdict,
         };
+        let scope = finding.scope();
         judged.answered &= !is_silence(recipient);
         judged.broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
+        judged.is_spoilt |= scope == Scope::Session;
         judged.hear_of_hop(&finding);
         judged.decisions.push((
             *index,
@@ -210,9 +245,9 @@ pub fn judge_transaction(result: &TransactionResult, session_worked: bool, host:
 impl Judged {
     /// Keeps what a finding says of the hop: the most that it asks for, and why.
     fn hear_of_hop(&mut self, finding: &Finding) {
-        let asks = match (finding.scope(), finding.throttles()) {
-            (Scope::NextHop, true) => Some(Refusal::Mail),
-            (Scope::Connection, true) => Some(Refusal::Connection),
+        let asks = match finding.scope() {
+            Scope::NextHop if finding.throttles() => Some(Refusal::Mail),
+            Scope::Connection => Some(Refusal::Session),
             _ => None,
         };
         let asks_for_more = asks == Some(Refusal::Mail) && self.throttle != asks;
@@ -247,7 +282,7 @@ impl Judged {
 
     /// `reusable`: the session stands, and another transaction may follow.
     pub fn after(&self, reusable: bool) -> After {
-        match (reusable, self.broke) {
+        match (reusable && !self.is_spoilt, self.broke) {
             (true, _) => After::GoOn,
             (false, false) => After::Close,
             (false, true) => After::Broke,
@@ -348,6 +383,13 @@ impl Facts<'_> {
             Verdict::Delivered => (Ending::Delivered, Some(RecipientState::Finished)),
             Verdict::Bounce => self.failed(index, Failure::Undeliverable, diagnosis.clone()),
             Verdict::Reconnect | Verdict::NextTransaction => (Ending::Requeued, None),
+            Verdict::DeferOnce if was_so_before(state, diagnosis) => {
+                let diagnosis = Diagnosis {
+                    status: diagnosis.status.with_class(5),
+                    ..diagnosis.clone()
+                };
+                self.failed(index, Failure::Undeliverable, diagnosis)
+            }
             _ => self.deferred(index, state, diagnosis),
         }
     }
@@ -521,6 +563,31 @@ fn attempts_of(state: &RecipientState) -> u32 {
     }
 }
 
+/// The attempt before has ended in just the same way.
+fn was_so_before(state: &RecipientState, diagnosis: &Diagnosis) -> bool {
+    let before = match state {
+        RecipientState::Waiting { last, .. } => last.as_ref(),
+        RecipientState::ReportOwed { .. } | RecipientState::Finished => None,
+    };
+    before.is_some_and(|it| (it.status, &it.text) == (diagnosis.status, &diagnosis.text))
+}
+
+/// What the refusals of a transaction may repeat of what it said. Sought only where it matters.
+fn echoes_of(envelope: &Envelope, result: &TransactionResult) -> Echoes {
+    let may_pause = |verdict: &RecipientVerdict| matches!(verdict, RecipientVerdict::Refused { reply, .. } if reply.is_transient());
+    if !result.verdicts.iter().any(|(_, it)| may_pause(it)) {
+        return Echoes::default();
+    }
+    let of_index = |&(index, _): &(u32, _)| envelope.recipients.get(index as usize);
+    Echoes::of(envelope, result.verdicts.iter().filter_map(of_index))
+}
+
+/// Of this recipient alone, in a session that went on.
+fn is_own_refusal(verdict: &RecipientVerdict) -> bool {
+    let is_own = |stage: Stage, code: u16| stage == Stage::Rcpt && code != 421;
+    matches!(verdict, RecipientVerdict::Refused { stage, reply } if is_own(*stage, reply.code))
+}
+
 /// The connection ended without the answer that was due.
 fn is_silence(verdict: &RecipientVerdict) -> bool {
     matches!(
@@ -637,10 +704,33 @@ mod tests {
         );
     }
 
+    /// A host that did not know EHLO a moment ago offered no SMTPUTF8 either.
+    #[test]
+    fn mail_that_needs_what_a_host_lacks_with_ehlo_is_returned_at_the_second_time() {
+        let told = envelope(Some(Mailbox::new("s", "a.test")));
+        let fresh = RecipientState::fresh();
+        let first = settle(&told, &fresh, Verdict::DeferOnce, false);
+        assert_eq!(indices(&first.deferred), [0, 1, 2]);
+        let (_, state) = &first.deferred[0];
+        let again = settle(&told, state, Verdict::DeferOnce, false);
+        assert_eq!(again.endings[0], Ending::Bounced);
+        let RecipientState::Waiting { attempts, due, .. } = state.clone() else {
+            panic!("{state:?}");
+        };
+        let otherwise = RecipientState::Waiting {
+            attempts,
+            due,
+            last: Some(waited_in_vain()),
+        };
+        let later = settle(&told, &otherwise, Verdict::DeferOnce, false);
+        assert_eq!(indices(&later.deferred), [0, 1, 2]);
+    }
+
     #[test]
     fn content_that_cannot_be_read_speaks_of_the_message_and_leaves_refusals_alone() {
+        let told = envelope(None);
         let refused = RecipientVerdict::Refused {
-            stage: crate::smtp::reply::Stage::Rcpt,
+            stage: Stage::Rcpt,
             reply: std::rc::Rc::new(crate::smtp::reply::Reply::new(550, "5.1.1 nobody")),
         };
         let result = TransactionResult {
@@ -649,7 +739,7 @@ mod tests {
             reusable: false,
         };
         let verdicts = |is_lost| {
-            let decisions = judge_without_content(&result, is_lost, "h");
+            let decisions = judge_without_content(&told, &result, is_lost, "h");
             let told = decisions.into_iter().map(|(index, decision)| {
                 let Decision {
                     verdict, diagnosis, ..
@@ -748,6 +838,7 @@ mod tests {
             Verdict::TryNextHost,
             Verdict::NextTransaction,
             Verdict::Defer,
+            Verdict::DeferOnce,
             Verdict::Throttle,
             Verdict::Bounce,
         ];

@@ -4,7 +4,8 @@ use crate::link::{End, Received};
 use crate::relay::HOSTNAME;
 use crate::world::{World, yield_now};
 use ringpost::smtp::client::{
-    Cause, Client, ClientSettings, ClientStep, Failure, TlsWish, Transaction, TransactionResult,
+    Cause, Client, ClientSettings, ClientStep, Failure, Features, TlsWish, Transaction,
+    TransactionResult,
 };
 use ringpost::smtp::reply::Stage;
 use ringpost::time::Now;
@@ -85,6 +86,10 @@ impl Connection {
 
     pub fn lives(&self) -> bool {
         !self.client.is_over()
+    }
+
+    pub fn knows_no_extensions(&self) -> bool {
+        *self.client.features() == Features::default()
     }
 
     pub fn pipelines(&self) -> bool {

@@ -13,7 +13,7 @@ use ringpost::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdic
 use ringpost::schedule::next_hop::{HopId, Refusal, Take};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::schedule::settle::{
-    After, Consequences, Decision, indices, is_report, judge_transaction,
+    After, Consequences, Decision, Over, indices, is_report, judge_transaction,
 };
 use ringpost::smtp::client::{RecipientVerdict, Transaction, TransactionResult};
 use ringpost::smtp::reply::{EnhancedStatus, Stage};
@@ -307,14 +307,21 @@ impl Worker {
 
     /// One transaction, and what its verdicts mean for recipients, hop and connection.
     async fn carry_one(&mut self, job: Job, begun: bool, started: Now) -> After {
+        let mut session_worked = self.has_worked();
         let mut result = self.transact(&job, begun).await;
         let mut declined = Vec::new();
-        while result.as_ref().is_some_and(judge::is_for_next_host) {
-            declined.push(self.host);
-            if !self.goes_to_other_host(&declined).await {
+        while let Some(refused) = &result {
+            let is_of_host = judge::is_for_next_host(refused);
+            if is_of_host {
+                declined.push(self.host);
+            } else if !judge::is_of_session(refused, session_worked) {
                 break;
             }
-            self.core.world().seen.borrow_mut().other_hosts += 1;
+            if !self.goes_over_new_connection(&declined).await {
+                break;
+            }
+            self.core.world().seen.borrow_mut().other_hosts += u64::from(is_of_host);
+            session_worked = self.has_worked();
             result = self.transact(&job, false).await;
         }
         let Some(mut result) = result else {
@@ -323,9 +330,13 @@ impl Worker {
         };
         self.mix_up(&mut result);
         let reusable = result.reusable && self.connection.lives();
-        let session_worked = self.carried > 1 || self.has_rested;
         let name = self.core.relay.network.name_of(self.host);
-        let judged = judge_transaction(&result, session_worked, &name);
+        let over = Over {
+            host: &name,
+            session_worked,
+            knows_no_extensions: self.connection.knows_no_extensions(),
+        };
+        let judged = judge_transaction(&job.message.envelope, &result, &over);
         let now = self.core.world().now();
         let took = now.since(started);
         let mut schedule = self.core.part().schedule.borrow_mut();
@@ -374,9 +385,14 @@ impl Worker {
         }
     }
 
-    /// After the host of this connection would not begin a transaction: goes on with another host of
-    /// the hop. False: there is none that can be reached, and this connection is as it was.
-    async fn goes_to_other_host(&mut self, declined: &[usize]) -> bool {
+    /// The session has ended a transaction, or rested.
+    fn has_worked(&self) -> bool {
+        self.carried > 0 || self.has_rested
+    }
+
+    /// After a session would not begin a transaction: goes on with a new connection, to another host than those that have
+    /// declined. False: there is none that can be reached, and this connection is as it was.
+    async fn goes_over_new_connection(&mut self, declined: &[usize]) -> bool {
         let site = *self.core.part().schedule.borrow().key(self.hop);
         let hosts = self.core.relay.network.hosts_of(site);
         if hosts.iter().all(|host| declined.contains(host)) {

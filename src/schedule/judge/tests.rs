@@ -7,6 +7,9 @@ const LAST: Situation = Situation {
     may_recover: false,
     plaintext_allowed: false,
     session_worked: false,
+    has_refused: false,
+    knows_no_extensions: false,
+    echoes: Echoes::NONE,
 };
 const MORE: Situation = Situation {
     more_hosts: true,
@@ -23,6 +26,16 @@ const MAY: Situation = Situation {
 const WORKED: Situation = Situation {
     session_worked: true,
     ..MORE
+};
+
+/// A session that has carried a transaction before.
+const USED: Situation = Situation {
+    session_worked: true,
+    ..LAST
+};
+const AFTER_REFUSALS: Situation = Situation {
+    has_refused: true,
+    ..LAST
 };
 
 #[test]
@@ -57,7 +70,7 @@ fn replies() {
         (Stage::Mail, "451 4.1.7 x", MORE, (Sender, Defer)),
         (Stage::Mail, "454 4.7.0 x", MORE, (Sender, Defer)),
         (Stage::Mail, "451 4.7.650 x", MORE, (NextHop, Throttle)),
-        (Stage::Mail, "421 x", LAST, (NextHop, Throttle)),
+        (Stage::Mail, "421 x", LAST, (Connection, Defer)),
         (Stage::Mail, "354 x", LAST, (Message, Defer)),
         (Stage::Rcpt, "550 5.1.1 x", MORE, (Recipient, Bounce)),
         (Stage::Rcpt, "553 x", LAST, (Recipient, Bounce)),
@@ -81,12 +94,12 @@ fn replies() {
         (Stage::Rcpt, "452 4.2.2 x", MORE, (Recipient, Defer)),
         (Stage::Rcpt, "450 4.2.0 grey", MORE, (Recipient, Defer)),
         (Stage::Rcpt, "451 4.7.1 grey", LAST, (Recipient, Defer)),
-        (Stage::Rcpt, "421 4.7.0 x", LAST, (Connection, Throttle)),
+        (Stage::Rcpt, "421 4.7.0 x", LAST, (Connection, Defer)),
         (Stage::Data, "554 5.5.1 x", LAST, (Message, Bounce)),
         (Stage::Data, "451 x", LAST, (Message, Defer)),
         (Stage::Data, "250 x", LAST, (Message, Defer)),
         (Stage::Body, "552 5.3.4 x", LAST, (Message, Bounce)),
-        (Stage::Body, "421 x", LAST, (Connection, Throttle)),
+        (Stage::Body, "421 x", LAST, (Message, Defer)),
         (Stage::FinalDot, "250 2.0.0 x", LAST, (Message, Delivered)),
         (Stage::FinalDot, "554 5.6.0 x", MORE, (Message, Bounce)),
         (Stage::FinalDot, "452 4.3.1 x", MORE, (Message, Defer)),
@@ -99,6 +112,120 @@ fn replies() {
         let got = judge(stage, Event::Reply(&reply), situation);
         assert_eq!(got, expected, "{stage:?} {text:?} {situation:?}");
     }
+}
+
+fn judged(stage: Stage, text: &str, situation: Situation) -> (Scope, Verdict) {
+    let (code, rest) = text.split_once(' ').expect("code and text");
+    let reply = Reply::new(code.parse().expect("a code"), rest);
+    judge(stage, Event::Reply(&reply), situation)
+}
+
+#[test]
+fn the_end_of_one_session_is_no_wish_for_fewer_of_them() {
+    let table = [
+        // A stranger's 25 unknown recipients, at Postfix.
+        (
+            Stage::Rcpt,
+            "421 4.7.0 mx.test Error: too many errors",
+            AFTER_REFUSALS,
+            Sender,
+        ),
+        (Stage::Rcpt, "421 4.7.0 bye", AFTER_REFUSALS, Sender),
+        (Stage::Data, "421 4.7.0 bye", AFTER_REFUSALS, Sender),
+        // One sender's content.
+        (
+            Stage::FinalDot,
+            "421 4.7.0 Try again later, closing connection",
+            LAST,
+            Message,
+        ),
+        (Stage::Body, "421 4.7.0 too many errors", LAST, Message),
+        // Nobody has given cause: as a connection that breaks.
+        (Stage::Mail, "421 4.7.0 bye", LAST, Connection),
+        (Stage::Rcpt, "421 4.7.0 bye", LAST, Connection),
+        (Stage::Data, "421 4.3.0 bye", LAST, Connection),
+        (Stage::Rcpt, "421 4.2.1 mailbox busy", LAST, Recipient),
+    ];
+    for (stage, text, situation, scope) in table {
+        assert_eq!(
+            judged(stage, text, situation),
+            (scope, Defer),
+            "{stage:?} {text}"
+        );
+    }
+    let of_host = [
+        "421 4.3.2 shutting down",
+        "421 4.7.0 too many connections from 192.0.2.1",
+        "421 Server busy, closing connection",
+    ];
+    for (text, stage) in of_host
+        .iter()
+        .flat_map(|text| [(text, Stage::Mail), (text, Stage::Rcpt)])
+    {
+        for situation in [LAST, USED, AFTER_REFUSALS] {
+            assert_eq!(
+                judged(stage, text, situation),
+                (NextHop, Throttle),
+                "{stage:?} {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_refusal_for_what_the_session_carried_before_is_not_the_mails() {
+    let texts = [
+        "503 5.5.1 nested MAIL command",
+        "503 5.5.1 bad sequence of commands",
+        "500 5.5.2 command not recognized",
+        "550 5.7.0 Too many messages in this session, reconnect",
+        "550 5.7.0 Too many messages",
+        "554 5.7.0 Too many errors",
+        "452 4.5.3 Too many messages in this session",
+        "451 4.7.0 Max messages per session exceeded",
+        "421 4.7.0 mx.test Error: too many errors",
+        "421 bye",
+    ];
+    for text in texts {
+        for stage in [Stage::Mail, Stage::Rcpt, Stage::Data] {
+            assert_eq!(
+                judged(stage, text, USED),
+                (Session, Defer),
+                "{stage:?} {text}"
+            );
+            let fresh = judged(stage, text, LAST);
+            assert_ne!(fresh.0, Session, "believed: {stage:?} {text}");
+            assert_eq!(fresh.1 == Bounce, text.starts_with('5'), "{stage:?} {text}");
+        }
+    }
+    for text in [
+        "550 5.1.1 no such user",
+        "554 5.7.1 spam",
+        "550 5.7.1 not this sender",
+    ] {
+        assert_eq!(
+            judged(Stage::Rcpt, text, USED),
+            (Recipient, Bounce),
+            "{text}"
+        );
+    }
+    assert_eq!(
+        judged(Stage::FinalDot, "503 5.5.1 x", USED),
+        (Message, Bounce)
+    );
+}
+
+#[test]
+fn smtputf8_that_is_missing_with_ehlo_itself_is_asked_for_once_more() {
+    let unfit = Event::Trouble(Trouble::Unfit(EnhancedStatus::new(5, 6, 7)));
+    let helo = Situation {
+        knows_no_extensions: true,
+        ..LAST
+    };
+    assert_eq!(judge(Stage::Mail, unfit, helo), (Message, DeferOnce));
+    assert_eq!(judge(Stage::Mail, unfit, LAST), (Message, Bounce));
+    let too_large = Event::Trouble(Trouble::Unfit(EnhancedStatus::new(5, 3, 4)));
+    assert_eq!(judge(Stage::Mail, too_large, helo), (Message, Bounce));
 }
 
 #[test]

@@ -144,6 +144,7 @@ impl Health {
     /// The host answers, but wants less. Refusals within a pause count no further.
     pub fn refused(&mut self, now: Now, refusal: Refusal, settings: &Settings) {
         let already = match refusal {
+            Refusal::Session => return self.shrink(),
             Refusal::Connection => self.opens_from > now,
             Refusal::Mail => self.takes_from > now,
         };
@@ -273,6 +274,17 @@ mod tests {
         health.refused(seconds(1), Refusal::Mail, &settings);
         assert!(health.takes_from > seconds(1));
         assert_eq!(health.window(), 1);
+    }
+
+    #[test]
+    fn a_session_that_ends_without_a_reason_halves_the_window_and_pauses_nothing() {
+        let settings = Settings::default();
+        let mut health = Health::new(&settings);
+        for _ in 0..5 {
+            health.refused(seconds(1), Refusal::Session, &settings);
+        }
+        assert_eq!((health.window(), health.paused_until()), (1, Now(0)));
+        assert!(health.may_widen(), "as soon as jobs wait");
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn judged(verdicts: Vec<RecipientVerdict>) -> Judged {
         relayed: Vec::new(),
         reusable: false,
     };
-    judge_transaction(&result, false, "mx.b.test")
+    judge_transaction(&Envelope::default(), &result, &Over::new("mx.b.test"))
 }
 
 /// What is said to others after a transaction that ended so.
@@ -77,7 +77,7 @@ fn a_recipients_refusal_is_not_said_to_others_that_wait_for_the_hop() {
             "451 4.7.650 slow down",
         ),
         (
-            vec![no_user(), refused(Stage::Rcpt, 421, "4.4.2 bye")],
+            vec![refused(Stage::Rcpt, 421, "4.4.2 bye")],
             "421 4.4.2 bye",
         ),
     ];
@@ -91,10 +91,16 @@ fn a_recipients_refusal_is_not_said_to_others_that_wait_for_the_hop() {
         refused(Stage::Rcpt, 451, "4.7.1 greylisted"),
         refused(Stage::FinalDot, 554, "5.7.1 spam"),
         refused(Stage::FinalDot, 521, "5.7.1 never"),
+        refused(Stage::FinalDot, 421, "4.7.0 not this content"),
     ];
     for verdict in nothing {
         assert_eq!(said_to_others(vec![verdict.clone()]), None, "{verdict:?}");
     }
+    let of_errors = vec![
+        no_user(),
+        refused(Stage::Rcpt, 421, "4.7.0 too many errors"),
+    ];
+    assert_eq!(said_to_others(of_errors), None);
 }
 
 fn no_mail_here() -> HopDiagnosis {
@@ -158,6 +164,55 @@ fn pauses_of_a_hop_that_goes_on_refusing_double() {
         now = until;
     }
     assert_eq!(pauses, [5, 10, 20, 40]);
+}
+
+/// Postfix ends a session after twenty errors, by default.
+#[test]
+fn a_stranger_who_writes_to_unknown_recipients_costs_the_hop_nothing() {
+    let mut schedule = Hops::new(Settings::default());
+    let hop = hop_at_work(&mut schedule);
+    let window = schedule.status(hop).expect("at work").window;
+    let no_user = || refused(Stage::Rcpt, 550, "5.1.1 no such user");
+    let mut verdicts: Vec<_> = std::iter::repeat_with(no_user).take(20).collect();
+    verdicts.resize(
+        25,
+        refused(Stage::Rcpt, 421, "4.7.0 Error: too many errors"),
+    );
+    let judged = judged(verdicts);
+    judged.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    assert_eq!(judged.after(false), After::Close);
+    let status = schedule.status(hop).expect("at work");
+    assert_eq!((status.paused_until, status.window), (Now(0), window));
+}
+
+#[test]
+fn a_session_that_ends_without_a_reason_pauses_nobody_and_is_no_success() {
+    let mut schedule = Hops::new(Settings::default());
+    let hop = hop_at_work(&mut schedule);
+    let window = schedule.status(hop).expect("at work").window;
+    let judged = judged(vec![refused(Stage::Rcpt, 421, "4.7.0 bye")]);
+    judged.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    assert_eq!(judged.after(false), After::Close);
+    let status = schedule.status(hop).expect("at work");
+    assert_eq!((status.paused_until, status.window), (Now(0), window / 2));
+}
+
+#[test]
+fn a_session_that_refuses_for_what_it_carried_before_is_left() {
+    let result = TransactionResult {
+        verdicts: vec![(0, refused(Stage::Mail, 503, "5.5.1 nested MAIL command"))],
+        relayed: Vec::new(),
+        reusable: true,
+    };
+    let used = Over {
+        session_worked: true,
+        ..Over::new("mx.b.test")
+    };
+    let judged = judge_transaction(&Envelope::default(), &result, &used);
+    assert_eq!(judged.decisions[0].1.verdict, Verdict::Defer);
+    assert_eq!(judged.after(true), After::Close);
+    assert!(judge::is_of_session(&result, true));
+    assert!(!judge::is_of_session(&result, false));
 }
 
 #[test]

@@ -220,11 +220,84 @@ fn wordings_of_providers_and_servers() {
             "451 4.7.1 Service unavailable - try again later",
             (Message, Defer),
         ),
-        (FinalDot, "421 4.3.0 x", (Connection, Throttle)),
+        (FinalDot, "421 4.3.0 x", (Message, Defer)),
         (
             Rcpt,
             "421 4.4.2 mx.b.test Error: timeout exceeded",
-            (Connection, Throttle),
+            (Connection, Defer),
+        ),
+        // Beside a rate somebody or something is named.
+        (
+            Mail,
+            "450 4.7.1 Sender rate limit exceeded, try again later",
+            (Sender, Defer),
+        ),
+        (
+            Mail,
+            "451 4.7.1 Too many messages from this sender, try again later",
+            (Sender, Defer),
+        ),
+        (
+            Mail,
+            "450 4.7.1 <s@spam.test>: rate limit exceeded for sender",
+            (Sender, Defer),
+        ),
+        (
+            Mail,
+            "451 4.7.0 Temporary rate limit for domain spam.test",
+            (Sender, Defer),
+        ),
+        (
+            FinalDot,
+            "421 4.7.28 Gmail has detected an unusual rate of unsolicited mail containing one of your URL domains. - gsmtp",
+            (Sender, Defer),
+        ),
+        (
+            Rcpt,
+            "450 4.7.1 Rate limit exceeded for this recipient",
+            (Recipient, Defer),
+        ),
+        (
+            Rcpt,
+            "451 4.7.1 Throttled: too many connections for this mailbox",
+            (Recipient, Defer),
+        ),
+        (
+            Rcpt,
+            "452 4.3.2 Mailbox is being moved, try later",
+            (Recipient, Defer),
+        ),
+        (
+            Rcpt,
+            "451 4.3.2 Recipient mailbox temporarily unavailable",
+            (Recipient, Defer),
+        ),
+        (Rcpt, "450 too much mail for this user", (Recipient, Defer)),
+        (
+            FinalDot,
+            "451 4.7.1 Too many messages with this content",
+            (Message, Defer),
+        ),
+        (
+            FinalDot,
+            "451 4.7.1 message has a link to a server with bad ip reputation",
+            (Message, Defer),
+        ),
+        (
+            FinalDot,
+            "450 4.7.1 SURBL hit: too many emails with http://x.test/",
+            (Message, Defer),
+        ),
+        (
+            FinalDot,
+            "451 4.7.1 Rejected by header Subject: too many connections",
+            (Message, Defer),
+        ),
+        // Outlook.com
+        (
+            Mail,
+            "421 RP-001 The mail server IP connecting to Outlook.com server has exceeded the rate limit allowed.",
+            (NextHop, Throttle),
         ),
         // rspamd
         (FinalDot, "451 4.7.1 Try again later", (Message, Defer)),
@@ -259,7 +332,8 @@ fn wordings_of_providers_and_servers() {
         let got = judge(stage, Event::Reply(&reply), Situation::default());
         assert_eq!(got, expected, "{stage:?} {text}");
         let shouted = Reply::new(reply.code, &reply.lines.join("\n").to_uppercase());
-        assert_eq!(whom(&shouted), whom(&reply), "{text}");
+        let heard = whom(&reply, Echoes::NONE);
+        assert_eq!(whom(&shouted, Echoes::NONE), heard, "{text}");
     }
 }
 
@@ -276,15 +350,87 @@ fn addresses_that_a_reply_echoes_do_not_speak() {
         "451 4.7.1 header \"Subject: server busy, slow down\" is not wanted",
         "451 4.7.1 header \"Subject: server busy, slow down",
         "451 4.7.1 prestige limits",
+        // A bracket or a quote within a quoted string closes nothing.
+        "451 4.3.0 <\"x> too many connections \"@spam.test>: Temporary lookup failure",
+        "451 Could not complete sender verify callout for <\"x> rate limit <\"@spam.test>",
+        "451 4.3.0 <\"x\\\"> server busy <\"@spam.test>: not now",
+        "451 4.3.0 \"x\\\" server busy \"@spam.test: not now",
+        // What is left out joins nothing.
+        "451 4.3.0 too many a@spam.test connections",
+        "451 4.3.0 too many <a@spam.test> connections",
     ];
     for text in echoes {
-        assert_eq!(whom(&reply(text)), Whom::Unsaid, "{text}");
+        assert_eq!(whom(&reply(text), Echoes::NONE), None, "{text}");
     }
+}
+
+fn cut_short(text: &str) -> String {
+    let count = text.chars().count();
+    text.chars().take(count - 2).collect()
+}
+
+#[test]
+fn a_sender_does_not_pause_the_hop_by_an_address_that_it_echoes_in_any_form() {
+    let forms = |local_part: &str| {
+        let meaning = crate::message::unquoted(local_part).into_owned();
+        [
+            format!("<{local_part}@spam.test>"),
+            format!("{local_part}@spam.test"),
+            format!("<{meaning}@spam.test>"),
+            format!("{meaning}@spam.test"),
+            format!("{local_part}@SPAM.TEST").to_uppercase(),
+            format!("user {meaning}"),
+            format!("[{meaning}]"),
+            format!("'{meaning}'"),
+            cut_short(&meaning),
+        ]
+    };
+    let local_parts = [
+        "\"x> too many connections \"",
+        "\"x> rate limit <\"",
+        "\"\\t\\o\\o many connections \\\" \"",
+        "\"messages from 192.0.2.1 temporarily deferred \"",
+        "\"too many\"",
+        "too-many-connections-x",
+        "-server_busy-",
+        "x\u{2003}rate\u{2003}limit\u{2003}y",
+    ];
+    for local_part in local_parts {
+        let mailbox = Mailbox::new(local_part, "spam.test");
+        let as_sender = Envelope {
+            reverse_path: Some(mailbox.clone()),
+            ..Envelope::default()
+        };
+        let as_recipient = Envelope {
+            recipients: vec![Recipient::new(mailbox)],
+            ..Envelope::default()
+        };
+        for envelope in [as_sender, as_recipient] {
+            let echoes = Echoes::of(&envelope, envelope.recipients.iter());
+            for form in forms(local_part) {
+                let text = format!("451 4.3.0 {form}: connection refused, not now");
+                assert_eq!(whom(&reply(&text), echoes), None, "{text}");
+            }
+        }
+    }
+    let honest = Envelope {
+        reverse_path: Some(Mailbox::new("a", "b.test")),
+        ..Envelope::default()
+    };
+    let busy = reply("451 Server busy");
+    let echoes = Echoes::of(&honest, honest.recipients.iter());
+    assert_eq!(whom(&busy, echoes), Some(Scope::NextHop));
+}
+
+fn all_wordings() -> impl Iterator<Item = &'static str> {
+    let of_others = OF_OTHERS.iter().chain(NAMED).map(|(wording, _)| *wording);
+    let of_host = OF_CLIENT.iter().chain(OF_RATE).chain(OF_MANY).copied();
+    of_others.chain(of_host)
 }
 
 #[test]
 fn wordings_are_in_the_form_that_is_searched() {
-    for (wording, _) in WORDINGS {
+    for wording in all_wordings() {
         assert_eq!(plain_words(wording), format!(" {wording}"));
     }
 }
@@ -300,12 +446,13 @@ fn wordings_never_return_mail() {
         Stage::Body,
         Stage::FinalDot,
     ];
-    for (wording, _) in WORDINGS {
+    for wording in all_wordings() {
         for stage in stages {
             for code in [421, 432, 450, 451, 452, 454] {
                 let reply = Reply::new(code, wording);
                 let (_, verdict) = judge(stage, Event::Reply(&reply), Situation::default());
-                assert!(matches!(verdict, Verdict::Defer | Verdict::Throttle));
+                let later = [Verdict::Defer, Verdict::Throttle, Verdict::NextTransaction];
+                assert!(later.contains(&verdict), "{wording}");
             }
             for code in [521, 550, 554] {
                 let reply = Reply::new(code, wording);
