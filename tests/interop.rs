@@ -1,4 +1,4 @@
-//! Real programs against the real binary: Postfix, Sendmail, swaks, `openssl s_client`, and hosts that behave as
+//! Real programs against the real binary: Postfix, Sendmail, swaks, `openssl s_client`, testssl.sh, and hosts that behave as
 //! Exchange and MDaemon do. The cases themselves are in `tests/interop/cases.py`; this file gives each its name.
 //!
 //! What is missing is downloaded on the first run (see `tests/interop/README.md`).
@@ -81,6 +81,7 @@ cases! {
     swaks_may_not_relay_from_elsewhere
     openssl_s_client_with_starttls
     openssl_s_client_with_tls_on_connect
+    testssl_finds_over_starttls_what_it_finds_on_the_tls_port
     openssl_s_client_resumes_tls13
     openssl_s_client_resumes_tls12
     commands_injected_before_the_handshake_are_not_obeyed

@@ -4,6 +4,7 @@ import re
 import smtplib
 import ssl
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Callable, Iterator
 
 import certificate
 import postfix
+import testssl
 from dns import NameServer, Zone
 from mail import Delivered, Mail, check_arrived_once_intact
 from postfix import Postfix
@@ -41,6 +43,8 @@ class Bench:
     programs: Programs
     relay_command: list[str]
     directory: Path
+    # All of what takes minutes is asked, too.
+    thorough: bool = False
     # Everything started, asked for a report when the case fails.
     started: list = field(default_factory=list)
 
@@ -494,6 +498,31 @@ def openssl_s_client_with_tls_on_connect(bench: Bench) -> None:
 
     with bench.host("exchange") as hop:
         relayed_once(bench, hop, send, tls_in=True, tls_out=True, **AT_ONCE)
+
+
+@case
+def testssl_finds_over_starttls_what_it_finds_on_the_tls_port(bench: Bench) -> None:
+    """A scanner's probes are to fail; it must not be taken for a client that cannot do TLS."""
+    flags = [] if bench.thorough else ["-p"]
+    seconds_max = 1500 if bench.thorough else 100
+
+    def scan(port: int, *more: str) -> dict[str, str]:
+        return testssl.findings(bench.programs, bench.directory, port, [*more, *flags], seconds_max)
+
+    with bench.relay(None, route=None) as relay, ThreadPoolExecutor() as both:
+        over_starttls = both.submit(scan, relay.port, "--starttls", "smtp")
+        from_the_first_byte = both.submit(scan, relay.tls_port)
+        rows, others = over_starttls.result(), from_the_first_byte.result()
+        different = testssl.differences(rows, others)
+        check(not different, "STARTTLS / TLS port:\n" + "\n".join(different))
+        for name in ("SSLv2", "SSLv3", "TLS1", "TLS1_1"):
+            check("not offered" in rows[name], f"{name}: {rows[name]}")
+        check(rows["TLS1_2"] == "offered", rows["TLS1_2"])
+        check("offered with final" in rows["TLS1_3"], rows["TLS1_3"])
+        if bench.thorough:
+            check("TLS_AES_128_GCM_SHA256" in rows["PFS_ciphers"], rows["PFS_ciphers"])
+            check(len(rows) > 100, f"{len(rows)} rows only")
+            check(rows["heartbleed"].startswith("not vulnerable"), rows["heartbleed"])
 
 
 def resumes(bench: Bench, version: str) -> None:

@@ -15,19 +15,19 @@ import subprocess
 from pathlib import Path
 
 # Always unpacked, even where the machine has one of them: its own configuration must stay out of the tests.
-PRIVATE = ["postfix", "sendmail-bin", "sendmail-base", "sendmail-cf"]
+PRIVATE = ["postfix", "sendmail-bin", "sendmail-base", "sendmail-cf", "testssl.sh"]
 # Unpacked where the machine lacks them; apt's resolver adds the libraries and Perl modules they need.
 # The two mail servers exclude each other, so each line is resolved alone.
 RESOLVED = [
     ["postfix"],
     ["sendmail-bin"],
-    ["swaks", "libio-socket-ssl-perl", "libnet-ssleay-perl", "m4", "openssl"],
+    ["swaks", "libio-socket-ssl-perl", "libnet-ssleay-perl", "m4", "openssl", "bsdextrautils"],
 ]
-CACHE_FORMAT = "1"
+CACHE_FORMAT = "2"
 APT_SECONDS_MAX = 300
 
 HOW_TO_INSTALL = """\
-The interop tests need Postfix, Sendmail, swaks, m4 and openssl from Debian's packages. They are downloaded and
+The interop tests need Postfix, Sendmail, swaks, m4, openssl and testssl.sh from Debian's packages. They are downloaded and
 unpacked (not installed) below {root} on the first run, which needs apt-get, dpkg-deb, a package mirror, and a
 C compiler as `cc` (apt-get install gcc libc6-dev):
     python3 tests/interop/programs.py
