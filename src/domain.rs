@@ -238,6 +238,11 @@ impl<V> DomainMap<V> {
         self.0.entry(domain.into_text()).or_default()
     }
 
+    /// In no order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.values()
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

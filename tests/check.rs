@@ -9,7 +9,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -230,7 +230,7 @@ fn check_and_start_agree_on_certificates_and_keys() {
             "is not X.509",
         ),
         ("a junk key", &*cert, "junk\n", "no private key"),
-        ("an encrypted key", &*cert, ENCRYPTED_KEY, "no private key"),
+        ("an encrypted key", &*cert, ENCRYPTED_KEY, "is encrypted"),
         (
             "key and certificate changed",
             &*key,
@@ -385,6 +385,14 @@ fn check_and_start_agree_on_the_spool() {
         "no room for three threads",
         &sized("56MiB", "0,0,0"),
         Err("at least 60MiB for 3 threads"),
+    );
+    let dangling = Case::with(&[]);
+    symlink("nowhere", dangling.path("spool")).unwrap();
+    agree("a link to nothing", &dangling, Err("is a link to nothing"));
+    agree(
+        "a segment of odd size",
+        &Case::with(&["--segment-size", "5000000"]),
+        Err("--segment-size 5000000: a whole multiple of 4096 bytes"),
     );
     let large = Case::with(&["--spool-size", "200MiB", "--max-message-size", "50MiB"]).and(&[
         "--ingress-cores",

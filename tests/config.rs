@@ -296,6 +296,31 @@ fn what_is_probably_not_meant_is_hinted_at() {
     );
     let text = hints(&["--relay-from", "0.0.0.0/0"], &[]);
     assert!(text.contains("an open relay"), "{text}");
+    let back_here = [
+        "--listen",
+        "127.0.0.1:2525",
+        "--route",
+        "*=[127.0.0.1]:2525",
+    ];
+    let text = hints(&back_here, &[]);
+    assert!(
+        text.contains("*=[127.0.0.1]:2525: this route leads back"),
+        "{text}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "someone@b.test\n@below.c.test\n").unwrap();
+    let domains = ["--relay-domain", "a.test,b.test,.c.test,.d.test"];
+    let recipients = ["--recipients-file", file.path().to_str().unwrap()];
+    let text = hints(&[domains, recipients].concat(), &[]);
+    for (domain, is_told) in [
+        ("a.test", true),
+        ("b.test", false),
+        (".c.test", false),
+        (".d.test", true),
+    ] {
+        let told = text.contains(&format!("no recipient of {domain} is in"));
+        assert_eq!(told, is_told, "{domain}: {text}");
+    }
     let text = hints(&["--hostname", "mx"], &[]);
     assert!(text.contains("not a full name"), "{text}");
     let text = hints(&[], &[("RINGPOST_LISEN", "x")]);

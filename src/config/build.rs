@@ -11,6 +11,7 @@ use super::{
 };
 use crate::message::Mailbox;
 use clap::CommandFactory;
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,9 @@ const LINE_BYTES_LEAST: u64 = 1000;
 
 /// One in so many connections is for trusted clients only.
 const RESERVED_SHARE: u32 = 8;
+
+/// What the disk is written in (`spool::BLOCK_BYTES`).
+const SEGMENT_BLOCK_BYTES: u64 = 4096;
 
 /// A segment holds at least this many chunks, so that commits fill it well.
 const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
@@ -550,6 +554,12 @@ fn listen_contradictions(flags: &Flags, found: &mut Vec<String>) {
 fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
     let spool = &flags.spool;
     let (segment, chunk) = (spool.segment_size.0, spool.chunk_size.0);
+    if !segment.is_multiple_of(SEGMENT_BLOCK_BYTES) {
+        found.push(format!(
+            "--segment-size {segment}: a whole multiple of {SEGMENT_BLOCK_BYTES} bytes is wanted, such as {}",
+            Bytes(segment - segment % SEGMENT_BLOCK_BYTES)
+        ));
+    }
     let segment_share = Bytes(segment / CHUNKS_PER_SEGMENT_MIN);
     if chunk > segment_share.0 {
         found.push(format!(
@@ -672,6 +682,18 @@ fn relay_hints(config: &Config, hints: &mut Vec<String>) {
     if relay.recipients.is_some() && relay.domains.is_empty() {
         hints.push("--recipients-file has no use without --relay-domain".to_owned());
     }
+    let recipients = relay.recipients.iter().flatten();
+    let known: HashSet<_> = recipients.map(|recipient| &recipient.domain).collect();
+    hints.extend(relay.domains.iter().filter_map(|pattern| {
+        let is_known = relay.recipients.is_none()
+            || match pattern {
+                DomainPattern::Exact(name) => known.contains(name),
+                DomainPattern::Below(_) => known.iter().any(|known| pattern.matches(known)),
+            };
+        (!is_known).then(|| {
+            format!("no recipient of {pattern} is in --recipients-file: all mail to it is refused")
+        })
+    }));
 }
 
 fn listens_outside(config: &Config) -> bool {

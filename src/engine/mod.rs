@@ -9,6 +9,7 @@ mod certificates;
 mod confinement;
 mod control;
 mod core;
+mod hints;
 pub mod log;
 pub mod placement;
 mod plan;
@@ -290,6 +291,7 @@ fn prepare(config: Config, process: Process, intent: Intent) -> Result<Prepared,
     let mut hints = confinement.hints().to_vec();
     hints.extend(plan.hints.iter().cloned());
     let shared = Arc::new(share(config, plan, identity.clone(), keys, listening));
+    hints.extend(hints::hints(&shared));
     ports::listen(&shared.config, &listeners)?;
     let sealed = confinement.finish(&shared.config)?;
     Ok(Prepared {

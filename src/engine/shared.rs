@@ -237,12 +237,16 @@ impl Shared {
             },
             ..resolve::Settings::default()
         };
-        let own = OwnNames {
+        Resolver::new(settings, self.own_names())
+    }
+
+    /// What leads back to this relay.
+    pub fn own_names(&self) -> OwnNames {
+        OwnNames {
             hostname: self.config.session.hostname.parse().ok(),
             listeners: self.listening.iter().map(|(address, _)| *address).collect(),
             aliases: Vec::new(),
-        };
-        Resolver::new(settings, own)
+        }
     }
 
     /// The delivery side of a core.

@@ -84,12 +84,17 @@ fn parse_mx(text: &str) -> Result<NextHop, String> {
     Ok(NextHop::Mx { domain, port })
 }
 
-/// An address may look like a name, for instance with a final dot.
+/// An address may look like a name, for instance with a final dot, and a wrong address like one, too: no top-level
+/// domain is a number (RFC 3696 section 2).
 fn name_of_host(text: &str) -> Result<Domain<'static>, String> {
     let name = domain_name(text)?;
-    match name.as_str().parse::<IpAddr>() {
-        Ok(_) => Err(BARE_ADDRESS.into()),
-        Err(_) => Ok(name),
+    let last_label = name.as_str().rsplit('.').next().unwrap_or_default();
+    if name.as_str().parse::<IpAddr>().is_ok() {
+        return Err(BARE_ADDRESS.into());
+    }
+    match last_label.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => Err("neither an address nor the name of a host".into()),
+        false => Ok(name),
     }
 }
 
@@ -271,6 +276,13 @@ impl RouteTable {
         }
         let mut parents = domain.parents();
         parents.find_map(|parent| self.wildcard.get(&parent))
+    }
+
+    /// Each route's next hop, and where the route stands.
+    pub fn next_hops(&self) -> impl Iterator<Item = (&NextHop, &str)> {
+        let all = self.exact.values().chain(self.wildcard.values());
+        let all = all.chain(&self.everything);
+        all.map(|route| (&route.next_hop, route.place.as_str()))
     }
 
     /// Number of routes.

@@ -66,6 +66,17 @@ pub(super) fn io_error(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Ope
     move |error| OpenError::Io(what.to_string(), error)
 }
 
+/// Nothing can be made where such a link stands, and what it led to may hold mail.
+fn refuse_dangling_link(path: &Path) -> Result<(), OpenError> {
+    match path.is_symlink() && !path.exists() {
+        true => Err(OpenError::Setting(format!(
+            "{} is a link to nothing: mount or make what it should lead to, or name another place",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// A spool's directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct Directory {
@@ -78,6 +89,7 @@ impl Directory {
     pub fn open(path: &Path, create: bool) -> Result<Directory, OpenError> {
         let describe = |path: &Path| format!("spool {}", path.display());
         if create {
+            refuse_dangling_link(path)?;
             create_all(path).map_err(io_error(describe(path)))?;
         } else if !path
             .join(VERSION_NAME)
@@ -103,6 +115,7 @@ impl Directory {
         let segments = path.join(SEGMENTS_NAME);
         let described = || format!("spool {}", path.display());
         if !path.exists() {
+            refuse_dangling_link(path)?;
             let existing = existing_part(path);
             match is_made_before {
                 true => check_enterable_blocking(existing),

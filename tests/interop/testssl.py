@@ -7,7 +7,8 @@ from pathlib import Path
 from process import check
 from programs import Programs
 
-# What is asked in the default run, and whether it is asked at all, depends on the kind of port.
+# What is asked in the default run, and whether it is asked at all, depends on the kind of port. So does the simulation of
+# browsers.
 DEPENDS_ON_PORT = {"service", "NPN", "ALPN", "ticketbleed", "scanTime"}
 # testssl.sh itself cannot resume a session over STARTTLS.
 DEPENDS_ON_PORT |= {"sessionresumption_ticket", "sessionresumption_ID"}
@@ -45,5 +46,5 @@ def findings(programs: Programs, directory: Path, port: int, flags: list[str], s
 
 def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
     """Rows that are not the same in both, of those that may be compared."""
-    names = (one.keys() | other.keys()) - DEPENDS_ON_PORT
+    names = {name for name in one.keys() | other.keys() if not name.startswith("clientsimulation-")} - DEPENDS_ON_PORT
     return [f"{name}: {one.get(name)} / {other.get(name)}" for name in sorted(names) if one.get(name) != other.get(name)]
