@@ -185,6 +185,24 @@ fn agree(name: &str, case: &Case, expected: Result<(), &str>) {
     }
 }
 
+#[test]
+fn what_only_a_start_finds_is_named_with_its_line_too() {
+    let home = Home::new();
+    let key = home.file("key.pem", "no key\n");
+    set_mode(Path::new(&key), 0o666);
+    for (line, complaint) in [
+        ("--user nobody-at-all".to_owned(), "nobody-at-all"),
+        ("--source-address 192.0.2.1".to_owned(), "192.0.2.1"),
+        ("--listen 192.0.2.1:2525".to_owned(), "192.0.2.1:2525"),
+        (format!("--tls-cert {key}\n--tls-key {key}"), "chmod"),
+    ] {
+        let flags = home.file("flags", &format!("--no-pin\n{line}\n"));
+        let case = Case::with(&[&format!("@{flags}")]);
+        agree(&line, &case, Err(complaint));
+        agree(&line, &case, Err(&format!("{flags}:2")));
+    }
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").expect("our own process").uid() == 0
 }

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files may include files this deep: enough for any order, and an end to a circle.
 const DEPTH_MAX: usize = 8;
@@ -36,6 +37,7 @@ pub struct Expanded {
 }
 
 /// A line of a file of flags.
+#[derive(Debug)]
 pub struct Line {
     pub place: Place,
     /// One or two.
@@ -152,18 +154,31 @@ impl Expanded {
         }
     }
 
-    /// A complaint that names flags, with the lines of files that gave them behind it: those with
-    /// the value that is complained of, if it is named.
+    /// The lines, for complaints that come later.
+    pub fn into_places(self) -> Places {
+        Places(self.lines.into())
+    }
+}
+
+/// The lines of files that gave flags.
+#[derive(Clone, Debug, Default)]
+pub struct Places(Arc<[Line]>);
+
+impl Places {
+    /// A complaint with the lines behind it that it is about: those that gave the flags that it names, with
+    /// the value that is complained of if it is named; where it names no flag, those that gave a value in it.
     pub fn with_places(&self, complaint: String) -> String {
-        let named: Vec<&Line> = self
-            .lines
-            .iter()
+        let lines = self.0.iter();
+        let named: Vec<&Line> = lines
             .filter(|line| line.flag().is_some_and(|flag| names(&complaint, flag)))
             .collect();
-        let with_value: Vec<&Line> = named
-            .iter()
-            .filter(|line| line.value().is_some_and(|value| complaint.contains(value)))
-            .copied()
+        let candidates = match named.is_empty() {
+            true => self.0.iter().collect(),
+            false => named.clone(),
+        };
+        let with_value: Vec<&Line> = candidates
+            .into_iter()
+            .filter(|line| line.value().is_some_and(|value| holds(&complaint, value)))
             .collect();
         let lines = match with_value.is_empty() {
             true => named,
@@ -175,6 +190,16 @@ impl Expanded {
             false => format!("{complaint} ({})", places.join(", ")),
         }
     }
+}
+
+/// True if the value stands in the text as a word of its own.
+fn holds(text: &str, value: &str) -> bool {
+    let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    !value.is_empty()
+        && text.match_indices(value).any(|(at, _)| {
+            let (before, behind) = (&text[..at], &text[at + value.len()..]);
+            !is_part(before.chars().next_back()) && !is_part(behind.chars().next())
+        })
 }
 
 /// True if the flag stands in the text, and not as the beginning of another one.
@@ -334,7 +359,8 @@ mod tests {
         let text = "--route a.test=b\n--route c.test=d\n--retry-min 2h\n--retry-min-x 1\n";
         fs::write(&path, text).unwrap();
         let expanded = expand_words(&["ringpost", &format!("@{}", path.display())]).unwrap();
-        let placed = |complaint: &str| expanded.with_places(complaint.to_owned());
+        let places = expanded.into_places();
+        let placed = |complaint: &str| places.with_places(complaint.to_owned());
         let of = |lines: &[u32]| {
             let places = lines
                 .iter()

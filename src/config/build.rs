@@ -85,6 +85,7 @@ pub fn config(
             core_dumps: flags.privileges.core_dumps,
         },
         hints: Vec::new(),
+        places: Default::default(),
         read_once,
     };
     config.hints = hints(&config, surroundings);

@@ -17,6 +17,7 @@ mod surroundings;
 mod units;
 mod values;
 
+pub use argument_file::Places;
 pub use surroundings::Surroundings;
 pub use units::{Bytes, Span};
 pub use values::{
@@ -49,6 +50,8 @@ pub struct Config {
     pub privileges: PrivilegeConfig,
     /// What works but is probably not meant, for the log at start.
     pub hints: Vec<String>,
+    /// Which lines of files gave flags, for complaints of the start.
+    pub places: Places,
     /// What is read at the start and never again, for people.
     pub read_once: Vec<String>,
 }
@@ -330,7 +333,7 @@ impl Config {
         surroundings: &Surroundings,
     ) -> Result<Command, Exit> {
         let refused = |complaint| Exit::Refused(vec![complaint]);
-        let expanded = argument_file::expand(arguments).map_err(refused)?;
+        let mut expanded = argument_file::expand(arguments).map_err(refused)?;
         let matches = flags::command()
             .try_get_matches_from(&expanded.arguments)
             .map_err(|error| match source::of(&error, &expanded) {
@@ -351,15 +354,18 @@ impl Config {
             });
         }
         let check = flags.general.check;
-        let config = build::config(flags, validators, surroundings).map_err(|complaints| {
+        let given_in = std::mem::take(&mut expanded.given_in);
+        let places = expanded.into_places();
+        let mut config = build::config(flags, validators, surroundings).map_err(|complaints| {
             let placed = complaints.into_iter();
-            Exit::Refused(placed.map(|text| expanded.with_places(text)).collect())
+            Exit::Refused(placed.map(|text| places.with_places(text)).collect())
         })?;
+        config.places = places;
         let config = Box::new(config);
         if !check {
             return Ok(Command::Run(config));
         }
-        let report = report::effective(&config, &matches, &expanded.given_in);
+        let report = report::effective(&config, &matches, &given_in);
         Ok(Command::Check(config, report))
     }
 }

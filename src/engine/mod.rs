@@ -78,20 +78,20 @@ impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
 /// Runs the relay until it is told to stop. Ends the process's threads by ending the process: the
 /// rings are never dropped with operations in flight.
 pub fn run(config: Config) -> ExitCode {
+    let places = config.places.clone();
     let opened = harden(&config).and_then(|()| open_log(&config));
     let writer = match opened {
         Ok(writer) => writer,
         Err(StartError(complaint)) => {
-            eprintln!("ringpost: {complaint}");
+            eprintln!("ringpost: {}", places.with_places(complaint));
             return ExitCode::FAILURE;
         }
     };
     let log = writer.log();
     let code = match run_until_stopped(config, &writer, &log) {
-        Ok(Stopped::Drained) => ExitCode::SUCCESS,
-        Ok(Stopped::AtOnce) => ExitCode::SUCCESS,
+        Ok(Stopped::Drained | Stopped::AtOnce) => ExitCode::SUCCESS,
         Err(StartError(complaint)) => {
-            eprintln!("ringpost: {complaint}");
+            eprintln!("ringpost: {}", places.with_places(complaint));
             ExitCode::FAILURE
         }
     };
@@ -133,6 +133,7 @@ pub struct Checked {
 /// # Errors
 /// What [`run`] would say.
 pub fn check(config: Config) -> Result<Checked, String> {
+    let places = config.places.clone();
     let try_all = || {
         harden(&config)?;
         check_log(&config)?;
@@ -150,7 +151,7 @@ pub fn check(config: Config) -> Result<Checked, String> {
             hints: prepared.all_hints(),
         })
     };
-    try_all().map_err(|StartError(complaint)| complaint)
+    try_all().map_err(|StartError(complaint)| places.with_places(complaint))
 }
 
 fn run_until_stopped(
