@@ -288,6 +288,95 @@ fn a_reused_session_that_refuses_to_go_on_returns_no_mail() {
 }
 
 #[test]
+fn a_refused_rset_does_not_return_the_next_message() {
+    let script = |occasion: Occasion<'_>| match occasion.command {
+        "RSET" => Answer::Say("550 5.7.1 too many errors"),
+        rcpt if rcpt.starts_with("RCPT TO:<bad@") => Answer::Say("550 5.1.1 no such user"),
+        _ => Answer::Usual,
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--delivery-connections", "1"]);
+    // Its report goes over the same session as well.
+    send_mail(relay.address(), FROM, &["bad@example.test"], CONTENT);
+    let reports = |event: &Value| event["report"] == "yes";
+    relay.wait_for_count("delivered", 1, reports);
+    send_mail(relay.address(), FROM, &["bad@example.test"], CONTENT);
+    send_mail(relay.address(), "c@sender.test", &[TO], CONTENT);
+    relay.wait_for("delivered", |event| event["to"] == TO);
+    relay.wait_for_count("delivered", 2, reports);
+    assert_eq!(
+        recipients_of(&relay.events("bounced")),
+        ["bad@example.test"; 2]
+    );
+    assert_eq!(relay.events("deferred"), [] as [Value; 0]);
+    relay.wait_for("out-of-step", |event| {
+        event["reply"] == "550 5.7.1 too many errors"
+    });
+    relay.stop();
+}
+
+#[test]
+fn two_replies_to_one_dot_return_nobodys_mail() {
+    for keywords in ["PIPELINING", "8BITMIME"] {
+        let gate = Gate::new();
+        let hop = NextHop::with_keywords(StartTls::NotOffered, keywords, {
+            let gate = gate.clone();
+            move |occasion| match occasion.command {
+                "CONNECT" => {
+                    gate.pass();
+                    Answer::Usual
+                }
+                "." => Answer::Say("250 2.0.0 taken\r\n250 2.0.0 taken twice"),
+                rcpt if rcpt.starts_with("RCPT TO:<bad") => Answer::Say("550 5.1.1 no such user"),
+                _ => Answer::Usual,
+            }
+        });
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &["--delivery-connections", "1"]);
+        let mut client = Client::connect(relay.address());
+        client.expect("EHLO client.test", 250);
+        for number in 0..8 {
+            let to = ["g", "bad", "h"].map(|name| format!("{name}{number}@example.test"));
+            // Nobody is told of the refusals: their reports would only be more mail.
+            let mut to: Vec<&str> = to.iter().map(String::as_str).collect();
+            to.rotate_left(number % 3);
+            client.accepted("", &to, CONTENT);
+        }
+        client.quit();
+        gate.open();
+        let delivered = relay.wait_for_count("delivered", 16, |_| true);
+        assert!(
+            recipients_of(&delivered)
+                .iter()
+                .all(|to| !to.starts_with("bad"))
+        );
+        let refused = relay.wait_for_count("dropped", 8, |_| true);
+        assert!(
+            recipients_of(&refused)
+                .iter()
+                .all(|to| to.starts_with("bad"))
+        );
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_timeout_says_what_was_waited_for() {
+    let script = |occasion: Occasion<'_>| match verb_is(occasion.command, "RCPT") {
+        true => Answer::Stall,
+        false => Answer::Usual,
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--reply-timeout", "1s"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let deferred = relay.wait_for("deferred", |_| true);
+    assert_eq!(deferred["reply"], "no reply to RCPT within 1 s");
+    relay.stop();
+}
+
+#[test]
 fn mail_that_waits_for_a_paused_hop_is_deferred_by_what_the_hop_said() {
     let script = |occasion: Occasion<'_>| match verb_is(occasion.command, "MAIL") {
         true => Answer::Say("450 4.7.1 Error: too many connections from 192.0.2.1"),

@@ -975,6 +975,9 @@ fn refusals_without_pipelining() {
          S: 250 ok
          C: DATA
          S: 451 4.3.0 not now
+         # The session has carried other mail, so this might be a neighbour's.
+         C: RSET
+         S: 250 ok
          = done 0:DATA 451 4.3.0 not now
          > quit
          C: QUIT
@@ -1047,6 +1050,8 @@ fn content_refused() {
          S: 452 4.3.1 full
          S: 503 x
          S: 503 x
+         C: RSET
+         S: 250 ok
          = done 0:MAIL 452 4.3.1 full",
     );
 }
@@ -1280,6 +1285,138 @@ fn replies_out_of_place() {
          = done 0:MAIL 354 go !
          = failed MAIL: unexpected 354 go",
     );
+}
+
+/// Recipients of an earlier transaction were all refused.
+const REFUSED_BEFORE: &str = "> begin one
+     C: MAIL FROM:<a@src.test>
+     C: RCPT TO:<b@dst.test>
+     C: DATA
+     S: 250 ok
+     S: 550 5.1.1 b
+     S: 554 nobody
+     = done 0:RCPT 550 5.1.1 b
+     > begin one
+     C: RSET
+     C: MAIL FROM:<a@src.test>
+     C: RCPT TO:<b@dst.test>
+     C: DATA";
+
+#[test]
+fn a_refused_rset_is_no_verdict_on_the_mail_behind_it() {
+    for reply in [
+        "550 5.7.1 too many errors",
+        "503 5.5.1 not available",
+        "451 no",
+    ] {
+        let script = format!(
+            "{REFUSED_BEFORE}
+             S: {reply}
+             S: 250 ok
+             = done 0:not-attempted !
+             = failed MAIL: unexpected {reply}"
+        );
+        check_session(PIPELINING, &script);
+    }
+    check_session(
+        PLAIN,
+        "> begin one
+         C: MAIL FROM:<a@src.test>
+         S: 250 ok
+         C: RCPT TO:<b@dst.test>
+         S: 550 b
+         = done 0:RCPT 550 b
+         > begin one
+         C: RSET
+         S: 502 what?
+         = done 0:not-attempted !
+         = failed MAIL: unexpected 502 what?",
+    );
+}
+
+/// A message whose commands went out behind the content of the one before. The dot has got two replies.
+const ANSWERED_TWICE: &str = "> begin one
+     C: MAIL FROM:<a@src.test>
+     C: RCPT TO:<b@dst.test>
+     C: DATA
+     S: 250 ok
+     S: 250 ok
+     S: 354 go
+     = body
+     > sent
+     > begin three
+     C: MAIL FROM:<a@src.test>
+     C: RCPT TO:<b@dst.test>
+     C: RCPT TO:<c@dst.test>
+     C: RCPT TO:<d@dst.test>
+     C: DATA
+     S: 250 taken
+     = done 0:ok 250 taken";
+
+#[test]
+fn a_reply_too_many_gives_nobody_a_neighbours_refusal() {
+    let then = |script: &str| check_session(PIPELINING, &format!("{ANSWERED_TWICE}\n{script}"));
+    // To MAIL and the three: 250 250 550 250.
+    then(
+        "S: 250 taken twice
+         S: 250 ok
+         S: 250 b
+         S: 550 c
+         S: 250 d
+         = done 0:not-attempted | 1:not-attempted | 2:not-attempted !
+         = failed DATA: unexpected 250 d",
+    );
+    // 250 250 250 550, and DATA's own reply to what is sent then.
+    then(
+        "S: 250 taken twice
+         S: 250 ok
+         S: 250 b
+         S: 250 c
+         S: 550 d
+         C: RSET
+         S: 354 go
+         = done 0:not-attempted | 1:not-attempted | 2:not-attempted !
+         = failed MAIL: unexpected 354 go",
+    );
+    // The reply too many is itself a refusal.
+    then(
+        "S: 554 5.7.1 a filter's second thought
+         S: 250 ok
+         S: 250 b
+         S: 250 c
+         S: 550 d
+         C: RSET
+         S: 354 go
+         = done 0:not-attempted | 1:not-attempted | 2:not-attempted !
+         = failed MAIL: unexpected 354 go",
+    );
+}
+
+#[test]
+fn a_reply_that_comes_before_its_command_ends_the_session() {
+    let settings = ClientSettings {
+        hostname: "gw.test".into(),
+        starttls: TlsWish::Never,
+        detect_loop: true,
+    };
+    let mut client = Client::new(Rc::new(settings));
+    let mut out = Vec::new();
+    let mail = named("two");
+    let transaction = Transaction {
+        envelope: &mail.envelope,
+        recipients: &mail.recipients,
+        body_bytes: 1,
+        uncounted_bytes: 0,
+        body_is_8bit: false,
+    };
+    client.handle(b"220 mx.test\r\n", &mut out);
+    client.handle(b"250 mx.test\r\n", &mut out);
+    client.begin(&transaction, &mut out).expect("fit");
+    let (_, step) = client.handle(b"250 of the mail before\r\n250 ok\r\n", &mut out);
+    let told = "done 0:RCPT 250 ok | 1:RCPT 250 ok !";
+    assert_eq!(tell(&step), told, "in its first transaction it is said");
+    let reply = client.out_of_step().expect("it is").one_line();
+    assert_eq!((reply.as_str(), client.is_over()), ("250 ok", true));
 }
 
 #[test]

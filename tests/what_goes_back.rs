@@ -7,7 +7,7 @@ use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;
 use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls};
 use support::relay::{Home, Relay};
-use support::relay_to;
+use support::{PATIENCE, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
@@ -173,6 +173,64 @@ fn a_report_that_is_refused_for_what_it_returns_goes_out_with_less() {
         "{}",
         report.content
     );
+    relay.stop();
+}
+
+#[test]
+fn a_report_that_is_refused_and_cut_off_comes_to_an_end() {
+    for refused in [2, 9] {
+        let hop = NextHop::scripted(StartTls::NotOffered, move |occasion| {
+            match occasion.command == "." && occasion.before < refused {
+                true => Answer::SayAndClose("554 5.7.1 looks like spam"),
+                false => no_such_user(&occasion).unwrap_or(Answer::Usual),
+            }
+        });
+        let home = Home::new();
+        let relay = relay_to(&home, &hop, &[]);
+        let client = begun(&relay, "MAIL FROM:<a@sender.test> RET=FULL");
+        finished(client, "no@example.test", CONTENT);
+        match refused {
+            2 => {
+                let report = &hop.wait_for_mail(1)[0];
+                assert!(!report.content.contains("Subject: test"), "less each time");
+            }
+            _ => {
+                let dropped = relay.wait_for("dropped", |_| true);
+                assert_eq!(dropped["reply"], "554 5.7.1 looks like spam");
+            }
+        }
+        // For the mail, for the report, and for the report with less, twice.
+        assert!(hop.connections() <= 4, "{}", hop.connections());
+        relay.stop();
+    }
+}
+
+#[test]
+fn a_report_on_many_recipients_is_not_dropped_for_its_size() {
+    let size = 10_000;
+    let hop = NextHop::with_keywords(StartTls::NotOffered, "PIPELINING\nSIZE 10000", |occasion| {
+        no_such_user(&occasion).unwrap_or(Answer::Usual)
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    let mut client = begun(&relay, "MAIL FROM:<a@sender.test>");
+    for number in 0..60 {
+        client.expect(&format!("RCPT TO:<no{number}@example.test>"), 250);
+    }
+    client.expect("DATA", 354);
+    client.expect(&format!("{CONTENT}\r\n."), 250);
+    let told = |mails: &[Mail]| {
+        let all = mails.iter().map(|mail| {
+            assert!(is_report(mail) && mail.content.len() <= size);
+            mail.content.matches("Final-Recipient:").count()
+        });
+        all.sum::<usize>()
+    };
+    let all = hop
+        .seen()
+        .wait(PATIENCE, |seen| (told(&seen.mails) == 60).then_some(()));
+    assert!(all.is_some(), "{} of 60", told(&hop.mails()));
+    assert!(relay.events("dropped").is_empty());
     relay.stop();
 }
 

@@ -147,6 +147,8 @@ struct Inner {
     at_work: Cell<usize>,
     /// Connections among them that are idle.
     idle: Cell<usize>,
+    /// Connections among them that only wait for the reply to QUIT.
+    farewells: Cell<usize>,
     /// Rings when nothing is under way any more.
     rested: Notify,
 }
@@ -165,6 +167,7 @@ impl Delivery {
             leaving: Notify::new(),
             at_work: Cell::new(0),
             idle: Cell::new(0),
+            farewells: Cell::new(0),
             rested: Notify::new(),
         }));
         spawn(delivery.0.clone().drive());
@@ -354,26 +357,15 @@ impl Inner {
 
     /// One job for each way to go, with the recipients that share it: they may share a transaction.
     fn split_by_way(self: &Rc<Self>, job: Job) -> Vec<(Way, Job)> {
-        let Job {
-            message,
-            body,
-            recipients,
-        } = job;
-        if let [(index, state)] = &*recipients
-            && let Ok(Some(way)) = self.way(&message, *index, state)
+        if let [(index, state)] = &*job.recipients
+            && let Ok(Some(way)) = self.way(&job.message, *index, state)
         {
-            let job = Job {
-                message,
-                body,
-                recipients,
-            };
             return vec![(way, job)];
         }
-        let part = |recipients| Job {
-            message: message.clone(),
-            body: body.clone(),
-            recipients,
-        };
+        let mut job = job;
+        let recipients = std::mem::take(&mut job.recipients);
+        let message = job.message.clone();
+        let part = |recipients| job.part(recipients);
         let mut ways: HashMap<Way, Vec<(u32, RecipientState)>> = HashMap::new();
         for (index, state) in recipients {
             match self.way(&message, index, &state) {
@@ -456,19 +448,18 @@ impl Inner {
         }
     }
 
-    fn queue(&self, way: &Way, site: Rc<Site>, job: Job) {
+    fn queue(&self, way: &Way, site: Rc<Site>, mut job: Job) {
         let key = way.hop(&site);
         let now = clock::now();
         let mut schedule = self.schedule.borrow_mut();
         let mut hop = None;
-        let most = self.context.recipients_per_transaction;
-        for recipients in decide::split_by_count(job.recipients, most) {
-            let part = Job {
-                message: job.message.clone(),
-                body: job.body.clone(),
-                recipients,
-            };
-            hop = Some(schedule.push(&key, part, now));
+        let most = match way.is_report {
+            true => job.course.recipients_max,
+            false => self.context.recipients_per_transaction,
+        };
+        let recipients = std::mem::take(&mut job.recipients);
+        for recipients in decide::split_by_count(recipients, most) {
+            hop = Some(schedule.push(&key, job.part(recipients), now));
         }
         if let Some(hop) = hop {
             schedule.context(hop).site = Some(site);

@@ -12,10 +12,11 @@ use crate::schedule::ending::Ending;
 use crate::schedule::judge::Verdict;
 use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState};
 use crate::schedule::settle::{
-    After, Consequences, Decision, Facts, Over, content_lost, decide_all, is_report,
+    After, Consequences, Course, Decision, Facts, Over, content_lost, decide_all, is_report,
     judge_transaction, judge_without_content, nobody_to_tell,
 };
 use crate::smtp::client::TransactionResult;
+use crate::smtp::reply::Reply;
 use crate::time::{Now, WallTime};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -29,6 +30,8 @@ pub(super) struct Session<'a> {
     pub started: Now,
     /// It has ended a transaction, or rested, before.
     pub has_worked: bool,
+    /// A report, which goes on smaller at once whatever was said of it.
+    pub goes_again: bool,
 }
 
 /// How a transaction went, for the log.
@@ -71,7 +74,11 @@ impl Inner {
             session_worked: session.has_worked,
             knows_no_extensions: connection.knows_no_extensions(),
         };
-        let judged = judge_transaction(&job.message.envelope, &result, &over);
+        let mut judged = judge_transaction(&job.message.envelope, &result, &over);
+        if session.goes_again {
+            let verdict = Verdict::NextTransaction;
+            (judged.decisions.iter_mut()).for_each(|(_, it)| it.verdict = verdict);
+        }
         if judged.accepted_any {
             let sent = job.message.residence.place().body_bytes();
             self.context.metrics.bytes_delivered.add(sent);
@@ -122,6 +129,7 @@ impl Inner {
                 message: job.message.clone(),
                 body: None,
                 recipients,
+                course: job.course,
             })
         };
         if let Some(waiting) = part(waiting) {
@@ -141,7 +149,8 @@ impl Inner {
         self.apply(job, decisions, &Told::default());
     }
 
-    fn apply(self: &Rc<Self>, job: Job, decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
+    fn apply(self: &Rc<Self>, job: Job, mut decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
+        let course = job.course.after(&mut decisions);
         let message = job.message;
         let is_report = is_report(&job.recipients);
         let facts = Facts {
@@ -165,7 +174,7 @@ impl Inner {
             self.log_attempt(&message, &attempt, told);
         }
         self.record(&message, &mut consequences);
-        self.queue_again(&message, job.body, consequences);
+        self.queue_again(&message, job.body, course, consequences);
     }
 
     /// A report that nobody can be told: its recipients are finished.
@@ -200,21 +209,24 @@ impl Inner {
         self: &Rc<Self>,
         message: &Arc<Message>,
         body: Option<Arc<Body>>,
+        course: Course,
         consequences: Consequences,
     ) {
-        let job = |recipients, body| Job {
+        let job = |recipients, body, course| Job {
             message: message.clone(),
             body,
             recipients,
+            course,
         };
         if !consequences.again.is_empty() {
-            self.clone().submit(job(consequences.again, body));
+            self.clone().submit(job(consequences.again, body, course));
         }
         if !consequences.reports.is_empty() {
-            self.clone().submit(job(consequences.reports, None));
+            self.clone()
+                .submit(job(consequences.reports, None, Course::default()));
         }
         if let Some(due) = consequences.due {
-            self.defer(job(consequences.deferred, None), due);
+            self.defer(job(consequences.deferred, None, course), due);
         }
     }
 
@@ -293,6 +305,19 @@ impl Inner {
             .field("host", &diagnosis.remote_host)
             .field("status", Shown(diagnosis.status))
             .field("reply", &diagnosis.text);
+    }
+
+    /// One line for each connection, which this ends.
+    pub(super) fn log_out_of_step(&self, peer: &Peer, reply: &Reply) {
+        let log = &self.context.log;
+        log.line(LogLevel::Warn, event::OUT_OF_STEP, clock::wall_time())
+            .field("host", &peer.host)
+            .field("address", peer.address)
+            .field("reply", &reply.one_line())
+            .field(
+                "effect",
+                "the host said what it was not asked; the connection is closed, and no mail judged by it",
+            );
     }
 
     /// One line for each name server that was given up; the pauses of each, which double, are its limit.

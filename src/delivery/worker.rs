@@ -8,7 +8,7 @@ use crate::io::runtime::{self, spawn};
 use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
-use crate::schedule::dsn::{self, Extent, Rendered};
+use crate::schedule::dsn::Rendered;
 use crate::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
 use crate::schedule::limits;
 use crate::schedule::next_hop::{HopId, Refusal, Take};
@@ -30,6 +30,9 @@ const SILENT_ADDRESSES_MAX: u32 = 10;
 
 /// Addresses tried for one connection as long as that takes no longer than so many silent ones would.
 const ADDRESSES_MAX: usize = 100;
+
+/// Hosts that are waited for at a time while they answer QUIT and mail goes on to others; more are not waited for.
+const FAREWELLS_MAX: usize = 64;
 
 /// How often a connection that takes long to open asks whether others need its place.
 const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -238,7 +241,7 @@ impl Inner {
                 Ended::Open(connection) if tries.may_have_tls() => match tls_refused(&connection) {
                     None => return open(&tried, key.level, connection),
                     Some(why) => {
-                        connection.quit().await;
+                        self.take_leave(*connection);
                         self.tls_failed(&mut tries, tried, why);
                     }
                 },
@@ -397,6 +400,21 @@ impl Inner {
         }
     }
 
+    /// Says QUIT, while whoever has no more use for the connection goes on.
+    fn take_leave(self: &Rc<Self>, connection: Connection) {
+        if self.farewells.get() >= FAREWELLS_MAX {
+            return connection.leave();
+        }
+        let this = self.clone();
+        self.at_work.set(self.at_work.get() + 1);
+        self.farewells.set(self.farewells.get() + 1);
+        spawn(async move {
+            connection.quit().await;
+            this.farewells.set(this.farewells.get() - 1);
+            this.work_done();
+        });
+    }
+
     /// Waits idle until told what to do. `None`: time is up, the peer has ended the session or the
     /// drain has begun, and the schedule has been told.
     async fn wait(&self, hop: HopId, connection: &mut Connection, until: Now) -> Option<Told> {
@@ -441,6 +459,15 @@ struct Worker {
     ahead: Option<Ahead>,
 }
 
+/// How a job went.
+struct Carried {
+    result: TransactionResult,
+    /// The session had worked before.
+    has_worked: bool,
+    /// It is a report, and has become smaller: it goes again.
+    goes_again: bool,
+}
+
 /// A job that was taken while the one before was under way.
 struct Ahead {
     job: Job,
@@ -457,27 +484,19 @@ impl Worker {
     }
 
     /// What of a job this peer takes in one transaction; the rest is queued for the hop again.
-    fn fitting(&self, job: Job) -> Job {
-        let Job {
-            message,
-            body,
-            recipients,
-        } = job;
+    fn fitting(&self, mut job: Job) -> Job {
         let limits = self.connection.limits();
-        let (recipients, rest) = limits::split(&message.envelope, recipients, limits);
-        let part = |recipients| Job {
-            message: message.clone(),
-            body: body.clone(),
-            recipients,
-        };
+        let recipients = std::mem::take(&mut job.recipients);
+        let (recipients, rest) = limits::split(&job.message.envelope, recipients, limits);
         if !rest.is_empty() {
             let mut schedule = self.inner.schedule.borrow_mut();
             let key = schedule.key(self.hop).clone();
-            schedule.push(&key, part(rest), clock::now());
+            schedule.push(&key, job.part(rest), clock::now());
             drop(schedule);
             self.inner.stir();
         }
-        part(recipients)
+        job.recipients = recipients;
+        job
     }
 
     fn next(&self) -> Take<Job> {
@@ -517,32 +536,41 @@ impl Worker {
             true => job,
             false => self.fitting(job),
         };
-        let mut has_worked = self.has_worked();
-        let mut result = self.transact(&job, begun).await;
+        let mut carried = self.transact(&mut job, begun).await;
         let mut declined = Vec::new();
-        while let Some(refused) = &result {
-            if judge::is_for_next_host(refused) {
+        while let Some(refused) = &carried {
+            if refused.goes_again {
+                break;
+            } else if judge::is_for_next_host(&refused.result) {
                 declined.push(self.peer.host.clone());
-            } else if !judge::is_of_session(refused, has_worked) {
+            } else if !judge::is_of_session(&refused.result, refused.has_worked) {
                 break;
             }
             if !self.goes_over_new_connection(&declined).await {
                 break;
             }
             job = self.fitting(job);
-            has_worked = self.has_worked();
-            result = self.transact(&job, false).await;
+            carried = self.transact(&mut job, false).await;
         }
-        let Some(result) = result else {
+        let Some(Carried {
+            result,
+            has_worked,
+            goes_again,
+        }) = carried
+        else {
             self.inner.forget_report(job);
             return After::GoOn;
         };
+        if let Some(reply) = self.connection.out_of_step() {
+            self.inner.log_out_of_step(&self.peer, reply);
+        }
         let content_error = self.connection.take_content_error();
         let session = Session {
             connection: &self.connection,
             peer: &self.peer,
             started,
             has_worked,
+            goes_again,
         };
         match content_error {
             None => self.inner.settle(self.hop, job, result, &session),
@@ -558,11 +586,17 @@ impl Worker {
     }
 
     /// `None`: it is a report, and there is nobody to report to.
-    async fn transact(&mut self, job: &Job, begun: bool) -> Option<TransactionResult> {
+    async fn transact(&mut self, job: &mut Job, begun: bool) -> Option<Carried> {
+        // What the job itself does here is no sign that the session takes mail.
+        let has_worked = self.has_worked();
         self.carried += 1;
         match is_report(&job.recipients) {
-            true => self.carry_report(job).await,
-            false => Some(self.carry_message(job, begun).await),
+            true => self.carry_report(job, has_worked).await,
+            false => Some(Carried {
+                result: self.carry_message(job, begun).await,
+                has_worked,
+                goes_again: false,
+            }),
         }
     }
 
@@ -588,7 +622,7 @@ impl Worker {
                 self.opened_at = opened_at;
                 self.carried = 0;
                 self.has_rested = false;
-                before.quit().await;
+                self.inner.take_leave(before);
                 true
             }
             Some(Tried::Failed(finding)) => {
@@ -603,7 +637,7 @@ impl Worker {
         if !begun {
             let recipients = indices(&job.recipients);
             let transaction = self.transaction(job, &recipients);
-            if let Err(unfit) = self.connection.begin(&transaction) {
+            if let Err(unfit) = self.connection.begin(&transaction).await {
                 return unfit;
             }
         }
@@ -650,20 +684,29 @@ impl Worker {
     }
 
     /// `None`: there is nobody to report to. A report that is refused for what it returns of the
-    /// original goes out again with less of it.
-    async fn carry_report(&mut self, job: &Job) -> Option<TransactionResult> {
-        let mut original = Extent::default();
+    /// original, or for its size, goes out again with less: here, or over another connection.
+    async fn carry_report(&mut self, job: &mut Job, mut has_worked: bool) -> Option<Carried> {
         loop {
-            let taker = self.connection.taker(original);
+            let taker = self.connection.taker(job.course.original);
             let report = self.inner.render_report(job, taker).await?;
             let result = self.send_report(&report).await;
-            match report.original.less() {
-                Some(less) if result.reusable && dsn::may_be_for_the_original(&result) => {
-                    original = less;
-                    self.carried += 1;
-                }
-                _ => return Some(result),
+            let count = job.recipients.len();
+            let smaller = job.course.smaller(&result, report.original, count);
+            let is_less = smaller.is_some_and(|it| it.original < report.original);
+            let goes_on_here = is_less && result.reusable && self.may_carry_more();
+            if let Some(smaller) = smaller {
+                job.course = smaller;
             }
+            if !goes_on_here {
+                return Some(Carried {
+                    result,
+                    has_worked,
+                    goes_again: smaller.is_some(),
+                });
+            }
+            // It is smaller now: that it comes here again has an end.
+            has_worked = true;
+            self.carried += 1;
         }
     }
 
@@ -673,7 +716,7 @@ impl Worker {
         let bytes = report.wire.len() as u64;
         let transaction = Transaction::of_wire_form(&envelope, &[0], bytes, is_8bit);
         let transaction = transaction.counted(&report.wire);
-        if let Err(unfit) = self.connection.begin(&transaction) {
+        if let Err(unfit) = self.connection.begin(&transaction).await {
             return unfit;
         }
         let content = Content::Memory(&report.wire);

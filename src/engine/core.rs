@@ -13,6 +13,7 @@ use crate::io::watch::{self, Noticed};
 use crate::listener::Ingress;
 use crate::log::{Log, Shown, event};
 use crate::schedule::outcome::RecipientState;
+use crate::schedule::settle::Course;
 use crate::session::rates::Throttle;
 use crate::session::{self, LIMIT_LINES_PER_SECOND};
 use crate::smtp::refusal::Refusal;
@@ -368,6 +369,7 @@ impl Core {
         self.spool.keep(message.clone());
         for (core, recipients) in self.shared.split_by_core(&message, fresh, anywhere) {
             let job = Job {
+                course: Course::default(),
                 message: message.clone(),
                 body: body.clone(),
                 recipients,

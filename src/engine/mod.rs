@@ -29,6 +29,7 @@ use crate::log::{Line, Log, Shown, event};
 use crate::metrics::{CoreMetrics, Counter};
 use crate::privilege::{self, Identity, Sealed};
 use crate::schedule::outcome::RecipientState;
+use crate::schedule::settle::Course;
 use crate::session::rates::Rates;
 use crate::spool::{self, RecoveredMessage, RecoveryReport};
 use crate::time::WallTime;
@@ -463,6 +464,7 @@ fn recovered_jobs(
         .into_iter()
         .map(|(core, recipients)| {
             let job = Job {
+                course: Course::default(),
                 message: message.clone(),
                 body: None,
                 recipients,

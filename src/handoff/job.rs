@@ -3,6 +3,7 @@
 use crate::handoff::memory::{Budget, Charge, Level, Memory};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::schedule::outcome::RecipientState;
+use crate::schedule::settle::Course;
 use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
 use crate::time::{Birth, Now, WallTime};
 use crate::tls::ServerKeys;
@@ -176,6 +177,19 @@ pub struct Job {
     pub body: Option<Arc<Body>>,
     /// Index into the envelope's recipients, and where each stands; none is finished.
     pub recipients: Vec<(u32, RecipientState)>,
+    pub course: Course,
+}
+
+impl Job {
+    /// So many of its recipients, without more of it.
+    pub fn part(&self, recipients: Vec<(u32, RecipientState)>) -> Job {
+        Job {
+            message: self.message.clone(),
+            body: self.body.clone(),
+            recipients,
+            course: self.course,
+        }
+    }
 }
 
 /// What one core tells another.

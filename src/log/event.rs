@@ -112,6 +112,7 @@ events! {
     ];
     CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply"];
     NAME_SERVER_FAILED = "name-server-failed" ["server", "reason", "answered_by", "effect"];
+    OUT_OF_STEP = "out-of-step" ["host", "address", "reply", "effect"];
     TLS_FAILED = "tls-failed" ["host", "address", "reason", "effect"];
     PLAINTEXT_FALLBACK = "plaintext-fallback" ["host", "address", "reason"];
     CONTENT_UNREADABLE = "content-unreadable" ["id", "error", "effect"];

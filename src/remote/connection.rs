@@ -88,6 +88,7 @@ struct Due {
 struct Awaited {
     replies_before: u64,
     stage: Stage,
+    since: Now,
     due: Due,
 }
 
@@ -238,6 +239,8 @@ pub struct Connection {
     content_error: Option<std::io::Error>,
     /// How the connection ended, if it was not the machine that ended it.
     broke: Option<StreamError>,
+    /// How long the peer was waited for in vain at last.
+    waited: Option<Duration>,
     /// The handshake was to resume an earlier session.
     with_ticket: bool,
 }
@@ -263,6 +266,7 @@ impl Connection {
             pace: Pace::new(deadline),
             content_error: None,
             broke: None,
+            waited: None,
             with_ticket: false,
         };
         connection.negotiate(target).await?;
@@ -393,18 +397,42 @@ impl Connection {
     }
 
     /// Begins a transaction, when none is under way. `Err` is its result: this session cannot carry
-    /// the message.
-    pub fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(), TransactionResult> {
+    /// the message. Of a session that has carried other mail, nothing that came unasked may be left: it
+    /// would be read as the reply to what is said now.
+    pub async fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(), TransactionResult> {
+        if self.client.transactions_ended() > 0 && !self.is_quiet().await {
+            self.hear_unasked();
+            return Err(TransactionResult::not_attempted(transaction));
+        }
         self.client
             .begin(transaction, &mut self.out)
             .map_err(|unfit| TransactionResult::unfit(transaction, &unfit))
+    }
+
+    /// The session ends, also if what came is not a whole reply.
+    fn hear_unasked(&mut self) {
+        let input = &self.input[self.parsed..];
+        let (taken, step) = self.client.handle(input, &mut self.out);
+        self.parsed += taken;
+        self.pending = Some(match step {
+            ClientStep::NeedInput => self.client.peer_closed(),
+            step => step,
+        });
+    }
+
+    /// The reply that showed that the peer says more, or other things, than it was asked.
+    pub fn out_of_step(&self) -> Option<&Reply> {
+        self.client.out_of_step().map(Rc::as_ref)
     }
 
     /// Brings the oldest transaction to its next point, waiting for the peer.
     pub async fn proceed(&mut self) -> Point {
         match self.step().await {
             ClientStep::SendBody => Point::SendBody,
-            ClientStep::Done(result) => Point::Done(result),
+            ClientStep::Done(mut result) => {
+                result.waited = self.waited;
+                Point::Done(result)
+            }
             // The machine ends every open transaction with `Done` before anything else.
             step => unreachable!("{step:?} while a transaction is open"),
         }
@@ -498,8 +526,14 @@ impl Connection {
     }
 
     /// One time for each block as a whole, and one for all of the content.
-    fn arm_for_block(&self) {
+    fn arm_for_block(&mut self) {
         let due = self.due(Stage::Body);
+        self.awaited = Some(Awaited {
+            replies_before: self.client.replies(),
+            stage: Stage::Body,
+            since: clock::now(),
+            due,
+        });
         self.stream
             .set_deadlines(due.at.min(self.pace_due()), due.in_crowd);
     }
@@ -612,7 +646,11 @@ impl Connection {
     fn lost(&mut self, error: &StreamError) {
         self.out.clear();
         let first = match error {
-            StreamError::TimedOut => self.client.timed_out(),
+            StreamError::TimedOut => {
+                let since = self.awaited.as_ref().map(|awaited| awaited.since);
+                self.waited = since.map(|since| clock::now().since(since));
+                self.client.timed_out()
+            }
             StreamError::Gone(_) | StreamError::Tls(_) => self.client.peer_closed(),
         };
         self.pending = Some(first);
@@ -631,17 +669,21 @@ impl Connection {
     /// The time for the next reply runs from when it was first waited for.
     fn arm_deadline(&mut self) {
         let (replies, stage) = (self.client.replies(), self.client.phase());
+        let is_same =
+            |awaited: &Awaited| (awaited.replies_before, awaited.stage) == (replies, stage);
         let due = match &self.awaited {
-            Some(awaited) if awaited.replies_before == replies && awaited.stage == stage => {
-                awaited.due
+            Some(awaited) if is_same(awaited) => awaited.due,
+            _ => {
+                let (since, due) = (clock::now(), self.due(stage));
+                self.awaited = Some(Awaited {
+                    replies_before: replies,
+                    stage,
+                    since,
+                    due,
+                });
+                due
             }
-            _ => self.due(stage),
         };
-        self.awaited = Some(Awaited {
-            replies_before: replies,
-            stage,
-            due,
-        });
         self.stream.set_deadlines(due.at, due.in_crowd);
     }
 
@@ -707,6 +749,12 @@ impl Connection {
             }
         }
         self.input.is_empty()
+    }
+
+    /// Says QUIT, if that needs no waiting, and closes.
+    pub fn leave(mut self) {
+        self.client.quit(&mut self.out);
+        self.say_last_word();
     }
 
     /// Ends the session with QUIT, waiting only briefly for its answer.

@@ -295,6 +295,21 @@ pub fn may_be_for_the_original(result: &TransactionResult) -> bool {
     result.verdicts.iter().all(|(_, it)| is_for_content(it))
 }
 
+/// Whether a report was refused for its size.
+pub fn is_too_large(result: &TransactionResult) -> bool {
+    let is_for_size = |verdict: &RecipientVerdict| match verdict {
+        RecipientVerdict::Refused { stage, reply } => {
+            let speaks_of_size =
+                |status: EnhancedStatus| (status.class, status.subject, status.detail) == (5, 3, 4);
+            let is_of_content = matches!(stage, Stage::Mail | Stage::Body | Stage::FinalDot);
+            is_of_content && (reply.code == 552 || reply.status.is_some_and(speaks_of_size))
+        }
+        RecipientVerdict::Unfit(unfit) => unfit.status == EnhancedStatus::new(5, 3, 4),
+        _ => false,
+    };
+    result.verdicts.iter().all(|(_, it)| is_for_size(it))
+}
+
 /// Whether addresses and headers are ASCII, or the forms of RFC 6533 are needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Form {

@@ -460,6 +460,28 @@ fn describe(stage: Stage, trouble: Trouble) -> String {
     format!("{what} (at {})", stage.name())
 }
 
+/// What ended a session before it had an answer for a recipient, where that is known better than from its verdict.
+pub fn what_was_missed(result: &TransactionResult, verdict: &RecipientVerdict) -> Option<String> {
+    let failure = result.cut_short.as_ref()?;
+    let what = match (&failure.cause, failure.stage) {
+        (Cause::TimedOut, Stage::Body) => "the next hop took no more of the content".into(),
+        (Cause::TimedOut, stage) => format!("no reply to {}", stage.name()),
+        (Cause::Unexpected(_), _) => "the next hop gave a reply that it was not asked for".into(),
+        (Cause::Malformed(_), stage) => format!("what came to {} is no reply", stage.name()),
+        _ => return None,
+    };
+    let waited = match result.waited {
+        Some(waited) => format!(" within {} s", waited.as_secs().max(1)),
+        None => String::new(),
+    };
+    let doubt = match verdict {
+        RecipientVerdict::NotAttempted | RecipientVerdict::LostInBody => "",
+        RecipientVerdict::LostAfterData => "; the message may have been delivered",
+        _ => return None,
+    };
+    Some(format!("{what}{waited}{doubt}"))
+}
+
 fn unfit_text(status: EnhancedStatus) -> &'static str {
     match (status.subject, status.detail) {
         (3, 4) => "the message is larger than the next hop takes",

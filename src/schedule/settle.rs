@@ -5,6 +5,7 @@
 //! Promise: each has an [`Ending`], so that its last word in log and counters cannot be forgotten.
 //! Not here: recording, queueing and telling; `delivery` does what is decided here.
 
+use super::dsn::{self, Extent};
 use super::ending::{Ending, Failure, Untold};
 use super::judge::{self, Echoes, Finding, HopDiagnosis, LastWord, Scope, Situation, Verdict};
 use super::next_hop::{HopId, Refusal, Schedule};
@@ -27,6 +28,75 @@ pub struct Decision {
     pub diagnosis: Diagnosis,
     /// Delivered to a hop that will not report success, while success reports were asked for.
     pub relayed: bool,
+}
+
+/// Recipients that one report speaks of. All that a message with many owes, in one report, may be larger than any host takes.
+pub const RECIPIENTS_PER_REPORT_MAX: usize = 100;
+
+/// How often a job is queued again at once though nothing of it has been done; then it is deferred. With a hop
+/// that ends each session after one message, half of those that wait go on with each round.
+pub const REQUEUED_MAX: u32 = 16;
+
+/// What a job remembers of its way. A restart forgets it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Course {
+    /// How often it was queued again at once, since anything of it was last done or deferred.
+    requeued: u32,
+    /// What a report returns of the original, at most.
+    pub original: Extent,
+    /// Recipients that a report speaks of, at most.
+    pub recipients_max: usize,
+}
+
+impl Default for Course {
+    fn default() -> Self {
+        Course {
+            requeued: 0,
+            original: Extent::Whole,
+            recipients_max: RECIPIENTS_PER_REPORT_MAX,
+        }
+    }
+}
+
+impl Course {
+    /// Of a report that was refused, and is to be smaller; `None`: it cannot be. `sent`: what it returned of the
+    /// original. `count`: of how many recipients it spoke.
+    pub fn smaller(self, result: &TransactionResult, sent: Extent, count: usize) -> Option<Course> {
+        let smaller = match sent.less() {
+            Some(original) if dsn::may_be_for_the_original(result) => Course { original, ..self },
+            None if dsn::is_too_large(result) && count > 1 => Course {
+                recipients_max: count / 2,
+                ..self
+            },
+            _ => return None,
+        };
+        Some(smaller)
+    }
+
+    /// The same once the job has ended with these decisions. Those that would go on at once without end are
+    /// deferred.
+    pub fn after(self, decisions: &mut [(u32, Decision)]) -> Course {
+        let reconnects = |(_, it): &(u32, Decision)| it.verdict == Verdict::Reconnect;
+        if !decisions.iter().any(reconnects) {
+            return Course {
+                requeued: 0,
+                ..self
+            };
+        }
+        let requeued = self.requeued + 1;
+        if requeued <= REQUEUED_MAX {
+            return Course { requeued, ..self };
+        }
+        for (_, decision) in decisions {
+            if decision.verdict == Verdict::Reconnect {
+                decision.verdict = Verdict::Defer;
+            }
+        }
+        Course {
+            requeued: 0,
+            ..self
+        }
+    }
 }
 
 /// RFC 3463: X.4.5, mail system congestion.
@@ -217,7 +287,10 @@ pub fn judge_transaction(
         of_hop: None,
     };
     for (index, recipient) in &result.verdicts {
-        let finding = judge::find_of_recipient(recipient, situation, host);
+        let mut finding = judge::find_of_recipient(recipient, situation, host);
+        if let Some(why) = judge::what_was_missed(result, recipient) {
+            finding = finding.told(&why);
+        }
         let verdict = match finding.verdict() {
             Verdict::NextTransaction if !accepted_any => Verdict::Defer,
             verdict => verdict,
@@ -535,10 +608,10 @@ pub fn addressee<'a>(
     }
 }
 
-/// Parts of at most `most` recipients each. A report is one transaction however many it speaks of.
+/// Parts of at most `most` recipients each.
 pub fn split_by_count(mut recipients: Recipients, most: usize) -> Vec<Recipients> {
     let mut parts = Vec::new();
-    while recipients.len() > most && !is_report(&recipients) {
+    while recipients.len() > most {
         let rest = recipients.split_off(most);
         parts.push(std::mem::replace(&mut recipients, rest));
     }
@@ -737,6 +810,8 @@ mod tests {
             verdicts: vec![(0, refused), (2, RecipientVerdict::LostInBody)],
             relayed: Vec::new(),
             reusable: false,
+            cut_short: None,
+            waited: None,
         };
         let verdicts = |is_lost| {
             let decisions = judge_without_content(&told, &result, is_lost, "h");
@@ -858,7 +933,68 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_one_transaction_however_many_it_speaks_of() {
+    fn what_goes_again_at_once_without_progress_is_deferred_in_the_end() {
+        let mut course = Course::default();
+        let decisions =
+            |verdict| decide_all(&[(0, RecipientState::fresh())], verdict, &diagnosis());
+        let mut verdicts = |verdict, times: u32| {
+            let once = |_| {
+                let mut decisions = decisions(verdict);
+                course = course.after(&mut decisions);
+                decisions[0].1.verdict
+            };
+            (0..times).map(once).collect::<Vec<_>>()
+        };
+        let most = REQUEUED_MAX as usize;
+        let mut expected = vec![Verdict::Reconnect; most];
+        expected.push(Verdict::Defer);
+        assert_eq!(verdicts(Verdict::Reconnect, REQUEUED_MAX + 1), expected);
+        assert_eq!(
+            verdicts(Verdict::Reconnect, 1),
+            [Verdict::Reconnect],
+            "anew"
+        );
+        // Others of the job are delivered each time.
+        let full = verdicts(Verdict::NextTransaction, 2 * REQUEUED_MAX);
+        assert_eq!(full, vec![Verdict::NextTransaction; 2 * most]);
+        expected.pop();
+        assert_eq!(verdicts(Verdict::Reconnect, REQUEUED_MAX), expected);
+    }
+
+    #[test]
+    fn a_report_that_is_too_large_becomes_smaller_until_it_speaks_of_one_recipient() {
+        let refused = |code, text: &str| TransactionResult {
+            verdicts: vec![(
+                0,
+                RecipientVerdict::Refused {
+                    stage: crate::smtp::reply::Stage::FinalDot,
+                    reply: std::rc::Rc::new(crate::smtp::reply::Reply::new(code, text)),
+                },
+            )],
+            relayed: Vec::new(),
+            reusable: true,
+            cut_short: None,
+            waited: None,
+        };
+        let smaller = |result: &TransactionResult| {
+            let (mut course, mut count, mut seen) = (Course::default(), 70, Vec::new());
+            while let Some(next) = course.smaller(result, course.original, count) {
+                course = next;
+                count = count.min(course.recipients_max);
+                seen.push((course.original, count));
+            }
+            seen
+        };
+        let mut expected = vec![(Extent::Headers, 70), (Extent::Nothing, 70)];
+        assert_eq!(smaller(&refused(554, "5.7.1 spam")), expected);
+        let halves = [35, 17, 8, 4, 2, 1];
+        expected.extend(halves.map(|count| (Extent::Nothing, count)));
+        assert_eq!(smaller(&refused(552, "5.3.4 too large")), expected);
+        assert_eq!(smaller(&refused(451, "4.3.0 not now")), []);
+    }
+
+    #[test]
+    fn recipients_and_reports_are_split_by_count() {
         let fresh: Recipients = (0..5)
             .map(|index| (index, RecipientState::fresh()))
             .collect();
@@ -871,6 +1007,6 @@ mod tests {
             due: WallTime(0),
         };
         let owed: Recipients = (0..5).map(|index| (index, owed.clone())).collect();
-        assert_eq!(split_by_count(owed, 2).len(), 1);
+        assert_eq!(split_by_count(owed, 2).len(), 3);
     }
 }

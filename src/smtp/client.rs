@@ -10,6 +10,10 @@
 //! commands of a transaction go out in one piece, and those of the next one directly behind the
 //! content of this one, before its final reply (RFC 2920 section 3.1); without it one at a time.
 //!
+//! A reply belongs to the oldest command that has none. A peer that says more than it was asked shifts
+//! all that follow, and one recipient's refusal becomes the next one's. Only DATA gets 354, so that
+//! proves the session to be in step; before it, what shows the contrary takes all verdicts back.
+//!
 //! Promise: every recipient offered gets exactly one verdict, whatever the peer sends or omits; and
 //! never `Accepted` without a positive reply that came after the whole content was sent.
 //! Not here: sockets, TLS, time, and what a failure means for the mail (`schedule::judge`).
@@ -119,6 +123,8 @@ enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expect {
     Rset,
+    /// To the RSET behind a refusal, which counts once this has come.
+    Proof,
     Mail,
     /// Position within the transaction's recipients.
     Rcpt(usize),
@@ -152,6 +158,9 @@ pub struct Client {
     needs_rset: bool,
     transactions_ended: u32,
     replies: u64,
+    /// The next reply began before the command that waits for it was said.
+    is_early: bool,
+    out_of_step: Option<Rc<Reply>>,
 }
 
 impl Client {
@@ -177,6 +186,8 @@ impl Client {
             needs_rset: false,
             transactions_ended: 0,
             replies: 0,
+            is_early: false,
+            out_of_step: None,
         }
     }
 
@@ -197,7 +208,10 @@ impl Client {
                 Ok(None) => return (consumed, ClientStep::NeedInput),
                 Ok(Some(reply)) => {
                     self.replies += 1;
+                    let said_before = out.len();
                     self.on_reply(reply, out);
+                    let is_said_now = self.expected.len() == 1 && out.len() > said_before;
+                    self.is_early = is_said_now && consumed < input.len();
                 }
                 Err(error) => {
                     self.hear_the_rest();
@@ -319,7 +333,7 @@ impl Client {
             State::Over(_) => Stage::Idle,
             State::Session => match self.expected.front() {
                 None => Stage::Idle,
-                Some(Expect::Rset | Expect::Mail) => Stage::Mail,
+                Some(Expect::Rset | Expect::Proof | Expect::Mail) => Stage::Mail,
                 Some(Expect::Rcpt(_)) => Stage::Rcpt,
                 Some(Expect::Data) => Stage::Data,
                 Some(Expect::FinalDot) if self.body_is_going_out() => Stage::Body,
@@ -358,6 +372,12 @@ impl Client {
     /// Transactions that this session has ended, whatever their verdicts.
     pub fn transactions_ended(&self) -> u32 {
         self.transactions_ended
+    }
+
+    /// The reply that showed that the peer says more, or other things, than it was asked. It ended the
+    /// session, and is no verdict.
+    pub fn out_of_step(&self) -> Option<&Rc<Reply>> {
+        self.out_of_step.as_ref()
     }
 
     /// Replies that have come whole: with [`Client::phase`] it tells which one is waited for.
@@ -487,10 +507,13 @@ impl Client {
 impl Client {
     fn on_session_reply(&mut self, reply: Reply, out: &mut Vec<u8>) {
         match self.expected.front() {
-            None => self.end(Cause::Unexpected(Rc::new(reply))),
             Some(Expect::Quit) => self.over(ClientStep::Closed(Some(Rc::new(reply)))),
             Some(_) if reply.code == 421 => self.end(Cause::Refused(Rc::new(reply))),
+            None if reply.code == 421 => self.end(Cause::Unexpected(Rc::new(reply))),
+            None => self.lose_step(reply),
+            Some(_) if self.is_early => self.lose_step(reply),
             Some(Expect::Rset) => self.on_rset(reply, out),
+            Some(Expect::Proof) => self.on_proof(reply),
             Some(Expect::Mail) => self.on_mail(reply, out),
             Some(&Expect::Rcpt(position)) => self.on_rcpt(position, reply, out),
             Some(Expect::Data) => self.on_data(reply, out),
@@ -501,15 +524,23 @@ impl Client {
     }
 
     fn on_rset(&mut self, reply: Reply, out: &mut Vec<u8>) {
-        if !reply.is_positive() {
-            return self.end(Cause::Unexpected(Rc::new(reply)));
+        // What it refuses is not the mail that waits behind it.
+        match reply.is_positive() {
+            true => self.answered(Some(Expect::Mail), out),
+            false => self.lose_step(reply),
         }
-        self.answered(Some(Expect::Mail), out);
+    }
+
+    fn on_proof(&mut self, reply: Reply) {
+        match reply.is_positive() {
+            true => self.end_of_refused(false),
+            false => self.lose_step(reply),
+        }
     }
 
     fn on_mail(&mut self, reply: Reply, out: &mut Vec<u8>) {
         if reply.is_intermediate() {
-            return self.end(Cause::Unexpected(Rc::new(reply)));
+            return self.lose_step(reply);
         }
         if reply.is_positive() {
             return self.answered(Some(Expect::Rcpt(0)), out);
@@ -529,7 +560,7 @@ impl Client {
 
     fn on_rcpt(&mut self, position: usize, reply: Reply, out: &mut Vec<u8>) {
         if reply.is_intermediate() {
-            return self.end(Cause::Unexpected(Rc::new(reply)));
+            return self.lose_step(reply);
         }
         let open = self.transaction();
         if reply.is_positive() {
@@ -563,16 +594,46 @@ impl Client {
                 self.expected.pop_front();
                 self.expected.push_front(Expect::EmptyDot);
             }
-            2 => self.end(Cause::Unexpected(Rc::new(reply))),
-            _ => {
-                let needs_rset = !open.mail_refused;
-                open.settle(RecipientVerdict::Refused {
-                    stage: Stage::Data,
-                    reply: Rc::new(reply),
-                });
-                self.end_of_refused(needs_rset);
-            }
+            2 => self.lose_step(reply),
+            _ => self.on_data_refused(reply, out),
         }
+    }
+
+    fn on_data_refused(&mut self, reply: Reply, out: &mut Vec<u8>) {
+        let open = self.transaction();
+        let (has_accepted, mail_refused) = (open.has_accepted(), open.mail_refused);
+        open.settle(RecipientVerdict::Refused {
+            stage: Stage::Data,
+            reply: Rc::new(reply),
+        });
+        // A reply too many would have made MAIL's own, a positive one, that of the first recipient: where all
+        // were refused there is no doubt.
+        if self.is_used() && (has_accepted || mail_refused) {
+            out.extend_from_slice(b"RSET\r\n");
+            self.expected.pop_front();
+            return self.expected.push_front(Expect::Proof);
+        }
+        self.end_of_refused(!mail_refused);
+    }
+
+    /// The session has carried other mail.
+    fn is_used(&self) -> bool {
+        self.transactions_ended > 0
+    }
+
+    /// A reply that nobody asked for, or that its command cannot have: nobody knows to what the replies before
+    /// it belong, or what the peer has in mind.
+    fn lose_step(&mut self, reply: Reply) {
+        let reply = Rc::new(reply);
+        self.out_of_step = Some(reply.clone());
+        let is_proven = self.expected.front() == Some(&Expect::EmptyDot);
+        if let Some(open) = self.open.front_mut()
+            && open.body == Body::NotAsked
+            && !is_proven
+        {
+            open.withdraw();
+        }
+        self.end(Cause::Unexpected(reply));
     }
 
     /// A reply while the content is going out. What follows of it would be read as commands, so
@@ -668,7 +729,12 @@ impl Client {
                 0 => self.cut_short(open.body, stage, &cause),
                 _ => RecipientVerdict::NotAttempted,
             });
-            self.steps.push_back(ClientStep::Done(open.finish(false)));
+            let mut result = open.finish(false);
+            if number == 0 {
+                let cause = cause.clone();
+                result.cut_short = Some(Failure { stage, cause });
+            }
+            self.steps.push_back(ClientStep::Done(result));
         }
         self.over(match stage {
             Stage::Idle | Stage::Quit => ClientStep::Closed(cause.reply().cloned()),
@@ -683,9 +749,12 @@ impl Client {
             reply: reply.clone(),
         };
         // The peer closed a session that was idle for too long, as our MAIL was under way to it.
-        let was_idle = stage == Stage::Mail && self.transactions_ended > 0;
+        let was_idle = stage == Stage::Mail && self.is_used();
         match (body, cause) {
             (Body::NotAsked, Cause::Refused(_)) if was_idle => RecipientVerdict::NotAttempted,
+            (Body::NotAsked, Cause::Unexpected(_)) if self.is_used() => {
+                RecipientVerdict::NotAttempted
+            }
             (_, Cause::Refused(reply)) | (Body::NotAsked, Cause::Unexpected(reply)) => {
                 refused(reply)
             }

@@ -466,6 +466,8 @@ fn what_may_be_refused_for_the_original() {
             verdicts: vec![(0, RecipientVerdict::Refused { stage, reply })],
             relayed: Vec::new(),
             reusable: true,
+            cut_short: None,
+            waited: None,
         })
     };
     assert!(refused(Stage::FinalDot, "554 5.7.1 looks like spam"));

@@ -29,6 +29,8 @@ fn judged(verdicts: Vec<RecipientVerdict>) -> Judged {
         verdicts,
         relayed: Vec::new(),
         reusable: false,
+        cut_short: None,
+        waited: None,
     };
     judge_transaction(&Envelope::default(), &result, &Over::new("mx.b.test"))
 }
@@ -203,6 +205,8 @@ fn a_session_that_refuses_for_what_it_carried_before_is_left() {
         verdicts: vec![(0, refused(Stage::Mail, 503, "5.5.1 nested MAIL command"))],
         relayed: Vec::new(),
         reusable: true,
+        cut_short: None,
+        waited: None,
     };
     let used = Over {
         session_worked: true,

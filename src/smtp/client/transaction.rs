@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::time::Duration;
 
 use memchr::memmem;
 
-use super::Features;
+use super::{Failure, Features};
 use crate::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
 use crate::smtp::address::unitext_in_7bit;
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage};
@@ -110,12 +111,24 @@ pub struct TransactionResult {
     pub relayed: Vec<u32>,
     /// Another transaction may follow on this connection. If not, `Failed` or `Closed` is next.
     pub reusable: bool,
+    /// How the session ended, if that ended this transaction.
+    pub cut_short: Option<Failure>,
+    /// How long the peer was waited for in vain, if that was how. The driver knows.
+    pub waited: Option<Duration>,
 }
 
 impl TransactionResult {
     /// The result of a transaction that [`super::Client::begin`] would not begin.
     pub fn unfit(transaction: &Transaction<'_>, unfit: &Unfit) -> Self {
-        let verdict = RecipientVerdict::Unfit(unfit.clone());
+        Self::of_all(transaction, &RecipientVerdict::Unfit(unfit.clone()), true)
+    }
+
+    /// The result of a transaction whose session had ended before it could begin.
+    pub fn not_attempted(transaction: &Transaction<'_>) -> Self {
+        Self::of_all(transaction, &RecipientVerdict::NotAttempted, false)
+    }
+
+    fn of_all(transaction: &Transaction<'_>, verdict: &RecipientVerdict, reusable: bool) -> Self {
         TransactionResult {
             verdicts: transaction
                 .recipients
@@ -123,7 +136,9 @@ impl TransactionResult {
                 .map(|&index| (index, verdict.clone()))
                 .collect(),
             relayed: Vec::new(),
-            reusable: true,
+            reusable,
+            cut_short: None,
+            waited: None,
         }
     }
 }
@@ -332,6 +347,14 @@ impl Open {
         self.accepted > 0
     }
 
+    /// No verdict counts.
+    pub fn withdraw(&mut self) {
+        for (_, slot) in &mut self.recipients {
+            *slot = None;
+        }
+        self.accepted = 0;
+    }
+
     /// Every recipient without a verdict gets this one.
     pub fn settle(&mut self, verdict: RecipientVerdict) {
         for (_, slot) in &mut self.recipients {
@@ -359,6 +382,8 @@ impl Open {
             verdicts,
             relayed,
             reusable,
+            cut_short: None,
+            waited: None,
         }
     }
 }
