@@ -40,6 +40,7 @@ use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use crate::time::Now;
 use cache::Cache;
+use crc32c::crc32c_append;
 use hickory_resolver::net::NoRecords;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
@@ -53,13 +54,16 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{OnceCell, oneshot};
 
-/// MX hosts that a site's key names; of further ones it has the number.
+/// How long a host's addresses of one family are waited for when those of the other are known.
+const OTHER_FAMILY_WAIT: Duration = Duration::from_secs(1);
+
+/// MX hosts that a site's key names; for further ones it has their number and a sum.
 const HOSTS_IN_KEY_MAX: usize = 100;
 
 /// Longest wait that an answer from a name server can ask for.
@@ -671,7 +675,7 @@ impl<'a> Inquiry<'a> {
                 false => Found::NoRecords,
             }
         };
-        let (ipv4, ipv6) = tokio::join!(ipv4, ipv6);
+        let (ipv4, ipv6) = self.both_families(name, ipv4, ipv6).await;
         let mut ips = Vec::new();
         let mut failure = None;
         for found in [ipv6, ipv4] {
@@ -692,6 +696,35 @@ impl<'a> Inquiry<'a> {
         match failure {
             Some(error) if ips.is_empty() => Err(error),
             _ => Ok(ips),
+        }
+    }
+
+    /// Where one family has addresses, the other is not waited for long: there are name servers that never answer
+    /// one of the two questions.
+    async fn both_families(
+        &self,
+        name: &str,
+        ipv4: impl Future<Output = Found>,
+        ipv6: impl Future<Output = Found>,
+    ) -> (Found, Found) {
+        let late = |found: Result<Found, _>| {
+            found.unwrap_or_else(|_| self.failed(format!("no answer about {name} in time")))
+        };
+        let wait = |found: &Found| match found {
+            Found::Records(_) => OTHER_FAMILY_WAIT,
+            _ => self.resolver.settings.resolve_timeout,
+        };
+        let (mut ipv4, mut ipv6) = (pin!(ipv4), pin!(ipv6));
+        tokio::select! {
+            biased;
+            found = &mut ipv4 => {
+                let other = tokio::time::timeout(wait(&found), ipv6).await;
+                (found, late(other))
+            }
+            found = &mut ipv6 => {
+                let other = tokio::time::timeout(wait(&found), ipv4).await;
+                (late(other), found)
+            }
         }
     }
 
@@ -811,10 +844,20 @@ fn site_key(hosts: &[(u16, Box<str>)], port: u16) -> SiteKey {
     }
     match hosts.len().saturating_sub(HOSTS_IN_KEY_MAX) {
         0 => {}
-        more => text.push_str(&format!("+{more}")),
+        more => text.push_str(&format!(
+            "+{more}:{:08x}",
+            sum_of(&hosts[HOSTS_IN_KEY_MAX..])
+        )),
     }
     text.push_str(&format!(":{port}"));
     SiteKey::new(text)
+}
+
+fn sum_of(hosts: &[(u16, Box<str>)]) -> u32 {
+    hosts.iter().fold(0, |sum, (preference, name)| {
+        let sum = crc32c_append(sum, &preference.to_be_bytes());
+        crc32c_append(sum, name.as_bytes())
+    })
 }
 
 /// Runs all at once, and returns when the last is done.

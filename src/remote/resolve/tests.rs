@@ -245,6 +245,26 @@ fn one_family_is_enough() {
     assert_eq!(resolve(&dns, "[a.test]"), ["a.test 0 192.0.2.1:25"]);
 }
 
+/// Name servers exist that answer no question for AAAA.
+#[test]
+fn a_host_is_found_where_one_of_the_two_questions_is_never_answered() {
+    let dns = DnsServer::start();
+    dns.host("a.test", "192.0.2.1");
+    dns.fail("a.test", RecordType::AAAA, Failure::Silent);
+    let settings = Settings {
+        query_timeout: Duration::from_secs(20),
+        resolve_timeout: Duration::from_secs(60),
+        ..settings(&dns)
+    };
+    let started = Instant::now();
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let answer = resolver.resolve(&"[a.test]".parse().unwrap()).await;
+        assert_eq!(show(&answer), ["a.test 0 192.0.2.1:25"]);
+    });
+    assert!(started.elapsed() < Duration::from_secs(15));
+}
+
 #[test]
 fn only_the_wanted_family_is_asked() {
     let dns = DnsServer::start();
@@ -394,16 +414,15 @@ fn every_address_of_a_host_has_its_turn() {
 
 #[test]
 fn sites_that_differ_behind_their_hundredth_host_are_two() {
-    let hosts = |count: u16| -> Vec<(u16, Box<str>)> {
+    let hosts = |count: u16, last: &str| -> Vec<(u16, Box<str>)> {
         let host = |number| (10, format!("mx{number:03}.test").into());
-        (0..count).map(host).collect()
+        (0..count).map(host).chain([(20, last.into())]).collect()
     };
-    assert_ne!(site_key(&hosts(100), 25), site_key(&hosts(101), 25));
-    assert!(
-        site_key(&hosts(101), 25)
-            .as_str()
-            .ends_with("mx099.test+1:25")
-    );
+    let key = |count, last| site_key(&hosts(count, last), 25);
+    assert_ne!(key(99, "one.test"), key(100, "one.test"));
+    assert_ne!(key(120, "one.test"), key(120, "other.test"));
+    assert_eq!(key(120, "one.test"), key(120, "one.test"));
+    assert!(key(100, "one.test").as_str().contains("mx099.test+1:"));
 }
 
 // ---- several name servers ----
