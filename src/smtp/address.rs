@@ -28,6 +28,8 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Octets of a path with its brackets (RFC 5321 section 4.5.3.1.3), without a source route.
 pub const PATH_BYTES_MAX: usize = 256;
+/// Octets of a source route, which that section counts within a path.
+pub const SOURCE_ROUTE_BYTES_MAX: usize = PATH_BYTES_MAX;
 
 const _: () = assert!(LOCAL_PART_BYTES_MAX < PATH_BYTES_MAX);
 
@@ -157,15 +159,19 @@ fn ends_here(rest: &str) -> Result<&str, PathError> {
     }
 }
 
-/// Drops `@a,@b:` (RFC 5321 appendix C: accept, and ignore).
+/// Drops `@a,@b:` (RFC 5321 appendix C: accept, and ignore). The hops are judged as text only: nobody asks
+/// whose they are, and the mapping of one that is not ASCII is dear.
 fn without_source_route(inner: &str) -> Result<&str, PathError> {
     if !inner.starts_with('@') {
         return Ok(inner);
     }
     let (route, mailbox) = inner.split_once(':').ok_or(PathError::Syntax)?;
+    if route.len() > SOURCE_ROUTE_BYTES_MAX {
+        return Err(PathError::TooLong);
+    }
     for hop in route.split(',') {
         let hop = hop.trim_matches(' ').strip_prefix('@');
-        check_domain(without_final_dot(hop.ok_or(PathError::Syntax)?))?;
+        check_domain_text(without_final_dot(hop.ok_or(PathError::Syntax)?))?;
     }
     Ok(mailbox)
 }
@@ -269,21 +275,26 @@ fn has_unicode_control(text: &str) -> bool {
 
 /// Accepts a domain name that has a normal form, or an address literal with its brackets.
 pub fn check_domain(text: &str) -> Result<(), PathError> {
-    if text.len() > DOMAIN_BYTES_MAX {
-        return Err(PathError::TooLong);
-    }
+    check_domain_text(text)?;
     if text.starts_with('[') {
-        return if is_address_literal(text) {
-            Ok(())
-        } else {
-            Err(PathError::Syntax)
-        };
+        return Ok(());
     }
-    text.split('.').try_for_each(check_label)?;
     match Domain::parse(text) {
         Ok(_) => Ok(()),
         Err(DomainError::NameTooLong | DomainError::LabelTooLong) => Err(PathError::TooLong),
         Err(_) => Err(PathError::InvalidDomain),
+    }
+}
+
+/// The grammar and the limits alone.
+fn check_domain_text(text: &str) -> Result<(), PathError> {
+    if text.len() > DOMAIN_BYTES_MAX {
+        return Err(PathError::TooLong);
+    }
+    match text.starts_with('[') {
+        true if is_address_literal(text) => Ok(()),
+        true => Err(PathError::Syntax),
+        false => text.split('.').try_for_each(check_label),
     }
 }
 
@@ -410,6 +421,18 @@ mod tests {
         refused("<@a.test,b.test:u@c.test>", PathError::Syntax);
         refused("<@a.test>", PathError::Syntax);
         refused("<@:u@c.test>", PathError::Syntax);
+    }
+
+    /// Two KB of hops that are not ASCII would cost ten times what a whole command does.
+    #[test]
+    fn the_hops_of_a_source_route_are_neither_mapped_nor_many() {
+        taken("<@xn--a.test,@\u{5d0}a.test:u@c.test>", "u|c.test|");
+        taken("<@b\u{fc}cher.test.:u@c.test>", "u|c.test|");
+        refused("<@b\u{85}.test:u@c.test>", PathError::Syntax);
+        refused("<@b cher.test:u@c.test>", PathError::Syntax);
+        let route = |hops: usize| format!("<{}:u@c.test>", vec!["@\u{fc}.de"; hops].join(","));
+        taken(&route(SOURCE_ROUTE_BYTES_MAX / 7), "u|c.test|");
+        refused(&route(SOURCE_ROUTE_BYTES_MAX / 7 + 1), PathError::TooLong);
     }
 
     #[test]
