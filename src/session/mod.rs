@@ -164,7 +164,8 @@ pub struct Context {
     pub log: Rc<Log>,
 }
 
-impl Policy for Context {
+/// What the machine asks; see [`Policy`].
+impl Context {
     fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
         self.relay.recipient(trusted, path).map_err(|refused| {
             let (_, subject, detail) = refused.status();
@@ -201,7 +202,9 @@ impl Policy for Context {
     fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {
         // Without TLS such a client could not send at all.
         let withdrawn = !self.settings.require_tls
-            && self.tls_memory.withdraws(peer.address, hello, clock::now());
+            && self
+                .tls_memory
+                .take_withdrawal(peer.address, hello, clock::now());
         if withdrawn {
             self.metrics.starttls_withdrawn.increment();
         }
@@ -773,7 +776,7 @@ impl Session {
                 Ok(summary)
             }
             Err(error) => {
-                self.note_failed_handshake(&error, now);
+                self.note_failed_handshake(&error);
                 context.metrics.handshakes_in_failed.increment();
                 Err(End::Handshake(error))
             }
@@ -781,7 +784,7 @@ impl Session {
     }
 
     /// What failed here, and what no name was given for, says nothing of the client.
-    fn note_failed_handshake(&self, error: &StreamError, now: Now) {
+    fn note_failed_handshake(&self, error: &StreamError) {
         let hello = &self.server.summary().hello;
         let is_ours = matches!(error, StreamError::Tls(TlsError::Ours(_)));
         if hello.is_empty() || is_ours {
@@ -794,9 +797,10 @@ impl Session {
                 StreamError::Tls(_) => true,
                 StreamError::Gone(_) | StreamError::TimedOut => false,
             },
+            began: self.started,
         };
         let memory = &self.context.tls_memory;
-        memory.failed(self.who.peer.ip(), hello, failure, now);
+        memory.failed(self.who.peer.ip(), hello, failure, clock::now());
     }
 
     /// The next wait's deadline starts to run. Called when the machine has answered something or

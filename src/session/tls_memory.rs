@@ -1,24 +1,32 @@
 //! Whose handshakes failed, so that a client without TLS in common with us gets its mail in.
 //!
 //! Such a client cannot go on by itself: it saw STARTTLS, uses it, fails, and comes again after
-//! minutes or hours to do the same. So after [`FAILURES`] failed handshakes one session is not
+//! minutes or hours to do the same. So after [`FAILURES`] attempts that failed one session is not
 //! offered STARTTLS, one for each further failure, and then it is offered again.
 //!
-//! Promise: nobody else loses TLS by that, and no scanner sees less.
+//! Promise: there is never more than one such session in store for a client, and none for one that has
+//! had TLS within [`REMEMBERED`], for as long as failures live.
 //!
-//! * A client is an address (IPv4, or IPv6 /64) *and* the name that it gives in EHLO: behind a
-//!   translator or balancer each host has a memory of its own.
-//! * It offers the same each time: failures of hellos that differ are a scanner's, and do not add up.
-//! * Whoever has succeeded within a day is offered STARTTLS always.
-//! * Where anybody at the address has succeeded within an hour, failures within a minute count
-//!   once, and handshakes that were merely broken off do not count.
-//! * A session that was not offered STARTTLS and then sent no mail was none that waited for that:
-//!   its failures are forgotten.
+//! * A client is an address *and* the name that it gives in EHLO: behind a translator or balancer
+//!   each host has a memory of its own.
+//! * What was open together fails once: a failure counts if its session began after the last that counted.
+//! * It says one of a few hellos each time: what a scanner says is new each time, and does not add up. Where
+//!   nobody at the address has had TLS within an hour, another hello counts too, if a minute has passed.
+//! * Where somebody has, a scanner may be at work: failures within a minute count once, and handshakes that
+//!   were merely broken off once an hour.
+//! * A session that was not offered STARTTLS and then sent no mail was none that waited for that: the next
+//!   one has its turn, up to [`IN_VAIN_MAX`] times for a failure.
 //!
-//! Shared by all ingress cores without a lock, bounded, and nothing is allocated after the start.
-//! An address can only crowd out its own failures and those of the few that share its bucket; a
-//! success may be crowded out by as many others as there are cells. What is lost by that, or when
-//! two cores write at the same instant, is one attempt of a client.
+//! What is not promised: address and name are all that is known of a client before it may use TLS. Whoever
+//! shares the address and says the name *is* the client here. He buys its next session without
+//! STARTTLS for two failures, and each after that for one, until the client has TLS itself. And where one
+//! program has TLS, another at the same address and name that has none never gets in.
+//!
+//! Shared by all ingress cores without a lock, bounded, and nothing is allocated after the start. A client has
+//! a place among few that belong to its address (an IPv6 /64) or, once those are taken, among all. A place is
+//! never given to another client once its failures are complete, so that many who take turns do not keep
+//! each other from completing theirs. What others can take away is the count of one failure; a success, by as
+//! many others as there are cells.
 
 use super::rates::prefix_of;
 use crate::time::Now;
@@ -27,34 +35,38 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Failed handshakes before STARTTLS is withdrawn once: the mail comes in at the second attempt
-/// after the first. One failure alone is often nothing but a bad line.
+/// Attempts that failed before STARTTLS is withdrawn once: the mail comes in at the second attempt
+/// after the first. One failure alone is often nothing but a bad line. More are not counted, so that nobody
+/// lays in a store of them.
 pub const FAILURES: u64 = 2;
 
-/// More are not counted: so many sessions at a time may go without, of a client that opens several.
-const FAILURES_COUNTED_MAX: u64 = 15;
+/// Of failures, and of successes. Longer than any client waits between two attempts, and shorter than most
+/// try in all: a client that has TLS no longer must get in before it gives up.
+pub const REMEMBERED: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// Longer than any client waits between two attempts, and than most try in all.
-const FAILURES_REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// After a success of the same client.
-const NEVER_WITHDRAWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Sessions that may have gone without STARTTLS in vain since the last failure that counted. Beyond, it is
+/// offered until the next failure: somebody looks for it, and never finds it.
+pub const IN_VAIN_MAX: u64 = 2;
 
 /// After a success of anybody at the address...
 const MAY_BE_SCANNED_FOR: Duration = Duration::from_secs(3600);
-/// ... failures within this count once.
+/// ... failures within this count once...
 const BURST: Duration = Duration::from_secs(60);
+/// ... and handshakes that were broken off within this.
+const BROKEN_OFF_APART: Duration = Duration::from_secs(3600);
 
-/// 256 KB of failures, and 512 KB of successes.
-const BUCKETS: usize = 1 << 12;
+/// Two tables of 256 KB of failures, and 512 KB of successes.
+const BUCKETS: usize = 1 << 11;
 const CELLS_OF_A_BUCKET: usize = 8;
 const SUCCESSES: usize = 1 << 16;
 
 /// How handshakes ended, by client. See above.
 pub struct TlsMemory {
     hasher: RandomState,
-    /// Buckets of cells; see [`Failures`].
-    failures: Box<[AtomicU64]>,
+    /// Buckets by address, an IPv6 /64 being one.
+    of_addresses: Box<[Cell]>,
+    /// Buckets by client.
+    of_all: Box<[Cell]>,
     /// Tag of the client, and when. 0: nobody.
     successes: Box<[AtomicU64]>,
 }
@@ -66,26 +78,38 @@ pub struct Failure {
     pub fingerprint: u32,
     /// There was an error, here or told by the client; else it only broke off.
     pub said_why: bool,
+    /// When the session began.
+    pub began: Now,
 }
 
-/// What a cell says of a client: tag, what its hello offered, count, and when the last one was counted.
+/// A client and its failures. Two cores that write both at once may mix up the hellos of two clients, at
+/// the price of an attempt.
+#[derive(Default)]
+struct Cell {
+    /// See [`Failures`].
+    failures: AtomicU64,
+    /// See [`Hellos`].
+    hellos: AtomicU64,
+}
+
+/// What a cell says of a client.
 #[derive(Clone, Copy)]
 struct Failures {
     tag: u64,
-    fingerprint: u64,
     count: u64,
-    /// In units of [`TIME_UNIT_S`].
-    at: u64,
+    /// Sessions without STARTTLS that sent no mail.
+    in_vain: u64,
+    /// When the last one was counted, in milliseconds.
+    at_ms: u64,
 }
 
-const TAG_BITS: u32 = 16;
-const FINGERPRINT_BITS: u32 = 20;
-const COUNT_BITS: u32 = 4;
-const TIME_BITS: u32 = 24;
-const _: () = assert!(TAG_BITS + FINGERPRINT_BITS + COUNT_BITS + TIME_BITS == 64);
-
-/// So that four years fit.
-const TIME_UNIT_S: u64 = 8;
+const TAG_BITS: u32 = 22;
+const COUNT_BITS: u32 = 2;
+const IN_VAIN_BITS: u32 = 2;
+/// Eight years.
+const TIME_BITS: u32 = 38;
+const _: () = assert!(TAG_BITS + COUNT_BITS + IN_VAIN_BITS + TIME_BITS == 64);
+const _: () = assert!(FAILURES < 1 << COUNT_BITS && IN_VAIN_MAX < 1 << IN_VAIN_BITS);
 
 const fn low_bits(value: u64, bits: u32) -> u64 {
     value & ((1 << bits) - 1)
@@ -95,26 +119,30 @@ impl Failures {
     fn read(cell: u64) -> Self {
         Failures {
             tag: cell >> (64 - TAG_BITS),
-            fingerprint: low_bits(cell >> (COUNT_BITS + TIME_BITS), FINGERPRINT_BITS),
-            count: low_bits(cell >> TIME_BITS, COUNT_BITS),
-            at: low_bits(cell, TIME_BITS),
+            count: low_bits(cell >> (IN_VAIN_BITS + TIME_BITS), COUNT_BITS),
+            in_vain: low_bits(cell >> TIME_BITS, IN_VAIN_BITS),
+            at_ms: low_bits(cell, TIME_BITS),
         }
     }
 
     fn write(self) -> u64 {
-        let tagged = self.tag << FINGERPRINT_BITS | self.fingerprint;
-        (tagged << COUNT_BITS | self.count) << TIME_BITS | self.at
+        let counts = self.count << IN_VAIN_BITS | self.in_vain;
+        (self.tag << COUNT_BITS + IN_VAIN_BITS | counts) << TIME_BITS | self.at_ms
     }
 
-    /// A cell that was never used is older than any.
-    fn age(self, now: u64) -> Duration {
-        Duration::from_secs(now.saturating_sub(self.at) * TIME_UNIT_S)
+    fn age(self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.at_ms))
+    }
+
+    /// Nothing is lost if another client has the cell.
+    fn is_free(self, now_ms: u64) -> bool {
+        self.count == 0 || self.age(now_ms) >= REMEMBERED
     }
 }
 
 /// Never 0.
-fn in_units(now: Now) -> u64 {
-    (in_s(now) / TIME_UNIT_S + 1).min(low_bits(u64::MAX, TIME_BITS))
+fn in_ms(now: Now) -> u64 {
+    (now.0 / 1000 + 1).min(low_bits(u64::MAX, TIME_BITS))
 }
 
 /// Seconds of the monotonic clock; never 0.
@@ -122,13 +150,38 @@ fn in_s(now: Now) -> u64 {
     (now.0 / 1_000_000 + 1).min(u64::from(u32::MAX))
 }
 
+/// Different hellos of a client, up to four, 16 bits each; 0 is none.
+#[derive(Clone, Copy)]
+struct Hellos(u64);
+
+impl Hellos {
+    const BITS: u32 = 16;
+
+    fn of(fingerprint: u32) -> Self {
+        match low_bits(u64::from(fingerprint), Self::BITS) {
+            0 => Hellos(low_bits(u64::MAX, Self::BITS)),
+            hello => Hellos(hello),
+        }
+    }
+
+    fn has(self, one: Hellos) -> bool {
+        (0..64 / Self::BITS).any(|at| low_bits(self.0 >> (at * Self::BITS), Self::BITS) == one.0)
+    }
+
+    /// `None`: there are too many.
+    fn with(self, one: Hellos) -> Option<Hellos> {
+        (self.0 >> (64 - Self::BITS) == 0).then_some(Hellos(self.0 << Self::BITS | one.0))
+    }
+}
+
 impl Default for TlsMemory {
     fn default() -> Self {
-        let cells = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        let cells = || (0..BUCKETS * CELLS_OF_A_BUCKET).map(|_| Cell::default());
         TlsMemory {
             hasher: RandomState::new(),
-            failures: cells(BUCKETS * CELLS_OF_A_BUCKET),
-            successes: cells(SUCCESSES),
+            of_addresses: cells().collect(),
+            of_all: cells().collect(),
+            successes: (0..SUCCESSES).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 }
@@ -136,188 +189,366 @@ impl Default for TlsMemory {
 impl TlsMemory {
     /// The handshake of a client failed that gave this name in EHLO.
     pub fn failed(&self, address: IpAddr, hello: &str, failure: Failure, now: Now) {
-        let (at, tag) = (in_units(now), self.tag(address, hello));
-        let fingerprint = low_bits(u64::from(failure.fingerprint), FINGERPRINT_BITS);
-        let may_be_scanned = self.has_succeeded(address, "", MAY_BE_SCANNED_FOR, now);
-        if may_be_scanned && !failure.said_why {
+        let client = self.client(address, hello);
+        let Some(cell) = self.place(client, now) else {
             return;
-        }
-        let one_more = |cell| {
-            let known = Failures::read(cell);
-            let age = known.age(at);
-            let is_same = known.tag == tag
-                && known.fingerprint == fingerprint
-                && known.count > 0
-                && age < FAILURES_REMEMBERED;
-            let count = match is_same {
-                true if may_be_scanned && age < BURST => return None,
-                true => (known.count + 1).min(FAILURES_COUNTED_MAX),
-                false => 1,
+        };
+        let may_be_scanned = self.anybody_succeeded(address, now);
+        let one = Hellos::of(failure.fingerprint);
+        let hellos = Hellos(cell.hellos.load(Ordering::Relaxed));
+        let now_ms = in_ms(now);
+        let mut hellos_after = one;
+        let one_more = |found| {
+            let known = Failures::read(found);
+            hellos_after = one;
+            let mut after = Failures {
+                tag: client.tag(),
+                count: 1,
+                in_vain: 0,
+                at_ms: now_ms,
             };
-            let after = Failures {
-                tag,
-                fingerprint,
-                count,
-                at,
+            if known.tag != after.tag || known.is_free(now_ms) {
+                return Some(after.write());
+            }
+            if hellos.has(one) {
+                hellos_after = hellos;
+                let apart = apart(failure, may_be_scanned);
+                let is_another = in_ms(failure.began) > known.at_ms && known.age(now_ms) >= apart;
+                after.count = (known.count + 1).min(FAILURES);
+                return is_another.then(|| after.write());
+            }
+            // One that is new, and then too many that differ: a scanner, from the beginning.
+            hellos_after = hellos.with(one).unwrap_or(one);
+            let is_varied = hellos.with(one).is_some();
+            let is_another = !may_be_scanned && known.age(now_ms) >= BURST;
+            after.count = match is_varied {
+                true => (known.count + u64::from(is_another)).min(FAILURES),
+                false => 1,
             };
             Some(after.write())
         };
-        let bucket = self.bucket(address);
-        let cell = find(bucket, tag).unwrap_or_else(|| oldest(bucket));
-        let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        let _ = cell
+            .failures
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        cell.hellos.store(hellos_after.0, Ordering::Relaxed);
     }
 
     /// A handshake succeeded, with TLS from the first octet if no name was given before.
     pub fn succeeded(&self, address: IpAddr, hello: &str, now: Now) {
-        for hello in ["", hello] {
-            let (cell, tag) = self.success(address, hello);
+        let client = self.client(address, hello);
+        for key in [self.anybody(address), client.key] {
+            let (cell, tag) = self.success(key);
             cell.store(tag << 32 | in_s(now), Ordering::Relaxed);
         }
+        let none = |known: Failures| Some(Failures { count: 0, ..known });
+        self.update(client, none);
     }
 
-    /// Whether a session that gives this name goes without STARTTLS. A yes counts: it was for this
-    /// session.
-    pub fn withdraws(&self, address: IpAddr, hello: &str, now: Now) -> bool {
-        let (at, tag) = (in_units(now), self.tag(address, hello));
-        let Some(cell) = find(self.bucket(address), tag) else {
-            return false;
-        };
-        if self.has_succeeded(address, hello, NEVER_WITHDRAWN_FOR, now) {
+    /// Whether this session, which gives this name, goes without STARTTLS. A yes uses up what was in store.
+    pub fn take_withdrawal(&self, address: IpAddr, hello: &str, now: Now) -> bool {
+        let client = self.client(address, hello);
+        if self.find(client).is_none() || self.has_succeeded(client.key, REMEMBERED, now) {
             return false;
         }
-        let one_less = |cell| {
-            let known = Failures::read(cell);
-            let counts =
-                known.tag == tag && known.count >= FAILURES && known.age(at) < FAILURES_REMEMBERED;
+        let now_ms = in_ms(now);
+        self.update(client, |known| {
+            let is_due =
+                known.count >= FAILURES && known.in_vain < IN_VAIN_MAX && !known.is_free(now_ms);
             let count = known.count.saturating_sub(1);
-            counts.then(|| Failures { count, ..known }.write())
-        };
-        cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
-            .is_ok()
+            is_due.then_some(Failures { count, ..known })
+        })
     }
 
     /// A session went without STARTTLS and sent no mail: it was not what the client waited for.
     pub fn withdrawn_in_vain(&self, address: IpAddr, hello: &str) {
-        let tag = self.tag(address, hello);
-        if let Some(cell) = find(self.bucket(address), tag) {
-            let forgotten = |cell| {
-                let known = Failures::read(cell);
-                (known.tag == tag).then(|| Failures { count: 0, ..known }.write())
-            };
-            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, forgotten);
-        }
+        self.update(self.client(address, hello), |known| {
+            (known.count > 0).then_some(Failures {
+                count: FAILURES,
+                in_vain: (known.in_vain + 1).min(IN_VAIN_MAX),
+                ..known
+            })
+        });
     }
 
-    fn has_succeeded(&self, address: IpAddr, hello: &str, within: Duration, now: Now) -> bool {
-        let (cell, tag) = self.success(address, hello);
+    /// False if there is nothing of the client, or nothing changes.
+    fn update(&self, client: Client, change: impl Fn(Failures) -> Option<Failures>) -> bool {
+        let changed = |found| {
+            let known = Failures::read(found);
+            let is_it = found != 0 && known.tag == client.tag();
+            let after = if is_it { change(known) } else { None };
+            after.map(Failures::write)
+        };
+        self.find(client).is_some_and(|cell| {
+            let cell = &cell.failures;
+            cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed)
+                .is_ok()
+        })
+    }
+
+    fn anybody_succeeded(&self, address: IpAddr, now: Now) -> bool {
+        self.has_succeeded(self.anybody(address), MAY_BE_SCANNED_FOR, now)
+    }
+
+    fn has_succeeded(&self, key: u64, within: Duration, now: Now) -> bool {
+        let (cell, tag) = self.success(key);
         let found = cell.load(Ordering::Relaxed);
         let age_s = in_s(now).saturating_sub(found & u64::from(u32::MAX));
         found != 0 && found >> 32 == tag && age_s < within.as_secs()
     }
 
-    fn success(&self, address: IpAddr, hello: &str) -> (&AtomicU64, u64) {
-        let hash = self.hash(address, hello);
-        (&self.successes[hash as usize % SUCCESSES], hash >> 32)
+    fn success(&self, key: u64) -> (&AtomicU64, u64) {
+        (&self.successes[key as usize % SUCCESSES], key >> 32)
     }
 
-    fn bucket(&self, address: IpAddr) -> &[AtomicU64] {
-        let number = self.hasher.hash_one(prefix_of(address)) as usize % BUCKETS;
-        &self.failures[number * CELLS_OF_A_BUCKET..][..CELLS_OF_A_BUCKET]
+    /// The key of all at an address together.
+    fn anybody(&self, address: IpAddr) -> u64 {
+        self.hasher.hash_one(prefix_of(address))
     }
 
-    fn tag(&self, address: IpAddr, hello: &str) -> u64 {
-        self.hash(address, hello) >> (64 - TAG_BITS)
-    }
-
-    fn hash(&self, address: IpAddr, hello: &str) -> u64 {
+    fn client(&self, address: IpAddr, hello: &str) -> Client {
         let name = hello.to_ascii_lowercase();
-        self.hasher.hash_one((prefix_of(address), name))
+        Client {
+            key: self.hasher.hash_one((address.to_canonical(), name)),
+            of_address: self.anybody(address),
+        }
+    }
+
+    fn buckets(&self, client: Client) -> [&[Cell]; 2] {
+        let bucket = |cells: &'_ [Cell], key: u64| {
+            let first = key as usize % BUCKETS * CELLS_OF_A_BUCKET;
+            first..(first + CELLS_OF_A_BUCKET).min(cells.len())
+        };
+        [
+            &self.of_addresses[bucket(&self.of_addresses, client.of_address)],
+            &self.of_all[bucket(&self.of_all, client.key)],
+        ]
+    }
+
+    fn find(&self, client: Client) -> Option<&Cell> {
+        let is_it = |cell: &&Cell| {
+            let found = cell.failures.load(Ordering::Relaxed);
+            found != 0 && Failures::read(found).tag == client.tag()
+        };
+        self.buckets(client).into_iter().flatten().find(is_it)
+    }
+
+    /// Where a client's failures are counted: where they are already, else where there is room, else in place
+    /// of one that has failed but once. Of those it is any: were it the oldest, clients who take
+    /// turns would all lose theirs. `None`: there is no such place.
+    fn place(&self, client: Client, now: Now) -> Option<&Cell> {
+        if let Some(cell) = self.find(client) {
+            return Some(cell);
+        }
+        let now_ms = in_ms(now);
+        let read = |cell: &Cell| Failures::read(cell.failures.load(Ordering::Relaxed));
+        let cells = || self.buckets(client).into_iter().flatten();
+        if let Some(free) = cells().find(|cell| read(cell).is_free(now_ms)) {
+            return Some(free);
+        }
+        let incomplete = || cells().filter(|cell| read(cell).count < FAILURES);
+        let any = self.hasher.hash_one((client.key, now_ms)) as usize;
+        incomplete().nth(any % incomplete().count().max(1))
     }
 }
 
-fn find(bucket: &[AtomicU64], tag: u64) -> Option<&AtomicU64> {
-    let is_it = |cell: &&AtomicU64| {
-        let found = cell.load(Ordering::Relaxed);
-        found != 0 && Failures::read(found).tag == tag
-    };
-    bucket.iter().find(is_it)
+/// Hashes.
+#[derive(Clone, Copy)]
+struct Client {
+    /// Of the whole address and the name.
+    key: u64,
+    /// Of the address, or IPv6 /64.
+    of_address: u64,
 }
 
-fn oldest(bucket: &[AtomicU64]) -> &AtomicU64 {
-    let at = |cell: &&AtomicU64| Failures::read(cell.load(Ordering::Relaxed)).at;
-    bucket.iter().min_by_key(at).expect("a bucket has cells")
+impl Client {
+    fn tag(self) -> u64 {
+        self.key >> (64 - TAG_BITS)
+    }
+}
+
+/// How far apart two failures are that count both.
+fn apart(failure: Failure, may_be_scanned: bool) -> Duration {
+    match (may_be_scanned, failure.said_why) {
+        (false, _) => Duration::ZERO,
+        (true, true) => BURST,
+        (true, false) => BROKEN_OFF_APART,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     const START: Now = Now(1_000_000);
+    const MINUTE: Duration = Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
-
-    /// What a client without TLS in common offers, each time.
-    const OLD: Failure = Failure {
-        fingerprint: 7,
-        said_why: true,
-    };
-
-    fn probe(fingerprint: u32) -> Failure {
-        Failure {
-            fingerprint,
-            said_why: true,
-        }
-    }
 
     fn v4(number: u32) -> IpAddr {
         Ipv4Addr::from_bits(number).into()
     }
 
-    /// How a client without TLS in common fares that comes again and again: `true` for each session
-    /// that is not offered STARTTLS, and so brings its mail.
-    fn attempts(memory: &TlsMemory, hello: &str, interval: Duration, count: u32) -> Vec<bool> {
-        let mut now = START;
-        let mut fares = Vec::new();
-        for _ in 0..count {
-            let without = memory.withdraws(v4(1), hello, now);
-            if !without {
-                memory.failed(v4(1), hello, OLD, now);
-            }
-            fares.push(without);
-            now = now + interval;
+    /// An attempt that says this hello, fails, and says why.
+    fn fails(memory: &TlsMemory, client: (IpAddr, &str), fingerprint: u32, now: Now) {
+        fails_together(memory, client, fingerprint, (now, now + A_MOMENT));
+    }
+
+    const A_MOMENT: Duration = Duration::from_millis(20);
+
+    fn fails_together(
+        memory: &TlsMemory,
+        (address, hello): (IpAddr, &str),
+        fingerprint: u32,
+        (began, now): (Now, Now),
+    ) {
+        let failure = Failure {
+            fingerprint,
+            said_why: true,
+            began,
+        };
+        memory.failed(address, hello, failure, now);
+    }
+
+    /// One attempt of a client without TLS in common: `true` if it is not offered STARTTLS, and so
+    /// brings its mail.
+    fn gets_in(memory: &TlsMemory, client: (IpAddr, &str), fingerprint: u32, now: Now) -> bool {
+        let without = memory.take_withdrawal(client.0, client.1, now);
+        if !without {
+            fails(memory, client, fingerprint, now);
         }
-        fares
+        without
+    }
+
+    /// How a client fares that comes again and again and says these hellos in turn.
+    fn attempts(memory: &TlsMemory, hellos: &[u32], interval: Duration, count: usize) -> Vec<bool> {
+        let hellos = hellos.iter().cycle().take(count);
+        let mut now = START;
+        let attempt = |hello: &u32| {
+            now = now + interval + 2 * A_MOMENT;
+            gets_in(memory, (v4(1), "old.test"), *hello, now)
+        };
+        hellos.map(attempt).collect()
     }
 
     #[test]
     fn a_client_without_tls_in_common_gets_its_mail_in_whatever_its_interval() {
         for seconds in [0, 1, 60, 600, 4 * 3600, 24 * 3600] {
             let interval = Duration::from_secs(seconds);
-            let fares = attempts(&TlsMemory::default(), "old.test", interval, 7);
+            let fares = attempts(&TlsMemory::default(), &[7], interval, 7);
             let expected = [false, false, true, false, true, false, true];
             assert_eq!(fares, expected, "{seconds} s");
         }
     }
 
+    /// The usual dance: TLS 1.2, then 1.1, then 1.0.
     #[test]
-    fn a_client_that_opens_several_at_once_gets_all_but_one_in() {
-        let memory = TlsMemory::default();
-        for _ in 0..5 {
-            assert!(!memory.withdraws(v4(1), "old.test", START));
+    fn a_client_that_varies_its_hello_gets_its_mail_in() {
+        for hellos in [&[1, 2][..], &[1, 2, 3], &[1, 1, 2, 2]] {
+            for seconds in [1, 60, 3600] {
+                let memory = TlsMemory::default();
+                let fares = attempts(&memory, hellos, Duration::from_secs(seconds), 40);
+                let first = fares.iter().position(|without| *without);
+                let most = match seconds {
+                    1 => hellos.len() + 1,
+                    _ => 2,
+                };
+                assert!(first <= Some(most), "{hellos:?} {seconds} s: {first:?}");
+                let count = fares.iter().filter(|without| **without).count();
+                assert!(count >= 18, "{hellos:?} {seconds} s: {count} of 40");
+            }
         }
-        (0..5).for_each(|_| memory.failed(v4(1), "old.test", OLD, START));
-        let later = START + HOUR;
-        let without = (0..5).filter(|_| memory.withdraws(v4(1), "old.test", later));
-        assert_eq!(without.count(), 4);
+    }
+
+    /// Printers of an office, or hosts of one IPv6 /64, one after the other, round after round.
+    #[test]
+    fn old_clients_behind_one_address_do_not_keep_each_other_out() {
+        let names: Vec<String> = (0..200).map(|number| format!("p{number}.test")).collect();
+        let of_network = |number: u128| IpAddr::from(Ipv6Addr::from_bits(0xfd << 120 | number));
+        for neighbours in [9, 12, 50, 200] {
+            for has_own_address in [false, true] {
+                let memory = TlsMemory::default();
+                let client = |number: usize| match has_own_address {
+                    true => (of_network(number as u128), "localhost"),
+                    false => (v4(1), &*names[number]),
+                };
+                let mut now = START;
+                let mut mails = vec![0; neighbours];
+                for _ in 0..10 {
+                    for (number, mails) in mails.iter_mut().enumerate() {
+                        now = now + MINUTE;
+                        *mails += u32::from(gets_in(&memory, client(number), 7, now));
+                    }
+                }
+                assert!(mails.iter().all(|mails| *mails == 4), "{mails:?}");
+            }
+        }
+    }
+
+    /// There is room for no more than a few, and those have been taken by others of the same address.
+    #[test]
+    fn clients_in_want_of_a_place_complete_their_failures_in_the_end() {
+        let memory = TlsMemory::default();
+        for number in 0..100_000 {
+            fails(&memory, (v4(2), &number.to_string()), 7, START);
+        }
+        let names: Vec<String> = (0..12).map(|number| format!("p{number}.test")).collect();
+        let mut now = START;
+        let mut mails = [0; 12];
+        for _ in 0..20 {
+            for (name, mails) in names.iter().zip(&mut mails) {
+                now = now + MINUTE;
+                *mails += u32::from(gets_in(&memory, (v4(1), name), 7, now));
+            }
+        }
+        assert!(mails.iter().all(|mails| *mails >= 5), "{mails:?}");
+    }
+
+    #[test]
+    fn a_client_that_opens_several_at_once_gets_one_in_each_time() {
+        let memory = TlsMemory::default();
+        let old = (v4(1), "old.test");
+        let mut now = START;
+        let mut mails = Vec::new();
+        for _ in 0..5 {
+            now = now + HOUR;
+            let offered = (0..5).filter(|_| !memory.take_withdrawal(old.0, old.1, now));
+            let offered = offered.count();
+            (0..offered).for_each(|_| fails_together(&memory, old, 7, (now, now + A_MOMENT)));
+            mails.push(5 - offered);
+        }
+        assert_eq!(mails, [0, 0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn nobody_lays_in_a_store_of_sessions_without_starttls_for_a_name_that_is_not_his() {
+        let victim = (v4(1), "mx.victim.test");
+        let taken = |memory: &TlsMemory| {
+            let later = START + HOUR;
+            let taken = (0..20).filter(|_| memory.take_withdrawal(victim.0, victim.1, later));
+            taken.count()
+        };
+        let memory = TlsMemory::default();
+        for number in 1..=15 {
+            let ended = START + number * A_MOMENT;
+            fails_together(&memory, victim, 7, (START, ended));
+        }
+        assert_eq!(taken(&memory), 0, "opened first, then failed");
+        for number in 1..=15 {
+            fails(&memory, victim, 7, START + number * MINUTE);
+        }
+        assert_eq!(taken(&memory), 1, "one after the other");
     }
 
     #[test]
     fn others_behind_the_same_address_are_offered_starttls() {
         let memory = TlsMemory::default();
-        (0..10).for_each(|_| memory.failed(v4(1), "old.test", OLD, START));
-        assert!(!memory.withdraws(v4(1), "new.test", START));
-        assert!(!memory.withdraws(v4(2), "old.test", START));
-        assert!(memory.withdraws(v4(1), "OLD.test", START), "it is one name");
+        (0..10).for_each(|n| fails(&memory, (v4(1), "old.test"), 7, START + n * MINUTE));
+        assert!(!memory.take_withdrawal(v4(1), "new.test", START));
+        assert!(!memory.take_withdrawal(v4(2), "old.test", START));
+        assert!(
+            memory.take_withdrawal(v4(1), "OLD.test", START),
+            "it is one name"
+        );
     }
 
     #[test]
@@ -325,16 +556,24 @@ mod tests {
         let memory = TlsMemory::default();
         memory.succeeded(v4(1), "good.test", START);
         let mut now = START;
-        for _ in 0..60 {
-            now = now + Duration::from_secs(23 * 60);
-            memory.failed(v4(1), "good.test", OLD, now);
-            assert!(!memory.withdraws(v4(1), "good.test", now));
+        while now < START + REMEMBERED {
+            assert!(!memory.take_withdrawal(v4(1), "good.test", now));
+            fails(&memory, (v4(1), "good.test"), 7, now);
+            now = now + 23 * MINUTE;
         }
-        let next_day = START + 25 * HOUR;
         assert!(
-            memory.withdraws(v4(1), "good.test", next_day),
+            memory.take_withdrawal(v4(1), "good.test", now),
             "it may have changed since"
         );
+    }
+
+    #[test]
+    fn who_succeeds_has_not_failed() {
+        let memory = TlsMemory::default();
+        (0..2).for_each(|n| fails(&memory, (v4(1), "mx.test"), 7, START + n * MINUTE));
+        memory.succeeded(v4(1), "mx.test", START);
+        fails(&memory, (v4(1), "mx.test"), 7, START + 2 * HOUR);
+        assert!(!memory.take_withdrawal(v4(1), "mx.test", START + REMEMBERED));
     }
 
     /// It may succeed under one name, and never under another, and repeats a probe at times.
@@ -342,37 +581,44 @@ mod tests {
     fn a_scanner_is_not_blinded() {
         for succeeds in [false, true] {
             let memory = TlsMemory::default();
+            let scanner = (v4(1), "testssl.sh");
             let mut now = START;
             for number in 0..2000 {
                 now = now + Duration::from_secs(1);
                 if succeeds {
                     memory.succeeded(v4(1), "mail.example.com", now);
-                    memory.failed(v4(1), "testssl.sh", probe(number / 5), now);
+                    fails(&memory, scanner, number / 5, now);
                 } else {
-                    memory.failed(v4(1), "testssl.sh", probe(number), now);
+                    fails(&memory, scanner, number, now);
                 }
-                assert!(!memory.withdraws(v4(1), "testssl.sh", now), "{number}");
+                let is_blind = memory.take_withdrawal(scanner.0, scanner.1, now);
+                assert!(!is_blind, "{number}");
             }
         }
     }
 
     #[test]
-    fn probes_that_are_broken_off_do_not_count_where_tls_is_had() {
-        let broken_off = Failure {
-            said_why: false,
-            ..OLD
-        };
-        for (succeeds, withdrawn) in [(false, true), (true, false)] {
+    fn probes_that_are_broken_off_count_once_an_hour_where_tls_is_had() {
+        let needed = |succeeds: bool| {
             let memory = TlsMemory::default();
-            if succeeds {
-                memory.succeeded(v4(1), "mail.example.com", START);
-            }
-            for minutes in [0, 10, 20] {
-                let now = START + Duration::from_secs(minutes * 60);
-                memory.failed(v4(1), "testssl.sh", broken_off, now);
-            }
-            assert_eq!(memory.withdraws(v4(1), "testssl.sh", START), withdrawn);
-        }
+            let mut now = START;
+            (0..100)
+                .take_while(|_| {
+                    now = now + 10 * MINUTE;
+                    if succeeds {
+                        memory.succeeded(v4(1), "mail.example.com", now);
+                    }
+                    let failure = Failure {
+                        fingerprint: 7,
+                        said_why: false,
+                        began: now,
+                    };
+                    memory.failed(v4(1), "quiet.test", failure, now + A_MOMENT);
+                    !memory.take_withdrawal(v4(1), "quiet.test", now)
+                })
+                .count()
+        };
+        assert_eq!((needed(false), needed(true)), (1, 6));
     }
 
     /// A host in need behind an address that has TLS otherwise is not forgotten for that.
@@ -380,49 +626,79 @@ mod tests {
     fn a_client_in_need_behind_a_shared_address_gets_its_mail_in() {
         let memory = TlsMemory::default();
         memory.succeeded(v4(1), "good.test", START);
-        let fares = attempts(&memory, "old.test", Duration::from_secs(600), 5);
+        let fares = attempts(&memory, &[7], 10 * MINUTE, 5);
         assert_eq!(fares, [false, false, true, false, true]);
     }
 
     #[test]
-    fn who_does_without_but_sends_no_mail_is_offered_it_again() {
+    fn a_probe_between_two_attempts_does_not_take_what_the_client_waits_for() {
         let memory = TlsMemory::default();
-        (0..10).for_each(|_| memory.failed(v4(1), "scan.test", OLD, START));
-        assert!(memory.withdraws(v4(1), "scan.test", START));
-        memory.withdrawn_in_vain(v4(1), "scan.test");
-        assert!(!memory.withdraws(v4(1), "scan.test", START));
+        let mut now = START;
+        let mut fares = Vec::new();
+        for _ in 0..7 {
+            now = now + HOUR;
+            fares.push(gets_in(&memory, (v4(1), "old.test"), 7, now));
+            if memory.take_withdrawal(v4(1), "old.test", now + MINUTE) {
+                memory.withdrawn_in_vain(v4(1), "old.test");
+            }
+        }
+        assert_eq!(fares, [false, false, true, false, true, false, true]);
     }
 
     #[test]
-    fn failures_are_forgotten_after_a_week() {
+    fn who_does_without_and_sends_no_mail_again_and_again_is_offered_it() {
         let memory = TlsMemory::default();
-        (0..10).for_each(|_| memory.failed(v4(1), "old.test", OLD, START));
-        assert!(!memory.withdraws(v4(1), "old.test", START + 169 * HOUR));
+        (0..2).for_each(|n| fails(&memory, (v4(1), "scan.test"), 7, START + n * MINUTE));
+        let looks = (0..20).filter(|_| {
+            let without = memory.take_withdrawal(v4(1), "scan.test", START + HOUR);
+            if without {
+                memory.withdrawn_in_vain(v4(1), "scan.test");
+            }
+            without
+        });
+        assert_eq!(looks.count() as u64, IN_VAIN_MAX);
     }
 
-    /// One address that fails under ever new names crowds out itself.
+    #[test]
+    fn failures_are_forgotten() {
+        let memory = TlsMemory::default();
+        (0..10).for_each(|_| fails(&memory, (v4(1), "old.test"), 7, START));
+        assert!(!memory.take_withdrawal(v4(1), "old.test", START + REMEMBERED + HOUR));
+    }
+
+    /// One address that fails under ever new names takes no complete failures away, and of others neither.
     #[test]
     fn a_flood_from_one_address_washes_nobody_else_away() {
         let memory = TlsMemory::default();
-        let clients = 100..200;
-        for number in clients.clone() {
-            (0..2).for_each(|_| memory.failed(v4(number), "old.test", OLD, START));
+        let (complete, begun) = (100..200, 200..300);
+        for number in complete.clone().chain(begun.clone()) {
+            fails(&memory, (v4(number), "old.test"), 7, START);
+        }
+        for number in complete.clone() {
+            fails(&memory, (v4(number), "old.test"), 7, START + MINUTE);
         }
         for name in 0..100_000 {
-            memory.failed(v4(1), &name.to_string(), OLD, START + HOUR);
+            fails(&memory, (v4(1), &name.to_string()), 7, START + HOUR);
         }
-        let lost = clients.filter(|number| !memory.withdraws(v4(*number), "old.test", START));
-        assert!(lost.count() <= 3, "those that share its bucket");
+        let later = START + 2 * HOUR;
+        let gets_in = |number: &u32| memory.take_withdrawal(v4(*number), "old.test", later);
+        assert_eq!(complete.filter(gets_in).count(), 100);
+        begun
+            .clone()
+            .for_each(|number| fails(&memory, (v4(number), "old.test"), 7, later));
+        let kept = begun.filter(gets_in).count();
+        assert!(kept >= 95, "{kept}: all but those that share its bucket");
     }
 
     #[test]
     fn cores_share_what_they_know() {
         let memory = std::sync::Arc::new(TlsMemory::default());
-        let threads = (0..2).map(|_| {
+        for number in 0..2 {
             let memory = memory.clone();
-            std::thread::spawn(move || memory.failed(v4(1), "old.test", OLD, START))
-        });
-        threads.for_each(|thread| thread.join().unwrap());
-        assert!(memory.withdraws(v4(1), "old.test", START));
+            let now = START + number * MINUTE;
+            let thread = std::thread::spawn(move || fails(&memory, (v4(1), "old.test"), 7, now));
+            thread.join().unwrap();
+        }
+        assert!(memory.take_withdrawal(v4(1), "old.test", START + HOUR));
     }
 }

@@ -20,15 +20,24 @@ const TELLING_EXTENSIONS: [u16; 3] = [10, 13, 43];
 pub(super) fn fingerprint(received: &[u8]) -> u32 {
     let mut hasher = DefaultHasher::new();
     let mut reader = Reader(received);
-    if hash_hello(&mut reader, &mut hasher).is_none() && reader.0.len() == received.len() {
+    let mut extensions = 0;
+    if hash_hello(&mut reader, &mut hasher, &mut extensions).is_none()
+        && reader.0.len() == received.len()
+    {
         hasher.write(&received[..received.len().min(4)]);
     }
+    hasher.write_u64(extensions);
     let hash = hasher.finish();
     (hash ^ hash >> 32) as u32
 }
 
-/// `None` where it ends, or is none.
-fn hash_hello(reader: &mut Reader<'_>, hasher: &mut DefaultHasher) -> Option<()> {
+/// `None` where it ends, or is none. `extensions` is a sum, because many clients change their order each
+/// time.
+fn hash_hello(
+    reader: &mut Reader<'_>,
+    hasher: &mut DefaultHasher,
+    extensions: &mut u64,
+) -> Option<()> {
     let [HANDSHAKE, _, _, _, _, CLIENT_HELLO, _, _, _, ..] = reader.0 else {
         return None;
     };
@@ -50,11 +59,13 @@ fn hash_hello(reader: &mut Reader<'_>, hasher: &mut DefaultHasher) -> Option<()>
         let (kind, bytes) = (reader.u16()?, reader.u16()?);
         let content = reader.take(usize::from(bytes))?;
         if TELLING_EXTENSIONS.contains(&kind) {
-            hasher.write(&kind.to_be_bytes());
+            let mut one = DefaultHasher::new();
+            one.write(&kind.to_be_bytes());
             content
                 .chunks(2)
                 .filter(|value| !is_grease(value))
-                .for_each(|value| hasher.write(value));
+                .for_each(|value| one.write(value));
+            *extensions = extensions.wrapping_add(one.finish());
         }
     }
 }
@@ -90,16 +101,26 @@ mod tests {
 
     /// A hello with these suites and one extension.
     fn hello(random: u8, version: u8, suites: &[u16], extension: (u16, &[u8])) -> Vec<u8> {
+        hello_with(random, version, suites, &[extension])
+    }
+
+    fn hello_with(random: u8, version: u8, suites: &[u16], extensions: &[(u16, &[u8])]) -> Vec<u8> {
         let mut body = vec![3, version];
         body.extend([random; 32]);
         body.extend([4, random, random, random, random]);
         body.extend((suites.len() as u16 * 2).to_be_bytes());
         body.extend(suites.iter().flat_map(|suite| suite.to_be_bytes()));
         body.extend([1, 0]);
-        body.extend((extension.1.len() as u16 + 4).to_be_bytes());
-        body.extend(extension.0.to_be_bytes());
-        body.extend((extension.1.len() as u16).to_be_bytes());
-        body.extend(extension.1);
+        let bytes: usize = extensions
+            .iter()
+            .map(|(_, content)| content.len() + 4)
+            .sum();
+        body.extend((bytes as u16).to_be_bytes());
+        for (kind, content) in extensions {
+            body.extend(kind.to_be_bytes());
+            body.extend((content.len() as u16).to_be_bytes());
+            body.extend(*content);
+        }
         let mut record = vec![22, 3, 1, 0, 0, 1, 0, 0, 0];
         record.extend(body);
         record
@@ -123,6 +144,19 @@ mod tests {
         }
         let key_share = |share: u8| fingerprint(&hello(1, 3, &[47], (51, &[share])));
         assert_eq!(key_share(1), key_share(2));
+    }
+
+    #[test]
+    fn the_order_of_extensions_says_nothing() {
+        let groups = (10, &[0, 2, 0, 23][..]);
+        let schemes = (13, &[0, 2, 4, 3][..]);
+        let versions = (43, &[2, 3, 3][..]);
+        let seen = |extensions: &[_]| fingerprint(&hello_with(1, 3, &[47], extensions));
+        let one = seen(&[groups, schemes, versions]);
+        assert_eq!(one, seen(&[versions, groups, schemes]));
+        assert_ne!(one, seen(&[groups, schemes]));
+        let swapped = [(10, schemes.1), (13, groups.1), versions];
+        assert_ne!(one, seen(&swapped));
     }
 
     proptest! {
