@@ -12,7 +12,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::message::{Mailbox, MessageId};
 use ringpost::smtp::client::{Client, ClientSettings, ClientStep, TlsWish, Transaction};
 use ringpost::smtp::data::to_wire_form;
-use ringpost::smtp::server::{PeerInfo, Policy, Refusal, Server, Settings, Step};
+use ringpost::smtp::server::{
+    PeerInfo, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
+};
 use ringpost::time::WallTime;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -43,6 +45,16 @@ impl Policy for Everything {
     fn admit(&self, _: &PeerInfo, _: Option<u64>) -> Result<(), Refusal> {
         Ok(())
     }
+
+    fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
+        true
+    }
+
+    fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn rejected(&self, _rejection: &Rejection<'_>) {}
 }
 
 /// The receiving machine, and a driver that has a disk of no cost.

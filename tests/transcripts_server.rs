@@ -17,7 +17,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 use ringpost::message::{BodyType, Envelope, Mailbox, MessageId, TlsSummary, Verdict};
 use ringpost::smtp::server::{
-    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Step,
+    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
 };
 use ringpost::time::{Now, WallTime};
 
@@ -64,6 +64,14 @@ impl Policy for TestPolicy {
         let refusal = rejection.refusal;
         text.push_str(&format!(": {} {}", refusal.code, refusal.status));
         self.rejections.borrow_mut().push(text);
+    }
+
+    fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
+        true
+    }
+
+    fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
+        Ok(())
     }
 }
 

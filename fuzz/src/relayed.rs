@@ -5,7 +5,9 @@ use ringpost::message::{Envelope, Mailbox, MessageId};
 use ringpost::smtp::client::{
     Client, ClientSettings, ClientStep, RecipientVerdict, TlsWish, Transaction, TransactionResult,
 };
-use ringpost::smtp::server::{PeerInfo, Policy, Refusal, Server, Settings, Step};
+use ringpost::smtp::server::{
+    PeerInfo, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
+};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -29,6 +31,16 @@ impl Policy for TakesAll {
     fn admit(&self, _peer: &PeerInfo, _declared_bytes: Option<u64>) -> Result<(), Refusal> {
         Ok(())
     }
+
+    fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
+        true
+    }
+
+    fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn rejected(&self, _rejection: &Rejection<'_>) {}
 }
 
 pub fn check(envelope: &Envelope, body: &[u8]) {

@@ -3,7 +3,7 @@
 
 use ringpost::message::{Envelope, Mailbox, MessageId, TlsSummary, Verdict};
 use ringpost::smtp::server::{
-    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Server, Settings, Step,
+    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
 };
 use ringpost::time::WallTime;
 use std::net::IpAddr;
@@ -52,6 +52,16 @@ impl Policy for Host {
             _ => Ok(()),
         }
     }
+
+    fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
+        true
+    }
+
+    fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn rejected(&self, _rejection: &Rejection<'_>) {}
 }
 
 #[derive(PartialEq, Eq, Debug, Default)]

@@ -149,8 +149,8 @@ pub struct PeerInfo {
     pub tls: Option<TlsSummary>,
 }
 
-/// What only the relay's configuration or state can answer. Answers are immediate and change
-/// nothing.
+/// What only the relay's configuration or state can answer. Answers are immediate. No method has a default:
+/// who wraps a policy must pass on all of them.
 pub trait Policy {
     /// May mail for `forward_path` come in? 554 5.7.1 if we do not relay for its domain, 550 5.1.1
     /// if it is known not to exist.
@@ -164,21 +164,17 @@ pub trait Policy {
     /// if not.
     fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal>;
 
-    /// Is STARTTLS listed for a peer that gives this name? Asked at the first EHLO, for the whole session. A
-    /// no counts. STARTTLS that comes without is accepted.
-    fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
-        true
-    }
+    /// Is STARTTLS listed for a peer that gives this name? Asked at the first EHLO, once for the whole session:
+    /// a no is used up by it. STARTTLS that comes without is accepted.
+    fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool;
 
     /// May `peer` have one more of these in this time? A yes counts, and so this is asked last.
     /// What an error is answered with is the end of the session.
-    fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
-        Ok(())
-    }
+    fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal>;
 
     /// Mail was refused: for a log. A message whose content is refused comes here when that is found,
     /// its reply at the end of the data.
-    fn rejected(&self, _rejection: &Rejection<'_>) {}
+    fn rejected(&self, rejection: &Rejection<'_>);
 }
 
 /// What a client may have only so often.

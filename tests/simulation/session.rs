@@ -13,7 +13,9 @@ use ringpost::message::{Envelope, Mailbox, MessageId};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::session::Held;
 use ringpost::smtp::refusal::Refusal;
-use ringpost::smtp::server::{PeerInfo, Phase, Policy, Server, Settings, Step};
+use ringpost::smtp::server::{
+    PeerInfo, Phase, Policy, Rejection, Server, Settings, Spending, Step,
+};
 use ringpost::spool::SpoolError;
 use ringpost::time::{Now, WallTime};
 use std::net::{IpAddr, Ipv4Addr};
@@ -51,6 +53,16 @@ impl Policy for Core {
         }
         admitted.map_err(|error| error.refusal())
     }
+
+    fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
+        true
+    }
+
+    fn spend(&self, _peer: &PeerInfo, _what: Spending) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn rejected(&self, _rejection: &Rejection<'_>) {}
 }
 
 /// The message that is being received.
