@@ -568,7 +568,8 @@ fn a_body_behind_a_refused_data_does_not_run_as_commands() {
          S: 521 5.5.1 Message text where a command was expected
          E: close"
     ));
-    for refused in ["DATA", "data", "DATA x"] {
+    let long = format!("DATA{}", " ".repeat(2100));
+    for refused in ["DATA", "data", "DATA x", "DATA\t", &long] {
         check(&format!(
             "C: {refused}\n{text}S: 50...\nS: 521 5.5.1 ...\nE: close"
         ));
@@ -584,6 +585,81 @@ fn a_body_behind_a_refused_data_does_not_run_as_commands() {
          S: 521 5.5.1 ...
          E: close"
     ));
+}
+
+/// The client has not waited for the refusal, but its text came only after it.
+#[test]
+fn a_message_in_text_that_comes_after_the_refusal_of_data_is_not_accepted() {
+    let refused = "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<nobody@c.test>
+         C: DATA
+         S: 250 2.1.0 ...
+         S: 550 5.1.1 ...
+         S: 554 5.5.1 ...\n";
+    let smuggled = "C: MAIL FROM:<evil@a.test>\nC: RCPT TO:<b@c.test>\n";
+    let text = "C: Subject: smuggled\nC:\nC: .\n";
+    greeted(&format!(
+        "{refused}{smuggled}C: DATA\n{text}
+         S: 250 2.1.0 ...
+         S: 250 2.1.5 ...
+         S: 354 ...
+         S: 521 5.5.1 Message text where a command was expected
+         E: begin
+         E: close"
+    ));
+    greeted(&format!(
+        "{refused}{smuggled}C: BDAT 22 LAST\n{text}
+         S: 250 2.1.0 ...
+         S: 250 2.1.5 ...
+         S: 521 5.5.1 ...
+         E: close"
+    ));
+    greeted(&format!(
+        "{refused}C: RSET\nC: Subject: x\n{smuggled}
+         S: 250 2.0.0 Ok
+         S: 521 5.5.1 ...
+         E: close"
+    ));
+}
+
+/// It pipelines whatever may be pipelined.
+#[test]
+fn who_waits_for_replies_goes_on_after_a_refused_data() {
+    greeted(
+        "C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<nobody@c.test>
+         C: DATA
+         S: 250 2.1.0 ...
+         S: 550 5.1.1 ...
+         S: 554 5.5.1 ...
+         C: RSET
+         C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<b@c.test>
+         C: DATA
+         S: 250 2.0.0 ...
+         S: 250 2.1.0 ...
+         S: 250 2.1.5 ...
+         S: 354 ...
+         C: Subject: x
+         C:
+         C: .
+         S: 250 2.0.0 ...
+         C: XUNKNOWN
+         S: 500 5.5.1 ...
+         C: MAIL FROM:<a@a.test>
+         C: RCPT TO:<b@c.test>
+         C: BDAT 12 LAST
+         R: Subject: x\\r\\n
+         S: 250 2.1.0 ...
+         S: 250 2.1.5 ...
+         S: 250 2.0.0 ...
+         E: begin
+         E: message
+         E: begin
+         E: message
+         B: Subject: x\\r\\n\\r\\n.\\r\\n
+         B: Subject: x\\r\\n.\\r\\n",
+    );
 }
 
 #[test]

@@ -177,8 +177,11 @@ pub fn announces_chunk(line: &[u8]) -> bool {
 
 /// True if the sender of this line would send content behind it, were it not refused.
 pub fn asks_for_data(line: &[u8]) -> bool {
-    let verb = line.split(|&byte| byte == b' ').next();
-    verb.is_some_and(|verb| verb.eq_ignore_ascii_case(b"DATA"))
+    let Some((verb, rest)) = line.split_at_checked(4) else {
+        return false;
+    };
+    let is_longer_word = rest.first().is_some_and(u8::is_ascii_alphanumeric);
+    verb.eq_ignore_ascii_case(b"DATA") && !is_longer_word
 }
 
 fn check_text(line: &[u8]) -> Result<&str, Refusal> {

@@ -15,8 +15,11 @@
 //!   what follows is never read as commands.
 //! * After a DATA that got no 354, whatever was sent before our answer ends the session unread, be it a
 //!   command or not: DATA is the last of what may be pipelined (RFC 2920 section 3.1), so it is text of a
-//!   message whose sender did not wait. What comes later may be a command, but the first line that is none
-//!   ends the session as well.
+//!   message whose sender did not wait. What comes later may be text all the same, for it may have been under
+//!   way. So what comes at once with the first line ends the session where it is no command, and where it is
+//!   BDAT, whose content may come unasked; and until a message is accepted, content that was there before
+//!   its 354 was sent ends the session. A client that reads our answers does none of that. Not seen is a sender
+//!   that never reads them, and pauses, for us to answer, just where a command in its text ends.
 //! * A chunk whose size cannot be believed ends the session; any other refused chunk is swallowed.
 //!
 //! A transaction ends with the refusal of its data or of a chunk: the next command may be MAIL.
@@ -41,7 +44,7 @@ mod rejection;
 
 use answers::{
     END_OF_DATA, TEXT_WITHOUT_354, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS,
-    TOO_MANY_SMALL_CHUNKS,
+    TOO_MANY_SMALL_CHUNKS, TOO_SLOW_IN_CROWD,
 };
 use lines::LineReader;
 
@@ -315,13 +318,22 @@ struct Refused {
     swallowed_bytes: u64,
 }
 
-/// Whether the last command was a DATA that got no 354.
+/// After a DATA that got no 354, up to the next message: whether the client has shown that it waits for our
+/// answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum RefusedData {
-    No,
-    Last,
-    /// And more had been sent before that was answered.
+enum Waits {
+    /// There was no such DATA.
+    Unasked,
+    /// That DATA was the last command.
+    Refused,
+    /// And more had been sent before that was answered: text.
     WithText,
+    /// What came at once behind it may be text, though it began with a command.
+    Unknown,
+    /// It has sent something after an answer of ours.
+    ForReplies,
+    /// Its next DATA has got 354, and no content has come.
+    For354,
 }
 
 /// One session, from greeting to end.
@@ -344,7 +356,9 @@ pub struct Server {
     transient_refusals: u32,
     /// Memory of the envelope, about.
     envelope_bytes: usize,
-    refused_data: RefusedData,
+    waits: Waits,
+    /// The driver saw more come before it sent what `handle` answered.
+    came_early: bool,
     has_quit: bool,
     /// Whether STARTTLS is listed, once that was asked.
     lists_starttls: Option<bool>,
@@ -370,7 +384,8 @@ impl Server {
             forgiven_until: None,
             transient_refusals: 0,
             envelope_bytes: 0,
-            refused_data: RefusedData::No,
+            waits: Waits::Unasked,
+            came_early: false,
             has_quit: false,
             lists_starttls: None,
             declared_bytes: 0,
@@ -419,7 +434,7 @@ impl Server {
         loop {
             let rest = &input[at..];
             let errors_before = self.errors;
-            if self.is_text_of_refused_data(rest, out) {
+            if self.is_unawaited(rest, out) {
                 self.close(&TEXT_WITHOUT_354, out);
             }
             let (consumed, next) = match &mut self.state {
@@ -450,25 +465,40 @@ impl Server {
         }
     }
 
-    fn is_text_of_refused_data(&self, input: &[u8], out: &[u8]) -> bool {
-        let came_before_answer = match self.refused_data {
-            RefusedData::No => false,
-            RefusedData::Last => !out.is_empty(),
-            RefusedData::WithText => true,
-        };
-        came_before_answer && !input.is_empty() && !matches!(self.state, State::Closed)
+    /// True for what comes of a client that has not waited for our answer to DATA, and must not be
+    /// read. Notes that it has waited for one, if it has.
+    fn is_unawaited(&mut self, input: &[u8], out: &[u8]) -> bool {
+        let is_over = self.waits == Waits::Unasked || matches!(self.state, State::Closed);
+        if is_over || input.is_empty() {
+            return false;
+        }
+        let came_before_answer = std::mem::take(&mut self.came_early) || !out.is_empty();
+        match self.waits {
+            Waits::WithText => return true,
+            Waits::Refused | Waits::For354 if came_before_answer => return true,
+            Waits::Unknown if came_before_answer => {}
+            Waits::Unknown | Waits::For354 => self.waits = Waits::ForReplies,
+            Waits::Unasked | Waits::Refused | Waits::ForReplies => {}
+        }
+        false
     }
 
-    /// True from a DATA that got no 354 to the next command: see [`Server::more_has_come`].
+    /// A line that is no command is the text of a message whose DATA was refused.
+    fn text_may_follow(&self) -> bool {
+        matches!(self.waits, Waits::Refused | Waits::Unknown)
+    }
+
+    /// True from a DATA that got no 354 to the next message: see [`Server::more_has_come`].
     pub fn has_refused_data(&self) -> bool {
-        self.refused_data != RefusedData::No
+        self.waits != Waits::Unasked
     }
 
-    /// Input has come that is not yet received, before the refusal of DATA was sent: it is no
-    /// command, whatever it looks like.
+    /// Input has come that is not yet received, before what `handle` answered was sent. Directly behind a
+    /// refused DATA it is no command, whatever it looks like.
     pub fn more_has_come(&mut self) {
-        if self.has_refused_data() {
-            self.refused_data = RefusedData::WithText;
+        self.came_early = self.has_refused_data();
+        if self.waits == Waits::Refused {
+            self.waits = Waits::WithText;
         }
     }
 
@@ -482,6 +512,7 @@ impl Server {
         self.idle_commands = 0;
         self.small_chunks = 0;
         self.transient_refusals = 0;
+        self.waits = Waits::Unasked;
         out.extend_from_slice(b"250 2.0.0 Ok: queued as ");
         id.push_to(out);
         out.extend_from_slice(b"\r\n");
@@ -512,7 +543,7 @@ impl Server {
         assert!(matches!(self.state, State::Handshake));
         self.state = State::Ready;
         self.hello = None;
-        self.refused_data = RefusedData::No;
+        self.waits = Waits::Unasked;
         self.lines = LineReader::default();
         self.peer.tls = Some(tls);
         self.summary.tls = Some(tls);
@@ -526,6 +557,11 @@ impl Server {
             _ => Refusal::new(421, 4, 2, "Timed out"),
         };
         self.close(&refusal, out);
+    }
+
+    /// The peer took longer than there is time while room is short: 421, and the driver closes.
+    pub fn crowded_out(&mut self, out: &mut Vec<u8>) {
+        self.close(&TOO_SLOW_IN_CROWD, out);
     }
 
     /// We are going away: 421. The driver closes. Does nothing while a commit is under way: its

@@ -36,6 +36,7 @@ refusals! {
     TOO_MANY_IDLE_COMMANDS = 421, 7, 0, "Too many commands without a message";
     TOO_MANY_SMALL_CHUNKS = 421, 7, 0, "Too many small chunks";
     TOO_MANY_REFUSALS = 421, 7, 0, "Too many refused commands";
+    TOO_SLOW_IN_CROWD = 421, 3, 2, "Too busy to wait any longer, try later";
     TOO_MANY_TRANSACTIONS = 421, 7, 0, "Too many messages in this session";
     NOT_SMTP = 521, 5, 1, "This is an SMTP server";
     CHUNK_SIZE = 521, 5, 4, "Syntax: BDAT size [LAST]; cannot tell where this chunk ends";

@@ -6,8 +6,8 @@ use crate::smtp::data::{Progress, Scanner, Swallowed, Violation};
 use super::answers::{self, *};
 use super::rejection::RejectedAt;
 use super::{
-    Incoming, Next, Policy, Refusal, Refused, RefusedData, SMALL_CHUNK_BYTES, SWALLOWED_BYTES_MAX,
-    Server, State, Step,
+    Incoming, Next, Policy, Refusal, Refused, SMALL_CHUNK_BYTES, SWALLOWED_BYTES_MAX, Server,
+    State, Step, Waits,
 };
 
 impl Server {
@@ -32,6 +32,9 @@ impl Server {
             scanner: Scanner::for_data(self.settings.rules()).behind_field(),
         };
         self.state = State::Data(incoming);
+        if self.waits != Waits::Unasked {
+            self.waits = Waits::For354;
+        }
         answers::write_line(b"354 End data with <CR><LF>.<CR><LF>", out);
         Step::BeginBody
     }
@@ -45,7 +48,7 @@ impl Server {
 
     /// No 354: the transaction is over, and the next line had better be a command.
     pub(super) fn refuse_data(&mut self, refusal: &Refusal, out: &mut Vec<u8>) -> Next {
-        self.refused_data = RefusedData::Last;
+        self.waits = Waits::Refused;
         self.refuse(refusal, out);
         self.reset()
     }

@@ -8,8 +8,7 @@ use crate::smtp::extension;
 use super::answers::{self, *};
 use super::lines::Reading;
 use super::{
-    COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, RefusedData, Server, Spending, State,
-    Step,
+    COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, Spending, State, Step, Waits,
 };
 
 /// What a reverse-path may take (RFC 5321 section 4.5.3.1.3).
@@ -41,8 +40,9 @@ impl Server {
                 let line = self.lines.take();
                 self.handle_command(&line, policy, out)
             }
-            Reading::TooLong if self.has_refused_data() => self.close(&TEXT_WITHOUT_354, out),
+            Reading::TooLong if self.text_may_follow() => self.close(&TEXT_WITHOUT_354, out),
             Reading::TooLong => self.say_no(&LINE_TOO_LONG, out),
+            Reading::TooLongData => self.refuse_data(&LINE_TOO_LONG, out),
             Reading::TooLongChunk => self.close(&CHUNK_SIZE, out),
             Reading::BareLf => self.close(&BARE_LF_IN_COMMAND, out),
             Reading::Endless => self.close(&ENDLESS_LINE, out),
@@ -56,21 +56,24 @@ impl Server {
 
     /// `line` ends in CRLF.
     fn handle_command(&mut self, line: &[u8], policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
-        let text_may_follow = self.has_refused_data();
-        self.refused_data = RefusedData::No;
+        let is_text = self.text_may_follow();
+        if is_text {
+            self.waits = Waits::Unknown;
+        }
         let text = &line[..line.len() - 2];
         match command::parse_for(text, self.home()) {
+            Ok(Command::Bdat { .. }) if is_text => self.close(&TEXT_WITHOUT_354, out),
             Ok(command) => {
                 self.summary.commands += 1;
                 self.run(command, policy, out)
             }
             Err(CommandError::OtherProtocol) => self.close(&NOT_SMTP, out),
             Err(CommandError::ChunkSize) => self.close(&CHUNK_SIZE, out),
-            Err(_) if text_may_follow => self.close(&TEXT_WITHOUT_354, out),
+            Err(_) if is_text => self.close(&TEXT_WITHOUT_354, out),
             Err(CommandError::Unknown) => self.say_no(&UNKNOWN_COMMAND, out),
             Err(CommandError::Refused(refusal)) => {
                 if command::asks_for_data(text) {
-                    self.refused_data = RefusedData::Last;
+                    self.waits = Waits::Refused;
                 }
                 self.tell_of_line(line, &refusal, policy);
                 self.say_no(&refusal, out)

@@ -6,7 +6,7 @@
 use memchr::memchr;
 
 use super::LINE_SWALLOWED_BYTES_MAX;
-use crate::smtp::command::announces_chunk;
+use crate::smtp::command::{announces_chunk, asks_for_data};
 
 /// The first octet of a TLS record that holds a ClientHello.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -23,7 +23,8 @@ pub struct LineReader {
 struct LongLine {
     bytes: usize,
     ends_in_cr: bool,
-    announces_chunk: bool,
+    /// What is said of it at its end.
+    reading: Reading,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,8 @@ pub enum Reading {
     TooLong,
     /// The same, and octets that are no command may follow.
     TooLongChunk,
+    /// The same, and the text of a message may follow.
+    TooLongData,
     /// A LF without CR: the line has no end that both sides agree on.
     BareLf,
     /// A line so long that it cannot be meant.
@@ -103,35 +106,39 @@ impl LineReader {
     }
 
     fn swallow(&mut self, piece: &[u8], is_ended: bool) -> Reading {
-        let announces_chunk = match &self.long {
-            Some(long) => long.announces_chunk,
-            None => self.starts_a_chunk(piece),
+        let reading = match &self.long {
+            Some(long) => long.reading,
+            None => self.long_line(piece),
         };
         let bytes = self.bytes() + piece.len();
         self.pending = Vec::new();
         if is_ended {
             self.long = None;
-            return if announces_chunk {
-                Reading::TooLongChunk
-            } else {
-                Reading::TooLong
-            };
+            return reading;
         }
         let was_in_cr = self.long.as_ref().is_some_and(|long| long.ends_in_cr);
         self.long = Some(LongLine {
             bytes,
             ends_in_cr: piece.last().map_or(was_in_cr, |&last| last == b'\r'),
-            announces_chunk,
+            reading,
         });
         Reading::Partial
     }
 
-    fn starts_a_chunk(&mut self, piece: &[u8]) -> bool {
-        const VERB_BYTES: usize = 4;
-        let missing = VERB_BYTES.saturating_sub(self.pending.len());
+    /// By its verb and the octet behind that.
+    fn long_line(&mut self, piece: &[u8]) -> Reading {
+        const TELLING_BYTES: usize = 5;
+        let missing = TELLING_BYTES.saturating_sub(self.pending.len());
         self.pending
             .extend_from_slice(&piece[..missing.min(piece.len())]);
-        announces_chunk(&self.pending)
+        let start = &self.pending[..self.pending.len().min(TELLING_BYTES)];
+        if announces_chunk(start) {
+            Reading::TooLongChunk
+        } else if asks_for_data(start) {
+            Reading::TooLongData
+        } else {
+            Reading::TooLong
+        }
     }
 }
 
@@ -152,7 +159,9 @@ mod tests {
                     Reading::Partial => {}
                     Reading::Whole => found.push((Reading::Whole, rest[..consumed].to_vec())),
                     Reading::Assembled => found.push((Reading::Whole, reader.take())),
-                    Reading::TooLong | Reading::TooLongChunk => found.push((reading, Vec::new())),
+                    Reading::TooLong | Reading::TooLongChunk | Reading::TooLongData => {
+                        found.push((reading, Vec::new()))
+                    }
                     _ => {
                         found.push((reading, Vec::new()));
                         return found;
@@ -204,6 +213,8 @@ mod tests {
             [Reading::Whole, Reading::TooLong, Reading::Whole]
         );
         assert_eq!(kinds(b"bdat 1234\r\nA"), [Reading::TooLongChunk]);
+        assert_eq!(kinds(b"data     \r\nA"), [Reading::TooLongData]);
+        assert_eq!(kinds(b"database \r\nA"), [Reading::TooLong]);
     }
 
     #[test]
