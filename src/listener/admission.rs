@@ -226,7 +226,7 @@ impl Admission {
             true => None,
             false => Some(
                 Counted::new(self, |load| &load.strangers, self.strangers_max())
-                    .ok_or(Refused::TooManyStrangers)?,
+                    .ok_or(self.too_many_strangers())?,
             ),
         };
         let all =
@@ -243,6 +243,13 @@ impl Admission {
             _all: all,
             _address: address,
         })
+    }
+
+    fn too_many_strangers(&self) -> Refused {
+        match self.reserved {
+            0 => Refused::TooMany,
+            _ => Refused::TooManyStrangers,
+        }
     }
 
     fn strangers_max(&self) -> u32 {
@@ -364,6 +371,16 @@ mod tests {
         }
         let trusted = door.admit(address(9), true, NOW).err();
         assert_eq!(trusted, Some(Refused::TooMany));
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_reserve_where_there_is_none() {
+        let mut door = admission(1, 0);
+        (door.connections_max, door.reserved, door.per_address_max) = (3, 0, None);
+        let strangers: Vec<_> = (0..3).map(|n| door.admit(address(n), false, NOW)).collect();
+        assert!(strangers.iter().all(Result::is_ok));
+        let fourth = door.admit(address(3), false, NOW).err();
+        assert_eq!(fourth, Some(Refused::TooMany));
     }
 
     #[test]
