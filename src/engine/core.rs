@@ -14,8 +14,8 @@ use crate::listener::Ingress;
 use crate::log::{Log, Shown, event};
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::settle::Course;
+use crate::session;
 use crate::session::rates::Throttle;
-use crate::session::{self, LIMIT_LINES_PER_SECOND};
 use crate::smtp::refusal::Refusal;
 use crate::spool::{self, Note, Spool};
 use crate::tls::ServerKeys;
@@ -31,6 +31,8 @@ const PUMP_ITEMS: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often it is asked whether connections run short.
 const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Lines about a loop that was late, that a core writes in a second.
+const LATE_LINES_PER_SECOND: u32 = 1;
 /// How often items that did not fit into a lane are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
@@ -57,6 +59,8 @@ struct Core {
     delivery: Option<Delivery>,
     ingress: RefCell<Option<Rc<Ingress>>>,
     log: Rc<Log>,
+    /// Of the lines about a loop that was late.
+    late_lines: RefCell<Throttle>,
     /// Takes turns over delivery cores for hops that all of them serve.
     turn: Cell<usize>,
 }
@@ -126,6 +130,7 @@ fn build(
         delivery,
         ingress: RefCell::new(None),
         log: log.clone(),
+        late_lines: RefCell::new(Throttle::new(event::LOOP_LATE, LATE_LINES_PER_SECOND)),
         turn: Cell::new(number),
     }))
 }
@@ -206,7 +211,6 @@ impl Core {
             stopped: Notify::new(),
             leaving: Notify::new(),
             refusals: Rc::default(),
-            refusal_lines: RefCell::new(Throttle::new(LIMIT_LINES_PER_SECOND)),
         });
         for (bound, implicit_tls) in listeners {
             spawn(ingress.clone().listen(Listener::new(bound), implicit_tls));
@@ -234,7 +238,6 @@ impl Core {
 
     /// What must be done now and then, however quiet or busy the core is.
     async fn keep_house(self: Rc<Self>) {
-        let mut lines = Throttle::new(1);
         let mut crowd_due = clock::now();
         loop {
             sleep(HOUSEKEEPING).await;
@@ -243,7 +246,8 @@ impl Core {
                 self.end_long_waits();
             }
             self.shared.heartbeats[self.number].increment();
-            self.note_turns(&watch::take(), &mut lines);
+            self.note_turns(&watch::take());
+            self.log_suppressed(false);
             self.log.flush(clock::wall_time());
             self.count();
         }
@@ -256,13 +260,13 @@ impl Core {
             net::sweep_crowd(Direction::Outbound, now);
         }
         let ingress = self.ingress.borrow();
-        if ingress.as_ref().is_some_and(|it| it.admission.is_crowded()) {
+        if ingress.as_ref().is_some_and(|it| it.is_crowded()) {
             net::sweep_crowd(Direction::Inbound, now);
         }
     }
 
     /// Counts and logs that the loop of this thread was kept from turning.
-    fn note_turns(&self, noticed: &Noticed, lines: &mut Throttle) {
+    fn note_turns(&self, noticed: &Noticed) {
         if !noticed.is_something() {
             return;
         }
@@ -270,7 +274,7 @@ impl Core {
         metrics.loop_stalls.add(noticed.stalls);
         metrics.loop_preempted.add(noticed.preempted);
         metrics.loop_late_ticks.add(noticed.late_ticks);
-        let Some(suppressed) = lines.allow(clock::now()) else {
+        let Some(suppressed) = self.late_lines.borrow_mut().allow_of_nobody(clock::now()) else {
             return;
         };
         let (log, now) = (&self.log, clock::wall_time());
@@ -287,6 +291,16 @@ impl Core {
             .field("task", noticed.longest_task)
             .field("late_tick_ms", noticed.latest_tick.as_millis() as u64)
             .field("lines_suppressed", suppressed);
+    }
+
+    /// Says how many lines were suppressed where no later line of the kind has said it.
+    fn log_suppressed(&self, at_once: bool) {
+        let now = (clock::now(), clock::wall_time());
+        let mut late_lines = self.late_lines.borrow_mut();
+        late_lines.say_unsaid(&self.log, now, at_once);
+        if let Some(ingress) = &*self.ingress.borrow() {
+            ingress.context.log_suppressed(at_once);
+        }
     }
 
     fn count(&self) {
@@ -423,6 +437,7 @@ impl Core {
                 ingress.refusals.all_ended().await;
             }
             self.count();
+            self.log_suppressed(true);
             self.log.flush(clock::wall_time());
             self.outbox.send(self.shared.control(), ToCore::Drained);
         });

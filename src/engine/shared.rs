@@ -26,7 +26,7 @@ use crate::domain::Domain;
 use crate::handoff::job::Message;
 use crate::handoff::memory::{Budget, Memory};
 use crate::listener::{AddressCounts, Admission, Load};
-use crate::log::Log;
+use crate::log::{Log, event};
 use crate::message::Mailbox;
 use crate::metrics::{CoreMetrics, Counter};
 use crate::privilege::Identity;
@@ -161,7 +161,7 @@ impl Shared {
         dead_end: session::DeadEnd,
     ) -> Result<Rc<session::Context>, TlsError> {
         let config = &self.config.session;
-        let lines = || RefCell::new(Throttle::new(session::LIMIT_LINES_PER_SECOND));
+        let lines = |event| RefCell::new(Throttle::new(event, session::LIMIT_LINES_PER_SECOND));
         Ok(Rc::new(session::Context {
             settings: Rc::new(self.server_settings()),
             relay: self.relay.clone(),
@@ -189,8 +189,9 @@ impl Shared {
             memory: Budget::new(self.memory.clone(), core),
             turns: Semaphore::new(session::TURNS),
             rates: self.rates.clone(),
-            limit_lines: lines(),
-            rejection_lines: [lines(), lines()],
+            refusal_lines: lines(event::REFUSED),
+            limit_lines: lines(event::LIMITED),
+            rejection_lines: [lines(event::REJECTED), lines(event::REJECTED)],
             accepted,
             draining: Cell::new(false),
             refuses: Cell::new(false),

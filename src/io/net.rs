@@ -46,6 +46,9 @@ struct State {
     /// See [`Socket::set_deadlines`].
     deadline_in_crowd: Cell<Now>,
     expired: Cell<bool>,
+    /// It was the deadline for crowded times.
+    is_crowded_out: Cell<bool>,
+    receive_bytes_max: Cell<usize>,
     waiting: Cell<Waiting>,
     interruptible: Cell<bool>,
 }
@@ -85,6 +88,7 @@ pub fn sweep_crowd(direction: Direction, now: Now) {
     SOCKETS.with_borrow(|sockets| {
         for (_, state) in sockets {
             if state.direction == direction && state.deadline_in_crowd.get() <= now {
+                state.is_crowded_out.set(true);
                 state.expire();
             }
         }
@@ -131,6 +135,8 @@ impl Socket {
             deadline: Cell::new(Now::NEVER),
             deadline_in_crowd: Cell::new(Now::NEVER),
             expired: Cell::new(false),
+            is_crowded_out: Cell::new(false),
+            receive_bytes_max: Cell::new(SCRATCH_BYTES),
             waiting: Cell::new(Waiting::Reading),
             interruptible: Cell::new(false),
         });
@@ -191,6 +197,16 @@ impl Socket {
         }
     }
 
+    /// How much [`Socket::receive_with`] takes at once, up to [`SCRATCH_BYTES`]; the rest stays in the kernel.
+    pub fn set_receive_bytes_max(&self, bytes: usize) {
+        self.state.receive_bytes_max.set(bytes.min(SCRATCH_BYTES));
+    }
+
+    /// True if the deadline for crowded times has ended a wait.
+    pub fn is_crowded_out(&self) -> bool {
+        self.state.is_crowded_out.get()
+    }
+
     /// Whether [`interrupt_idle`] may end this socket's wait as if its deadline had passed.
     pub fn set_interruptible(&self, interruptible: bool) {
         self.state.interruptible.set(interruptible);
@@ -247,8 +263,9 @@ impl Socket {
             self.readable().await?;
             let mut scratch = SCRATCH.take();
             scratch.resize(SCRATCH_BYTES, 0);
+            let most = self.state.receive_bytes_max.get();
             let result = self
-                .receive(&mut scratch)
+                .receive(&mut scratch[..most])
                 .map(|received| (received, &mut scratch));
             match result {
                 Ok((received, bytes)) => {

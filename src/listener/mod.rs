@@ -13,12 +13,11 @@ use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
 use crate::io::{clock, limits};
 use crate::log::{Shown, event};
-use crate::session::rates::Throttle;
 use crate::session::{self, Context, Sessions};
 use crate::time::Now;
 use crate::tls::stream::Stream;
 use admission::{Admitted, Refused};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -45,8 +44,6 @@ pub struct Ingress {
     pub leaving: Notify,
     /// Clients that are being told why they were refused.
     pub refusals: Rc<Sessions>,
-    /// Of the lines about refused connections.
-    pub refusal_lines: RefCell<Throttle>,
 }
 
 impl Ingress {
@@ -145,6 +142,11 @@ impl Ingress {
         }
     }
 
+    /// True if strangers should hurry: connections run short, or memory, so that others are refused.
+    pub fn is_crowded(&self) -> bool {
+        self.admission.is_crowded() || !self.context.has_memory_for(false)
+    }
+
     fn admit(&self, peer: SocketAddr, trusted: bool, now: Now) -> Result<Admitted, Refused> {
         if self.draining.get() {
             return Err(Refused::Draining);
@@ -196,7 +198,8 @@ impl Ingress {
             | Refused::TooManyOfAddress
             | Refused::Draining => {}
         }
-        if let Some(suppressed) = self.refusal_lines.borrow_mut().allow(now) {
+        let lines = &self.context.refusal_lines;
+        if let Some(suppressed) = lines.borrow_mut().allow(peer.ip(), now) {
             let log = &self.context.log;
             log.line(LogLevel::Info, event::REFUSED, clock::wall_time())
                 .field("client", peer)

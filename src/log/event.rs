@@ -80,6 +80,7 @@ events! {
     ];
     REFUSED = "refused" ["client", "reason", "lines_suppressed"];
     LIMITED = "limited" ["client", "limit", "code", "lines_suppressed"];
+    SUPPRESSED = "suppressed" ["of", "lines_suppressed"];
     MEMORY_FULL = "memory-full" ["limit", "effect"];
     MEMORY_HAS_ROOM = "memory-has-room" [];
     LOOP_LATE = "loop-late" [

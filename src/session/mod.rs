@@ -11,7 +11,7 @@ use crate::config::LogLevel;
 use crate::config::relay::RelayPolicy;
 use crate::handoff::job::{Body, Message, queued_bytes};
 use crate::handoff::memory::{Budget, Charge, Level};
-use crate::io::net::Socket;
+use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{clock, pool};
 use crate::log::{Addressees, Log, Shown, event};
 use crate::message::{Envelope, Mailbox, SessionId, TlsSummary};
@@ -51,6 +51,14 @@ pub const TURNS: usize = 4;
 /// Memory of a session, and of its TLS, as it counts against the ceiling.
 const SESSION_BYTES: usize = 2 * 1024;
 const TLS_BYTES: usize = 4 * 1024;
+
+/// Octets of commands that are received at once, and while memory is tight: what they are answered with is
+/// sent before more is read, so this bounds the replies that wait for a client to read them.
+const COMMANDS_BYTES: usize = 8 * 1024;
+const COMMANDS_BYTES_WHEN_TIGHT: usize = 1024;
+
+/// Replies of more octets than this count, with their whole buffer: fewer go out at once nearly always.
+const REPLIES_BYTES_COUNTED: usize = 1024;
 
 /// A session's memory is counted anew when it has changed by this much.
 const WEIGHING_STEP_BYTES: u64 = 4 * 1024;
@@ -147,6 +155,8 @@ pub struct Context {
     /// Whose turn it is to read content while memory is tight: [`TURNS`] of them.
     pub turns: Semaphore,
     pub rates: Arc<Rates>,
+    /// Of the lines about connections that were turned away.
+    pub refusal_lines: RefCell<Throttle>,
     /// Of the lines about limits.
     pub limit_lines: RefCell<Throttle>,
     /// Of the lines about refused mail: of strangers, and of trusted clients, who are not to be
@@ -239,6 +249,15 @@ impl Context {
         !is_full || trusted && level < Level::Spent
     }
 
+    /// Says how many lines were suppressed where no later line of the kind has said it; `at_once` at the end.
+    pub fn log_suppressed(&self, at_once: bool) {
+        let [strangers, trusted] = &self.rejection_lines;
+        let now = (clock::now(), clock::wall_time());
+        for lines in [&self.limit_lines, strangers, trusted, &self.refusal_lines] {
+            lines.borrow_mut().say_unsaid(&self.log, now, at_once);
+        }
+    }
+
     fn log_memory(&self, is_full: bool) {
         let now = clock::wall_time();
         match is_full {
@@ -291,7 +310,7 @@ impl Context {
             ),
         };
         counter.increment();
-        if let Some(suppressed) = self.limit_lines.borrow_mut().allow(now) {
+        if let Some(suppressed) = self.limit_lines.borrow_mut().allow(address, now) {
             self.log
                 .line(LogLevel::Info, event::LIMITED, clock::wall_time())
                 .field("client", address)
@@ -350,7 +369,8 @@ impl Policy for Asked<'_> {
 
     fn rejected(&self, rejection: &Rejection<'_>) {
         let throttle = &self.context.rejection_lines[usize::from(rejection.peer.trusted)];
-        let Some(suppressed) = throttle.borrow_mut().allow(clock::now()) else {
+        let address = self.who.peer.ip();
+        let Some(suppressed) = throttle.borrow_mut().allow(address, clock::now()) else {
             return;
         };
         let (log, now) = (&self.context.log, clock::wall_time());
@@ -380,6 +400,8 @@ enum End {
     Handshake(StreamError),
     /// The body came more slowly than `--min-data-rate` allows.
     TooSlow,
+    /// It waited longer than `--crowded-timeout` allows.
+    CrowdedOut,
     /// Over a limit before the first word.
     Limited,
     Draining,
@@ -535,6 +557,7 @@ impl Session {
         context.metrics.body_pauses.increment();
         let _turn = context.turns.acquire().await;
         self.excuse(came);
+        self.stream.socket().set_receive_bytes_max(SCRATCH_BYTES);
         let received = self.stream.receive_unasked(&mut self.input).await;
         note_progress(&mut self.pace, self.input.len() - self.parsed);
         self.received(received)?;
@@ -559,6 +582,7 @@ impl Session {
     fn failed(&self, error: StreamError) -> End {
         match error {
             StreamError::TimedOut if self.context.draining.get() => End::Draining,
+            StreamError::TimedOut if self.stream.socket().is_crowded_out() => End::CrowdedOut,
             StreamError::TimedOut if self.is_too_slow() => End::TooSlow,
             error => End::Stream(error),
         }
@@ -584,9 +608,28 @@ impl Session {
             .as_ref()
             .map_or(0, |it| it.held.body.capacity());
         let bytes = SESSION_BYTES + tls + self.server.envelope_bytes() + body;
-        let bytes = (bytes + self.input.capacity()) as u64;
+        let bytes = (bytes + self.input.capacity() + self.replies_bytes()) as u64;
         if bytes.abs_diff(self.memory.bytes()) >= WEIGHING_STEP_BYTES {
             self.memory.set(bytes);
+        }
+    }
+
+    /// What the client has to read before it is heard again; with TLS, twice.
+    fn replies_bytes(&self) -> usize {
+        match self.out.len() {
+            0..=REPLIES_BYTES_COUNTED => 0,
+            _ => self.out.capacity() * (1 + usize::from(self.stream.is_encrypted())),
+        }
+    }
+
+    /// How much is received at once.
+    fn receive_bytes_max(&self) -> usize {
+        match self.server.phase() {
+            Phase::Command if self.context.memory.level() >= Level::Tight => {
+                COMMANDS_BYTES_WHEN_TIGHT
+            }
+            Phase::Command => COMMANDS_BYTES,
+            _ => SCRATCH_BYTES,
         }
     }
 
@@ -599,6 +642,8 @@ impl Session {
             return Err(End::Draining);
         }
         self.set_deadlines();
+        let most = self.receive_bytes_max();
+        self.stream.socket().set_receive_bytes_max(most);
         self.stream.socket().set_interruptible(idle);
         let take = |text: &[u8]| {
             note_progress(&mut self.pace, text.len());
@@ -821,15 +866,23 @@ impl Session {
         self.deadline_in_crowd = self.deadline_in_crowd(now);
     }
 
-    /// Nobody keeps a place by a word now and then: without a message there are only so many waits.
+    /// Nobody keeps a place by a word now and then: without a message there are only so many waits, and a
+    /// body has to come at its least rate from the first of them on.
     fn deadline_in_crowd(&self, now: Now) -> Now {
         if self.server.peer().trusted {
             return Now::NEVER;
         }
         let wait = self.context.timeouts.crowded;
-        match self.pace {
-            Some(_) => now + wait,
-            None => (now + wait).min(self.last_message + wait * CROWDED_WAITS_PER_MESSAGE),
+        match (&self.pace, self.context.timeouts.min_rate) {
+            (Some(pace), Some(rate)) => {
+                let rate = MinRate {
+                    grace: wait.min(rate.grace),
+                    ..rate
+                };
+                (now + wait).min(pace.deadline(rate))
+            }
+            (Some(_), None) => now + wait,
+            (None, _) => (now + wait).min(self.last_message + wait * CROWDED_WAITS_PER_MESSAGE),
         }
     }
 
@@ -848,9 +901,14 @@ impl Session {
         }
         self.arm_deadline();
         self.set_deadlines();
+        if self.context.memory.level() >= Level::Tight {
+            self.out.shrink_to_fit();
+        }
+        self.weigh();
         let sent = self.stream.send(&self.out).await;
         pool::give(std::mem::take(&mut self.out));
-        sent.map_err(End::Stream)
+        self.weigh();
+        sent.map_err(|error| self.failed(error))
     }
 
     /// Says the last word where one is due, closes, and writes the session's line.
@@ -859,6 +917,10 @@ impl Session {
             End::Stream(StreamError::TimedOut) => {
                 self.context.metrics.sessions_timed_out.increment();
                 self.server.timed_out(&mut self.out);
+            }
+            End::CrowdedOut => {
+                self.context.metrics.sessions_timed_out.increment();
+                self.server.crowded_out(&mut self.out);
             }
             End::TooSlow => {
                 self.context.metrics.sessions_too_slow.increment();
@@ -874,7 +936,7 @@ impl Session {
         let peer_may_be_sending = match end {
             End::Closed => !self.server.has_quit(),
             End::PeerGone { .. } | End::Limited => false,
-            End::TooSlow => true,
+            End::TooSlow | End::CrowdedOut => true,
             End::Stream(error) | End::Handshake(error) => !matches!(error, StreamError::Gone(_)),
             End::Draining => true,
         };
@@ -974,6 +1036,9 @@ impl fmt::Display for End {
             End::Stream(error) => write!(f, "{error}"),
             End::Handshake(error) => write!(f, "handshake failed: {error}"),
             End::TooSlow => f.write_str("message came slower than --min-data-rate"),
+            End::CrowdedOut => f.write_str(
+                "waited longer than --crowded-timeout, and connections or memory run short",
+            ),
             End::Limited => f.write_str("over a limit"),
             End::Draining => f.write_str("shutting down"),
         }
