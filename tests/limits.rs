@@ -3,6 +3,7 @@
 
 mod support;
 
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -178,6 +179,11 @@ const CROWDED: [&str; 8] = [
     "1s",
 ];
 
+fn names_crowded_timeout(session: &Value) -> bool {
+    let end = session["end"].as_str();
+    end.is_some_and(|end| end.contains("--crowded-timeout"))
+}
+
 #[test]
 fn silent_strangers_give_their_places_up_while_places_run_short() {
     let (home, hop) = (Home::new(), NextHop::start());
@@ -190,9 +196,10 @@ fn silent_strangers_give_their_places_up_while_places_run_short() {
         client.expect_reply(220);
     }
     for client in &mut silent {
-        assert!(client.expect_reply(421).contains("4.4.2"));
+        assert!(client.expect_reply(421).contains("4.3.2 Too busy"));
         client.expect_end();
     }
+    relay.wait_for_count("session", 4, names_crowded_timeout);
     trusted.expect("EHLO client.test", 250);
     trusted.quit();
     relay.stop();
@@ -231,6 +238,26 @@ fn strangers_with_mail_are_served_while_places_run_short() {
         }
     }
     hop.wait_for_mail(80);
+    relay.stop();
+}
+
+// ---- Lines ----
+
+#[test]
+fn refusals_that_no_line_tells_of_are_counted_by_one_of_their_own() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let relay = relay_to(&home, &hop, &OPEN_GATEWAY);
+    let mut client = greeted_from("127.0.0.2", relay.address());
+    client.expect("MAIL FROM:<a@sender.test>", 250);
+    client.send(&"RCPT TO:<b@elsewhere.test>\r\n".repeat(6));
+    (0..6).for_each(|_| drop(client.expect_reply(554)));
+    relay.wait_for("suppressed", |event| {
+        event["of"] == "rejected" && event["lines_suppressed"] == 3
+    });
+    let rejected = relay.events("rejected");
+    assert_eq!(rejected.len(), 3);
+    assert!(rejected.iter().all(|it| it["lines_suppressed"].is_null()));
+    drop(client);
     relay.stop();
 }
 
@@ -586,6 +613,80 @@ fn envelopes_that_fill_the_memory_put_new_mail_off_until_they_are_gone() {
     hop.wait_for_mail(1);
     patient.quit();
     relay.stop();
+}
+
+#[test]
+fn strangers_who_hold_envelopes_are_hurried_when_memory_is_full() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = [
+        "--memory-max",
+        "16MiB",
+        "--max-recipients",
+        "5000",
+        "--recipient-rate",
+        "0",
+        "--crowded-timeout",
+        "1s",
+    ];
+    let relay = relay_to(&home, &hop, &[&OPEN_GATEWAY[..], &flags].concat());
+    let mut holders = Vec::new();
+    loop {
+        let mut client = greeted_from("127.0.0.2", relay.address());
+        let answers = begins(&mut client, 5000);
+        holders.push(client);
+        if answers != (250, 250) {
+            break;
+        }
+        assert!(holders.len() < 100, "the memory does not fill");
+    }
+    relay.wait_for("memory-full", |_| true);
+    relay.wait_for("session", names_crowded_timeout);
+    relay.wait_for("memory-has-room", |_| true);
+    drop(holders);
+    relay.stop();
+}
+
+#[test]
+fn replies_that_nobody_reads_stay_within_memory_max() {
+    const CLIENTS: usize = 400;
+    let (home, hop) = (Home::new(), NextHop::start());
+    let flags = [
+        "--memory-max",
+        "16MiB",
+        "--max-connections-per-address",
+        "0",
+    ];
+    let relay = relay_to(&home, &hop, &flags);
+    let before = relay.memory_bytes();
+    let mut sockets: Vec<TcpStream> = (0..CLIENTS).map(|_| deaf_client(relay.address())).collect();
+    // Each gets a reply twice as long. No event tells what waits.
+    let mut commands = b"EHLO x\r\nMAIL FROM:<>\r\n".to_vec();
+    commands.extend(b"RCPT TO:a@b\r\n".repeat(9_000));
+    let mut sent = vec![0; CLIENTS];
+    let mut peak = 0;
+    for _ in 0..60 {
+        for (socket, sent) in sockets.iter_mut().zip(&mut sent) {
+            *sent += socket.write(&commands[*sent..]).unwrap_or(0);
+        }
+        std::thread::sleep(Duration::from_millis(25));
+        peak = peak.max(relay.memory_bytes());
+    }
+    let grown = peak.saturating_sub(before);
+    println!("{CLIENTS} clients sent {}; {grown} bytes more", sent[0]);
+    assert!(grown <= 16 << 20, "{grown} bytes more");
+    drop(sockets);
+    relay.stop();
+}
+
+/// One with a small window, whose writes do not wait.
+fn deaf_client(relay: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(2304).expect("a small window");
+    socket
+        .connect(&SockAddr::from(relay))
+        .expect("the relay listens");
+    socket.set_nonblocking(true).expect("a socket");
+    socket.into()
 }
 
 // ---- The loop ----

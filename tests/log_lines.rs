@@ -79,7 +79,7 @@ fn a_flood_of_refusals_is_not_a_flood_of_lines() {
     relay.wait_for("session", |_| true);
     let lines = relay.events("rejected").len();
     assert!(
-        (10..=10 * (seconds + 1)).contains(&lines),
+        (3..=3 + 2 * seconds).contains(&lines),
         "{lines} in {seconds} s"
     );
     relay.stop();

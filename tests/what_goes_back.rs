@@ -405,6 +405,15 @@ fn a_body_behind_a_refused_data_is_not_executed() {
         client.expect_reply(521);
         client.expect_end();
     }
+    // In a packet of its own, after the refusal.
+    let mut client = begun(&relay, "MAIL FROM:<a@sender.test>");
+    client.expect("RCPT TO:<unknown@example.test>", 550);
+    client.expect("DATA", 554);
+    client.send(&format!("{forged}Subject: forged\r\n\r\n.\r\n"));
+    for code in [250, 250, 354, 521] {
+        client.expect_reply(code);
+    }
+    client.expect_end();
     relay.stop();
     assert_eq!(hop.connections(), 0);
 }

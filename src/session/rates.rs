@@ -237,9 +237,10 @@ impl Value for Suppressed {
 
 const LINE_CELLS: usize = 256;
 
-/// Of the lines that a throttle lets through in a second, an address may have so many: a flood from one, or
-/// from a few, leaves room for what befalls others.
-pub const LINES_OF_ADDRESS_PER_SECOND: u32 = 2;
+/// Of the lines that a throttle lets through an address may have so many in this time, two a second, and as many
+/// at once: a flood from one, or from a few, leaves room for what befalls others.
+const LINES_OF_ADDRESS: u32 = 3;
+const LINES_OF_ADDRESS_IN: Duration = Duration::from_millis(1500);
 
 /// What was suppressed is said by the next line of its kind, or after this time by a line of its own.
 const SUPPRESSED_UNSAID_FOR: Duration = Duration::from_secs(1);
@@ -251,7 +252,7 @@ impl Throttle {
             hasher: RandomState::new(),
             all: Flow::new(per_second, IN_TOTAL),
             all_empty_ns: 0,
-            of_address: Flow::new(LINES_OF_ADDRESS_PER_SECOND, IN_TOTAL),
+            of_address: Flow::new(LINES_OF_ADDRESS, LINES_OF_ADDRESS_IN),
             empty_ns: [0; LINE_CELLS],
             suppressed: 0,
             suppressed_at: Now(0),
@@ -451,7 +452,7 @@ mod tests {
             let lines = (0..lines).filter_map(|_| allowed(throttle, 1, START));
             lines.count()
         };
-        assert_eq!(written(&mut throttle, 5), 2);
+        assert_eq!(written(&mut throttle, 6), 3);
         let unsaid = |throttle: &mut Throttle, after_ms, at_once| {
             let now = START + Duration::from_millis(after_ms);
             Some(throttle.unsaid(now, at_once)?.0)
