@@ -265,6 +265,7 @@ fn a_reused_session_that_refuses_to_go_on_returns_no_mail() {
     for text in [
         "503 5.5.1 nested MAIL command",
         "550 5.7.0 Too many messages in this session",
+        "452 4.5.3 Too many messages in this session",
     ] {
         // The second message finds the connection of the first.
         let script = move |occasion: Occasion<'_>| {
@@ -283,6 +284,7 @@ fn a_reused_session_that_refuses_to_go_on_returns_no_mail() {
             relay.wait_for_count("delivered", number, |_| true);
         }
         assert_eq!(hop.connections(), 2, "{text}");
+        assert_eq!(relay.events("deferred").len(), 0, "{text}");
         relay.stop();
     }
 }

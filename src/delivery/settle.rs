@@ -210,7 +210,7 @@ impl Inner {
         message: &Arc<Message>,
         body: Option<Arc<Body>>,
         course: Course,
-        consequences: Consequences,
+        mut consequences: Consequences,
     ) {
         let job = |recipients, body, course| Job {
             message: message.clone(),
@@ -218,6 +218,7 @@ impl Inner {
             recipients,
             course,
         };
+        let deferred = consequences.take_deferred();
         if !consequences.again.is_empty() {
             self.clone().submit(job(consequences.again, body, course));
         }
@@ -226,7 +227,9 @@ impl Inner {
                 .submit(job(consequences.reports, None, Course::default()));
         }
         if let Some(due) = consequences.due {
-            self.defer(job(consequences.deferred, None, course), due);
+            for recipients in deferred {
+                self.defer(job(recipients, None, course), due);
+            }
         }
     }
 

@@ -541,10 +541,12 @@ impl Worker {
         while let Some(refused) = &carried {
             if refused.goes_again {
                 break;
-            } else if judge::is_for_next_host(&refused.result) {
+            }
+            if !judge::is_of_session(&refused.result, refused.has_worked) {
+                if !judge::is_for_next_host(&refused.result) {
+                    break;
+                }
                 declined.push(self.peer.host.clone());
-            } else if !judge::is_of_session(&refused.result, refused.has_worked) {
-                break;
             }
             if !self.goes_over_new_connection(&declined).await {
                 break;

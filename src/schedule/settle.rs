@@ -28,6 +28,8 @@ pub struct Decision {
     pub diagnosis: Diagnosis,
     /// Delivered to a hop that will not report success, while success reports were asked for.
     pub relayed: bool,
+    /// The session ended while this recipient and others were offered, and any of them may be why.
+    pub may_be_for_another: bool,
 }
 
 /// Recipients that one report speaks of. All that a message with many owes, in one report, may be larger than any host takes.
@@ -166,13 +168,13 @@ pub fn postponed(
     };
     let decision = |(index, state): &(u32, RecipientState)| {
         let (verdict, diagnosis) = decide(state);
-        let relayed = false;
         (
             *index,
             Decision {
                 verdict,
                 diagnosis,
-                relayed,
+                relayed: false,
+                may_be_for_another: false,
             },
         )
     };
@@ -230,6 +232,7 @@ pub fn decide_all(
         verdict,
         diagnosis: diagnosis.clone(),
         relayed: false,
+        may_be_for_another: false,
     };
     recipients
         .iter()
@@ -277,6 +280,8 @@ pub fn judge_transaction(
         .verdicts
         .iter()
         .any(|(_, verdict)| matches!(verdict, RecipientVerdict::Accepted { .. }));
+    let unanswered = result.verdicts.iter().filter(|(_, it)| has_no_answer(it));
+    let are_many_unanswered = unanswered.count() > 1;
     let mut judged = Judged {
         decisions: Vec::with_capacity(result.verdicts.len()),
         accepted_any,
@@ -300,12 +305,14 @@ pub fn judge_transaction(
         judged.broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
         judged.is_spoilt |= scope == Scope::Session;
         judged.hear_of_hop(&finding);
+        let is_unexplained = has_no_answer(recipient) && !finding.throttles();
         judged.decisions.push((
             *index,
             Decision {
                 verdict,
                 diagnosis: finding.into_diagnosis(),
                 relayed: result.relayed.contains(index),
+                may_be_for_another: are_many_unanswered && is_unexplained,
             },
         ));
     }
@@ -394,6 +401,8 @@ pub struct Consequences {
     pub finished: u32,
     /// The earliest of `deferred`.
     pub due: Option<WallTime>,
+    /// Those of `deferred` that may have suffered again for another of them.
+    pub suspects: usize,
 }
 
 impl Consequences {
@@ -414,11 +423,26 @@ impl Consequences {
             consequences.endings.reserve_exact(decisions.len());
             for ((index, state), (_, decision)) in recipients.into_iter().zip(decisions) {
                 let (ending, next) = facts.next_of_recipient(index, &state, decision);
+                let is_suspect = decision.may_be_for_another
+                    && matches!(ending, Ending::Deferred { attempt } if attempt > 1);
+                consequences.suspects += usize::from(is_suspect);
                 consequences.add(index, state, next);
                 consequences.endings.push(ending);
             }
         }
         consequences
+    }
+
+    /// Takes `deferred`, as the jobs in which it is to be tried. A recipient at whom the host ends the session takes all others of
+    /// the transaction with it, each time, and nobody can tell which one it is. So once that has happened twice they go in as
+    /// many transactions as each has recipients, roughly: of a thousand all but one are delivered at the sixth attempt.
+    pub fn take_deferred(&mut self) -> Vec<Recipients> {
+        let deferred = std::mem::take(&mut self.deferred);
+        let most = match self.suspects {
+            0 => deferred.len(),
+            suspects => suspects.isqrt(),
+        };
+        split_by_count(deferred, most.max(1))
     }
 
     fn add(&mut self, index: u32, before: RecipientState, next: Option<RecipientState>) {
@@ -659,6 +683,17 @@ fn echoes_of(envelope: &Envelope, result: &TransactionResult) -> Echoes {
 fn is_own_refusal(verdict: &RecipientVerdict) -> bool {
     let is_own = |stage: Stage, code: u16| stage == Stage::Rcpt && code != 421;
     matches!(verdict, RecipientVerdict::Refused { stage, reply } if is_own(*stage, reply.code))
+}
+
+/// The session ended before the content was asked for, at this recipient or at another one.
+fn has_no_answer(verdict: &RecipientVerdict) -> bool {
+    match verdict {
+        RecipientVerdict::NotAttempted => true,
+        RecipientVerdict::Refused { stage, reply } => {
+            matches!(stage, Stage::Rcpt | Stage::Data) && reply.code == 421
+        }
+        _ => false,
+    }
 }
 
 /// The connection ended without the answer that was due.

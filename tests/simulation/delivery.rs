@@ -279,10 +279,11 @@ impl Core {
         &self,
         message: &Rc<Message>,
         body: Option<Arc<Body>>,
-        consequences: Consequences,
+        mut consequences: Consequences,
     ) {
         let seen = &self.world().seen;
         let job = |recipients, body| Job::new(message.clone(), body, recipients);
+        let deferred = consequences.take_deferred();
         if !consequences.again.is_empty() {
             seen.borrow_mut().again += 1;
             self.submit(job(consequences.again, body));
@@ -294,7 +295,9 @@ impl Core {
         if let Some(due) = consequences.due {
             seen.borrow_mut().deferred += 1;
             let wait = due.since(self.world().wall_time());
-            self.defer(job(consequences.deferred, None), wait);
+            for recipients in deferred {
+                self.defer(job(recipients, None), wait);
+            }
         }
     }
 }

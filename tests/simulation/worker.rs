@@ -33,11 +33,12 @@ impl Core {
         let core = self.clone();
         let workers = &self.part().workers;
         workers.set(workers.get() + 1);
+        let site = *self.part().schedule.borrow().key(hop);
+        // Now, and not in its turn: a greeted connection may have ended by then.
+        self.count_opening(site);
         self.world().spawn(Owner::Relay, async move {
             let world = core.world().clone();
             let started = world.now();
-            let site = *core.part().schedule.borrow().key(hop);
-            core.count_opening(site);
             let tried = core.connect(hop, &[]).await;
             core.count_opened(site, matches!(tried, Tried::Open(..)));
             match tried {
@@ -311,11 +312,12 @@ impl Worker {
         let mut result = self.transact(&job, begun).await;
         let mut declined = Vec::new();
         while let Some(refused) = &result {
-            let is_of_host = judge::is_for_next_host(refused);
+            let is_of_host = !judge::is_of_session(refused, session_worked);
             if is_of_host {
+                if !judge::is_for_next_host(refused) {
+                    break;
+                }
                 declined.push(self.host);
-            } else if !judge::is_of_session(refused, session_worked) {
-                break;
             }
             if !self.goes_over_new_connection(&declined).await {
                 break;

@@ -1,6 +1,7 @@
 //! What one transaction means for other mail that waits for the same next hop.
 
 use super::*;
+use crate::message::Recipient;
 use crate::schedule::judge::Event;
 use crate::schedule::next_hop::{Action, Settings, Take};
 use crate::smtp::reply::{Reply, Stage};
@@ -230,4 +231,67 @@ fn a_refused_sender_does_not_pause_the_hop() {
     assert_eq!((status.paused_until, status.window), (Now(0), window));
     schedule.push(&"b", 2, Now(2));
     assert_eq!(schedule.take(hop, Now(2)), Take::Job(2));
+}
+
+/// Attempts until every recipient of so many is delivered but the one that the hop hangs up on.
+fn attempts_beside_poison(count: u32, poison: u32, hang_up: &RecipientVerdict) -> u32 {
+    let envelope = Envelope {
+        reverse_path: Some(Mailbox::new("s", "a.test")),
+        recipients: (0..count)
+            .map(|number| Recipient::new(Mailbox::new(&format!("r{number}"), "b.test")))
+            .collect(),
+        ..Envelope::default()
+    };
+    let retry = RetryPolicy::default();
+    let facts = Facts {
+        envelope: &envelope,
+        age: Duration::ZERO,
+        now: WallTime(1000),
+        random: 0,
+        retry: &retry,
+        report_retry: &retry,
+    };
+    let taken = RecipientVerdict::Accepted {
+        reply: Rc::new(Reply::new(250, "2.0.0 ok")),
+    };
+    let fresh = (0..count).map(|index| (index, RecipientState::fresh()));
+    let mut jobs: Vec<Recipients> = vec![fresh.collect()];
+    for attempt in 1..20 {
+        let mut later = Vec::new();
+        for recipients in jobs {
+            let is_poisoned = recipients.iter().any(|(index, _)| *index == poison);
+            let verdict = if is_poisoned { hang_up } else { &taken };
+            let verdicts = indices(&recipients).into_iter();
+            let result = TransactionResult {
+                verdicts: verdicts.map(|index| (index, verdict.clone())).collect(),
+                relayed: Vec::new(),
+                reusable: !is_poisoned,
+                cut_short: None,
+                waited: None,
+            };
+            let judged = judge_transaction(&envelope, &result, &Over::new("mx.b.test"));
+            let mut consequences = Consequences::of(&facts, recipients, &judged.decisions);
+            later.append(&mut consequences.take_deferred());
+        }
+        later.retain(|part| !part.is_empty());
+        let left: Vec<u32> = later.iter().flat_map(|part| indices(part)).collect();
+        if left == [poison] {
+            return attempt;
+        }
+        jobs = later;
+    }
+    panic!("{count} recipients beside {poison}");
+}
+
+#[test]
+fn a_recipient_at_whom_the_hop_hangs_up_does_not_return_the_whole_list() {
+    let hang_ups = [
+        refused(Stage::Rcpt, 421, "4.7.0 bye"),
+        RecipientVerdict::NotAttempted,
+    ];
+    for hang_up in &hang_ups {
+        assert_eq!(attempts_beside_poison(3, 1, hang_up), 3);
+        assert_eq!(attempts_beside_poison(100, 0, hang_up), 5);
+        assert_eq!(attempts_beside_poison(1000, 0, hang_up), 6);
+    }
 }
