@@ -521,8 +521,11 @@ fn tls_contradictions(flags: &Flags, found: &mut Vec<String>) {
     if tls.tls_ca_only && tls.tls_ca.is_none() {
         found.push("--tls-ca-only needs --tls-ca beside it".to_owned());
     }
-    if tls.no_starttls && tls.tls_require {
-        found.push("--tls-require and --no-starttls leave clients no way to TLS".to_owned());
+    if tls.no_starttls && tls.tls_require && flags.listening.listen_tls.is_empty() {
+        found.push(
+            "--tls-require and --no-starttls without --listen-tls leave clients no way to TLS"
+                .to_owned(),
+        );
     }
     for (index, entry) in tls.tls_out_for.iter().enumerate() {
         let earlier = &tls.tls_out_for[..index];

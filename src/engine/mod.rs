@@ -552,7 +552,8 @@ fn say_hello(shared: &Shared, log: &Log, opened: &spool::Opened, more: impl FnOn
     drop(line);
     certificates::say(&shared.keys, &shared.config.tls.hostname, log);
     log.line(LogLevel::Info, event::TRUSTED_ROOTS, now)
-        .field("roots", shared.anchors.len() as u64);
+        .field("roots", shared.anchors.len() as u64)
+        .field("left_out", shared.anchors.left_out() as u64);
     for complaint in &shared.anchor_complaints {
         log.line(LogLevel::Warn, event::TRUSTED_ROOTS, now)
             .field("warning", Shown(complaint));

@@ -58,7 +58,7 @@ events! {
     CERTIFICATE = "certificate" [
         "source", "kind", "sha256", "for", "warning", "error", "effect"
     ];
-    TRUSTED_ROOTS = "trusted-roots" ["roots", "warning"];
+    TRUSTED_ROOTS = "trusted-roots" ["roots", "left_out", "warning"];
     SPOOL = "spool" ["dir", "run", "recovered_messages"];
     RECOVERY = "recovery" [
         "messages", "open_recipients", "finished_messages", "segments", "commits", "outcomes",

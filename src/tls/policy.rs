@@ -95,6 +95,8 @@ pub struct TrustAnchors {
     /// SHA-256 of certificates that the operator named: trusted also where they are not CAs, as
     /// self-signed certificates of internal hosts are.
     named: HashSet<[u8; 32]>,
+    /// Certificates of the system's store that are none: expired, or without CA:TRUE.
+    left_out: usize,
 }
 
 impl TrustAnchors {
@@ -103,6 +105,7 @@ impl TrustAnchors {
         TrustAnchors {
             anchors: Vec::new(),
             named: HashSet::new(),
+            left_out: 0,
         }
     }
 
@@ -120,14 +123,8 @@ impl TrustAnchors {
             let system = rustls_native_certs::load_native_certs();
             complaints.extend(system.errors.iter().map(ToString::to_string));
             let certificates = system.certs.iter();
-            let expired = certificates.filter(|certificate| !trusted.add_anchor(certificate, now));
-            match expired.count() {
-                0 => {}
-                count => complaints.push(format!(
-                    "{count} of the system's roots are not trusted: expired, or they do not say that \
-                     they are CAs"
-                )),
-            }
+            let left_out = certificates.filter(|certificate| !trusted.add_anchor(certificate, now));
+            trusted.left_out = left_out.count();
         }
         if let Some(path) = extra {
             for (index, certificate) in read_chain(path)?.iter().enumerate() {
@@ -150,6 +147,11 @@ impl TrustAnchors {
     pub fn add(&mut self, certificate: &CertificateDer<'_>, now: WallTime) {
         self.named.insert(sha256(certificate));
         self.add_anchor(certificate, now);
+    }
+
+    /// Certificates of the system's store that are not trusted: expired, or without CA:TRUE.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     pub fn len(&self) -> usize {
