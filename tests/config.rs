@@ -199,8 +199,6 @@ fn contradictions_are_all_named_at_once() {
             "2h",
             "--retry-max",
             "1h",
-            "--no-starttls",
-            "--tls-require",
             "--chunk-size",
             "4MiB",
             "--segment-size",
@@ -227,7 +225,6 @@ fn contradictions_are_all_named_at_once() {
             "--tls-cert needs --tls-key",
             "--tls-cert /nonexistent/cert.pem: No such file",
             "--retry-min 2h is more than --retry-max 1h",
-            "--tls-require and --no-starttls",
             "--chunk-size 4MiB: at most",
             "--delivery-connections 50 is more than",
             "127.0.0.1:25 twice",
@@ -236,6 +233,25 @@ fn contradictions_are_all_named_at_once() {
             "--spool-size 1MiB: at least",
         ],
     );
+}
+
+#[test]
+fn tls_is_demanded_only_where_clients_have_a_way_to_it() {
+    let none = ["--tls-require", "--no-starttls"];
+    refused(
+        &none,
+        &[],
+        &["--tls-require and --no-starttls without --listen-tls"],
+    );
+    let port = [
+        "--check",
+        "--tls-require",
+        "--no-starttls",
+        "--listen-tls",
+        "127.0.0.1:0",
+    ];
+    let output = ringpost(&port, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
 #[test]
