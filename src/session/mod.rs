@@ -901,13 +901,18 @@ impl Session {
         }
         self.arm_deadline();
         self.set_deadlines();
-        if self.context.memory.level() >= Level::Tight {
-            self.out.shrink_to_fit();
+        let counts = self.replies_bytes() > 0;
+        if counts {
+            if self.context.memory.level() >= Level::Tight {
+                self.out.shrink_to_fit();
+            }
+            self.weigh();
         }
-        self.weigh();
         let sent = self.stream.send(&self.out).await;
         pool::give(std::mem::take(&mut self.out));
-        self.weigh();
+        if counts {
+            self.weigh();
+        }
         sent.map_err(|error| self.failed(error))
     }
 

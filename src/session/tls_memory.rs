@@ -213,7 +213,7 @@ impl TlsMemory {
             if hellos.has(one) {
                 hellos_after = hellos;
                 let apart = apart(failure, may_be_scanned);
-                let is_another = in_ms(failure.began) > known.at_ms && known.age(now_ms) >= apart;
+                let is_another = in_ms(failure.began) >= known.at_ms && known.age(now_ms) >= apart;
                 after.count = (known.count + 1).min(FAILURES);
                 return is_another.then(|| after.write());
             }
