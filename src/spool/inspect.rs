@@ -117,7 +117,7 @@ fn write_recipient(
             due,
             last,
         } => {
-            write!(f, "{attempts} attempts, next at {}", Calendar(*due))?;
+            write!(f, "attempts: {attempts}, next at {}", Calendar(*due))?;
             write_diagnosis(f, last.as_ref())
         }
         RecipientState::ReportOwed {
@@ -132,7 +132,7 @@ fn write_recipient(
             };
             write!(
                 f,
-                "a report of {kind} is owed, {attempts} attempts, next at {}",
+                "a report of {kind} is owed, attempts: {attempts}, next at {}",
                 Calendar(*due)
             )?;
             write_diagnosis(f, Some(diagnosis))
