@@ -3,7 +3,7 @@
 use super::worker::Peer;
 use super::{HopId, Inner};
 use crate::config::LogLevel;
-use crate::handoff::job::{Body, Job, Message};
+use crate::handoff::job::{Body, Job, Message, words_of};
 use crate::io::clock;
 use crate::log::{Shown, event};
 use crate::message::TlsSummary;
@@ -161,7 +161,10 @@ impl Inner {
             retry: &self.context.retry,
             report_retry: &self.context.report_retry,
         };
+        let words_before = words_of(&job.recipients);
         let mut consequences = Consequences::of(&facts, job.recipients, &decisions);
+        let words_after = words_of(&consequences.recorded) + words_of(&consequences.again);
+        message.weigh_words(words_before, words_after);
         // Of a report there is one ending for all that it speaks of.
         for ((index, decision), ending) in decisions.iter().zip(&consequences.endings) {
             self.count(*ending, is_report, &message);

@@ -2,7 +2,7 @@
 
 use crate::handoff::memory::{Budget, Charge, Level, Memory};
 use crate::message::{Envelope, MessageId, Recipient};
-use crate::schedule::outcome::RecipientState;
+use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::settle::Course;
 use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
 use crate::time::{Birth, Now, WallTime};
@@ -28,7 +28,7 @@ pub struct Message {
     open_recipients: AtomicU32,
     /// How often the disk would not give the content; [`CONTENT_TRIES_MAX`]: it is given up.
     content_failures: AtomicU32,
-    _memory: Charge,
+    memory: Charge,
 }
 
 /// How often a disk that gives an error is asked for a message's content before that counts as lost. A
@@ -38,13 +38,37 @@ pub const CONTENT_TRIES_MAX: u32 = 3;
 /// Memory of a message in the queue beside its recipients: counts, places, tickets, maps. Measured
 /// with mail that waits for its next attempt.
 const QUEUED_MESSAGE_BYTES: usize = 768;
-/// Of a recipient: its state, its jobs, and the strings of its address.
+/// Of a recipient: its state and its jobs.
 const QUEUED_RECIPIENT_BYTES: usize = 256;
 
-/// About what a message holds while it is in the queue, its body apart.
+/// About what a message holds while it is in the queue, its body and what next hops say of it apart.
 pub fn queued_bytes(envelope: &Envelope) -> u64 {
-    let recipients = envelope.recipients.len() * (QUEUED_RECIPIENT_BYTES + size_of::<Recipient>());
-    (QUEUED_MESSAGE_BYTES + recipients) as u64
+    let length = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+    let of_recipient = |recipient: &Recipient| {
+        let texts = recipient.forward_path.as_str().len() + length(&recipient.orcpt);
+        QUEUED_RECIPIENT_BYTES + size_of::<Recipient>() + texts
+    };
+    let recipients: usize = envelope.recipients.iter().map(of_recipient).sum();
+    let reverse_path = envelope.reverse_path.as_ref();
+    let reverse_path = reverse_path.map_or(0, |path| path.as_str().len());
+    (QUEUED_MESSAGE_BYTES + recipients + reverse_path + length(&envelope.envid)) as u64
+}
+
+/// What is kept of a recipient's last refusal. What a report is to say stands with the job, and once more for a copy of
+/// the message that may be made.
+fn words_bytes(state: &RecipientState) -> u64 {
+    let (diagnosis, times) = match state {
+        RecipientState::Waiting { last, .. } => (last.as_ref(), 1),
+        RecipientState::ReportOwed { diagnosis, .. } => (Some(diagnosis), 2),
+        RecipientState::Finished => (None, 0),
+    };
+    let bytes = |it: &Diagnosis| it.text.len() + it.remote_host.len();
+    times * diagnosis.map_or(0, bytes) as u64
+}
+
+/// The same of all these recipients.
+pub fn words_of(recipients: &[(u32, RecipientState)]) -> u64 {
+    recipients.iter().map(|(_, state)| words_bytes(state)).sum()
 }
 
 impl Message {
@@ -67,7 +91,7 @@ impl Message {
             home,
             open_recipients: AtomicU32::new(recipients as u32),
             content_failures: AtomicU32::new(0),
-            _memory: memory,
+            memory,
         })
     }
 
@@ -78,7 +102,8 @@ impl Message {
         memory: &Memory,
         (calendar, now): (WallTime, Now),
     ) -> (Arc<Self>, Vec<RecipientState>) {
-        let bytes = queued_bytes(&found.envelope);
+        let words: u64 = found.states.iter().map(words_bytes).sum();
+        let bytes = queued_bytes(&found.envelope) + words;
         let open = found.states.iter().filter(|s| !s.is_finished()).count();
         let message = Arc::new(Message {
             id: found.id,
@@ -92,7 +117,7 @@ impl Message {
                 true => CONTENT_TRIES_MAX,
                 false => 0,
             }),
-            _memory: memory.charge(usize::from(found.home), bytes),
+            memory: memory.charge(usize::from(found.home), bytes),
         });
         (message, found.states)
     }
@@ -110,6 +135,13 @@ impl Message {
     /// There is nothing left to deliver.
     pub fn is_content_lost(&self) -> bool {
         self.content_failures.load(Ordering::Relaxed) >= CONTENT_TRIES_MAX
+    }
+
+    /// What is kept of refusals is part of what a message holds: [`words_of`] a job, and of what becomes of it.
+    pub fn weigh_words(&self, before: u64, after: u64) {
+        if before != after {
+            self.memory.replace(before, after);
+        }
     }
 
     /// Counts recipients as finished, which must be durable; true if these were the last.
@@ -218,6 +250,32 @@ pub struct Accepted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_queue_keeps_of_a_recipient_is_weighed_whole() {
+        let mailbox = |local: &str| crate::message::Mailbox::new(local, "b.test");
+        let short = Envelope {
+            recipients: vec![Recipient::new(mailbox("u"))],
+            ..Envelope::default()
+        };
+        let mut long = short.clone();
+        long.recipients[0].forward_path = mailbox(&"u".repeat(61));
+        long.recipients[0].orcpt = Some("o".repeat(500).into());
+        long.envid = Some("e".repeat(100).into());
+        assert_eq!(queued_bytes(&long), queued_bytes(&short) + 60 + 500 + 100);
+        let refused = RecipientState::Waiting {
+            attempts: 1,
+            due: WallTime(0),
+            last: Some(Diagnosis {
+                status: crate::smtp::reply::EnhancedStatus::new(4, 2, 0),
+                text: "x".repeat(900).into(),
+                remote_host: "mx.b.test".into(),
+            }),
+        };
+        assert_eq!(words_bytes(&RecipientState::fresh()), 0);
+        assert_eq!(words_bytes(&refused), 909);
+        assert_eq!(words_bytes(&RecipientState::Finished), 0);
+    }
 
     #[test]
     fn a_dropped_body_gives_its_bytes_back() {

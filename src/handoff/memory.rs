@@ -75,7 +75,10 @@ impl Memory {
     pub fn charge(&self, core: usize, bytes: u64) -> Charge {
         let held = self.cores[core].clone();
         held.0.fetch_add(bytes, Ordering::Relaxed);
-        Charge { held, bytes }
+        Charge {
+            held,
+            bytes: AtomicU64::new(bytes),
+        }
     }
 }
 
@@ -127,27 +130,46 @@ impl Budget {
 /// Bytes that count as held; any core may drop it.
 pub struct Charge {
     held: Arc<Held>,
-    bytes: u64,
+    bytes: AtomicU64,
 }
 
 impl Charge {
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Holds `bytes` from now on.
     pub fn set(&mut self, bytes: u64) {
-        match bytes.checked_sub(self.bytes) {
-            Some(more) => self.held.0.fetch_add(more, Ordering::Relaxed),
-            None => self.held.0.fetch_sub(self.bytes - bytes, Ordering::Relaxed),
+        let before = std::mem::replace(self.bytes.get_mut(), bytes);
+        self.held.replace(before, bytes);
+    }
+
+    /// Part of what is held, `before` bytes, takes `after` bytes from now on. Also from another core than that
+    /// which is charged.
+    pub fn replace(&self, before: u64, after: u64) {
+        Held::replace_in(&self.bytes, before, after);
+        self.held.replace(before, after);
+    }
+}
+
+impl Held {
+    fn replace(&self, before: u64, after: u64) {
+        Self::replace_in(&self.0, before, after);
+    }
+
+    fn replace_in(bytes: &AtomicU64, before: u64, after: u64) {
+        match after.checked_sub(before) {
+            Some(more) => bytes.fetch_add(more, Ordering::Relaxed),
+            None => bytes.fetch_sub(before - after, Ordering::Relaxed),
         };
-        self.bytes = bytes;
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.held
+            .0
+            .fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
     }
 }
 
@@ -171,6 +193,17 @@ mod tests {
         drop(second);
         assert_eq!(memory.held_bytes(), 10);
         drop(first);
+        assert_eq!(memory.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_part_that_grows_and_shrinks_is_given_back_with_the_rest() {
+        let memory = Memory::new(1, 800);
+        let charge = memory.charge(0, 300);
+        charge.replace(0, 200);
+        charge.replace(200, 50);
+        assert_eq!((charge.bytes(), memory.held_bytes()), (350, 350));
+        drop(charge);
         assert_eq!(memory.held_bytes(), 0);
     }
 
