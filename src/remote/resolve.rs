@@ -745,7 +745,10 @@ impl<'a> Inquiry<'a> {
             }
             Heard::Denied(denial) => {
                 self.answered.set(true);
-                self.denied(&denial)
+                match ends_in_alias(&denial, &fqdn) && record_type != RecordType::MX {
+                    true => self.failed("its aliases come to no end".into()),
+                    false => self.denied(&denial),
+                }
             }
             Heard::Failed { why, is_silence } => {
                 self.answered.set(self.answered.get() || !is_silence);
@@ -773,6 +776,13 @@ impl<'a> Inquiry<'a> {
         self.keep(self.resolver.settings.failure_ttl);
         Found::Failed(why)
     }
+}
+
+/// The library follows eight aliases that are given one by one, and then says that there are no records. Who has learned that there are
+/// none has the SOA as well; of MX too little hangs on it, because the addresses are asked for next.
+fn ends_in_alias(denial: &NoRecords, asked: &Name) -> bool {
+    let is_of_another_name = denial.query.name() != asked;
+    denial.response_code == ResponseCode::NoError && denial.soa.is_none() && is_of_another_name
 }
 
 fn no_such_domain(domain: &str) -> ResolveError {

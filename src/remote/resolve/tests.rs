@@ -857,3 +857,20 @@ fn question_in_line_is_small() {
         assert!(bytes <= 512, "{bytes}");
     });
 }
+
+#[test]
+fn aliases_without_an_end_are_no_sign_that_there_is_no_address() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "h0.a.test");
+    for link in 0..200 {
+        dns.cname(&format!("h{link}.a.test"), &format!("h{}.a.test", link + 1));
+    }
+    let answer = resolve(&dns, "a.test");
+    assert!(answer[0].starts_with("4.4.3 "), "{answer:?}");
+    // One that ends, at a name without an address.
+    dns.mx("b.test", 10, "h.b.test");
+    dns.cname("h.b.test", "none.b.test");
+    dns.mx("none.b.test", 10, "h.b.test");
+    let answer = resolve(&dns, "b.test");
+    assert!(answer[0].starts_with("5.4.4 "), "{answer:?}");
+}
