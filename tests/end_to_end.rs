@@ -1519,6 +1519,27 @@ impl MxHosts {
     }
 }
 
+#[test]
+fn nobody_waits_for_a_reply_to_quit_before_the_next_host_is_tried() {
+    let hosts = mx_hosts(vec![
+        |occasion| match occasion.command {
+            "QUIT" => Answer::Stall,
+            mail if verb_is(mail, "MAIL") => Answer::Say("451 4.3.0 try another host"),
+            _ => Answer::Usual,
+        },
+        usual,
+    ]);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &[]);
+    let started = Instant::now();
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hosts.hops[1].wait_for_mail(1);
+    // The time for QUIT is five seconds.
+    assert!(started.elapsed() < Duration::from_secs(4));
+    hosts.hops[0].wait_for_command(|command| command == "QUIT");
+    relay.kill();
+}
+
 /// As [`mx_hosts`], one host for each kind of STARTTLS.
 fn mx_hosts_with_tls(kinds: &[StartTls]) -> MxHosts {
     let dns = DnsServer::start();

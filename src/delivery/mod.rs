@@ -15,6 +15,7 @@ mod worker;
 
 use crate::domain::Domain;
 use crate::handoff::job::{Job, Message};
+use crate::handoff::memory::{Charge, Memory};
 use crate::io::runtime::spawn;
 use crate::io::{clock, runtime};
 use crate::log::Log;
@@ -54,6 +55,10 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// TLS is broken.
 const MUTE_REMEMBERED: Duration = Duration::from_secs(60);
 
+/// About what a next hop takes in the schedule's tables and ours, its jobs and the answers of name servers
+/// apart. A message to many domains has one for each.
+const HOP_BYTES: u64 = 1_024;
+
 /// What delivery needs to know, and whom to tell.
 pub struct Context {
     pub hostname: String,
@@ -72,6 +77,9 @@ pub struct Context {
     pub level_for: Box<dyn Fn(&Domain<'_>) -> Level>,
     /// So many more recipients of a message are finished, and that is durable.
     pub finished: Finished,
+    pub memory: Arc<Memory>,
+    /// Which core's memory it is.
+    pub core: usize,
     pub metrics: Arc<CoreMetrics>,
     pub log: Rc<Log>,
 }
@@ -104,6 +112,8 @@ struct HopState {
     site: Option<Rc<Site>>,
     idle: VecDeque<Rc<Idle>>,
     last: LastWord,
+    /// For [`HOP_BYTES`], as long as there is mail for it.
+    charge: Option<Charge>,
 }
 
 /// An idle connection, waiting to be told.
@@ -462,7 +472,10 @@ impl Inner {
             hop = Some(schedule.push(&key, job.part(recipients), now));
         }
         if let Some(hop) = hop {
-            schedule.context(hop).site = Some(site);
+            let state = schedule.context(hop);
+            state.site = Some(site);
+            let charge = || self.context.memory.charge(self.context.core, HOP_BYTES);
+            state.charge.get_or_insert_with(charge);
         }
         drop(schedule);
         self.stir();

@@ -274,6 +274,8 @@ impl Shared {
             broken_tls_remembered: self.config.tls.broken_for,
             level_for: self.level_for(),
             finished,
+            memory: self.memory.clone(),
+            core,
             metrics: self.metrics[core].clone(),
             log,
         };
