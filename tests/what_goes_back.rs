@@ -72,6 +72,35 @@ fn mail_that_a_hop_without_smtputf8_cannot_take_is_reported_through_the_same_hop
 }
 
 #[test]
+fn a_hop_that_refuses_ehlo_for_a_moment_returns_no_mail_that_needs_smtputf8() {
+    for refusals in [1, usize::MAX] {
+        let script = move |occasion: Occasion<'_>| {
+            let is_ehlo = occasion.command.starts_with("EHLO");
+            match is_ehlo && occasion.before < refusals && occasion.taken == 0 {
+                true => Answer::Say("502 5.5.1 not now"),
+                false => Answer::Usual,
+            }
+        };
+        let hop = NextHop::scripted(StartTls::NotOffered, script);
+        let (home, to) = (Home::new(), "j\u{f6}rg@example.test");
+        // No connection is used again.
+        let relay = relay_to(&home, &hop, &["--idle-timeout", "0s"]);
+        finished(
+            begun(&relay, "MAIL FROM:<a@sender.test> SMTPUTF8"),
+            to,
+            CONTENT,
+        );
+        relay.wait_for("deferred", |event| event["status"] == "4.6.7");
+        let mail = hop.wait_for_mail(1).remove(0);
+        match refusals {
+            1 => assert_eq!(mail.to, [format!("RCPT TO:<{to}>")]),
+            _ => assert!(is_report(&mail), "said twice: {}", mail.from),
+        }
+        relay.stop();
+    }
+}
+
+#[test]
 fn ascii_mail_from_a_client_that_always_says_smtputf8_is_delivered_to_a_hop_without_it() {
     let hop = NextHop::with_keywords(StartTls::Works, PLAIN_KEYWORDS, usual);
     let home = Home::new();
