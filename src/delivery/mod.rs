@@ -84,6 +84,10 @@ pub struct Context {
     pub log: Rc<Log>,
 }
 
+/// With whom TLS works or does not: an address, and the name that is asked for there. A handshake depends on both, and
+/// anybody may give an address of somebody else's to a name of his own.
+type TlsPeer = (SocketAddr, Box<str>);
+
 /// A site on certain terms: what the schedule calls a hop. Domains of one site share connections
 /// only at the same level of TLS, so that no connection carries mail that demands more than it was
 /// opened with.
@@ -144,7 +148,8 @@ pub struct Delivery(Rc<Inner>);
 struct Inner {
     context: Context,
     schedule: RefCell<Schedule<HopKey, Job, HopState>>,
-    broken_tls: RefCell<FailureMemory<SocketAddr>>,
+    /// Where TLS does not work, and why.
+    broken_tls: RefCell<FailureMemory<TlsPeer, Rc<str>>>,
     /// Addresses that did not answer in time.
     mute: RefCell<FailureMemory<SocketAddr>>,
     random: Cell<u64>,
@@ -165,12 +170,12 @@ struct Inner {
 
 impl Delivery {
     pub fn new(context: Context, settings: next_hop::Settings, seed: u64) -> Self {
-        let broken_tls = FailureMemory::new(1, context.broken_tls_remembered);
+        let broken_tls = FailureMemory::new(context.broken_tls_remembered);
         let delivery = Delivery(Rc::new(Inner {
             context,
             schedule: RefCell::new(Schedule::new(settings)),
             broken_tls: RefCell::new(broken_tls),
-            mute: RefCell::new(FailureMemory::new(1, MUTE_REMEMBERED)),
+            mute: RefCell::new(FailureMemory::new(MUTE_REMEMBERED)),
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),

@@ -28,8 +28,7 @@ pub(super) struct Session<'a> {
     pub peer: &'a Peer,
     /// When the transaction began.
     pub started: Now,
-    /// It has ended a transaction, or rested, before.
-    pub has_worked: bool,
+    pub over: Over<'a>,
     /// A report, which goes on smaller at once whatever was said of it.
     pub goes_again: bool,
 }
@@ -69,12 +68,7 @@ impl Inner {
             connection, peer, ..
         } = *session;
         let reusable = result.reusable && connection.lives();
-        let over = Over {
-            host: &peer.host,
-            session_worked: session.has_worked,
-            knows_no_extensions: connection.knows_no_extensions(),
-        };
-        let mut judged = judge_transaction(&job.message.envelope, &result, &over);
+        let mut judged = judge_transaction(&job.message.envelope, &result, &session.over);
         if session.goes_again {
             let verdict = Verdict::NextTransaction;
             (judged.decisions.iter_mut()).for_each(|(_, it)| it.verdict = verdict);
@@ -82,6 +76,9 @@ impl Inner {
         if judged.accepted_any {
             let sent = job.message.residence.place().body_bytes();
             self.context.metrics.bytes_delivered.add(sent);
+        }
+        if let Some(reply) = &judged.tls_demanded {
+            self.tls_demanded(peer, reply);
         }
         let now = clock::now();
         let took = now.since(session.started);
@@ -111,7 +108,7 @@ impl Inner {
         let is_lost = job.message.content_failed(is_damaged);
         self.log_unreadable(&job, error, is_lost);
         let decisions =
-            judge_without_content(&job.message.envelope, result, is_lost, &session.peer.host);
+            judge_without_content(&job.message.envelope, result, is_lost, &session.over);
         self.apply(job, decisions, &Told::default());
         After::Close
     }
@@ -302,6 +299,26 @@ impl Inner {
         if let Ending::Deferred { .. } = attempt.ending {
             line.field("next_try", attempt.next_try);
         }
+    }
+
+    /// A host of a next hop could not be reached, or would not talk, or not begin: others come before the next word on the hop.
+    pub(super) fn log_host_failed(&self, address: SocketAddr, diagnosis: &Diagnosis) {
+        let log = &self.context.log;
+        log.line(LogLevel::Info, event::HOST_FAILED, clock::wall_time())
+            .field("host", &diagnosis.remote_host)
+            .field("address", address)
+            .field("status", Shown(diagnosis.status))
+            .field("reply", &diagnosis.text);
+    }
+
+    pub(super) fn log_tls_demanded(&self, peer: &Peer, reply: &Reply) {
+        let log = &self.context.log;
+        log.line(LogLevel::Warn, event::TLS_DEMANDED, clock::wall_time())
+            .field("host", &peer.host)
+            .field("address", peer.address)
+            .field("reply", reply.one_line())
+            .field("reason", &peer.plaintext)
+            .field("effect", "TLS is tried again before the mail is");
     }
 
     pub(super) fn log_connect_failed(&self, hop: HopId, diagnosis: &Diagnosis) {

@@ -1,7 +1,7 @@
 //! One outbound connection as a task: opens it, carries jobs, waits idle, closes.
 
 use super::settle::Session;
-use super::{HopKey, Idle, Inner, Told};
+use super::{HopKey, Idle, Inner, TlsPeer, Told};
 use crate::handoff::job::Job;
 use crate::io::clock;
 use crate::io::runtime::{self, spawn};
@@ -9,13 +9,14 @@ use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
 use crate::schedule::dsn::Rendered;
-use crate::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
+use crate::schedule::judge::{self, Event, Fallback, Finding, GoesOn, Situation, Trouble, Verdict};
 use crate::schedule::limits;
 use crate::schedule::next_hop::{HopId, Refusal, Take};
-use crate::schedule::settle::{After, indices, is_report};
+use crate::schedule::settle::parts::{Part, part};
+use crate::schedule::settle::{After, Over, indices, is_report};
 use crate::schedule::tries::{Known, Tries, Try, Way};
 use crate::smtp::client::{Cause, Transaction, TransactionResult};
-use crate::smtp::reply::Stage;
+use crate::smtp::reply::{Reply, Stage};
 use crate::time::Now;
 use crate::tls::policy::Level;
 use crate::tls::stream::StreamError;
@@ -40,12 +41,72 @@ const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A wait for a connection that is given up after so long was one for a mute host.
 const MUTE_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a session in plaintext goes on with a host that was too busy for TLS, which is not remembered.
+const BUSY_FALLBACK_MAX: Duration = Duration::from_secs(30);
+
+/// Octets of a reason that are remembered.
+const REASON_BYTES_MAX: usize = 200;
+
 /// Whom a connection is with, for outcomes and log lines.
 pub struct Peer {
     pub host: Box<str>,
+    /// Of its MX record.
+    preference: u16,
     pub address: SocketAddr,
     /// Why there is no TLS; `None`: there is.
     pub plaintext: Option<Box<str>>,
+    /// It offers TLS, which did not work.
+    fallback: Option<PlaintextFallback>,
+    /// A host that comes before it, and that was there, was left out.
+    is_substitute: bool,
+    /// Hosts that come before it whose TLS does not work: not yet asked in plaintext.
+    better: Vec<Better>,
+}
+
+#[derive(Clone, Copy)]
+struct PlaintextFallback {
+    which: Fallback,
+    /// `None`: as long as the failure is remembered.
+    until: Option<Now>,
+}
+
+struct Better {
+    host: Host,
+    address: SocketAddr,
+    trouble: TlsTrouble,
+}
+
+/// Why TLS with a host does not work.
+#[derive(Clone)]
+struct TlsTrouble {
+    why: Rc<str>,
+    /// It was found out before, and TLS was not tried again.
+    is_remembered: bool,
+    /// 4yz to STARTTLS: it may work the next time, so it is not remembered.
+    is_busy: bool,
+}
+
+impl Peer {
+    fn tls_peer(&self) -> TlsPeer {
+        (self.address, self.host.clone())
+    }
+
+    /// Others come before it.
+    fn before(mut self, better: Vec<Better>) -> Self {
+        self.is_substitute = !better.is_empty();
+        self.better = better;
+        self
+    }
+}
+
+impl TlsTrouble {
+    fn said(&self) -> String {
+        match (self.is_remembered, self.why.strip_prefix("TLS failed ")) {
+            (false, _) => self.why.to_string(),
+            (true, Some(how)) => format!("TLS failed before, {how}"),
+            (true, None) => format!("TLS failed before: {}", self.why),
+        }
+    }
 }
 
 /// How one try to open a connection ended.
@@ -57,55 +118,83 @@ enum Tried {
 /// How one try of an address ended.
 enum Ended {
     Open(Box<Connection>),
-    /// And plaintext is allowed there. Why, for the log.
-    TlsFailed(String),
-    Failed(Finding),
+    /// And plaintext is allowed there.
+    TlsFailed(TlsTrouble),
+    Failed(Failed),
+}
+
+/// How a host failed that has no session with us.
+struct Failed {
+    finding: Finding,
+    /// The connection stood.
+    is_reached: bool,
+}
+
+/// What is said of a hop after several of its hosts have failed: what the most preferred one did.
+#[derive(Default)]
+struct MostTelling(Option<Failed>);
+
+impl MostTelling {
+    /// Of one host's addresses the last counts, unless it cannot be reached and one before it could.
+    fn hear(&mut self, failed: Failed) {
+        let is_kept = |before: &Failed| {
+            before.finding.diagnosis().remote_host != failed.finding.diagnosis().remote_host
+                || (before.is_reached && !failed.is_reached)
+        };
+        if !self.0.as_ref().is_some_and(is_kept) {
+            self.0 = Some(failed);
+        }
+    }
+
+    fn finding(self) -> Finding {
+        let failed = self.0.map(|failed| failed.finding);
+        failed.unwrap_or_else(Finding::nobody_answered)
+    }
 }
 
 /// An address to try.
 struct Candidate<'a> {
     attempt: Attempt<'a>,
-    /// Why its TLS failed, a moment ago.
-    tls_failure: Option<String>,
+    trouble: Option<TlsTrouble>,
 }
 
-impl<'a> Candidate<'a> {
-    fn new(attempt: Attempt<'a>) -> Self {
-        Candidate {
-            attempt,
-            tls_failure: None,
-        }
-    }
+/// What becomes of a session in plaintext when other addresses may do better.
+enum Aside {
+    TlsFailed(TlsTrouble),
+    NotOffered,
 }
 
-fn open(tried: &Try<Candidate<'_>>, level: Level, connection: Box<Connection>) -> Tried {
-    let Attempt { host, address } = tried.what.attempt;
-    let peer = Peer {
-        host: host.name.clone(),
-        address,
-        plaintext: why_plaintext(tried, level, &connection),
-    };
-    Tried::Open(connection, peer)
-}
-
-/// For whoever wonders why mail went out without TLS; `None` if it has TLS.
-fn why_plaintext(
+/// Whether a host that has no TLS waits until others were asked. One that refused it does where another may have it; one that does
+/// not offer it has its turn among those in plaintext.
+fn put_aside(
+    tries: &Tries<Candidate<'_>>,
     tried: &Try<Candidate<'_>>,
-    level: Level,
     connection: &Connection,
-) -> Option<Box<str>> {
-    if connection.tls().is_some() {
+) -> Option<Aside> {
+    if tried.way == Way::Plaintext || connection.tls().is_some() {
         return None;
     }
-    if let Some(why) = &tried.what.tls_failure {
-        return Some(why.as_str().into());
+    let is_behind = tries.plaintext_before(tried).next().is_some();
+    match tls_refused(connection) {
+        Some(trouble) if is_behind || tries.may_have_tls() => Some(Aside::TlsFailed(trouble)),
+        None if is_behind => Some(Aside::NotOffered),
+        _ => None,
     }
-    Some(match (tls_refused(connection), tried.way) {
-        _ if !level.wants_tls() => "not wanted".into(),
-        (Some(why), _) => why.into(),
-        (None, Way::Usual) => "not offered".into(),
-        (None, _) => "TLS failed before".into(),
-    })
+}
+
+/// The host may be less preferred than those whose TLS does not work; they are asked before it is believed.
+fn better_than(tries: &Tries<Candidate<'_>>, tried: &Try<Candidate<'_>>) -> Vec<Better> {
+    let preference = tried.what.attempt.host.preference;
+    let better = |candidate: &Candidate<'_>| {
+        let Attempt { host, address } = candidate.attempt;
+        let trouble = candidate.trouble.clone()?;
+        (host.preference < preference).then(|| Better {
+            host: host.clone(),
+            address,
+            trouble,
+        })
+    };
+    tries.plaintext_before(tried).filter_map(better).collect()
 }
 
 /// Remembers an address as mute if it is not heard of in time, also where the wait is given up.
@@ -127,8 +216,8 @@ impl<'a> Waiting<'a> {
     fn ended(self, in_silence: bool) {
         let mut mute = self.inner.mute.borrow_mut();
         match in_silence {
-            true => mute.failed(self.address, clock::now()),
-            false => mute.succeeded(&self.address),
+            true => mute.failed(self.address, (), clock::now()),
+            false => mute.forget(&self.address),
         }
         drop(mute);
         std::mem::forget(self);
@@ -139,7 +228,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let now = clock::now();
         if now.since(self.since) >= MUTE_AFTER {
-            self.inner.mute.borrow_mut().failed(self.address, now);
+            self.inner.mute.borrow_mut().failed(self.address, (), now);
         }
     }
 }
@@ -217,9 +306,9 @@ impl Inner {
                 schedule.context(hop).site.clone(),
             )
         };
-        let mut last = Finding::nobody_answered();
+        let mut told = MostTelling::default();
         let Some(site) = site else {
-            return Tried::Failed(last);
+            return Tried::Failed(told.finding());
         };
         let mut attempts = site.attempts(self.context.resolver.families(), self.random());
         attempts.retain(|attempt| !declined.contains(&attempt.host.name));
@@ -228,8 +317,7 @@ impl Inner {
         attempts.truncate(ADDRESSES_MAX);
         let patience = SILENT_ADDRESSES_MAX * self.context.remote.connect_timeout();
         let since = clock::now();
-        let known = |attempt| (Candidate::new(attempt), self.known(&key, &attempt.address));
-        let mut tries = Tries::new(attempts.into_iter().map(known));
+        let mut tries = Tries::new(attempts.into_iter().map(|it| self.candidate(&key, it)));
         while let Some(tried) = tries.take() {
             let situation = Situation {
                 more_hosts: tries.has_more(),
@@ -237,78 +325,190 @@ impl Inner {
                 plaintext_allowed: key.level.allows_plaintext() && tried.way == Way::Usual,
                 ..Situation::default()
             };
-            match self.connect_address(&key, &tried, situation).await {
-                Ended::Open(connection) if tries.may_have_tls() => match tls_refused(&connection) {
-                    None => return open(&tried, key.level, connection),
-                    Some(why) => {
+            match self
+                .connect_address(&key, &tried.what, tried.way, situation)
+                .await
+            {
+                Ended::Open(connection) => match put_aside(&tries, &tried, &connection) {
+                    None => {
+                        let peer = self.peer(&tried.what, tried.way, key.level, &connection);
+                        let better = better_than(&tries, &tried);
+                        return Tried::Open(connection, peer.before(better));
+                    }
+                    Some(aside) => {
                         self.take_leave(*connection);
-                        self.tls_failed(&mut tries, tried, why);
+                        match aside {
+                            Aside::TlsFailed(trouble) => {
+                                self.tls_failed(&mut tries, tried, trouble)
+                            }
+                            Aside::NotOffered => tries.put_aside(tried),
+                        }
                     }
                 },
-                Ended::Open(connection) => return open(&tried, key.level, connection),
-                Ended::TlsFailed(why) => self.tls_failed(&mut tries, tried, why),
-                Ended::Failed(failed) if failed.verdict() == Verdict::TryNextHost => {
-                    may_recover |= !failed.host_refuses();
-                    last = failed;
+                Ended::TlsFailed(trouble) => self.tls_failed(&mut tries, tried, trouble),
+                Ended::Failed(failed) if failed.finding.verdict() == Verdict::TryNextHost => {
+                    may_recover |= !failed.finding.host_refuses();
+                    let address = tried.what.attempt.address;
+                    self.log_host_failed(address, failed.finding.diagnosis());
+                    told.hear(failed);
                 }
-                Ended::Failed(failed) => return Tried::Failed(failed),
+                Ended::Failed(failed) if failed.finding.verdict() == Verdict::Defer => {
+                    let address = tried.what.attempt.address;
+                    if told.0.is_some() {
+                        self.log_host_failed(address, failed.finding.diagnosis());
+                    }
+                    told.hear(failed);
+                    break;
+                }
+                Ended::Failed(failed) => return Tried::Failed(failed.finding),
             }
             if clock::now().since(since) >= patience {
                 may_recover |= tries.has_more();
                 tries.keep_only_plaintext();
             }
         }
-        Tried::Failed(last.of_last_host())
+        Tried::Failed(told.finding().of_last_host())
     }
 
-    fn known(&self, key: &HopKey, address: &SocketAddr) -> Known {
+    fn candidate<'a>(&self, key: &HopKey, attempt: Attempt<'a>) -> (Candidate<'a>, Known) {
         let now = clock::now();
-        Known {
-            broken_tls: key.level.wants_tls()
-                && key.level.allows_plaintext()
-                && self.broken_tls.borrow().is_broken(address, now),
-            mute: self.mute.borrow().is_broken(address, now),
-        }
+        let may_do_without = key.level.wants_tls() && key.level.allows_plaintext();
+        let trouble = may_do_without
+            .then(|| self.remembered_trouble(attempt, now))
+            .flatten();
+        let known = Known {
+            broken_tls: trouble.is_some(),
+            mute: self.mute.borrow().has_failed(&attempt.address, now),
+        };
+        (Candidate { attempt, trouble }, known)
+    }
+
+    fn remembered_trouble(&self, attempt: Attempt<'_>, now: Now) -> Option<TlsTrouble> {
+        let tls_peer = (attempt.address, attempt.host.name.clone());
+        let memory = self.broken_tls.borrow();
+        memory.why(&tls_peer, now).map(|why| TlsTrouble {
+            why: why.clone(),
+            is_remembered: true,
+            is_busy: false,
+        })
     }
 
     fn tls_failed<'a>(
         &self,
         tries: &mut Tries<Candidate<'a>>,
         mut tried: Try<Candidate<'a>>,
-        why: String,
+        trouble: TlsTrouble,
     ) {
         let Attempt { host, address } = tried.what.attempt;
-        self.log_tls_failed(&host.name, address, &why);
-        self.broken_tls.borrow_mut().failed(address, clock::now());
-        tried.what.tls_failure = Some(why);
-        tries.tls_failed(tried);
+        self.log_tls_failed(&host.name, address, &trouble.why);
+        if !trouble.is_busy {
+            let why = &trouble.why[..trouble.why.floor_char_boundary(REASON_BYTES_MAX)];
+            let tls_peer = (address, host.name.clone());
+            let mut memory = self.broken_tls.borrow_mut();
+            memory.failed(tls_peer, why.into(), clock::now());
+        }
+        tried.what.trouble = Some(trouble);
+        tries.put_aside(tried);
+    }
+
+    /// A host demands TLS of a session that has none because TLS did not work: whatever is remembered, TLS comes first again.
+    pub(super) fn tls_demanded(&self, peer: &Peer, reply: &Reply) {
+        self.log_tls_demanded(peer, reply);
+        self.broken_tls.borrow_mut().forget(&peer.tls_peer());
+    }
+
+    fn peer(
+        &self,
+        candidate: &Candidate<'_>,
+        way: Way,
+        level: Level,
+        connection: &Connection,
+    ) -> Peer {
+        let Attempt { host, address } = candidate.attempt;
+        let trouble = match connection.tls() {
+            Some(_) => None,
+            None => candidate
+                .trouble
+                .clone()
+                .or_else(|| tls_refused(connection)),
+        };
+        let plaintext = match (&trouble, connection.tls()) {
+            (_, Some(_)) => None,
+            (Some(trouble), None) => Some(trouble.said().into()),
+            (None, None) if !level.wants_tls() => Some("not wanted".into()),
+            (None, None) => Some("not offered".into()),
+        };
+        Peer {
+            host: host.name.clone(),
+            preference: host.preference,
+            address,
+            plaintext,
+            fallback: trouble.map(|trouble| self.fallback(&trouble, way)),
+            is_substitute: false,
+            better: Vec::new(),
+        }
+    }
+
+    /// A host that refused STARTTLS in this very session is as one that is too busy for it: nothing is remembered.
+    fn fallback(&self, trouble: &TlsTrouble, way: Way) -> PlaintextFallback {
+        let span = BUSY_FALLBACK_MAX.min(self.context.broken_tls_remembered);
+        let is_brief = trouble.is_busy || way == Way::Usual;
+        PlaintextFallback {
+            which: match trouble.is_remembered {
+                true => Fallback::Remembered,
+                false => Fallback::Now,
+            },
+            until: is_brief.then(|| clock::now() + span),
+        }
     }
 
     async fn connect_address(
         self: &Rc<Self>,
         key: &HopKey,
-        tried: &Try<Candidate<'_>>,
+        candidate: &Candidate<'_>,
+        way: Way,
         situation: Situation,
     ) -> Ended {
-        let Attempt { host, address } = tried.what.attempt;
-        if let Some(why) = &tried.what.tls_failure {
-            self.log_fallback(&host.name, address, why);
+        let Attempt { host, address } = candidate.attempt;
+        if let Some(trouble) = &candidate.trouble
+            && !trouble.is_remembered
+        {
+            self.log_fallback(&host.name, address, &trouble.why);
         }
         let target = Target {
             site: key.site.as_str(),
             host: &host.name,
             address,
             level: key.level,
-            try_tls: tried.way == Way::Usual,
+            try_tls: way == Way::Usual,
         };
         let error = match self.open_address(&target).await {
             Ok(connection) => return Ended::Open(Box::new(connection)),
             Err(error) => error,
         };
+        let fallback = candidate
+            .trouble
+            .as_ref()
+            .map(|it| self.fallback(it, way).which);
+        let situation = Situation {
+            fallback,
+            ..situation
+        };
+        if fallback.is_some() && demands_tls(&error) {
+            let tls_peer = (address, host.name.clone());
+            self.broken_tls.borrow_mut().forget(&tls_peer);
+        }
         let finding = judge_opening(&error, &host.name, situation);
         match finding.verdict() {
-            Verdict::TryPlaintext => Ended::TlsFailed(finding.into_diagnosis().text.into()),
-            _ => Ended::Failed(finding),
+            Verdict::TryPlaintext => Ended::TlsFailed(TlsTrouble {
+                why: Rc::from(finding.into_diagnosis().text),
+                is_remembered: false,
+                is_busy: is_busy(&error),
+            }),
+            _ => Ended::Failed(Failed {
+                finding,
+                is_reached: !matches!(error, OpenError::Unreachable(_)),
+            }),
         }
     }
 
@@ -321,7 +521,7 @@ impl Inner {
             waiting.ended(opened.as_ref().err().is_some_and(is_silence));
             match opened {
                 Ok(connection) => {
-                    self.opened(target.address, connection.tls());
+                    self.opened(target, connection.tls());
                     return Ok(connection);
                 }
                 Err(OpenError::Tls(failure)) => {
@@ -336,10 +536,11 @@ impl Inner {
         }
     }
 
-    fn opened(&self, address: SocketAddr, tls: Option<&TlsSummary>) {
+    fn opened(&self, target: &Target<'_>, tls: Option<&TlsSummary>) {
         self.context.metrics.connections_out.increment();
         if let Some(tls) = tls {
-            self.broken_tls.borrow_mut().succeeded(&address);
+            let tls_peer = (target.address, target.host.into());
+            self.broken_tls.borrow_mut().forget(&tls_peer);
             match tls.resumed {
                 true => self.context.metrics.handshakes_out_resumed.increment(),
                 false => self.context.metrics.handshakes_out_full.increment(),
@@ -363,6 +564,7 @@ impl Inner {
             opened_at,
             carried: 0,
             has_rested: false,
+            is_detour: false,
             ahead: None,
         };
         loop {
@@ -456,6 +658,8 @@ struct Worker {
     carried: u32,
     /// The session has been idle in between: it has worked before.
     has_rested: bool,
+    /// It is with another host for the sake of one job, and ends with it.
+    is_detour: bool,
     ahead: Option<Ahead>,
 }
 
@@ -480,7 +684,30 @@ impl Worker {
     fn may_carry_more(&self) -> bool {
         let most = self.inner.context.transactions_per_connection;
         let most_here = self.connection.limits().mail_max.unwrap_or(most);
-        self.carried < most.min(most_here) && !self.inner.draining.get()
+        let goes_elsewhere = self.carried > 0 && (self.is_detour || self.falls_back_no_more());
+        self.carried < most.min(most_here) && !self.inner.draining.get() && !goes_elsewhere
+    }
+
+    /// The session is in plaintext, and TLS is to be tried again by now.
+    fn falls_back_no_more(&self) -> bool {
+        let now = clock::now();
+        let memory = self.inner.broken_tls.borrow();
+        match self.peer.fallback.map(|it| it.until) {
+            None => false,
+            Some(Some(until)) => now >= until,
+            Some(None) => !memory.has_failed(&self.peer.tls_peer(), now),
+        }
+    }
+
+    /// What the last transaction went over.
+    fn over(&self, session_worked: bool) -> Over<'_> {
+        Over {
+            host: &self.peer.host,
+            session_worked,
+            knows_no_extensions: self.connection.knows_no_extensions(),
+            fallback: self.peer.fallback.map(|it| it.which),
+            is_substitute: self.peer.is_substitute,
+        }
     }
 
     /// What of a job this peer takes in one transaction; the rest is queued for the hop again.
@@ -530,7 +757,7 @@ impl Worker {
         after
     }
 
-    /// One transaction, and what its verdicts mean for recipients, hop and connection.
+    /// One transaction, and what its verdicts mean for recipients, hop and connection. Recipients may go on with other hosts.
     async fn carry_one(&mut self, job: Job, begun: bool, started: Now) -> After {
         let mut job = match begun {
             true => job,
@@ -538,31 +765,61 @@ impl Worker {
         };
         let mut carried = self.transact(&mut job, begun).await;
         let mut declined = Vec::new();
-        while let Some(refused) = &carried {
-            if refused.goes_again {
-                break;
+        loop {
+            let Some(Carried {
+                result: decided,
+                has_worked,
+                goes_again,
+            }) = carried
+            else {
+                self.inner.forget_report(job);
+                return After::GoOn;
+            };
+            if goes_again || self.connection.lacks_content() {
+                return self.settle(job, decided, (started, has_worked, goes_again));
             }
-            if !judge::is_of_session(&refused.result, refused.has_worked) {
-                if !judge::is_for_next_host(&refused.result) {
-                    break;
-                }
-                declined.push(self.peer.host.clone());
+            let over = self.over(has_worked);
+            let situation = over.situation(&job.message.envelope, &decided);
+            let has_other = self.has_other_host(&declined);
+            let goes_on = |verdict: &_| match judge::goes_on(verdict, situation) {
+                Some(GoesOn::Session) => true,
+                Some(_) => has_other,
+                None => false,
+            };
+            let Job {
+                message,
+                body,
+                recipients,
+                course,
+            } = job;
+            let of = |part: Part| {
+                let job = Job {
+                    message: message.clone(),
+                    body: body.clone(),
+                    recipients: part.recipients,
+                    course,
+                };
+                (job, part.result)
+            };
+            let (stays, goes) = part(recipients, decided, goes_on);
+            let after = stays.map(|it| {
+                let (job, decided) = of(it);
+                self.settle(job, decided, (started, has_worked, false))
+            });
+            let Some((rest, decided)) = goes.map(of) else {
+                return after.expect("one of the parts has recipients");
+            };
+            if !self.goes_on(&decided, situation, &mut declined).await {
+                return self.settle(rest, decided, (started, has_worked, false));
             }
-            if !self.goes_over_new_connection(&declined).await {
-                break;
-            }
-            job = self.fitting(job);
+            job = self.fitting(rest);
             carried = self.transact(&mut job, false).await;
         }
-        let Some(Carried {
-            result,
-            has_worked,
-            goes_again,
-        }) = carried
-        else {
-            self.inner.forget_report(job);
-            return After::GoOn;
-        };
+    }
+
+    /// `how`: when the transaction began, whether the session had worked before, and whether the job is a report that goes again.
+    fn settle(&mut self, job: Job, result: TransactionResult, how: (Now, bool, bool)) -> After {
+        let (started, has_worked, goes_again) = how;
         if let Some(reply) = self.connection.out_of_step() {
             self.inner.log_out_of_step(&self.peer, reply);
         }
@@ -571,14 +828,18 @@ impl Worker {
             connection: &self.connection,
             peer: &self.peer,
             started,
-            has_worked,
+            over: self.over(has_worked),
             goes_again,
         };
-        match content_error {
+        let after = match content_error {
             None => self.inner.settle(self.hop, job, result, &session),
             Some(error) => self
                 .inner
                 .settle_without_content(job, &result, &error, &session),
+        };
+        match after {
+            After::GoOn if self.is_detour => After::Close,
+            after => after,
         }
     }
 
@@ -602,29 +863,85 @@ impl Worker {
         }
     }
 
-    /// After a session would not begin a transaction: goes on with a new connection, to another host than those that have
-    /// declined (RFC 5321 section 5.1). False: there is none that can be reached, and this connection
-    /// is as it was.
-    async fn goes_over_new_connection(&mut self, declined: &[Box<str>]) -> bool {
-        let has_other = {
-            let mut schedule = self.inner.schedule.borrow_mut();
-            let site = schedule.context(self.hop).site.as_ref();
-            let is_other = |host: &Host| !declined.contains(&host.name);
-            site.is_some_and(|site| site.hosts.iter().any(is_other))
-        };
-        if !has_other {
-            return false;
+    /// Whether there is a host that was not asked.
+    fn has_other_host(&self, declined: &[Box<str>]) -> bool {
+        let is_other = |host: &Host| host.name != self.peer.host && !declined.contains(&host.name);
+        let mut schedule = self.inner.schedule.borrow_mut();
+        let site = schedule.context(self.hop).site.as_ref();
+        !self.peer.better.is_empty() || site.is_some_and(|site| site.hosts.iter().any(is_other))
+    }
+
+    /// After what this session, or its host, has done: goes on over a new connection. False: there is none that can be had, and
+    /// this one is as it was.
+    async fn goes_on(
+        &mut self,
+        result: &TransactionResult,
+        situation: Situation,
+        declined: &mut Vec<Box<str>>,
+    ) -> bool {
+        let is_of_session =
+            |(_, verdict): &(u32, _)| judge::goes_on(verdict, situation) == Some(GoesOn::Session);
+        if result.verdicts.iter().any(is_of_session) {
+            return self.goes_over_new_connection(declined).await;
         }
+        if let Some((_, verdict)) = result.verdicts.first() {
+            let finding = judge::find_of_recipient(verdict, situation, &self.peer.host);
+            let address = self.peer.address;
+            self.inner.log_host_failed(address, finding.diagnosis());
+        }
+        let better = std::mem::take(&mut self.peer.better);
+        if !better.is_empty() {
+            return self.goes_to_better_host(&better).await;
+        }
+        declined.push(self.peer.host.clone());
+        self.goes_over_new_connection(declined).await
+    }
+
+    /// A host that stands in for a better one refuses: it is not believed before the better one was asked in plaintext.
+    async fn goes_to_better_host(&mut self, better: &[Better]) -> bool {
+        let key = self.inner.schedule.borrow().key(self.hop).clone();
+        for it in better {
+            let Better {
+                host,
+                address,
+                trouble,
+            } = it;
+            let opened_at = clock::now();
+            let address = *address;
+            let candidate = Candidate {
+                attempt: Attempt { host, address },
+                trouble: Some(trouble.clone()),
+            };
+            let way = Way::Plaintext;
+            let inner = self.inner.clone();
+            let connecting = inner.connect_address(&key, &candidate, way, Situation::default());
+            match inner.unless_leaving(connecting).await {
+                Some(Ended::Open(connection)) => {
+                    let peer = inner.peer(&candidate, way, key.level, &connection);
+                    self.moves(*connection, peer, opened_at);
+                    self.is_detour = true;
+                    return true;
+                }
+                Some(Ended::Failed(failed)) => {
+                    inner.log_host_failed(address, failed.finding.diagnosis());
+                }
+                Some(Ended::TlsFailed(_)) => unreachable!("TLS is not tried"),
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// To another host than those that have declined (RFC 5321 section 5.1).
+    async fn goes_over_new_connection(&mut self, declined: &[Box<str>]) -> bool {
         let opened_at = clock::now();
         let connecting = self.inner.connect(self.hop, declined);
         match self.inner.unless_leaving(connecting).await {
-            Some(Tried::Open(connection, peer)) => {
-                let before = std::mem::replace(&mut self.connection, *connection);
-                self.peer = peer;
-                self.opened_at = opened_at;
-                self.carried = 0;
-                self.has_rested = false;
-                self.inner.take_leave(before);
+            Some(Tried::Open(connection, mut peer)) => {
+                let before = &self.peer;
+                peer.is_substitute |= peer.preference > before.preference
+                    || (before.is_substitute && peer.preference == before.preference);
+                self.moves(*connection, peer, opened_at);
                 true
             }
             Some(Tried::Failed(finding)) => {
@@ -633,6 +950,15 @@ impl Worker {
             }
             None => false,
         }
+    }
+
+    fn moves(&mut self, connection: Connection, peer: Peer, opened_at: Now) {
+        let before = std::mem::replace(&mut self.connection, connection);
+        self.peer = peer;
+        self.opened_at = opened_at;
+        self.carried = 0;
+        self.has_rested = false;
+        self.inner.take_leave(before);
     }
 
     async fn carry_message(&mut self, job: &Job, begun: bool) -> TransactionResult {
@@ -778,9 +1104,26 @@ fn is_silence(error: &OpenError) -> bool {
 }
 
 /// Why a connection that could have TLS has none, though STARTTLS was offered.
-fn tls_refused(connection: &Connection) -> Option<String> {
+fn tls_refused(connection: &Connection) -> Option<TlsTrouble> {
     let reply = connection.starttls_refusal()?;
-    Some(format!("STARTTLS was refused: {}", reply.one_line()))
+    Some(TlsTrouble {
+        why: format!("STARTTLS was refused: {}", reply.one_line()).into(),
+        is_remembered: false,
+        is_busy: reply.is_transient(),
+    })
+}
+
+/// 421 to STARTTLS; after other replies to it the session goes on.
+fn is_busy(error: &OpenError) -> bool {
+    matches!(error, OpenError::Session(failure) if matches!(failure.cause, Cause::Refused(_)))
+}
+
+fn demands_tls(error: &OpenError) -> bool {
+    let OpenError::Session(failure) = error else {
+        return false;
+    };
+    let reply = failure.cause.reply();
+    reply.is_some_and(|reply| judge::demands_tls(failure.stage, reply))
 }
 
 fn handshake_trouble(error: &StreamError) -> Trouble {
@@ -795,6 +1138,10 @@ fn detail_of(error: &OpenError) -> Option<String> {
     match error {
         OpenError::Unreachable(error) => Some(error.to_string()),
         OpenError::Untrusted(tls) => Some(format!("certificate {}", tls.verdict)),
-        OpenError::Tls(_) | OpenError::Session(_) => None,
+        OpenError::Session(failure) => match &failure.cause {
+            Cause::TlsUnavailable(reply) => reply.as_ref().map(|reply| reply.one_line()),
+            _ => None,
+        },
+        OpenError::Tls(_) => None,
     }
 }

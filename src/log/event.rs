@@ -112,10 +112,12 @@ events! {
         "status", "reply"
     ];
     CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply"];
+    HOST_FAILED = "host-failed" ["host", "address", "status", "reply"];
     NAME_SERVER_FAILED = "name-server-failed" ["server", "reason", "answered_by", "effect"];
     OUT_OF_STEP = "out-of-step" ["host", "address", "reply", "effect"];
     TLS_FAILED = "tls-failed" ["host", "address", "reason", "effect"];
     PLAINTEXT_FALLBACK = "plaintext-fallback" ["host", "address", "reason"];
+    TLS_DEMANDED = "tls-demanded" ["host", "address", "reply", "reason", "effect"];
     CONTENT_UNREADABLE = "content-unreadable" ["id", "error", "effect"];
     SPOOL_FULL = "spool-full" ["error", "effect"];
     SPOOL_HAS_ROOM = "spool-has-room" [];

@@ -585,6 +585,11 @@ impl Connection {
         })
     }
 
+    /// The content of the last transaction could not be read.
+    pub fn lacks_content(&self) -> bool {
+        self.content_error.is_some()
+    }
+
     /// Why the content of the last transaction could not be read, if that was its trouble.
     pub fn take_content_error(&mut self) -> Option<std::io::Error> {
         self.content_error.take()

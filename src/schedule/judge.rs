@@ -4,12 +4,14 @@
 //! where, and which ways are still open. Not here: how long to wait (`retry`), and how far a window
 //! shrinks (`next_hop`).
 
+mod fallback;
 mod finding;
 mod whom;
 
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::client::{Cause, RecipientVerdict, TransactionResult};
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage, printable_str};
+pub use fallback::{Fallback, demands_tls};
 pub use finding::{Finding, HopDiagnosis, LastWord};
 pub use whom::Echoes;
 use whom::{counts_mail, whom};
@@ -111,6 +113,10 @@ pub struct Situation {
     pub knows_no_extensions: bool,
     /// What a reply may repeat of what we said.
     pub echoes: Echoes,
+    /// The session is in plaintext although its host offers TLS.
+    pub fallback: Option<Fallback>,
+    /// The session is with a less preferred host, because one before it that was there was left out.
+    pub is_substitute: bool,
 }
 
 /// What the event at this stage means.
@@ -131,23 +137,43 @@ pub struct Situation {
 ///   transaction that gave no cause it asks for fewer connections, and nobody waits: one message that always draws it must
 ///   not hold up others.
 /// * In a session that has carried a transaction before, a refusal may be for what went before: 421, 503 and words of the
-///   session. It is not believed, nobody is the worse for it, and the mail goes again over a new connection ([`is_of_session`]).
+///   session. It is not believed, nobody is the worse for it, and the mail goes again over a new connection ([`goes_on`]).
 /// * 4yz to MAIL with 4.3.z, or without anything that tells more, is the host's own trouble (disk, load): next host. With an
 ///   enhanced status of x.1.z (its address) or x.7.z (policy), and with 450 without one ("mailbox unavailable"), it is the
 ///   sender's, and another host would say the same: defer.
 /// * 4yz to RCPT, DATA and the final dot is about the mail: defer.
 /// * 5yz from MAIL on is about the mail, whatever it says: nobody else's mail is returned for it.
+/// * In a session in plaintext whose host offers TLS, a demand for TLS is an answer to our fallback, not to the mail: TLS again
+///   ([`demands_tls`]).
+/// * A less preferred host that was asked because a better one, which was there, was left out may be one that takes no mail by
+///   itself: its refusals for good are for now. Not so if the better ones cannot be reached: then it speaks for them.
 /// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10). Either with x.5.3, or without an enhanced
 ///   status and a word of whom it speaks, is one recipient too many.
 /// * SMTPUTF8 that is missing where EHLO was refused may be back tomorrow: the mail is returned if it is missing again.
 pub fn judge(stage: Stage, event: Event<'_>, situation: Situation) -> (Scope, Verdict) {
-    match event {
+    let judged = match event {
         Event::Reply(reply) => judge_reply(stage, reply, situation),
         Event::Trouble(trouble) => judge_trouble(stage, trouble, situation),
+    };
+    match judged {
+        (scope, Verdict::Bounce | Verdict::DeferOnce) if situation.is_substitute => {
+            (scope, Verdict::Defer)
+        }
+        judged => judged,
     }
 }
 
 fn judge_reply(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Verdict) {
+    let is_session = matches!(
+        stage,
+        Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body | Stage::FinalDot
+    );
+    if let Some(fallback) = situation.fallback
+        && is_session
+        && demands_tls(stage, reply)
+    {
+        return fallback::judge_demand(fallback);
+    }
     match stage {
         Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::StartTls | Stage::Handshake => {
             judge_opening(stage, reply, situation)
@@ -175,6 +201,9 @@ fn judge_opening(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, V
     }
     if asks_for_less(reply) {
         return (Scope::NextHop, Verdict::Throttle);
+    }
+    if situation.fallback.is_some() && demands_tls(stage, reply) {
+        return (Scope::NextHop, Verdict::Defer);
     }
     match (stage, reply.code) {
         (Stage::Greeting, 521) | (Stage::Ehlo, 500..=599) => refused_by_hop(situation),
@@ -338,38 +367,61 @@ pub fn find_of_recipient(
     Finding::of(stage, event, situation, remote_host)
 }
 
-/// The host would not begin, for reasons of its own, and no recipient is the worse for it: whether the
-/// whole transaction is for the next host, given that there is one.
-pub fn is_for_next_host(result: &TransactionResult) -> bool {
-    let situation = Situation {
-        more_hosts: true,
-        ..Situation::default()
-    };
-    let goes_on = |verdict: &RecipientVerdict| {
-        let refused_mail =
-            matches!(verdict, RecipientVerdict::Refused { stage, .. } if *stage == Stage::Mail);
-        let (stage, event) = event_of(verdict);
-        refused_mail && judge(stage, event, situation).1 == Verdict::TryNextHost
-    };
-    !result.verdicts.is_empty() && result.verdicts.iter().all(|(_, verdict)| goes_on(verdict))
+/// Why a recipient goes on over another connection within the same attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GoesOn {
+    /// The refusal may be for what the session has carried before: the same host, in a new one.
+    Session,
+    /// The host would not begin, for reasons of its own: another host.
+    Refused,
+    /// The host ended the session, or said nothing, before the content: another host (RFC 5321 section 5.1).
+    Broke,
+    /// The host is a substitute, and a better one is asked before it is believed.
+    Substitute,
 }
 
-/// The peer has refused the whole transaction, perhaps for what this session has carried before: whether it is for a new
-/// connection.
-pub fn is_of_session(result: &TransactionResult, session_worked: bool) -> bool {
-    let situation = Situation {
-        session_worked,
-        ..Situation::default()
+/// Whether, and why, a recipient goes on over another connection, given that there is one to the host that it takes. The host's own
+/// trouble, and sessions that end without an answer, are no verdict on the mail; a session that had worked is opened again
+/// first.
+pub fn goes_on(verdict: &RecipientVerdict, situation: Situation) -> Option<GoesOn> {
+    let more_hosts = Situation {
+        more_hosts: true,
+        ..situation
     };
-    let is_of_session = |verdict: &RecipientVerdict| {
-        let (stage, event) = event_of(verdict);
-        matches!(event, Event::Reply(_)) && judge(stage, event, situation).0 == Scope::Session
+    let (stage, event) = event_of(verdict);
+    let (scope, judged) = judge(stage, event, more_hosts);
+    match verdict {
+        RecipientVerdict::NotAttempted if judged == Verdict::TryNextHost => Some(GoesOn::Broke),
+        RecipientVerdict::Refused { .. } if (scope, judged) == (Scope::Session, Verdict::Defer) => {
+            Some(GoesOn::Session)
+        }
+        RecipientVerdict::Refused { stage, reply } if ends_session(*stage, reply, situation) => {
+            Some(GoesOn::Broke)
+        }
+        RecipientVerdict::Refused { stage, .. }
+            if *stage == Stage::Mail && judged == Verdict::TryNextHost =>
+        {
+            Some(GoesOn::Refused)
+        }
+        RecipientVerdict::Refused { .. } | RecipientVerdict::Unfit(_)
+            if situation.is_substitute =>
+        {
+            Some(GoesOn::Substitute)
+        }
+        _ => None,
+    }
+}
+
+/// 421 before the content that does not ask for less, and that no refused recipient is the reason of: another host may have time.
+fn ends_session(stage: Stage, reply: &Reply, situation: Situation) -> bool {
+    let says_no_more = match whom(reply, situation.echoes) {
+        Some(Scope::Session | Scope::Connection) => true,
+        Some(Scope::NextHop) => is_of_system(reply),
+        _ => false,
     };
-    !result.verdicts.is_empty()
-        && result
-            .verdicts
-            .iter()
-            .all(|(_, verdict)| is_of_session(verdict))
+    let is_first = !situation.session_worked && !situation.has_refused;
+    let before_content = matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data);
+    reply.code == 421 && before_content && is_first && says_no_more
 }
 
 /// The same fact in the judge's terms.
@@ -439,7 +491,7 @@ fn describe(stage: Stage, trouble: Trouble) -> String {
         Trouble::PeerClosed => "the peer closed the connection",
         Trouble::ProtocolBroken => "the peer broke the protocol",
         Trouble::CrowdedOut => {
-            return "the connection took too long to open while other next hops waited for one"
+            return "the connection took too long to open while other next hops waited for one (--crowded-timeout)"
                 .into();
         }
         Trouble::SessionsBreak => return "the next hop ends its sessions without an answer".into(),

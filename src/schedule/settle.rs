@@ -5,17 +5,22 @@
 //! Promise: each has an [`Ending`], so that its last word in log and counters cannot be forgotten.
 //! Not here: recording, queueing and telling; `delivery` does what is decided here.
 
+pub mod parts;
+
 use super::dsn::{self, Extent};
 use super::ending::{Ending, Failure, Untold};
-use super::judge::{self, Echoes, Finding, HopDiagnosis, LastWord, Scope, Situation, Verdict};
+use super::judge::{
+    self, Echoes, Fallback, Finding, HopDiagnosis, LastWord, Scope, Situation, Verdict,
+};
 use super::next_hop::{HopId, Refusal, Schedule};
 use super::outcome::{Diagnosis, RecipientState, ReportKind};
 use super::retry::{self, NextTry, RetryPolicy};
 use crate::message::{Envelope, Mailbox};
 use crate::smtp::client::{RecipientVerdict, TransactionResult};
-use crate::smtp::reply::{EnhancedStatus, Stage};
+use crate::smtp::reply::{EnhancedStatus, Reply, Stage};
 use crate::time::{Now, WallTime};
 use std::hash::Hash;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Recipients of one message, as indexes into its envelope, and where each stands.
@@ -119,6 +124,8 @@ pub struct Judged {
     is_spoilt: bool,
     /// The hop asks for less.
     pub throttle: Option<Refusal>,
+    /// The session is in plaintext because TLS did not work, and this demands it.
+    pub tls_demanded: Option<Rc<Reply>>,
     /// What is to be said of the hop to others that wait for it.
     of_hop: Option<HopDiagnosis>,
 }
@@ -206,13 +213,13 @@ pub fn judge_without_content(
     envelope: &Envelope,
     result: &TransactionResult,
     is_lost: bool,
-    host: &str,
+    over: &Over<'_>,
 ) -> Vec<(u32, Decision)> {
     let (verdict, diagnosis) = match is_lost {
         true => (Verdict::Bounce, content_lost()),
         false => (Verdict::Defer, content_unreadable()),
     };
-    let mut decisions = judge_transaction(envelope, result, &Over::new(host)).decisions;
+    let mut decisions = judge_transaction(envelope, result, over).decisions;
     for ((_, decision), (_, recipient)) in decisions.iter_mut().zip(&result.verdicts) {
         if is_silence(recipient) {
             decision.verdict = verdict;
@@ -249,6 +256,10 @@ pub struct Over<'a> {
     pub session_worked: bool,
     /// See [`Situation::knows_no_extensions`].
     pub knows_no_extensions: bool,
+    /// See [`Situation::fallback`].
+    pub fallback: Option<Fallback>,
+    /// See [`Situation::is_substitute`].
+    pub is_substitute: bool,
 }
 
 impl<'a> Over<'a> {
@@ -258,6 +269,21 @@ impl<'a> Over<'a> {
             host,
             session_worked: false,
             knows_no_extensions: false,
+            fallback: None,
+            is_substitute: false,
+        }
+    }
+
+    /// Of a transaction, without regard to other hosts.
+    pub fn situation(&self, envelope: &Envelope, result: &TransactionResult) -> Situation {
+        Situation {
+            session_worked: self.session_worked,
+            has_refused: result.verdicts.iter().any(|(_, it)| is_own_refusal(it)),
+            knows_no_extensions: self.knows_no_extensions,
+            echoes: echoes_of(envelope, result),
+            fallback: self.fallback,
+            is_substitute: self.is_substitute,
+            ..Situation::default()
         }
     }
 }
@@ -269,13 +295,7 @@ pub fn judge_transaction(
     over: &Over<'_>,
 ) -> Judged {
     let host = over.host;
-    let situation = Situation {
-        session_worked: over.session_worked,
-        has_refused: result.verdicts.iter().any(|(_, it)| is_own_refusal(it)),
-        knows_no_extensions: over.knows_no_extensions,
-        echoes: echoes_of(envelope, result),
-        ..Situation::default()
-    };
+    let situation = over.situation(envelope, result);
     let accepted_any = result
         .verdicts
         .iter()
@@ -289,6 +309,7 @@ pub fn judge_transaction(
         broke: false,
         is_spoilt: false,
         throttle: None,
+        tls_demanded: None,
         of_hop: None,
     };
     for (index, recipient) in &result.verdicts {
@@ -305,6 +326,9 @@ pub fn judge_transaction(
         judged.broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
         judged.is_spoilt |= scope == Scope::Session;
         judged.hear_of_hop(&finding);
+        if situation.fallback.is_some() && judged.tls_demanded.is_none() {
+            judged.tls_demanded = demand_for_tls(recipient);
+        }
         let is_unexplained = has_no_answer(recipient) && !finding.throttles();
         judged.decisions.push((
             *index,
@@ -320,6 +344,15 @@ pub fn judge_transaction(
         judged.of_hop = Some(HopDiagnosis::sessions_break(host));
     }
     judged
+}
+
+fn demand_for_tls(verdict: &RecipientVerdict) -> Option<Rc<Reply>> {
+    match verdict {
+        RecipientVerdict::Refused { stage, reply } if judge::demands_tls(*stage, reply) => {
+            Some(reply.clone())
+        }
+        _ => None,
+    }
 }
 
 impl Judged {
@@ -362,7 +395,8 @@ impl Judged {
 
     /// `reusable`: the session stands, and another transaction may follow.
     pub fn after(&self, reusable: bool) -> After {
-        match (reusable && !self.is_spoilt, self.broke) {
+        let is_spoilt = self.is_spoilt || self.tls_demanded.is_some();
+        match (reusable && !is_spoilt, self.broke) {
             (true, _) => After::GoOn,
             (false, false) => After::Close,
             (false, true) => After::Broke,
@@ -849,7 +883,7 @@ mod tests {
             waited: None,
         };
         let verdicts = |is_lost| {
-            let decisions = judge_without_content(&told, &result, is_lost, "h");
+            let decisions = judge_without_content(&told, &result, is_lost, &Over::new("h"));
             let told = decisions.into_iter().map(|(index, decision)| {
                 let Decision {
                     verdict, diagnosis, ..

@@ -1,7 +1,8 @@
 //! In which order the addresses of a hop are tried for one connection.
 //!
-//! TLS at any host comes before plaintext at a host whose TLS is broken. Among equals the order
-//! is the one given. Pure: what is known of the addresses comes in.
+//! TLS at any host comes before plaintext at a host whose TLS is broken; then plaintext in the order given. A host
+//! without STARTTLS keeps its place, unless one before it is to be asked in plaintext: then it is the next in plaintext.
+//! Pure: what is known of the addresses comes in.
 
 use std::collections::VecDeque;
 
@@ -108,8 +109,17 @@ impl<T> Tries<T> {
         self.usual.iter().any(waits)
     }
 
-    /// Its TLS does not work: it is tried again in plaintext when no other has TLS.
-    pub fn tls_failed(&mut self, tried: Try<T>) {
+    /// Those that were before this one in the order given, and are still to be asked in plaintext.
+    pub fn plaintext_before(&self, tried: &Try<T>) -> impl Iterator<Item = &T> {
+        let before = |candidate: &&Candidate<T>| candidate.rank < tried.rank;
+        self.plaintext
+            .iter()
+            .take_while(before)
+            .map(|candidate| &candidate.what)
+    }
+
+    /// Its TLS does not work, or it has none: it is tried again in plaintext, in its turn, when no other has TLS.
+    pub fn put_aside(&mut self, tried: Try<T>) {
         let Try { rank, what, .. } = tried;
         let at = self.plaintext.partition_point(|other| other.rank < rank);
         let candidate = Candidate {
@@ -146,7 +156,7 @@ mod tests {
         while let Some(tried) = tries.take() {
             all.push((tried.what, tried.way));
             if tried.way == Usual && fails.contains(&tried.what) {
-                tries.tls_failed(tried);
+                tries.put_aside(tried);
             }
         }
         assert!(!tries.has_more());
@@ -174,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn who_was_better_and_waits_for_plaintext_is_known() {
+        let mut tries = Tries::new([(0, SOUND), (1, BROKEN), (2, SOUND), (3, BROKEN)]);
+        let first = tries.take().expect("the first");
+        assert_eq!(tries.plaintext_before(&first).count(), 0);
+        tries.put_aside(first);
+        let third = tries.take().expect("the third");
+        let better: Vec<_> = tries.plaintext_before(&third).copied().collect();
+        assert_eq!((third.what, better), (2, vec![0, 1]));
+    }
+
+    #[test]
     fn who_was_mute_is_not_waited_for_before_plaintext() {
         assert_eq!(all(&[MUTE, SOUND], &[]), [(0, Usual), (1, Usual)]);
         assert_eq!(all(&[BROKEN, MUTE], &[]), [(0, Plaintext), (1, Usual)]);
@@ -193,7 +214,7 @@ mod tests {
     fn plaintext_is_left_when_time_is_up() {
         let mut tries = Tries::new([(0, SOUND), (1, SOUND), (2, BROKEN), (3, MUTE)]);
         let first = tries.take().expect("the first");
-        tries.tls_failed(first);
+        tries.put_aside(first);
         tries.keep_only_plaintext();
         let left: Vec<_> = std::iter::from_fn(|| tries.take())
             .map(|tried| (tried.what, tried.way))
@@ -206,7 +227,7 @@ mod tests {
         let mut tries = Tries::new([(0, SOUND), (1, MUTE)]);
         let first = tries.take().expect("the first");
         assert!(tries.may_have_tls() && tries.has_more());
-        tries.tls_failed(first);
+        tries.put_aside(first);
         assert!(!tries.may_have_tls() && tries.has_more());
     }
 }

@@ -19,8 +19,8 @@ const TOGETHER: Duration = Duration::from_millis(100);
 /// What is counted since the relay was last started.
 #[derive(Default)]
 pub struct Bounds {
-    /// When a recipient of a site without fault was queued, by letter and index.
-    queued: BTreeMap<(u32, usize), Now>,
+    /// Recipients that wait at a site without fault, by letter and index.
+    queued: BTreeMap<(u32, usize), Waiting>,
     /// By core and site: jobs queued, and connections made.
     jobs: BTreeMap<(usize, usize), u32>,
     connections: BTreeMap<(usize, usize), u32>,
@@ -34,6 +34,12 @@ pub struct Bounds {
     pub longest_wait: Duration,
 }
 
+struct Waiting {
+    since: Now,
+    /// Time has passed while nobody came to anything, so its host may seem to be silent.
+    is_excused: bool,
+}
+
 impl Bounds {
     /// A job waits at a site.
     pub fn queued<'a>(
@@ -45,7 +51,11 @@ impl Bounds {
         *self.jobs.entry((core, site)).or_default() += 1;
         for address in recipients {
             if let Some((Some(index), letter)) = named(address) {
-                self.queued.entry((letter, index)).or_insert(now);
+                let waiting = Waiting {
+                    since: now,
+                    is_excused: false,
+                };
+                self.queued.entry((letter, index)).or_insert(waiting);
             }
         }
     }
@@ -53,16 +63,16 @@ impl Bounds {
     /// A host of a site without fault is asked to take a recipient. A complaint if that took too long.
     pub fn offered(&mut self, address: &str, now: Now) -> Option<String> {
         let (who, letter) = named(address)?;
-        let since = *self.queued.get(&(letter, who?))?;
-        let wait = now.since(since);
+        let wait = now.since(self.queued.get(&(letter, who?))?.since);
         self.longest_wait = self.longest_wait.max(wait);
         (wait > WAIT_MAX).then(|| format!("{address} has waited {wait:?} for a host without fault"))
     }
 
     /// Nobody has come to anything for so long: nobody's wait is the longer for it.
     pub fn stood_still(&mut self, passed: Duration) {
-        for since in self.queued.values_mut() {
-            *since = *since + passed;
+        for waiting in self.queued.values_mut() {
+            waiting.since = waiting.since + passed;
+            waiting.is_excused = true;
         }
     }
 
@@ -156,11 +166,12 @@ impl Ledger {
                 "{id}: {path} is told what another was told: {text}"
             ));
         }
-        let was_queued = self.bounds.queued.remove(&(letter, index)).is_some();
+        let waited = self.bounds.queued.remove(&(letter, index));
+        let has_no_excuse = waited.is_some_and(|waiting| !waiting.is_excused);
         let is_put_off = matches!(decision.verdict, Verdict::Defer | Verdict::Throttle);
         let mut fates = self.letters.get_mut(&letter)?.fates_of(index);
         let has_reason = fates.any(|fate| fate.put_off || fate.refused);
-        (was_queued && is_put_off && !has_reason)
+        (has_no_excuse && is_put_off && !has_reason)
             .then(|| format!("{path} is put off by a host without fault: {text}"))
     }
 }

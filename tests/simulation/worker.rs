@@ -9,9 +9,10 @@ use crate::session_to_host::{Connection, Point};
 use crate::world::{Owner, until_or};
 use ringpost::message::BodyType;
 use ringpost::schedule::dsn::{Extent, Owed, Taker};
-use ringpost::schedule::judge::{self, Event, Finding, Situation, Trouble, Verdict};
+use ringpost::schedule::judge::{self, Event, Finding, GoesOn, Situation, Trouble, Verdict};
 use ringpost::schedule::next_hop::{HopId, Refusal, Take};
 use ringpost::schedule::outcome::RecipientState;
+use ringpost::schedule::settle::parts::{Part, part};
 use ringpost::schedule::settle::{
     After, Consequences, Decision, Over, indices, is_report, judge_transaction,
 };
@@ -184,6 +185,8 @@ impl Core {
             opened_at,
             carried: 0,
             has_rested: false,
+            had_worked: false,
+            is_substitute: false,
             ahead: None,
             before: None,
         };
@@ -258,6 +261,10 @@ struct Worker {
     /// Transactions begun on this connection.
     carried: u32,
     has_rested: bool,
+    /// Before the last transaction began, the session had ended one, or rested.
+    had_worked: bool,
+    /// A better host was left out.
+    is_substitute: bool,
     ahead: Option<Ahead>,
     /// Of the transaction before; for a planted bug.
     before: Option<TransactionResult>,
@@ -306,39 +313,66 @@ impl Worker {
         after
     }
 
-    /// One transaction, and what its verdicts mean for recipients, hop and connection.
-    async fn carry_one(&mut self, job: Job, begun: bool, started: Now) -> After {
-        let mut session_worked = self.has_worked();
+    /// One transaction, and what its verdicts mean for recipients, hop and connection. Recipients may go on with other hosts.
+    async fn carry_one(&mut self, mut job: Job, begun: bool, started: Now) -> After {
         let mut result = self.transact(&job, begun).await;
         let mut declined = Vec::new();
-        while let Some(refused) = &result {
-            let is_of_host = !judge::is_of_session(refused, session_worked);
+        loop {
+            let Some(decided) = result else {
+                self.core.forget_report(job);
+                return After::GoOn;
+            };
+            let name = self.core.relay.network.name_of(self.host);
+            let situation = self.over(&name).situation(&job.message.envelope, &decided);
+            let has_other = self.has_other_host(&declined);
+            let goes_on = |verdict: &_| match judge::goes_on(verdict, situation) {
+                Some(GoesOn::Session) => true,
+                Some(_) => has_other,
+                None => false,
+            };
+            let (message, body, recipients) = job.dissolve();
+            let of = |part: Part| {
+                let job = Job::new(message.clone(), body.clone(), part.recipients);
+                (job, part.result)
+            };
+            let (stays, goes) = part(recipients, decided, goes_on);
+            let after = stays.map(|it| {
+                let (job, decided) = of(it);
+                self.settle(job, decided, started)
+            });
+            let Some((rest, decided)) = goes.map(of) else {
+                return after.expect("one of the parts has recipients");
+            };
+            let is_of_session = |(_, verdict): &(u32, _)| {
+                judge::goes_on(verdict, situation) == Some(GoesOn::Session)
+            };
+            let is_of_host = !decided.verdicts.iter().any(is_of_session);
             if is_of_host {
-                if !judge::is_for_next_host(refused) {
-                    break;
-                }
                 declined.push(self.host);
             }
             if !self.goes_over_new_connection(&declined).await {
-                break;
+                return self.settle(rest, decided, started);
             }
             self.core.world().seen.borrow_mut().other_hosts += u64::from(is_of_host);
-            session_worked = self.has_worked();
+            job = rest;
             result = self.transact(&job, false).await;
         }
-        let Some(mut result) = result else {
-            self.core.forget_report(job);
-            return After::GoOn;
-        };
+    }
+
+    fn over<'a>(&self, host: &'a str) -> Over<'a> {
+        Over {
+            session_worked: self.had_worked,
+            knows_no_extensions: self.connection.knows_no_extensions(),
+            is_substitute: self.is_substitute,
+            ..Over::new(host)
+        }
+    }
+
+    fn settle(&mut self, job: Job, mut result: TransactionResult, started: Now) -> After {
         self.mix_up(&mut result);
         let reusable = result.reusable && self.connection.lives();
         let name = self.core.relay.network.name_of(self.host);
-        let over = Over {
-            host: &name,
-            session_worked,
-            knows_no_extensions: self.connection.knows_no_extensions(),
-        };
-        let judged = judge_transaction(&job.message.envelope, &result, &over);
+        let judged = judge_transaction(&job.message.envelope, &result, &self.over(&name));
         let now = self.core.world().now();
         let took = now.since(started);
         let mut schedule = self.core.part().schedule.borrow_mut();
@@ -380,6 +414,7 @@ impl Worker {
 
     /// `None`: it is a report, and there is nobody to report to.
     async fn transact(&mut self, job: &Job, begun: bool) -> Option<TransactionResult> {
+        self.had_worked = self.carried > 0 || self.has_rested;
         self.carried += 1;
         match is_report(job.recipients()) {
             true => self.carry_report(job).await,
@@ -387,23 +422,22 @@ impl Worker {
         }
     }
 
-    /// The session has ended a transaction, or rested.
-    fn has_worked(&self) -> bool {
-        self.carried > 0 || self.has_rested
-    }
-
-    /// After a session would not begin a transaction: goes on with a new connection, to another host than those that have
-    /// declined. False: there is none that can be reached, and this connection is as it was.
-    async fn goes_over_new_connection(&mut self, declined: &[usize]) -> bool {
+    fn has_other_host(&self, declined: &[usize]) -> bool {
         let site = *self.core.part().schedule.borrow().key(self.hop);
         let hosts = self.core.relay.network.hosts_of(site);
-        if hosts.iter().all(|host| declined.contains(host)) {
-            return false;
-        }
+        let is_other = |host: &usize| *host != self.host && !declined.contains(host);
+        hosts.iter().any(is_other)
+    }
+
+    /// To another host than those that have declined. False: there is none that can be reached, and this connection is as it was.
+    async fn goes_over_new_connection(&mut self, declined: &[usize]) -> bool {
         let opened_at = self.core.world().now();
         match self.core.connect(self.hop, declined).await {
             Tried::Open(connection, host) => {
                 let before = std::mem::replace(&mut self.connection, *connection);
+                // Hosts are numbered by preference.
+                self.is_substitute &= host == self.host;
+                self.is_substitute |= host > self.host;
                 self.host = host;
                 self.opened_at = opened_at;
                 self.carried = 0;

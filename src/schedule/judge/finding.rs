@@ -60,13 +60,13 @@ impl Finding {
 
     /// With a remark behind the text: what the system or TLS said.
     pub fn remarked(mut self, remark: &str) -> Self {
-        self.diagnosis.text = format!("{} ({remark})", self.diagnosis.text).into();
+        self.diagnosis.text = bounded(format!("{} ({remark})", self.diagnosis.text));
         self
     }
 
     /// With another text: what TLS said.
     pub fn told(mut self, text: &str) -> Self {
-        self.diagnosis.text = text.into();
+        self.diagnosis.text = bounded(text.to_owned());
         self
     }
 
@@ -113,6 +113,11 @@ impl Finding {
             is_permanent: self.scope == Scope::NextHop && self.verdict == Verdict::Bounce,
         })
     }
+}
+
+fn bounded(mut text: String) -> Box<str> {
+    text.truncate(text.floor_char_boundary(Diagnosis::TEXT_BYTES_MAX));
+    text.into_boxed_str()
 }
 
 impl HopDiagnosis {

@@ -10,6 +10,8 @@ const LAST: Situation = Situation {
     has_refused: false,
     knows_no_extensions: false,
     echoes: Echoes::NONE,
+    fallback: None,
+    is_substitute: false,
 };
 const MORE: Situation = Situation {
     more_hosts: true,
@@ -272,6 +274,92 @@ fn troubles() {
     for (stage, trouble, situation, expected) in table {
         let got = judge(stage, Event::Trouble(trouble), situation);
         assert_eq!(got, expected, "{stage:?} {trouble:?} {situation:?}");
+    }
+}
+
+#[test]
+fn a_substitutes_refusal_for_good_is_for_now() {
+    let substitute = Situation {
+        is_substitute: true,
+        ..LAST
+    };
+    let table = [
+        (Stage::Mail, "550 5.7.1 x", (Sender, Defer)),
+        (Stage::Rcpt, "554 5.7.1 use the primary", (Recipient, Defer)),
+        (Stage::FinalDot, "554 5.6.0 x", (Message, Defer)),
+        (Stage::FinalDot, "250 x", (Message, Delivered)),
+    ];
+    for (stage, text, expected) in table {
+        let (code, rest) = text.split_once(' ').expect("code and text");
+        let reply = Reply::new(code.parse().expect("a code"), rest);
+        let got = judge(stage, Event::Reply(&reply), substitute);
+        assert_eq!(got, expected, "{stage:?} {text:?}");
+    }
+}
+
+#[test]
+fn a_host_that_ends_the_session_before_the_content_is_left_for_another() {
+    let refused = |stage, code, text| RecipientVerdict::Refused {
+        stage,
+        reply: std::rc::Rc::new(Reply::new(code, text)),
+    };
+    let lost = || RecipientVerdict::NotAttempted;
+    let substitute = Situation {
+        is_substitute: true,
+        ..LAST
+    };
+    let no_user = || refused(Stage::Rcpt, 550, "5.1.1 x");
+    let table = [
+        (lost(), LAST, Some(GoesOn::Broke)),
+        (lost(), WORKED, None),
+        (
+            refused(Stage::Mail, 421, "4.3.0 dead"),
+            LAST,
+            Some(GoesOn::Broke),
+        ),
+        (
+            refused(Stage::Mail, 421, "4.3.2 closing"),
+            LAST,
+            Some(GoesOn::Broke),
+        ),
+        (refused(Stage::Rcpt, 421, "bye"), LAST, Some(GoesOn::Broke)),
+        (refused(Stage::Data, 421, "bye"), LAST, Some(GoesOn::Broke)),
+        (
+            refused(Stage::Rcpt, 421, "bye"),
+            WORKED,
+            Some(GoesOn::Session),
+        ),
+        (refused(Stage::Rcpt, 421, "bye"), AFTER_REFUSALS, None),
+        (
+            refused(Stage::Mail, 421, "4.7.28 unusual rate of mail"),
+            LAST,
+            None,
+        ),
+        (refused(Stage::FinalDot, 421, "bye"), LAST, None),
+        (
+            refused(Stage::Mail, 451, "4.3.0 x"),
+            LAST,
+            Some(GoesOn::Refused),
+        ),
+        (
+            refused(Stage::Mail, 451, "4.3.0 x"),
+            WORKED,
+            Some(GoesOn::Refused),
+        ),
+        (refused(Stage::Mail, 450, "4.1.8 x"), LAST, None),
+        (no_user(), LAST, None),
+        (no_user(), substitute, Some(GoesOn::Substitute)),
+        (
+            refused(Stage::FinalDot, 451, "x"),
+            substitute,
+            Some(GoesOn::Substitute),
+        ),
+        (RecipientVerdict::LostInBody, substitute, None),
+        (RecipientVerdict::LostAfterData, LAST, None),
+    ];
+    for (verdict, situation, expected) in table {
+        let got = goes_on(&verdict, situation);
+        assert_eq!(got, expected, "{verdict:?} {situation:?}");
     }
 }
 

@@ -303,7 +303,7 @@ fn by_status(status: EnhancedStatus) -> Option<(Scope, Certainty)> {
 }
 
 /// `wording` at the beginning of a word. `text` has a space before each word.
-fn says(text: &str, wording: &str) -> bool {
+pub(super) fn says(text: &str, wording: &str) -> bool {
     text.match_indices(wording)
         .any(|(at, _)| text[..at].ends_with(' '))
 }
@@ -311,7 +311,7 @@ fn says(text: &str, wording: &str) -> bool {
 /// The words of a reply in lower case, each with a space before it. What somebody else may have chosen is [`LEFT_OUT`]: what
 /// stands in angle brackets, addresses, domains, links, quoted strings of more than a word, and all that follows when a header field
 /// is quoted.
-fn plain_words(text: &str) -> String {
+pub(super) fn plain_words(text: &str) -> String {
     let mut words = String::with_capacity(text.len() + 1);
     for word in without_brackets_and_quotes(text).split_whitespace() {
         let word = word.trim_matches(|it: char| it.is_ascii_punctuation());

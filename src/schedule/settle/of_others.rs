@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::message::Recipient;
-use crate::schedule::judge::Event;
+use crate::schedule::judge::{Event, GoesOn};
 use crate::schedule::next_hop::{Action, Settings, Take};
 use crate::smtp::reply::{Reply, Stage};
 use std::rc::Rc;
@@ -216,8 +216,12 @@ fn a_session_that_refuses_for_what_it_carried_before_is_left() {
     let judged = judge_transaction(&Envelope::default(), &result, &used);
     assert_eq!(judged.decisions[0].1.verdict, Verdict::Defer);
     assert_eq!(judged.after(true), After::Close);
-    assert!(judge::is_of_session(&result, true));
-    assert!(!judge::is_of_session(&result, false));
+    let goes_on = |over: &Over<'_>| {
+        let situation = over.situation(&Envelope::default(), &result);
+        judge::goes_on(&result.verdicts[0].1, situation)
+    };
+    assert_eq!(goes_on(&used), Some(GoesOn::Session));
+    assert_eq!(goes_on(&Over::new("mx.b.test")), None);
 }
 
 #[test]

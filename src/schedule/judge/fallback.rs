@@ -1,0 +1,128 @@
+//! What is said to a session in plaintext whose host offers TLS: TLS failed, was refused, or is remembered as broken.
+//!
+//! Promise: a host that demands TLS of such a session has refused our fallback, and no mail is returned for it. Bounded
+//! as in [`whom`](super::whom): no address or quoted text of a reply is read.
+
+use super::whom::{plain_words, says};
+use super::{Scope, Verdict};
+use crate::smtp::reply::{EnhancedStatus, Reply, Stage};
+
+/// Why a session is in plaintext although its host offers TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Fallback {
+    /// TLS did not work in this attempt.
+    Now,
+    /// TLS did not work before, and was not tried in this attempt.
+    Remembered,
+}
+
+/// Words for what is missing, at the beginning of a word.
+const WORDINGS: [&str; 4] = ["tls", "starttls", "encrypt", "ssl"];
+
+/// The reply demands TLS. Codes: 530 (RFC 3207, RFC 4954), 523 (Exchange), x.7.4, x.7.10 and x.7.11 (RFC 3463, RFC 5248, RFC
+/// 4954). Words count only before the content: a message may be refused because a part of it is encrypted.
+pub fn demands_tls(stage: Stage, reply: &Reply) -> bool {
+    if !reply.is_transient() && !reply.is_permanent() {
+        return false;
+    }
+    let of_tls = |status: EnhancedStatus| (status.subject, status.detail);
+    let by_code = matches!(reply.code, 523 | 530)
+        || matches!(reply.status.map(of_tls), Some((7, 4 | 10 | 11)));
+    let of_content = matches!(stage, Stage::Body | Stage::FinalDot);
+    by_code
+        || (!of_content
+            && WORDINGS
+                .iter()
+                .any(|it| says(&plain_words(&reply.one_line()), it)))
+}
+
+/// What it means from MAIL on. TLS that was not tried is tried at once; else it may work the next time.
+pub(super) fn judge_demand(fallback: Fallback) -> (Scope, Verdict) {
+    match fallback {
+        Fallback::Remembered => (Scope::Session, Verdict::Reconnect),
+        Fallback::Now => (Scope::NextHop, Verdict::Defer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Event, Situation, judge};
+    use super::*;
+
+    fn judged(stage: Stage, text: &str, fallback: Option<Fallback>) -> (Scope, Verdict) {
+        let (code, rest) = text.split_once(' ').expect("code and text");
+        let reply = Reply::new(code.parse().expect("a code"), rest);
+        let situation = Situation {
+            fallback,
+            ..Situation::default()
+        };
+        judge(stage, Event::Reply(&reply), situation)
+    }
+
+    const DEMANDS: [(Stage, &str); 14] = [
+        (Stage::Mail, "530 5.7.0 Must issue a STARTTLS command first"),
+        (Stage::Mail, "530 no"),
+        (Stage::Mail, "523 5.7.10 Encryption Needed"),
+        (Stage::Mail, "550 5.7.10 Encryption needed"),
+        (Stage::Mail, "550 5.7.4 no"),
+        (Stage::Mail, "550 5.7.1 Encryption required"),
+        (Stage::Mail, "554 5.7.1 Session encryption is required"),
+        (Stage::Mail, "554 encryption required"),
+        (Stage::Mail, "451 5.7.3 STARTTLS is required to send mail"),
+        (Stage::Mail, "454 4.7.0 use TLS, please"),
+        (Stage::Rcpt, "530 5.7.0 Must issue a STARTTLS command first"),
+        (Stage::Rcpt, "550 5.7.1 Session encryption is required"),
+        (Stage::Data, "554 5.7.0 TLS required"),
+        (Stage::FinalDot, "550 5.7.10 no"),
+    ];
+
+    #[test]
+    fn a_host_that_demands_tls_of_our_fallback_returns_no_mail() {
+        for (stage, text) in DEMANDS {
+            let now = judged(stage, text, Some(Fallback::Now));
+            assert_eq!(now, (Scope::NextHop, Verdict::Defer), "{stage:?} {text}");
+            let again = judged(stage, text, Some(Fallback::Remembered));
+            assert_eq!(
+                again,
+                (Scope::Session, Verdict::Reconnect),
+                "{stage:?} {text}"
+            );
+        }
+        for (stage, text) in [
+            (Stage::Greeting, "554 5.7.0 TLS required"),
+            (Stage::Ehlo, "530 no"),
+        ] {
+            let judged = judged(stage, text, Some(Fallback::Now));
+            assert_eq!(judged, (Scope::NextHop, Verdict::Defer), "{stage:?} {text}");
+        }
+    }
+
+    #[test]
+    fn other_refusals_mean_what_they_mean_to_any_session() {
+        let table = [
+            (Stage::Mail, "550 5.7.1 <tls@sender.test>: Sender refused"),
+            (Stage::Mail, "550 5.1.8 no such domain tls.sender.test"),
+            (Stage::Rcpt, "550 5.1.1 no such user"),
+            (Stage::Rcpt, "451 4.7.1 greylisted"),
+            (Stage::Data, "554 5.5.1 no valid recipients"),
+            (
+                Stage::FinalDot,
+                "550 5.7.1 encrypted attachments are not taken",
+            ),
+            (Stage::FinalDot, "250 2.0.0 taken, and TLS would be nice"),
+        ];
+        for (stage, text) in table {
+            for fallback in [Fallback::Now, Fallback::Remembered] {
+                assert_eq!(
+                    judged(stage, text, Some(fallback)),
+                    judged(stage, text, None),
+                    "{stage:?} {text}"
+                );
+            }
+        }
+        for (stage, text) in DEMANDS {
+            let (_, verdict) = judged(stage, text, None);
+            assert_ne!(verdict, Verdict::Reconnect, "{stage:?} {text}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Which host gets the mail, and with or without TLS, when the first way does not work: against the relay as a process.
+
+mod support;
+
+use serde_json::Value;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+use support::client::{CONTENT, send_mail};
+use support::dns::DnsServer;
+use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls};
+use support::relay::{Home, Relay};
+use support::relay_to;
+
+const FROM: &str = "a@sender.test";
+const TO: &str = "b@example.test";
+
+type Script = fn(Occasion<'_>) -> Answer;
+
+fn verb_is(command: &str, verb: &str) -> bool {
+    command
+        .get(..verb.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
+}
+
+fn usual(_: Occasion<'_>) -> Answer {
+    Answer::Usual
+}
+
+fn text<'a>(event: &'a Value, field: &str) -> &'a str {
+    event[field].as_str().unwrap_or_default()
+}
+
+/// The hosts of example.test, best first, on 127.0.0.1, 127.0.0.2 and so on with one port.
+struct MxHosts {
+    dns: DnsServer,
+    hops: Vec<NextHop>,
+}
+
+fn mx_hosts(hosts: &[(StartTls, Script)]) -> MxHosts {
+    let dns = DnsServer::start();
+    let mut hops: Vec<NextHop> = Vec::new();
+    for (number, (starttls, script)) in (1..).zip(hosts) {
+        let ip = Ipv4Addr::new(127, 0, 0, number);
+        let port = hops.first().map_or(0, |hop| hop.address().port());
+        hops.push(NextHop::on((ip, port).into(), *starttls, KEYWORDS, *script));
+        let name = format!("mx{number}.example.test");
+        dns.mx("example.test", u16::from(number) * 10, &format!("{name}."));
+        dns.host(&name, &ip.to_string());
+    }
+    MxHosts { dns, hops }
+}
+
+impl MxHosts {
+    fn relay(&self, home: &Home, flags: &[&str]) -> Relay {
+        let server = self.dns.address().to_string();
+        let port = self.hops[0].address().port().to_string();
+        let mut all = vec!["--dns", &server, "--mx-port", &port];
+        all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
+        all.extend(flags);
+        home.start(&all)
+    }
+}
+
+// ---- a host that demands TLS ----
+
+const DEMAND: &str = "530 5.7.0 Must issue a STARTTLS command first";
+
+/// What the host does to the first STARTTLS; TLS works from then on.
+const BAD_MOMENTS: [Answer; 4] = [
+    Answer::Close,
+    Answer::Reset,
+    Answer::SayAndClose("421 4.7.0 Too many TLS handshakes from your address, try later"),
+    Answer::Say("454 4.7.0 TLS not available due to temporary reason"),
+];
+
+#[test]
+fn one_bad_moment_of_a_host_that_demands_tls_returns_no_mail() {
+    for bad in BAD_MOMENTS {
+        let moment = bad.clone();
+        let script = move |occasion: Occasion<'_>| match occasion.command {
+            "STARTTLS" if occasion.before == 0 => moment.clone(),
+            command if verb_is(command, "MAIL") && !occasion.over_tls => Answer::Say(DEMAND),
+            _ => Answer::Usual,
+        };
+        let (home, hop) = (Home::new(), NextHop::scripted(StartTls::Works, script));
+        let relay = relay_to(&home, &hop, &[]);
+        for number in 1..=2 {
+            send_mail(relay.address(), FROM, &[TO], CONTENT);
+            let mails = hop.wait_for_mail(number);
+            assert!(mails.iter().all(|mail| mail.over_tls), "{bad:?}");
+        }
+        relay.wait_for_count("delivered", 2, |_| true);
+        assert_eq!(relay.events("bounced").len(), 0, "{bad:?}");
+        let demanded = relay.wait_for("tls-demanded", |_| true);
+        assert_eq!(demanded["reply"], DEMAND);
+        assert!(!text(&demanded, "reason").is_empty(), "{demanded}");
+        relay.stop();
+    }
+}
+
+/// TLS was not tried, since it had failed before: it is tried at once, and not after a wait.
+#[test]
+fn tls_that_was_not_tried_is_tried_at_once_where_it_is_demanded() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "STARTTLS" if occasion.before == 0 => Answer::Close,
+        "." if occasion.taken == 0 => Answer::UsualThenSayAndClose("421 4.4.2 enough"),
+        command if verb_is(command, "MAIL") && occasion.taken > 0 && !occasion.over_tls => {
+            Answer::Say(DEMAND)
+        }
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &[]);
+    for number in 1..=2 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        let mails = hop.wait_for_mail(number);
+        assert_eq!(mails[number - 1].over_tls, number == 2);
+    }
+    relay.wait_for_count("delivered", 2, |_| true);
+    assert_eq!(relay.events("deferred").len(), 0);
+    relay.stop();
+}
+
+#[test]
+fn mail_for_a_host_that_demands_tls_which_never_works_waits_and_says_why() {
+    let hop = NextHop::scripted(StartTls::Closes, |occasion| {
+        match verb_is(occasion.command, "MAIL") {
+            true => Answer::Say(DEMAND),
+            false => Answer::Usual,
+        }
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--queue-lifetime", "3s"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let deferred = relay.wait_for("deferred", |event| event["to"] == TO);
+    assert_eq!(deferred["reply"], DEMAND);
+    assert!(text(&deferred, "plaintext").starts_with("TLS failed in"));
+    let expired = relay.wait_for("expired", |event| event["to"] == TO);
+    assert!(text(&expired, "reply").contains(DEMAND), "{expired}");
+    assert_eq!(relay.events("bounced").len(), 0);
+    let starttls = hop.commands().iter().filter(|it| *it == "STARTTLS").count();
+    let mail = hop
+        .commands()
+        .iter()
+        .filter(|it| verb_is(it, "MAIL"))
+        .count();
+    assert!(starttls >= mail, "TLS comes first at each attempt");
+    drop(relay);
+}
+
+#[test]
+fn a_plaintext_connection_ends_when_the_failure_is_forgotten() {
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "STARTTLS" if occasion.before == 0 => Answer::Close,
+        _ => Answer::Usual,
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--tls-broken-for", "1s"]);
+    let started = Instant::now();
+    // Always at work, so that it is not its idle time that ends it.
+    for number in 1.. {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        if hop.wait_for_mail(number)[number - 1].over_tls {
+            break;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{number} mails"
+        );
+    }
+    relay.stop();
+}
+
+#[test]
+fn a_neighbours_tls_is_not_switched_off_by_a_name_that_points_at_its_host() {
+    let dns = DnsServer::start();
+    let hop = NextHop::scripted(StartTls::Works, |occasion| match occasion.command {
+        "STARTTLS" if occasion.before == 0 => Answer::Close,
+        _ => Answer::Usual,
+    });
+    let ip = hop.address().ip().to_string();
+    for domain in ["attacker.test", "bank.test"] {
+        dns.mx(domain, 10, &format!("mx.{domain}."));
+        dns.host(&format!("mx.{domain}"), &ip);
+    }
+    let (server, port) = (dns.address().to_string(), hop.address().port().to_string());
+    let home = Home::new();
+    let relay = home.start(&["--dns", &server, "--mx-port", &port]);
+    for (number, to) in [(1, "x@attacker.test"), (2, "b@bank.test")] {
+        send_mail(relay.address(), FROM, &[to], CONTENT);
+        let mails = hop.wait_for_mail(number);
+        assert_eq!(mails[number - 1].over_tls, number == 2, "{to}");
+    }
+    relay.stop();
+}
+
+// ---- several hosts ----
+
+/// As a fake MX, or one that only watches, says to everything.
+const FAKES: [(StartTls, Script); 4] = [
+    (StartTls::NotOffered, |occasion| {
+        refuses(occasion, "RCPT", "451 4.7.1 try the other one")
+    }),
+    (StartTls::Works, |occasion| {
+        refuses(occasion, "RCPT", "451 4.7.1 try the other one")
+    }),
+    (StartTls::Works, |occasion| {
+        refuses(occasion, "RCPT", "554 5.7.1 use the primary")
+    }),
+    (StartTls::Works, |occasion| {
+        refuses(occasion, ".", "554 5.7.1 use the primary")
+    }),
+];
+
+fn refuses(occasion: Occasion<'_>, verb: &str, text: &'static str) -> Answer {
+    match verb_is(occasion.command, verb) {
+        true => Answer::Say(text),
+        false => Answer::Usual,
+    }
+}
+
+#[test]
+fn a_secondary_that_refuses_all_keeps_no_mail_from_a_primary_that_takes_plaintext() {
+    for broken in [StartTls::Garbage, StartTls::Refused] {
+        for (number, fake) in FAKES.into_iter().enumerate() {
+            let hosts = mx_hosts(&[(broken, usual), fake]);
+            let home = Home::new();
+            let relay = hosts.relay(&home, &[]);
+            for count in 1..=2 {
+                send_mail(relay.address(), FROM, &[TO], CONTENT);
+                hosts.hops[0].wait_for_mail(count);
+            }
+            relay.wait_for_count("delivered", 2, |event| event["host"] == "mx1.example.test");
+            for word in ["deferred", "bounced"] {
+                assert_eq!(
+                    relay.events(word).len(),
+                    0,
+                    "{word}: {broken:?}, fake {number}"
+                );
+            }
+            relay.stop();
+        }
+    }
+}
+
+#[test]
+fn a_secondary_that_has_no_tls_does_not_come_before_a_primary_whose_tls_is_broken() {
+    let hosts = mx_hosts(&[(StartTls::Refused, usual), (StartTls::NotOffered, usual)]);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    assert!(!hosts.hops[0].wait_for_mail(1)[0].over_tls);
+    assert_eq!(hosts.hops[1].mails().len(), 0);
+    relay.stop();
+}
+
+/// What a host does that has greeted, and only then breaks.
+const BREAKS: [Script; 5] = [
+    |occasion| ends(occasion, "MAIL", Answer::Close),
+    |occasion| ends(occasion, "RCPT", Answer::Close),
+    |occasion| ends(occasion, "DATA", Answer::Close),
+    |occasion| ends(occasion, "MAIL", Answer::SayAndClose("421 4.3.0 dead")),
+    |occasion| ends(occasion, "RCPT", Answer::Stall),
+];
+
+fn ends(occasion: Occasion<'_>, verb: &str, answer: Answer) -> Answer {
+    match verb_is(occasion.command, verb) {
+        true => answer,
+        false => Answer::Usual,
+    }
+}
+
+#[test]
+fn a_host_that_breaks_within_the_session_keeps_no_mail_from_the_second() {
+    for (number, breaks) in BREAKS.into_iter().enumerate() {
+        let hosts = mx_hosts(&[(StartTls::Works, breaks), (StartTls::Works, usual)]);
+        let home = Home::new();
+        let relay = hosts.relay(&home, &["--reply-timeout", "1s"]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hosts.hops[1].wait_for_mail(1);
+        relay.wait_for("delivered", |event| event["host"] == "mx2.example.test");
+        let failed = relay.wait_for("host-failed", |_| true);
+        assert_eq!(failed["host"], "mx1.example.test");
+        assert_eq!(relay.events("deferred").len(), 0, "{number}: at once");
+        relay.stop();
+    }
+}
+
+/// A primary whose session broke is there: a secondary that takes nothing does not speak for it.
+#[test]
+fn a_secondary_that_refuses_all_returns_no_mail_of_a_primary_whose_session_broke() {
+    let breaks_once: Script = |occasion| match verb_is(occasion.command, "MAIL") {
+        true if occasion.before == 0 => Answer::Close,
+        _ => Answer::Usual,
+    };
+    let hosts = mx_hosts(&[(StartTls::Works, breaks_once), FAKES[2]]);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hosts.hops[0].wait_for_mail(1);
+    relay.wait_for("delivered", |event| event["host"] == "mx1.example.test");
+    assert_eq!(relay.events("bounced").len(), 0);
+    relay.stop();
+}
+
+#[test]
+fn each_host_that_failed_is_told_and_the_mail_says_what_the_preferred_one_did() {
+    let hosts = mx_hosts(&[(StartTls::Refused, usual), (StartTls::NotOffered, usual)]);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &["--tls-out", "encrypt"]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let deferred = relay.wait_for("deferred", |_| true);
+    let told = text(&deferred, "reply");
+    assert!(told.contains("454 4.7.0 TLS not available"), "{deferred}");
+    for number in 1..=2 {
+        let host = format!("mx{number}.example.test");
+        relay.wait_for("host-failed", |event| event["host"] == *host);
+    }
+    relay.stop();
+}
