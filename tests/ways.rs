@@ -243,6 +243,31 @@ fn a_secondary_that_refuses_all_keeps_no_mail_from_a_primary_that_takes_plaintex
     }
 }
 
+/// Its commands went out behind the content of the mail before, over a session that is left with that mail.
+#[test]
+fn mail_that_was_begun_behind_one_that_goes_to_another_host_goes_there_as_well() {
+    let refuses_content: Script = |occasion| match occasion.command {
+        "." => Answer::Say("554 5.7.1 not from you"),
+        _ => Answer::Usual,
+    };
+    let hosts = mx_hosts(&[
+        (StartTls::Refused, usual),
+        (StartTls::Works, refuses_content),
+    ]);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &["--delivery-connections", "1"]);
+    let count = 4;
+    for _ in 0..count {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+    }
+    hosts.hops[0].wait_for_mail(count);
+    relay.wait_for_count("delivered", count, |event| {
+        event["host"] == "mx1.example.test"
+    });
+    assert_eq!(relay.events("bounced").len(), 0);
+    relay.stop();
+}
+
 #[test]
 fn a_secondary_that_has_no_tls_does_not_come_before_a_primary_whose_tls_is_broken() {
     let hosts = mx_hosts(&[(StartTls::Refused, usual), (StartTls::NotOffered, usual)]);

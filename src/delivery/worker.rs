@@ -958,6 +958,10 @@ impl Worker {
         self.opened_at = opened_at;
         self.carried = 0;
         self.has_rested = false;
+        // What was begun over the connection before ends with it, and is begun again here.
+        if let Some(ahead) = &mut self.ahead {
+            ahead.begun = false;
+        }
         self.inner.take_leave(before);
     }
 

@@ -442,6 +442,9 @@ impl Worker {
                 self.opened_at = opened_at;
                 self.carried = 0;
                 self.has_rested = false;
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.begun = false;
+                }
                 before.quit().await;
                 true
             }
