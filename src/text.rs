@@ -1,4 +1,14 @@
-//! Numbers as text, appended without the machinery of `format!`: for what is written once a message.
+//! Numbers as text, appended without the machinery of `format!`: for what is written once a message. And the bounds
+//! of text.
+
+/// The longest front of `text`, whole characters only, of at most so many octets.
+pub fn front(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
 
 /// Appends `number` in decimal.
 pub fn push_decimal(mut number: u64, out: &mut Vec<u8>) {

@@ -336,7 +336,7 @@ impl Inner {
         log.line(LogLevel::Warn, event::OUT_OF_STEP, clock::wall_time())
             .field("host", &peer.host)
             .field("address", peer.address)
-            .field("reply", &reply.one_line())
+            .field("reply", reply.one_line())
             .field(
                 "effect",
                 "the host said what it was not asked; the connection is closed, and no mail judged by it",

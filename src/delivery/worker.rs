@@ -17,6 +17,7 @@ use crate::schedule::settle::{After, Over, indices, is_report};
 use crate::schedule::tries::{Known, Tries, Try, Way};
 use crate::smtp::client::{Cause, Transaction, TransactionResult};
 use crate::smtp::reply::{Reply, Stage};
+use crate::text;
 use crate::time::Now;
 use crate::tls::policy::Level;
 use crate::tls::stream::StreamError;
@@ -402,7 +403,7 @@ impl Inner {
         let Attempt { host, address } = tried.what.attempt;
         self.log_tls_failed(&host.name, address, &trouble.why);
         if !trouble.is_busy {
-            let why = &trouble.why[..trouble.why.floor_char_boundary(REASON_BYTES_MAX)];
+            let why = text::front(&trouble.why, REASON_BYTES_MAX);
             let tls_peer = (address, host.name.clone());
             let mut memory = self.broken_tls.borrow_mut();
             memory.failed(tls_peer, why.into(), clock::now());

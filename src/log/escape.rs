@@ -1,5 +1,6 @@
 //! Makes any text safe to stand in one line of a log.
 
+use crate::text;
 use std::fmt;
 
 /// Escapes what passes through it, up to a number of bytes; then `...` and no more.
@@ -69,12 +70,9 @@ impl<'a> Escaper<'a> {
             self.bytes_left -= text.len();
             return text;
         }
-        let end = (0..=self.bytes_left)
-            .rev()
-            .find(|&end| text.is_char_boundary(end))
-            .unwrap_or(0);
+        let front = text::front(text, self.bytes_left);
         self.bytes_left = 0;
-        &text[..end]
+        front
     }
 }
 

@@ -212,7 +212,7 @@ fn a_warning_has_room_where_a_flood_of_other_lines_is_dropped() {
     let dropped = log.dropped_total();
     assert!(dropped > 0);
     for level in [LogLevel::Warn, LogLevel::Error] {
-        log.line(level, &event::HINT, AT).field("text", "urgent");
+        log.line(level, event::HINT, AT).field("text", "urgent");
     }
     assert_eq!(log.dropped_total(), dropped);
     flood(&log, 0..1);

@@ -372,14 +372,15 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     }
 
     /// A busy connection could send the commands of a further job along with the content of this one.
-    /// `None`: it has to finish first and then call [`Schedule::take`]; nothing has changed. A hop that answers slowly gets
-    /// none: the job would wait behind this one, where another connection could take it.
+    /// `None`: it has to finish first and then call [`Schedule::take`]; nothing has changed. Only a hop whose last
+    /// transaction was quick gets one: elsewhere the job might wait behind this one, where another connection could
+    /// take it.
     pub fn take_ahead(&mut self, id: HopId, now: Now) -> Option<J> {
         let yields = self.must_yield(id);
         let settings = &self.settings;
         let hop = expect_hop(&mut self.slots, id);
         let too_many = hop.staying() > hop.health.room(settings);
-        if yields || too_many || hop.answers_slowly || hop.health.takes_from > now {
+        if yields || too_many || !hop.proven || hop.health.takes_from > now {
             return None;
         }
         let job = hop.pop()?;
@@ -458,8 +459,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     pub fn delivered(&mut self, id: HopId, took: Duration) {
         let hop = expect_hop(&mut self.slots, id);
         hop.health.succeeded();
-        hop.answers_slowly = took > self.settings.proven_wait_max;
-        let is_quick = !hop.opens_slowly && !hop.answers_slowly;
+        let is_quick = !hop.opens_slowly && took <= self.settings.proven_wait_max;
         self.set_proven(id, is_quick);
         self.list(id);
     }

@@ -127,7 +127,7 @@ impl Failures {
 
     fn write(self) -> u64 {
         let counts = self.count << IN_VAIN_BITS | self.in_vain;
-        (self.tag << COUNT_BITS + IN_VAIN_BITS | counts) << TIME_BITS | self.at_ms
+        (self.tag << (COUNT_BITS + IN_VAIN_BITS) | counts) << TIME_BITS | self.at_ms
     }
 
     fn age(self, now_ms: u64) -> Duration {

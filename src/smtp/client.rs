@@ -18,6 +18,7 @@
 //! never `Accepted` without a positive reply that came after the whole content was sent.
 //! Not here: sockets, TLS, time, and what a failure means for the mail (`schedule::judge`).
 
+use crate::text;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -779,9 +780,5 @@ fn refusal(reply: Reply) -> Cause {
 }
 
 fn bounded(text: &str) -> Box<str> {
-    let mut end = text.len().min(Client::NAME_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].into()
+    text::front(text, Client::NAME_BYTES_MAX).into()
 }

@@ -4,6 +4,7 @@
 //! bounded, holds no control characters, and has a code of 200 to 599.
 //! Not here: what a reply means for the mail. `schedule::judge` says that.
 
+use crate::text;
 use memchr::memchr;
 use std::borrow::Cow;
 use std::fmt;
@@ -230,13 +231,7 @@ fn status_of(code: u16, lines: &[Box<str>]) -> Option<EnhancedStatus> {
 }
 
 fn truncate_at_char(text: &mut String, bytes_max: usize) {
-    if text.len() > bytes_max {
-        let mut end = bytes_max;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
+    text.truncate(text::front(text, bytes_max).len());
 }
 
 /// Text that is safe in a log line, a report or a reply: a tab becomes a space; every other control

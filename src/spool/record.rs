@@ -19,6 +19,7 @@ use crate::io::buffer::BLOCK_BYTES;
 use crate::message::{BodyType, Envelope, Mailbox, MessageId, Notify, Recipient, Ret};
 use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use crate::smtp::reply::EnhancedStatus;
+use crate::text;
 use crate::time::WallTime;
 use std::fmt;
 
@@ -659,15 +660,6 @@ fn put_str(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Bounds text that came from a peer, should somebody have forgotten.
-fn bounded(text: &str, bytes_max: usize) -> &str {
-    let end = (0..=bytes_max.min(text.len()))
-        .rev()
-        .find(|&end| text.is_char_boundary(end))
-        .unwrap_or(0);
-    &text[..end]
-}
-
 fn put_option_str(out: &mut Vec<u8>, text: Option<&str>) {
     out.push(text.is_some().into());
     if let Some(text) = text {
@@ -712,8 +704,11 @@ fn put_diagnosis(out: &mut Vec<u8>, diagnosis: &Diagnosis) {
     out.push(diagnosis.status.class);
     put_u16(out, diagnosis.status.subject);
     put_u16(out, diagnosis.status.detail);
-    put_str(out, bounded(&diagnosis.text, Diagnosis::TEXT_BYTES_MAX));
-    put_str(out, bounded(&diagnosis.remote_host, REMOTE_HOST_BYTES_MAX));
+    put_str(out, text::front(&diagnosis.text, Diagnosis::TEXT_BYTES_MAX));
+    put_str(
+        out,
+        text::front(&diagnosis.remote_host, REMOTE_HOST_BYTES_MAX),
+    );
 }
 
 fn put_state(out: &mut Vec<u8>, state: &RecipientState) {
@@ -918,8 +913,8 @@ impl<'a> Cursor<'a> {
         let detail = self.u16()?;
         Ok(Diagnosis {
             status: EnhancedStatus::new(class, subject, detail),
-            text: bounded(self.str()?, Diagnosis::TEXT_BYTES_MAX).into(),
-            remote_host: bounded(self.str()?, REMOTE_HOST_BYTES_MAX).into(),
+            text: text::front(self.str()?, Diagnosis::TEXT_BYTES_MAX).into(),
+            remote_host: text::front(self.str()?, REMOTE_HOST_BYTES_MAX).into(),
         })
     }
 

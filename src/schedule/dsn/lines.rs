@@ -1,6 +1,7 @@
 //! Lines of a report in wire form, and text that is encoded.
 
 use super::Form;
+use crate::text;
 
 /// RFC 2045 section 6.7.
 pub(super) const QUOTED_PRINTABLE: &str = "quoted-printable";
@@ -91,12 +92,8 @@ impl Lines {
 pub(super) fn pieces(word: &str) -> impl Iterator<Item = &str> {
     let mut rest = word;
     std::iter::from_fn(move || {
-        let mut end = rest.len().min(WORD_BYTES_MAX);
-        while !rest.is_char_boundary(end) {
-            end -= 1;
-        }
-        let (piece, after) = rest.split_at(end);
-        rest = after;
+        let piece = text::front(rest, WORD_BYTES_MAX);
+        rest = &rest[piece.len()..];
         (!piece.is_empty()).then_some(piece)
     })
 }

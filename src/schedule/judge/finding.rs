@@ -6,6 +6,7 @@
 use super::{Event, Scope, Situation, Trouble, Verdict, diagnose, judge};
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::Stage;
+use crate::text;
 use crate::time::Now;
 use std::time::Duration;
 
@@ -116,7 +117,7 @@ impl Finding {
 }
 
 fn bounded(mut text: String) -> Box<str> {
-    text.truncate(text.floor_char_boundary(Diagnosis::TEXT_BYTES_MAX));
+    text.truncate(text::front(&text, Diagnosis::TEXT_BYTES_MAX).len());
     text.into_boxed_str()
 }
 

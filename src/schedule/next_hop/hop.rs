@@ -26,8 +26,6 @@ pub(super) struct Hop<K, J, C> {
     pub proven: bool,
     /// Its last connection took long to open.
     pub opens_slowly: bool,
-    /// Its last transaction took long.
-    pub answers_slowly: bool,
     /// When a connection was last asked for.
     pub opened_at: Now,
     /// Jobs taken since this hop last made room for another.
@@ -67,7 +65,6 @@ impl<K, J, C> Hop<K, J, C> {
             closing: 0,
             proven: false,
             opens_slowly: false,
-            answers_slowly: false,
             opened_at: Now(0),
             turn_jobs: 0,
             listed: false,
