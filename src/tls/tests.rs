@@ -325,6 +325,37 @@ fn server_of(
     ServerTls::new(&keys, Versions::default()).unwrap()
 }
 
+/// RFC 6066 section 3: what is there is a host name. The library ends the handshake; the client hears an alert, and
+/// the operator why.
+#[test]
+fn a_server_name_that_is_no_host_name_is_told_in_words() {
+    for versions in EACH {
+        let (client, server) = sides(versions);
+        let empty = "a field is empty that must not be, such as the server name (SNI)";
+        let no_name = "the server name (SNI) that the peer asked for is no host name";
+        for (name, why) in [
+            ("[1.2.3]", no_name),
+            ("mx.t:25", no_name),
+            ("mx test", no_name),
+            ("m\u{fc}.tes", no_name),
+            ("", empty),
+        ] {
+            let mut pair = Pair::new(&client, &server);
+            let hello = &mut pair.client.sent;
+            let at = memchr::memmem::find(hello, b"mx.test").unwrap();
+            // The length of the name stands before it; the rest of an empty one is one more entry of the list.
+            match name.len() {
+                0 => hello[at - 2..at].fill(0),
+                bytes => hello[at..at + bytes].copy_from_slice(name.as_bytes()),
+            }
+            let taken = pair.server.take(&mut pair.client, &mut || usize::MAX);
+            let told = taken.expect_err(name).to_string();
+            assert!(told.contains(why), "{name}: {told}");
+            assert_eq!(pair.server.sent[0], 21, "{name}: an alert");
+        }
+    }
+}
+
 #[test]
 fn a_ticket_that_makes_the_hello_too_large_is_not_used() {
     for versions in EACH {
