@@ -9,7 +9,7 @@ use ringpost::smtp::reply::Stage;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::{Cuts, flights, is_printable, option, same_for_all_cuts};
+use super::{Cuts, flights, is_printable, option};
 
 const CONTENT: &[u8] = b"Subject: x\r\n\r\nx\r\n.\r\n";
 /// Steps that one input may lead to: each needs octets, an event or a transaction.
@@ -19,11 +19,18 @@ const TRANSACTIONS_MAX: usize = 8;
 pub fn run(mut input: &[u8]) {
     let options = option(&mut input);
     let seed = option(&mut input);
-    same_for_all_cuts(seed, |cuts| {
+    let found = Cuts::all(seed).map(|cuts| {
         let mut hop = Session::new(options);
         hop.converse(cuts, input);
         hop.finish(options & 4 == 4)
     });
+    // A reply that comes before its command is known for that only where they are read together.
+    if found.iter().all(|(_, is_out_of_step)| !is_out_of_step) {
+        let [whole, others @ ..] = found;
+        for other in others {
+            assert_eq!(other, whole);
+        }
+    }
     with_events(options, input);
 }
 
@@ -161,7 +168,8 @@ impl Session {
     }
 
     /// The connection ends, and with it all that is open.
-    fn finish(mut self, times_out: bool) -> Found {
+    /// Also, whether the client found the session out of step.
+    fn finish(mut self, times_out: bool) -> (Found, bool) {
         let mut step = match times_out {
             true => self.client.timed_out(),
             false => self.client.peer_closed(),
@@ -177,7 +185,11 @@ impl Session {
         );
         assert!(self.open.is_empty() && self.client.is_over() && !self.client.can_begin());
         check_sent(&self.out);
-        (self.out, self.results, format!("{step:?}"))
+        let is_out_of_step = self.client.out_of_step().is_some();
+        (
+            (self.out, self.results, format!("{step:?}")),
+            is_out_of_step,
+        )
     }
 }
 
