@@ -2,12 +2,13 @@
 
 use super::confinement::{self, Confinement};
 use super::{Context as _, StartError};
-use crate::config::Config;
-use crate::config::LogLevel;
+use crate::config::{Config, LogLevel};
 use crate::io::clock;
 use crate::log::{Log, Shown, event};
 use crate::privilege::Identity;
-use crate::tls::{ServerKeys, certificate};
+use crate::time::WallTime;
+use crate::tls::{CertificateError, ServerKeys, certificate};
+use std::path::Path;
 
 /// What only root may be able to read is read before root is given up. `None`: no certificate is given.
 pub fn load_given(config: &Config, owner: &Identity) -> Result<Option<ServerKeys>, StartError> {
@@ -26,22 +27,10 @@ pub fn with_generated(
     owner: &Identity,
     given: Option<ServerKeys>,
 ) -> Result<ServerKeys, StartError> {
-    let certificates = &config.tls.certificates;
-    let Some(dir) = &certificates.kept_in else {
-        return Ok(given.expect("one is given, or a directory is known"));
+    let load_or_generate = |dir: &Path, hostname: &str, now| {
+        certificate::load_or_generate(dir, hostname, now).map(|(keys, _)| keys)
     };
-    confinement::check_generated_key(dir, owner)?;
-    let (hostname, now) = (&config.tls.hostname, clock::wall_time());
-    let (generated, _) =
-        certificate::load_or_generate(dir, hostname, now).context("the generated certificate")?;
-    Ok(beside(given, generated))
-}
-
-fn beside(given: Option<ServerKeys>, generated: ServerKeys) -> ServerKeys {
-    match given {
-        Some(given) => given.with_spare(generated),
-        None => generated,
-    }
+    beside_kept(config, owner, given, load_or_generate)
 }
 
 /// As [`with_generated`], with what this start would make.
@@ -50,15 +39,29 @@ pub fn check_generated(
     confinement: &Confinement,
     given: Option<ServerKeys>,
 ) -> Result<ServerKeys, StartError> {
-    let Some(dir) = &config.tls.certificates.kept_in else {
-        return with_generated(config, confinement.identity(), given);
-    };
-    confinement::check_generated_key(dir, confinement.identity())?;
-    let (hostname, now) = (&config.tls.hostname, clock::wall_time());
-    let generated =
+    let check_or_generate = |dir: &Path, hostname: &str, now| {
         certificate::check_or_generate(dir, hostname, now, confinement.makes_directories())
-            .context("the generated certificate")?;
-    Ok(beside(given, generated))
+    };
+    beside_kept(config, confinement.identity(), given, check_or_generate)
+}
+
+/// `given`, and what `kept` finds in the directory of the generated one, if there is such a directory.
+fn beside_kept(
+    config: &Config,
+    owner: &Identity,
+    given: Option<ServerKeys>,
+    kept: impl FnOnce(&Path, &str, WallTime) -> Result<ServerKeys, CertificateError>,
+) -> Result<ServerKeys, StartError> {
+    let Some(dir) = &config.tls.certificates.kept_in else {
+        return Ok(given.expect("one is given, or a directory is known"));
+    };
+    confinement::check_generated_key(dir, owner)?;
+    let generated =
+        kept(dir, &config.tls.hostname, clock::wall_time()).context("the generated certificate")?;
+    Ok(match given {
+        Some(given) => given.with_spare(generated),
+        None => generated,
+    })
 }
 
 /// All certificates again, in the running relay.
