@@ -25,9 +25,6 @@ const LINE_BYTES_LEAST: u64 = 1000;
 /// One in so many connections is for trusted clients only.
 const RESERVED_SHARE: u32 = 8;
 
-/// What the disk is written in (`spool::BLOCK_BYTES`).
-const SEGMENT_BLOCK_BYTES: u64 = 4096;
-
 /// A segment holds at least this many chunks, so that commits fill it well.
 const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
 
@@ -558,12 +555,6 @@ fn listen_contradictions(flags: &Flags, found: &mut Vec<String>) {
 fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
     let spool = &flags.spool;
     let (segment, chunk) = (spool.segment_size.0, spool.chunk_size.0);
-    if !segment.is_multiple_of(SEGMENT_BLOCK_BYTES) {
-        found.push(format!(
-            "--segment-size {segment}: a whole multiple of {SEGMENT_BLOCK_BYTES} bytes is wanted, such as {}",
-            Bytes(segment - segment % SEGMENT_BLOCK_BYTES)
-        ));
-    }
     let segment_share = Bytes(segment / CHUNKS_PER_SEGMENT_MIN);
     if chunk > segment_share.0 {
         found.push(format!(

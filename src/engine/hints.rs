@@ -1,5 +1,6 @@
 //! What works but is probably not meant, as far as it is known at the start only.
 
+use super::placement::CoreSpec;
 use super::plan;
 use super::shared::Shared;
 use crate::config::{Bytes, SpoolConfig};
@@ -9,7 +10,7 @@ use crate::remote::route::NextHop;
 /// For the log, and for `--check`.
 pub fn hints(shared: &Shared) -> Vec<String> {
     let mut hints = routes_to_itself(shared);
-    hints.extend(small_file_system(&shared.config.spool, shared.specs.len()));
+    hints.extend(small_file_system(&shared.config.spool, &shared.specs));
     hints
 }
 
@@ -32,9 +33,10 @@ fn routes_to_itself(shared: &Shared) -> Vec<String> {
 }
 
 /// As [`crate::spool::Settings::check`] demands of a given size, of the file system where none is given.
-fn small_file_system(config: &SpoolConfig, threads: usize) -> Option<String> {
+fn small_file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String> {
     let settings = plan::spool_settings(config);
-    let least = settings.spool_bytes_min(u16::try_from(threads).unwrap_or(u16::MAX));
+    let threads = plan::number_of(specs);
+    let least = settings.spool_bytes_min(threads);
     let wanted = least.saturating_add(settings.keep_free_bytes);
     let total = total_bytes_blocking(existing_part(&config.dir)).ok()?;
     (config.bytes_max.is_none() && total < wanted).then(|| {

@@ -6,6 +6,7 @@ use super::{Context, StartError, ports};
 use crate::config::{
     Bytes, Config, CoreConfig, RouteText, SpoolConfig, SpoolDurability, Validators,
 };
+use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::{Durability, existing_part};
 use crate::io::{cpu, limits};
 use crate::remote::route::RouteTable;
@@ -123,6 +124,13 @@ fn judge_routes(routes: &[RouteText]) -> Vec<String> {
 
 /// The part of the host that cannot be asked here is complained of at the start.
 fn judge_spool(config: &SpoolConfig, cores: &CoreConfig) -> Result<(), String> {
+    let (segment, block) = (config.segment_bytes, BLOCK_BYTES as u64);
+    if !segment.is_multiple_of(block) {
+        return Err(format!(
+            "--segment-size {segment}: a whole multiple of {block} bytes is wanted, such as {}",
+            Bytes(segment - segment % block)
+        ));
+    }
     let Some(most) = config.bytes_max else {
         return Ok(());
     };
