@@ -787,21 +787,8 @@ impl Worker {
                 Some(_) => has_other,
                 None => false,
             };
-            let Job {
-                message,
-                body,
-                recipients,
-                course,
-            } = job;
-            let of = |part: Part| {
-                let job = Job {
-                    message: message.clone(),
-                    body: body.clone(),
-                    recipients: part.recipients,
-                    course,
-                };
-                (job, part.result)
-            };
+            let recipients = std::mem::take(&mut job.recipients);
+            let of = |part: Part| (job.part(part.recipients), part.result);
             let (stays, goes) = part(recipients, decided, goes_on);
             let after = stays.map(|it| {
                 let (job, decided) = of(it);

@@ -30,7 +30,7 @@
 
 use super::rates::prefix_of;
 use crate::time::Now;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -306,9 +306,13 @@ impl TlsMemory {
     }
 
     fn client(&self, address: IpAddr, hello: &str) -> Client {
-        let name = hello.to_ascii_lowercase();
+        let mut hasher = self.hasher.build_hasher();
+        address.to_canonical().hash(&mut hasher);
+        hello
+            .bytes()
+            .for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
         Client {
-            key: self.hasher.hash_one((address.to_canonical(), name)),
+            key: hasher.finish(),
             of_address: self.anybody(address),
         }
     }

@@ -28,12 +28,11 @@ pub fn demands_tls(stage: Stage, reply: &Reply) -> bool {
     let of_tls = |status: EnhancedStatus| (status.subject, status.detail);
     let by_code = matches!(reply.code, 523 | 530)
         || matches!(reply.status.map(of_tls), Some((7, 4 | 10 | 11)));
-    let of_content = matches!(stage, Stage::Body | Stage::FinalDot);
-    by_code
-        || (!of_content
-            && WORDINGS
-                .iter()
-                .any(|it| says(&plain_words(&reply.one_line()), it)))
+    if by_code || matches!(stage, Stage::Body | Stage::FinalDot) {
+        return by_code;
+    }
+    let words = plain_words(&reply.one_line());
+    WORDINGS.iter().any(|wording| says(&words, wording))
 }
 
 /// What it means from MAIL on. TLS that was not tried is tried at once; else it may work the next time.
