@@ -538,6 +538,20 @@ fn begins_until_refused(address: SocketAddr) -> (Vec<Client>, String) {
     }
 }
 
+/// Clients that have begun large transactions and end none, until one of them was refused; and what that was answered.
+fn begin_until_one_is_refused(mut greeted: impl FnMut() -> Client) -> (Vec<Client>, (u16, u16)) {
+    let mut clients = Vec::new();
+    loop {
+        let mut client = greeted();
+        let answers = begins(&mut client, 5000);
+        clients.push(client);
+        if answers != (250, 250) {
+            return (clients, answers);
+        }
+        assert!(clients.len() < 100, "the memory does not fill");
+    }
+}
+
 /// Mail for a hop that is down fills the memory: mail is put off, and what was taken is in the spool.
 #[test]
 fn a_queue_that_fills_the_memory_puts_new_mail_off_and_loses_none() {
@@ -590,18 +604,12 @@ fn envelopes_that_fill_the_memory_put_new_mail_off_until_they_are_gone() {
     let (home, hop) = (Home::new(), NextHop::start());
     let flags = ["--memory-max", "16MiB", "--max-recipients", "5000"];
     let relay = relay_to(&home, &hop, &flags);
-    let mut clients = Vec::new();
-    loop {
+    let (mut clients, answers) = begin_until_one_is_refused(|| {
         let mut client = Client::connect(relay.address());
         client.expect("EHLO client.test", 250);
-        let answers = begins(&mut client, 5000);
-        clients.push(client);
-        if answers != (250, 250) {
-            assert_eq!(answers.1, 452, "{answers:?}");
-            break;
-        }
-        assert!(clients.len() < 100, "the memory does not fill");
-    }
+        client
+    });
+    assert_eq!(answers.1, 452, "{answers:?}");
     relay.wait_for("memory-full", |_| true);
     let mut patient = clients.pop().expect("there is one");
     let gone = clients.len();
@@ -629,16 +637,7 @@ fn strangers_who_hold_envelopes_are_hurried_when_memory_is_full() {
         "1s",
     ];
     let relay = relay_to(&home, &hop, &[&OPEN_GATEWAY[..], &flags].concat());
-    let mut holders = Vec::new();
-    loop {
-        let mut client = greeted_from("127.0.0.2", relay.address());
-        let answers = begins(&mut client, 5000);
-        holders.push(client);
-        if answers != (250, 250) {
-            break;
-        }
-        assert!(holders.len() < 100, "the memory does not fill");
-    }
+    let (holders, _) = begin_until_one_is_refused(|| greeted_from("127.0.0.2", relay.address()));
     relay.wait_for("memory-full", |_| true);
     relay.wait_for("session", names_crowded_timeout);
     relay.wait_for("memory-has-room", |_| true);

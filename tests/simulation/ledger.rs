@@ -233,11 +233,7 @@ impl Ledger {
 
     /// A host said 5yz to a recipient, or to all that it was part of.
     pub fn refused(&mut self, address: &str) {
-        let local_part = address.split('@').next().unwrap_or_default();
-        let Some((who, number)) = parse_address(local_part) else {
-            return;
-        };
-        let Some(letter) = self.letters.get_mut(&number) else {
+        let Some((who, letter)) = self.addressed(address) else {
             return;
         };
         match who {
@@ -248,11 +244,7 @@ impl Ledger {
 
     /// A host of the site said 5yz to MAIL of this sender.
     pub fn refused_sender(&mut self, reverse_path: &str, site: usize) {
-        let local_part = reverse_path.split('@').next().unwrap_or_default();
-        let Some((None, number)) = parse_address(local_part) else {
-            return;
-        };
-        let Some(letter) = self.letters.get_mut(&number) else {
+        let Some((None, letter)) = self.addressed(reverse_path) else {
             return;
         };
         for (recipient, fate) in letter.envelope.recipients.iter().zip(&mut letter.fates) {
@@ -264,17 +256,20 @@ impl Ledger {
 
     /// A host without fault said 4yz to a recipient, or to MAIL of a sender.
     pub fn put_off(&mut self, address: &str) {
-        let local_part = address.split('@').next().unwrap_or_default();
-        let Some((who, number)) = parse_address(local_part) else {
-            return;
-        };
-        let Some(letter) = self.letters.get_mut(&number) else {
+        let Some((who, letter)) = self.addressed(address) else {
             return;
         };
         match who {
             Some(index) => letter.fates_of(index).for_each(|fate| fate.put_off = true),
             None => letter.fates.iter_mut().for_each(|fate| fate.put_off = true),
         }
+    }
+
+    /// The letter that an address is of, and which recipient it is there; `None`: its sender.
+    fn addressed(&mut self, address: &str) -> Option<(Option<usize>, &mut Letter)> {
+        let local_part = address.split('@').next()?;
+        let (who, number) = parse_address(local_part)?;
+        Some((who, self.letters.get_mut(&number)?))
     }
 }
 
