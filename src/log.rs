@@ -12,6 +12,7 @@
 mod addressees;
 mod escape;
 pub mod event;
+mod throttle;
 mod timestamp;
 
 use crate::config::{LogFormat, LogLevel};
@@ -26,6 +27,7 @@ use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
+pub use throttle::Throttle;
 
 /// One buffer. Large enough that a write costs little per line.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -1,5 +1,6 @@
 //! Time as a number that is handed in. Pure rooms never read a clock.
 
+pub mod flow;
 pub mod pace;
 
 use std::ops::{Add, Sub};

@@ -13,6 +13,7 @@ use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
 use crate::io::{clock, limits};
 use crate::log::{Shown, event};
+use crate::session::rates::prefix_of;
 use crate::session::{self, Context, Sessions};
 use crate::time::Now;
 use crate::tls::stream::Stream;
@@ -199,7 +200,7 @@ impl Ingress {
             | Refused::Draining => {}
         }
         let lines = &self.context.refusal_lines;
-        if let Some(suppressed) = lines.borrow_mut().allow(peer.ip(), now) {
+        if let Some(suppressed) = lines.borrow_mut().allow(prefix_of(peer.ip()), now) {
             let log = &self.context.log;
             log.line(LogLevel::Info, event::REFUSED, clock::wall_time())
                 .field("client", peer)

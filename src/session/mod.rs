@@ -13,7 +13,7 @@ use crate::handoff::job::{Body, Message, queued_bytes};
 use crate::handoff::memory::{Budget, Charge, Level};
 use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{clock, pool};
-use crate::log::{Addressees, Log, Shown, event};
+use crate::log::{Addressees, Log, Shown, Throttle, event};
 use crate::message::{Envelope, Mailbox, SessionId, TlsSummary};
 use crate::metrics::CoreMetrics;
 use crate::smtp::refusal::Refusal;
@@ -28,7 +28,7 @@ use crate::tls::session::TlsError;
 use crate::tls::stream::{Received, Stream, StreamError};
 use incoming::{Durable, Incoming};
 pub use incoming::{Held, Room};
-use rates::{Over, Rates, Throttle};
+use rates::{Over, Rates, prefix_of};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -310,7 +310,7 @@ impl Context {
             ),
         };
         counter.increment();
-        if let Some(suppressed) = self.limit_lines.borrow_mut().allow(address, now) {
+        if let Some(suppressed) = self.limit_lines.borrow_mut().allow(prefix_of(address), now) {
             self.log
                 .line(LogLevel::Info, event::LIMITED, clock::wall_time())
                 .field("client", address)
@@ -369,8 +369,8 @@ impl Policy for Asked<'_> {
 
     fn rejected(&self, rejection: &Rejection<'_>) {
         let throttle = &self.context.rejection_lines[usize::from(rejection.peer.trusted)];
-        let address = self.who.peer.ip();
-        let Some(suppressed) = throttle.borrow_mut().allow(address, clock::now()) else {
+        let client = prefix_of(self.who.peer.ip());
+        let Some(suppressed) = throttle.borrow_mut().allow(client, clock::now()) else {
             return;
         };
         let (log, now) = (&self.context.log, clock::wall_time());
