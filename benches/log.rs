@@ -6,7 +6,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::config::{LogFormat, LogLevel};
 use ringpost::log::event::Event;
-use ringpost::log::{Addressees, Chunk, Log, event};
+use ringpost::log::{Chunk, Log, event};
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient, SessionId, TlsSummary, Verdict};
 use ringpost::smtp::header;
 use ringpost::time::WallTime;
@@ -113,8 +113,7 @@ fn line_per_message(criterion: &mut Criterion) {
                     .field("id", black_box(id))
                     .field("session", black_box(session))
                     .field("from", envelope.from_field())
-                    .field("recipients", recipients.len())
-                    .field("to", Addressees(black_box(recipients)))
+                    .recipients(black_box(recipients))
                     .field(
                         "message_id",
                         header::message_id(black_box(content.as_bytes())),

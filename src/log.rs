@@ -19,7 +19,7 @@ use crate::config::{LogFormat, LogLevel};
 use crate::message::{Mailbox, MessageId, SessionId, TlsSummary, Verdict};
 use crate::text::{push_decimal, push_ipv4};
 use crate::time::WallTime;
-pub use addressees::Addressees;
+pub use addressees::Addressee;
 use escape::Escaper;
 use event::Event;
 use std::cell::{RefCell, RefMut};
@@ -448,6 +448,26 @@ impl Pen<'_> {
         self.quoted(|escaper| {
             let _ = escaper.write_str(value);
         });
+    }
+
+    /// An array for programs, between commas for people.
+    fn list<'t>(&mut self, items: impl Iterator<Item = &'t str>) {
+        if self.look.format == LogFormat::Text {
+            return self.quoted(|escaper| {
+                for (number, item) in items.enumerate() {
+                    let comma = if number > 0 { "," } else { "" };
+                    let _ = escaper.write_str(comma);
+                    let _ = escaper.write_str(item);
+                }
+            });
+        }
+        self.out.push(b'[');
+        for (number, item) in items.enumerate() {
+            let comma: &[u8] = if number > 0 { b"," } else { b"" };
+            self.parts(&[comma]);
+            self.text(item);
+        }
+        self.out.push(b']');
     }
 
     fn quoted(&mut self, write: impl FnOnce(&mut Escaper<'_>)) {

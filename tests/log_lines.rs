@@ -46,19 +46,21 @@ fn why_was_my_customers_mail_refused() {
     client.expect("bare\nline end\r\n.", 550);
     client.quit();
     let session = relay.wait_for("session", |_| true);
+    assert_eq!(session["client"], "127.0.0.1");
+    assert!(session["client_port"].is_u64());
     let rejected = relay.events("rejected");
     let at: Vec<_> = rejected.iter().map(|event| text(event, "at")).collect();
     assert_eq!(at, ["MAIL", "RCPT", "content"]);
     for event in &rejected {
         assert_eq!(event["session"], session["session"]);
-        assert_eq!(event["client"], session["client"]);
+        assert_eq!(event["client"], "127.0.0.1");
         assert_eq!(event["hello"], "customer.test");
         assert_eq!(event["from"], "a@sender.test");
     }
     assert!(text(&rejected[0], "reply").starts_with("552 5.3.4 "));
-    assert_eq!(rejected[1]["to"], "x@elsewhere.test");
+    assert_eq!(rejected[1]["to"], serde_json::json!(["x@elsewhere.test"]));
     assert!(text(&rejected[1], "reply").starts_with("554 5.7.1 "));
-    assert_eq!(rejected[2]["to"], "b@example.test");
+    assert_eq!(rejected[2]["to"], serde_json::json!(["b@example.test"]));
     assert!(text(&rejected[2], "reply").starts_with("550 5.6.0 "));
     relay.stop();
 }
@@ -100,14 +102,10 @@ fn an_accepted_message_is_found_by_its_message_id_its_recipients_and_its_session
     let accepted = relay.wait_for_count("accepted", 2, |_| true);
     let sessions = relay.wait_for_count("session", 2, |_| true);
     assert_eq!(accepted[0]["message_id"], "<2026.x@sender.test>");
-    let names = text(&accepted[0], "to");
-    assert!(
-        names.starts_with("r0@example.test,r1@example.test,"),
-        "{names}"
-    );
-    assert!(names.ends_with(",r9@example.test,...and 2 more"), "{names}");
+    assert_eq!(accepted[0]["to"], serde_json::json!(to[..10]));
+    assert_eq!(accepted[0]["to_left_out"], 2);
     assert_eq!(accepted[1]["message_id"], "<large@sender.test>");
-    assert_eq!(accepted[1]["to"], TO);
+    assert_eq!(accepted[1]["to"], serde_json::json!([TO]));
     for (accepted, session) in accepted.iter().zip(&sessions) {
         assert_eq!(accepted["session"], session["session"]);
     }

@@ -203,7 +203,8 @@ impl Ingress {
         if let Some(suppressed) = lines.borrow_mut().allow(prefix_of(peer.ip()), now) {
             let log = &self.context.log;
             log.line(LogLevel::Info, event::REFUSED, clock::wall_time())
-                .field("client", peer)
+                .field("client", peer.ip().to_canonical())
+                .field("client_port", peer.port())
                 .field("reason", refused.reason())
                 .field("lines_suppressed", suppressed);
         }

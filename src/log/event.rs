@@ -68,17 +68,17 @@ events! {
     LISTENING = "listening" ["address", "tls"];
     READY = "ready" ["try"];
     ACCEPTED = "accepted" [
-        "id", "session", "from", "recipients", "to", "message_id", "bytes", "client", TLS
+        "id", "session", "from", "recipients", "to", "to_left_out", "message_id", "bytes", "client", TLS
     ];
     REJECTED = "rejected" [
-        "session", "client", "hello", "at", "from", "recipients", "to", "reply",
+        "session", "client", "hello", "at", "from", "recipients", "to", "to_left_out", "reply",
         "lines_suppressed"
     ];
     SESSION = "session" [
-        "session", "client", "hello", TLS, "messages", "recipients", "bytes", "refusals", "last_refusal",
+        "session", "client", "client_port", "hello", TLS, "messages", "recipients", "bytes", "refusals", "last_refusal",
         "violation", "starttls", "duration_ms", "end"
     ];
-    REFUSED = "refused" ["client", "reason", "lines_suppressed"];
+    REFUSED = "refused" ["client", "client_port", "reason", "lines_suppressed"];
     LIMITED = "limited" ["client", "limit", "code", "lines_suppressed"];
     SUPPRESSED = "suppressed" ["of", "lines_suppressed"];
     MEMORY_FULL = "memory-full" ["limit", "effect"];

@@ -272,36 +272,66 @@ fn a_field_that_its_event_does_not_declare_is_a_bug() {
     });
 }
 
+fn recipients(names: &[&str]) -> Vec<Recipient> {
+    let named = |name| Recipient::new(Mailbox::new(name, "b.test"));
+    names.iter().copied().map(named).collect()
+}
+
+fn to(format: LogFormat, names: &[&str]) -> String {
+    let line = said(format, |log| {
+        log.line(LogLevel::Info, E, AT)
+            .recipients(&recipients(names));
+    });
+    let at = line.find("recipients").expect("how many");
+    line[at..].trim_end().to_owned()
+}
+
 #[test]
 fn recipients_are_named_as_far_as_they_fit() {
-    let to = |names: &[String]| {
-        let recipients: Vec<Recipient> = names
-            .iter()
-            .map(|name| Recipient::new(Mailbox::new(name, "b.test")))
-            .collect();
-        let line = said(LogFormat::Text, |log| {
-            log.line(LogLevel::Info, E, AT)
-                .field("to", Addressees(&recipients));
-        });
-        line.trim_end()
-            .split_once(" e")
-            .expect("the event")
-            .1
-            .to_owned()
-    };
-    let names = |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>();
-    assert_eq!(to(&[]), "");
-    assert_eq!(to(&names(1)), " to=n0@b.test");
-    assert_eq!(to(&names(2)), " to=n0@b.test,n1@b.test");
-    let many = to(&names(1000));
-    assert!(many.ends_with(",n9@b.test,...and 990 more\""), "{many}");
-    let long = ["x".repeat(590), "y".into(), "z".into()];
-    assert!(to(&long).ends_with("@b.test,...and 2 more\""));
-    let endless = to(&["x".repeat(5000), "y".into()]);
+    let to = |names: &[&str]| to(LogFormat::Text, names);
+    assert_eq!(to(&[]), "recipients=0");
+    assert_eq!(to(&["n0"]), "recipients=1 to=n0@b.test");
+    assert_eq!(to(&["n0", "n1"]), "recipients=2 to=n0@b.test,n1@b.test");
+    let many = to(&["n"; 1000]);
+    assert_eq!(many.matches("n@b.test").count(), 10);
+    assert!(many.ends_with(",n@b.test to_left_out=990"), "{many}");
+    let long = "x".repeat(590);
+    assert!(to(&[&long, "y", "z"]).ends_with("@b.test to_left_out=2"));
+    let endless = to(&[&"x".repeat(5000), "y"]);
     assert!(
-        endless.len() < 1100 && endless.ends_with("..."),
+        endless.len() < 1100 && endless.ends_with("... to_left_out=1"),
         "{endless}"
     );
+}
+
+#[test]
+fn a_program_gets_recipients_one_by_one_whatever_they_hold() {
+    let json = |names: &[&str]| -> Json {
+        let fields = to(LogFormat::Json, names);
+        serde_json::from_str(&format!("{{\"{fields}")).expect(&fields)
+    };
+    let two = json(&["\"a, b\"", "c"]);
+    let names = serde_json::json!(["\"a, b\"@b.test", "c@b.test"]);
+    assert_eq!(
+        two,
+        serde_json::json!({"recipients": 2, "to": names.clone()})
+    );
+    let many = json(&["n"; 500]);
+    assert_eq!(many["to"].as_array().map(Vec::len), Some(10));
+    assert_eq!(many["to_left_out"], 490);
+    assert_eq!(json(&[]), serde_json::json!({"recipients": 0}));
+    // The worst that a line may meet has room in a field.
+    let worst = "\u{1}".repeat(5000);
+    let fields = to(LogFormat::Json, &[&worst, "y"]);
+    assert!(fields.len() < FIELD_BYTES_MAX, "{}", fields.len());
+    let short = "\u{1}".repeat(50);
+    assert!(to(LogFormat::Json, &[&*short; 20]).len() < FIELD_BYTES_MAX);
+    let one = said(LogFormat::Json, |log| {
+        log.line(LogLevel::Info, E, AT)
+            .field("to", Addressee(Some("x, y")))
+            .field("none", Addressee(None));
+    });
+    assert!(one.ends_with(",\"to\":[\"x, y\"]}\n"), "{one}");
 }
 
 #[test]

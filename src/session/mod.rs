@@ -13,7 +13,7 @@ use crate::handoff::job::{Body, Message, queued_bytes};
 use crate::handoff::memory::{Budget, Charge, Level};
 use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{clock, pool};
-use crate::log::{Addressees, Log, Shown, Throttle, event};
+use crate::log::{Addressee, Log, Shown, Throttle, event};
 use crate::message::{Envelope, Mailbox, SessionId, TlsSummary};
 use crate::metrics::CoreMetrics;
 use crate::smtp::refusal::Refusal;
@@ -313,7 +313,7 @@ impl Context {
         if let Some(suppressed) = self.limit_lines.borrow_mut().allow(prefix_of(address), now) {
             self.log
                 .line(LogLevel::Info, event::LIMITED, clock::wall_time())
-                .field("client", address)
+                .field("client", address.to_canonical())
                 .field("limit", flag)
                 .field("code", u64::from(code))
                 .field("lines_suppressed", suppressed);
@@ -346,6 +346,13 @@ struct Who {
     number: u64,
 }
 
+impl Who {
+    /// As every line names it. A socket for both families tells of IPv4 within IPv6.
+    fn client(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+}
+
 impl Policy for Asked<'_> {
     fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
         self.context.recipient(trusted, path)
@@ -376,14 +383,13 @@ impl Policy for Asked<'_> {
         let (log, now) = (&self.context.log, clock::wall_time());
         let mut line = log.line(LogLevel::Info, event::REJECTED, now);
         line.field("session", self.context.session_id(self.who))
-            .field("client", self.who.peer)
+            .field("client", self.who.client())
             .field("hello", rejection.hello)
             .field("at", rejection.at.name())
             .field("from", rejection.from)
-            .field("to", rejection.to);
+            .field("to", Addressee(rejection.to));
         if !rejection.recipients.is_empty() {
-            line.field("recipients", rejection.recipients.len())
-                .field("to", Addressees(rejection.recipients));
+            line.recipients(rejection.recipients);
         }
         line.field("reply", Shown(rejection.refusal))
             .field("lines_suppressed", suppressed);
@@ -972,11 +978,10 @@ impl Session {
         line.field("id", durable.id)
             .field("session", self.context.session_id(&self.who))
             .field("from", envelope.from_field())
-            .field("recipients", envelope.recipients.len())
-            .field("to", Addressees(&envelope.recipients))
+            .recipients(&envelope.recipients)
             .field("message_id", durable.message_id())
             .field("bytes", durable.body_bytes)
-            .field("client", self.who.peer.ip());
+            .field("client", self.who.client());
         line.tls(self.server.summary().tls.as_ref());
     }
 
@@ -986,7 +991,8 @@ impl Session {
         let now = clock::wall_time();
         let mut line = self.context.log.line(LogLevel::Info, event::SESSION, now);
         line.field("session", self.context.session_id(&self.who))
-            .field("client", self.who.peer)
+            .field("client", self.who.client())
+            .field("client_port", self.who.peer.port())
             .field("hello", &*summary.hello);
         line.tls(summary.tls.as_ref());
         line.field("messages", summary.messages)
