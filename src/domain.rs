@@ -259,26 +259,40 @@ impl<V> DomainMap<V> {
     }
 }
 
-/// True if a label begins as an A-label does.
-/// True for a name without A-labels that is its own normal form, as nearly all are: found out in one pass, because each
-/// message has several.
+/// True for a name without A-labels that is its own normal form, as nearly all are: found out in one
+/// pass, because each message has several.
 fn is_normal(name: &str) -> bool {
     let bytes = name.as_bytes();
-    let mut label_bytes = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'x' if label_bytes == 0 && bytes[at..].starts_with(ACE_PREFIX) => return false,
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label_bytes += 1,
-            b'.' if label_bytes > 0 => label_bytes = 0,
-            _ => return false,
+    let mut label_at = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        if IS_NORMAL[usize::from(byte)] {
+            continue;
         }
-        if label_bytes > LABEL_BYTES_MAX {
+        if byte != b'.' || !is_normal_label(&bytes[label_at..at]) {
             return false;
         }
+        label_at = at + 1;
     }
-    label_bytes > 0 && name.len() <= NAME_BYTES_MAX
+    is_normal_label(&bytes[label_at..]) && bytes.len() <= NAME_BYTES_MAX
 }
 
+/// `label` has only octets of [`IS_NORMAL`].
+fn is_normal_label(label: &[u8]) -> bool {
+    let is_long_enough = (1..=LABEL_BYTES_MAX).contains(&label.len());
+    is_long_enough && !label.starts_with(ACE_PREFIX)
+}
+
+static IS_NORMAL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte as usize] = matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        byte += 1;
+    }
+    table
+};
+
+/// True if a label begins as an A-label does.
 fn has_a_label(name: &str) -> bool {
     name.split('.').any(|label| {
         label

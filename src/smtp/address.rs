@@ -294,7 +294,10 @@ fn check_domain_text(text: &str) -> Result<(), PathError> {
     match text.starts_with('[') {
         true if is_address_literal(text) => Ok(()),
         true => Err(PathError::Syntax),
-        false => text.split('.').try_for_each(check_label),
+        false => text
+            .as_bytes()
+            .split(|&byte| byte == b'.')
+            .try_for_each(check_label),
     }
 }
 
@@ -314,20 +317,39 @@ pub fn is_address_literal(text: &str) -> bool {
     }
 }
 
-fn check_label(label: &str) -> Result<(), PathError> {
-    let is_ascii = label.is_ascii();
-    if label.len() > LABEL_BYTES_MAX && (is_ascii || label.chars().count() > LABEL_BYTES_MAX) {
+/// `label` is part of a text, between two dots.
+fn check_label(label: &[u8]) -> Result<(), PathError> {
+    let mut is_ascii = true;
+    let mut good = !matches!(label, [] | [b'-', ..] | [.., b'-']);
+    for &byte in label {
+        good &= LABEL[usize::from(byte)];
+        is_ascii &= byte < 0x80;
+    }
+    let text = match is_ascii {
+        true => "",
+        false => str::from_utf8(label).map_err(|_| PathError::Syntax)?,
+    };
+    if label.len() > LABEL_BYTES_MAX && (is_ascii || text.chars().count() > LABEL_BYTES_MAX) {
         return Err(PathError::TooLong);
     }
-    let good = !label.is_empty()
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-        && label.bytes().all(|byte| {
-            byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' || byte >= 0x80
-        })
-        && (is_ascii || !label.chars().any(is_unfit_in_label));
-    if good { Ok(()) } else { Err(PathError::Syntax) }
+    if good && !text.chars().any(is_unfit_in_label) {
+        Ok(())
+    } else {
+        Err(PathError::Syntax)
+    }
 }
+
+/// Letters, digits, hyphen, underscore, and UTF-8.
+static LABEL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let octet = byte as u8;
+        table[byte] = octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | 0x80..);
+        byte += 1;
+    }
+    table
+};
 
 /// Controls and white space, and the full stops that IDNA would take for the dot between labels:
 /// routing must see the labels that everybody else sees.
