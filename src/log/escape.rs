@@ -28,13 +28,12 @@ impl<'a> Escaper<'a> {
 
     /// Bytes at the front of `text` that stand for themselves.
     fn plain_bytes(&self, text: &str) -> usize {
-        let spaces = self.needs_quotes;
+        let first_kind = match self.needs_quotes {
+            true => SPECIAL,
+            false => SPACING,
+        };
         text.bytes()
-            .position(|byte| match KINDS[usize::from(byte)] {
-                Kind::Plain => false,
-                Kind::Spacing => !spaces,
-                Kind::Special => true,
-            })
+            .position(|byte| KINDS[usize::from(byte)] >= first_kind)
             .unwrap_or(text.len())
     }
 
@@ -113,27 +112,24 @@ fn is_plain(text: &[u8]) -> bool {
     })
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    /// Stands for itself.
-    Plain,
-    /// Stands for itself between quotes.
-    Spacing,
-    /// Has to be looked at as a character.
-    Special,
-}
+/// Stands for itself.
+const PLAIN: u8 = 0;
+/// Stands for itself between quotes.
+const SPACING: u8 = 1;
+/// Has to be looked at as a character.
+const SPECIAL: u8 = 2;
 
-static KINDS: [Kind; 256] = {
-    let mut kinds = [Kind::Special; 256];
+static KINDS: [u8; 256] = {
+    let mut kinds = [SPECIAL; 256];
     let mut byte = b'!';
     while byte <= b'~' {
-        kinds[byte as usize] = Kind::Plain;
+        kinds[byte as usize] = PLAIN;
         byte += 1;
     }
-    kinds[b'"' as usize] = Kind::Special;
-    kinds[b'\\' as usize] = Kind::Special;
-    kinds[b' ' as usize] = Kind::Spacing;
-    kinds[b'=' as usize] = Kind::Spacing;
+    kinds[b'"' as usize] = SPECIAL;
+    kinds[b'\\' as usize] = SPECIAL;
+    kinds[b' ' as usize] = SPACING;
+    kinds[b'=' as usize] = SPACING;
     kinds
 };
 

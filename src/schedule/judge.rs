@@ -384,6 +384,9 @@ pub enum GoesOn {
 /// trouble, and sessions that end without an answer, are no verdict on the mail; a session that had worked is opened again
 /// first.
 pub fn goes_on(verdict: &RecipientVerdict, situation: Situation) -> Option<GoesOn> {
+    if let RecipientVerdict::Accepted { .. } = verdict {
+        return None;
+    }
     let more_hosts = Situation {
         more_hosts: true,
         ..situation

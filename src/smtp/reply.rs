@@ -221,7 +221,8 @@ fn status_of(code: u16, lines: &[Box<str>]) -> Option<EnhancedStatus> {
     let is_mark = |c| matches!(c, '#' | '[' | ']' | '(' | ')' | ':' | ',' | ';');
     let of_line = |line: &str| {
         let word = line.split_whitespace().next()?;
-        let status: EnhancedStatus = word.trim_matches(is_mark).parse().ok()?;
+        let status = word.parse().or_else(|_| word.trim_matches(is_mark).parse());
+        let status: EnhancedStatus = status.ok()?;
         (u16::from(status.class) == code / 100).then_some(status)
     };
     lines
