@@ -434,6 +434,86 @@ fn mail_does_not_wait_behind_recipients_that_hang() {
     relay.stop();
 }
 
+/// A hop that was quick, and keeps the final reply to `slow@` until the gate opens. `next@` is there before the content of `slow@`
+/// goes out, so that it is begun behind it.
+fn begun_behind_a_slow_dot(more: &[&str]) -> (NextHop, Relay, Home, Gate) {
+    let (asked, dot) = (Gate::new(), Gate::new());
+    let is_slow = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let script = {
+        let (asked, dot) = (asked.clone(), dot.clone());
+        move |occasion: Occasion<'_>| {
+            use std::sync::atomic::Ordering;
+            match occasion.command {
+                command if command.starts_with("RCPT TO:<slow") => {
+                    is_slow.store(occasion.connection, Ordering::Release);
+                    asked.pass();
+                }
+                "." if is_slow.load(Ordering::Acquire) == occasion.connection => {
+                    is_slow.store(0, Ordering::Release);
+                    dot.pass();
+                }
+                _ => {}
+            }
+            Answer::Usual
+        }
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, more);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.accepted(FROM, &["slow@example.test"], CONTENT);
+    asked.wait_until_held(1);
+    client.accepted(FROM, &["next@example.test"], CONTENT);
+    asked.open();
+    dot.wait_until_held(1);
+    (hop, relay, home, dot)
+}
+
+fn assert_delivered_once(hop: &NextHop, relay: &Relay) {
+    hop.wait_for_mail(3);
+    relay.wait_for_count("delivered", 3, |_| true);
+    let mut recipients: Vec<_> = hop.mails().into_iter().map(|mail| mail.to).collect();
+    recipients.sort();
+    let to = |name: &str| vec![format!("RCPT TO:<{name}@example.test>")];
+    assert_eq!(recipients, [to("b"), to("next"), to("slow")]);
+    assert_eq!(relay.events("deferred"), [] as [Value; 0]);
+}
+
+#[test]
+fn mail_begun_behind_a_slow_dot_goes_over_another_connection_once() {
+    let (hop, relay, _home, dot) = begun_behind_a_slow_dot(&[]);
+    let started = Instant::now();
+    hop.wait_for_mail(2);
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    dot.open();
+    assert_delivered_once(&hop, &relay);
+    relay.stop();
+}
+
+#[test]
+fn mail_begun_behind_a_slow_dot_goes_over_a_new_connection_if_there_may_be_one_only() {
+    let (hop, relay, _home, dot) = begun_behind_a_slow_dot(&["--delivery-connections", "1"]);
+    // Nothing happens meanwhile but that the mail goes back.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!((hop.mails().len(), hop.connections()), (1, 1));
+    dot.open();
+    assert_delivered_once(&hop, &relay);
+    assert_eq!(hop.connections(), 2);
+    relay.stop();
+}
+
+#[test]
+fn mail_begun_behind_a_dot_that_is_answered_soon_stays_on_its_connection() {
+    let (hop, relay, _home, dot) = begun_behind_a_slow_dot(&["--delivery-connections", "1"]);
+    dot.open();
+    assert_delivered_once(&hop, &relay);
+    assert_eq!(hop.connections(), 1);
+    relay.stop();
+}
+
 #[test]
 fn mail_does_not_wait_behind_connections_that_hang_as_they_open() {
     let gate = Gate::new();

@@ -22,6 +22,8 @@ mod simulated;
 #[path = "simulation/world.rs"]
 mod world;
 
+#[path = "simulation/ahead.rs"]
+mod ahead;
 #[path = "simulation/bounds.rs"]
 mod bounds;
 #[path = "simulation/canary.rs"]

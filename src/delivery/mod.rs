@@ -9,10 +9,12 @@
 //! but [`settle`] ends a recipient.
 //! Not here: SMTP, TLS and DNS (`remote`), and what a failure means (`schedule::judge`).
 
+mod ahead;
 mod report;
 mod settle;
 mod worker;
 
+use self::ahead::Aheads;
 use crate::domain::Domain;
 use crate::handoff::job::{Job, Message};
 use crate::handoff::memory::{Charge, Memory};
@@ -152,6 +154,7 @@ struct Inner {
     broken_tls: RefCell<FailureMemory<TlsPeer, Rc<str>>>,
     /// Addresses that did not answer in time.
     mute: RefCell<FailureMemory<SocketAddr>>,
+    aheads: Aheads,
     random: Cell<u64>,
     /// Rings when the schedule may have something to do.
     stirred: Notify,
@@ -176,6 +179,7 @@ impl Delivery {
             schedule: RefCell::new(Schedule::new(settings)),
             broken_tls: RefCell::new(broken_tls),
             mute: RefCell::new(FailureMemory::new(MUTE_REMEMBERED)),
+            aheads: Aheads::default(),
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),
@@ -187,6 +191,7 @@ impl Delivery {
         }));
         spawn(delivery.0.clone().drive());
         spawn(delivery.0.clone().tidy());
+        spawn(delivery.0.clone().give_back_late());
         delivery
     }
 

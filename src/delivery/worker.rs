@@ -1,5 +1,6 @@
 //! One outbound connection as a task: opens it, carries jobs, waits idle, closes.
 
+use super::ahead::{Ahead, AheadPlace};
 use super::settle::Session;
 use super::{HopKey, Idle, Inner, TlsPeer, Told};
 use crate::handoff::job::Job;
@@ -566,7 +567,7 @@ impl Inner {
             carried: 0,
             has_rested: false,
             is_detour: false,
-            ahead: None,
+            ahead: AheadPlace::new(hop),
         };
         loop {
             let after = match worker.next() {
@@ -661,7 +662,8 @@ struct Worker {
     has_rested: bool,
     /// It is with another host for the sake of one job, and ends with it.
     is_detour: bool,
-    ahead: Option<Ahead>,
+    /// The job that was taken while the one before is under way.
+    ahead: Rc<AheadPlace>,
 }
 
 /// How a job went.
@@ -671,14 +673,6 @@ struct Carried {
     has_worked: bool,
     /// It is a report, and has become smaller: it goes again.
     goes_again: bool,
-}
-
-/// A job that was taken while the one before was under way.
-struct Ahead {
-    job: Job,
-    /// Its commands have been sent; else it is begun in its turn.
-    begun: bool,
-    started: Now,
 }
 
 impl Worker {
@@ -755,7 +749,10 @@ impl Worker {
                 After::Close | After::Broke => self.inner.clone().submit(job),
             }
         }
-        after
+        match after {
+            After::GoOn if self.ahead.is_void() => After::Close,
+            after => after,
+        }
     }
 
     /// One transaction, and what its verdicts mean for recipients, hop and connection. Recipients may go on with other hosts.
@@ -946,10 +943,7 @@ impl Worker {
         self.opened_at = opened_at;
         self.carried = 0;
         self.has_rested = false;
-        // What was begun over the connection before ends with it, and is begun again here.
-        if let Some(ahead) = &mut self.ahead {
-            ahead.begun = false;
-        }
+        self.ahead.moves();
         self.inner.take_leave(before);
     }
 
@@ -978,29 +972,36 @@ impl Worker {
         }
     }
 
-    /// Sends the content, and the commands of the next job with it if there is one.
+    /// Sends the content, and the commands of the next job with its end if there is one.
     async fn send_body(&mut self, content: &Content<'_>) {
-        let next = match self.connection.pipelines() && self.may_carry_more() {
-            true => {
-                let mut schedule = self.inner.schedule.borrow_mut();
-                schedule.take_ahead(self.hop, clock::now())
-            }
-            false => None,
-        };
-        let Some(job) = next else {
-            self.connection.send_body(content, None).await;
+        let Some(last) = self.connection.send_most(content).await else {
             return;
         };
-        let job = self.fitting(job);
-        let recipients = indices(&job.recipients);
-        let ahead = self.transaction(&job, &recipients);
-        let ahead = (!is_report(&job.recipients)).then_some(&ahead);
-        let begun = self.connection.send_body(content, ahead).await;
-        self.ahead = Some(Ahead {
-            job,
-            begun,
-            started: clock::now(),
-        });
+        if let Some(job) = self.take_ahead() {
+            let recipients = indices(&job.recipients);
+            let begun = !is_report(&job.recipients) && {
+                let transaction = self.transaction(&job, &recipients);
+                self.connection.begin_ahead(&transaction)
+            };
+            let started = clock::now();
+            let ahead = Ahead {
+                job,
+                begun,
+                started,
+            };
+            self.inner.aheads.put(&self.ahead, ahead);
+        }
+        self.connection.send_last(last).await;
+    }
+
+    /// The job whose commands may go out now, behind the content of another.
+    fn take_ahead(&self) -> Option<Job> {
+        if !self.connection.pipelines() || !self.may_carry_more() {
+            return None;
+        }
+        let now = clock::now();
+        let job = self.inner.schedule.borrow_mut().take_ahead(self.hop, now)?;
+        Some(self.fitting(job))
     }
 
     /// `None`: there is nobody to report to. A report that is refused for what it returns of the
@@ -1042,7 +1043,7 @@ impl Worker {
         let content = Content::Memory(&report.wire);
         loop {
             match self.connection.proceed().await {
-                Point::SendBody => _ = self.connection.send_body(&content, None).await,
+                Point::SendBody => self.connection.send_body(&content).await,
                 Point::Done(result) => return result,
             }
         }

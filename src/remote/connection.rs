@@ -207,10 +207,26 @@ pub enum Content<'a> {
     Spool(&'a Place),
 }
 
+/// The end of a content, with its final dot.
+pub enum LastPiece<'a> {
+    Memory(&'a [u8]),
+    /// What lies in this range.
+    Stored(AlignedBuf, Range<usize>),
+}
+
+impl LastPiece<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            LastPiece::Memory(bytes) => bytes,
+            LastPiece::Stored(buffer, range) => &buffer[range.clone()],
+        }
+    }
+}
+
 /// Where a transaction stands.
 #[derive(Debug)]
 pub enum Point {
-    /// The peer wants the content: [`Connection::send_body`].
+    /// The peer wants the content: [`Connection::send_body`], or its two parts.
     SendBody,
     /// Every recipient has a verdict; whether the connection lives on is told by `reusable`.
     Done(TransactionResult),
@@ -438,36 +454,47 @@ impl Connection {
         }
     }
 
-    /// Sends the content. If the peer allows it, `ahead` may have a transaction to begin in the same
-    /// breath, its commands directly behind the content (RFC 2920 section 3.1); true if it was begun.
-    pub async fn send_body(
-        &mut self,
-        content: &Content<'_>,
-        ahead: Option<&Transaction<'_>>,
-    ) -> bool {
+    /// Sends the content.
+    pub async fn send_body(&mut self, content: &Content<'_>) {
+        if let Some(last) = self.send_most(content).await {
+            self.send_last(last).await;
+        }
+    }
+
+    /// Sends the content but for its last piece, which [`Connection::send_last`] must send now. `None`: the session is over.
+    pub async fn send_most<'a>(&mut self, content: &Content<'a>) -> Option<LastPiece<'a>> {
         if self.is_refused_early() {
-            return false;
+            return None;
         }
         self.pace = Pace::new(clock::now());
-        let mut tail = AlignedBuf::empty();
-        let (last, sent) = match content {
+        let sent = match content {
             Content::Memory(bytes) => {
                 let (most, last) = split_last_slice(bytes);
-                (last, self.send_slices(most).await)
+                let sent = self.send_slices(most).await;
+                sent.map(|()| LastPiece::Memory(last))
             }
-            Content::Spool(place) => match self.send_stored(place, &mut tail).await {
-                Ok(range) => (&tail[range], Ok(())),
-                Err(error) => (&tail[..0], Err(error)),
-            },
+            Content::Spool(place) => self.send_stored(place).await,
         };
-        if let Err(error) = sent {
-            self.body_broke_off(&error).await;
-            return false;
+        match sent {
+            Ok(last) => {
+                self.client.body_sent();
+                Some(last)
+            }
+            Err(error) => {
+                self.body_broke_off(&error).await;
+                None
+            }
         }
-        self.client.body_sent();
-        let begun = ahead.is_some_and(|next| {
-            self.client.can_begin() && self.client.begin(next, &mut self.out).is_ok()
-        });
+    }
+
+    /// Before the last piece of a content: begins the transaction behind it, whose commands go out with that piece (RFC 2920
+    /// section 3.1). False: it cannot be begun there.
+    pub fn begin_ahead(&mut self, next: &Transaction<'_>) -> bool {
+        self.client.can_begin() && self.client.begin(next, &mut self.out).is_ok()
+    }
+
+    pub async fn send_last(&mut self, last: LastPiece<'_>) {
+        let last = last.as_slice();
         self.arm_for_block();
         let sent = self.stream.send_both(last, &self.out).await;
         self.pace.moved(last.len());
@@ -475,7 +502,6 @@ impl Connection {
         if let Err(error) = sent {
             self.body_broke_off(&error).await;
         }
-        begun
     }
 
     async fn body_broke_off(&mut self, error: &StreamError) {
@@ -544,24 +570,20 @@ impl Connection {
         rate.map_or(Now::NEVER, |rate| self.pace.deadline(rate))
     }
 
-    /// Streams the content from the spool, all but its last piece, which is left in `buffer` at
-    /// the range returned. If the spool cannot give it whole, the connection must end without the
-    /// final dot.
-    async fn send_stored(
-        &mut self,
-        place: &Place,
-        buffer: &mut AlignedBuf,
-    ) -> Result<Range<usize>, StreamError> {
+    /// Streams the content from the spool, all but its last piece. If the spool cannot give it whole, the connection must end
+    /// without the final dot.
+    async fn send_stored(&mut self, place: &Place) -> Result<LastPiece<'static>, StreamError> {
+        let mut buffer = AlignedBuf::empty();
         let mut reader = place.reader();
-        let mut piece = self.read_piece(&mut reader, buffer).await?;
+        let mut piece = self.read_piece(&mut reader, &mut buffer).await?;
         let mut next = AlignedBuf::new(BODY_SLICE_BYTES);
         loop {
             let following = self.read_piece(&mut reader, &mut next).await?;
             if following.is_empty() {
-                return Ok(piece);
+                return Ok(LastPiece::Stored(buffer, piece));
             }
             self.send_slices(&buffer[piece]).await?;
-            std::mem::swap(buffer, &mut next);
+            std::mem::swap(&mut buffer, &mut next);
             piece = following;
         }
     }

@@ -38,6 +38,7 @@
 //! **A hop that is slow** is not failing. While more jobs wait than connections are opening, a further one is opened every
 //! `join_wait`, also beyond the window, which grows with it to `window_max`: mail for one recipient who takes
 //! half a minute does not hold up the mail for the others. After a failure or a refusal the window grows by successes only.
+//! A job that was taken ahead behind a message that takes long comes back ([`Schedule::give_back`]), and is the next.
 //!
 //! **A hop that is mute** accepts connections and greets none. As long as no connection of a hop has been greeted, at most
 //! `window_initial` are opening, and after a failure one: more of them would wait for the same, and be missing elsewhere.
@@ -387,6 +388,15 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         hop.turn_jobs = hop.turn_jobs.saturating_add(1);
         self.queued -= 1;
         Some(job)
+    }
+
+    /// A job that was taken ahead at `taken`, and still waits behind another: any other connection may take it, before those
+    /// that wait. The hop is not quick just now, so nothing is taken ahead there until a transaction is again.
+    pub fn give_back(&mut self, id: HopId, job: J, taken: Now) {
+        self.hop_mut(id).push_front(job, taken);
+        self.queued += 1;
+        self.set_proven(id, false);
+        self.list(id);
     }
 
     /// The connection stands (greeting and EHLO done) after `took`, and is about to call

@@ -37,10 +37,12 @@ pub enum Canary {
     TriesThrice,
     /// Connections to a hop that greets nobody are joined by others up to its largest window.
     JoinsWithoutLimit,
+    /// A job that was begun ahead waits for the message before it, however long that takes.
+    KeepsAhead,
 }
 
 impl Canary {
-    pub const ALL: [Canary; 17] = [
+    pub const ALL: [Canary; 18] = [
         Canary::AnswersEarly,
         Canary::WritesVanish,
         Canary::SettlesEarly,
@@ -58,5 +60,6 @@ impl Canary {
         Canary::ReportsNeedSmtputf8,
         Canary::TriesThrice,
         Canary::JoinsWithoutLimit,
+        Canary::KeepsAhead,
     ];
 }

@@ -504,6 +504,20 @@ impl Session {
         }
     }
 
+    /// A content takes long now and then, also where all else is quick.
+    async fn ponder(&self) -> Result<(), Over> {
+        let is_quick = matches!(self.host.manner, Manner::Spotless | Manner::Restarting);
+        if !is_quick && !self.world.is_healed.get() && self.world.one_in(10) {
+            let wait = Duration::from_millis(500 + self.world.below(6000) as u64);
+            sleep(&self.world, wait).await;
+            // Who has gone meanwhile would not hear that it was taken, and is not to wonder.
+            if self.end.as_ref().is_none_or(End::is_over) {
+                return Err(Over);
+            }
+        }
+        Ok(())
+    }
+
     async fn end_of_data(&mut self, content: Vec<u8>) -> Result<(), Over> {
         let taken = Taken {
             mail: self.mail.clone().expect("checked"),
@@ -517,6 +531,7 @@ impl Session {
             has_dsn: self.is_esmtp && self.host.dsn,
             has_8bitmime: self.is_esmtp && self.host.eight_bit,
         };
+        self.ponder().await?;
         let trouble = self.trouble(At::FinalDot);
         let is_trouble = !matches!(trouble, Trouble::None);
         // In trouble the message may be there all the same.

@@ -1,5 +1,6 @@
 //! The cores of one run of the relay, and the lanes between them: stands in for `engine::core`.
 
+use crate::ahead::AheadPlace;
 use crate::canary::Canary;
 use crate::delivery::HopState;
 use crate::job::{Account, Job, Message};
@@ -37,6 +38,8 @@ pub struct Part {
     pub spool: Rc<Spool>,
     pub schedule: RefCell<Schedule<usize, Job, HopState>>,
     pub budget: Budget,
+    /// Connections that may have a job ahead of its turn.
+    pub aheads: RefCell<Vec<Rc<AheadPlace>>>,
     /// Connections that the schedule knows of.
     pub workers: Cell<u32>,
 }
@@ -85,6 +88,7 @@ impl Relay {
             spool,
             schedule: RefCell::new(Schedule::new(settings.clone().within(&retry))),
             budget: Budget::new(memory.clone(), number),
+            aheads: RefCell::default(),
             workers: Cell::new(0),
         };
         Rc::new(Relay {
@@ -109,6 +113,7 @@ impl Relay {
         for core in self.each_core() {
             core.spool().start();
             let world = &self.world;
+            world.spawn(Owner::Relay, core.clone().give_back_late());
             world.spawn(Owner::Relay, async move { core.drive().await });
         }
         let relay = self.clone();

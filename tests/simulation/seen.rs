@@ -31,6 +31,6 @@ counted! {
     restarts dribbles senders_refused strangers_refused smtputf8_letters
     refused_for_now refused_for_good broken_off silences nonsense hosts_tired unclear_to_relay
     // Delivery.
-    connects connects_failed broke idle_ended other_hosts begun_ahead heard_why timed_out
+    connects connects_failed broke idle_ended other_hosts begun_ahead given_back heard_why timed_out
     retries postponed deferred again lookups_failed reports_owed
 }

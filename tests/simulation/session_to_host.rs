@@ -39,6 +39,11 @@ enum Lost {
     TimedOut,
 }
 
+fn split_last(content: &[u8]) -> (&[u8], &[u8]) {
+    let most = content.len().saturating_sub(1) / SLICE_BYTES * SLICE_BYTES;
+    content.split_at(most)
+}
+
 /// A session that is ready for a transaction.
 pub struct Connection {
     world: Rc<World>,
@@ -110,14 +115,18 @@ impl Connection {
         }
     }
 
-    /// Sends the content, and the commands of `ahead` directly behind it; true if it was begun.
-    pub async fn send_body(&mut self, content: &[u8], ahead: Option<&Transaction<'_>>) -> bool {
+    pub async fn send_body(&mut self, content: &[u8]) {
+        if self.send_most(content).await {
+            self.send_last(content).await;
+        }
+    }
+
+    /// Sends the content but for its last piece. False: the session is over.
+    pub async fn send_most(&mut self, content: &[u8]) -> bool {
         if self.is_refused_early() {
             return false;
         }
-        let most = content.len().saturating_sub(1) / SLICE_BYTES * SLICE_BYTES;
-        let (most, last) = content.split_at(most);
-        for slice in most.chunks(SLICE_BYTES) {
+        for slice in split_last(content).0.chunks(SLICE_BYTES) {
             if self.end.send(slice).is_err() {
                 self.body_broke_off().await;
                 return false;
@@ -125,15 +134,20 @@ impl Connection {
             yield_now(&self.world).await;
         }
         self.client.body_sent();
-        let begun = ahead.is_some_and(|next| {
-            self.client.can_begin() && self.client.begin(next, &mut self.out).is_ok()
-        });
-        let mut piece = last.to_vec();
+        true
+    }
+
+    /// Begins a transaction whose commands go out with the last piece of the content.
+    pub fn begin_ahead(&mut self, next: &Transaction<'_>) -> bool {
+        self.client.can_begin() && self.client.begin(next, &mut self.out).is_ok()
+    }
+
+    pub async fn send_last(&mut self, content: &[u8]) {
+        let mut piece = split_last(content).1.to_vec();
         piece.append(&mut self.out);
         if self.end.send(&piece).is_err() {
             self.body_broke_off().await;
         }
-        begun
     }
 
     async fn body_broke_off(&mut self) {

@@ -1,6 +1,7 @@
 //! One outbound connection: stands in for `delivery/worker.rs` and `remote/connection.rs`. The SMTP machine and
 //! what its verdicts mean are the real ones.
 
+use crate::ahead::{Ahead, AheadPlace};
 use crate::canary::Canary;
 use crate::delivery::Told;
 use crate::job::Job;
@@ -187,7 +188,7 @@ impl Core {
             has_rested: false,
             had_worked: false,
             is_substitute: false,
-            ahead: None,
+            ahead: AheadPlace::new(hop),
             before: None,
         };
         loop {
@@ -265,17 +266,9 @@ struct Worker {
     had_worked: bool,
     /// A better host was left out.
     is_substitute: bool,
-    ahead: Option<Ahead>,
+    ahead: Rc<AheadPlace>,
     /// Of the transaction before; for a planted bug.
     before: Option<TransactionResult>,
-}
-
-/// A job that was taken while the one before was under way.
-struct Ahead {
-    job: Job,
-    /// Its commands have been sent; else it is begun in its turn.
-    begun: bool,
-    started: Now,
 }
 
 impl Worker {
@@ -299,7 +292,7 @@ impl Worker {
             job,
             begun,
             started,
-        }) = self.ahead.take()
+        }) = self.core.take_ahead_from(&self.ahead)
         {
             match after {
                 After::GoOn if begun => after = self.carry_one(job, true, started).await,
@@ -310,7 +303,10 @@ impl Worker {
                 After::Close | After::Broke => self.core.submit(job),
             }
         }
-        after
+        match after {
+            After::GoOn if self.ahead.is_void() => After::Close,
+            after => after,
+        }
     }
 
     /// One transaction, and what its verdicts mean for recipients, hop and connection. Recipients may go on with other hosts.
@@ -442,9 +438,7 @@ impl Worker {
                 self.opened_at = opened_at;
                 self.carried = 0;
                 self.has_rested = false;
-                if let Some(ahead) = &mut self.ahead {
-                    ahead.begun = false;
-                }
+                self.ahead.moves();
                 before.quit().await;
                 true
             }
@@ -484,33 +478,38 @@ impl Worker {
         }
     }
 
-    /// Sends the content, and the commands of the next job with it if there is one.
+    /// Sends the content, and the commands of the next job with its end if there is one.
     async fn send_body(&mut self, job: &Job, content: &[u8]) {
         let world = self.core.world().clone();
         if world.canary == Canary::SettlesEarly {
             self.settle_early(job);
         }
-        let next = match self.connection.pipelines() && self.may_carry_more() {
-            true => {
-                let mut schedule = self.core.part().schedule.borrow_mut();
-                schedule.take_ahead(self.hop, world.now())
-            }
-            false => None,
-        };
-        let Some(job) = next else {
-            self.connection.send_body(content, None).await;
+        if !self.connection.send_most(content).await {
             return;
-        };
-        let recipients = indices(job.recipients());
-        let ahead = transaction(&job, &recipients);
-        let ahead = (!is_report(job.recipients())).then_some(&ahead);
-        let begun = self.connection.send_body(content, ahead).await;
-        world.seen.borrow_mut().begun_ahead += u64::from(begun);
-        self.ahead = Some(Ahead {
-            job,
-            begun,
-            started: world.now(),
-        });
+        }
+        if let Some(job) = self.take_ahead() {
+            let recipients = indices(job.recipients());
+            let begun = !is_report(job.recipients())
+                && self.connection.begin_ahead(&transaction(&job, &recipients));
+            world.seen.borrow_mut().begun_ahead += u64::from(begun);
+            let started = world.now();
+            let ahead = Ahead {
+                job,
+                begun,
+                started,
+            };
+            self.core.put_ahead(&self.ahead, ahead);
+        }
+        self.connection.send_last(content).await;
+    }
+
+    /// The job whose commands may go out now, behind the content of another.
+    fn take_ahead(&self) -> Option<Job> {
+        if !self.connection.pipelines() || !self.may_carry_more() {
+            return None;
+        }
+        let mut schedule = self.core.part().schedule.borrow_mut();
+        schedule.take_ahead(self.hop, self.core.world().now())
     }
 
     fn settle_early(&self, job: &Job) {
@@ -557,7 +556,7 @@ impl Worker {
         }
         loop {
             match self.connection.proceed().await {
-                Point::SendBody => _ = self.connection.send_body(&report.wire, None).await,
+                Point::SendBody => self.connection.send_body(&report.wire).await,
                 Point::Done(result) => return Some(result),
             }
         }

@@ -91,6 +91,11 @@ impl<K, J, C> Hop<K, J, C> {
         self.todo.push_back((now, job));
     }
 
+    /// It waits since then, and is the next.
+    pub fn push_front(&mut self, job: J, since: Now) {
+        self.todo.push_front((since, job));
+    }
+
     pub fn pop(&mut self) -> Option<J> {
         let (_, job) = self.todo.pop_front()?;
         if self.todo.is_empty() && self.todo.capacity() > SPARE_CAPACITY_MAX {

@@ -255,6 +255,65 @@ fn only_a_hop_that_was_quick_gets_a_job_ahead_of_its_turn() {
     assert_eq!(schedule.take_ahead(hop, Now(0)), Some(2));
 }
 
+/// A hop that was quick, and has taken job 2 ahead behind job 1; job 3 waits.
+fn taken_ahead(settings: Settings) -> (TestSchedule, HopId) {
+    let mut schedule = schedule(settings);
+    for job in 0..4 {
+        schedule.push(&"a", job, Now(0));
+    }
+    let (hop, _) = connect(&mut schedule, Now(0));
+    schedule.delivered(hop, Duration::ZERO);
+    assert_eq!(schedule.take(hop, Now(0)), Take::Job(1));
+    assert_eq!(schedule.take_ahead(hop, Now(0)), Some(2));
+    (schedule, hop)
+}
+
+#[test]
+fn a_job_behind_a_slow_dot_is_the_next_of_another_connection() {
+    let (mut schedule, hop) = taken_ahead(Settings::default());
+    let now = Now(SECOND);
+    // One that job 3 has had opened, and that has nothing more to do.
+    assert_eq!(open_all(&mut schedule, Now(100 * MILLISECOND)), [hop]);
+    schedule.connected(hop, Duration::ZERO);
+    assert_eq!(schedule.take(hop, now), Take::Job(3));
+    assert!(matches!(schedule.take(hop, now), Take::Wait { .. }));
+    schedule.push(&"a", 4, now);
+    schedule.give_back(hop, 2, Now(0));
+    assert_eq!(schedule.len(), 2);
+    assert_eq!(schedule.take_ahead(hop, now), None, "not behind this dot");
+    assert_eq!(schedule.poll(now), Some(Action::Wake { hop }));
+    assert_eq!(schedule.take(hop, now), Take::Job(2));
+    assert_eq!(schedule.take_ahead(hop, now), None);
+    schedule.delivered(hop, Duration::ZERO);
+    assert_eq!(schedule.take_ahead(hop, now), Some(4), "it is quick again");
+}
+
+#[test]
+fn a_job_behind_a_slow_dot_has_a_connection_opened_at_once() {
+    let (mut schedule, hop) = taken_ahead(Settings::default());
+    assert_eq!(schedule.take_ahead(hop, Now(0)), Some(3));
+    assert_eq!(open_all(&mut schedule, Now(SECOND)), []);
+    schedule.give_back(hop, 3, Now(0));
+    assert_eq!(open_all(&mut schedule, Now(SECOND)), [hop]);
+}
+
+#[test]
+fn a_job_behind_a_slow_dot_waits_for_the_only_connection_that_may_be() {
+    let one = Settings {
+        window_initial: 1,
+        window_max: 1,
+        ..Settings::default()
+    };
+    let (mut schedule, hop) = taken_ahead(one);
+    schedule.give_back(hop, 2, Now(0));
+    assert_eq!(open_all(&mut schedule, Now(20 * SECOND)), []);
+    // What was begun of it there is undone by the end of that connection.
+    schedule.delivered(hop, Duration::from_secs(20));
+    schedule.closed(hop);
+    let (_, take) = connect(&mut schedule, Now(20 * SECOND));
+    assert_eq!(take, Take::Job(2));
+}
+
 #[test]
 fn one_job_for_a_refused_port_is_one_attempt_and_then_a_pause() {
     let mut schedule = schedule(Settings::default());

@@ -71,6 +71,7 @@ struct Seen {
     take_close: u32,
     dead: u32,
     starved: u32,
+    given_back: u32,
 }
 
 impl Seen {
@@ -83,6 +84,7 @@ impl Seen {
         self.take_close += other.take_close;
         self.dead += other.dead;
         self.starved += other.starved;
+        self.given_back += other.given_back;
     }
 
     fn assert_everything(&self) {
@@ -95,9 +97,10 @@ impl Seen {
             take_close,
             dead,
             starved,
+            given_back,
         } = *self;
         let all = [
-            open, wake, close_idle, postpone, retry, take_close, dead, starved,
+            open, wake, close_idle, postpone, retry, take_close, dead, starved, given_back,
         ];
         assert!(all.iter().all(|count| *count > 100), "{self:?}");
     }
@@ -257,6 +260,13 @@ impl World {
     }
 
     fn transaction(&mut self, hop: HopId, job: u32, began: Now) -> Option<State> {
+        if self.random.one_in(4)
+            && let Some(ahead) = self.schedule.take_ahead(hop, self.now)
+        {
+            // The host takes long, and others may have it.
+            self.schedule.give_back(hop, ahead, self.now);
+            self.seen.given_back += 1;
+        }
         match self.manner(hop) {
             Manner::Refuses if self.random.one_in(3) => {
                 let refusal = if self.random.one_in(2) {
