@@ -1,6 +1,9 @@
 //! Every flag: name, unit, default, bounds, and what it costs. The only place that knows them;
 //! the help, the environment variables and `--check` are made from it.
 
+// The help is plain text: `<Postmaster>` is an address there.
+#![allow(rustdoc::invalid_html_tags)]
+
 use super::defaults;
 use super::units::{Bounded, Bytes, Span};
 use super::values::{

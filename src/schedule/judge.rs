@@ -129,7 +129,7 @@ pub struct Situation {
 ///   cannot be reached today may take the mail tomorrow.
 /// * So is our own name in the greeting. The hosts that are left are not asked then: we are one of the destination's, and
 ///   those of the same preference and behind would send the mail back to us (RFC 5321 section 5.1).
-/// * 4yz says little by its code, so [`whom`] reads further: the host's (4.3.2, a rate, connections, us as a client)
+/// * 4yz says little by its code, so [`whom()`] reads further: the host's (4.3.2, a rate, connections, us as a client)
 ///   pauses the next hop; the sender's, the recipient's (greylisting, a full mailbox) and the message's are
 ///   nobody else's.
 /// * 421 from MAIL on ends this connection, and says no more unless its words do: how the host fares, the next

@@ -1,7 +1,7 @@
 //! What is said to a session in plaintext whose host offers TLS: TLS failed, was refused, or is remembered as broken.
 //!
 //! Promise: a host that demands TLS of such a session has refused our fallback, and no mail is returned for it. Bounded
-//! as in [`whom`](super::whom): no address or quoted text of a reply is read.
+//! as in [`whom`](super::whom()): no address or quoted text of a reply is read.
 
 use super::whom::{plain_words, says};
 use super::{Scope, Verdict};
