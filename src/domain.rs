@@ -138,6 +138,17 @@ impl<'a> Domain<'a> {
         }
     }
 
+    /// The same in every process and version (FNV-1a, its bits mixed once more: a core is chosen by the lowest ones).
+    pub fn fixed_hash(&self) -> u64 {
+        let hash = self
+            .as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+        hash ^ (hash >> 32)
+    }
+
     pub fn into_owned(self) -> Domain<'static> {
         Domain(Text::Shared(self.into_text()))
     }

@@ -1,6 +1,6 @@
 //! What a sink alone remembers, and the comparison with a source's ledger file afterwards.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -94,7 +94,7 @@ impl ArrivalLog {
 
 /// Puts the ledger files of a source and of a sink together.
 pub fn check(source: &Path, sink: &Path) -> io::Result<Verdict> {
-    let mut cells: HashMap<String, u8> = HashMap::new();
+    let mut cells: BTreeMap<String, u8> = BTreeMap::new();
     let mut verdict = Verdict::default();
     for_each_line(source, |key, word| {
         let fate = match word {

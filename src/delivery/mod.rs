@@ -35,7 +35,7 @@ use crate::time::{Now, WallTime};
 use crate::tls::failures::FailureMemory;
 use crate::tls::policy::Level;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -251,7 +251,7 @@ impl Delivery {
 }
 
 /// Where a recipient's next transaction goes, and on what terms.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Way {
     /// A report on the recipient, to the reverse-path.
     is_report: bool,
@@ -280,6 +280,7 @@ impl Inner {
                 Turn::Done(Some(deadline)) => {
                     let wait = deadline.since(clock::now());
                     tokio::select! {
+                        biased;
                         () = self.stirred.notified() => {}
                         () = runtime::sleep(wait) => {}
                     }
@@ -386,7 +387,7 @@ impl Inner {
         let recipients = std::mem::take(&mut job.recipients);
         let message = job.message.clone();
         let part = |recipients| job.part(recipients);
-        let mut ways: HashMap<Way, Vec<(u32, RecipientState)>> = HashMap::new();
+        let mut ways: BTreeMap<Way, Vec<(u32, RecipientState)>> = BTreeMap::new();
         for (index, state) in recipients {
             match self.way(&message, index, &state) {
                 Ok(Some(way)) => ways.entry(way).or_default().push((index, state)),

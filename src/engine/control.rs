@@ -7,14 +7,13 @@ use super::shared::Shared;
 use crate::config::{Config, LogLevel};
 use crate::handoff::Handoff;
 use crate::handoff::job::ToCore;
-use crate::io::clock;
+use crate::io::{clock, runtime};
 use crate::log::{Log, Shown, event};
 use crate::metrics::Snapshot;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long the control thread waits for the log's thread, which may be busy with its disk.
@@ -55,27 +54,26 @@ impl Signals {
 
     async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.report.recv() => Wish::Report,
-            _ = self.reload.recv() => Wish::Reload,
-        }
+        biased;
+                    _ = self.interrupt.recv() => Wish::Stop,
+                    _ = self.terminate.recv() => Wish::Stop,
+                    _ = self.report.recv() => Wish::Report,
+                    _ = self.reload.recv() => Wish::Reload,
+                }
     }
 }
 
 /// The control thread's loop, ready to receive signals.
 pub struct Control {
-    runtime: Runtime,
+    runtime: runtime::Control,
     signals: Signals,
 }
 
 impl Control {
     /// Takes over the handling of signals; what comes before [`Control::run`] is kept.
     pub fn new() -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let signals = runtime.block_on(async { Signals::new() })?;
+        let runtime = runtime::control()?;
+        let signals = runtime.run(async { Signals::new() })?;
         Ok(Control { runtime, signals })
     }
 
@@ -87,7 +85,7 @@ impl Control {
         writer: &Writer,
         log: &Log,
     ) -> Stopped {
-        self.runtime.block_on(async {
+        self.runtime.run(async {
             service::ready(log);
             serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
             service::stopping(log);
@@ -115,22 +113,23 @@ async fn serve_until_stop(
     let mut watchdog = Watchdog::new();
     loop {
         tokio::select! {
-            () = watchdog.pause() => watchdog.look(&shared.heartbeats, log),
-            wish = signals.next() => match wish {
-                Wish::Stop => return,
-                Wish::Report => log_metrics(shared, log),
-                Wish::Reload => {
-                    service::reloading(log);
-                    let reopened = reopen(writer, log);
-                    let has_new_keys = reload(shared, handoff, log);
-                    log_reload(&shared.config, reopened, has_new_keys, log);
-                    service::ready(log);
+        biased;
+                    () = watchdog.pause() => watchdog.look(&shared.heartbeats, log),
+                    wish = signals.next() => match wish {
+                        Wish::Stop => return,
+                        Wish::Report => log_metrics(shared, log),
+                        Wish::Reload => {
+                            service::reloading(log);
+                            let reopened = reopen(writer, log);
+                            let has_new_keys = reload(shared, handoff, log);
+                            log_reload(&shared.config, reopened, has_new_keys, log);
+                            service::ready(log);
+                        }
+                    },
+                    () = handoff.inbox.wait() => {
+                        handoff.inbox.drain(usize::MAX, drop);
+                    }
                 }
-            },
-            () = handoff.inbox.wait() => {
-                handoff.inbox.drain(usize::MAX, drop);
-            }
-        }
     }
 }
 
@@ -239,8 +238,9 @@ async fn end(
 ) -> Stopped {
     let second_signal = async { while !matches!(signals.next().await, Wish::Stop) {} };
     tokio::select! {
-        () = drained => Stopped::Drained,
-        () = second_signal => Stopped::AtOnce,
-        () = tokio::time::sleep(timeout) => Stopped::AtOnce,
-    }
+    biased;
+            () = drained => Stopped::Drained,
+            () = second_signal => Stopped::AtOnce,
+            () = runtime::sleep(timeout) => Stopped::AtOnce,
+        }
 }

@@ -23,7 +23,7 @@ use crate::domain::Domain;
 use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
-use crate::io::{clock, cpu, runtime};
+use crate::io::{clock, cpu, random, runtime};
 use crate::listener::{AddressCounts, Load};
 use crate::log::{Line, Log, Shown, event};
 use crate::metrics::{CoreMetrics, Counter};
@@ -33,7 +33,7 @@ use crate::schedule::settle::Course;
 use crate::session::rates::Rates;
 use crate::spool::{self, RecoveredMessage, RecoveryReport};
 use crate::time::WallTime;
-use crate::tls::{self, ServerKeys};
+use crate::tls::ServerKeys;
 use confinement::{Confinement, Process};
 use control::{Control, Stopped};
 use core::Seed;
@@ -214,15 +214,11 @@ impl Relay {
         let Running {
             shared, handoff, ..
         } = &self.running;
-        let drained = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .is_ok_and(|runtime| {
-                let wait = shared.config.listen.drain_timeout;
-                let drained =
-                    async { tokio::time::timeout(wait, control::drain(shared, handoff)).await };
-                runtime.block_on(drained).is_ok()
-            });
+        let drained = runtime::control().is_ok_and(|thread| {
+            let wait = shared.config.listen.drain_timeout;
+            let drained = async { runtime::timeout(wait, control::drain(shared, handoff)).await };
+            thread.run(drained).is_ok()
+        });
         self.log.flush(clock::wall_time());
         self.writer.stop(LOG_PATIENCE);
         self.running.keep_lock();
@@ -414,7 +410,7 @@ fn share(
             .map(|_| Arc::new(CoreMetrics::default()))
             .collect(),
         heartbeats: specs.iter().map(|_| Counter::default()).collect(),
-        random_seed: tls::random_u64(),
+        random_seed: random::u64(),
         ingress_cores,
         delivery_cores,
         specs,

@@ -1,7 +1,7 @@
 //! What a service manager is told and asked: `sd_notify(3)`, the watchdog. Without one, nothing.
 
 use crate::config::LogLevel;
-use crate::io::clock;
+use crate::io::{clock, runtime};
 use crate::log::{Log, Shown, event};
 use crate::metrics::Counter;
 use sd_notify::NotifyState;
@@ -62,7 +62,7 @@ impl Watchdog {
     /// Until the next look; for ever if nobody asks.
     pub async fn pause(&self) {
         match self.wait {
-            Some(wait) => tokio::time::sleep(wait).await,
+            Some(wait) => runtime::sleep(wait).await,
             None => std::future::pending().await,
         }
     }

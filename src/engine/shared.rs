@@ -46,7 +46,6 @@ use crate::tls::{
     ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions,
 };
 use std::cell::{Cell, RefCell};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -99,9 +98,7 @@ impl Shared {
         if let Some(NextHop::Address(_) | NextHop::Host { .. }) = self.routes.route(domain) {
             return None;
         }
-        let mut hasher = DefaultHasher::new();
-        domain.hash(&mut hasher);
-        let place = hasher.finish() as usize % self.delivery_cores.len();
+        let place = domain.fixed_hash() as usize % self.delivery_cores.len();
         Some(self.delivery_cores[place])
     }
 

@@ -1,6 +1,7 @@
 //! What travels between cores: accepted messages on their way, and news about them.
 
 use crate::handoff::memory::{Budget, Charge, Level, Memory};
+use crate::io::net::Descriptor;
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::settle::Course;
@@ -8,7 +9,6 @@ use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
 use crate::time::{Birth, Now, WallTime};
 use crate::tls::ServerKeys;
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -242,7 +242,7 @@ pub enum ToCore {
 
 /// A freshly accepted connection.
 pub struct Accepted {
-    pub descriptor: OwnedFd,
+    pub descriptor: Descriptor,
     pub peer: std::net::SocketAddr,
     pub implicit_tls: bool,
 }

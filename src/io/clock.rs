@@ -1,11 +1,16 @@
 //! The clocks. The only place that reads them.
 
 use crate::time::{Now, WallTime};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Microseconds on the monotonic clock.
 pub fn now() -> Now {
     read(libc::CLOCK_MONOTONIC)
+}
+
+/// How long it is until a time that a library states by its own look at the clock; zero if that has passed.
+pub fn until(time: Instant) -> Duration {
+    time.saturating_duration_since(Instant::now())
 }
 
 /// Milliseconds on the calendar; zero if the calendar stands before 1970.

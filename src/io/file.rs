@@ -11,7 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
@@ -172,8 +172,8 @@ impl File {
     }
 
     /// For blocking use off the ring, with the same flags.
-    pub fn blocking(&self) -> &fs::File {
-        &self.inner
+    pub fn blocking(&self) -> Blocking<'_> {
+        Blocking(&self.inner)
     }
 
     fn fd(&self) -> types::Fd {
@@ -267,6 +267,25 @@ impl File {
         UnsubmittedOneshot::new(keep, WithBuffer, entry)
             .submit()
             .await
+    }
+}
+
+/// A file on a helper thread, or before the rings start.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocking<'a>(&'a fs::File);
+
+impl Blocking<'_> {
+    pub fn write_all_at(self, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, position)
+    }
+
+    /// See [`File::sync_data`].
+    pub fn sync_data(self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    pub fn sync_all(self) -> io::Result<()> {
+        self.0.sync_all()
     }
 }
 

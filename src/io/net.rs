@@ -7,6 +7,7 @@
 //! Promise: a socket whose deadline has passed completes its pending wait with
 //! [`std::io::ErrorKind::TimedOut`], at most one tick of [`sweep_deadlines`] late.
 
+use super::core_local;
 use crate::time::Now;
 use io_uring::{cqueue, opcode, types};
 use slab::Slab;
@@ -19,6 +20,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+/// A connection that was accepted and that no thread has taken over yet.
+pub type Descriptor = OwnedFd;
 
 /// Most bytes taken from a socket at once: four full TLS records.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
@@ -53,7 +57,7 @@ struct State {
     interruptible: Cell<bool>,
 }
 
-thread_local! {
+core_local! {
     /// Every socket of this thread, for the deadline sweep.
     static SOCKETS: RefCell<Slab<Rc<State>>> = const { RefCell::new(Slab::new()) };
     /// No socket of this thread has an earlier deadline. It may be too early: a deadline that was
@@ -145,7 +149,7 @@ impl Socket {
     }
 
     /// Takes over a descriptor that another thread accepted.
-    pub fn adopt(fd: OwnedFd) -> Self {
+    pub fn adopt(fd: Descriptor) -> Self {
         Socket::new(TcpStream::from(fd), Direction::Inbound)
     }
 
@@ -483,7 +487,7 @@ impl Listener {
 
     /// Takes one queued connection; `None` if there is none. An error is the host's (descriptors
     /// used up, memory): the caller pauses before it tries again.
-    pub fn accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    pub fn accept(&self) -> io::Result<Option<(Descriptor, SocketAddr)>> {
         loop {
             match accept_nonblocking(self.socket.as_raw_fd()) {
                 Ok(accepted) => return Ok(Some(accepted)),
@@ -507,7 +511,7 @@ impl Drop for Listener {
     }
 }
 
-fn accept_nonblocking(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
+fn accept_nonblocking(listener: RawFd) -> io::Result<(Descriptor, SocketAddr)> {
     // SAFETY: `try_init` hands out storage of the length that it states; the kernel fills it.
     let (fd, address) = unsafe {
         SockAddr::try_init(|storage, length| {

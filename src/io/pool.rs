@@ -1,5 +1,6 @@
 //! Byte vectors lent within a thread, so that only connections with work to do hold any.
 
+use super::core_local;
 use std::cell::RefCell;
 
 /// Vectors kept for the next borrower.
@@ -9,7 +10,7 @@ const FRESH_BYTES: usize = 20 * 1024;
 /// The largest capacity that is kept.
 const KEPT_BYTES_MAX: usize = 128 * 1024;
 
-thread_local! {
+core_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 

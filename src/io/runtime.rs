@@ -5,6 +5,7 @@ use crate::io::{clock, net};
 use std::future::Future;
 use std::io;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// Submission entries of a thread's ring; the completion queue has twice as many.
 pub const RING_ENTRIES: u32 = 1024;
@@ -45,6 +46,46 @@ async fn tick() {
 
 pub async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
+}
+
+/// The result of a future, or an error if it takes longer.
+pub use tokio::time::timeout;
+
+/// Starts a task on this thread whose result somebody waits for. If it panics, so does whoever waits.
+pub fn spawn_joined<R: 'static>(
+    future: impl Future<Output = R> + 'static,
+) -> impl Future<Output = R> {
+    joined(tokio_uring::spawn(Watched(future)))
+}
+
+/// Runs `work` on a helper thread: for all that blocks.
+pub fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> impl Future<Output = R> {
+    joined(tokio::task::spawn_blocking(work))
+}
+
+async fn joined<R>(task: JoinHandle<R>) -> R {
+    match task.await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// A thread's loop beside the rings, for the control thread: no ring, no tick, signals.
+pub struct Control(tokio::runtime::Runtime);
+
+/// The loop of a thread that is no core's.
+pub fn control() -> io::Result<Control> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(Control(builder.enable_all().build()?))
+}
+
+impl Control {
+    /// Runs `future` on the calling thread until it completes.
+    pub fn run<F: Future>(&self, future: F) -> F::Output {
+        self.0.block_on(future)
+    }
 }
 
 /// Lets every other task of this thread run once, and flushes submissions. Goes through the ring:

@@ -4,7 +4,7 @@
 //! A turn is one poll of a task. It costs two looks at the coarse clock, some nanoseconds. What else
 //! there is to know is asked only once a turn was too long.
 
-use super::clock;
+use super::{clock, core_local};
 use crate::time::Now;
 use std::any::type_name;
 use std::cell::Cell;
@@ -43,7 +43,7 @@ impl Noticed {
     }
 }
 
-thread_local! {
+core_local! {
     static NOTICED: Cell<Noticed> = Cell::new(Noticed::default());
     /// Involuntary switches of this thread at the last tick.
     static SWITCHES: Cell<i64> = const { Cell::new(0) };

@@ -3,9 +3,10 @@
 //! The counts are atomics that all ingress cores share; each is touched once when a connection
 //! comes and once when it goes.
 
+use crate::io::random::{self, Keyed};
 use crate::session::rates::{Rates, prefix_of};
 use crate::time::Now;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,7 +36,7 @@ pub struct AddressCounts {
     sites: Box<[AtomicU32]>,
     /// IPv4 /24s and IPv6 /48s.
     networks: Box<[AtomicU32]>,
-    hasher: RandomState,
+    hasher: Keyed,
 }
 
 impl Default for AddressCounts {
@@ -45,7 +46,7 @@ impl Default for AddressCounts {
             addresses: cells(CELLS),
             sites: cells(NETWORK_CELLS),
             networks: cells(NETWORK_CELLS),
-            hasher: RandomState::new(),
+            hasher: random::keyed(),
         }
     }
 }

@@ -79,7 +79,9 @@ pub(super) fn drop_bounding_set() -> Result<(), Complaint> {
     if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(failed)? {
         return Ok(());
     }
-    for capability in caps::runtime::thread_all_supported() {
+    let mut supported = Vec::from_iter(caps::runtime::thread_all_supported());
+    supported.sort_unstable_by_key(|capability| *capability as u8);
+    for capability in supported {
         caps::drop(None, CapSet::Bounding, capability).map_err(failed)?;
     }
     Ok(())

@@ -34,7 +34,8 @@ pub use site::{Attempt, Families, Host, Site, SiteKey};
 
 use crate::config::defaults;
 use crate::domain::Domain;
-use crate::io::clock;
+use crate::io::runtime::timeout;
+use crate::io::{clock, random};
 use crate::remote::route::NextHop;
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
@@ -49,10 +50,8 @@ use pool::{Heard, Pool};
 use site::Mixer;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -223,7 +222,7 @@ impl Resolver {
     pub fn new(settings: Settings, own: OwnNames) -> Result<Self, String> {
         Ok(Resolver {
             pool: Pool::new(&settings)?,
-            lots: RefCell::new(Mixer(RandomState::new().hash_one(0))),
+            lots: RefCell::new(Mixer(random::u64())),
             cache: RefCell::new(Cache::new(settings.cache_entries_max)),
             hosts: RefCell::new(Cache::new(HOSTS_REMEMBERED_MAX)),
             in_flight: RefCell::default(),
@@ -381,7 +380,7 @@ impl Resolver {
     ) -> (Result<Site, ResolveError>, Duration, bool) {
         let inquiry = Inquiry::new(self, now);
         let limit = self.settings.resolve_timeout;
-        let inquired = tokio::time::timeout(limit, inquiry.site(next_hop)).await;
+        let inquired = timeout(limit, inquiry.site(next_hop)).await;
         let answer = inquired.unwrap_or_else(|_| {
             inquiry.keep(self.settings.failure_ttl);
             Err(no_answer(&next_hop.to_string(), "no answer in time".into()))
@@ -718,11 +717,11 @@ impl<'a> Inquiry<'a> {
         tokio::select! {
             biased;
             found = &mut ipv4 => {
-                let other = tokio::time::timeout(wait(&found), ipv6).await;
+                let other = timeout(wait(&found), ipv6).await;
                 (found, late(other))
             }
             found = &mut ipv6 => {
-                let other = tokio::time::timeout(wait(&found), ipv4).await;
+                let other = timeout(wait(&found), ipv4).await;
                 (late(other), found)
             }
         }

@@ -23,7 +23,7 @@ use std::str::FromStr;
 pub const SMTP_PORT: u16 = 25;
 
 /// Where mail goes next. Its text form is the right side of a route.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum NextHop {
     /// The MX hosts of a domain, which is a name.
     Mx {

@@ -11,10 +11,11 @@
 //! for one address at the same instant may count one of the two.
 
 use crate::config::RateConfig;
+use crate::io::random::{self, Keyed};
 use crate::smtp::server::Spending;
 use crate::time::Now;
 use crate::time::flow::{Flow, in_ns};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -108,7 +109,7 @@ pub enum Over {
 
 /// All limits, shared by all ingress cores. Trusted clients are not to be counted.
 pub struct Rates {
-    hasher: RandomState,
+    hasher: Keyed,
     connections: Option<PerAddress>,
     handshakes: Option<PerAddress>,
     messages: Option<PerAddress>,
@@ -121,7 +122,7 @@ pub struct Rates {
 impl Rates {
     pub fn new(settings: &RateConfig) -> Self {
         Rates {
-            hasher: RandomState::new(),
+            hasher: random::keyed(),
             connections: settings.connections.map(PerAddress::new),
             handshakes: settings.handshakes.map(PerAddress::new),
             messages: settings.messages.map(PerAddress::new),

@@ -29,8 +29,9 @@
 //! many others as there are cells.
 
 use super::rates::prefix_of;
+use crate::io::random::{self, Keyed};
 use crate::time::Now;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -62,7 +63,7 @@ const SUCCESSES: usize = 1 << 16;
 
 /// How handshakes ended, by client. See above.
 pub struct TlsMemory {
-    hasher: RandomState,
+    hasher: Keyed,
     /// Buckets by address, an IPv6 /64 being one.
     of_addresses: Box<[Cell]>,
     /// Buckets by client.
@@ -178,7 +179,7 @@ impl Default for TlsMemory {
     fn default() -> Self {
         let cells = || (0..BUCKETS * CELLS_OF_A_BUCKET).map(|_| Cell::default());
         TlsMemory {
-            hasher: RandomState::new(),
+            hasher: random::keyed(),
             of_addresses: cells().collect(),
             of_all: cells().collect(),
             successes: (0..SUCCESSES).map(|_| AtomicU64::new(0)).collect(),

@@ -8,12 +8,12 @@
 //! ```
 
 use crate::io::file::{check_enterable_blocking, check_writable_blocking, existing_part};
+use crate::io::fs::{self, OpenOptionsExt, TryLockError};
+use crate::io::process_id;
 use crate::spool::record::FORMAT_VERSION;
 use crate::spool::segment::{create_directory, sync_directory};
 use std::fmt;
-use std::fs::{self, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const LOCK_NAME: &str = "lock";
@@ -223,7 +223,7 @@ fn lock(path: &Path) -> Result<fs::File, OpenError> {
         Err(TryLockError::Error(error)) => return Err(failed()(error)),
     }
     lock.set_len(0)
-        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .and_then(|()| writeln!(lock, "{}", process_id()))
         .map_err(failed())?;
     Ok(lock)
 }

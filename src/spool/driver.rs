@@ -6,7 +6,7 @@
 
 use crate::io::buffer::AlignedBuf;
 use crate::io::file::Durability;
-use crate::io::runtime::spawn;
+use crate::io::runtime::{sleep, spawn};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::{Outcome, RecipientState};
 use crate::spool::book::{Busy, MessageBook, OutcomeBook, Part};
@@ -472,7 +472,7 @@ impl Shared {
         } else if !self.timer_runs.replace(true) {
             let shared = self.clone();
             spawn(async move {
-                tokio::time::sleep(shared.outcome_delay).await;
+                sleep(shared.outcome_delay).await;
                 shared.timer_runs.set(false);
                 shared.outcomes.due.set(true);
                 shared.outcomes.work.notify_one();

@@ -5,6 +5,7 @@
 //! accepted can always be finished.
 
 use crate::io::file::free_bytes_blocking;
+use crate::io::runtime::{blocking, sleep, timeout};
 use crate::spool::driver::Shared;
 use crate::spool::place::SegmentFile;
 use crate::spool::record::{Lap, SegmentId, Usage};
@@ -236,7 +237,7 @@ pub(super) async fn keep(shared: Rc<Shared>) {
         }
         let notified = shared.keeper.notified();
         match retired == Progress::Stuck || prepared == Progress::Stuck {
-            true => drop(tokio::time::timeout(RETRY_DELAY, notified).await),
+            true => drop(timeout(RETRY_DELAY, notified).await),
             false => notified.await,
         }
     }
@@ -275,7 +276,7 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
         shared.settle();
         return Progress::Stuck;
     };
-    let result = off_the_ring(move || job.run()).await;
+    let result = blocking(move || job.run()).await;
     shared.pool.borrow_mut().coming = false;
     match result {
         Ok(prepared) => {
@@ -286,7 +287,7 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
             failed(shared, error);
             shared.settle();
             // Not at once: a disk that refuses everything would cost a segment each turn.
-            tokio::time::sleep(RETRY_DELAY).await;
+            sleep(RETRY_DELAY).await;
             Progress::Stuck
         }
     }
@@ -371,7 +372,7 @@ async fn retire_one(
     let segments = shared.pool.borrow().segments.clone();
     let is_bad = shared.is_bad(segment.lap);
     let run = shared.run;
-    off_the_ring(move || {
+    blocking(move || {
         let id = segment.lap.segment;
         let result = if is_bad {
             segments.set_aside(id).map(|()| None)
@@ -383,14 +384,6 @@ async fn retire_one(
         result.map_err(|error| (segment, error))
     })
     .await
-}
-
-/// Runs `work` on a helper thread.
-async fn off_the_ring<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! [`MOVE_RESERVE_SEGMENTS`].
 
 use crate::io::buffer::AlignedBuf;
+use crate::io::runtime::{sleep, spawn_joined, yield_now};
 use crate::message::MessageId;
 use crate::spool::driver::{MessageTicket, Shared, Spool};
 use crate::spool::place::{Extent, Place};
@@ -58,7 +59,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
         }
         match shared.candidate() {
             Some(lap) => empty(&shared, lap).await,
-            None => tokio::time::sleep(LOOK_PAUSE).await,
+            None => sleep(LOOK_PAUSE).await,
         }
     }
 }
@@ -79,12 +80,10 @@ async fn empty(shared: &Rc<Shared>, lap: Lap) {
         moved: Cell::new(0),
         ended: Cell::new(false),
     });
-    let work = || tokio::task::spawn_local(move_some(shared.clone(), emptying.clone()));
+    let work = || spawn_joined(move_some(shared.clone(), emptying.clone()));
     let workers: Vec<_> = (0..MOVES_AT_ONCE).map(|_| work()).collect();
     for worker in workers {
-        if let Err(error) = worker.await {
-            std::panic::resume_unwind(error.into_panic());
-        }
+        worker.await;
     }
     if emptying.moved.get() == 0 && !emptying.ended.get() {
         shared.move_later(lap);
@@ -101,7 +100,7 @@ async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
             Ok(Some(id)) => id,
             Ok(None) => return,
             Err(_) => {
-                crate::io::runtime::yield_now().await;
+                yield_now().await;
                 continue;
             }
         };

@@ -3,6 +3,7 @@
 //! Blocking, before the rings start. The order is that of the running spool: message segments are
 //! retired first, then the outcome segments that only they needed.
 
+use crate::io::fs::{self, FileExt};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::Settings;
@@ -16,9 +17,7 @@ use crate::spool::survey::{
 };
 use crate::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -8,11 +8,10 @@ use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use crate::io::file::{
     Durability, File, allocate_blocking, existing_part, open_blocking, open_unnamed_blocking,
 };
+use crate::io::fs::{self, DirBuilderExt, FileExt, OpenOptionsExt};
+use crate::io::random;
 use crate::spool::record::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
-use ring::rand::{SecureRandom, SystemRandom};
-use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Zeros are written in pieces of this size.
@@ -218,9 +217,7 @@ fn next_generation(last: Lap, run: u32) -> u64 {
 
 fn fresh_nonce() -> io::Result<Nonce> {
     let mut nonce = [0; 16];
-    SystemRandom::new()
-        .fill(&mut nonce)
-        .map_err(|_| io::Error::other("the system has no random numbers"))?;
+    random::fill(&mut nonce)?;
     Ok(Nonce(nonce))
 }
 

@@ -73,13 +73,3 @@ fn provider() -> Arc<CryptoProvider> {
     provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
     Arc::new(provider)
 }
-
-/// A number that nobody can guess, from the system's generator.
-pub fn random_u64() -> u64 {
-    use ring::rand::{SecureRandom, SystemRandom};
-    let mut bytes = [0; 8];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .expect("the kernel gives random numbers, or nothing here is safe");
-    u64::from_le_bytes(bytes)
-}

@@ -8,6 +8,7 @@
 use super::servers::{Ask, Course, GivenUp, Limits, Said, Servers};
 use super::{Settings, TTL_MAX};
 use crate::io::clock;
+use crate::io::runtime::timeout;
 use crate::time::Now;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -24,7 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The next server is asked as well when one has said nothing for so long, or a quarter of its time.
 const HEDGE_AFTER: Duration = Duration::from_millis(300);
@@ -171,12 +172,11 @@ impl Pool {
         // UDP, are further ones.
         let limit = 2 * self.query_timeout;
         let lookup = resolvers[ask.server].lookup(name.clone(), record_type);
-        let outcome = match tokio::time::timeout(limit, lookup).await {
+        let outcome = match timeout(limit, lookup).await {
             Ok(Ok(lookup)) => {
                 let answers = lookup.answers().iter();
                 let wanted = answers.filter(|record| record.record_type() == record_type);
-                let ttl = lookup.valid_until();
-                let ttl = ttl.saturating_duration_since(Instant::now());
+                let ttl = clock::until(lookup.valid_until());
                 Ok((wanted.map(|record| record.data.clone()).collect(), ttl))
             }
             Ok(Err(error)) => Err(error),
@@ -284,7 +284,7 @@ async fn first_of<'a>(asking: &mut Vec<Asking<'a>>, deadline: Now) -> Option<(As
         return Some(first.await);
     }
     let wait = deadline.since(clock::now());
-    tokio::time::timeout(wait, first).await.ok()
+    timeout(wait, first).await.ok()
 }
 
 fn name_servers(settings: &Settings) -> Vec<SocketAddr> {
