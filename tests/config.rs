@@ -120,6 +120,35 @@ fn flags_stand_before_the_environment() {
 }
 
 #[test]
+fn a_link_local_address_is_told_what_it_lacks() {
+    refused(&["--listen", "[fe80::1]:25"], &[], &["[fe80::1%2]:25"]);
+    refused(
+        &["--listen", "[fe80::1%eth0]:25"],
+        &[],
+        &["number of its interface"],
+    );
+    for (flag, value) in [
+        ("--dns", "fe80::1"),
+        ("--dns", "[fe80::1%2]:53"),
+        ("--source-address", "fe80::1"),
+        ("--source-address", "fe80::1%eth0"),
+        ("--route", "a.test=[fe80::1]"),
+    ] {
+        refused(&[flag, value], &[], &["link-local"]);
+    }
+    refused(
+        &["--dns", "dns.example"],
+        &[],
+        &["nobody yet to ask for its name"],
+    );
+    refused(
+        &["--listen", "[fe80::1%1]:2525"],
+        &[],
+        &["listening on [fe80::1%1]:2525"],
+    );
+}
+
+#[test]
 fn a_file_of_flags_counts_where_it_stands() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ringpost.flags");
@@ -337,6 +366,8 @@ fn what_is_probably_not_meant_is_hinted_at() {
         let told = text.contains(&format!("no recipient of {domain} is in"));
         assert_eq!(told, is_told, "{domain}: {text}");
     }
+    let text = hints(&["--dns", "127.0.0.1:1"], &[]);
+    assert!(text.contains("--dns 127.0.0.1:1 does not answer"), "{text}");
     let text = hints(&["--hostname", "mx"], &[]);
     assert!(text.contains("not a full name"), "{text}");
     let text = hints(&[], &[("RINGPOST_LISEN", "x")]);

@@ -348,7 +348,8 @@ pub struct Delivery {
     pub ip_version: IpVersion,
 
     /// Connect from this address; one per IP version
-    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR,...",
+          value_parser = values::source_address, value_delimiter = ',')]
     pub source_address: Vec<IpAddr>,
 }
 

@@ -21,8 +21,8 @@ pub use argument_file::Places;
 pub use surroundings::Surroundings;
 pub use units::{Bytes, Span};
 pub use values::{
-    BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, KnownRecipient, LogFormat,
-    LogLevel, SpoolDurability, TlsFor, TlsLevel, UserName,
+    BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, KnownRecipient, LINK_LOCAL,
+    LogFormat, LogLevel, SpoolDurability, TlsFor, TlsLevel, UserName, is_link_local,
 };
 
 use crate::domain::Domain;

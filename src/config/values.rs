@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// How much TLS a destination must have before mail goes to it.
@@ -82,15 +82,62 @@ pub enum LogLevel {
 
 /// `ADDR:PORT`, IPv6 in brackets. Port 0 takes any free port.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "allowed is an IP address and a port: 127.0.0.1:2525, 0.0.0.0:25 (all of IPv4) or \
-         [::]:25 (all of IPv6)"
-            .to_owned()
-    })
+    match text.parse() {
+        Ok(address) => with_scope(address),
+        Err(_) if text.contains('%') => Err(scope_wanted(25)),
+        Err(_) => Err(
+            "allowed is an IP address and a port: 127.0.0.1:2525, 0.0.0.0:25 (all of IPv4) or \
+             [::]:25 (all of IPv6)"
+                .to_owned(),
+        ),
+    }
+}
+
+fn with_scope(address: SocketAddr) -> Result<SocketAddr, String> {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+            Err(scope_wanted(v6.port()))
+        }
+        address => Ok(address),
+    }
+}
+
+fn scope_wanted(port: u16) -> String {
+    format!(
+        "a link-local address (fe80::/10) needs the number of its interface (ip link shows it): \
+         [fe80::1%2]:{port}"
+    )
+}
+
+/// Said of a link-local address where no interface can be named beside it.
+pub const LINK_LOCAL: &str = "a link-local address (fe80::/10) is one of an interface, which cannot be named here; \
+                              take another address";
+
+/// With an interface or without.
+pub fn is_link_local(text: &str) -> bool {
+    let address = text.split('%').next().unwrap_or(text);
+    let address = address.parse::<Ipv6Addr>();
+    address.is_ok_and(|address| address.is_unicast_link_local())
+}
+
+/// An address to connect from.
+pub fn source_address(text: &str) -> Result<IpAddr, String> {
+    match text.parse() {
+        _ if is_link_local(text) => Err(LINK_LOCAL.to_owned()),
+        Ok(address) => Ok(address),
+        Err(_) => Err("allowed is an IP address of this host: 192.0.2.1 or 2001:db8::1".to_owned()),
+    }
 }
 
 /// `ADDR` or `ADDR:PORT`; the port is 53 unless given.
 pub fn resolver_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((bare, _)) => bare,
+        None => text,
+    };
+    if is_link_local(bare) {
+        return Err(LINK_LOCAL.to_owned());
+    }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
     }
@@ -101,7 +148,8 @@ pub fn resolver_address(text: &str) -> Result<SocketAddr, String> {
     bare.parse::<IpAddr>()
         .map(|address| SocketAddr::new(address, 53))
         .map_err(|_| {
-            "allowed is the IP address of a resolver: 192.0.2.53, 127.0.0.1:5353 or [2001:db8::53]:53"
+            "allowed is the IP address of a resolver (there is nobody yet to ask for its name): 192.0.2.53, \
+             127.0.0.1:5353 or [2001:db8::53]:53"
                 .to_owned()
         })
 }

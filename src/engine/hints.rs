@@ -1,16 +1,29 @@
 //! What works but is probably not meant, as far as it is known at the start only.
 
-use super::placement::CoreSpec;
+use super::placement::{CoreSpec, Topology};
 use super::plan;
 use super::shared::Shared;
 use crate::config::{Bytes, SpoolConfig};
 use crate::io::file::{existing_part, total_bytes_blocking};
+use crate::remote::resolve::probe;
 use crate::remote::route::NextHop;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long a name server may take to be heard of at the start.
+const NAME_SERVER_WAIT: Duration = Duration::from_secs(1);
+
+/// Threads for each CPU from which on a message costs clearly more (tuning.md).
+const THREADS_PER_CPU_MAX: usize = 2;
 
 /// For the log, and for `--check`.
 pub fn hints(shared: &Shared) -> Vec<String> {
     let mut hints = routes_to_itself(shared);
     hints.extend(small_file_system(&shared.config.spool, &shared.specs));
+    let cpus = Topology::of_this_host().map_or(usize::MAX, |host| host.cpus.len());
+    hints.extend(too_many_threads(shared.specs.len(), cpus));
+    hints.extend(silent_name_servers(&shared.config.dns.servers));
     hints
 }
 
@@ -47,4 +60,45 @@ fn small_file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String>
             Bytes(wanted),
         )
     })
+}
+
+fn too_many_threads(threads: usize, cpus: usize) -> Option<String> {
+    (threads / THREADS_PER_CPU_MAX > cpus).then(|| {
+        format!(
+            "{threads} threads for {cpus} CPUs: each message costs more, and each thread has a ring and logs of \
+             its own; name a CPU once in --ingress-cores and --delivery-cores, or leave them out"
+        )
+    })
+}
+
+/// Those that the flags name. Others are the system's, and may come later than the relay.
+fn silent_name_servers(servers: &[SocketAddr]) -> Vec<String> {
+    let told = |(server, error): (SocketAddr, io::Error)| {
+        let why = match error.kind() {
+            io::ErrorKind::TimedOut => {
+                format!("no answer within {} s", NAME_SERVER_WAIT.as_secs())
+            }
+            _ => error.to_string(),
+        };
+        format!(
+            "--dns {server} does not answer ({why}): while no resolver does, mail that goes by MX or to a host by \
+             name waits; try: dig @{} -p {} . NS",
+            server.ip(),
+            server.port()
+        )
+    };
+    let silent = probe::silent(servers, NAME_SERVER_WAIT);
+    silent.into_iter().map(told).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_hundred_threads_on_two_cpus_are_too_many_and_five_are_not() {
+        let text = too_many_threads(300, 2).expect("a hint");
+        assert!(text.starts_with("300 threads for 2 CPUs"), "{text}");
+        assert_eq!(too_many_threads(5, 2), None);
+    }
 }

@@ -23,7 +23,7 @@ use crate::domain::Domain;
 use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
-use crate::io::{clock, cpu, random, runtime};
+use crate::io::{clock, cpu, limits, random, runtime};
 use crate::listener::{AddressCounts, Load};
 use crate::log::{Line, Log, Shown, event};
 use crate::metrics::{CoreMetrics, Counter};
@@ -512,8 +512,8 @@ where
         let ended = runtime::run(async move { body(started).await });
         if let Err(error) = ended {
             let _ = report.send(Err(format!(
-                "an io_uring cannot be made ({error}); it needs Linux 6.1 or newer, and \
-                 /proc/sys/kernel/io_uring_disabled to be 0"
+                "an io_uring cannot be made ({error}): {}",
+                limits::remedy_without_ring(&error)
             )));
         }
     };

@@ -54,6 +54,7 @@ impl Plan {
     pub fn make(config: &Config, shares_cpus: bool) -> Result<Plan, StartError> {
         let descriptors =
             limits::raise_descriptors().context("raising the limit on descriptors")?;
+        limits::raise_locked_memory();
         let topology = Topology::of_this_host().context("finding the CPUs")?;
         let specs = place(&config.cores, &topology).context("placing threads")?;
         check_descriptors(config, &specs, descriptors)?;

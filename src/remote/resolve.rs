@@ -25,6 +25,7 @@ mod cache;
 mod line;
 mod own;
 mod pool;
+pub mod probe;
 mod servers;
 mod site;
 

@@ -12,6 +12,7 @@
 //! without a route goes to its MX hosts, an address literal to its address. Domains are compared in their normal
 //! form: [`Domain`].
 
+use crate::config::{LINK_LOCAL, is_link_local};
 use crate::domain::{Domain, DomainError, DomainMap};
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
@@ -64,6 +65,9 @@ impl FromStr for NextHop {
             None if rest.is_empty() => SMTP_PORT,
             None => return Err("after ']' only ':PORT' may follow".into()),
         };
+        if is_link_local(untagged(inner).unwrap_or(inner)) {
+            return Err(LINK_LOCAL.into());
+        }
         if let Some(ip) = parse_ip(inner) {
             return Ok(NextHop::Address(SocketAddr::new(ip, port)));
         }
@@ -115,14 +119,17 @@ fn parse_port(text: &str) -> Result<u16, String> {
 
 /// An address without or with the tag of RFC 5321 section 4.1.3.
 fn parse_ip(text: &str) -> Option<IpAddr> {
-    const TAG: &str = "IPv6:";
-    match text.get(..TAG.len()) {
-        Some(tag) if tag.eq_ignore_ascii_case(TAG) => {
-            let ip: Ipv6Addr = text[TAG.len()..].parse().ok()?;
-            Some(ip.into())
-        }
-        _ => text.parse().ok(),
+    match untagged(text) {
+        Some(ip) => ip.parse::<Ipv6Addr>().ok().map(IpAddr::from),
+        None => text.parse().ok(),
     }
+}
+
+/// What stands behind the tag, if there is one.
+fn untagged(text: &str) -> Option<&str> {
+    const TAG: &str = "IPv6:";
+    let (tag, ip) = text.split_at_checked(TAG.len())?;
+    tag.eq_ignore_ascii_case(TAG).then_some(ip)
 }
 
 /// The domain of a recipient is no name to look up: permanent, 5.1.2.
@@ -358,6 +365,9 @@ mod tests {
             ("=b.test", "must not be empty"),
             ("a.test=", "must not be empty"),
             ("a.test=192.0.2.1", "written in brackets"),
+            ("a.test=[fe80::1]:25", "link-local"),
+            ("a.test=[IPv6:fe80::1]", "link-local"),
+            ("a.test=[fe80::1%eth0]", "link-local"),
             ("a.test=192.0.2.1:25", "written in brackets"),
             ("a.test=::1", "written in brackets"),
             ("a.test=192.0.2.1.", "written in brackets"),
