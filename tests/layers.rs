@@ -66,7 +66,7 @@ const CRATES: [(&str, &[&str]); 21] = [
     ("webpki", &["tls"]),
     ("rcgen", &["tls"]),
     // Random numbers are everybody's, and no part of TLS.
-    ("ring", &["tls", "io/random.rs"]),
+    ("ring", &["tls", "io/kernel/random.rs"]),
     ("crossbeam", &["handoff"]),
     ("arc_swap", &["spool"]),
     ("hickory_resolver", &["remote"]),
@@ -117,7 +117,7 @@ const NOT_IN_PURE_ROOMS: [&str; 22] = [
 const MEMORY_FOR_THE_DISK: [&str; 3] = ["crate", "io", "buffer"];
 
 /// Where the clocks are read.
-const CLOCKS: [&str; 1] = ["io/clock.rs"];
+const CLOCKS: [&str; 1] = ["io/kernel/clock.rs"];
 
 /// What a running relay gets from `io` alone, so that all of it can be simulated there; and who may take it
 /// elsewhere, because that is done once, before the rings start, or on a thread outside of the message path.

@@ -5,22 +5,16 @@
 //! Not here: what bytes mean; and what is read once before the rings start, such as flags and keys.
 
 pub mod buffer;
-pub mod clock;
 pub mod cpu;
 pub mod file;
-pub mod fs;
 pub mod handed_over;
+mod kernel;
 pub mod limits;
 pub mod net;
 pub mod pool;
-pub mod random;
-pub mod runtime;
 pub mod watch;
 
-/// As the kernel numbers this process.
-pub fn process_id() -> u32 {
-    std::process::id()
-}
+pub use kernel::{clock, fs, process_id, random, runtime};
 
 /// Values that each core has for itself.
 macro_rules! core_local {
