@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::options::{CheckCommand, SinkCommand, SourceCommand};
 use crate::random::fresh_seed;
-use crate::report::{grouped, write_latencies, write_ledger};
+use crate::report::{cpu_of, grouped, per_second, with_rate, write_latencies, write_ledger};
 use crate::run::{self, Common, Failure, StopFlag};
 use crate::sink::{Book, Sink, SinkFigures};
 use crate::source::SourceFigures;
@@ -45,6 +45,7 @@ impl Progress {
 pub fn source(command: &SourceCommand, stop: &StopFlag) -> Result<bool, Failure> {
     command.output.check_no_page()?;
     let common = Common::new(&command.source)?;
+    run::connect(command.addr).map_err(|why| format!("{}: {why}", command.addr))?;
     let mut source = common.start_source(&command.source, command.addr)?;
     let began = Instant::now();
     let mut progress = Progress::new(command.output.quiet);
@@ -75,11 +76,10 @@ fn print_source(common: &Common, figures: &SourceFigures, seconds: f64) -> Resul
     let mut table = String::new();
     write_latencies(&mut table, figures, &SinkFigures::default())?;
     println!(
-        "run {}, seed {}: messages accepted {} ({:.0}/s), refused {}, broken off {}, unsent {}{}",
+        "run {}, seed {}: messages accepted {}, refused {}, broken off {}, unsent {}{}",
         common.ledger.addressing.run,
         common.seed,
-        grouped(figures.accepted),
-        figures.accepted as f64 / seconds,
+        with_rate(figures.accepted, per_second(figures.accepted, seconds)),
         grouped(figures.refused),
         grouped(figures.open),
         grouped(figures.unsent),
@@ -91,11 +91,11 @@ fn print_source(common: &Common, figures: &SourceFigures, seconds: f64) -> Resul
     );
     print!("{table}");
     println!(
-        "{} connections, handshakes full {}, resumed {}; {:.1} us CPU per message",
+        "{} connections, handshakes full {}, resumed {}; {}",
         grouped(figures.connections),
         grouped(figures.handshakes_full),
         grouped(figures.handshakes_resumed),
-        figures.cpu_us as f64 / (figures.accepted as f64).max(1.0)
+        cpu_of(figures.accepted, figures.cpu_us)
     );
     Ok(())
 }
@@ -168,11 +168,11 @@ fn print_sink(figures: &SinkFigures, sums: &ArrivalSums) -> Result<(), Failure> 
     );
     print!("{table}");
     println!(
-        "{} connections, handshakes full {}, resumed {}; {:.1} us CPU per message",
+        "{} connections, handshakes full {}, resumed {}; {}",
         grouped(figures.connections),
         grouped(figures.handshakes_full),
         grouped(figures.handshakes_resumed),
-        figures.cpu_us as f64 / (figures.messages as f64).max(1.0)
+        cpu_of(figures.messages, figures.cpu_us)
     );
     Ok(())
 }

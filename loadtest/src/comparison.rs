@@ -6,6 +6,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::histogram::Percentiles;
 use crate::html_compare;
 use crate::options::OutputOptions;
 use crate::report::{Machine, Report};
@@ -125,16 +126,16 @@ const FIGURES: &[Figure] = &[
         r.rates.relay_cpu_us_per_message
     }),
     cost("user_us_per_message", "  user", "us", |r| {
-        Some(r.relay?.user_us as f64 / messages(r))
+        Some(r.relay?.user_us as f64 / messages(r)?)
     }),
     cost("system_us_per_message", "  system", "us", |r| {
-        Some(r.relay?.system_us as f64 / messages(r))
+        Some(r.relay?.system_us as f64 / messages(r)?)
     }),
     cost("pair_us_per_message", "CPU of source + sink", "us", |r| {
-        Some(pair_us(r))
+        pair_us(r)
     }),
     cost("cpu_by_pair", "CPU by source + sink's", "", |r| {
-        Some(r.rates.relay_cpu_us_per_message? / pair_us(r))
+        Some(r.rates.relay_cpu_us_per_message? / pair_us(r)?)
     }),
     gain("accepted_per_second", "accepted", "1/s", |r| {
         Some(r.rates.accepted_per_second)
@@ -143,16 +144,16 @@ const FIGURES: &[Figure] = &[
         Some(r.rates.delivered_per_second)
     }),
     cost("to_250_p50_ms", "to 250, p50", "ms", |r| {
-        Some(r.source.to_250_us.p50 as f64 / 1e3)
+        some_ms(&r.source.to_250_us, |times| times.p50)
     }),
     cost("to_250_p99_ms", "to 250, p99", "ms", |r| {
-        Some(r.source.to_250_us.p99 as f64 / 1e3)
+        some_ms(&r.source.to_250_us, |times| times.p99)
     }),
     cost("end_to_end_p50_ms", "end to end, p50", "ms", |r| {
-        Some(r.sink.end_to_end_us.p50 as f64 / 1e3)
+        some_ms(&r.sink.end_to_end_us, |times| times.p50)
     }),
     cost("end_to_end_p99_ms", "end to end, p99", "ms", |r| {
-        Some(r.sink.end_to_end_us.p99 as f64 / 1e3)
+        some_ms(&r.sink.end_to_end_us, |times| times.p99)
     }),
     cost("peak_memory_mb", "peak memory", "MB", |r| {
         Some(r.relay?.peak_rss_bytes as f64 / 1e6)
@@ -165,13 +166,21 @@ const FIGURES: &[Figure] = &[
     }),
 ];
 
-fn messages(report: &Report) -> f64 {
-    (report.source.accepted as f64).max(1.0)
+/// `None`: no message, so that nothing is for each.
+fn messages(report: &Report) -> Option<f64> {
+    let accepted = report.source.accepted;
+    (accepted > 0).then_some(accepted as f64)
+}
+
+fn some_ms(times: &Percentiles, us: fn(&Percentiles) -> u64) -> Option<f64> {
+    (times.count > 0).then(|| us(times) as f64 / 1e3)
 }
 
 /// The load generator's own CPU, which tells how fast the machine was just then.
-fn pair_us(report: &Report) -> f64 {
-    report.rates.source_cpu_us_per_message + report.rates.sink_cpu_us_per_message
+fn pair_us(report: &Report) -> Option<f64> {
+    let rates = &report.rates;
+    let both = rates.source_cpu_us_per_message + rates.sink_cpu_us_per_message;
+    messages(report).map(|_| both)
 }
 
 impl ComparedWorkload {

@@ -25,7 +25,7 @@ use crate::link::{Link, Manner, OpenError};
 use crate::message::Composer;
 use crate::options::{HoldCommand, SinkOptions, default_threads};
 use crate::process::{Resident, ThreadTimes, resident_of_tree, usage_of_tree};
-use crate::report::{Machine, grouped, megabytes, ms, per_second, rate_or_dash};
+use crate::report::{Machine, grouped, megabytes, ms_of, per_second, rate_or_dash};
 use crate::run::{Common, Failure, StopFlag, UnderTest};
 use crate::sink::Sink;
 use crate::tls;
@@ -580,11 +580,11 @@ impl Honest {
             f,
             "honest client {when}: {} messages, to 250 p50 {} ms, p99 {} ms; {} connections, to ready p50 {} ms, p99 {} ms",
             grouped(sent.count),
-            ms(sent.p50),
-            ms(sent.p99),
+            ms_of(sent, sent.p50),
+            ms_of(sent, sent.p99),
             grouped(ready.count),
-            ms(ready.p50),
-            ms(ready.p99)
+            ms_of(ready, ready.p50),
+            ms_of(ready, ready.p99)
         )
     }
 }

@@ -302,6 +302,7 @@ mod tests {
                 clean: true,
                 ..ComparedRun::default()
             };
+            run.report.source.to_250_us.count = 1;
             run.report.rates.relay_cpu_us_per_message = Some(100.1 * (relay + 1) as f64 / 3.0);
             run.report.rates.delivered_per_second = 1000.0 / f64::from(round);
             comparison.add(0, run);

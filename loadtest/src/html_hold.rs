@@ -5,7 +5,7 @@ use crate::hold::{HoldReport, Honest};
 use crate::html::{Figure, Page, Tile, shell_words};
 use crate::plot::{Plot, Scale, Series, Shape, Tone, short_number};
 use crate::process::Resident;
-use crate::report::{grouped, megabytes, ms, rate};
+use crate::report::{grouped, megabytes, ms_of, rate};
 
 const HALF: (u32, u32) = (546, 250);
 
@@ -160,10 +160,10 @@ fn honest_row(when: &str, honest: &Honest) -> Vec<String> {
     vec![
         when.to_string(),
         grouped(sent.count),
-        ms(sent.p50),
-        ms(sent.p99),
-        ms(ready.p50),
-        ms(ready.p99),
+        ms_of(sent, sent.p50),
+        ms_of(sent, sent.p99),
+        ms_of(ready, ready.p50),
+        ms_of(ready, ready.p99),
         grouped(honest.failed),
     ]
 }

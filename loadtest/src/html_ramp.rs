@@ -4,7 +4,7 @@ use crate::clock::rfc5322_date;
 use crate::html::{Figure, Page, Tile, shell_words};
 use crate::plot::{Mark, Plot, Scale, Series, Shape, Tone, short_number, us_label};
 use crate::ramp::{Ramp, Step};
-use crate::report::{Report, decimal, grouped, ms, rate_or_dash};
+use crate::report::{Report, decimal, grouped, ms_of, rate_or_dash};
 
 const WIDE: (u32, u32) = (1120, 360);
 const HALF: (u32, u32) = (546, 250);
@@ -90,8 +90,10 @@ fn good_words(ramp: &Ramp) -> String {
 
 fn problems(ramp: &Ramp) -> Vec<String> {
     let mut problems = Vec::new();
-    if ramp.best.is_none() {
-        problems.push(format!("no rate kept {}", bounds(ramp)));
+    match ramp.nothing_taken() {
+        Some(step) => problems.push(step.nothing_was_taken()),
+        None if ramp.best.is_none() => problems.push(format!("no rate kept {}", bounds(ramp))),
+        None => {}
     }
     if ramp.interrupted {
         problems.push("a signal ended the ramp early".to_string());
@@ -120,9 +122,9 @@ fn tiles(ramp: &Ramp) -> Vec<Tile> {
         },
         Tile {
             what: "There, p99 to 250",
-            value: ms(to_250.p99),
+            value: ms_of(to_250, to_250.p99),
             unit: "ms",
-            detail: format!("end to end {} ms", ms(end_to_end.p99)),
+            detail: format!("end to end {} ms", ms_of(end_to_end, end_to_end.p99)),
             tone: Tone::In,
         },
     ];
@@ -256,12 +258,13 @@ fn cost(ramp: &Ramp) -> Figure {
 
 fn row(step: &Step) -> Vec<String> {
     let report = &step.report;
+    let (to_250, end_to_end) = (&report.source.to_250_us, &report.sink.end_to_end_us);
     let cpu = report.rates.relay_cpu_us_per_message;
     vec![
         grouped(step.rate.round() as u64),
-        ms(report.source.to_250_us.p50),
-        ms(report.source.to_250_us.p99),
-        ms(report.sink.end_to_end_us.p99),
+        ms_of(to_250, to_250.p50),
+        ms_of(to_250, to_250.p99),
+        ms_of(end_to_end, end_to_end.p99),
         rate_or_dash(report.rates.delivered_per_second),
         cpu.map_or(String::new(), decimal),
         if step.reasons.is_empty() {

@@ -694,7 +694,10 @@ fn cost_rows(report: &Report) -> Vec<Vec<String>> {
     rows.extend(own.map(|(name, per_message, cpu_us, threads)| {
         vec![
             name.to_string(),
-            decimal(per_message),
+            match report.source.accepted {
+                0 => "-".to_string(),
+                _ => decimal(per_message),
+            },
             format!("{:.2}", cpu_us as f64 / 1e6),
             threads.to_string(),
             String::new(),

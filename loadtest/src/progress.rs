@@ -194,6 +194,14 @@ impl Rates {
     }
 }
 
+/// 0 is the time of none.
+fn p99_ms(us: u64) -> String {
+    match us {
+        0 => "-".to_string(),
+        us => format!("{:.1}", us as f64 / 1e3),
+    }
+}
+
 fn line(now: &Sample, before: &Sample, beside: &Beside<'_>) -> String {
     let rates = Rates::between(before, now);
     let note = if beside.note.is_empty() {
@@ -203,15 +211,15 @@ fn line(now: &Sample, before: &Sample, beside: &Beside<'_>) -> String {
     };
     format!(
         "{:6.1}s  accepted {:>10} ({:.0}/s)  arrived {:>10} ({:.0}/s)  outstanding {}  \
-         p99 ms: to 250 {:.1}, end to end {:.1}  cores: relay {:.2}, source {:.2}, sink {:.2}{note}",
+         p99 ms: to 250 {}, end to end {}  cores: relay {:.2}, source {:.2}, sink {:.2}{note}",
         now.seconds,
         grouped(now.accepted),
         rates.accepted,
         grouped(now.arrived),
         rates.arrived,
         grouped(now.outstanding),
-        beside.to_250_p99_us as f64 / 1e3,
-        beside.end_to_end_p99_us as f64 / 1e3,
+        p99_ms(beside.to_250_p99_us),
+        p99_ms(beside.end_to_end_p99_us),
         rates.relay,
         rates.source,
         rates.sink,
@@ -238,10 +246,10 @@ fn block(now: &Sample, before: &Sample, beside: &Beside<'_>, rich: bool) -> Vec<
             grouped(now.outstanding),
         ),
         format!(
-            "{}to 250 {:.1}   end to end {:.1}",
+            "{}to 250 {}   end to end {}",
             label("p99 ms"),
-            beside.to_250_p99_us as f64 / 1e3,
-            beside.end_to_end_p99_us as f64 / 1e3,
+            p99_ms(beside.to_250_p99_us),
+            p99_ms(beside.end_to_end_p99_us),
         ),
         format!(
             "{}relay {:.2}   source {:.2}   sink {:.2}   {dim}memory{plain} {:.0} MB   {dim}errors{plain} {}",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::html_ramp;
 use crate::options::{RampCommand, RunCommand};
-use crate::report::{Machine, Report, decimal, grouped, ms};
+use crate::report::{Machine, Report, decimal, grouped, ms_of};
 use crate::run::{self, Failure, Scratch, StopFlag};
 use crate::search::Search;
 
@@ -44,6 +44,12 @@ impl Ramp {
         })
     }
 
+    /// The step, the last one, at which no message was accepted: no other rate would change that.
+    pub fn nothing_taken(&self) -> Option<&Step> {
+        let last = self.steps.last();
+        last.filter(|step| step.report.source.accepted == 0)
+    }
+
     /// `at least ` before a rate that is no upper bound.
     pub fn at_least(&self) -> &'static str {
         match self.is_open_ended() {
@@ -62,6 +68,14 @@ pub struct Step {
     /// Empty if the rate held.
     pub reasons: Vec<String>,
     pub report: Report,
+}
+
+impl Step {
+    pub fn nothing_was_taken(&self) -> String {
+        let reason = self.reasons.first().map_or("", String::as_str);
+        let rate = grouped(self.rate.ceil() as u64);
+        format!("the ramp ended at {rate} messages/s, since another rate would not help: {reason}")
+    }
 }
 
 /// Searches, prints, and says whether there is a rate that holds.
@@ -122,9 +136,12 @@ fn climb(command: &RampCommand, run: RunCommand, stop: &StopFlag) -> Result<Ramp
             }
             holds = step.reasons.is_empty();
             ramp.steps.push(step);
-            if holds || stop.is_set() {
+            if holds || stop.is_set() || ramp.nothing_taken().is_some() {
                 break;
             }
+        }
+        if ramp.nothing_taken().is_some() {
+            break;
         }
         if holds {
             ramp.best = Some(ramp.steps.len() - 1);
@@ -200,13 +217,14 @@ impl Bounds {
 impl Display for Step {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let report = &self.report;
+        let (to_250, end_to_end) = (&report.source.to_250_us, &report.sink.end_to_end_us);
         write!(
             f,
             "{:>9}/s  to 250: p50 {:>8}, p99 {:>8} ms; end to end: p99 {:>8} ms; ",
             grouped(self.rate.round() as u64),
-            ms(report.source.to_250_us.p50),
-            ms(report.source.to_250_us.p99),
-            ms(report.sink.end_to_end_us.p99),
+            ms_of(to_250, to_250.p50),
+            ms_of(to_250, to_250.p99),
+            ms_of(end_to_end, end_to_end.p99),
         )?;
         if let Some(us) = report.rates.relay_cpu_us_per_message {
             write!(f, "{:>7} us CPU; ", decimal(us))?;
@@ -238,7 +256,11 @@ impl Display for Ramp {
             .filter_map(|(what, bound)| Some(format!("p99 {what} within {} ms", (*bound)?)))
             .collect();
         let bounds = bounds.join(", ");
+        if let Some(step) = self.nothing_taken() {
+            writeln!(f, "NOT CLEAN   {}", step.nothing_was_taken())?;
+        }
         match self.best.map(|best| &self.steps[best]) {
+            None if self.nothing_taken().is_some() => {}
             Some(best) => {
                 let cpu = best.report.rates.relay_cpu_us_per_message;
                 let cpu =
@@ -298,7 +320,7 @@ mod tests {
         Step {
             rate,
             reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
-            report: Report::default(),
+            report: good(),
         }
     }
 
@@ -320,6 +342,35 @@ mod tests {
         );
         ramp.steps.push(step(2100.0, &["too slow"]));
         assert!(ramp.to_string().contains("HIGHEST     2,000 messages/s"));
+    }
+
+    #[test]
+    fn a_ramp_in_which_all_is_refused_says_so_and_no_rate() {
+        let mut refused = step(
+            500.0,
+            &["nothing was accepted; the first refusal: 554 5.7.1 no"],
+        );
+        refused.report = Report::default();
+        refused.report.source.refused = 250;
+        let ramp = Ramp {
+            steps: vec![refused],
+            p99_ms_max: Some(10.0),
+            ..Ramp::default()
+        };
+        let text = ramp.to_string();
+        assert!(
+            text.contains("to 250: p50        -, p99        - ms"),
+            "{text}"
+        );
+        assert!(
+            text.contains("NOT CLEAN   the ramp ended at 500 messages/s"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("the first refusal: 554 5.7.1 no\n"),
+            "{text}"
+        );
+        assert!(!text.contains("HIGHEST"), "{text}");
     }
 
     #[test]

@@ -367,14 +367,21 @@ pub fn write_latencies(
     source: &SourceFigures,
     sink: &SinkFigures,
 ) -> fmt::Result {
+    let rows = [
+        ("to 250", &source.to_250_us),
+        ("end to end", &sink.end_to_end_us),
+        ("good hosts", &sink.end_to_end_good_us),
+        ("connect", &source.to_ready_us),
+    ];
+    if rows.iter().all(|(_, times)| times.count == 0) {
+        return Ok(());
+    }
     writeln!(
         f,
         "ms               p50       p90       p99     p99.9       max"
     )?;
-    write_percentiles(f, "to 250", &source.to_250_us)?;
-    write_percentiles(f, "end to end", &sink.end_to_end_us)?;
-    write_percentiles(f, "good hosts", &sink.end_to_end_good_us)?;
-    write_percentiles(f, "connect", &source.to_ready_us)
+    rows.iter()
+        .try_for_each(|(what, times)| write_percentiles(f, what, times))
 }
 
 fn write_percentiles(f: &mut impl fmt::Write, what: &str, times: &Percentiles) -> fmt::Result {
@@ -390,20 +397,24 @@ fn write_percentiles(f: &mut impl fmt::Write, what: &str, times: &Percentiles) -
 
 fn write_connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     let (source, sink, rates) = (&report.source, &report.sink, &report.rates);
+    let each = |rate: f64| match source.accepted {
+        0 => String::new(),
+        _ => format!(", {rate:.3} per message"),
+    };
     writeln!(
         f,
-        "in          {} connections; handshakes: full {}, resumed {}, {:.3} per message",
+        "in          {} connections; handshakes: full {}, resumed {}{}",
         grouped(source.connections),
         with_rate(source.handshakes_full, rates.handshakes_in_full_per_second),
         with_rate(
             source.handshakes_resumed,
             rates.handshakes_in_resumed_per_second
         ),
-        rates.handshakes_in_per_message,
+        each(rates.handshakes_in_per_message),
     )?;
     writeln!(
         f,
-        "out         {} connections, at most {} open; handshakes: full {}, resumed {}, {:.3} per message",
+        "out         {} connections, at most {} open; handshakes: full {}, resumed {}{}",
         grouped(sink.connections),
         grouped(sink.connections_open_max),
         with_rate(sink.handshakes_full, rates.handshakes_out_full_per_second),
@@ -411,7 +422,7 @@ fn write_connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
             sink.handshakes_resumed,
             rates.handshakes_out_resumed_per_second
         ),
-        rates.handshakes_out_per_message,
+        each(rates.handshakes_out_per_message),
     )?;
     write_hosts(f, sink)?;
     write_troubles(f, source, sink)
@@ -530,15 +541,17 @@ fn write_cost(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     if let Some(end) = &report.relay_end {
         writeln!(f, "            {end}")?;
     }
+    let threads = |count, cpu_us: u64| match report.source.accepted {
+        0 => format!(" ({count} threads)"),
+        _ => format!(" ({count} threads, {:.2} s)", cpu_us as f64 / 1e6),
+    };
     writeln!(
         f,
-        "loadtest    source {} us CPU per message ({} threads, {:.2} s), sink {} us ({} threads, {:.2} s)",
-        decimal(rates.source_cpu_us_per_message),
-        report.source.threads,
-        report.source.cpu_us as f64 / 1e6,
-        decimal(rates.sink_cpu_us_per_message),
-        report.sink.threads,
-        report.sink.cpu_us as f64 / 1e6,
+        "loadtest    source {}{}, sink {}{}",
+        cpu_of(report.source.accepted, report.source.cpu_us),
+        threads(report.source.threads, report.source.cpu_us),
+        cpu_of(report.source.accepted, report.sink.cpu_us),
+        threads(report.sink.threads, report.sink.cpu_us),
     )
 }
 
@@ -600,7 +613,7 @@ pub fn decimal(value: f64) -> String {
 }
 
 /// A count, with its rate if that is known.
-fn with_rate(count: u64, per_second: f64) -> String {
+pub fn with_rate(count: u64, per_second: f64) -> String {
     match rate(per_second) {
         Some(rate) => format!("{} ({rate}/s)", grouped(count)),
         None => grouped(count),
@@ -627,6 +640,25 @@ pub fn ms(us: u64) -> String {
         0..10_000 => format!("{:.2}", us as f64 / 1e3),
         10_000..100_000 => format!("{:.1}", us as f64 / 1e3),
         _ => grouped((us + 500) / 1000),
+    }
+}
+
+/// The same of times that may be none: then a dash.
+pub fn ms_of(times: &Percentiles, us: u64) -> String {
+    match times.count {
+        0 => "-".to_string(),
+        _ => ms(us),
+    }
+}
+
+/// CPU time of so many messages: in words, for each of them if there are any.
+pub fn cpu_of(messages: u64, cpu_us: u64) -> String {
+    match messages {
+        0 => format!("{:.2} s CPU", cpu_us as f64 / 1e6),
+        messages => format!(
+            "{} us CPU per message",
+            decimal(cpu_us as f64 / messages as f64)
+        ),
     }
 }
 
@@ -687,6 +719,18 @@ mod tests {
         report.source.refused = 9;
         report.source.first_refusal = Some("554 5.7.1 Relaying denied".to_string());
         assert!(report.to_string().contains("554 5.7.1 Relaying denied"));
+    }
+
+    #[test]
+    fn where_nothing_was_accepted_nothing_is_said_of_each_message() {
+        let mut report = Report::default();
+        report.source.cpu_us = 1_000_000;
+        report.finish();
+        let text = report.to_string();
+        for absurd in ["NaN", "inf", "per message", "p50", "us CPU"] {
+            assert!(!text.contains(absurd), "{absurd} in {text}");
+        }
+        assert!(text.contains("source 1.00 s CPU"), "{text}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ use crate::timeline::{Sample, Timeline};
 /// How often the run looks at what happens.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How long a connection, and then a greeting, may take.
+const GREETING_WAIT: Duration = Duration::from_secs(1);
+
 pub type Failure = Box<dyn std::error::Error>;
 
 /// Set by SIGINT and SIGTERM: the run stops sending, and reports what it has.
@@ -149,6 +152,13 @@ impl UnderTest {
                 "what is to be tested? --relay-cmd, or in a run --relay or --direct".into(),
             );
         };
+        if options.relay_listen.port() == 0 && !command.contains("{listen") {
+            return Err(
+                "--relay-cmd says nowhere that the relay is to listen on {listen} (or \
+                        {listen_ip} and {listen_port}); for a fixed address give --relay-listen"
+                    .into(),
+            );
+        }
         let address = free_address(options.relay_listen)?;
         let mut scratch = Scratch::default();
         let spool = match &options.spool {
@@ -200,16 +210,21 @@ impl UnderTest {
         mut meanwhile: impl FnMut(&Self),
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
+        let mut why = String::new();
         while Instant::now() < deadline {
             if self.ended_by_itself() {
                 return Err(format!("the relay ended at once:\n{}", self.log_tail()).into());
             }
-            if greets(self.address) {
-                return Ok(());
+            match greets(self.address) {
+                Ok(()) => return Ok(()),
+                Err(error) => why = error,
             }
             meanwhile(self);
         }
-        Err(format!("{} does not greet:\n{}", self.address, self.log_tail()).into())
+        let log = self.log_tail();
+        Err(format!("{} does not greet: {why}\n{log}", self.address)
+            .trim_end()
+            .into())
     }
 
     pub fn ended_by_itself(&mut self) -> bool {
@@ -288,20 +303,33 @@ fn scratch_directory() -> io::Result<PathBuf> {
     Ok(path)
 }
 
-fn greets(address: SocketAddr) -> bool {
-    let wait = Duration::from_secs(1);
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, wait) else {
-        return false;
-    };
+/// A connection, or what to do about none.
+pub fn connect(address: SocketAddr) -> Result<TcpStream, String> {
+    TcpStream::connect_timeout(&address, GREETING_WAIT).map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "the connection was refused: nobody listens there (ss -ltn shows who listens where)"
+                .to_string()
+        }
+        _ => format!("no connection: {error}"),
+    })
+}
+
+fn greets(address: SocketAddr) -> Result<(), String> {
+    let mut stream = connect(address)?;
     // With implicit TLS nothing is said before the handshake; that counts as ready, too.
     let mut greeting = [0; 3];
-    let _ = stream.set_read_timeout(Some(wait));
+    let _ = stream.set_read_timeout(Some(GREETING_WAIT));
     match stream.read(&mut greeting) {
-        Ok(read) => greeting[..read] == b"220"[..read] && read > 0,
-        Err(error) => matches!(
-            error.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-        ),
+        Ok(0) => Err("the connection is closed without a greeting".to_string()),
+        Ok(read) if greeting[..read] == b"220"[..read] => Ok(()),
+        Ok(read) => {
+            let code = String::from_utf8_lossy(&greeting[..read]);
+            Err(format!("its greeting begins with {code:?}"))
+        }
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(()),
+            _ => Err(error.to_string()),
+        },
     }
 }
 

@@ -111,6 +111,34 @@ fn a_ramp_climbs_to_its_highest_rate_or_says_why_not() {
 }
 
 #[test]
+fn a_ramp_in_which_all_is_refused_ends_at_its_first_step() {
+    let (output, figures) = loadtest(
+        "ramp --relay-cmd PLAIN --source-tls none --sink-tls none --fault-5xx 1 --p99-ms 100 \
+         --from 20 --to 40 --step 0.3 --warm-up 0",
+    );
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(figures["steps"].as_array().map(Vec::len), Some(1), "{text}");
+    assert!(
+        text.contains("NOT CLEAN   the ramp ended at 20 messages/s"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_relay_that_is_not_there_is_told_with_what_to_look_at() {
+    let (output, _) = loadtest("run --relay 127.0.0.1:1 --relay-start 0.2 --messages 5");
+    let said = text(&output);
+    assert!(said.contains("nobody listens there (ss -ltn"), "{said}");
+    let (output, _) = loadtest("run --relay-cmd true --messages 5");
+    assert!(text(&output).contains("{listen}"), "{}", text(&output));
+    let alone = ["source", "127.0.0.1:1", "--messages", "5"];
+    let output = Command::new(PROGRAM).args(alone).output().unwrap();
+    assert!(text(&output).contains("nobody listens there"));
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+#[test]
 fn a_ramp_without_a_bound_or_with_a_rate_is_refused() {
     for line in [
         "ramp --relay-cmd PROXY",

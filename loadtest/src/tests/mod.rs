@@ -269,7 +269,7 @@ fn other_machines_cannot_reach_the_hosts() {
 
 #[test]
 fn a_relay_that_wants_a_name_server_needs_hosts() {
-    let command = run_command("--relay-cmd true%{dns}");
+    let command = run_command("--relay-cmd true%{listen}%{dns}");
     let error = run::measure(&command, &StopFlag::default()).err().unwrap();
     assert!(error.to_string().contains("--mx-hosts"), "{error}");
 }
