@@ -114,11 +114,20 @@ fn run<R>(
     settings: &Settings,
     work: impl AsyncFnOnce(&Spool, Vec<spool::RecoveredMessage>) -> R,
 ) -> R {
+    run_noting(path, settings, |_| {}, work)
+}
+
+fn run_noting<R>(
+    path: &Path,
+    settings: &Settings,
+    sink: impl Fn(Note) + 'static,
+    work: impl AsyncFnOnce(&Spool, Vec<spool::RecoveredMessage>) -> R,
+) -> R {
     let mut opened = open(path, settings);
     let part = opened.parts.remove(0);
     let messages = opened.messages;
     tokio_uring::start(async move {
-        let spool = Spool::start(part, |_| {});
+        let spool = Spool::start(part, sink);
         spool.ready().await;
         let result = work(&spool, messages).await;
         spool.close().await;
@@ -306,6 +315,55 @@ fn a_full_spool_refuses_and_recovers_by_itself() {
             assert!(receipt.is_ok());
         });
     });
+}
+
+#[test]
+fn a_spool_that_has_reached_its_size_says_so_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let settings = Settings {
+        spool_bytes_max: Some(6 * SEGMENT_BYTES),
+        ..settings(Durability::Buffered)
+    };
+    let notes: Rc<RefCell<Vec<Note>>> = Rc::default();
+    let (sink, told) = (notes.clone(), notes.clone());
+    let count = move |is: fn(&Note) -> bool| told.borrow().iter().filter(|note| is(note)).count();
+    let is_full = |note: &Note| matches!(note, Note::NoSpace { .. });
+    let has_room = |note: &Note| matches!(note, Note::SpaceAgain);
+    run_noting(
+        &directory.path().join("spool"),
+        &settings,
+        move |note| sink.borrow_mut().push(note),
+        async |spool, _| {
+            assert_eq!(spool.admit(Some(100 << 20)), Err(SpoolError::Full));
+            assert_eq!(
+                count(is_full),
+                0,
+                "who asks for too much is no want of room"
+            );
+            let body = body(1, 30_000);
+            let places = fill(spool, &body).await;
+            assert_eq!(count(is_full), 1, "whether a size was declared or not");
+            for turn in 0..100 {
+                let _ = spool.admit(Some(turn % 2 * 200_000));
+            }
+            finish_all(spool, places, &body).await;
+            let told = async {
+                while count(has_room) == 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), told)
+                .await
+                .expect("it is told without a client");
+            assert_eq!(count(is_full), 1, "{:?}", notes.borrow());
+        },
+    );
+    let notes = notes.borrow();
+    let reason = notes.iter().find_map(|note| match note {
+        Note::NoSpace { reason, .. } => Some(reason.as_str()),
+        _ => None,
+    });
+    assert_eq!(reason, Some("--spool-size 1536KiB is used up"));
 }
 
 /// With few segments the one at work may be the only one in use. When it is nearly full there is no room for mail,

@@ -19,6 +19,7 @@ use crate::smtp::refusal::Refusal;
 use crate::spool::{self, Note, Spool};
 use crate::tls::ServerKeys;
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,12 +149,18 @@ fn open_spool(
                 outbox.send(core, ToCore::Spool(note.clone()));
             }
         }
-        _ => log_note(&log, &note),
+        _ => log_note(&log, &shared.config.spool.dir, number, &note),
     })
 }
 
-fn log_note(log: &Log, note: &Note) {
+fn log_note(log: &Log, dir: &Path, thread: usize, note: &Note) {
     let now = clock::wall_time();
+    let of_spool = |level, event| {
+        let mut line = log.line(level, event, now);
+        line.field("thread", thread as u64)
+            .field("dir", Shown(dir.display()));
+        line
+    };
     match note {
         Note::SegmentRetired { .. } => {}
         Note::Unmovable { id, lap, error } => {
@@ -167,22 +174,57 @@ fn log_note(log: &Log, note: &Note) {
                 .field("segment", Shown(lap))
                 .field("error", error);
         }
-        Note::NoSpace { error } => {
-            log.line(LogLevel::Error, event::SPOOL_FULL, now)
-                .field("error", error)
-                .field("effect", "new mail gets 452 until there is room");
+        Note::NoSpace {
+            reason,
+            used_bytes,
+            free_bytes,
+        } => {
+            of_spool(LogLevel::Error, event::SPOOL_FULL)
+                .field("reason", reason)
+                .field("used", used_bytes)
+                .field("free", free_bytes)
+                .field(
+                    "effect",
+                    "new mail that finds no room at this thread gets 452 4.3.1 until some is delivered",
+                );
         }
-        Note::SpaceAgain => {
-            log.line(LogLevel::Info, event::SPOOL_HAS_ROOM, now);
-        }
+        Note::SpaceAgain => drop(of_spool(LogLevel::Info, event::SPOOL_HAS_ROOM)),
         Note::DiskFails { error } => {
-            log.line(LogLevel::Error, event::SPOOL_DISK_FAILS, now)
+            of_spool(LogLevel::Error, event::SPOOL_DISK_FAILS)
                 .field("error", error)
-                .field("effect", "new mail gets 451 until the disk takes it again");
+                .field(
+                    "effect",
+                    "once the segments that are prepared are full, new mail gets 451 4.3.0",
+                );
         }
-        Note::DiskWorks => {
-            log.line(LogLevel::Info, event::SPOOL_DISK_WORKS, now);
+        Note::DiskWorks => drop(of_spool(LogLevel::Info, event::SPOOL_DISK_WORKS)),
+        Note::Gone {
+            error,
+            messages,
+            is_last,
+        } => {
+            let (effect, remedy) = effect_of_a_spool_that_is_gone(*is_last);
+            of_spool(LogLevel::Error, event::SPOOL_GONE)
+                .field("error", error)
+                .field("messages", messages)
+                .field("effect", effect)
+                .field("remedy", remedy);
         }
+        Note::ThereAgain => drop(of_spool(LogLevel::Info, event::SPOOL_THERE_AGAIN)),
+    }
+}
+
+fn effect_of_a_spool_that_is_gone(is_last: bool) -> (&'static str, &'static str) {
+    match is_last {
+        true => (
+            "no start on this directory finds the messages of this thread that are not delivered",
+            "if the files were moved or unmounted, bring them back before the next start",
+        ),
+        false => (
+            "new mail gets 451 4.3.0; no start on this directory would find the messages that wait",
+            "if the files were moved or unmounted, bring them back; if they were removed, let the relay run \
+             until nothing waits, and start it anew",
+        ),
     }
 }
 
@@ -435,6 +477,7 @@ impl Core {
             if let Some(ingress) = ingress {
                 ingress.refusals.all_ended().await;
             }
+            self.spool.say_what_is_lost().await;
             self.count();
             self.log_suppressed(true);
             self.log.flush(clock::wall_time());

@@ -191,7 +191,6 @@ impl Shared {
             rejection_lines: [lines(event::REJECTED), lines(event::REJECTED)],
             accepted,
             draining: Cell::new(false),
-            refuses: Cell::new(false),
             is_out_of_memory: Cell::new(false),
             sessions: session::Sessions::default(),
             metrics: self.metrics[core].clone(),

@@ -279,6 +279,11 @@ impl Blocking<'_> {
         self.0.write_all_at(bytes, position)
     }
 
+    /// How many names it has.
+    pub fn links(self) -> io::Result<u64> {
+        Ok(std::os::unix::fs::MetadataExt::nlink(&self.0.metadata()?))
+    }
+
     /// See [`File::sync_data`].
     pub fn sync_data(self) -> io::Result<()> {
         self.0.sync_data()

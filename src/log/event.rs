@@ -119,10 +119,12 @@ events! {
     PLAINTEXT_FALLBACK = "plaintext-fallback" ["host", "address", "reason"];
     TLS_DEMANDED = "tls-demanded" ["host", "address", "reply", "reason", "effect"];
     CONTENT_UNREADABLE = "content-unreadable" ["id", "error", "effect"];
-    SPOOL_FULL = "spool-full" ["error", "effect"];
-    SPOOL_HAS_ROOM = "spool-has-room" [];
-    SPOOL_DISK_FAILS = "spool-disk-fails" ["error", "effect"];
-    SPOOL_DISK_WORKS = "spool-disk-works" [];
+    SPOOL_FULL = "spool-full" ["thread", "dir", "reason", "used", "free", "effect"];
+    SPOOL_HAS_ROOM = "spool-has-room" ["thread", "dir"];
+    SPOOL_DISK_FAILS = "spool-disk-fails" ["thread", "dir", "error", "effect"];
+    SPOOL_DISK_WORKS = "spool-disk-works" ["thread", "dir"];
+    SPOOL_GONE = "spool-gone" ["thread", "dir", "error", "messages", "effect", "remedy"];
+    SPOOL_THERE_AGAIN = "spool-there-again" ["thread", "dir"];
     SPOOL_SEGMENT_FAILED = "spool-segment-failed" ["segment", "error"];
     SPOOL_MESSAGE_DAMAGED = "spool-message-damaged" ["id", "segment", "error"];
     ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy"];

@@ -20,7 +20,7 @@ use crate::smtp::refusal::Refusal;
 use crate::smtp::server::{
     PeerInfo, Phase, Policy, RejectedAt, Rejection, Server, Settings, Spending, Step,
 };
-use crate::spool::{Spool, SpoolError};
+use crate::spool::Spool;
 use crate::time::Now;
 use crate::time::pace::{MinRate, Pace};
 use crate::tls::server::ServerTls;
@@ -165,8 +165,6 @@ pub struct Context {
     /// Takes over a message that is durable.
     pub accepted: TakeOver,
     pub draining: Cell<bool>,
-    /// The last message was refused for want of room.
-    pub refuses: Cell<bool>,
     /// The last message or connection was refused for want of memory.
     pub is_out_of_memory: Cell<bool>,
     pub sessions: Sessions,
@@ -197,15 +195,6 @@ impl Context {
             return Err(OUT_OF_MEMORY);
         }
         let admitted = self.spool.admit(declared_bytes);
-        // Of a disk that fails the spool itself tells.
-        let is_full = match admitted {
-            Ok(()) => false,
-            Err(SpoolError::Full) => true,
-            Err(_) => self.refuses.get(),
-        };
-        if is_full != self.refuses.replace(is_full) {
-            self.log_room(!is_full);
-        }
         admitted.map_err(|error| error.refusal())
     }
 
@@ -319,18 +308,6 @@ impl Context {
                 .field("lines_suppressed", suppressed);
         }
         Refusal::new(code, 7, 0, text)
-    }
-
-    /// Says once that there is no room for mail, and once that there is room again.
-    fn log_room(&self, has_room: bool) {
-        let now = clock::wall_time();
-        match has_room {
-            false => self
-                .log
-                .line(LogLevel::Error, event::SPOOL_FULL, now)
-                .field("effect", "new mail gets 452 4.3.1 until there is room"),
-            true => &mut self.log.line(LogLevel::Info, event::SPOOL_HAS_ROOM, now),
-        };
     }
 }
 

@@ -10,6 +10,7 @@
 use crate::io::file::{check_enterable_blocking, check_writable_blocking, existing_part};
 use crate::io::fs::{self, OpenOptionsExt, TryLockError};
 use crate::io::process_id;
+use crate::spool::presence::Presence;
 use crate::spool::record::FORMAT_VERSION;
 use crate::spool::segment::{create_directory, sync_directory};
 use std::fmt;
@@ -129,6 +130,12 @@ impl Directory {
         last_run(path)?;
         check_writable_blocking(path).map_err(io_error(path.join(RUN_NAME).display()))?;
         Ok(segments)
+    }
+
+    /// The names by which a next start finds this spool. Without the lock's another relay could start on it.
+    pub(super) fn presence(&self) -> Result<Presence, OpenError> {
+        Presence::of([self.path.join(LOCK_NAME), self.segments()])
+            .map_err(io_error(format!("spool {}", self.path.display())))
     }
 
     pub fn segments(&self) -> PathBuf {

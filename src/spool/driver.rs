@@ -5,7 +5,8 @@
 //! waiting sessions are woken without a wake-up between threads.
 
 use crate::io::buffer::AlignedBuf;
-use crate::io::file::Durability;
+use crate::io::clock;
+use crate::io::file::{Durability, File};
 use crate::io::runtime::{sleep, spawn};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::{Outcome, RecipientState};
@@ -16,17 +17,19 @@ use crate::spool::commit::{
 use crate::spool::keeper::{self, Pool};
 use crate::spool::mover::{self, Copy, MOVE_RESERVE_SEGMENTS};
 use crate::spool::place::{Extent, Place, Receipt, SegmentFile};
+use crate::spool::presence::{self, Presence};
 use crate::spool::record::{
     COMMIT_BYTES_MAX, FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, SegmentHeader, Usage,
     encode_outcome,
 };
 use crate::spool::recover::{CorePart, OldSegment};
 use crate::spool::residence::{Foothold, Movable, Residence};
+use crate::spool::shortage::{ENOUGH_PART, Lack, Shortage, Trouble};
 use crate::spool::{
     CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, OUTCOME_FLUSH_BYTES, OUTCOME_STAGING_BYTES,
     SpoolError, SpoolStats,
 };
-use crate::time::WallTime;
+use crate::time::{Now, WallTime};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -34,6 +37,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, oneshot};
+
+/// Records and commits cost some bytes besides the body.
+const LEAST_ROOM_BYTES: u64 = COMMIT_BYTES_MAX as u64 / 16;
 
 type SegmentRef = Arc<SegmentFile>;
 
@@ -162,6 +168,8 @@ pub(super) struct Shared {
     resting: Cell<bool>,
     moved: Cell<u64>,
     pub sink: Box<dyn Fn(Note)>,
+    pub presence: Arc<Presence>,
+    shortage: RefCell<Shortage>,
     /// The keeper has prepared what it wants or found that it cannot.
     is_settled: Cell<bool>,
     settled: Notify,
@@ -199,6 +207,8 @@ impl Shared {
             resting: Cell::new(false),
             moved: Cell::new(0),
             sink,
+            presence: part.presence,
+            shortage: RefCell::default(),
             is_settled: Cell::new(false),
             settled: Notify::new(),
             next_sequence: Cell::new(0),
@@ -251,7 +261,10 @@ impl Shared {
                 .machine
                 .borrow_mut()
                 .fail_waiting(&mut releases);
-            let error = self.pool.borrow().shortage();
+            if !releases.is_empty() {
+                self.tell_of_trouble();
+            }
+            let error = self.pool.borrow().lack().error();
             self.release_messages(releases, error);
         }
         self.messages.room.notify_one();
@@ -260,9 +273,95 @@ impl Shared {
     /// Why mail is refused. Whatever can make space is set going: the keeper may have all the segments
     /// that it wants, and would do nothing, while these are less room than the mail needs.
     fn refusal(self: &Rc<Self>) -> SpoolError {
+        self.make_room();
+        self.tell_of_trouble();
+        self.pool.borrow().lack().error()
+    }
+
+    fn make_room(&self) {
         self.leave_for_space();
         self.mover.notify_one();
-        self.pool.borrow().shortage()
+    }
+
+    /// Why mail that asks for more than is left is refused. Somebody who asks for much is no trouble while there
+    /// is room for others.
+    fn refusal_of_size(self: &Rc<Self>) -> SpoolError {
+        if !self.has_enough_room() {
+            return self.refusal();
+        }
+        self.make_room();
+        self.pool.borrow().lack().error()
+    }
+
+    /// Says what keeps mail from being taken, once while that lasts.
+    pub fn tell_of_trouble(&self) {
+        let lack = self.pool.borrow().lack();
+        let is_new = self
+            .shortage
+            .borrow_mut()
+            .meet(lack.trouble(), clock::now());
+        if is_new {
+            (self.sink)(self.note_of(&lack));
+        }
+    }
+
+    fn note_of(&self, lack: &Lack) -> Note {
+        let error = lack.to_string();
+        let pool = self.pool.borrow();
+        match lack.trouble() {
+            Trouble::Space => Note::NoSpace {
+                reason: error,
+                used_bytes: pool.used_bytes(),
+                free_bytes: pool.free_bytes(),
+            },
+            Trouble::Disk => Note::DiskFails { error },
+            Trouble::Gone => Note::Gone {
+                error,
+                messages: self.books.borrow().messages.live_messages() as u64,
+                is_last: false,
+            },
+        }
+    }
+
+    /// What a look at the spool's names has found.
+    pub fn seen(&self, lack: Option<Lack>) {
+        let is_something = lack.is_some();
+        self.pool.borrow_mut().seen(lack);
+        if is_something {
+            self.tell_of_trouble();
+        }
+    }
+
+    /// Takes back what was said, if it is over. What can make room is set going, since perhaps no client asks any more.
+    pub fn look_whether_over(&self, now: Now) {
+        if !self.shortage.borrow().is_said() {
+            return;
+        }
+        self.make_room();
+        self.keeper.notify_one();
+        let is_hindered = self.pool.borrow().hindrance().is_some();
+        if is_hindered || !self.has_enough_room() || !self.outcomes_have_reserve() {
+            return;
+        }
+        let passed = self.shortage.borrow_mut().passed(now);
+        for trouble in passed {
+            (self.sink)(match trouble {
+                Trouble::Space => Note::SpaceAgain,
+                Trouble::Disk => Note::DiskWorks,
+                Trouble::Gone => Note::ThereAgain,
+            });
+        }
+    }
+
+    /// Files of the segments in use.
+    pub fn files(&self) -> Vec<(Lap, File)> {
+        let books = self.books.borrow();
+        let files = books.files.iter();
+        files.map(|(lap, it)| (*lap, it.file.clone())).collect()
+    }
+
+    pub fn has_file(&self, lap: Lap) -> bool {
+        self.books.borrow().files.contains_key(&lap)
     }
 
     /// Else a segment would stay the one at work for ever whose mail is long gone, but which has too
@@ -670,8 +769,23 @@ impl Shared {
 }
 
 impl Shared {
+    /// Half a segment: the spare has just been begun, and the next one is being prepared.
+    fn outcomes_have_reserve(&self) -> bool {
+        let room = self.outcomes.machine.borrow().room_bytes();
+        room >= self.pool.borrow().segment_bytes() / 2
+    }
+
+    /// Is there room for all sorts of mail?
+    fn has_enough_room(&self) -> bool {
+        let segment_bytes = self.pool.borrow().segment_bytes();
+        self.has_room_for_mail((segment_bytes / ENOUGH_PART).max(LEAST_ROOM_BYTES))
+    }
+
     /// Is there room for a record of mail? The rest is for moves.
     fn has_room_for_mail(&self, bytes: u64) -> bool {
+        if self.pool.borrow().is_gone() {
+            return false;
+        }
         let reserve = MOVE_RESERVE_SEGMENTS * self.pool.borrow().segment_bytes();
         self.room() >= bytes.saturating_add(reserve)
     }
@@ -737,6 +851,7 @@ impl Spool {
         };
         spawn(keeper::keep(spool.shared.clone()));
         spawn(mover::run(spool.shared.clone()));
+        spawn(presence::watch(spool.shared.clone()));
         for _ in 0..in_flight {
             spawn(write_messages(spool.shared.clone()));
             spawn(write_outcomes(spool.shared.clone()));
@@ -864,8 +979,11 @@ impl Spool {
         }
         let segment_may_come = || self.shared.pool.borrow().may_come();
         let log = &self.shared.messages;
-        log.put(record, ticket, segment_may_come).await?;
-        log.work.notify_one();
+        match log.put(record, ticket, segment_may_come).await {
+            Ok(()) => log.work.notify_one(),
+            Err(SpoolError::Full) => return Err(self.shared.refusal()),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -931,16 +1049,28 @@ impl Spool {
         if self.shared.closing.get() {
             return Err(SpoolError::Closing);
         }
-        // Half a segment: the spare has just been begun, and the next one is being prepared.
-        let outcomes_have_reserve = self.shared.outcomes.machine.borrow().room_bytes()
-            >= self.shared.pool.borrow().segment_bytes() / 2;
-        // Records and commits cost some bytes besides the body.
-        let wanted = bytes
-            .unwrap_or(0)
-            .saturating_add(COMMIT_BYTES_MAX as u64 / 16);
-        match outcomes_have_reserve && self.shared.has_room_for_mail(wanted) {
+        let wanted = bytes.unwrap_or(0).saturating_add(LEAST_ROOM_BYTES);
+        let shared = &self.shared;
+        if !shared.outcomes_have_reserve() || !shared.has_room_for_mail(LEAST_ROOM_BYTES) {
+            return Err(shared.refusal());
+        }
+        match shared.has_room_for_mail(wanted) {
             true => Ok(()),
-            false => Err(self.shared.refusal()),
+            false => Err(shared.refusal_of_size()),
+        }
+    }
+
+    /// Before the end: looks whether a next start will find what is not delivered, and says so if not.
+    pub async fn say_what_is_lost(&self) {
+        presence::look(&self.shared).await;
+        let lack = self.shared.pool.borrow().lack();
+        let messages = self.shared.books.borrow().messages.live_messages() as u64;
+        if lack.trouble() == Trouble::Gone {
+            (self.shared.sink)(Note::Gone {
+                error: lack.to_string(),
+                messages,
+                is_last: true,
+            });
         }
     }
 

@@ -10,7 +10,8 @@ use crate::spool::driver::Shared;
 use crate::spool::place::SegmentFile;
 use crate::spool::record::{Lap, SegmentId, Usage};
 use crate::spool::segment::{FreeSegment, PreparedSegment, Purpose, Segments};
-use crate::spool::{Note, Settings, SpoolError};
+use crate::spool::shortage::Lack;
+use crate::spool::{Note, Settings};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -26,33 +27,6 @@ const MESSAGE_SPARES: usize = 2;
 /// Segments that messages leave for outcomes when space is bounded.
 const OUTCOME_RESERVE: u64 = 1;
 
-/// Why there is no segment to be had.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lack {
-    Space,
-    /// The disk, or whoever guards it, refuses.
-    Disk,
-}
-
-impl Lack {
-    fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Lack::Space,
-            _ => Lack::Disk,
-        }
-    }
-
-    /// What a sender is told.
-    fn error(self) -> SpoolError {
-        match self {
-            Lack::Space => SpoolError::Full,
-            Lack::Disk => SpoolError::WriteFailed,
-        }
-    }
-}
-
 /// Where the next segment comes from.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -63,13 +37,22 @@ pub(super) struct Pool {
     /// Segment files of this core, whatever they are used for.
     files: u64,
     files_max: Option<u64>,
+    /// The same of all cores, in bytes.
+    bytes_max: Option<u64>,
     keep_free_bytes: u64,
-    /// How many more files messages may make, as of the last look at the file system.
+    /// What the file system has, as of the last look at it. `None`: it does not say.
+    free_bytes: Option<u64>,
+    /// How many more files messages may make, as of that look; and whether the setting or the disk bounds them.
     creatable: u64,
+    is_bound_by_size: bool,
     next_number: u32,
     next_log_sequence: u64,
     /// Why the last attempt to make or begin a segment failed, if it did.
     failing: Option<Lack>,
+    /// Why the last look at the file system failed, if it did.
+    blind: Option<Lack>,
+    /// What the last look at the spool's names has found.
+    astray: Option<Lack>,
     /// A segment for messages is being prepared.
     coming: bool,
     retired: u64,
@@ -90,11 +73,16 @@ impl Pool {
             free: VecDeque::new(),
             files: 0,
             files_max,
+            bytes_max: settings.spool_bytes_max,
             keep_free_bytes: settings.keep_free_bytes,
+            free_bytes: None,
             creatable: 0,
+            is_bound_by_size: false,
             next_number,
             next_log_sequence: 0,
             failing: None,
+            blind: None,
+            astray: None,
             coming: false,
             retired: 0,
         }
@@ -107,16 +95,44 @@ impl Pool {
 
     /// Segments that messages may still get, as far as we know.
     pub fn available(&self) -> u64 {
-        let untried = match self.failing {
+        let untried = match self.hindrance() {
             Some(_) => self.free.len() as u64,
             None => self.free.len() as u64 + self.creatable,
         };
         untried.saturating_sub(OUTCOME_RESERVE) + u64::from(self.coming)
     }
 
+    /// What keeps new segments from being made, room aside.
+    pub fn hindrance(&self) -> Option<&Lack> {
+        let seen = self.astray.as_ref().or(self.failing.as_ref());
+        seen.or(self.blind.as_ref())
+    }
+
     /// Why mail cannot be taken while there is no segment for it.
-    pub fn shortage(&self) -> SpoolError {
-        self.failing.unwrap_or(Lack::Space).error()
+    pub fn lack(&self) -> Lack {
+        match (self.hindrance(), self.bytes_max) {
+            (Some(lack), _) => lack.clone(),
+            (None, Some(most)) if self.is_bound_by_size => Lack::Size(most),
+            (None, _) => Lack::KeepFree(self.keep_free_bytes),
+        }
+    }
+
+    /// What was accepted now would not be found by a next start.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.astray, Some(Lack::Gone(_)))
+    }
+
+    /// What a look at the names has found.
+    pub fn seen(&mut self, lack: Option<Lack>) {
+        self.astray = lack;
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.files * self.segment_bytes()
+    }
+
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.free_bytes
     }
 
     /// It makes sense to wait for a segment for messages.
@@ -152,10 +168,17 @@ impl Pool {
             Some(most) => most.saturating_sub(self.files),
             None => u64::MAX,
         };
-        // Unknown space is no space: admission waits until the question is answered.
-        let free_bytes = free_bytes_blocking(self.segments.path()).unwrap_or(0);
+        let asked = free_bytes_blocking(self.segments.path());
+        self.blind = match &asked {
+            Ok(_) => None,
+            Err(error) => Some(Lack::of(self.segments.path().display(), error)),
+        };
+        self.free_bytes = asked.ok();
+        // Unknown space is no space: nothing is made until the question is answered.
+        let free_bytes = self.free_bytes.unwrap_or(0);
         let by_disk = free_bytes.saturating_sub(self.keep_free_bytes) / self.segment_bytes();
         self.creatable = by_setting.min(by_disk);
+        self.is_bound_by_size = by_setting <= by_disk;
     }
 
     /// What a helper thread needs to prepare a segment; `None` if there is none to be had.
@@ -206,7 +229,13 @@ struct Job {
 
 impl Job {
     /// Blocking. On an error the file is gone or set aside, as far as the disk lets us.
-    fn run(self) -> io::Result<PreparedSegment> {
+    fn run(self) -> Result<PreparedSegment, Lack> {
+        let directory = self.segments.path().to_owned();
+        let what = format!("a segment cannot be made in {}", directory.display());
+        self.prepare().map_err(|error| Lack::of(what, &error))
+    }
+
+    fn prepare(self) -> io::Result<PreparedSegment> {
         let free = match self.source {
             Source::Free(free) => free,
             Source::New(id) => FreeSegment {
@@ -283,8 +312,8 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
             supply(shared, usage, prepared);
             Progress::Some
         }
-        Err(error) => {
-            failed(shared, error);
+        Err(lack) => {
+            failed(shared, lack);
             shared.settle();
             // Not at once: a disk that refuses everything would cost a segment each turn.
             sleep(RETRY_DELAY).await;
@@ -294,12 +323,7 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
 }
 
 fn supply(shared: &Rc<Shared>, usage: Usage, prepared: PreparedSegment) {
-    let lacked = shared.pool.borrow_mut().failing.take();
-    match lacked {
-        None => {}
-        Some(Lack::Space) => (shared.sink)(Note::SpaceAgain),
-        Some(Lack::Disk) => (shared.sink)(Note::DiskWorks),
-    }
+    shared.pool.borrow_mut().failing = None;
     let PreparedSegment { header, file } = prepared;
     let file = Arc::new(SegmentFile {
         lap: header.lap,
@@ -310,22 +334,15 @@ fn supply(shared: &Rc<Shared>, usage: Usage, prepared: PreparedSegment) {
     shared.pool.borrow_mut().look();
 }
 
-fn failed(shared: &Rc<Shared>, error: io::Error) {
-    let lack = Lack::of(&error);
-    let before = {
+fn failed(shared: &Rc<Shared>, lack: Lack) {
+    {
         let mut pool = shared.pool.borrow_mut();
         // A new file that failed was removed; an old one is set aside and is not ours any more.
         pool.files = pool.files.saturating_sub(1);
         pool.creatable = 0;
-        pool.failing.replace(lack)
-    };
-    if before != Some(lack) {
-        let error = error.to_string();
-        (shared.sink)(match lack {
-            Lack::Space => Note::NoSpace { error },
-            Lack::Disk => Note::DiskFails { error },
-        });
+        pool.failing = Some(lack);
     }
+    shared.tell_of_trouble();
     shared.nothing_to_be_had();
 }
 
@@ -381,24 +398,11 @@ async fn retire_one(
         } else {
             segments.end_lap(segment.lap, &segment.file, run).map(Some)
         };
-        result.map_err(|error| (segment, error))
+        match result {
+            // Nothing is left to be set aside or removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map_err(|error| (segment, error)),
+        }
     })
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_want_of_space_is_a_full_disk() {
-        let lack = |code: i32| Lack::of(&io::Error::from_raw_os_error(code));
-        // ENOSPC, EDQUOT, EFBIG; EIO, EACCES, EROFS, EMFILE, ENODEV.
-        for code in [28, 122, 27] {
-            assert_eq!(lack(code), Lack::Space, "{code}");
-        }
-        for code in [5, 13, 30, 24, 19] {
-            assert_eq!(lack(code), Lack::Disk, "{code}");
-        }
-    }
 }

@@ -12,6 +12,7 @@
 //! driver     one core's spool on its ring        keeper     prepares and retires segments
 //! standing   what a copy takes along             mover      empties segments that are wanted
 //! residence  a place that may change             inspect    `ringpost spool list|verify`
+//! shortage   why there is no room (pure)         presence   whether a next start would find it
 //! ```
 //!
 //! Every core has two logs of its own, each a chain of segments: messages and outcomes.
@@ -36,10 +37,12 @@ pub mod inspect;
 mod keeper;
 mod mover;
 pub mod place;
+mod presence;
 pub mod record;
 pub mod recover;
 pub mod residence;
 pub mod segment;
+mod shortage;
 pub mod standing;
 pub mod survey;
 
@@ -233,14 +236,28 @@ pub enum Note {
     },
     /// A segment was given up after an error. For the log only.
     SegmentFailed { lap: Lap, error: String },
-    /// No segment can be made, for want of space. For the log only; said once until it works again.
-    NoSpace { error: String },
-    /// Segments can be made again.
+    /// Mail is refused or no segment can be made, for want of space. For the log only; said once until it is over.
+    NoSpace {
+        reason: String,
+        /// What this core's segments take, and what the file system has left.
+        used_bytes: u64,
+        free_bytes: Option<u64>,
+    },
+    /// There is room for all sorts of mail again.
     SpaceAgain,
     /// No segment can be made or begun, and space is not what is missing. As [`Note::NoSpace`].
     DiskFails { error: String },
     /// The disk takes segments again.
     DiskWorks,
+    /// A next start would not find what is written now, nor this core's unfinished messages. As [`Note::NoSpace`],
+    /// and once more at the end.
+    Gone {
+        error: String,
+        messages: u64,
+        is_last: bool,
+    },
+    /// It would find them.
+    ThereAgain,
 }
 
 /// Counters of one core's spool since its start, and its present state.

@@ -10,6 +10,7 @@ use crate::spool::Settings;
 use crate::spool::book::Part;
 use crate::spool::directory::{Directory, OpenError, io_error};
 use crate::spool::place::{Extent, Place, SegmentFile};
+use crate::spool::presence::Presence;
 use crate::spool::record::{Lap, RawExtent, SegmentHeader, SegmentId, Usage};
 use crate::spool::segment::{FreeSegment, Segments};
 use crate::spool::survey::{
@@ -57,6 +58,7 @@ pub struct CorePart {
     pub(super) run: u32,
     pub(super) settings: Settings,
     pub(super) segments: Segments,
+    pub(super) presence: Arc<Presence>,
     /// All cores together may have this many segments; this is one core's share.
     pub(super) segments_max: Option<u64>,
     pub(super) next_number: u32,
@@ -97,7 +99,8 @@ pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, Open
     let found = survey_files(&segments)?;
     let run = directory.last_run()?.max(found.report.last_run) + 1;
     directory.begin_run(run)?;
-    let mut opening = Opening::new(&segments, settings, run, cores)?;
+    let presence = directory.presence()?;
+    let mut opening = Opening::new(&segments, presence, settings, (run, cores))?;
     opening.sort(&found)?;
     let messages = opening.place(&found)?;
     Ok(Opened {
@@ -211,10 +214,11 @@ struct Opening<'a> {
 impl<'a> Opening<'a> {
     fn new(
         segments: &'a Segments,
+        presence: Presence,
         settings: &Settings,
-        run: u32,
-        cores: u16,
+        (run, cores): (u32, u16),
     ) -> Result<Self, OpenError> {
+        let presence = Arc::new(presence);
         let (_, known) = segments
             .list()
             .map_err(io_error(segments.path().display()))?;
@@ -223,6 +227,7 @@ impl<'a> Opening<'a> {
             run,
             settings: settings.clone(),
             segments: segments.clone(),
+            presence: presence.clone(),
             segments_max: settings
                 .spool_bytes_max
                 .map(|bytes| bytes / settings.segment_bytes / u64::from(cores)),

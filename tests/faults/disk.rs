@@ -3,12 +3,13 @@
 
 use crate::Gate;
 use crate::load::{Load, Told};
-use crate::support::client::{CONTENT, send_mail};
+use crate::support::client::{CONTENT, Client, send_mail};
 use crate::support::next_hop::{Answer, NextHop, StartTls};
-use crate::support::relay::{Home, PROGRAM, Relay};
+use crate::support::relay::{Home, PROGRAM, Relay, set_mode};
 use crate::support::relay_by;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -351,4 +352,92 @@ fn a_disk_that_others_have_filled_says_452_until_there_is_room() {
     relay.wait_for("spool-has-room", |_| true);
     assert_eq!(load.wait_until_delivered(&gate.hop), 0);
     relay.stop();
+}
+
+/// A message that takes a quarter of a segment.
+fn long_content() -> String {
+    format!("{CONTENT}{}", "0123456789abcdef\r\n".repeat(1 << 16))
+}
+
+/// What a client is told in the end.
+fn said_to(address: SocketAddr, content: &str) -> u16 {
+    let mut client = Client::connect(address);
+    client.expect("EHLO client.test", 250);
+    let reply = client.command("MAIL FROM:<a@sender.test>");
+    if reply.code != 250 {
+        return reply.code;
+    }
+    client.expect("RCPT TO:<b@example.test>", 250);
+    client.expect("DATA", 354);
+    client.command(&format!("{content}\r\n.")).code
+}
+
+#[test]
+fn a_spool_whose_directory_is_gone_takes_no_mail() {
+    let home = Home::new();
+    let gate = Gate::closed();
+    let mut relay = relay_by(
+        &home,
+        Command::new(PROGRAM),
+        &gate.hop,
+        &["--drain-timeout", "1s"],
+    );
+    let code = || said_to(relay.address(), CONTENT);
+    let (spool, aside) = (home.path("spool"), home.path("aside"));
+    assert_eq!(code(), 250);
+    fs::rename(&spool, &aside).expect("our own directory");
+    relay.wait_for("spool-gone", |line| line["messages"] == 1);
+    assert_eq!(code(), 451);
+    fs::rename(&aside, &spool).expect("our own directory");
+    relay.wait_for("spool-there-again", |_| true);
+    assert_eq!(code(), 250);
+    fs::remove_dir_all(&spool).expect("our own directory");
+    relay.wait_for("spool-gone", |line| line["messages"] == 2);
+    assert_eq!(code(), 451);
+    relay.signal("TERM");
+    relay.wait();
+    let last = relay.events("spool-gone").pop().expect("some");
+    assert!(
+        last["effect"]
+            .as_str()
+            .expect("text")
+            .starts_with("no start"),
+        "{last}"
+    );
+    assert_eq!(last["messages"], 2);
+}
+
+#[test]
+fn segments_that_are_removed_take_no_mail() {
+    let home = Home::new();
+    let gate = Gate::closed();
+    let relay = relay_by(&home, Command::new(PROGRAM), &gate.hop, &[]);
+    for segment in fs::read_dir(home.path("spool/segments")).expect("our own directory") {
+        fs::remove_file(segment.expect("an entry").path()).expect("a segment");
+    }
+    relay.wait_for("spool-gone", |_| true);
+    assert_eq!(said_to(relay.address(), CONTENT), 451);
+}
+
+#[test]
+fn a_forbidden_spool_directory_is_451_and_a_line() {
+    let home = Home::new();
+    let gate = Gate::closed();
+    let relay = relay_by(&home, Command::new(PROGRAM), &gate.hop, &[]);
+    let content = long_content();
+    let code = || said_to(relay.address(), &content);
+    let spool = home.path("spool");
+    set_mode(&spool, 0o000);
+    relay.wait_for("spool-disk-fails", |line| {
+        line["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("/spool/"))
+    });
+    let refused = (0..30).map(|_| code()).find(|&code| code != 250);
+    set_mode(&spool, 0o700);
+    assert_eq!(refused, Some(451));
+    relay.wait_for("spool-disk-works", |_| true);
+    assert_eq!(code(), 250);
+    assert!(relay.events("spool-full").is_empty());
+    assert_eq!(relay.events("spool-disk-fails").len(), 1);
 }

@@ -2,4 +2,4 @@
 //! and for helper threads.
 
 pub use std::fs::*;
-pub use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+pub use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
