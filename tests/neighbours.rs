@@ -290,6 +290,41 @@ fn a_reused_session_that_refuses_to_go_on_returns_no_mail() {
 }
 
 #[test]
+fn mail_taken_ahead_is_not_forgotten_when_the_one_before_it_takes_another_on_its_new_connection() {
+    let gate = Gate::new();
+    let script = {
+        let gate = gate.clone();
+        // Of a list one recipient goes on over a new connection, if the session has carried mail before.
+        move |occasion: Occasion<'_>| match occasion.command {
+            "." if occasion.taken == 0 => {
+                gate.pass();
+                Answer::Usual
+            }
+            rcpt if rcpt.starts_with("RCPT TO:<one-too-many@") && occasion.connection == 1 => {
+                Answer::Say("452 4.5.3 Too many recipients in this session")
+            }
+            _ => Answer::Usual,
+        }
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let (home, route) = (Home::new(), hop.route("*"));
+    let relay = home.start(&["--route", &route, "--delivery-connections", "1"]);
+    let mut client = Client::connect(relay.address());
+    client.expect("EHLO client.test", 250);
+    client.accepted(FROM, &[TO], CONTENT);
+    gate.wait_until_held(1);
+    client.accepted(FROM, &[TO, "one-too-many@example.test"], CONTENT);
+    for _ in 0..3 {
+        client.accepted(FROM, &[TO], CONTENT);
+    }
+    client.quit();
+    gate.open();
+    relay.wait_for_count("delivered", 6, |_| true);
+    assert_eq!(hop.connections(), 2);
+    relay.stop();
+}
+
+#[test]
 fn a_refused_rset_does_not_return_the_next_message() {
     let script = |occasion: Occasion<'_>| match occasion.command {
         "RSET" => Answer::Say("550 5.7.1 too many errors"),

@@ -2,7 +2,7 @@
 //! or clocks. Everything random comes from one seed.
 //!
 //! Real are all the pure parts: `smtp::server` and `smtp::client`, the schedule with its retries, judgements,
-//! outcomes and reports, and of the spool the commit machines, the records, the books, the standing and the
+//! outcomes and reports, the place of a job taken ahead, and of the spool the commit machines, the records, the books, the standing and the
 //! survey; and what memory the queue is charged. Stand-ins, written anew for the virtual world, are the drivers
 //! around them, each named in the head of its file in `simulation/`: for `session`, `delivery`, `remote::connection`,
 //! `spool::driver`, `keeper`, `mover` and `recover`, and `engine::core`. They call the same pure functions in the same

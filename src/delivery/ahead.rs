@@ -11,6 +11,7 @@
 use super::Inner;
 use crate::handoff::job::Job;
 use crate::io::{clock, runtime};
+use crate::schedule::ahead::{Ahead, Place};
 use crate::schedule::next_hop::HopId;
 use crate::time::Now;
 use std::cell::{Cell, RefCell};
@@ -18,58 +19,37 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// A job that was taken while the one before was under way.
-pub(super) struct Ahead {
-    pub job: Job,
-    /// Its commands have been sent; else it is begun in its turn.
-    pub begun: bool,
-    pub started: Now,
-}
-
-/// Where a connection keeps the job that it has taken ahead, until it begins it or the job goes back.
+/// Where a connection keeps the job that it has taken ahead.
 pub(super) struct AheadPlace {
     hop: HopId,
-    ahead: Cell<Option<Ahead>>,
+    place: RefCell<Place<Job>>,
     /// Among those that are looked at.
     is_listed: Cell<bool>,
-    is_void: Cell<bool>,
 }
 
 impl AheadPlace {
     pub fn new(hop: HopId) -> Rc<Self> {
         Rc::new(AheadPlace {
             hop,
-            ahead: Cell::new(None),
+            place: RefCell::default(),
             is_listed: Cell::new(false),
-            is_void: Cell::new(false),
         })
     }
 
-    pub fn take(&self) -> Option<Ahead> {
-        self.ahead.take()
+    pub fn is_free(&self) -> bool {
+        self.place.borrow().is_free()
     }
 
-    /// Another job has been begun over the connection, and has gone back: the connection must end.
+    pub fn take(&self) -> Option<Ahead<Job>> {
+        self.place.borrow_mut().take()
+    }
+
     pub fn is_void(&self) -> bool {
-        self.is_void.get()
+        self.place.borrow().is_void()
     }
 
-    /// What was begun over the connection before ends with it, and is begun again.
     pub fn moves(&self) {
-        self.is_void.set(false);
-        let ahead = self.ahead.take();
-        self.ahead.set(ahead.map(|ahead| Ahead {
-            begun: false,
-            ..ahead
-        }));
-    }
-
-    /// When its job was taken, if it still waits.
-    fn waits_since(&self) -> Option<Now> {
-        let ahead = self.ahead.take()?;
-        let since = ahead.started;
-        self.ahead.set(Some(ahead));
-        Some(since)
+        self.place.borrow_mut().moves();
     }
 }
 
@@ -82,8 +62,10 @@ pub(super) struct Aheads {
 }
 
 impl Aheads {
-    pub fn put(&self, place: &Rc<AheadPlace>, ahead: Ahead) {
-        place.ahead.set(Some(ahead));
+    /// The place is free.
+    pub fn put(&self, place: &Rc<AheadPlace>, ahead: Ahead<Job>) {
+        let put = place.place.borrow_mut().put(ahead);
+        assert!(put.is_ok(), "a job waits here already");
         if place.is_listed.replace(true) {
             return;
         }
@@ -99,20 +81,15 @@ impl Aheads {
         &self,
         patience: Duration,
         now: Now,
-        mut give_back: impl FnMut(HopId, Ahead),
+        mut give_back: impl FnMut(HopId, Ahead<Job>),
     ) -> Option<Now> {
         let mut first: Option<Now> = None;
         self.listed.borrow_mut().retain(|place| {
-            let since = place.waits_since();
-            let stays = since.filter(|since| now.since(*since) < patience);
+            let late = place.place.borrow_mut().take_late(patience, now);
+            late.into_iter().for_each(|it| give_back(place.hop, it));
+            let stays = place.place.borrow().waits_since();
             first = first.into_iter().chain(stays).min();
             place.is_listed.set(stays.is_some());
-            if stays.is_none()
-                && let Some(ahead) = place.take()
-            {
-                place.is_void.set(place.is_void() || ahead.begun);
-                give_back(place.hop, ahead);
-            }
             stays.is_some()
         });
         first

@@ -368,8 +368,9 @@ impl Inner {
                 let answer = this.context.resolver.resolve(&way.next_hop);
                 let answer = this.unless_leaving(answer).await;
                 this.log_name_servers();
-                if let Some(answer) = answer {
-                    this.resolved(&way, answer, part);
+                match answer {
+                    Some(answer) => this.resolved(&way, answer, part),
+                    None => part.leave_to_the_spool(),
                 }
                 this.work_done();
             });

@@ -3,7 +3,7 @@
 use super::worker::Peer;
 use super::{HopId, Inner};
 use crate::config::LogLevel;
-use crate::handoff::job::{Body, Job, Message, words_of};
+use crate::handoff::job::{Job, Message, words_of};
 use crate::io::clock;
 use crate::log::{Shown, event};
 use crate::message::TlsSummary;
@@ -118,17 +118,11 @@ impl Inner {
         if job.body.is_some() || !job.message.is_content_lost() {
             return Some(job);
         }
+        let (job, recipients) = job.dissolve();
         let is_owed =
             |(_, state): &(u32, RecipientState)| matches!(state, RecipientState::ReportOwed { .. });
-        let (owed, waiting): (Vec<_>, Vec<_>) = job.recipients.into_iter().partition(is_owed);
-        let part = |recipients: Vec<(u32, RecipientState)>| {
-            (!recipients.is_empty()).then(|| Job {
-                message: job.message.clone(),
-                body: None,
-                recipients,
-                course: job.course,
-            })
-        };
+        let (owed, waiting): (Vec<_>, Vec<_>) = recipients.into_iter().partition(is_owed);
+        let part = |recipients: Vec<_>| (!recipients.is_empty()).then(|| job.part(recipients));
         if let Some(waiting) = part(waiting) {
             self.settle_all(waiting, Verdict::Bounce, &content_lost());
         }
@@ -147,9 +141,10 @@ impl Inner {
     }
 
     fn apply(self: &Rc<Self>, job: Job, mut decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
-        let course = job.course.after(&mut decisions);
-        let message = job.message;
-        let is_report = is_report(&job.recipients);
+        let (mut job, recipients) = job.dissolve();
+        job.course = job.course.after(&mut decisions);
+        let message = job.message.clone();
+        let is_report = is_report(&recipients);
         let facts = Facts {
             envelope: &message.envelope,
             age: message.born.age(clock::now()),
@@ -158,8 +153,8 @@ impl Inner {
             retry: &self.context.retry,
             report_retry: &self.context.report_retry,
         };
-        let words_before = words_of(&job.recipients);
-        let mut consequences = Consequences::of(&facts, job.recipients, &decisions);
+        let words_before = words_of(&recipients);
+        let mut consequences = Consequences::of(&facts, recipients, &decisions);
         let words_after = words_of(&consequences.recorded) + words_of(&consequences.again);
         message.weigh_words(words_before, words_after);
         // Of a report there is one ending for all that it speaks of.
@@ -174,7 +169,7 @@ impl Inner {
             self.log_attempt(&message, &attempt, told);
         }
         self.record(&message, &mut consequences);
-        self.queue_again(&message, job.body, course, consequences);
+        self.queue_again(job, consequences);
     }
 
     /// A report that nobody can be told: its recipients are finished.
@@ -205,30 +200,21 @@ impl Inner {
         });
     }
 
-    fn queue_again(
-        self: &Rc<Self>,
-        message: &Arc<Message>,
-        body: Option<Arc<Body>>,
-        course: Course,
-        mut consequences: Consequences,
-    ) {
-        let job = |recipients, body, course| Job {
-            message: message.clone(),
-            body,
-            recipients,
-            course,
-        };
+    /// `job`: what those that go on were part of.
+    fn queue_again(self: &Rc<Self>, mut job: Job, mut consequences: Consequences) {
         let deferred = consequences.take_deferred();
         if !consequences.again.is_empty() {
-            self.clone().submit(job(consequences.again, body, course));
+            self.clone().submit(job.part(consequences.again));
         }
+        job.body = None;
         if !consequences.reports.is_empty() {
-            self.clone()
-                .submit(job(consequences.reports, None, Course::default()));
+            let mut reports = job.part(consequences.reports);
+            reports.course = Course::default();
+            self.clone().submit(reports);
         }
         if let Some(due) = consequences.due {
             for recipients in deferred {
-                self.defer(job(recipients, None, course), due);
+                self.defer(job.part(recipients), due);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! One outbound connection as a task: opens it, carries jobs, waits idle, closes.
 
-use super::ahead::{Ahead, AheadPlace};
+use super::ahead::AheadPlace;
 use super::settle::Session;
 use super::{HopKey, Idle, Inner, TlsPeer, Told};
 use crate::handoff::job::Job;
@@ -9,6 +9,7 @@ use crate::io::runtime::{self, spawn};
 use crate::message::{BodyType, TlsSummary};
 use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
+use crate::schedule::ahead::Ahead;
 use crate::schedule::dsn::Rendered;
 use crate::schedule::judge::{self, Event, Fallback, Finding, GoesOn, Situation, Trouble, Verdict};
 use crate::schedule::limits;
@@ -996,7 +997,8 @@ impl Worker {
 
     /// The job whose commands may go out now, behind the content of another.
     fn take_ahead(&self) -> Option<Job> {
-        if !self.connection.pipelines() || !self.may_carry_more() {
+        let has_place = self.ahead.is_free();
+        if !has_place || !self.connection.pipelines() || !self.may_carry_more() {
             return None;
         }
         let now = clock::now();

@@ -45,7 +45,7 @@ pub struct Seed {
     pub spool: spool::CorePart,
     /// With whether TLS comes first.
     pub listeners: Vec<(Bound, bool)>,
-    pub recovered: Vec<Job>,
+    pub recovered: RecoveredJobs,
     /// Recovered messages that this core is home to.
     pub kept: Vec<Arc<Message>>,
     pub log: Log,
@@ -65,6 +65,16 @@ struct Core {
     turn: Cell<usize>,
 }
 
+/// Jobs of an earlier run. Those that a start which fails does not come to are left to the next one.
+#[derive(Default)]
+pub struct RecoveredJobs(pub Vec<Job>);
+
+impl Drop for RecoveredJobs {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Job::leave_to_the_spool);
+    }
+}
+
 /// Runs a core until the process ends. `started` is told once it works, or why it does not.
 pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
     let Seed {
@@ -74,7 +84,7 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
         handoff: Handoff { outbox, inbox },
         spool,
         listeners,
-        recovered,
+        mut recovered,
         kept,
         log,
     } = seed;
@@ -89,7 +99,8 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
     kept.into_iter().for_each(|message| spool.keep(message));
     spool.ready().await;
     if let Some(delivery) = &core.delivery {
-        recovered.into_iter().for_each(|job| delivery.resume(job));
+        let jobs = recovered.0.drain(..);
+        jobs.for_each(|job| delivery.resume(job));
     }
     match core.start_ingress(listeners) {
         Ok(()) => started(Ok(())),

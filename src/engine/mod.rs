@@ -36,7 +36,7 @@ use crate::time::WallTime;
 use crate::tls::ServerKeys;
 use confinement::{Confinement, Process};
 use control::{Control, Stopped};
-use core::Seed;
+use core::{RecoveredJobs, Seed};
 use placement::{CoreSpec, explain};
 use plan::{Intent, Plan};
 use ports::Listeners;
@@ -428,7 +428,7 @@ fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {
 #[derive(Default)]
 struct Recovered {
     /// To deliver.
-    jobs: Vec<Job>,
+    jobs: RecoveredJobs,
     /// To keep in its spool.
     kept: Vec<Arc<Message>>,
 }
@@ -440,7 +440,7 @@ fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Recovered
     for (turn, recovered) in messages.into_iter().enumerate() {
         let (message, states) = Message::recovered(recovered, &shared.memory, clocks);
         for (core, job) in recovered_jobs(shared, &message, states, turn) {
-            cores[core].jobs.push(job);
+            cores[core].jobs.0.push(job);
         }
         cores[message.home].kept.push(message);
     }

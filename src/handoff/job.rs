@@ -4,7 +4,7 @@ use crate::handoff::memory::{Budget, Charge, Level, Memory};
 use crate::io::net::Descriptor;
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
-use crate::schedule::settle::Course;
+use crate::schedule::settle::{Course, Recipients};
 use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
 use crate::time::{Birth, Now, WallTime};
 use crate::tls::ServerKeys;
@@ -203,24 +203,45 @@ impl Deref for Body {
 }
 
 /// Recipients of one message that are to be delivered together, or reported on together.
+///
+/// None may be forgotten: its recipients are settled, or go on in other jobs. Debug builds complain of one that is dropped with
+/// recipients.
 pub struct Job {
     pub message: Arc<Message>,
     /// `None`: to be read back from the spool.
     pub body: Option<Arc<Body>>,
     /// Index into the envelope's recipients, and where each stands; none is finished.
-    pub recipients: Vec<(u32, RecipientState)>,
+    pub recipients: Recipients,
     pub course: Course,
 }
 
 impl Job {
     /// So many of its recipients, without more of it.
-    pub fn part(&self, recipients: Vec<(u32, RecipientState)>) -> Job {
+    pub fn part(&self, recipients: Recipients) -> Job {
         Job {
             message: self.message.clone(),
             body: self.body.clone(),
             recipients,
             course: self.course,
         }
+    }
+
+    /// The job ends, and its recipients are the caller's.
+    pub fn dissolve(mut self) -> (Job, Recipients) {
+        let recipients = std::mem::take(&mut self.recipients);
+        (self, recipients)
+    }
+
+    /// This run does nothing more for it. The next one finds it in the spool.
+    pub fn leave_to_the_spool(mut self) {
+        self.recipients.clear();
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let is_forgotten = !self.recipients.is_empty() && !std::thread::panicking();
+        debug_assert!(!is_forgotten, "a job of {} is forgotten", self.message.id);
     }
 }
 

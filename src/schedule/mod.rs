@@ -1,3 +1,4 @@
+pub mod ahead;
 pub mod dsn;
 pub mod ending;
 pub mod judge;

@@ -4,71 +4,69 @@ use crate::canary::Canary;
 use crate::job::Job;
 use crate::relay::Core;
 use crate::world::{until, until_or};
+use ringpost::schedule::ahead::{Ahead, Place};
 use ringpost::schedule::next_hop::HopId;
 use ringpost::time::Now;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Beyond the time after which a job goes back: tasks of this world look when it is their turn.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
-/// A job that was taken while the one before was under way.
-pub struct Ahead {
-    pub job: Job,
-    /// Its commands have been sent; else it is begun in its turn.
-    pub begun: bool,
-    pub started: Now,
-}
-
 /// Where a connection keeps it.
 pub struct AheadPlace {
     hop: HopId,
-    ahead: RefCell<Option<Ahead>>,
-    is_void: Cell<bool>,
+    place: RefCell<Place<Job>>,
 }
 
 impl AheadPlace {
     pub fn new(hop: HopId) -> Rc<Self> {
         Rc::new(AheadPlace {
             hop,
-            ahead: RefCell::default(),
-            is_void: Cell::new(false),
+            place: RefCell::default(),
         })
     }
 
+    pub fn is_free(&self) -> bool {
+        self.place.borrow().is_free()
+    }
+
     pub fn is_void(&self) -> bool {
-        self.is_void.get()
+        self.place.borrow().is_void()
     }
 
     pub fn moves(&self) {
-        self.is_void.set(false);
-        if let Some(ahead) = &mut *self.ahead.borrow_mut() {
-            ahead.begun = false;
-        }
+        self.place.borrow_mut().moves();
     }
 
     fn waits_since(&self) -> Option<Now> {
-        self.ahead.borrow().as_ref().map(|ahead| ahead.started)
+        self.place.borrow().waits_since()
     }
 }
 
 impl Core {
-    pub fn put_ahead(&self, place: &Rc<AheadPlace>, ahead: Ahead) {
-        place.ahead.replace(Some(ahead));
+    pub fn put_ahead(&self, place: &Rc<AheadPlace>, ahead: Ahead<Job>) {
+        let put = place.place.borrow_mut().put(ahead);
+        let is_planted = self.world().canary == Canary::TakesTwoAhead;
+        assert!(put.is_ok() || is_planted, "a job waits here already");
         self.part().aheads.borrow_mut().push(place.clone());
     }
 
     /// The job, if it is still there. It has not waited for long, whatever came before it.
-    pub fn take_ahead_from(&self, place: &AheadPlace) -> Option<Ahead> {
-        let ahead = place.ahead.take()?;
+    pub fn take_ahead_from(&self, place: &AheadPlace) -> Option<Ahead<Job>> {
+        let ahead = place.place.borrow_mut().take()?;
+        self.look_at_wait(&ahead);
+        Some(ahead)
+    }
+
+    fn look_at_wait(&self, ahead: &Ahead<Job>) {
         let waited = self.world().now().since(ahead.started);
         if waited > self.ahead_patience() + LATE_MAX {
             let id = ahead.job.message.id;
             self.world()
                 .accuse(format!("{id}, begun ahead, has waited {waited:?}"));
         }
-        Some(ahead)
     }
 
     fn ahead_patience(&self) -> Duration {
@@ -100,12 +98,13 @@ impl Core {
     }
 
     fn give_back(&self, place: &AheadPlace) {
-        let Some(ahead) = self.take_ahead_from(place) else {
+        let (patience, now) = (self.ahead_patience(), self.world().now());
+        let Some(ahead) = place.place.borrow_mut().take_late(patience, now) else {
             return;
         };
+        self.look_at_wait(&ahead);
         tell!(self.world(), "{} goes back", ahead.job.message.id);
         self.world().seen.borrow_mut().given_back += 1;
-        place.is_void.set(place.is_void() || ahead.begun);
         let mut schedule = self.part().schedule.borrow_mut();
         schedule.give_back(place.hop, ahead.job, ahead.started);
     }

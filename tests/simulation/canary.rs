@@ -39,10 +39,12 @@ pub enum Canary {
     JoinsWithoutLimit,
     /// A job that was begun ahead waits for the message before it, however long that takes.
     KeepsAhead,
+    /// A job is taken ahead while another one waits that was.
+    TakesTwoAhead,
 }
 
 impl Canary {
-    pub const ALL: [Canary; 18] = [
+    pub const ALL: [Canary; 19] = [
         Canary::AnswersEarly,
         Canary::WritesVanish,
         Canary::SettlesEarly,
@@ -61,5 +63,6 @@ impl Canary {
         Canary::TriesThrice,
         Canary::JoinsWithoutLimit,
         Canary::KeepsAhead,
+        Canary::TakesTwoAhead,
     ];
 }

@@ -85,6 +85,10 @@ impl Session {
             _ => ["451 4.3.0 error", "452 4.3.1 full", "421 4.3.2 bye"],
         };
         match class {
+            // The mail goes on over another session, if this one has worked; for the others it goes on here.
+            4 if at == At::Rcpt && world.one_in(4) => {
+                "452 4.5.3 too many recipients in this session".to_owned()
+            }
             4 => (*world.pick(&temporary)).to_owned(),
             _ => match at {
                 At::Greeting => "554 5.7.1 no service".to_owned(),

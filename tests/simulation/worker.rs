@@ -1,7 +1,7 @@
 //! One outbound connection: stands in for `delivery/worker.rs` and `remote/connection.rs`. The SMTP machine and
 //! what its verdicts mean are the real ones.
 
-use crate::ahead::{Ahead, AheadPlace};
+use crate::ahead::AheadPlace;
 use crate::canary::Canary;
 use crate::delivery::Told;
 use crate::job::Job;
@@ -9,6 +9,7 @@ use crate::relay::Core;
 use crate::session_to_host::{Connection, Point};
 use crate::world::{Owner, until_or};
 use ringpost::message::BodyType;
+use ringpost::schedule::ahead::Ahead;
 use ringpost::schedule::dsn::{Extent, Owed, Taker};
 use ringpost::schedule::judge::{self, Event, Finding, GoesOn, Situation, Trouble, Verdict};
 use ringpost::schedule::next_hop::{HopId, Refusal, Take};
@@ -505,7 +506,9 @@ impl Worker {
 
     /// The job whose commands may go out now, behind the content of another.
     fn take_ahead(&self) -> Option<Job> {
-        if !self.connection.pipelines() || !self.may_carry_more() {
+        let canary = self.core.world().canary;
+        let has_place = self.ahead.is_free() || canary == Canary::TakesTwoAhead;
+        if !has_place || !self.connection.pipelines() || !self.may_carry_more() {
             return None;
         }
         let mut schedule = self.core.part().schedule.borrow_mut();
