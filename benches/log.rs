@@ -4,9 +4,9 @@
 //! 0.26 us a line in text, 0.25 in JSON, 3 ns for one that nobody wants.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::config::{LogFormat, LogLevel};
 use ringpost::log::event::Event;
 use ringpost::log::{Chunk, Log, event};
+use ringpost::log::{LogFormat, LogLevel};
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient, SessionId, TlsSummary, Verdict};
 use ringpost::smtp::header;
 use ringpost::time::WallTime;

@@ -19,7 +19,7 @@ use common::{CpuTime, LINE_BYTES, content};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use link::Link;
 use ringpost::config::{Command, Config};
-use ringpost::engine::{Relay, VALIDATORS};
+use ringpost::engine::Relay;
 use ringpost::smtp::data::to_wire_form;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -125,7 +125,7 @@ fn start_relay(home: &TempDir, sink: SocketAddr) -> Relay {
     ];
     let arguments = flags.iter().flat_map(|(flag, value)| [*flag, *value]);
     let arguments = std::iter::once("ringpost").chain(arguments).map(Into::into);
-    match Config::from_args(arguments, &VALIDATORS) {
+    match Config::from_args(arguments) {
         Ok(Command::Run(config)) => Relay::start(*config).expect("the relay starts"),
         _ => panic!("flags that do not ask for a relay"),
     }

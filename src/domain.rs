@@ -13,6 +13,8 @@
 //! Names are mapped as UTS 46 says (nontransitional: `ß` is a letter of its own). A name that UTS
 //! 46 refuses has no normal form, and is never compared in another one.
 
+pub mod pattern;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;

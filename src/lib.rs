@@ -10,11 +10,12 @@
 //!
 //! | level | rooms | what they know |
 //! |---|---|---|
-//! | 0 | `text` `domain` `message` `time` `metrics` `config` `log` | plain values; what a log line looks like |
+//! | 0 | `text` `domain` `message` `time` `metrics` `log` | plain values; what a log line looks like |
 //! | 1 | `smtp` `schedule` | pure machines: events and the time in, actions out |
-//! | 2 | `io` `tls` `spool` `handoff` `privilege` | the ring, rustls, the disk, other threads, what the kernel lets us do |
+//! | 2 | `io` `tls` `spool` `handoff` `policy` `privilege` | the ring, rustls, the disk, other threads, what clients may do, what the kernel lets us do |
 //! | 3 | `listener` `session` `delivery` `remote` | one connection, one next hop |
-//! | 4 | `engine` | threads, start, drain; the list of all that cores share |
+//! | 4 | `config` | flags, and the settings of all rooms that they come to |
+//! | 5 | `engine` | threads, start, drain; the list of all that cores share |
 //!
 //! Within level 3 `listener` imports `session`, and `delivery` imports `remote`. `session` and
 //! `delivery` never import each other; they meet in `spool` and `handoff`.
@@ -25,7 +26,6 @@
 //! `sendmail` command, a 250 for mail that is only in memory, locks that cores contend for on a
 //! message's path, and threads that take work from each other.
 
-pub mod config;
 pub mod domain;
 pub mod log;
 pub mod message;
@@ -38,6 +38,7 @@ pub mod smtp;
 
 pub mod handoff;
 pub mod io;
+pub mod policy;
 pub mod privilege;
 pub mod spool;
 pub mod tls;
@@ -46,5 +47,7 @@ pub mod delivery;
 pub mod listener;
 pub mod remote;
 pub mod session;
+
+pub mod config;
 
 pub mod engine;

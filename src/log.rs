@@ -15,7 +15,6 @@ pub mod event;
 mod throttle;
 mod timestamp;
 
-use crate::config::{LogFormat, LogLevel};
 use crate::message::{Mailbox, MessageId, SessionId, TlsSummary, Verdict};
 use crate::text::{push_decimal, push_ipv4};
 use crate::time::WallTime;
@@ -28,6 +27,22 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 pub use throttle::Throttle;
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Which log lines are written: those of this level and of the ones before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
 
 /// One buffer. Large enough that a write costs little per line.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    match Config::from_args(std::env::args_os(), &engine::VALIDATORS) {
+    match Config::from_args(std::env::args_os()) {
         Ok(Command::Run(config)) => engine::run(*config),
         Ok(Command::Check(config, report)) => check(*config, &report),
         Ok(Command::SpoolList(dir)) => engine::spool_list(&dir),

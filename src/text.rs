@@ -1,6 +1,8 @@
 //! Numbers as text, appended without the machinery of `format!`: for what is written once a message. And the bounds
 //! of text.
 
+pub mod units;
+
 /// The longest front of `text`, whole characters only, of at most so many octets.
 pub fn front(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);

@@ -1,7 +1,7 @@
 //! Paths and mailboxes: what is taken reads back as the same, is bounded, and cannot end a command.
 
-use ringpost::config::DomainPattern;
 use ringpost::domain::Domain;
+use ringpost::domain::pattern::DomainPattern;
 use ringpost::message::Mailbox;
 use ringpost::remote::route::RouteTable;
 use ringpost::smtp::address::{self, DOMAIN_BYTES_MAX, LOCAL_PART_BYTES_MAX, PATH_BYTES_MAX};

@@ -1,8 +1,11 @@
 //! Values as they stand in flags and files: no text panics, and what is taken reads back as the same.
 
-use ringpost::config::{Bytes, ClientNet, CpuList, DomainPattern, KnownRecipient, Span, TlsFor};
+use ringpost::config::{ClientNet, CpuList, TlsFor};
 use ringpost::domain::Domain;
+use ringpost::domain::pattern::DomainPattern;
+use ringpost::policy::relaying::KnownRecipient;
 use ringpost::remote::route::{NextHop, RouteTable};
+use ringpost::text::units::{Bytes, Span};
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 

@@ -1,20 +1,32 @@
 //! From flags to settings: defaults that depend on the host, files, and contradictions.
 
-use super::flags::{Flags, Limits, Relaying, Tls, variable_of};
+use super::flags::{Delivery, Flags, Limits, Relaying, Timeouts, Tls, variable_of};
 use super::surroundings::SERVICE_STATE_DIR;
-use super::units::Bytes;
-use super::values::{BareLineEnds, ClientNet, DomainPattern, IpVersion, KnownRecipient, TlsLevel};
-use super::{
-    CertificateFiles, Certificates, Config, CoreConfig, DeliveryConfig, DnsConfig, ListenConfig,
-    LogConfig, PrivilegeConfig, RateConfig, RelayConfig, RouteText, SessionConfig, SpoolConfig,
-    Surroundings, TlsConfig, Validators,
-};
+use super::values::ClientNet;
+use super::{Config, CoreConfig, LogConfig, SpoolConfig, Surroundings};
+use crate::domain::pattern::DomainPattern;
+use crate::io::buffer::BLOCK_BYTES;
+use crate::io::file::existing_part;
 use crate::message::Mailbox;
+use crate::policy::rates;
+use crate::policy::relaying::{self, KnownRecipient};
+use crate::remote::connection;
+use crate::remote::resolve::{self, Families};
+use crate::remote::route::RouteTable;
+use crate::schedule::next_hop;
+use crate::schedule::retry::RetryPolicy;
+use crate::smtp::data::BareLineEnds;
+use crate::smtp::server;
+use crate::text::units::Bytes;
+use crate::time::pace::MinRate;
+use crate::tls::{self, CertificateFiles, Certificates, Level, LevelTable};
+use crate::{delivery, listener, privilege, session, spool};
 use clap::CommandFactory;
 use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Descriptors that are neither sessions nor deliveries: logs, segments, rings, resolvers.
 const OTHER_DESCRIPTORS: u64 = 256;
@@ -22,58 +34,54 @@ const OTHER_DESCRIPTORS: u64 = 256;
 /// Every host takes lines of this many octets (RFC 5321 section 4.5.3.1.6).
 const LINE_BYTES_LEAST: u64 = 1000;
 
-/// One in so many connections is for trusted clients only.
-const RESERVED_SHARE: u32 = 8;
-
 /// A segment holds at least this many chunks, so that commits fill it well.
 const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
 
 /// All settings, or everything that is wrong with them.
-pub fn config(
-    flags: Flags,
-    validators: &Validators,
-    surroundings: &Surroundings,
-) -> Result<Config, Vec<String>> {
+pub fn config(flags: Flags, surroundings: &Surroundings) -> Result<Config, Vec<String>> {
     let mut complaints = contradictions(&flags);
     complaints.extend(unreadable_files(&flags));
     let spool = spool_dir(&flags, surroundings);
     let certificates = certificates(&flags, surroundings);
     complaints.extend(spool.clone().err());
     complaints.extend(certificates.clone().err());
-    let hostname = flags
-        .listening
-        .hostname
-        .clone()
-        .unwrap_or_else(|| surroundings.host_name.clone());
-    let relay = relay(&flags.relaying, validators, &mut complaints);
-    let cores = cores(&flags);
-    let spool = spool.map(|dir| spool_part(&flags, dir));
-    if let Ok(spool) = &spool {
-        complaints.extend((validators.spool)(spool, &cores).err());
-    }
+    let relaying = relaying(&flags.relaying, &mut complaints);
+    let routes = routes(&flags, &mut complaints);
     let read_once = read_once(&flags);
     let (Ok(spool), Ok(certificates), true) = (spool, certificates, complaints.is_empty()) else {
         return Err(complaints);
     };
+    let hostname = flags.listening.hostname.clone();
+    let hostname = hostname.unwrap_or_else(|| surroundings.host_name.clone());
     let mut config = Config {
         listen: listen(&flags),
-        session: session(&flags, &hostname),
-        tls: tls(&flags.tls, &hostname, certificates),
-        relay,
-        spool,
-        delivery: delivery(&flags, &hostname),
-        dns: DnsConfig {
-            servers: flags.dns.dns,
-            timeout: flags.dns.dns_timeout.0,
-            ip_version: flags.delivery.ip_version,
+        server: server(&flags, &hostname),
+        session: session(&flags),
+        rates: rates(&flags.limits),
+        relaying,
+        routes,
+        tls: tls::Settings {
+            certificates,
+            roots: flags.tls.tls_ca.clone(),
+            only_roots: flags.tls.tls_ca_only,
         },
-        cores,
+        spool: spool_part(&flags, spool),
+        delivery: delivery(&flags.delivery, &flags.tls),
+        schedule: schedule(&flags),
+        connections: connections(&flags),
+        cores: cores(&flags),
+        resolver: resolve::Settings {
+            name_servers: flags.dns.dns,
+            query_timeout: flags.dns.dns_timeout.0,
+            families: flags.delivery.ip_version,
+            ..resolve::Settings::default()
+        },
         log: LogConfig {
             format: flags.logging.log_format,
             level: flags.logging.log_level,
             file: flags.logging.log_file,
         },
-        privileges: PrivilegeConfig {
+        privileges: privilege::Settings {
             user: flags.privileges.user,
             landlock: !flags.privileges.no_landlock,
             require_landlock: flags.privileges.require_landlock,
@@ -84,6 +92,7 @@ pub fn config(
         hints: Vec::new(),
         places: Default::default(),
         read_once,
+        hostname,
     };
     config.hints = hints(&config, surroundings);
     Ok(config)
@@ -189,16 +198,16 @@ fn none_if_zero(value: u64) -> Option<u64> {
     (value > 0).then_some(value)
 }
 
-fn listen(flags: &Flags) -> ListenConfig {
-    ListenConfig {
+fn listen(flags: &Flags) -> listener::Settings {
+    let limits = &flags.limits;
+    listener::Settings {
         plain: flags.listening.listen.clone(),
         implicit_tls: flags.listening.listen_tls.clone(),
         backlog: flags.listening.backlog,
-        connections_max: flags.limits.max_connections,
+        connections_max: limits.max_connections,
         connections_reserved: connections_reserved(flags),
-        connections_per_address_max: Some(flags.limits.max_connections_per_address)
+        connections_per_address_max: Some(limits.max_connections_per_address)
             .filter(|&limit| limit > 0),
-        rates: rates(&flags.limits),
         drain_timeout: flags.timeouts.drain_timeout.0,
     }
 }
@@ -210,14 +219,14 @@ fn connections_reserved(flags: &Flags) -> u32 {
     match flags.relaying.relay_from.iter().any(is_net) {
         true => limits
             .reserved_connections
-            .unwrap_or(limits.max_connections / RESERVED_SHARE),
+            .unwrap_or(limits.max_connections / listener::RESERVED_SHARE),
         false => 0,
     }
 }
 
-fn rates(limits: &Limits) -> RateConfig {
+fn rates(limits: &Limits) -> rates::Limits {
     let limit = |count: u32| (count > 0).then_some(count);
-    RateConfig {
+    rates::Limits {
         connections: limit(limits.connection_rate),
         handshakes: limit(limits.handshake_rate),
         messages: limit(limits.message_rate),
@@ -228,105 +237,147 @@ fn rates(limits: &Limits) -> RateConfig {
     }
 }
 
-fn session(flags: &Flags, hostname: &str) -> SessionConfig {
-    let (limits, timeouts) = (&flags.limits, &flags.timeouts);
-    SessionConfig {
-        hostname: hostname.to_owned(),
+fn server(flags: &Flags, hostname: &str) -> server::Settings {
+    let limits = &flags.limits;
+    let line_bytes_max = none_if_zero(limits.max_line_length.0);
+    server::Settings {
         banner: flags.listening.banner.clone(),
-        offer_starttls: !flags.tls.no_starttls,
-        require_tls: flags.tls.tls_require,
-        message_bytes_max: limits.max_message_size.0,
-        recipients_max: limits.max_recipients,
-        messages_max: Some(limits.max_messages_per_session).filter(|&limit| limit > 0),
-        errors_max: limits.max_errors,
-        hops_max: limits.max_hops,
-        line_bytes_max: none_if_zero(limits.max_line_length.0),
+        max_message_bytes: limits.max_message_size.0,
+        max_recipients: limits.max_recipients as usize,
+        max_transactions: limits.max_messages_per_session,
+        max_errors: limits.max_errors,
+        max_hops: limits.max_hops,
+        max_text_line_bytes: line_bytes_max.map_or(usize::MAX, |most| {
+            usize::try_from(most).unwrap_or(usize::MAX)
+        }),
         bare_line_ends: limits.bare_line_ends,
         offer_chunking: !limits.no_chunking,
         qualify_domain: flags.relaying.qualify_domain.clone(),
-        command_timeout: timeouts.command_timeout.0,
-        data_timeout: timeouts.data_timeout.0,
-        min_data_rate: none_if_zero(timeouts.min_data_rate.0),
-        handshake_timeout: timeouts.handshake_timeout.0,
-        session_timeout: Some(timeouts.session_timeout.0).filter(|limit| !limit.is_zero()),
+        require_tls: flags.tls.tls_require,
+        ..server::Settings::new(hostname)
     }
 }
 
-fn tls(flags: &Tls, hostname: &str, certificates: Certificates) -> TlsConfig {
-    let mut out_levels: Vec<_> = flags
-        .tls_out_for
-        .iter()
-        .map(|entry| (entry.domain.clone(), entry.level))
-        .collect();
-    // A name before patterns, a longer pattern before a shorter: the closest word counts.
-    out_levels.sort_by_key(|(pattern, _)| match pattern {
-        DomainPattern::Exact(_) => (0, 0),
-        DomainPattern::Below(domain) => (1, usize::MAX - domain.as_str().len()),
-    });
-    TlsConfig {
-        hostname: hostname.to_owned(),
-        certificates,
-        out_level: flags.tls_out,
-        out_levels,
-        roots: flags.tls_ca.clone(),
-        only_roots: flags.tls_ca_only,
-        send_sni: !flags.no_sni,
-        broken_for: flags.tls_broken_for.0,
+fn session(flags: &Flags) -> session::Settings {
+    let (spool, timeouts) = (&flags.spool, &flags.timeouts);
+    session::Settings {
+        timeouts: session::Timeouts {
+            command: timeouts.command_timeout.0,
+            data: timeouts.data_timeout.0,
+            min_rate: min_rate(timeouts.min_data_rate, timeouts.data_timeout.0),
+            handshake: timeouts.handshake_timeout.0,
+            session: Some(timeouts.session_timeout.0).filter(|limit| !limit.is_zero()),
+            crowded: timeouts.crowded_timeout.0,
+        },
+        body_room: session::Room {
+            chunk_bytes: spool.chunk_size.0 as usize,
+            whole_bytes: spool.in_memory_size.0 as usize,
+        },
+        offers_starttls: !flags.tls.no_starttls,
     }
+}
+
+fn min_rate(bytes_per_s: Bytes, grace: Duration) -> Option<MinRate> {
+    let bytes_per_s = none_if_zero(bytes_per_s.0)?;
+    Some(MinRate { grace, bytes_per_s })
 }
 
 fn spool_part(flags: &Flags, dir: PathBuf) -> SpoolConfig {
     let spool = &flags.spool;
     SpoolConfig {
+        settings: spool::Settings {
+            segment_bytes: spool.segment_size.0,
+            spool_bytes_max: none_if_zero(spool.spool_size.0),
+            message_bytes_max: flags.limits.max_message_size.0,
+            keep_free_bytes: match spool.spool_keep_free {
+                Some(bytes) => bytes.0,
+                None => spool::keep_free_bytes(existing_part(&dir)),
+            },
+            durability: spool.spool_durability.0,
+            ..spool::Settings::default()
+        },
         dir,
-        bytes_max: none_if_zero(spool.spool_size.0),
-        keep_free_bytes: spool.spool_keep_free.map(|bytes| bytes.0),
-        segment_bytes: spool.segment_size.0,
-        durability: spool.spool_durability,
-        chunk_bytes: spool.chunk_size.0,
-        in_memory_bytes: spool.in_memory_size.0,
         memory_bytes_max: spool.memory_max.0,
-        message_bytes_max: flags.limits.max_message_size.0,
     }
 }
 
-fn delivery(flags: &Flags, hostname: &str) -> DeliveryConfig {
-    let (delivery, timeouts) = (&flags.delivery, &flags.timeouts);
-    DeliveryConfig {
-        hostname: hostname.to_owned(),
-        retry_min: delivery.retry_min.0,
-        retry_max: delivery.retry_max.0,
-        queue_lifetime: delivery.queue_lifetime.0,
-        bounce_lifetime: delivery.bounce_lifetime.0,
-        connections_per_hop_max: delivery.delivery_connections,
+fn delivery(flags: &Delivery, tls: &Tls) -> delivery::Settings {
+    let retry = |lifetime| RetryPolicy {
+        min: flags.retry_min.0,
+        max: flags.retry_max.0,
+        lifetime,
+        ..RetryPolicy::default()
+    };
+    let (lifetime, of_reports) = (flags.queue_lifetime.0, flags.bounce_lifetime.0);
+    let levels = tls.tls_out_for.iter();
+    let levels = levels.map(|entry| (entry.domain.clone(), entry.level));
+    delivery::Settings {
+        retry: retry(lifetime),
+        // It is counted from the arrival of the mail, whose own lifetime may be over by the
+        // time that a report is owed.
+        report_retry: retry(lifetime.saturating_add(of_reports)),
+        recipients_per_transaction: flags.recipients_per_transaction as usize,
+        transactions_per_connection: flags.max_deliveries_per_connection,
+        broken_tls_remembered: tls.tls_broken_for.0,
+        levels: LevelTable::new(tls.tls_out, levels.collect()),
+    }
+}
+
+fn schedule(flags: &Flags) -> next_hop::Settings {
+    let delivery = &flags.delivery;
+    next_hop::Settings {
+        window_max: delivery.delivery_connections,
         connections_max: delivery.delivery_connections_total,
-        idle_timeout: delivery.idle_timeout.0,
-        messages_per_connection_max: delivery.max_deliveries_per_connection,
-        recipients_per_transaction_max: delivery.recipients_per_transaction,
-        mx_port: u16::try_from(delivery.mx_port).expect("bounded by its flag"),
-        ip_version: delivery.ip_version,
-        source_addresses: delivery.source_address.clone(),
-        connect_timeout: timeouts.connect_timeout.0,
-        greeting_timeout: timeouts.greeting_timeout.0,
-        crowded_timeout: timeouts.crowded_timeout.0,
-        handshake_timeout: timeouts.handshake_timeout.0,
-        reply_timeout: timeouts.reply_timeout.0,
-        send_timeout: timeouts.send_timeout.0,
-        min_send_rate: none_if_zero(timeouts.min_send_rate.0),
-        final_reply_timeout: timeouts.final_reply_timeout.0,
+        idle_wait: delivery.idle_timeout.0,
+        crowded_wait_max: flags.timeouts.crowded_timeout.0,
+        ..next_hop::Settings::default()
     }
 }
 
-fn relay(flags: &Relaying, validators: &Validators, complaints: &mut Vec<String>) -> RelayConfig {
-    let mut domains = flags.relay_domain.clone();
-    let mut routes: Vec<RouteText> = flags
-        .route
-        .iter()
-        .map(|text| RouteText {
-            text: text.trim().to_owned(),
-            source: "--route".to_owned(),
-        })
+fn connections(flags: &Flags) -> connection::Settings {
+    connection::Settings {
+        timeouts: timeouts_out(&flags.timeouts),
+        sends_sni: !flags.tls.no_sni,
+        source_addresses: flags.delivery.source_address.clone(),
+    }
+}
+
+fn timeouts_out(timeouts: &Timeouts) -> connection::Timeouts {
+    connection::Timeouts {
+        connect: timeouts.connect_timeout.0,
+        greeting: timeouts.greeting_timeout.0,
+        command: timeouts.reply_timeout.0,
+        handshake: timeouts.handshake_timeout.0,
+        data: timeouts.reply_timeout.0,
+        block: timeouts.send_timeout.0,
+        min_rate: min_rate(timeouts.min_send_rate, timeouts.send_timeout.0),
+        final_dot: timeouts.final_reply_timeout.0,
+        quit: connection::QUIT_TIMEOUT,
+        crowded: timeouts.crowded_timeout.0,
+    }
+}
+
+/// The routes of flags and file, each complaint with its place.
+fn routes(flags: &Flags, complaints: &mut Vec<String>) -> RouteTable {
+    let port = u16::try_from(flags.delivery.mx_port).expect("bounded by its flag");
+    let mut table = RouteTable::new(port);
+    let of_flags = flags.relaying.route.iter();
+    let mut routes: Vec<(String, String)> = of_flags
+        .map(|text| ("--route".to_owned(), text.trim().to_owned()))
         .collect();
+    if let Some(path) = &flags.relaying.routes_file {
+        routes.extend(lines("--routes-file", path, complaints));
+    }
+    for (source, text) in &routes {
+        if let Err(error) = table.add_entry(text, source) {
+            complaints.push(format!("{source}: '{text}': {}", error.why));
+        }
+    }
+    table
+}
+
+fn relaying(flags: &Relaying, complaints: &mut Vec<String>) -> relaying::Settings {
+    let mut domains = flags.relay_domain.clone();
     if let Some(path) = &flags.relay_domains_file {
         for (source, text) in lines("--relay-domains-file", path, complaints) {
             match text.parse() {
@@ -335,16 +386,7 @@ fn relay(flags: &Relaying, validators: &Validators, complaints: &mut Vec<String>
             }
         }
     }
-    if let Some(path) = &flags.routes_file {
-        let of_file = lines("--routes-file", path, complaints);
-        routes.extend(
-            of_file
-                .into_iter()
-                .map(|(source, text)| RouteText { text, source }),
-        );
-    }
-    complaints.extend((validators.routes)(&routes));
-    RelayConfig {
+    relaying::Settings {
         trusted_nets: flags
             .relay_from
             .iter()
@@ -362,7 +404,6 @@ fn relay(flags: &Relaying, validators: &Validators, complaints: &mut Vec<String>
             .postmaster
             .as_deref()
             .and_then(|text| postmaster(text, complaints)),
-        routes,
     }
 }
 
@@ -555,6 +596,27 @@ fn listen_contradictions(flags: &Flags, found: &mut Vec<String>) {
 fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
     let spool = &flags.spool;
     let (segment, chunk) = (spool.segment_size.0, spool.chunk_size.0);
+    let block = BLOCK_BYTES as u64;
+    if !segment.is_multiple_of(block) {
+        found.push(format!(
+            "--segment-size {segment}: a whole multiple of {block} bytes is wanted, such as {}",
+            Bytes(segment - segment % block)
+        ));
+    }
+    let settings = spool::Settings {
+        segment_bytes: segment,
+        message_bytes_max: flags.limits.max_message_size.0,
+        ..spool::Settings::default()
+    };
+    let least = Bytes(settings.spool_bytes_min(1));
+    // For how many threads it must be enough is known when they have been placed.
+    if (1..least.0).contains(&spool.spool_size.0) {
+        found.push(format!(
+            "--spool-size {}: at least {least} even for one thread, with this --segment-size and \
+             --max-message-size, or 0",
+            spool.spool_size
+        ));
+    }
     let segment_share = Bytes(segment / CHUNKS_PER_SEGMENT_MIN);
     if chunk > segment_share.0 {
         found.push(format!(
@@ -585,8 +647,8 @@ fn delivery_contradictions(flags: &Flags, found: &mut Vec<String>) {
         ),
     );
     for (version, is_that, unused) in [
-        ("IPv4", true, IpVersion::V6),
-        ("IPv6", false, IpVersion::V4),
+        ("IPv4", true, Families::Ipv6Only),
+        ("IPv6", false, Families::Ipv4Only),
     ] {
         let of_version = delivery
             .source_address
@@ -608,15 +670,15 @@ fn delivery_contradictions(flags: &Flags, found: &mut Vec<String>) {
 fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
     let mut hints = Vec::new();
     relay_hints(config, &mut hints);
-    if !config.session.hostname.contains('.') {
+    if !config.hostname.contains('.') {
         hints.push(format!(
             "this host calls itself '{}', which is not a full name: many receivers refuse that; \
              set --hostname",
-            config.session.hostname
+            config.hostname
         ));
     }
     let wanted = u64::from(config.listen.connections_max)
-        + u64::from(config.delivery.connections_max)
+        + u64::from(config.schedule.connections_max)
         + OTHER_DESCRIPTORS;
     if let Some(allowed) = surroundings.open_files_max
         && allowed < wanted
@@ -626,13 +688,13 @@ fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
              and this process may open {allowed} (ulimit -Hn, LimitNOFILE=)"
         ));
     }
-    if config.session.bare_line_ends == BareLineEnds::Normalise && listens_outside(config) {
+    if config.server.bare_line_ends == BareLineEnds::Normalise && listens_outside(config) {
         hints.push(
             "--bare-line-ends normalise is for clients inside, and this relay listens outside"
                 .to_owned(),
         );
     }
-    if config.tls.out_level == TlsLevel::None {
+    if config.delivery.levels.of_others() == Level::None {
         hints.push("--tls-out none sends all mail in plaintext".to_owned());
     }
     hints.extend(
@@ -642,7 +704,7 @@ fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
 }
 
 fn relay_hints(config: &Config, hints: &mut Vec<String>) {
-    let relay = &config.relay;
+    let relay = &config.relaying;
     let inside_only = relay
         .trusted_nets
         .iter()
@@ -653,7 +715,7 @@ fn relay_hints(config: &Config, hints: &mut Vec<String>) {
              networks send, --relay-domain lets everybody send to a domain"
                 .to_owned(),
         );
-    } else if !relay.routes.is_empty() && relay.domains.is_empty() && inside_only {
+    } else if !config.routes.is_empty() && relay.domains.is_empty() && inside_only {
         hints.push(
             "there are routes, but nobody outside this host may send to them: a route does not \
              make its domain a relay domain; see --relay-domain"

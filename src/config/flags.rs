@@ -4,13 +4,22 @@
 // The help is plain text: `<Postmaster>` is an address there.
 #![allow(rustdoc::invalid_html_tags)]
 
-use super::defaults;
-use super::units::{Bounded, Bytes, Span};
-use super::values::{
-    self, BareLineEnds, ClientNet, CpuList, DomainPattern, IpVersion, LogFormat, LogLevel,
-    SpoolDurability, TlsFor, TlsLevel, UserName,
-};
+use super::bounds::Bounded;
+use super::values::{self, ClientNet, CpuList, SpoolDurability, TlsFor};
 use crate::domain::Domain;
+use crate::domain::pattern::DomainPattern;
+use crate::handoff::memory;
+use crate::log::{LogFormat, LogLevel};
+use crate::policy::rates;
+use crate::privilege::UserName;
+use crate::remote::resolve::{self, Families};
+use crate::remote::{connection, route};
+use crate::schedule::{next_hop, retry};
+use crate::smtp::data::BareLineEnds;
+use crate::smtp::server;
+use crate::text::units::{Bytes, Span};
+use crate::tls::Level;
+use crate::{delivery, listener, session, spool};
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -137,12 +146,12 @@ pub struct Listening {
     pub hostname: Option<String>,
 
     /// What the greeting says after the host name
-    #[arg(long, value_name = "TEXT", default_value = defaults::BANNER,
+    #[arg(long, value_name = "TEXT", default_value = server::BANNER,
           value_parser = values::banner)]
     pub banner: String,
 
     /// Connections the kernel holds for a listener until it takes them
-    #[arg(long, count = "1..65535", default_value = "1024")]
+    #[arg(long, count = "1..65535", default_value_t = listener::BACKLOG)]
     pub backlog: u32,
 }
 
@@ -180,7 +189,7 @@ pub struct Tls {
         default_value = "may",
         ignore_case = true
     )]
-    pub tls_out: TlsLevel,
+    pub tls_out: Level,
 
     /// TLS towards the next hops of a domain (.example.com: all below it)
     #[arg(long, value_name = "DOMAIN=LEVEL,...", value_delimiter = ',')]
@@ -199,7 +208,7 @@ pub struct Tls {
     pub no_sni: bool,
 
     /// How long a next hop with broken TLS gets plaintext without another try (level may)
-    #[arg(long, span = "0s..7d", default_value = "10m")]
+    #[arg(long, span = "0s..7d", default_value_t = Span(delivery::BROKEN_TLS_REMEMBERED))]
     pub tls_broken_for: Span,
 }
 
@@ -266,7 +275,7 @@ pub struct Spool {
     pub spool_keep_free: Option<Bytes>,
 
     /// Size of a log segment. Each core keeps two open and some spare
-    #[arg(long, size = "4MiB..1GiB", default_value_t = Bytes(defaults::SEGMENT_BYTES))]
+    #[arg(long, size = "4MiB..1GiB", default_value_t = Bytes(spool::SEGMENT_BYTES_DEFAULT))]
     pub segment_size: Bytes,
 
     /// How commits reach the disk; direct costs a third of the CPU
@@ -281,17 +290,17 @@ pub struct Spool {
 
     /// Messages larger than this go to the disk in pieces of this size as they come in: the most memory
     /// that a session or a delivery takes for a body beyond --in-memory-size
-    #[arg(long, size = "16KiB..4MiB", default_value = "256KiB")]
+    #[arg(long, size = "16KiB..4MiB", default_value_t = Bytes(session::CHUNK_BYTES))]
     pub chunk_size: Bytes,
 
     /// Messages up to this size are delivered from memory, larger ones are read back
-    #[arg(long, size = "0..16MiB", default_value = "2MiB")]
+    #[arg(long, size = "0..16MiB", default_value_t = Bytes(session::IN_MEMORY_BYTES))]
     pub in_memory_size: Bytes,
 
     /// Ceiling for the memory of sessions, bodies and queue, all cores together. Near it bodies
     /// go to the disk at once and senders are slowed down, then new mail gets 452, new
     /// connections 421
-    #[arg(long, size = "16MiB..1TiB", default_value = "512MiB")]
+    #[arg(long, size = "16MiB..1TiB", default_value_t = Bytes(memory::BYTES_MAX))]
     pub memory_max: Bytes,
 }
 
@@ -299,43 +308,43 @@ pub struct Spool {
 #[command(next_help_heading = "Delivery")]
 pub struct Delivery {
     /// Wait before the second attempt; doubles with every attempt, give or take jitter
-    #[arg(long, span = "1s..7d", default_value_t = Span(defaults::RETRY_MIN))]
+    #[arg(long, span = "1s..7d", default_value_t = Span(retry::MIN))]
     pub retry_min: Span,
 
     /// Longest wait between attempts; equal to --retry-min: a flat interval
-    #[arg(long, span = "1s..7d", default_value_t = Span(defaults::RETRY_MAX))]
+    #[arg(long, span = "1s..7d", default_value_t = Span(retry::MAX))]
     pub retry_max: Span,
 
     /// How long delivery is tried before the mail bounces; 0s: one attempt
-    #[arg(long, span = "0s..90d", default_value_t = Span(defaults::QUEUE_LIFETIME))]
+    #[arg(long, span = "0s..90d", default_value_t = Span(retry::LIFETIME))]
     pub queue_lifetime: Span,
 
     /// The same for bounces, which are dropped after it
-    #[arg(long, span = "0s..90d", default_value = "5d")]
+    #[arg(long, span = "0s..90d", default_value_t = Span(delivery::REPORT_LIFETIME))]
     pub bounce_lifetime: Span,
 
     /// Connections to one next hop, all cores together
-    #[arg(long, count = "1..10000", default_value_t = defaults::CONNECTIONS_PER_HOP_MAX)]
+    #[arg(long, count = "1..10000", default_value_t = next_hop::CONNECTIONS_PER_HOP_MAX)]
     pub delivery_connections: u32,
 
     /// Connections to all next hops
-    #[arg(long, count = "1..1000000", default_value_t = defaults::CONNECTIONS_OUT_MAX)]
+    #[arg(long, count = "1..1000000", default_value_t = next_hop::CONNECTIONS_MAX)]
     pub delivery_connections_total: u32,
 
     /// How long a connection without work is kept for the next message; 0s: closed at once
-    #[arg(long, span = "0s..5m", default_value_t = Span(defaults::IDLE_TIMEOUT))]
+    #[arg(long, span = "0s..5m", default_value_t = Span(next_hop::IDLE_WAIT))]
     pub idle_timeout: Span,
 
     /// Messages sent over one connection before it is closed
-    #[arg(long, count = "1..1000000", default_value = "1000")]
+    #[arg(long, count = "1..1000000", default_value_t = delivery::TRANSACTIONS_PER_CONNECTION)]
     pub max_deliveries_per_connection: u32,
 
     /// Recipients in one transaction; RFC 5321 has every host take 100
-    #[arg(long, count = "1..10000", default_value = "100")]
+    #[arg(long, count = "1..10000", default_value_t = delivery::RECIPIENTS_PER_TRANSACTION)]
     pub recipients_per_transaction: u32,
 
     /// Port of MX hosts; a route may name another
-    #[arg(long, count = "1..65535", default_value = "25")]
+    #[arg(long, count = "1..65535", default_value_t = u32::from(route::SMTP_PORT))]
     pub mx_port: u32,
 
     /// Which of the addresses that DNS gives for next hops are used
@@ -345,7 +354,7 @@ pub struct Delivery {
         hide_possible_values = true,
         default_value = "both"
     )]
-    pub ip_version: IpVersion,
+    pub ip_version: Families,
 
     /// Connect from this address; one per IP version
     #[arg(long, value_name = "ADDR,...",
@@ -363,7 +372,7 @@ pub struct Dns {
     pub dns: Vec<SocketAddr>,
 
     /// How long one resolver has for an answer
-    #[arg(long, span = "100ms..1m", default_value_t = Span(defaults::DNS_TIMEOUT))]
+    #[arg(long, span = "100ms..1m", default_value_t = Span(resolve::QUERY_TIMEOUT))]
     pub dns_timeout: Span,
 }
 
@@ -371,11 +380,11 @@ pub struct Dns {
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
     /// Largest message, as SIZE tells the client; beyond it 552 5.3.4
-    #[arg(long, size = "64KiB..4GiB", default_value_t = Bytes(defaults::MESSAGE_BYTES_MAX))]
+    #[arg(long, size = "64KiB..4GiB", default_value_t = Bytes(server::MESSAGE_BYTES_MAX))]
     pub max_message_size: Bytes,
 
     /// Recipients of one message; beyond it 452 4.5.3
-    #[arg(long, count = "100..50000", default_value_t = defaults::RECIPIENTS_MAX)]
+    #[arg(long, count = "100..50000", default_value_t = server::RECIPIENTS_MAX)]
     pub max_recipients: u32,
 
     /// Messages in one session; beyond it 421. 0: no limit
@@ -383,11 +392,11 @@ pub struct Limits {
     pub max_messages_per_session: u32,
 
     /// Wrong commands and refused recipients in one session; beyond it 421 4.7.0
-    #[arg(long, count = "1..10000", default_value_t = defaults::ERRORS_MAX)]
+    #[arg(long, count = "1..10000", default_value_t = server::ERRORS_MAX)]
     pub max_errors: u32,
 
     /// Received: headers at which a message counts as looping (554 5.4.6)
-    #[arg(long, count = "10..1000", default_value_t = defaults::HOPS_MAX)]
+    #[arg(long, count = "10..1000", default_value_t = server::HOPS_MAX)]
     pub max_hops: u32,
 
     /// Longest line of a message; beyond it 554 5.6.0. RFC 5321 says 1000, but real mail has
@@ -411,7 +420,7 @@ pub struct Limits {
     pub no_chunking: bool,
 
     /// Open sessions; beyond it 421. An idle one costs 6 KB of memory, 10 KB with TLS
-    #[arg(long, count = "1..1000000", default_value = "10000")]
+    #[arg(long, count = "1..1000000", default_value_t = listener::CONNECTIONS_MAX)]
     pub max_connections: u32,
 
     /// Those of --max-connections that only clients in --relay-from may have [default: an eighth]
@@ -420,12 +429,12 @@ pub struct Limits {
 
     /// Open sessions of one IPv4 address or IPv6 /64 outside --relay-from; an IPv6 /56 may have 4 times
     /// as many, a /48 or an IPv4 /24 16 times. 0: no limit
-    #[arg(long, count = "0..1000000", default_value = "100")]
+    #[arg(long, count = "0..1000000", default_value_t = listener::CONNECTIONS_PER_ADDRESS_MAX)]
     pub max_connections_per_address: u32,
 
     /// New connections of one address (or /64) outside --relay-from per minute, as many at once;
     /// beyond it 421 4.7.0. 0: no limit
-    #[arg(long, count = "0..1000000000", default_value = "6000")]
+    #[arg(long, count = "0..1000000000", default_value_t = rates::CONNECTIONS)]
     pub connection_rate: u32,
 
     /// New connections of all such addresses per second. 0: no limit
@@ -433,25 +442,25 @@ pub struct Limits {
     pub connection_rate_total: u32,
 
     /// TLS handshakes of one such address per minute; beyond it 421 4.7.0. 0: no limit
-    #[arg(long, count = "0..1000000000", default_value = "3000")]
+    #[arg(long, count = "0..1000000000", default_value_t = rates::HANDSHAKES)]
     pub handshake_rate: u32,
 
     /// TLS handshakes of all such addresses per second; 1000 take a tenth of a core and more.
     /// 0: no limit
-    #[arg(long, count = "0..1000000000", default_value = "2000")]
+    #[arg(long, count = "0..1000000000", default_value_t = rates::HANDSHAKES_TOTAL)]
     pub handshake_rate_total: u32,
 
     /// Messages of one such address per minute; beyond it 450 4.7.0. 0: no limit
-    #[arg(long, count = "0..1000000000", default_value = "6000")]
+    #[arg(long, count = "0..1000000000", default_value_t = rates::MESSAGES)]
     pub message_rate: u32,
 
     /// Recipients of one such address per minute; beyond it 450 4.7.0. 0: no limit
-    #[arg(long, count = "0..1000000000", default_value = "30000")]
+    #[arg(long, count = "0..1000000000", default_value_t = rates::RECIPIENTS)]
     pub recipient_rate: u32,
 
     /// Errors (replies 5yz) of one such address per minute; beyond it 421 4.7.0, also to new
     /// connections. 0: no limit
-    #[arg(long, count = "0..1000000000", default_value = "600")]
+    #[arg(long, count = "0..1000000000", default_value_t = rates::ERRORS)]
     pub error_rate: u32,
 }
 
@@ -459,58 +468,58 @@ pub struct Limits {
 #[command(next_help_heading = "Timeouts")]
 pub struct Timeouts {
     /// Clients: the next command. RFC 5321 asks for 5m at least
-    #[arg(long, span = "1s..1h", default_value = "5m")]
+    #[arg(long, span = "1s..1h", default_value_t = Span(session::COMMAND_TIMEOUT))]
     pub command_timeout: Span,
 
     /// Clients: the next bytes of a message
-    #[arg(long, span = "1s..1h", default_value = "5m")]
+    #[arg(long, span = "1s..1h", default_value_t = Span(session::DATA_TIMEOUT))]
     pub data_timeout: Span,
 
     /// Clients: bytes per second that a message must come with, on average, once it has taken
     /// --data-timeout; then 421 4.4.2. 0: no limit
-    #[arg(long, size = "0..1GiB", default_value = "500")]
+    #[arg(long, size = "0..1GiB", default_value_t = Bytes(session::MIN_DATA_RATE))]
     pub min_data_rate: Bytes,
 
     /// Clients: the session as a whole, then 421 4.4.2. 0s: no limit
-    #[arg(long, span = "0s..7d", default_value = "2h")]
+    #[arg(long, span = "0s..7d", default_value_t = Span(session::SESSION_TIMEOUT))]
     pub session_timeout: Span,
 
     /// Both sides: a TLS handshake
-    #[arg(long, span = "1s..10m", default_value = "20s")]
+    #[arg(long, span = "1s..10m", default_value_t = Span(connection::HANDSHAKE_TIMEOUT))]
     pub handshake_timeout: Span,
 
     /// Next hops: until a connection stands
-    #[arg(long, span = "1s..10m", default_value = "30s")]
+    #[arg(long, span = "1s..10m", default_value_t = Span(connection::CONNECT_TIMEOUT))]
     pub connect_timeout: Span,
 
     /// Next hops: the whole greeting
-    #[arg(long, span = "1s..1h", default_value = "5m")]
+    #[arg(long, span = "1s..1h", default_value_t = Span(connection::GREETING_TIMEOUT))]
     pub greeting_timeout: Span,
 
     /// While connections run short. Next hops: until one is ready for mail, and each reply up to the
     /// message. Clients outside --relay-from: the next command or bytes
-    #[arg(long, span = "1s..1h", default_value_t = Span(defaults::CROWDED_TIMEOUT))]
+    #[arg(long, span = "1s..1h", default_value_t = Span(next_hop::CROWDED_WAIT_MAX))]
     pub crowded_timeout: Span,
 
     /// Next hops: the whole reply to a command
-    #[arg(long, span = "1s..1h", default_value = "5m")]
+    #[arg(long, span = "1s..1h", default_value_t = Span(connection::REPLY_TIMEOUT))]
     pub reply_timeout: Span,
 
     /// Next hops: to take the next 64 KiB of a message
-    #[arg(long, span = "1s..1h", default_value = "3m")]
+    #[arg(long, span = "1s..1h", default_value_t = Span(connection::SEND_TIMEOUT))]
     pub send_timeout: Span,
 
     /// Next hops: bytes per second that they take of a message, on average, once it has taken
     /// --send-timeout; then it is tried again later. 0: no limit
-    #[arg(long, size = "0..1GiB", default_value = "1000")]
+    #[arg(long, size = "0..1GiB", default_value_t = Bytes(connection::MIN_SEND_RATE))]
     pub min_send_rate: Bytes,
 
     /// Next hops: the reply after the message. A short one makes doubles
-    #[arg(long, span = "1s..2h", default_value = "10m")]
+    #[arg(long, span = "1s..2h", default_value_t = Span(connection::FINAL_REPLY_TIMEOUT))]
     pub final_reply_timeout: Span,
 
     /// At a stop: how long open transactions may still take
-    #[arg(long, span = "0s..1h", default_value = "30s")]
+    #[arg(long, span = "0s..1h", default_value_t = Span(listener::DRAIN_TIMEOUT))]
     pub drain_timeout: Span,
 }
 

@@ -71,7 +71,7 @@ fn source(
 fn resolved(config: &Config) -> HashMap<&'static str, String> {
     let shown = |path: &PathBuf| path.display().to_string();
     let mut values = HashMap::from([
-        ("hostname", config.session.hostname.clone()),
+        ("hostname", config.hostname.clone()),
         ("spool", shown(&config.spool.dir)),
         ("tls-ca", "the system's".to_owned()),
         ("dns", "those of /etc/resolv.conf".to_owned()),

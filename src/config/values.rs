@@ -1,84 +1,54 @@
 //! The values that flags take besides numbers: addresses, networks, domains, CPUs.
 
-use crate::domain::{Domain, DomainError};
-use crate::message::unquoted;
+use crate::domain::Domain;
+use crate::domain::pattern::{DomainPattern, domain_name};
+use crate::io::file::Durability;
+use crate::log::{LogFormat, LogLevel};
+use crate::privilege::UserName;
+use crate::remote::resolve::Families;
+use crate::remote::route::{LINK_LOCAL, is_link_local};
+use crate::smtp::data::BareLineEnds;
+use crate::tls::Level;
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use ipnet::IpNet;
-use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-/// How much TLS a destination must have before mail goes to it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum)]
-pub enum TlsLevel {
-    /// Never use TLS.
-    None,
-    /// Use TLS where it is offered and works, plaintext otherwise.
-    May,
-    /// TLS or no delivery; any certificate will do.
-    Encrypt,
-    /// TLS with a certificate that names the host and leads to a trusted root.
-    Verify,
+/// The words of a flag for the values of a room.
+macro_rules! words {
+    ($values:ty: $($value:expr => $word:literal $(or $other:literal)?),+) => {
+        impl ValueEnum for $values {
+            fn value_variants<'a>() -> &'a [Self] {
+                &[$($value),+]
+            }
+
+            fn to_possible_value(&self) -> Option<PossibleValue> {
+                let words = [$(($value, PossibleValue::new($word)$(.alias($other))?)),+];
+                let own = words.into_iter().find(|(value, _)| value == self);
+                own.map(|(_, word)| word)
+            }
+        }
+    };
 }
 
-impl fmt::Display for TlsLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TlsLevel::None => "none",
-            TlsLevel::May => "may",
-            TlsLevel::Encrypt => "encrypt",
-            TlsLevel::Verify => "verify",
-        })
-    }
-}
+words!(LogFormat: LogFormat::Text => "text", LogFormat::Json => "json");
+words!(LogLevel: LogLevel::Error => "error", LogLevel::Warn => "warn", LogLevel::Info => "info",
+    LogLevel::Debug => "debug");
+words!(Level: Level::None => "none", Level::May => "may", Level::Encrypt => "encrypt",
+    Level::Verify => "verify");
+words!(BareLineEnds: BareLineEnds::Refuse => "refuse",
+    BareLineEnds::Normalise => "normalise" or "normalize");
+words!(Families: Families::Ipv6First => "both", Families::Ipv4Only => "4", Families::Ipv6Only => "6");
 
-/// How commits to the spool become durable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum SpoolDurability {
-    /// Direct where the file system can do it, buffered otherwise.
-    Auto,
-    /// `O_DIRECT | O_DSYNC`, or no start.
-    Direct,
-    /// Buffered writes, each followed by `fdatasync(2)`.
-    Buffered,
-}
+/// `auto`, and what a spool can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpoolDurability(pub Option<Durability>);
 
-/// What happens to a bare CR or LF in a message (RFC 5321 section 2.3.8 forbids both).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum BareLineEnds {
-    /// The message gets a 5xx reply.
-    Refuse,
-    /// The message is passed on with CRLF in their place.
-    #[value(alias = "normalize")]
-    Normalise,
-}
-
-/// Which addresses of a next hop are tried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum IpVersion {
-    Both,
-    #[value(name = "4")]
-    V4,
-    #[value(name = "6")]
-    V6,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-/// Which log lines are written: those of this level and of the ones before it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
+words!(SpoolDurability: SpoolDurability(None) => "auto",
+    SpoolDurability(Some(Durability::Direct)) => "direct",
+    SpoolDurability(Some(Durability::Buffered)) => "buffered");
 
 /// `ADDR:PORT`, IPv6 in brackets. Port 0 takes any free port.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -107,17 +77,6 @@ fn scope_wanted(port: u16) -> String {
         "a link-local address (fe80::/10) needs the number of its interface (ip link shows it): \
          [fe80::1%2]:{port}"
     )
-}
-
-/// Said of a link-local address where no interface can be named beside it.
-pub const LINK_LOCAL: &str = "a link-local address (fe80::/10) is one of an interface, which cannot be named here; \
-                              take another address";
-
-/// With an interface or without.
-pub fn is_link_local(text: &str) -> bool {
-    let address = text.split('%').next().unwrap_or(text);
-    let address = address.parse::<Ipv6Addr>();
-    address.is_ok_and(|address| address.is_unicast_link_local())
 }
 
 /// An address to connect from.
@@ -179,80 +138,9 @@ impl FromStr for ClientNet {
     }
 }
 
-/// A domain, or everything below one.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum DomainPattern {
-    Exact(Domain<'static>),
-    /// `.example.com` and `*.example.com`: any depth below, not the domain itself.
-    Below(Domain<'static>),
-}
-
-impl DomainPattern {
-    pub fn matches(&self, domain: &Domain<'_>) -> bool {
-        match self {
-            DomainPattern::Exact(name) => name == domain,
-            DomainPattern::Below(parent) => domain.parents().any(|above| above == *parent),
-        }
-    }
-}
-
-impl FromStr for DomainPattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |error: DomainError| {
-            format!(
-                "{error}; allowed is a domain: example.com, or .example.com (also *.example.com) \
-                 for all below it"
-            )
-        };
-        if let Some(address) = bare_address_literal(text) {
-            return Ok(DomainPattern::Exact(Domain::of_address(address)));
-        }
-        match text.strip_prefix("*.").or_else(|| text.strip_prefix('.')) {
-            Some(parent) => domain_name(parent).map(DomainPattern::Below),
-            None => domain(text).map(DomainPattern::Exact),
-        }
-        .map_err(wrong)
-    }
-}
-
-impl fmt::Display for DomainPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DomainPattern::Exact(domain) => write!(f, "{domain}"),
-            DomainPattern::Below(domain) => write!(f, ".{domain}"),
-        }
-    }
-}
-
-/// `[2001:db8::1]`, which is no address literal in mail, but clear in a flag.
-fn bare_address_literal(text: &str) -> Option<IpAddr> {
-    let text = text.strip_suffix('.').unwrap_or(text);
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-    inner.parse().ok()
-}
-
-/// A domain as a recipient may have it: a name, in whatever spelling, or an address literal.
-pub fn domain(text: &str) -> Result<Domain<'static>, DomainError> {
-    match text.starts_with('[') {
-        true => text.parse(),
-        false => domain_name(text),
-    }
-}
-
 /// The domain of addresses of our own: a name.
 pub fn mail_domain(text: &str) -> Result<Domain<'static>, String> {
     domain_name(text).map_err(|error| format!("{error}; allowed is a domain: example.com"))
-}
-
-fn domain_name(text: &str) -> Result<Domain<'static>, DomainError> {
-    let name: Domain<'static> = text.parse()?;
-    let hyphen_outside = |label: &str| label.starts_with('-') || label.ends_with('-');
-    match name.address().is_some() || name.as_str().split('.').any(hyphen_outside) {
-        true => Err(DomainError::Character),
-        false => Ok(name),
-    }
 }
 
 /// A host name that may stand in a greeting (RFC 5321 section 4.1.2, `Domain`): ASCII letters,
@@ -266,60 +154,6 @@ pub fn host_name(text: &str) -> Result<String, String> {
             "allowed is a host name of letters, digits, hyphens and dots: mx1.example.com"
                 .to_owned(),
         )
-    }
-}
-
-/// Recipients of a relay domain that are known: one, or all of a domain.
-///
-/// Text form `user@example.com` or `@example.com`. Local-parts are compared without regard to case
-/// and quoting. That is coarser than RFC 5321 section 2.4 allows, but no host of today tells
-/// `User` from `user`, and a list must not refuse what the host behind it would take.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct KnownRecipient {
-    /// What the local-part means, [`folded`]; `None`: all of the domain.
-    pub local_part: Option<Box<str>>,
-    pub domain: Domain<'static>,
-}
-
-impl FromStr for KnownRecipient {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = "allowed is an address (user@example.com), or @example.com for all of it";
-        // A quoted local-part may hold an '@', a domain never does.
-        let (local_part, name) = text.rsplit_once('@').ok_or(wrong)?;
-        let domain = domain(name).map_err(|error| format!("{error}; {wrong}"))?;
-        if !is_local_part(local_part) {
-            return Err(wrong.to_owned());
-        }
-        let local_part = match local_part {
-            "" => None,
-            local_part => Some(folded(&unquoted(local_part)).into()),
-        };
-        Ok(KnownRecipient { local_part, domain })
-    }
-}
-
-/// Empty, a quoted string, or a text without what would have to be quoted.
-fn is_local_part(text: &str) -> bool {
-    let Some(quoted) = text.strip_prefix('"') else {
-        return !text.contains(['"', '\\', '@']) && !text.contains(char::is_whitespace);
-    };
-    let mut escaped = false;
-    let end = quoted.find(|character| {
-        let is_end = character == '"' && !escaped;
-        escaped = character == '\\' && !escaped;
-        is_end
-    });
-    end.is_some_and(|end| end + 1 == quoted.len())
-}
-
-/// A local-part as it is compared; borrowed while it is lower-case ASCII.
-pub fn folded(local_part: &str) -> Cow<'_, str> {
-    let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
-    match local_part.bytes().all(is_lower) {
-        true => Cow::Borrowed(local_part),
-        false => Cow::Owned(local_part.to_lowercase()),
     }
 }
 
@@ -345,14 +179,6 @@ pub fn banner(text: &str) -> Result<String, String> {
     }
 }
 
-/// `NAME[:GROUP]`: who the relay becomes when root has started it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct UserName {
-    pub user: String,
-    /// `None`: the user's own first group.
-    pub group: Option<String>,
-}
-
 /// Whether there is such a user is known at the start only.
 pub fn user(text: &str) -> Result<UserName, String> {
     let (user, group) = match text.split_once(':') {
@@ -376,7 +202,7 @@ pub fn user(text: &str) -> Result<UserName, String> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsFor {
     pub domain: DomainPattern,
-    pub level: TlsLevel,
+    pub level: Level,
 }
 
 impl FromStr for TlsFor {
@@ -390,7 +216,7 @@ impl FromStr for TlsFor {
         let (domain, level) = text.rsplit_once('=').ok_or_else(wrong)?;
         Ok(TlsFor {
             domain: domain.parse()?,
-            level: TlsLevel::from_str(level, true).map_err(|_| wrong())?,
+            level: <Level as ValueEnum>::from_str(level, true).map_err(|_| wrong())?,
         })
     }
 }
@@ -468,87 +294,6 @@ mod tests {
     }
 
     #[test]
-    fn domain_patterns() {
-        let exact = |text: &str| Ok(DomainPattern::Exact(text.parse().unwrap()));
-        let below = |text: &str| Ok(DomainPattern::Below(text.parse().unwrap()));
-        assert_eq!("Example.COM.".parse(), exact("example.com"));
-        assert_eq!(".example.com".parse(), below("example.com"));
-        assert_eq!("*.example.com".parse(), below("example.com"));
-        assert_eq!("[192.0.2.1]".parse(), exact("[192.0.2.1]"));
-        assert_eq!("[2001:DB8::1]".parse(), exact("[IPv6:2001:db8::1]"));
-        for spelling in [
-            "bücher.example",
-            "BÜCHER.example",
-            "bu\u{308}cher.example",
-            "xn--bcher-kva.example",
-            "bücher\u{3002}example.",
-        ] {
-            let below_it = format!("*.{spelling}").parse();
-            assert_eq!(below_it, below("xn--bcher-kva.example"), "{spelling}");
-            assert_eq!(
-                spelling.parse(),
-                exact("xn--bcher-kva.example"),
-                "{spelling}"
-            );
-        }
-        for wrong in [
-            "xn--a.example",
-            "*.[192.0.2.1]",
-            "a\u{200d}b.example",
-            "",
-            ".",
-            "*",
-            "*.",
-            "a..b",
-            "a b",
-            "-a.b",
-            "a@b",
-            "a\u{7f}.b",
-        ] {
-            assert!(wrong.parse::<DomainPattern>().is_err(), "{wrong:?}");
-        }
-        let too_long = format!("{}.example", "a".repeat(64));
-        assert!(too_long.parse::<DomainPattern>().is_err());
-    }
-
-    #[test]
-    fn known_recipients_by_what_they_mean() {
-        let known = |text: &str| -> KnownRecipient { text.parse().expect(text) };
-        for same in [
-            "A@B.test",
-            "\"a\"@b.test.",
-            "\"\\a\"@b.test",
-            "\"A\"@\u{ff42}.test",
-        ] {
-            assert_eq!(known(same), known("a@b.test"), "{same}");
-        }
-        assert_eq!(known("ü@BÜCHER.test"), known("Ü@xn--bcher-kva.test"));
-        let local_part = |text: &str| known(text).local_part;
-        assert_eq!(
-            local_part("\"a@c.test\"@b.test").as_deref(),
-            Some("a@c.test")
-        );
-        assert_eq!(local_part("\"\"@b.test").as_deref(), Some(""));
-        assert_eq!(local_part("@b.test"), None);
-        for wrong in [
-            "",
-            "a",
-            "a@",
-            "a@*.b.test",
-            "@.b.test",
-            "a b@c.test",
-            "a\"b@c.test",
-            "\"a@c.test",
-            "\"a\\\"@c.test",
-            "\"a\"b\"@c.test",
-            "a@b@c.test",
-            "a@xn--a.test",
-        ] {
-            assert!(wrong.parse::<KnownRecipient>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn client_networks() {
         let net = |text: &str| text.parse::<ClientNet>();
         assert_eq!(net("none"), Ok(ClientNet::None));
@@ -593,7 +338,7 @@ mod tests {
     #[test]
     fn tls_levels_per_domain() {
         let parsed: TlsFor = ".example.com=verify".parse().unwrap();
-        assert_eq!(parsed.level, TlsLevel::Verify);
+        assert_eq!(parsed.level, Level::Verify);
         assert_eq!(parsed.domain.to_string(), ".example.com");
         assert!("example.com".parse::<TlsFor>().is_err());
         assert!("example.com=strict".parse::<TlsFor>().is_err());

@@ -33,6 +33,7 @@ use crate::schedule::settle as decide;
 use crate::spool::Spool;
 use crate::time::{Now, WallTime};
 use crate::tls::failures::FailureMemory;
+use crate::tls::levels::LevelTable;
 use crate::tls::policy::Level;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -61,13 +62,16 @@ const MUTE_REMEMBERED: Duration = Duration::from_secs(60);
 /// apart. A message to many domains has one for each.
 const HOP_BYTES: u64 = 1_024;
 
-/// What delivery needs to know, and whom to tell.
-pub struct Context {
-    pub hostname: String,
-    pub routes: Arc<RouteTable>,
-    pub resolver: Resolver,
-    pub remote: Rc<connection::Context>,
-    pub spool: Spool,
+/// Defaults of [`Settings`].
+pub const RECIPIENTS_PER_TRANSACTION: u32 = 100;
+pub const TRANSACTIONS_PER_CONNECTION: u32 = 1000;
+pub const BROKEN_TLS_REMEMBERED: Duration = Duration::from_secs(10 * 60);
+/// How long a report is tried beyond the lifetime of the mail.
+pub const REPORT_LIFETIME: Duration = Duration::from_secs(5 * 24 * 60 * 60);
+
+/// What an operator says about delivery, besides its schedule and its connections.
+#[derive(Clone, Debug)]
+pub struct Settings {
     pub retry: RetryPolicy,
     /// For reports, which nobody waits for.
     pub report_retry: RetryPolicy,
@@ -76,7 +80,17 @@ pub struct Context {
     /// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
     pub broken_tls_remembered: Duration,
     /// How much TLS a recipient domain demands.
-    pub level_for: Box<dyn Fn(&Domain<'_>) -> Level>,
+    pub levels: LevelTable,
+}
+
+/// What delivery needs to know, and whom to tell.
+pub struct Context {
+    pub hostname: String,
+    pub settings: Settings,
+    pub routes: Arc<RouteTable>,
+    pub resolver: Resolver,
+    pub remote: Rc<connection::Context>,
+    pub spool: Spool,
     /// So many more recipients of a message are finished, and that is durable.
     pub finished: Finished,
     pub memory: Arc<Memory>,
@@ -173,7 +187,7 @@ struct Inner {
 
 impl Delivery {
     pub fn new(context: Context, settings: next_hop::Settings, seed: u64) -> Self {
-        let broken_tls = FailureMemory::new(context.broken_tls_remembered);
+        let broken_tls = FailureMemory::new(context.settings.broken_tls_remembered);
         let delivery = Delivery(Rc::new(Inner {
             context,
             schedule: RefCell::new(Schedule::new(settings)),
@@ -418,7 +432,7 @@ impl Inner {
             "" => &self.context.hostname,
             domain => domain,
         })?;
-        let level = (self.context.level_for)(&domain);
+        let level = self.context.settings.levels.level(&domain);
         Ok(Some(Way {
             is_report: matches!(state, RecipientState::ReportOwed { .. }),
             next_hop: self.context.routes.next_hop(&domain),
@@ -477,7 +491,7 @@ impl Inner {
         let mut hop = None;
         let most = match way.is_report {
             true => job.course.recipients_max,
-            false => self.context.recipients_per_transaction,
+            false => self.context.settings.recipients_per_transaction,
         };
         let recipients = std::mem::take(&mut job.recipients);
         for recipients in decide::split_by_count(recipients, most) {
@@ -497,7 +511,9 @@ impl Inner {
     /// have been set back since that was decided.
     fn defer(&self, mut job: Job, due: WallTime) {
         job.body = None;
-        let wait = due.since(clock::wall_time()).min(self.context.retry.max);
+        let wait = due
+            .since(clock::wall_time())
+            .min(self.context.settings.retry.max);
         let due = clock::now() + wait;
         self.schedule.borrow_mut().defer(job, due);
         self.stir();

@@ -2,10 +2,9 @@
 
 use super::worker::Peer;
 use super::{HopId, Inner};
-use crate::config::LogLevel;
 use crate::handoff::job::{Job, Message, words_of};
 use crate::io::clock;
-use crate::log::{Shown, event};
+use crate::log::{LogLevel, Shown, event};
 use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
 use crate::schedule::ending::Ending;
@@ -150,8 +149,8 @@ impl Inner {
             age: message.born.age(clock::now()),
             now: clock::wall_time(),
             random: self.random(),
-            retry: &self.context.retry,
-            report_retry: &self.context.report_retry,
+            retry: &self.context.settings.retry,
+            report_retry: &self.context.settings.report_retry,
         };
         let words_before = words_of(&recipients);
         let mut consequences = Consequences::of(&facts, recipients, &decisions);

@@ -454,7 +454,7 @@ impl Inner {
 
     /// A host that refused STARTTLS in this very session is as one that is too busy for it: nothing is remembered.
     fn fallback(&self, trouble: &TlsTrouble, way: Way) -> PlaintextFallback {
-        let span = BUSY_FALLBACK_MAX.min(self.context.broken_tls_remembered);
+        let span = BUSY_FALLBACK_MAX.min(self.context.settings.broken_tls_remembered);
         let is_brief = trouble.is_busy || way == Way::Usual;
         PlaintextFallback {
             which: match trouble.is_remembered {
@@ -678,7 +678,7 @@ struct Carried {
 
 impl Worker {
     fn may_carry_more(&self) -> bool {
-        let most = self.inner.context.transactions_per_connection;
+        let most = self.inner.context.settings.transactions_per_connection;
         let most_here = self.connection.limits().mail_max.unwrap_or(most);
         let goes_elsewhere = self.carried > 0 && (self.is_detour || self.falls_back_no_more());
         self.carried < most.min(most_here) && !self.inner.draining.get() && !goes_elsewhere

@@ -2,9 +2,9 @@
 
 use super::confinement::{self, Confinement};
 use super::{Context as _, StartError};
-use crate::config::{Config, LogLevel};
+use crate::config::Config;
 use crate::io::clock;
-use crate::log::{Log, Shown, event};
+use crate::log::{Log, LogLevel, Shown, event};
 use crate::privilege::Identity;
 use crate::time::WallTime;
 use crate::tls::{CertificateError, ServerKeys, certificate};
@@ -57,7 +57,7 @@ fn beside_kept(
     };
     confinement::check_generated_key(dir, owner)?;
     let generated =
-        kept(dir, &config.tls.hostname, clock::wall_time()).context("the generated certificate")?;
+        kept(dir, &config.hostname, clock::wall_time()).context("the generated certificate")?;
     Ok(match given {
         Some(given) => given.with_spare(generated),
         None => generated,

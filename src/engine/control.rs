@@ -4,11 +4,11 @@ use super::certificates;
 use super::log::Writer;
 use super::service::{self, Watchdog};
 use super::shared::Shared;
-use crate::config::{Config, LogLevel};
+use crate::config::Config;
 use crate::handoff::Handoff;
 use crate::handoff::job::ToCore;
 use crate::io::{clock, runtime};
-use crate::log::{Log, Shown, event};
+use crate::log::{Log, LogLevel, Shown, event};
 use crate::metrics::Snapshot;
 use std::future::Future;
 use std::io;
@@ -193,7 +193,7 @@ fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) -> bool {
     match loaded {
         Ok(keys) => {
             let keys = keys.keeping_tickets_of(&shared.keys);
-            certificates::say(&keys, &shared.config.tls.hostname, log);
+            certificates::say(&keys, &shared.config.hostname, log);
             for core in shared.cores() {
                 let keys = Box::new(keys.clone());
                 handoff.outbox.send(core, ToCore::Keys(keys));

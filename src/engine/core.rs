@@ -1,7 +1,6 @@
 //! One core: its roles, and the pump that connects it with the others.
 
 use super::shared::Shared;
-use crate::config::LogLevel;
 use crate::delivery::Delivery;
 use crate::engine::placement::CoreSpec;
 use crate::handoff::job::{Accepted, Body, Job, Message, ToCore};
@@ -11,7 +10,7 @@ use crate::io::net::{self, Bound, Direction, Listener};
 use crate::io::runtime::{sleep, spawn, yield_now};
 use crate::io::watch::{self, Noticed};
 use crate::listener::Ingress;
-use crate::log::{Log, Shown, Throttle, event};
+use crate::log::{Log, LogLevel, Shown, Throttle, event};
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::settle::Course;
 use crate::session;

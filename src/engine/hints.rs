@@ -3,10 +3,11 @@
 use super::placement::{CoreSpec, Topology};
 use super::plan;
 use super::shared::Shared;
-use crate::config::{Bytes, SpoolConfig};
+use crate::config::SpoolConfig;
 use crate::io::file::{existing_part, total_bytes_blocking};
 use crate::remote::resolve::probe;
 use crate::remote::route::NextHop;
+use crate::text::units::Bytes;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub fn hints(shared: &Shared) -> Vec<String> {
     hints.extend(small_file_system(&shared.config.spool, &shared.specs));
     let cpus = Topology::of_this_host().map_or(usize::MAX, |host| host.cpus.len());
     hints.extend(too_many_threads(shared.specs.len(), cpus));
-    hints.extend(silent_name_servers(&shared.config.dns.servers));
+    hints.extend(silent_name_servers(&shared.config.resolver.name_servers));
     hints
 }
 
@@ -47,12 +48,12 @@ fn routes_to_itself(shared: &Shared) -> Vec<String> {
 
 /// As [`crate::spool::Settings::check`] demands of a given size, of the file system where none is given.
 fn small_file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String> {
-    let settings = plan::spool_settings(config);
+    let settings = &config.settings;
     let threads = plan::number_of(specs);
     let least = settings.spool_bytes_min(threads);
     let wanted = least.saturating_add(settings.keep_free_bytes);
     let total = total_bytes_blocking(existing_part(&config.dir)).ok()?;
-    (config.bytes_max.is_none() && total < wanted).then(|| {
+    (settings.spool_bytes_max.is_none() && total < wanted).then(|| {
         format!(
             "the file system of the spool has {} and {threads} threads need {}: mail may be refused for want \
              of space (452); fewer threads, a smaller --segment-size or a larger file system",

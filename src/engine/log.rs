@@ -4,9 +4,9 @@
 //! out of buffers and drop lines (`crate::log`); nobody waits for this thread except
 //! [`Writer::stop`], for a bounded time.
 
-use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::config::LogConfig;
 use crate::io::file::check_writable_blocking;
-use crate::log::{Chunk, Log};
+use crate::log::{Chunk, Log, LogFormat, LogLevel};
 use crate::privilege::{Identity, give_file};
 use std::cell::Cell;
 use std::ffi::OsString;

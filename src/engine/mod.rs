@@ -17,20 +17,20 @@ mod ports;
 mod service;
 mod shared;
 
-use crate::config::relay::RelayPolicy;
-use crate::config::{Config, LogLevel};
+use crate::config::Config;
 use crate::domain::Domain;
 use crate::handoff::job::{Job, Message, ToCore};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
 use crate::io::{clock, cpu, limits, random, runtime};
 use crate::listener::{AddressCounts, Load};
-use crate::log::{Line, Log, Shown, event};
+use crate::log::{Line, Log, LogLevel, Shown, event};
 use crate::metrics::{CoreMetrics, Counter};
+use crate::policy::rates::Rates;
+use crate::policy::relaying::RelayPolicy;
 use crate::privilege::{self, Identity, Sealed};
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::settle::Course;
-use crate::session::rates::Rates;
 use crate::spool::{self, RecoveredMessage, RecoveryReport};
 use crate::time::WallTime;
 use crate::tls::ServerKeys;
@@ -51,8 +51,6 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-
-pub use plan::VALIDATORS;
 
 /// How long the last log lines may take to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
@@ -257,7 +255,7 @@ impl Prepared {
     /// All that is worth a look, in a text for people.
     fn all_hints(&self) -> Vec<String> {
         let shared = &self.shared;
-        let hostname = &shared.config.tls.hostname;
+        let hostname = &shared.config.hostname;
         let hints = shared.config.hints.iter().chain(&self.hints).cloned();
         hints
             .chain(shared.keys.warnings(hostname, clock::wall_time()))
@@ -362,7 +360,7 @@ fn open_spool(
     confinement: &Confinement,
     intent: Intent,
 ) -> Result<Option<spool::Opened>, StartError> {
-    let settings = plan::spool_settings(&config.spool);
+    let settings = config.spool.settings.clone();
     let (dir, cores) = (&config.spool.dir, plan::number_of(specs));
     match intent {
         Intent::Start => spool::open(dir, &settings, cores).map(Some),
@@ -381,9 +379,9 @@ fn share(
     listening: Vec<(SocketAddr, bool)>,
 ) -> Shared {
     let specs = plan.specs;
-    let mut relay = RelayPolicy::new(&config.relay);
-    let own_name = Domain::parse(&config.session.hostname);
-    if own_name.is_ok_and(|name| plan.routes.route(&name).is_some()) {
+    let mut relay = RelayPolicy::new(&config.relaying);
+    let own_name = Domain::parse(&config.hostname);
+    if own_name.is_ok_and(|name| config.routes.route(&name).is_some()) {
         relay.has_route_for_own_name();
     }
     let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
@@ -394,7 +392,7 @@ fn share(
     let (ingress_cores, delivery_cores) = (of_role(|s| s.ingress), of_role(|s| s.delivery));
     Shared {
         relay: Arc::new(relay),
-        routes: Arc::new(plan.routes),
+        routes: Arc::new(config.routes.clone()),
         identity,
         keys,
         anchors: Arc::new(plan.anchors),
@@ -402,7 +400,7 @@ fn share(
         listening,
         loads: ingress_cores.iter().map(|_| Load::default()).collect(),
         addresses: Arc::new(AddressCounts::default()),
-        rates: Arc::new(Rates::new(&config.listen.rates)),
+        rates: Arc::new(Rates::new(&config.rates)),
         tls_memory: Arc::default(),
         memory: Memory::new(specs.len(), config.spool.memory_bytes_max),
         metrics: specs
@@ -542,11 +540,11 @@ fn say_hello(shared: &Shared, log: &Log, opened: &spool::Opened, more: impl FnOn
     let now = clock::wall_time();
     let mut line = log.line(LogLevel::Info, event::START, now);
     line.field("version", env!("CARGO_PKG_VERSION"))
-        .field("hostname", &shared.config.session.hostname)
+        .field("hostname", &shared.config.hostname)
         .field("threads", Shown(explain(&shared.specs)));
     more(&mut line);
     drop(line);
-    certificates::say(&shared.keys, &shared.config.tls.hostname, log);
+    certificates::say(&shared.keys, &shared.config.hostname, log);
     log.line(LogLevel::Info, event::TRUSTED_ROOTS, now)
         .field("roots", shared.anchors.len() as u64)
         .field("left_out", shared.anchors.left_out() as u64);
@@ -612,9 +610,10 @@ fn say_hints(shared: &Shared, more: &[String], log: &Log) {
 /// The last lines of the start: where to send mail, and how to send a first message.
 fn say_ready(shared: &Shared, log: &Log) {
     let now = clock::wall_time();
-    let session = &shared.config.session;
+    let offers_starttls = shared.config.session.offers_starttls;
+    let require_tls = shared.config.server.require_tls;
     for (address, implicit_tls) in &shared.listening {
-        let tls = match (implicit_tls, session.offer_starttls, session.require_tls) {
+        let tls = match (implicit_tls, offers_starttls, require_tls) {
             (true, _, _) => "from the first byte",
             (false, false, _) => "not offered",
             (false, true, false) => "offered by STARTTLS",
@@ -626,7 +625,7 @@ fn say_ready(shared: &Shared, log: &Log) {
     }
     let mut line = log.line(LogLevel::Info, event::READY, now);
     if let Some((address, _)) = shared.listening.iter().find(|(_, implicit)| !implicit) {
-        let tls = if session.offer_starttls { "--tls " } else { "" };
+        let tls = if offers_starttls { "--tls " } else { "" };
         line.field(
             "try",
             Shown(format!(

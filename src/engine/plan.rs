@@ -3,14 +3,9 @@
 
 use super::placement::{CoreSpec, Topology, place};
 use super::{Context, StartError, ports};
-use crate::config::{
-    Bytes, Config, CoreConfig, RouteText, SpoolConfig, SpoolDurability, Validators,
-};
-use crate::io::buffer::BLOCK_BYTES;
-use crate::io::file::{Durability, existing_part};
+use crate::config::Config;
 use crate::io::{cpu, limits};
-use crate::remote::route::RouteTable;
-use crate::spool;
+use crate::text::units::Bytes;
 use crate::tls::TrustAnchors;
 
 /// How far a start goes.
@@ -23,12 +18,6 @@ pub enum Intent {
     Check,
 }
 
-/// What [`Config::from_args`] asks of the rooms above it.
-pub const VALIDATORS: Validators = Validators {
-    routes: judge_routes,
-    spool: judge_spool,
-};
-
 /// Files of a core besides connections: its ring, its bells, its logs and their segments.
 const DESCRIPTORS_PER_CORE: u64 = 16;
 /// Files of the process besides that.
@@ -39,7 +28,6 @@ pub struct Plan {
     /// Files that may be open at a time.
     pub descriptors: u64,
     pub specs: Vec<CoreSpec>,
-    pub routes: RouteTable,
     pub anchors: TrustAnchors,
     /// What was wrong with some of them.
     pub anchor_complaints: Vec<String>,
@@ -58,6 +46,7 @@ impl Plan {
         let topology = Topology::of_this_host().context("finding the CPUs")?;
         let specs = place(&config.cores, &topology).context("placing threads")?;
         check_descriptors(config, &specs, descriptors)?;
+        check_spool_size(config, &specs)?;
         // Whose threads are not tied shares its CPUs with others, which it may push off.
         let is_patient = !shares_cpus && config.cores.pin;
         let impatience = is_patient.then(cpu::wake_patiently).and_then(Result::err);
@@ -78,8 +67,6 @@ impl Plan {
         Ok(Plan {
             descriptors,
             specs,
-            routes: route_table(&config.relay.routes, config.delivery.mx_port)
-                .map_err(|mut complaints| StartError(complaints.swap_remove(0)))?,
             anchors,
             anchor_complaints,
             hints: hints.into_iter().collect(),
@@ -102,75 +89,22 @@ fn check_descriptors(config: &Config, specs: &[CoreSpec], allowed: u64) -> Resul
     }
 }
 
-/// The table, or everything that is wrong with it.
-fn route_table(routes: &[RouteText], mx_port: u16) -> Result<RouteTable, Vec<String>> {
-    let mut table = RouteTable::new(mx_port);
-    let complaints: Vec<String> = routes
-        .iter()
-        .filter_map(|route| {
-            let error = table.add_entry(&route.text, &route.source).err()?;
-            Some(format!("{}: '{}': {}", route.source, route.text, error.why))
-        })
-        .collect();
-    match complaints.is_empty() {
-        true => Ok(table),
-        false => Err(complaints),
-    }
-}
-
-fn judge_routes(routes: &[RouteText]) -> Vec<String> {
-    // The port is a number by itself.
-    route_table(routes, 0).err().unwrap_or_default()
-}
-
-/// The part of the host that cannot be asked here is complained of at the start.
-fn judge_spool(config: &SpoolConfig, cores: &CoreConfig) -> Result<(), String> {
-    let (segment, block) = (config.segment_bytes, BLOCK_BYTES as u64);
-    if !segment.is_multiple_of(block) {
-        return Err(format!(
-            "--segment-size {segment}: a whole multiple of {block} bytes is wanted, such as {}",
-            Bytes(segment - segment % block)
-        ));
-    }
-    let Some(most) = config.bytes_max else {
-        return Ok(());
-    };
-    let specs = Topology::of_this_host().map(|topology| place(cores, &topology));
-    let Ok(Ok(specs)) = specs else {
-        return Ok(());
-    };
-    let least = spool_settings(config).spool_bytes_min(number_of(&specs));
-    match most < least {
-        true => Err(format!(
+fn check_spool_size(config: &Config, specs: &[CoreSpec]) -> Result<(), StartError> {
+    let settings = &config.spool.settings;
+    let least = settings.spool_bytes_min(number_of(specs));
+    match settings.spool_bytes_max {
+        Some(most) if most < least => Err(StartError(format!(
             "--spool-size {}: at least {} for {} threads with this --segment-size and \
              --max-message-size, or 0",
             Bytes(most),
             Bytes(least),
             specs.len()
-        )),
-        false => Ok(()),
+        ))),
+        _ => Ok(()),
     }
 }
 
 /// The flags allow fewer threads than fit into 16 bits.
 pub fn number_of(specs: &[CoreSpec]) -> u16 {
     u16::try_from(specs.len()).unwrap_or(u16::MAX)
-}
-
-/// How the spool is kept.
-pub fn spool_settings(config: &SpoolConfig) -> spool::Settings {
-    spool::Settings {
-        segment_bytes: config.segment_bytes,
-        spool_bytes_max: config.bytes_max,
-        message_bytes_max: config.message_bytes_max,
-        keep_free_bytes: config
-            .keep_free_bytes
-            .unwrap_or_else(|| spool::keep_free_bytes(existing_part(&config.dir))),
-        durability: match config.durability {
-            SpoolDurability::Auto => None,
-            SpoolDurability::Direct => Some(Durability::Direct),
-            SpoolDurability::Buffered => Some(Durability::Buffered),
-        },
-        ..spool::Settings::default()
-    }
 }

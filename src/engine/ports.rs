@@ -71,7 +71,7 @@ pub fn listen(config: &Config, listeners: &[Listeners]) -> Result<(), StartError
 
 /// Connections can come from the addresses that `--source-address` names.
 pub fn check_sources(config: &Config) -> Result<(), StartError> {
-    for address in &config.delivery.source_addresses {
+    for address in &config.connections.source_addresses {
         check_address(SocketAddr::new(*address, 0)).map_err(|error| {
             StartError(format!(
                 "--source-address {address}: {}",

@@ -1,8 +1,7 @@
 //! What a service manager is told and asked: `sd_notify(3)`, the watchdog. Without one, nothing.
 
-use crate::config::LogLevel;
 use crate::io::{clock, runtime};
-use crate::log::{Log, Shown, event};
+use crate::log::{Log, LogLevel, Shown, event};
 use crate::metrics::Counter;
 use sd_notify::NotifyState;
 use std::time::Duration;

@@ -19,8 +19,7 @@
 //! belong to one core each.
 
 use super::placement::CoreSpec;
-use crate::config::relay::RelayPolicy;
-use crate::config::{BareLineEnds, Config, IpVersion, TlsLevel};
+use crate::config::Config;
 use crate::delivery::{self, Delivery};
 use crate::domain::Domain;
 use crate::handoff::job::Message;
@@ -29,31 +28,23 @@ use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::{Log, Throttle, event};
 use crate::message::Mailbox;
 use crate::metrics::{CoreMetrics, Counter};
+use crate::policy::rates::Rates;
+use crate::policy::relaying::RelayPolicy;
 use crate::privilege::Identity;
 use crate::remote::connection;
-use crate::remote::resolve::{self, Families, OwnNames, Resolver};
+use crate::remote::resolve::{OwnNames, Resolver};
 use crate::remote::route::{NextHop, RouteTable};
 use crate::schedule::next_hop;
 use crate::schedule::outcome::RecipientState;
-use crate::schedule::retry::RetryPolicy;
 use crate::session;
-use crate::session::rates::Rates;
 use crate::session::tls_memory::TlsMemory;
-use crate::smtp::{data, server};
 use crate::spool::Spool;
-use crate::time::pace::MinRate;
-use crate::tls::{
-    ClientTls, Judge, Level, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions,
-};
+use crate::tls::{ClientTls, Judge, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Semaphore;
-
-/// How long the answer to QUIT is waited for: nothing depends on it.
-const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Shared {
     pub config: Config,
@@ -157,28 +148,12 @@ impl Shared {
         accepted: session::TakeOver,
         dead_end: session::DeadEnd,
     ) -> Result<Rc<session::Context>, TlsError> {
-        let config = &self.config.session;
         let lines = |event| RefCell::new(Throttle::new(event, session::LIMIT_LINES_PER_SECOND));
         Ok(Rc::new(session::Context {
-            settings: Rc::new(self.server_settings()),
+            server: Rc::new(self.config.server.clone()),
+            settings: self.config.session,
             relay: self.relay.clone(),
             dead_end,
-            timeouts: session::Timeouts {
-                command: config.command_timeout,
-                data: config.data_timeout,
-                min_rate: config.min_data_rate.map(|bytes_per_s| MinRate {
-                    grace: config.data_timeout,
-                    bytes_per_s,
-                }),
-                handshake: config.handshake_timeout,
-                session: config.session_timeout,
-                crowded: self.config.delivery.crowded_timeout,
-            },
-            body_room: session::Room {
-                chunk_bytes: self.config.spool.chunk_bytes as usize,
-                whole_bytes: self.config.spool.in_memory_bytes as usize,
-            },
-            offers_starttls: config.offer_starttls,
             spool,
             core,
             tls: RefCell::new(ServerTls::new(&self.keys, Versions::default())?),
@@ -198,49 +173,14 @@ impl Shared {
         }))
     }
 
-    fn server_settings(&self) -> server::Settings {
-        let config = &self.config.session;
-        let defaults = server::Settings::new(&config.hostname);
-        server::Settings {
-            banner: config.banner.clone(),
-            max_message_bytes: config.message_bytes_max,
-            max_recipients: config.recipients_max as usize,
-            max_errors: config.errors_max,
-            max_hops: config.hops_max,
-            max_text_line_bytes: config.line_bytes_max.map_or(usize::MAX, |most| {
-                usize::try_from(most).unwrap_or(usize::MAX)
-            }),
-            max_transactions: config.messages_max.unwrap_or(0),
-            bare_line_ends: match config.bare_line_ends {
-                BareLineEnds::Refuse => data::BareLineEnds::Refuse,
-                BareLineEnds::Normalise => data::BareLineEnds::Normalise,
-            },
-            offer_chunking: config.offer_chunking,
-            qualify_domain: config.qualify_domain.clone(),
-            require_tls: config.require_tls,
-            ..defaults
-        }
-    }
-
     fn resolver(&self) -> Result<Resolver, String> {
-        let config = &self.config.dns;
-        let settings = resolve::Settings {
-            name_servers: config.servers.clone(),
-            query_timeout: config.timeout,
-            families: match config.ip_version {
-                IpVersion::Both => Families::default(),
-                IpVersion::V4 => Families::Ipv4Only,
-                IpVersion::V6 => Families::Ipv6Only,
-            },
-            ..resolve::Settings::default()
-        };
-        Resolver::new(settings, self.own_names())
+        Resolver::new(self.config.resolver.clone(), self.own_names())
     }
 
     /// What leads back to this relay.
     pub fn own_names(&self) -> OwnNames {
         OwnNames {
-            hostname: self.config.session.hostname.parse().ok(),
+            hostname: self.config.hostname.parse().ok(),
             listeners: self.listening.iter().map(|(address, _)| *address).collect(),
             aliases: Vec::new(),
         }
@@ -254,21 +194,13 @@ impl Shared {
         log: Rc<Log>,
         finished: delivery::Finished,
     ) -> Result<Delivery, String> {
-        let config = &self.config.delivery;
         let context = delivery::Context {
-            hostname: config.hostname.clone(),
+            hostname: self.config.hostname.clone(),
+            settings: self.config.delivery.clone(),
             routes: self.routes.clone(),
             resolver: self.resolver()?,
             remote: Rc::new(self.remote().map_err(|error| error.to_string())?),
             spool,
-            retry: self.retry(config.queue_lifetime),
-            // It is counted from the arrival of the mail, whose own lifetime may be over by the
-            // time that a report is owed.
-            report_retry: self.retry(config.queue_lifetime.saturating_add(config.bounce_lifetime)),
-            recipients_per_transaction: config.recipients_per_transaction_max as usize,
-            transactions_per_connection: config.messages_per_connection_max,
-            broken_tls_remembered: self.config.tls.broken_for,
-            level_for: self.level_for(),
             finished,
             memory: self.memory.clone(),
             core,
@@ -295,76 +227,19 @@ impl Shared {
         Ok(())
     }
 
-    fn retry(&self, lifetime: Duration) -> RetryPolicy {
-        RetryPolicy {
-            min: self.config.delivery.retry_min,
-            max: self.config.delivery.retry_max,
-            lifetime,
-            ..RetryPolicy::default()
-        }
-    }
-
     fn remote(&self) -> Result<connection::Context, TlsError> {
-        let config = &self.config.delivery;
-        let timeouts = connection::Timeouts {
-            connect: config.connect_timeout,
-            greeting: config.greeting_timeout,
-            command: config.reply_timeout,
-            handshake: config.handshake_timeout,
-            data: config.reply_timeout,
-            block: config.send_timeout,
-            final_dot: config.final_reply_timeout,
-            min_rate: config.min_send_rate.map(|bytes_per_s| MinRate {
-                grace: config.send_timeout,
-                bytes_per_s,
-            }),
-            quit: QUIT_TIMEOUT,
-            crowded: config.crowded_timeout,
-        };
         Ok(connection::Context::new(
-            &config.hostname,
+            &self.config.hostname,
             ClientTls::new(Versions::default())?,
             Judge::new(self.anchors.clone()),
-            timeouts,
-            self.config.tls.send_sni,
-            config.source_addresses.clone(),
+            self.config.connections.clone(),
         ))
     }
 
-    /// The first pattern that matches says how much TLS a recipient domain demands.
-    fn level_for(&self) -> Box<dyn Fn(&Domain<'_>) -> Level> {
-        let default = level(self.config.tls.out_level);
-        let levels = self.config.tls.out_levels.clone();
-        Box::new(move |domain: &Domain<'_>| {
-            levels
-                .iter()
-                .find(|(pattern, _)| pattern.matches(domain))
-                .map_or(default, |(_, demanded)| level(*demanded))
-        })
-    }
-
     fn schedule(&self) -> next_hop::Settings {
-        let config = &self.config.delivery;
-        let cores = self.delivery_cores.len() as u32;
-        let window_max = config.connections_per_hop_max.div_ceil(cores).max(1);
-        let defaults = next_hop::Settings::default();
-        next_hop::Settings {
-            window_initial: defaults.window_initial.min(window_max),
-            window_max,
-            connections_max: (config.connections_max / cores).max(1),
-            idle_wait: config.idle_timeout,
-            crowded_wait_max: config.crowded_timeout,
-            ..defaults
-        }
-        .within(&self.retry(config.queue_lifetime))
-    }
-}
-
-fn level(demanded: TlsLevel) -> Level {
-    match demanded {
-        TlsLevel::None => Level::None,
-        TlsLevel::May => Level::May,
-        TlsLevel::Encrypt => Level::Encrypt,
-        TlsLevel::Verify => Level::Verify,
+        let settings = self.config.schedule.clone();
+        settings
+            .share_of(self.delivery_cores.len() as u32)
+            .within(&self.config.delivery.retry)
     }
 }

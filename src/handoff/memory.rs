@@ -10,6 +10,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Ceiling of all cores together unless it is said otherwise.
+pub const BYTES_MAX: u64 = 512 << 20;
+
 /// What other cores hold is looked up at every so manieth question while there is plenty.
 const LOOKS_PER_SUM: u32 = 16;
 

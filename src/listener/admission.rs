@@ -4,7 +4,7 @@
 //! comes and once when it goes.
 
 use crate::io::random::{self, Keyed};
-use crate::session::rates::{Rates, prefix_of};
+use crate::policy::rates::{Rates, prefix_of};
 use crate::time::Now;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -299,7 +299,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RateConfig;
+    use crate::policy::rates::Limits;
     use crate::smtp::server::Spending;
 
     const NOW: Now = Now(1);
@@ -310,10 +310,10 @@ mod tests {
             ingress_cores: (0..cores).map(|core| core + 10).collect(),
             loads: (0..cores).map(|_| Load::default()).collect(),
             addresses: Arc::new(AddressCounts::default()),
-            rates: Arc::new(Rates::new(&RateConfig {
+            rates: Arc::new(Rates::new(&Limits {
                 connections: Some(20),
                 errors: Some(1),
-                ..RateConfig::default()
+                ..Limits::NONE
             })),
             connections_max: 100,
             reserved: 12,
@@ -405,7 +405,7 @@ mod tests {
                 ingress_cores: first.ingress_cores.clone(),
                 loads: first.loads.clone(),
                 addresses: first.addresses.clone(),
-                rates: Arc::new(Rates::new(&RateConfig::default())),
+                rates: Arc::new(Rates::new(&Limits::NONE)),
                 connections_max: 64,
                 reserved: 8,
                 per_address_max: None,
@@ -445,7 +445,7 @@ mod tests {
             let mut door = admission(1, 0);
             (door.connections_max, door.reserved) = (100_000, 0);
             door.per_address_max = Some(limit);
-            door.rates = Arc::new(Rates::new(&RateConfig::default()));
+            door.rates = Arc::new(Rates::new(&Limits::NONE));
             let base: u128 = 0x2001_0db8_0001 << 80;
             let networks = 1u128 << (64 - prefix_bits);
             let from = (0..networks.min(4096)).flat_map(|net| (0..limit).map(move |_| net));

@@ -7,13 +7,12 @@ mod admission;
 
 pub use admission::{AddressCounts, Admission, Load};
 
-use crate::config::LogLevel;
 use crate::handoff::job::Accepted;
 use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
 use crate::io::{clock, limits};
-use crate::log::{Shown, event};
-use crate::session::rates::prefix_of;
+use crate::log::{LogLevel, Shown, event};
+use crate::policy::rates::prefix_of;
 use crate::session::{self, Context, Sessions};
 use crate::time::Now;
 use crate::tls::stream::Stream;
@@ -32,6 +31,33 @@ const REFUSALS_MAX: usize = 256;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long accepting pauses when the host is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where we listen, and how many may be here.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub plain: Vec<SocketAddr>,
+    /// TLS from the first byte (RFC 8314 section 3.3).
+    pub implicit_tls: Vec<SocketAddr>,
+    /// Connections that the kernel holds for a listener until it takes them.
+    pub backlog: u32,
+    /// Open sessions of all listeners and cores.
+    pub connections_max: u32,
+    /// Of those, only for trusted clients.
+    pub connections_reserved: u32,
+    /// Per IPv4 address or IPv6 /64; trusted clients are exempt. `None`: no limit.
+    pub connections_per_address_max: Option<u32>,
+    /// At a stop: how long open transactions may still take.
+    pub drain_timeout: Duration,
+}
+
+/// Defaults of [`Settings`].
+pub const BACKLOG: u32 = 1024;
+pub const CONNECTIONS_MAX: u32 = 10_000;
+pub const CONNECTIONS_PER_ADDRESS_MAX: u32 = 100;
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One in so many connections is for trusted clients only, unless it is said otherwise.
+pub const RESERVED_SHARE: u32 = 8;
 
 /// What the listeners of a core share.
 pub struct Ingress {
@@ -171,7 +197,7 @@ impl Ingress {
         if implicit_tls {
             return;
         }
-        let reply = refused.reply(&self.context.settings.hostname);
+        let reply = refused.reply(&self.context.server.hostname);
         if self.refusals.open() >= REFUSALS_MAX {
             // What fits into the socket's buffer. A client that has already spoken may not see it.
             let _ = socket.send_now(reply.as_bytes());

@@ -2,7 +2,7 @@
 
 use super::event::{self, Event};
 use super::{Log, Pen, Value};
-use crate::config::LogLevel;
+use crate::log::LogLevel;
 use crate::time::flow::{Flow, in_ns};
 use crate::time::{Now, WallTime};
 use std::hash::{BuildHasher, Hash, RandomState};

@@ -35,6 +35,28 @@ pub use process::{harden, may_bind, refuse_huge_pages};
 
 use std::fmt;
 
+/// What is given up, and how strictly.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// `None`: whoever started us.
+    pub user: Option<UserName>,
+    pub landlock: bool,
+    /// A kernel without it is an error.
+    pub require_landlock: bool,
+    pub seccomp: bool,
+    /// Any call that is not on the list is the end.
+    pub strict_seccomp: bool,
+    pub core_dumps: bool,
+}
+
+/// `NAME[:GROUP]`: who the relay becomes when root has started it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserName {
+    pub user: String,
+    /// `None`: the user's own first group.
+    pub group: Option<String>,
+}
+
 /// What was tried, what the system or the rule said, and what to do about it.
 #[derive(Debug)]
 pub struct Complaint(String);

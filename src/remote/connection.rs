@@ -92,6 +92,27 @@ struct Awaited {
     due: Due,
 }
 
+/// Defaults of [`Settings`].
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(3 * 60);
+pub const MIN_SEND_RATE: u64 = 1000;
+pub const FINAL_REPLY_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// How long the answer to QUIT is waited for: nothing depends on it.
+pub const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How next hops are spoken to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub timeouts: Timeouts,
+    pub sends_sni: bool,
+    /// Connect from these; at most one per IP version.
+    pub source_addresses: Vec<IpAddr>,
+}
+
 /// What all outbound connections of a core share.
 pub struct Context {
     /// One for each [`TlsWish`], in the order of its variants.
@@ -100,20 +121,12 @@ pub struct Context {
     judge: Judge,
     timeouts: Timeouts,
     sends_sni: bool,
-    /// At most one per IP version.
     sources: Vec<IpAddr>,
 }
 
 impl Context {
-    pub fn new(
-        hostname: &str,
-        tls: ClientTls,
-        judge: Judge,
-        timeouts: Timeouts,
-        sends_sni: bool,
-        sources: Vec<IpAddr>,
-    ) -> Self {
-        let settings = |starttls| {
+    pub fn new(hostname: &str, tls: ClientTls, judge: Judge, settings: Settings) -> Self {
+        let of_client = |starttls| {
             Rc::new(ClientSettings {
                 hostname: hostname.to_owned(),
                 starttls,
@@ -121,12 +134,12 @@ impl Context {
             })
         };
         Context {
-            settings: [TlsWish::Never, TlsWish::IfOffered, TlsWish::Required].map(settings),
+            settings: [TlsWish::Never, TlsWish::IfOffered, TlsWish::Required].map(of_client),
             tls,
             judge,
-            timeouts,
-            sends_sni,
-            sources,
+            timeouts: settings.timeouts,
+            sends_sni: settings.sends_sni,
+            sources: settings.source_addresses,
         }
     }
 

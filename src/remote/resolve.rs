@@ -33,7 +33,6 @@ pub use own::OwnNames;
 pub use pool::Notice;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
-use crate::config::defaults;
 use crate::domain::Domain;
 use crate::io::runtime::timeout;
 use crate::io::{clock, random};
@@ -76,6 +75,9 @@ const DRAWN_TTL_MAX: Duration = Duration::from_secs(60);
 /// About 100 bytes each.
 const HOSTS_REMEMBERED_MAX: usize = 10_000;
 
+/// Default of [`Settings::query_timeout`].
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How a delivery core resolves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -115,7 +117,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             name_servers: Vec::new(),
-            query_timeout: defaults::DNS_TIMEOUT,
+            query_timeout: QUERY_TIMEOUT,
             query_retries: 2,
             resolve_timeout: Duration::from_secs(20),
             families: Families::default(),

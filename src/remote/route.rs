@@ -12,13 +12,23 @@
 //! without a route goes to its MX hosts, an address literal to its address. Domains are compared in their normal
 //! form: [`Domain`].
 
-use crate::config::{LINK_LOCAL, is_link_local};
 use crate::domain::{Domain, DomainError, DomainMap};
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+
+/// Said of a link-local address where no interface can be named beside it.
+pub const LINK_LOCAL: &str = "a link-local address (fe80::/10) is one of an interface, which cannot be named here; \
+                              take another address";
+
+/// With an interface or without.
+pub fn is_link_local(text: &str) -> bool {
+    let address = text.split('%').next().unwrap_or(text);
+    let address = address.parse::<Ipv6Addr>();
+    address.is_ok_and(|address| address.is_unicast_link_local())
+}
 
 /// RFC 5321 section 4.5.1: mail between hosts.
 pub const SMTP_PORT: u16 = 25;

@@ -60,7 +60,6 @@ mod hop;
 mod proven;
 
 use super::retry::RetryPolicy;
-use crate::config::defaults;
 use crate::time::Now;
 use due::DueQueue;
 use health::Failure;
@@ -76,7 +75,13 @@ const SPARE_HOPS_MAX: usize = 1024;
 /// A job has at least this long for a connection that opens or answers slowly, however short the retry interval is.
 const QUEUE_WAIT_LEAST: Duration = Duration::from_secs(60);
 
-/// The limits of one delivery core's schedule.
+/// Defaults of [`Settings`].
+pub const CONNECTIONS_PER_HOP_MAX: u32 = 20;
+pub const CONNECTIONS_MAX: u32 = 2000;
+pub const IDLE_WAIT: Duration = Duration::from_secs(10);
+pub const CROWDED_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The limits of one delivery core's schedule, or before [`Settings::share_of`] of all together.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Connections to a hop that has shown nothing yet, also while none of them was greeted. 1 to `window_max`.
@@ -125,13 +130,13 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             window_initial: 5,
-            window_max: defaults::CONNECTIONS_PER_HOP_MAX,
-            connections_max: defaults::CONNECTIONS_OUT_MAX,
+            window_max: CONNECTIONS_PER_HOP_MAX,
+            connections_max: CONNECTIONS_MAX,
             jobs_per_new_connection: 10,
             reuse_wait: Duration::from_millis(5),
             slow_wait: Duration::from_millis(100),
             join_wait: Duration::from_millis(500),
-            idle_wait: defaults::IDLE_TIMEOUT,
+            idle_wait: IDLE_WAIT,
             failures_until_dead: 3,
             failure_wait_min: Duration::from_secs(1),
             probe_wait_min: Duration::from_secs(10),
@@ -141,13 +146,21 @@ impl Default for Settings {
             blocked_wait_max: Duration::from_secs(60),
             queue_wait_max: Duration::from_secs(3600),
             proven_wait_max: Duration::from_secs(1),
-            crowded_wait_max: defaults::CROWDED_TIMEOUT,
+            crowded_wait_max: CROWDED_WAIT_MAX,
             jobs_per_turn: 100,
         }
     }
 }
 
 impl Settings {
+    /// What one of so many delivery cores gets of the connections of all. At least 1 core.
+    pub fn share_of(mut self, cores: u32) -> Self {
+        self.window_max = self.window_max.div_ceil(cores).max(1);
+        self.window_initial = self.window_initial.min(self.window_max);
+        self.connections_max = (self.connections_max / cores).max(1);
+        self
+    }
+
     /// With no pause longer than the retry interval asks for: who wants a try every second gets it
     /// also from a hop that is dead or paused. A hop that is slow has a minute all the same.
     pub fn within(mut self, retry: &RetryPolicy) -> Self {

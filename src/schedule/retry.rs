@@ -4,12 +4,16 @@
 //! return the mail of years nor keep it for years. Only over a restart the calendar counts.
 
 use super::outcome::Diagnosis;
-use crate::config::defaults;
 use crate::smtp::reply::EnhancedStatus;
 use std::time::Duration;
 
 /// RFC 3463: X.4.7, delivery time expired.
 pub const DELIVERY_TIME_EXPIRED: EnhancedStatus = EnhancedStatus::new(4, 4, 7);
+
+/// Defaults of [`RetryPolicy`].
+pub const MIN: Duration = Duration::from_secs(5 * 60);
+pub const MAX: Duration = Duration::from_secs(60 * 60);
+pub const LIFETIME: Duration = Duration::from_secs(5 * 24 * 60 * 60);
 
 /// Exponential back-off with a lifetime.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,9 +32,9 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> Self {
         RetryPolicy {
-            min: defaults::RETRY_MIN,
-            max: defaults::RETRY_MAX,
-            lifetime: defaults::QUEUE_LIFETIME,
+            min: MIN,
+            max: MAX,
+            lifetime: LIFETIME,
             jitter_percent: 20,
         }
     }

@@ -4,21 +4,20 @@
 //! Not here: what happens to a message afterwards. It leaves through [`Context::accepted`].
 
 mod incoming;
-pub mod rates;
 pub mod tls_memory;
 
-use crate::config::LogLevel;
-use crate::config::relay::RelayPolicy;
 use crate::handoff::job::{Body, Message, queued_bytes};
 use crate::handoff::memory::{Budget, Charge, Level};
 use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{clock, pool};
-use crate::log::{Addressee, Log, Shown, Throttle, event};
+use crate::log::{Addressee, Log, LogLevel, Shown, Throttle, event};
 use crate::message::{Envelope, Mailbox, SessionId, TlsSummary};
 use crate::metrics::CoreMetrics;
+use crate::policy::rates::{Over, Rates, prefix_of};
+use crate::policy::relaying::RelayPolicy;
 use crate::smtp::refusal::Refusal;
 use crate::smtp::server::{
-    PeerInfo, Phase, Policy, RejectedAt, Rejection, Server, Settings, Spending, Step,
+    self, PeerInfo, Phase, Policy, RejectedAt, Rejection, Server, Spending, Step,
 };
 use crate::spool::Spool;
 use crate::time::Now;
@@ -28,7 +27,6 @@ use crate::tls::session::TlsError;
 use crate::tls::stream::{Received, Stream, StreamError};
 use incoming::{Durable, Incoming};
 pub use incoming::{Held, Room};
-use rates::{Over, Rates, prefix_of};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -98,6 +96,22 @@ pub struct Timeouts {
     pub crowded: Duration,
 }
 
+/// Defaults of [`Timeouts`], [`MinRate`] and [`Room`].
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+pub const DATA_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+pub const MIN_DATA_RATE: u64 = 500;
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
+pub const CHUNK_BYTES: u64 = 256 << 10;
+pub const IN_MEMORY_BYTES: u64 = 2 << 20;
+
+/// What all sessions keep to, besides what their SMTP machine does.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub timeouts: Timeouts,
+    pub body_room: Room,
+    pub offers_starttls: bool,
+}
+
 /// How many sessions are open, and a word when the last one has ended.
 #[derive(Default)]
 pub struct Sessions {
@@ -141,12 +155,10 @@ pub type DeadEnd = Box<dyn Fn(&Mailbox) -> Option<Refusal>>;
 
 /// What all sessions of a core share.
 pub struct Context {
-    pub settings: Rc<Settings>,
+    pub server: Rc<server::Settings>,
+    pub settings: Settings,
     pub relay: Arc<RelayPolicy>,
     pub dead_end: DeadEnd,
-    pub timeouts: Timeouts,
-    pub body_room: Room,
-    pub offers_starttls: bool,
     pub spool: Spool,
     pub core: usize,
     pub tls: RefCell<ServerTls>,
@@ -200,7 +212,7 @@ impl Context {
 
     fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {
         // Without TLS such a client could not send at all.
-        let withdrawn = !self.settings.require_tls
+        let withdrawn = !self.server.require_tls
             && self
                 .tls_memory
                 .take_withdrawal(peer.address, hello, clock::now());
@@ -470,11 +482,11 @@ impl Session {
     fn new(context: Rc<Context>, socket: Socket, who: Who, implicit_tls: bool) -> Self {
         let started = clock::now();
         let info = PeerInfo {
-            offer_starttls: !implicit_tls && context.offers_starttls,
+            offer_starttls: !implicit_tls && context.settings.offers_starttls,
             ..context.peer_info(who.peer.ip())
         };
         Session {
-            server: Server::new(context.settings.clone(), info),
+            server: Server::new(context.server.clone(), info),
             stream: Stream::new(socket),
             memory: context.memory.charge(SESSION_BYTES as u64),
             context,
@@ -499,7 +511,7 @@ impl Session {
             spent.map_err(|_| End::Limited)?;
             // TLS was there before the first word, so it belongs to who the peer is.
             info.tls = Some(Box::pin(self.handshake()).await?);
-            self.server = Server::new(self.context.settings.clone(), info);
+            self.server = Server::new(self.context.server.clone(), info);
         }
         self.server.greet(&mut self.out);
         self.flush().await?;
@@ -577,7 +589,7 @@ impl Session {
     }
 
     fn pace_deadline(&self) -> Now {
-        match (&self.pace, self.context.timeouts.min_rate) {
+        match (&self.pace, self.context.settings.timeouts.min_rate) {
             (Some(pace), Some(rate)) => pace.deadline(rate),
             _ => Now::NEVER,
         }
@@ -721,12 +733,15 @@ impl Session {
         let context = &self.context;
         self.stream.set_deadline(Now::NEVER);
         let level = context.memory.level();
-        incoming.held.make_room(context.body_room, level);
-        if !incoming.held.has_outgrown(context.body_room, level) {
+        incoming.held.make_room(context.settings.body_room, level);
+        if !incoming
+            .held
+            .has_outgrown(context.settings.body_room, level)
+        {
             return;
         }
         let began = clock::now();
-        Box::pin(incoming.spill(&context.spool, context.body_room, level)).await;
+        Box::pin(incoming.spill(&context.spool, context.settings.body_room, level)).await;
         self.excuse(began);
     }
 
@@ -777,7 +792,7 @@ impl Session {
             context.core,
             memory,
         );
-        let is_small = durable.body_bytes <= context.body_room.whole_bytes as u64;
+        let is_small = durable.body_bytes <= context.settings.body_room.whole_bytes as u64;
         let body = durable.body.filter(|_| is_small);
         let body = body.and_then(|body| Body::keep(body, &context.memory));
         (context.accepted)(message, body);
@@ -786,7 +801,8 @@ impl Session {
     async fn handshake(&mut self) -> Result<TlsSummary, End> {
         let context = self.context.clone();
         let now = clock::now();
-        self.stream.set_deadline(now + context.timeouts.handshake);
+        self.stream
+            .set_deadline(now + context.settings.timeouts.handshake);
         let session = context.tls.borrow().accept();
         let result = match session {
             Ok(session) => self.stream.handshake(session, &mut self.input).await,
@@ -836,7 +852,7 @@ impl Session {
     fn arm_deadline(&mut self) {
         let now = clock::now();
         self.server.note_time(now);
-        let timeouts = &self.context.timeouts;
+        let timeouts = &self.context.settings.timeouts;
         let wait = match self.server.phase() {
             Phase::Body => timeouts.data,
             Phase::BodyMayBeOver => timeouts.data.min(BODY_MAY_BE_OVER_TIMEOUT),
@@ -855,8 +871,8 @@ impl Session {
         if self.server.peer().trusted {
             return Now::NEVER;
         }
-        let wait = self.context.timeouts.crowded;
-        match (&self.pace, self.context.timeouts.min_rate) {
+        let wait = self.context.settings.timeouts.crowded;
+        match (&self.pace, self.context.settings.timeouts.min_rate) {
             (Some(pace), Some(rate)) => {
                 let rate = MinRate {
                     grace: wait.min(rate.grace),

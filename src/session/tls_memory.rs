@@ -28,8 +28,8 @@
 //! each other from completing theirs. What others can take away is the count of one failure; a success, by as
 //! many others as there are cells.
 
-use super::rates::prefix_of;
 use crate::io::random::{self, Keyed};
+use crate::policy::rates::prefix_of;
 use crate::time::Now;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;

@@ -28,7 +28,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::config::defaults;
 use crate::domain::Domain;
 use crate::message::{Envelope, Mailbox, MessageId, TlsSummary};
 use crate::time::{Now, WallTime};
@@ -72,6 +71,13 @@ pub const COMMAND_LINE_BYTES_MIN: usize = 512;
 /// The shortest text line limit (RFC 5321 section 4.5.3.1.6), CRLF not included.
 pub const TEXT_LINE_BYTES_MIN: usize = 998;
 
+/// Defaults of [`Settings`].
+pub const BANNER: &str = "ESMTP ringpost";
+pub const MESSAGE_BYTES_MAX: u64 = 50 << 20;
+pub const RECIPIENTS_MAX: u32 = 1000;
+pub const ERRORS_MAX: u32 = 20;
+pub const HOPS_MAX: u32 = 100;
+
 /// What sessions of one listener have in common. Built once, shared by reference count.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -112,11 +118,11 @@ impl Settings {
     pub fn new(hostname: impl Into<String>) -> Self {
         Settings {
             hostname: hostname.into(),
-            banner: defaults::BANNER.to_owned(),
-            max_message_bytes: defaults::MESSAGE_BYTES_MAX,
-            max_recipients: defaults::RECIPIENTS_MAX as usize,
-            max_errors: defaults::ERRORS_MAX,
-            max_hops: defaults::HOPS_MAX,
+            banner: BANNER.to_owned(),
+            max_message_bytes: MESSAGE_BYTES_MAX,
+            max_recipients: RECIPIENTS_MAX as usize,
+            max_errors: ERRORS_MAX,
+            max_hops: HOPS_MAX,
             max_command_line_bytes: 2048,
             max_text_line_bytes: 1 << 20,
             max_transactions: 0,

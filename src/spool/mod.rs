@@ -53,7 +53,6 @@ pub use record::{Lap, SegmentId};
 pub use recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, check, open};
 pub use residence::{Movable, Residence};
 
-use crate::config::defaults;
 use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;
 use crate::message::MessageId;
@@ -67,7 +66,7 @@ use std::time::Duration;
 pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 /// Offsets of commits are counted in blocks in 32 bits, and recovery reads a segment in one go.
 pub const SEGMENT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-pub const SEGMENT_BYTES_DEFAULT: u64 = defaults::SEGMENT_BYTES;
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// Longer bodies are stored in chunks, so that one message does not hold up a whole commit.
 pub const INLINE_BODY_BYTES_MAX: usize = 256 * 1024;

@@ -4,8 +4,8 @@
 //! had, and is over when there is room for all sorts of mail and nothing was refused for a while. So a
 //! client that asks for more than is left, and one that asks for less, do not switch it on and off.
 
-use crate::config::Bytes;
 use crate::spool::SpoolError;
+use crate::text::units::Bytes;
 use crate::time::Now;
 use std::fmt;
 use std::io;

@@ -15,6 +15,7 @@ mod der;
 mod error;
 pub mod failures;
 mod hello;
+pub mod levels;
 pub mod policy;
 pub mod server;
 pub mod session;
@@ -22,6 +23,7 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::SupportedProtocolVersion;
@@ -31,9 +33,37 @@ use rustls::version::{TLS12, TLS13};
 
 pub use certificate::{CertificateError, Origin, ServerKeys};
 pub use client::ClientTls;
+pub use levels::LevelTable;
 pub use policy::{Judge, Level, TrustAnchors};
 pub use server::ServerTls;
 pub use session::{Progress, Session, TlsError};
+
+/// Which certificates clients are shown, and which those of next hops lead to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub certificates: Certificates,
+    /// PEM. `None`: the roots of the system.
+    pub roots: Option<PathBuf>,
+    /// The roots of the system are not trusted.
+    pub only_roots: bool,
+}
+
+/// Where the certificates for clients come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Certificates {
+    /// In the order of preference; none: the generated one is for all clients.
+    pub given: Vec<CertificateFiles>,
+    /// Where one is kept that is generated once, for clients that can use none of those given. `None`, beside
+    /// given ones only: no state directory is known.
+    pub kept_in: Option<PathBuf>,
+}
+
+/// PEM files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CertificateFiles {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
 
 /// The protocol versions that one side is willing to speak.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

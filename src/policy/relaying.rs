@@ -3,16 +3,84 @@
 //! Pure and immutable, so all cores share one. A question costs a few hash look-ups and no
 //! allocation while the address is lower-case ASCII.
 
-use super::values::{KnownRecipient, folded};
-use super::{DomainPattern, RelayConfig};
+use crate::domain::pattern::{DomainPattern, recipient_domain};
 use crate::domain::{Domain, DomainMap};
-use crate::message::Mailbox;
+use crate::message::{Mailbox, unquoted};
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 /// The mailbox that every host takes mail for (RFC 5321 section 4.5.1).
 const POSTMASTER: &str = "postmaster";
+
+/// Who may relay what.
+#[derive(Clone, Default, Debug)]
+pub struct Settings {
+    /// Clients that may relay anywhere.
+    pub trusted_nets: Vec<IpNet>,
+    /// Domains that anybody may send to.
+    pub domains: Vec<DomainPattern>,
+    /// `None`: every recipient of a relay domain is taken.
+    pub recipients: Option<Vec<KnownRecipient>>,
+    /// Who gets mail to the bare `Postmaster` (RFC 5321 section 4.5.1).
+    pub postmaster: Option<Mailbox>,
+}
+
+/// Recipients of a relay domain that are known: one, or all of a domain.
+///
+/// Text form `user@example.com` or `@example.com`. Local-parts are compared without regard to case
+/// and quoting. That is coarser than RFC 5321 section 2.4 allows, but no host of today tells
+/// `User` from `user`, and a list must not refuse what the host behind it would take.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KnownRecipient {
+    /// What the local-part means, [`folded`]; `None`: all of the domain.
+    pub local_part: Option<Box<str>>,
+    pub domain: Domain<'static>,
+}
+
+impl FromStr for KnownRecipient {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = "allowed is an address (user@example.com), or @example.com for all of it";
+        // A quoted local-part may hold an '@', a domain never does.
+        let (local_part, name) = text.rsplit_once('@').ok_or(wrong)?;
+        let domain = recipient_domain(name).map_err(|error| format!("{error}; {wrong}"))?;
+        if !is_local_part(local_part) {
+            return Err(wrong.to_owned());
+        }
+        let local_part = match local_part {
+            "" => None,
+            local_part => Some(folded(&unquoted(local_part)).into()),
+        };
+        Ok(KnownRecipient { local_part, domain })
+    }
+}
+
+/// Empty, a quoted string, or a text without what would have to be quoted.
+fn is_local_part(text: &str) -> bool {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return !text.contains(['"', '\\', '@']) && !text.contains(char::is_whitespace);
+    };
+    let mut escaped = false;
+    let end = quoted.find(|character| {
+        let is_end = character == '"' && !escaped;
+        escaped = character == '\\' && !escaped;
+        is_end
+    });
+    end.is_some_and(|end| end + 1 == quoted.len())
+}
+
+/// A local-part as it is compared; borrowed while it is lower-case ASCII.
+pub fn folded(local_part: &str) -> Cow<'_, str> {
+    let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    match local_part.bytes().all(is_lower) {
+        true => Cow::Borrowed(local_part),
+        false => Cow::Owned(local_part.to_lowercase()),
+    }
+}
 
 /// Why a recipient is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,21 +161,21 @@ struct Known {
 }
 
 impl RelayPolicy {
-    pub fn new(config: &RelayConfig) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         let mut domains = DomainMap::default();
         let mut parents = DomainMap::default();
-        for pattern in &config.domains {
+        for pattern in &settings.domains {
             match pattern {
                 DomainPattern::Exact(domain) => domains.insert(domain.clone(), ()),
                 DomainPattern::Below(domain) => parents.insert(domain.clone(), ()),
             };
         }
         RelayPolicy {
-            trusted_nets: config.trusted_nets.clone(),
+            trusted_nets: settings.trusted_nets.clone(),
             domains,
             parents,
-            recipients: config.recipients.as_deref().map(Recipients::new),
-            postmaster: match &config.postmaster {
+            recipients: settings.recipients.as_deref().map(Recipients::new),
+            postmaster: match &settings.postmaster {
                 Some(mailbox) => Postmaster::Mailbox(mailbox.clone()),
                 None => Postmaster::Nowhere,
             },
@@ -207,13 +275,12 @@ mod tests {
     use super::*;
 
     fn policy(domains: &[&str], recipients: Option<&[&str]>) -> RelayPolicy {
-        RelayPolicy::new(&RelayConfig {
+        RelayPolicy::new(&Settings {
             trusted_nets: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
             domains: domains.iter().map(|text| text.parse().unwrap()).collect(),
             recipients: recipients
                 .map(|lines| lines.iter().map(|line| line.parse().unwrap()).collect()),
             postmaster: None,
-            routes: Vec::new(),
         })
     }
 
@@ -372,6 +439,43 @@ mod tests {
                 trusted,
                 "{client}"
             );
+        }
+    }
+
+    #[test]
+    fn known_recipients_by_what_they_mean() {
+        let known = |text: &str| -> KnownRecipient { text.parse().expect(text) };
+        for same in [
+            "A@B.test",
+            "\"a\"@b.test.",
+            "\"\\a\"@b.test",
+            "\"A\"@\u{ff42}.test",
+        ] {
+            assert_eq!(known(same), known("a@b.test"), "{same}");
+        }
+        assert_eq!(known("ü@BÜCHER.test"), known("Ü@xn--bcher-kva.test"));
+        let local_part = |text: &str| known(text).local_part;
+        assert_eq!(
+            local_part("\"a@c.test\"@b.test").as_deref(),
+            Some("a@c.test")
+        );
+        assert_eq!(local_part("\"\"@b.test").as_deref(), Some(""));
+        assert_eq!(local_part("@b.test"), None);
+        for wrong in [
+            "",
+            "a",
+            "a@",
+            "a@*.b.test",
+            "@.b.test",
+            "a b@c.test",
+            "a\"b@c.test",
+            "\"a@c.test",
+            "\"a\\\"@c.test",
+            "\"a\"b\"@c.test",
+            "a@b@c.test",
+            "a@xn--a.test",
+        ] {
+            assert!(wrong.parse::<KnownRecipient>().is_err(), "{wrong}");
         }
     }
 }

@@ -10,7 +10,6 @@
 //! which it will be empty. All ingress cores share the cells without a lock. Two cores that count
 //! for one address at the same instant may count one of the two.
 
-use crate::config::RateConfig;
 use crate::io::random::{self, Keyed};
 use crate::smtp::server::Spending;
 use crate::time::Now;
@@ -19,6 +18,40 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+/// How often, for clients that are not trusted. `None`: no limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Per IPv4 address or IPv6 /64, and minute.
+    pub connections: Option<u32>,
+    pub handshakes: Option<u32>,
+    pub messages: Option<u32>,
+    pub recipients: Option<u32>,
+    pub errors: Option<u32>,
+    /// Of all together, per second.
+    pub connections_total: Option<u32>,
+    pub handshakes_total: Option<u32>,
+}
+
+/// Defaults of [`Limits`]; what is not here has none.
+pub const CONNECTIONS: u32 = 6000;
+pub const HANDSHAKES: u32 = 3000;
+pub const HANDSHAKES_TOTAL: u32 = 2000;
+pub const MESSAGES: u32 = 6000;
+pub const RECIPIENTS: u32 = 30_000;
+pub const ERRORS: u32 = 600;
+
+impl Limits {
+    pub const NONE: Limits = Limits {
+        connections: None,
+        handshakes: None,
+        messages: None,
+        recipients: None,
+        errors: None,
+        connections_total: None,
+        handshakes_total: None,
+    };
+}
 
 /// Cells of a row. Two rows are 512 KB for each limit that is set.
 const CELLS: usize = 1 << 15;
@@ -120,7 +153,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    pub fn new(settings: &RateConfig) -> Self {
+    pub fn new(settings: &Limits) -> Self {
         Rates {
             hasher: random::keyed(),
             connections: settings.connections.map(PerAddress::new),
@@ -187,9 +220,9 @@ mod tests {
     const START: Now = Now(1_000_000);
 
     fn rates(connections: u32) -> Rates {
-        Rates::new(&RateConfig {
+        Rates::new(&Limits {
             connections: Some(connections),
-            ..RateConfig::default()
+            ..Limits::NONE
         })
     }
 
@@ -257,10 +290,10 @@ mod tests {
 
     #[test]
     fn all_together_have_a_limit_of_their_own() {
-        let rates = Rates::new(&RateConfig {
+        let rates = Rates::new(&Limits {
             handshakes: Some(2),
             handshakes_total: Some(3),
-            ..RateConfig::default()
+            ..Limits::NONE
         });
         let shake = |number| rates.spend(Spending::Handshake, v4(number), START);
         assert_eq!((shake(1), shake(1)), (Ok(()), Ok(())));
@@ -270,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_has_no_limit_is_not_counted() {
-        let rates = Rates::new(&RateConfig::default());
+        let rates = Rates::new(&Limits::NONE);
         for _ in 0..100_000 {
             assert!(rates.spend(Spending::Message, v4(1), START).is_ok());
         }
@@ -279,9 +312,9 @@ mod tests {
 
     #[test]
     fn whoever_erred_is_known_at_the_door() {
-        let rates = Rates::new(&RateConfig {
+        let rates = Rates::new(&Limits {
             errors: Some(5),
-            ..RateConfig::default()
+            ..Limits::NONE
         });
         while rates.spend(Spending::Error, v4(1), START).is_ok() {}
         assert!(rates.has_erred_too_often(v4(1), START));

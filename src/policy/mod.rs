@@ -1,0 +1,9 @@
+//! What clients may do here: whom they may send to, and how often they may ask.
+//!
+//! Promise: one immutable value that all cores share, and counters without a lock.
+//!
+//! Not here: the words of a refusal in SMTP (`smtp::server`), and limits on what a session is (`session`,
+//! `listener`).
+
+pub mod rates;
+pub mod relaying;
