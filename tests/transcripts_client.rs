@@ -1415,7 +1415,7 @@ fn a_reply_that_comes_before_its_command_ends_the_session() {
     let (_, step) = client.handle(b"250 of the mail before\r\n250 ok\r\n", &mut out);
     let told = "done 0:RCPT 250 ok | 1:RCPT 250 ok !";
     assert_eq!(tell(&step), told, "in its first transaction it is said");
-    let reply = client.out_of_step().expect("it is").one_line();
+    let reply = client.out_of_step().expect("it is").reply.one_line();
     assert_eq!((reply.as_str(), client.is_over()), ("250 ok", true));
 }
 

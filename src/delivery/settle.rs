@@ -14,7 +14,7 @@ use crate::schedule::settle::{
     After, Consequences, Course, Decision, Facts, Over, content_lost, decide_all, is_report,
     judge_transaction, judge_without_content, nobody_to_tell,
 };
-use crate::smtp::client::TransactionResult;
+use crate::smtp::client::{OutOfStep, TransactionResult};
 use crate::smtp::reply::Reply;
 use crate::time::{Now, WallTime};
 use std::net::SocketAddr;
@@ -316,16 +316,21 @@ impl Inner {
     }
 
     /// One line for each connection, which this ends.
-    pub(super) fn log_out_of_step(&self, peer: &Peer, reply: &Reply) {
+    pub(super) fn log_out_of_step(&self, peer: &Peer, out_of_step: &OutOfStep) {
+        let effect = match out_of_step.refuses_rset {
+            true => {
+                "refused RSET, so nobody knows where it stands; the connection is closed, and the mail goes over a new one"
+            }
+            false => {
+                "said what it was not asked, or cannot be asked for; the connection is closed, and no mail judged by it"
+            }
+        };
         let log = &self.context.log;
         log.line(LogLevel::Warn, event::OUT_OF_STEP, clock::wall_time())
             .field("host", &peer.host)
             .field("address", peer.address)
-            .field("reply", reply.one_line())
-            .field(
-                "effect",
-                "the host said what it was not asked; the connection is closed, and no mail judged by it",
-            );
+            .field("reply", out_of_step.reply.one_line())
+            .field("effect", effect);
     }
 
     /// One line for each name server that was given up; the pauses of each, which double, are its limit.

@@ -9,8 +9,8 @@ use crate::io::{clock, pool};
 use crate::message::TlsSummary;
 use crate::schedule::dsn::{Extent, Taker};
 use crate::smtp::client::{
-    Cause, Client, ClientSettings, ClientStep, Failure, Features, Limits, TlsWish, Transaction,
-    TransactionResult,
+    Cause, Client, ClientSettings, ClientStep, Failure, Features, Limits, OutOfStep, TlsWish,
+    Transaction, TransactionResult,
 };
 use crate::smtp::reply::{Reply, Stage};
 use crate::spool::{BodyReader, Place};
@@ -450,8 +450,8 @@ impl Connection {
     }
 
     /// The reply that showed that the peer says more, or other things, than it was asked.
-    pub fn out_of_step(&self) -> Option<&Reply> {
-        self.client.out_of_step().map(Rc::as_ref)
+    pub fn out_of_step(&self) -> Option<&OutOfStep> {
+        self.client.out_of_step()
     }
 
     /// Brings the oldest transaction to its next point, waiting for the peer.

@@ -11,6 +11,7 @@ mod whom;
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::client::{Cause, RecipientVerdict, TransactionResult};
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage, printable_str};
+use crate::text;
 pub use fallback::{Fallback, demands_tls};
 pub use finding::{Finding, HopDiagnosis, LastWord};
 pub use whom::Echoes;
@@ -462,6 +463,11 @@ pub fn diagnose(stage: Stage, event: Event<'_>, verdict: Verdict, remote_host: &
         _ => 4,
     };
     let (status, text) = match event {
+        // A good reply is no reason: it was not to what was asked.
+        Event::Reply(reply) if class != 2 && !reply.is_transient() && !reply.is_permanent() => (
+            status_of(Trouble::ProtocolBroken),
+            describe_out_of_step(reply),
+        ),
         Event::Reply(reply) => (reply.status_or_default(), reply.one_line()),
         Event::Trouble(trouble) => (status_of(trouble), describe(stage, trouble)),
     };
@@ -521,7 +527,7 @@ pub fn what_was_missed(result: &TransactionResult, verdict: &RecipientVerdict) -
     let what = match (&failure.cause, failure.stage) {
         (Cause::TimedOut, Stage::Body) => "the next hop took no more of the content".into(),
         (Cause::TimedOut, stage) => format!("no reply to {}", stage.name()),
-        (Cause::Unexpected(_), _) => "the next hop gave a reply that it was not asked for".into(),
+        (Cause::Unexpected(reply), _) => describe_out_of_step(reply),
         (Cause::Malformed(_), stage) => format!("what came to {} is no reply", stage.name()),
         _ => return None,
     };
@@ -535,6 +541,15 @@ pub fn what_was_missed(result: &TransactionResult, verdict: &RecipientVerdict) -
         _ => return None,
     };
     Some(format!("{what}{waited}{doubt}"))
+}
+
+fn describe_out_of_step(reply: &Reply) -> String {
+    let mut text = format!(
+        "the next hop's replies are out of step with what it is asked ({})",
+        reply.one_line()
+    );
+    text.truncate(text::front(&text, Diagnosis::TEXT_BYTES_MAX).len());
+    text
 }
 
 fn unfit_text(status: EnhancedStatus) -> &'static str {

@@ -108,6 +108,13 @@ impl Cause {
     }
 }
 
+/// What showed that nobody knows to which command the replies belong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutOfStep {
+    pub reply: Rc<Reply>,
+    pub refuses_rset: bool,
+}
+
 #[derive(Debug)]
 enum State {
     Greeting,
@@ -161,7 +168,7 @@ pub struct Client {
     replies: u64,
     /// The next reply began before the command that waits for it was said.
     is_early: bool,
-    out_of_step: Option<Rc<Reply>>,
+    out_of_step: Option<OutOfStep>,
 }
 
 impl Client {
@@ -377,7 +384,7 @@ impl Client {
 
     /// The reply that showed that the peer says more, or other things, than it was asked. It ended the
     /// session, and is no verdict.
-    pub fn out_of_step(&self) -> Option<&Rc<Reply>> {
+    pub fn out_of_step(&self) -> Option<&OutOfStep> {
         self.out_of_step.as_ref()
     }
 
@@ -528,14 +535,22 @@ impl Client {
         // What it refuses is not the mail that waits behind it.
         match reply.is_positive() {
             true => self.answered(Some(Expect::Mail), out),
-            false => self.lose_step(reply),
+            false => self.lose_step_at_rset(reply),
         }
     }
 
     fn on_proof(&mut self, reply: Reply) {
         match reply.is_positive() {
             true => self.end_of_refused(false),
-            false => self.lose_step(reply),
+            false => self.lose_step_at_rset(reply),
+        }
+    }
+
+    /// Whoever refuses RSET may still hold what it was to forget.
+    fn lose_step_at_rset(&mut self, reply: Reply) {
+        self.lose_step(reply);
+        if let Some(out_of_step) = &mut self.out_of_step {
+            out_of_step.refuses_rset = true;
         }
     }
 
@@ -626,7 +641,10 @@ impl Client {
     /// it belong, or what the peer has in mind.
     fn lose_step(&mut self, reply: Reply) {
         let reply = Rc::new(reply);
-        self.out_of_step = Some(reply.clone());
+        self.out_of_step = Some(OutOfStep {
+            reply: reply.clone(),
+            refuses_rset: false,
+        });
         let is_proven = self.expected.front() == Some(&Expect::EmptyDot);
         if let Some(open) = self.open.front_mut()
             && open.body == Body::NotAsked

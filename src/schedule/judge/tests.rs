@@ -1,6 +1,8 @@
 use super::*;
+use crate::smtp::client::Failure;
 use Scope::*;
 use Verdict::*;
+use std::rc::Rc;
 
 const LAST: Situation = Situation {
     more_hosts: false,
@@ -409,4 +411,33 @@ fn diagnosis_has_the_class_of_the_verdict() {
     let lost = diagnose(Stage::FinalDot, lost, Defer, "mx.test");
     assert_eq!(lost.status.to_string(), "4.4.2");
     assert!(lost.text.contains("may have been delivered"));
+}
+
+#[test]
+fn mail_that_waits_for_a_host_out_of_step_says_so() {
+    let reply = Reply::new(250, "ok");
+    for (stage, event) in [
+        (Stage::Mail, Event::Reply(&reply)),
+        (Stage::Data, Event::Reply(&Reply::new(354, "go on"))),
+    ] {
+        let diagnosis = diagnose(stage, event, Defer, "mx.test");
+        assert_eq!(diagnosis.status, EnhancedStatus::new(4, 5, 0));
+        assert!(diagnosis.text.contains("out of step"), "{}", diagnosis.text);
+    }
+    let result = TransactionResult {
+        verdicts: Vec::new(),
+        relayed: Vec::new(),
+        reusable: false,
+        cut_short: Some(Failure {
+            stage: Stage::Mail,
+            cause: Cause::Unexpected(Rc::new(reply)),
+        }),
+        waited: None,
+    };
+    let told = what_was_missed(&result, &RecipientVerdict::NotAttempted);
+    let told = told.expect("it is known");
+    assert!(
+        told.contains("out of step") && told.contains("250 ok"),
+        "{told}"
+    );
 }
