@@ -98,6 +98,8 @@ struct Lane {
     /// Invariant: capacity is `CHUNK_BYTES`, and no line outgrows it.
     current: Vec<u8>,
     current_lines: u64,
+    /// What the lines in `current` that tell of dropped ones say in all.
+    current_reported: u64,
     spare: Receiver<Returned>,
     home: Sender<Returned>,
     deliver: Box<dyn Fn(Chunk) + Send>,
@@ -106,10 +108,12 @@ struct Lane {
     dropped_total: u64,
 }
 
-/// A buffer on its way back, and how many of its lines were never written.
+/// A buffer on its way back, and what of it was never written: lines, and lines that others of its lines were to
+/// report as dropped.
 struct Returned {
     bytes: Vec<u8>,
     lost: u64,
+    unreported: u64,
 }
 
 /// Whole lines on their way to the writer. Dropping it sends the buffer home; lines that were not
@@ -117,6 +121,7 @@ struct Returned {
 pub struct Chunk {
     bytes: Vec<u8>,
     unwritten: u64,
+    unreported: u64,
     home: Sender<Returned>,
 }
 
@@ -128,6 +133,7 @@ impl Chunk {
     /// The lines are where they belong.
     pub fn written(mut self) {
         self.unwritten = 0;
+        self.unreported = 0;
     }
 }
 
@@ -137,6 +143,7 @@ impl Drop for Chunk {
         let _ = self.home.send(Returned {
             bytes: std::mem::take(&mut self.bytes),
             lost: self.unwritten,
+            unreported: self.unreported,
         });
     }
 }
@@ -150,6 +157,7 @@ impl Log {
             let _ = home.send(Returned {
                 bytes: Vec::with_capacity(CHUNK_BYTES),
                 lost: 0,
+                unreported: 0,
             });
         }
         Log {
@@ -161,6 +169,7 @@ impl Log {
             lane: RefCell::new(Lane {
                 current: Vec::with_capacity(CHUNK_BYTES),
                 current_lines: 0,
+                current_reported: 0,
                 spare,
                 home,
                 deliver,
@@ -253,6 +262,7 @@ impl Lane {
         let chunk = Chunk {
             bytes: std::mem::replace(&mut self.current, fresh),
             unwritten: std::mem::take(&mut self.current_lines),
+            unreported: std::mem::take(&mut self.current_reported),
             home: self.home.clone(),
         };
         (self.deliver)(chunk);
@@ -260,17 +270,29 @@ impl Lane {
     }
 
     fn fresh(&mut self) -> Option<Vec<u8>> {
-        let Returned { mut bytes, lost } = self.spare.try_recv().ok()?;
+        let Returned {
+            mut bytes,
+            lost,
+            unreported,
+        } = self.spare.try_recv().ok()?;
         self.drop_lines(lost);
+        self.dropped += unreported;
         bytes.clear();
         Some(bytes)
     }
 
     /// Learns what the writer could not write, without taking a buffer away.
     fn count_lost(&mut self) {
-        if let Some(bytes) = self.fresh() {
+        for _ in 0..SPARE_CHUNKS {
+            let Some(bytes) = self.fresh() else {
+                return;
+            };
             // Both ends are here.
-            let _ = self.home.send(Returned { bytes, lost: 0 });
+            let _ = self.home.send(Returned {
+                bytes,
+                lost: 0,
+                unreported: 0,
+            });
         }
     }
 
@@ -287,7 +309,8 @@ impl Lane {
         line.begin(LogLevel::Warn, event::LOG, at);
         line.field("lines_dropped", &dropped);
         line.end(false);
-        self.current_lines += 1;
+        // The line itself is no loss: what it says is said again.
+        self.current_reported += dropped;
     }
 }
 

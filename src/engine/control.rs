@@ -160,8 +160,12 @@ fn reopen(writer: &Writer, log: &Log) -> bool {
     let result = writer.reopen(REOPEN_PATIENCE);
     if let Err(error) = &result {
         log.line(LogLevel::Warn, event::LOG, clock::wall_time())
-            .field("error", Shown(format!("--log-file: {error}")))
+            .field("error", Shown(error))
             .field("effect", "the old file stays in use");
+        // It may have been renamed or removed: then nobody reads there.
+        eprintln!(
+            "ringpost: {error}; the log file is not opened anew, and the old one stays in use"
+        );
     }
     result.is_ok()
 }
@@ -179,8 +183,17 @@ fn log_reload(config: &Config, reopened: bool, has_new_keys: bool, log: &Log) {
     if !again.is_empty() {
         line.field("read_again", again.join(", "));
     }
-    line.field("not_read_again", config.read_once.join(", "))
-        .field("remedy", "a restart reads all of it");
+    let log_file = (config.log.file.is_some() && !reopened).then_some("the log file");
+    let not_again = config
+        .read_once
+        .iter()
+        .map(|it| it.as_ref())
+        .chain(log_file);
+    line.field(
+        "not_read_again",
+        not_again.collect::<Vec<&str>>().join(", "),
+    )
+    .field("remedy", "a restart reads all of it");
     drop(line);
     log.flush(clock::wall_time());
 }

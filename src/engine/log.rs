@@ -5,9 +5,11 @@
 //! [`Writer::stop`], for a bounded time.
 
 use crate::config::LogConfig;
+use crate::io::clock;
 use crate::io::file::check_writable_blocking;
 use crate::log::{Chunk, Log, LogFormat, LogLevel};
 use crate::privilege::{Identity, give_file};
+use crate::time::Now;
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -21,6 +23,9 @@ use std::time::Duration;
 /// wait for its reader before lines are given up.
 const FULL_PIPE_TRIES: u32 = 100;
 const FULL_PIPE_WAIT: Duration = Duration::from_millis(10);
+
+/// How often at most standard error is told that the log file cannot be written.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 enum Order {
     Write(Chunk),
@@ -65,11 +70,11 @@ impl Writer {
     /// If the file cannot be opened for appending.
     pub fn open(config: &LogConfig, owner: &Identity) -> io::Result<Self> {
         let output = match &config.file {
-            Some(path) => Output::File {
+            Some(path) => Output::new(Target::File {
                 file: open_for(path, owner).map_err(|error| naming(path, &error))?,
                 path: path.clone(),
-            },
-            None => Output::Stream(Box::new(io::stderr())),
+            }),
+            None => Output::new(Target::Stream(Box::new(io::stderr()))),
         };
         let is_terminal = config.file.is_none() && io::stderr().is_terminal();
         Ok(Writer {
@@ -154,24 +159,67 @@ impl Writer {
     }
 }
 
-enum Output {
+enum Target {
     Stream(Box<dyn Write + Send>),
     File { file: File, path: PathBuf },
 }
 
+struct Output {
+    target: Target,
+    /// The last write ended within a line.
+    is_torn: bool,
+    /// When standard error may be told next that the file cannot be written.
+    complaint_due: Now,
+}
+
 impl Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Output::Stream(stream) => write_patiently(stream.as_mut(), bytes),
-            Output::File { file, .. } => file.write_all(bytes),
+    fn new(target: Target) -> Self {
+        Output {
+            target,
+            is_torn: false,
+            complaint_due: Now(0),
+        }
+    }
+
+    /// What comes behind half a line begins a line of its own.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.write_some(b"\n").1?;
+            self.is_torn = false;
+        }
+        let (written, result) = self.write_some(lines);
+        self.is_torn = written > 0 && lines[written - 1] != b'\n';
+        result
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        match &mut self.target {
+            Target::Stream(stream) => write_patiently(stream.as_mut(), bytes),
+            Target::File { file, .. } => write_patiently(file, bytes),
         }
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        if let Output::File { file, path } = self {
-            *file = open(path)?;
+        if let Target::File { file, path } = &mut self.target {
+            *file = open(path).map_err(|error| naming(path, &error))?;
+            self.is_torn = false;
         }
         Ok(())
+    }
+
+    /// Nobody finds in a file why it cannot be written.
+    fn complain(&mut self, error: &io::Error, now: Now, stderr: &mut dyn Write) {
+        if let Target::File { path, .. } = &self.target
+            && now >= self.complaint_due
+        {
+            self.complaint_due = now + COMPLAINT_INTERVAL;
+            let error = naming(path, error);
+            // There is nobody else to be told.
+            let _ = writeln!(
+                stderr,
+                "ringpost: {error}; lines of the log are lost, and counted there"
+            );
+        }
     }
 }
 
@@ -213,7 +261,10 @@ fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
             // A chunk that is not marked goes home with its lines counted as lost.
             Order::Write(chunk) => match output.write(chunk.bytes()) {
                 Ok(()) => chunk.written(),
-                Err(_) => drop(chunk),
+                Err(error) => {
+                    drop(chunk);
+                    output.complain(&error, clock::now(), &mut io::stderr());
+                }
             },
             Order::Reopen(done) => {
                 let _ = done.send(output.reopen());
@@ -226,13 +277,15 @@ fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
     }
 }
 
-fn write_patiently(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
+/// How many octets were written, and why not all.
+fn write_patiently(stream: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut tries_left = FULL_PIPE_TRIES;
-    while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+    let mut done = 0;
+    while done < bytes.len() {
+        match stream.write(&bytes[done..]) {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
             Ok(written) => {
-                bytes = &bytes[written..];
+                done += written;
                 tries_left = FULL_PIPE_TRIES;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -240,10 +293,10 @@ fn write_patiently(stream: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
                 tries_left -= 1;
                 thread::sleep(FULL_PIPE_WAIT);
             }
-            Err(error) => return Err(error),
+            Err(error) => return (done, Err(error)),
         }
     }
-    Ok(())
+    (done, Ok(()))
 }
 
 #[cfg(test)]
@@ -253,6 +306,8 @@ mod tests {
     use crate::time::WallTime;
     use std::fs;
     use std::io::Read;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     const E: &Event = &Event::with_any_fields("e");
     const AT: WallTime = WallTime(0);
@@ -347,6 +402,89 @@ mod tests {
         assert!(text.ends_with("number=1\n"), "{text}");
     }
 
+    /// Takes so many octets, then none until it is given more room.
+    struct SmallDisk {
+        room: Arc<AtomicUsize>,
+        held: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for SmallDisk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.room.load(Ordering::SeqCst);
+            if room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = room.min(bytes.len());
+            self.room.fetch_sub(taken, Ordering::SeqCst);
+            self.held.lock().unwrap().extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_line_that_a_full_disk_took_is_counted_and_the_next_line_is_whole() {
+        let (room, held) = (Arc::new(AtomicUsize::new(100)), Arc::default());
+        let disk = SmallDisk {
+            room: room.clone(),
+            held: Arc::clone(&held),
+        };
+        let output = Output::new(Target::Stream(Box::new(disk)));
+        let writer = Writer::on(output, &config(None));
+        writer.begin().unwrap();
+        let log = writer.log();
+        for number in 0..100 {
+            say(&log, number);
+            // What cannot be written is known at once, and reported in vain with the next line.
+            log.flush(AT);
+            writer.reopen(PATIENCE).unwrap();
+        }
+        room.store(usize::MAX, Ordering::SeqCst);
+        while log.flush(AT) {
+            thread::yield_now();
+        }
+        say(&log, 100);
+        log.flush(AT);
+        assert!(writer.stop(PATIENCE));
+        let text = String::from_utf8(held.lock().unwrap().clone()).unwrap();
+        let reported: u64 = text
+            .lines()
+            .filter_map(|line| line.split_once("lines_dropped=")?.1.parse::<u64>().ok())
+            .sum();
+        assert_eq!(reported, log.dropped_total(), "{text}");
+        let half = |line: &&str| !line.contains("number=") && !line.contains("lines_dropped=");
+        assert_eq!(text.lines().filter(half).count(), 1, "{text}");
+        let whole = text
+            .lines()
+            .filter(|line| line.contains(" e number="))
+            .count() as u64;
+        assert_eq!(whole + reported, 101, "{text}");
+    }
+
+    #[test]
+    fn standard_error_is_told_once_that_the_file_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = open(&path).unwrap();
+        let mut output = Output::new(Target::File { file, path });
+        let mut told = Vec::new();
+        let start = Now(1_000_000);
+        for second in 0..60 {
+            let error = io::Error::from_raw_os_error(28);
+            let now = start + Duration::from_secs(second);
+            output.complain(&error, now, &mut told);
+        }
+        let told = String::from_utf8(told).unwrap();
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(
+            told.contains("--log-file") && told.contains("No space left"),
+            "{told}"
+        );
+    }
+
     #[test]
     fn a_log_that_cannot_be_opened_is_an_error_at_start() {
         assert!(Writer::start(&config(Some("/nonexistent/log".into()))).is_err());
@@ -356,7 +494,7 @@ mod tests {
     fn a_reader_that_stands_still_holds_up_nobody() {
         const LINES: u64 = 100_000;
         let (mut reader, pipe) = io::pipe().unwrap();
-        let output = Output::Stream(Box::new(pipe));
+        let output = Output::new(Target::Stream(Box::new(pipe)));
         let writer = Writer::on(output, &config(None));
         writer.begin().unwrap();
         let log = writer.log();
@@ -391,7 +529,8 @@ mod tests {
     #[test]
     fn a_writer_that_is_stuck_does_not_hold_up_the_stop() {
         let (reader, pipe) = io::pipe().unwrap();
-        let writer = Writer::on(Output::Stream(Box::new(pipe)), &config(None));
+        let output = Output::new(Target::Stream(Box::new(pipe)));
+        let writer = Writer::on(output, &config(None));
         writer.begin().unwrap();
         let log = writer.log();
         for number in 0..10_000 {
