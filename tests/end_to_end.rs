@@ -323,7 +323,7 @@ fn read_back_of(flags: &[&str], content: &str) -> i64 {
 #[test]
 fn message_over_the_limit_is_refused_and_the_session_goes_on() {
     let (home, hop) = (Home::new(), NextHop::start());
-    let relay = relay_to(&home, &hop, &["--max-message-size", "64KiB"]);
+    let mut relay = relay_to(&home, &hop, &["--max-message-size", "64KiB"]);
     let mut client = Client::connect(relay.address());
     client.expect("EHLO client.test", 250);
     let reply = client.mail(FROM, &[TO], &large_content(2 << 20));
@@ -331,7 +331,10 @@ fn message_over_the_limit_is_refused_and_the_session_goes_on() {
     client.accepted(FROM, &[TO], CONTENT);
     client.quit();
     hop.wait_for_mail(1);
-    relay.stop();
+    relay.signal("TERM");
+    assert!(relay.wait().success());
+    let counters = relay.wait_for("counters", |_| true);
+    assert_eq!(counters["messages_refused"], 1, "refused at its end");
 }
 
 #[test]

@@ -163,6 +163,10 @@ impl Shared {
             rates: self.rates.clone(),
             refusal_lines: lines(event::REFUSED),
             limit_lines: lines(event::LIMITED),
+            failure_lines: RefCell::new(Throttle::new(
+                event::ACCEPT_FAILED,
+                session::FAILURE_LINES_PER_SECOND,
+            )),
             rejection_lines: [lines(event::REJECTED), lines(event::REJECTED)],
             accepted,
             draining: Cell::new(false),

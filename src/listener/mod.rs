@@ -95,17 +95,7 @@ impl Ingress {
             };
             let result = result.and_then(|()| self.accept_batch(&listener, implicit_tls));
             if let Err(error) = result {
-                let now = clock::wall_time();
-                let mut line = self
-                    .context
-                    .log
-                    .line(LogLevel::Error, event::ACCEPT_FAILED, now);
-                line.field("error", Shown(&error))
-                    .field("effect", "no connection is accepted for a moment");
-                if let Some(remedy) = limits::remedy(&error) {
-                    line.field("remedy", remedy);
-                }
-                drop(line);
+                self.log_failure(&error);
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }
@@ -120,6 +110,26 @@ impl Ingress {
                 implicit_tls,
             });
         }
+    }
+
+    /// As long as others hold all descriptors this comes ten times a second.
+    fn log_failure(&self, error: &std::io::Error) {
+        let context = &self.context;
+        let allowed = context
+            .failure_lines
+            .borrow_mut()
+            .allow_of_nobody(clock::now());
+        let Some(suppressed) = allowed else {
+            return;
+        };
+        let (log, now) = (&context.log, clock::wall_time());
+        let mut line = log.line(LogLevel::Error, event::ACCEPT_FAILED, now);
+        line.field("error", Shown(error))
+            .field("effect", "no connection is accepted for a moment");
+        if let Some(remedy) = limits::remedy(error) {
+            line.field("remedy", remedy);
+        }
+        line.field("lines_suppressed", suppressed);
     }
 
     fn accept_batch(

@@ -127,7 +127,7 @@ events! {
     SPOOL_THERE_AGAIN = "spool-there-again" ["thread", "dir"];
     SPOOL_SEGMENT_FAILED = "spool-segment-failed" ["segment", "error"];
     SPOOL_MESSAGE_DAMAGED = "spool-message-damaged" ["id", "segment", "error"];
-    ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy"];
+    ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy", "lines_suppressed"];
     METRICS = "metrics" ["text"];
     RELOAD = "reload" ["read_again", "not_read_again", "remedy"];
     LOG = "log" ["lines_dropped", "error", "effect"];

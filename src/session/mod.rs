@@ -64,6 +64,9 @@ const WEIGHING_STEP_BYTES: u64 = 4 * 1024;
 /// Lines about limits that a core writes in a second; more are counted.
 pub const LIMIT_LINES_PER_SECOND: u32 = 10;
 
+/// Lines about connections that could not be accepted: all say the same.
+pub const FAILURE_LINES_PER_SECOND: u32 = 1;
+
 /// A sender whose text may have ended, if bare line ends count, mostly waits for an answer.
 const BODY_MAY_BE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -171,6 +174,8 @@ pub struct Context {
     pub refusal_lines: RefCell<Throttle>,
     /// Of the lines about limits.
     pub limit_lines: RefCell<Throttle>,
+    /// Of the lines about connections that could not be accepted.
+    pub failure_lines: RefCell<Throttle>,
     /// Of the lines about refused mail: of strangers, and of trusted clients, who are not to be
     /// drowned by them.
     pub rejection_lines: [RefCell<Throttle>; 2],
@@ -254,7 +259,13 @@ impl Context {
     pub fn log_suppressed(&self, at_once: bool) {
         let [strangers, trusted] = &self.rejection_lines;
         let now = (clock::now(), clock::wall_time());
-        for lines in [&self.limit_lines, strangers, trusted, &self.refusal_lines] {
+        for lines in [
+            &self.limit_lines,
+            &self.failure_lines,
+            strangers,
+            trusted,
+            &self.refusal_lines,
+        ] {
             lines.borrow_mut().say_unsaid(&self.log, now, at_once);
         }
     }
@@ -364,6 +375,9 @@ impl Policy for Asked<'_> {
     }
 
     fn rejected(&self, rejection: &Rejection<'_>) {
+        if matches!(rejection.at, RejectedAt::Content | RejectedAt::Commit) {
+            self.context.metrics.messages_refused.increment();
+        }
         let throttle = &self.context.rejection_lines[usize::from(rejection.peer.trusted)];
         let client = prefix_of(self.who.peer.ip());
         let Some(suppressed) = throttle.borrow_mut().allow(client, clock::now()) else {
@@ -764,7 +778,6 @@ impl Session {
                 self.hand_over(durable, *envelope);
             }
             Err(error) => {
-                self.context.metrics.messages_refused.increment();
                 let refusal = error.refusal();
                 let at = RejectedAt::Commit;
                 let rejection = self.server.rejection_of(&envelope, at, &refusal);

@@ -6,7 +6,7 @@ use crate::support::next_hop::NextHop;
 use crate::support::relay::{Home, PROGRAM, Relay};
 use crate::support::relay_by;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const DESCRIPTORS: &str = "--nofile=100:100";
 const HOLDERS: usize = 150;
@@ -40,6 +40,7 @@ fn without_descriptors_clients_wait_deliveries_back_off_and_nothing_is_lost() {
     command.args([DESCRIPTORS, "--", PROGRAM]);
     let relay = relay_by(&home, command, &hop, &flags);
     let load = Load::new(relay.address(), 5_000);
+    let began = Instant::now();
     let mut holders = Vec::new();
     load.during(CLIENTS, || {
         load.wait_for_accepted(20, 0);
@@ -56,6 +57,9 @@ fn without_descriptors_clients_wait_deliveries_back_off_and_nothing_is_lost() {
     std::thread::sleep(Duration::from_secs(1));
     let used = cpu_time(&relay) - before;
     assert!(used < Duration::from_millis(300), "{used:?} in a second");
+    let lines = relay.events("accept-failed").len();
+    let seconds = began.elapsed().as_secs() as usize;
+    assert!(lines <= seconds + 2, "{lines} lines in {seconds} s");
     drop(holders);
     let again = Load::new(relay.address(), 5_000);
     again.during(CLIENTS, || again.wait_for_accepted(20, 0));
