@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, NextHop, Occasion, StartTls};
@@ -125,6 +126,35 @@ fn a_deferral_says_where_how_often_and_when_next() {
         assert!(text(event, "time") < text(event, "next_try"), "{event}");
     }
     assert!(text(&deferred[0], "next_try") <= text(&deferred[1], "time"));
+    relay.stop();
+}
+
+#[test]
+fn where_is_my_message_is_answered_of_each_that_waits_for_a_dead_host() {
+    const MESSAGES: usize = 30;
+    let home = Home::new();
+    let flags = ["--route", "*=[127.0.0.1]:1", "--retry-min", "1s"];
+    let relay = home.start(&flags);
+    for _ in 0..MESSAGES {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+    }
+    let ids = |event: &str| -> BTreeSet<String> {
+        let events = relay.events(event);
+        events.iter().map(|it| text(it, "id").to_owned()).collect()
+    };
+    relay.wait_for_count("accepted", MESSAGES, |_| true);
+    let accepted = ids("accepted");
+    assert_eq!(accepted.len(), MESSAGES);
+    let begun = Instant::now();
+    while ids("deferred") != accepted {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", relay.events("deferred"));
+        let seen = relay.events("deferred").len();
+        relay.wait_for_count("deferred", seen + 1, |_| true);
+    }
+    for event in relay.events("deferred") {
+        assert!(text(&event, "reply").contains("refused"), "{event}");
+        text(&event, "next_try");
+    }
     relay.stop();
 }
 
