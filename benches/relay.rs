@@ -168,7 +168,7 @@ fn messages(c: &mut Criterion) {
     let (sink, taken) = sink();
     let relay = start_relay(&home, sink);
     let mail = Mail {
-        relay: relay.listening()[0].0,
+        relay: relay.listening()[0].address,
         body: to_wire_form(&content(10_000, LINE_BYTES, false)),
     };
     let mut group = c.benchmark_group("relay");

@@ -19,7 +19,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// What may be imported within a level, and why.
-const WITHIN_A_LEVEL: [(&str, &str, &str); 15] = [
+const WITHIN_A_LEVEL: [(&str, &str, &str); 16] = [
     ("message", "domain", "a mailbox has a domain"),
     ("log", "message", "lines show mailboxes, ids and TLS"),
     ("log", "time", "lines begin with the time"),
@@ -41,6 +41,11 @@ const WITHIN_A_LEVEL: [(&str, &str, &str); 15] = [
         "which cells an address has is nobody's business",
     ),
     ("handoff", "tls", "a new certificate travels to all cores"),
+    (
+        "handoff",
+        "policy",
+        "an accepted connection has come to a port",
+    ),
     ("listener", "session", "an accepted connection is served"),
     ("delivery", "remote", "a job is lent to a connection"),
 ];

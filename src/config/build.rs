@@ -1,6 +1,6 @@
 //! From flags to settings: defaults that depend on the host, files, and contradictions.
 
-use super::flags::{Delivery, Flags, Limits, Relaying, Timeouts, Tls, variable_of};
+use super::flags::{Delivery, Flags, Limits, Listening, Relaying, Timeouts, Tls, variable_of};
 use super::surroundings::SERVICE_STATE_DIR;
 use super::values::ClientNet;
 use super::{Config, CoreConfig, LogConfig, SpoolConfig, Surroundings};
@@ -8,6 +8,7 @@ use crate::domain::pattern::DomainPattern;
 use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::existing_part;
 use crate::message::Mailbox;
+use crate::policy::port::{self, Port};
 use crate::policy::rates;
 use crate::policy::relaying::{self, KnownRecipient};
 use crate::remote::connection;
@@ -201,8 +202,7 @@ fn none_if_zero(value: u64) -> Option<u64> {
 fn listen(flags: &Flags) -> listener::Settings {
     let limits = &flags.limits;
     listener::Settings {
-        plain: flags.listening.listen.clone(),
-        implicit_tls: flags.listening.listen_tls.clone(),
+        ports: ports(&flags.listening),
         backlog: flags.listening.backlog,
         connections_max: limits.max_connections,
         connections_reserved: connections_reserved(flags),
@@ -210,6 +210,19 @@ fn listen(flags: &Flags) -> listener::Settings {
             .filter(|&limit| limit > 0),
         drain_timeout: flags.timeouts.drain_timeout.0,
     }
+}
+
+fn ports(flags: &Listening) -> Vec<port::Listening> {
+    let on = |addresses: &[SocketAddr], port| {
+        let at = move |address: &SocketAddr| port::Listening {
+            address: *address,
+            port,
+        };
+        addresses.iter().map(at).collect::<Vec<_>>()
+    };
+    let mut ports = on(&flags.listen, Port::SMTP);
+    ports.extend(on(&flags.listen_tls, Port::SMTPS));
+    ports
 }
 
 /// Nobody is trusted: nobody needs places of its own.
@@ -754,12 +767,8 @@ fn relay_hints(config: &Config, hints: &mut Vec<String>) {
 }
 
 fn listens_outside(config: &Config) -> bool {
-    let listen = &config.listen;
-    listen
-        .plain
-        .iter()
-        .chain(&listen.implicit_tls)
-        .any(|address| !address.ip().is_loopback())
+    let mut ports = config.listen.ports.iter();
+    ports.any(|listening| !listening.address.ip().is_loopback())
 }
 
 fn unknown_variables() -> impl Iterator<Item = String> {

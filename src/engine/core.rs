@@ -11,6 +11,7 @@ use crate::io::runtime::{sleep, spawn, yield_now};
 use crate::io::watch::{self, Noticed};
 use crate::listener::Ingress;
 use crate::log::{Log, LogLevel, Shown, Throttle, event};
+use crate::policy::port::Port;
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::settle::Course;
 use crate::session;
@@ -43,7 +44,7 @@ pub struct Seed {
     pub handoff: Handoff<ToCore>,
     pub spool: spool::CorePart,
     /// With whether TLS comes first.
-    pub listeners: Vec<(Bound, bool)>,
+    pub listeners: Vec<(Bound, Port)>,
     pub recovered: RecoveredJobs,
     /// Recovered messages that this core is home to.
     pub kept: Vec<Arc<Message>>,
@@ -239,7 +240,7 @@ fn effect_of_a_spool_that_is_gone(is_last: bool) -> (&'static str, &'static str)
 }
 
 impl Core {
-    fn start_ingress(self: &Rc<Self>, listeners: Vec<(Bound, bool)>) -> Result<(), String> {
+    fn start_ingress(self: &Rc<Self>, listeners: Vec<(Bound, Port)>) -> Result<(), String> {
         if listeners.is_empty() {
             return Ok(());
         }
@@ -263,8 +264,8 @@ impl Core {
             leaving: Notify::new(),
             refusals: Rc::default(),
         });
-        for (bound, implicit_tls) in listeners {
-            spawn(ingress.clone().listen(Listener::new(bound), implicit_tls));
+        for (bound, port) in listeners {
+            spawn(ingress.clone().listen(Listener::new(bound), port));
         }
         *self.ingress.borrow_mut() = Some(ingress);
         Ok(())

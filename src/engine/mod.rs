@@ -26,6 +26,7 @@ use crate::io::{clock, cpu, limits, random, runtime};
 use crate::listener::{AddressCounts, Load};
 use crate::log::{Line, Log, LogLevel, Shown, event};
 use crate::metrics::{CoreMetrics, Counter};
+use crate::policy::port::Listening;
 use crate::policy::rates::Rates;
 use crate::policy::relaying::RelayPolicy;
 use crate::privilege::{self, Identity, Sealed};
@@ -44,7 +45,6 @@ use shared::Shared;
 use std::fmt;
 use std::future::Future;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -203,7 +203,7 @@ impl Relay {
     }
 
     /// Where it listens, and whether TLS comes first there.
-    pub fn listening(&self) -> &[(SocketAddr, bool)] {
+    pub fn listening(&self) -> &[Listening] {
         &self.running.shared.listening
     }
 
@@ -376,7 +376,7 @@ fn share(
     plan: Plan,
     identity: Identity,
     keys: ServerKeys,
-    listening: Vec<(SocketAddr, bool)>,
+    listening: Vec<Listening>,
 ) -> Shared {
     let specs = plan.specs;
     let mut relay = RelayPolicy::new(&config.relaying);
@@ -612,8 +612,8 @@ fn say_ready(shared: &Shared, log: &Log) {
     let now = clock::wall_time();
     let offers_starttls = shared.config.session.offers_starttls;
     let require_tls = shared.config.server.require_tls;
-    for (address, implicit_tls) in &shared.listening {
-        let tls = match (implicit_tls, offers_starttls, require_tls) {
+    for Listening { address, port } in &shared.listening {
+        let tls = match (port.has_implicit_tls(), offers_starttls, require_tls) {
             (true, _, _) => "from the first byte",
             (false, false, _) => "not offered",
             (false, true, false) => "offered by STARTTLS",
@@ -624,7 +624,8 @@ fn say_ready(shared: &Shared, log: &Log) {
             .field("tls", tls);
     }
     let mut line = log.line(LogLevel::Info, event::READY, now);
-    if let Some((address, _)) = shared.listening.iter().find(|(_, implicit)| !implicit) {
+    let with_starttls = |it: &&Listening| !it.port.has_implicit_tls();
+    if let Some(Listening { address, .. }) = shared.listening.iter().find(with_starttls) {
         let tls = if offers_starttls { "--tls " } else { "" };
         line.field(
             "try",

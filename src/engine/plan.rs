@@ -76,7 +76,7 @@ impl Plan {
 
 /// Too few descriptors for clients are a hint; too few for the relay itself are the end.
 fn check_descriptors(config: &Config, specs: &[CoreSpec], allowed: u64) -> Result<(), StartError> {
-    let listeners = config.listen.plain.len() + config.listen.implicit_tls.len();
+    let listeners = config.listen.ports.len();
     let per_core = DESCRIPTORS_PER_CORE + listeners as u64;
     let needed = DESCRIPTORS_OF_PROCESS + specs.len() as u64 * per_core;
     match allowed < needed {

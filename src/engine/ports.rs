@@ -5,6 +5,7 @@ use super::{Context, StartError};
 use crate::config::Config;
 use crate::io::net::Bound;
 use crate::io::{clock, handed_over};
+use crate::policy::port::{Listening, Port};
 use crate::privilege;
 use std::fmt;
 use std::io;
@@ -20,8 +21,8 @@ const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 /// A socket of that name (`FileDescriptorName=`) speaks TLS from the first byte.
 const IMPLICIT_TLS_NAME: &str = "smtps";
 
-/// The sockets of one core, with whether TLS comes first.
-pub type Listeners = Vec<(Bound, bool)>;
+/// The sockets of one core.
+pub type Listeners = Vec<(Bound, Port)>;
 
 /// For each ingress core its sockets. Those that a service manager hands over stand in the place of
 /// all that the flags name.
@@ -36,26 +37,29 @@ pub fn bind(config: &Config, specs: &[CoreSpec]) -> Result<Vec<Listeners>, Start
 
 /// Fails as [`bind`] would, but binds no port: one that another process has is not noticed. A relay
 /// that runs would be in the way of its own check.
-pub fn check(config: &Config) -> Result<Vec<(SocketAddr, bool)>, StartError> {
+pub fn check(config: &Config) -> Result<Vec<Listening>, StartError> {
     let handed_over = handed_over::listeners().context("sockets of the service manager")?;
     if !handed_over.is_empty() {
         let addresses = share_out(&handed_over, 1)?;
         return Ok(addresses_of(&addresses));
     }
-    for (address, _) in named(config) {
+    for Listening { address, .. } in config.listen.ports.iter().copied() {
         check_address(address)
             .and_then(|()| check_port(address.port()))
             .map_err(|error| unusable(address, &error))?;
     }
-    Ok(named(config).collect())
+    Ok(config.listen.ports.clone())
 }
 
 /// Where the first core listens: all others do so too.
-pub fn addresses_of(listeners: &[Listeners]) -> Vec<(SocketAddr, bool)> {
+pub fn addresses_of(listeners: &[Listeners]) -> Vec<Listening> {
     let of_core = listeners.first().map(Vec::as_slice).unwrap_or_default();
     of_core
         .iter()
-        .map(|(bound, implicit_tls)| (bound.address(), *implicit_tls))
+        .map(|(bound, port)| Listening {
+            address: bound.address(),
+            port: *port,
+        })
         .collect()
 }
 
@@ -85,13 +89,6 @@ pub fn check_sources(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What the flags name, with whether TLS comes first.
-fn named(config: &Config) -> impl Iterator<Item = (SocketAddr, bool)> {
-    let plain = config.listen.plain.iter().map(|address| (*address, false));
-    let implicit = &config.listen.implicit_tls;
-    plain.chain(implicit.iter().map(|address| (*address, true)))
-}
-
 /// All cores accept from the same queue: the ports may be out of our reach, so none gets one of
 /// its own.
 fn share_out(handed_over: &[(Bound, String)], cores: usize) -> Result<Vec<Listeners>, StartError> {
@@ -99,7 +96,11 @@ fn share_out(handed_over: &[(Bound, String)], cores: usize) -> Result<Vec<Listen
         let bound = bound
             .share()
             .context(format!("sharing {}", bound.address()))?;
-        Ok((bound, name == IMPLICIT_TLS_NAME))
+        let port = match name == IMPLICIT_TLS_NAME {
+            true => Port::SMTPS,
+            false => Port::SMTP,
+        };
+        Ok((bound, port))
     };
     (0..cores)
         .map(|_| handed_over.iter().map(share).collect())
@@ -109,14 +110,14 @@ fn share_out(handed_over: &[(Bound, String)], cores: usize) -> Result<Vec<Listen
 /// Every ingress core gets its own socket on each address.
 fn bind_own(config: &Config, cores: usize) -> Result<Vec<Listeners>, StartError> {
     let mut cores: Vec<Listeners> = (0..cores).map(|_| Vec::new()).collect();
-    for (address, implicit_tls) in named(config) {
+    for &Listening { address, port } in &config.listen.ports {
         wait_until_free(address).map_err(|error| unusable(address, &error))?;
         let mut address = address;
         for core in &mut cores {
             let bound = Bound::new(address).map_err(|error| unusable(address, &error))?;
             // With port 0 the kernel chooses once, and the other cores follow.
             address = bound.address();
-            core.push((bound, implicit_tls));
+            core.push((bound, port));
         }
     }
     Ok(cores)

@@ -28,6 +28,7 @@ use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::{Log, Throttle, event};
 use crate::message::Mailbox;
 use crate::metrics::{CoreMetrics, Counter};
+use crate::policy::port::Listening;
 use crate::policy::rates::Rates;
 use crate::policy::relaying::RelayPolicy;
 use crate::privilege::Identity;
@@ -41,7 +42,6 @@ use crate::session::tls_memory::TlsMemory;
 use crate::spool::Spool;
 use crate::tls::{ClientTls, Judge, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions};
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -60,8 +60,7 @@ pub struct Shared {
     pub anchors: Arc<TrustAnchors>,
     /// What was wrong with some of them.
     pub anchor_complaints: Vec<String>,
-    /// Where we listen, and whether TLS comes first there.
-    pub listening: Vec<(SocketAddr, bool)>,
+    pub listening: Vec<Listening>,
     pub loads: Arc<[Load]>,
     pub addresses: Arc<AddressCounts>,
     pub rates: Arc<Rates>,
@@ -185,7 +184,7 @@ impl Shared {
     pub fn own_names(&self) -> OwnNames {
         OwnNames {
             hostname: self.config.hostname.parse().ok(),
-            listeners: self.listening.iter().map(|(address, _)| *address).collect(),
+            listeners: self.listening.iter().map(|it| it.address).collect(),
             aliases: Vec::new(),
         }
     }

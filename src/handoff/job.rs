@@ -3,6 +3,7 @@
 use crate::handoff::memory::{Budget, Charge, Level, Memory};
 use crate::io::net::Descriptor;
 use crate::message::{Envelope, MessageId, Recipient};
+use crate::policy::port::Port;
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::settle::{Course, Recipients};
 use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
@@ -265,7 +266,7 @@ pub enum ToCore {
 pub struct Accepted {
     pub descriptor: Descriptor,
     pub peer: std::net::SocketAddr,
-    pub implicit_tls: bool,
+    pub port: Port,
 }
 
 #[cfg(test)]

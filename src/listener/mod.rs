@@ -12,6 +12,7 @@ use crate::io::net::{Listener, Socket};
 use crate::io::runtime::{sleep, spawn};
 use crate::io::{clock, limits};
 use crate::log::{LogLevel, Shown, event};
+use crate::policy::port::{Listening, Port};
 use crate::policy::rates::prefix_of;
 use crate::session::{self, Context, Sessions};
 use crate::time::Now;
@@ -35,9 +36,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Where we listen, and how many may be here.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub plain: Vec<SocketAddr>,
-    /// TLS from the first byte (RFC 8314 section 3.3).
-    pub implicit_tls: Vec<SocketAddr>,
+    pub ports: Vec<Listening>,
     /// Connections that the kernel holds for a listener until it takes them.
     pub backlog: u32,
     /// Open sessions of all listeners and cores.
@@ -82,7 +81,7 @@ impl Ingress {
     }
 
     /// Accepts on `listener` until the core has drained.
-    pub async fn listen(self: Rc<Self>, listener: Listener, implicit_tls: bool) {
+    pub async fn listen(self: Rc<Self>, listener: Listener, port: Port) {
         let end = match listener.is_shared() {
             true => &self.leaving,
             false => &self.stopped,
@@ -93,7 +92,7 @@ impl Ingress {
                 () = end.notified() => break,
                 ready = listener.ready() => ready,
             };
-            let result = result.and_then(|()| self.accept_batch(&listener, implicit_tls));
+            let result = result.and_then(|()| self.accept_batch(&listener, port));
             if let Err(error) = result {
                 self.log_failure(&error);
                 sleep(EXHAUSTED_PAUSE).await;
@@ -107,7 +106,7 @@ impl Ingress {
             self.start(Accepted {
                 descriptor,
                 peer,
-                implicit_tls,
+                port,
             });
         }
     }
@@ -132,11 +131,7 @@ impl Ingress {
         line.field("lines_suppressed", suppressed);
     }
 
-    fn accept_batch(
-        self: &Rc<Self>,
-        listener: &Listener,
-        implicit_tls: bool,
-    ) -> std::io::Result<()> {
+    fn accept_batch(self: &Rc<Self>, listener: &Listener, port: Port) -> std::io::Result<()> {
         for _ in 0..ACCEPT_BATCH {
             let Some((descriptor, peer)) = listener.accept()? else {
                 return Ok(());
@@ -144,7 +139,7 @@ impl Ingress {
             let accepted = Accepted {
                 descriptor,
                 peer,
-                implicit_tls,
+                port,
             };
             match self.admission.lighter_core() {
                 Some(core) => (self.pass_on)(core, Box::new(accepted)),
@@ -159,7 +154,7 @@ impl Ingress {
         let Accepted {
             descriptor,
             peer,
-            implicit_tls,
+            port,
         } = accepted;
         let socket = Socket::adopt(descriptor);
         let trusted = self.context.relay.is_trusted(peer.ip());
@@ -167,15 +162,9 @@ impl Ingress {
         match self.admit(peer, trusted, now) {
             Ok(admitted) => {
                 let context = self.context.clone();
-                spawn(session::serve(
-                    context,
-                    socket,
-                    peer,
-                    implicit_tls,
-                    admitted,
-                ));
+                spawn(session::serve(context, socket, peer, port, admitted));
             }
-            Err(refused) => self.refuse(socket, peer, refused, implicit_tls, now),
+            Err(refused) => self.refuse(socket, peer, refused, port, now),
         }
     }
 
@@ -195,16 +184,9 @@ impl Ingress {
     }
 
     /// One reply, and the end. On a port of implicit TLS nobody could read it.
-    fn refuse(
-        &self,
-        socket: Socket,
-        peer: SocketAddr,
-        refused: Refused,
-        implicit_tls: bool,
-        now: Now,
-    ) {
+    fn refuse(&self, socket: Socket, peer: SocketAddr, refused: Refused, port: Port, now: Now) {
         self.note_refusal(peer, refused, now);
-        if implicit_tls {
+        if port.has_implicit_tls() {
             return;
         }
         let reply = refused.reply(&self.context.server.hostname);

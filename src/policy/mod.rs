@@ -1,9 +1,10 @@
-//! What clients may do here: whom they may send to, and how often they may ask.
+//! What clients may do here: at which port, whom they may send to, and how often they may ask.
 //!
 //! Promise: one immutable value that all cores share, and counters without a lock.
 //!
 //! Not here: the words of a refusal in SMTP (`smtp::server`), and limits on what a session is (`session`,
 //! `listener`).
 
+pub mod port;
 pub mod rates;
 pub mod relaying;

@@ -13,6 +13,7 @@ use crate::io::{clock, pool};
 use crate::log::{Addressee, Log, LogLevel, Shown, Throttle, event};
 use crate::message::{Envelope, Mailbox, SessionId, TlsSummary};
 use crate::metrics::CoreMetrics;
+use crate::policy::port::Port;
 use crate::policy::rates::{Over, Rates, prefix_of};
 use crate::policy::relaying::RelayPolicy;
 use crate::smtp::refusal::Refusal;
@@ -422,15 +423,15 @@ pub fn serve(
     context: Rc<Context>,
     socket: Socket,
     peer: SocketAddr,
-    implicit_tls: bool,
+    port: Port,
     place: impl Sized + 'static,
 ) -> impl Future<Output = ()> + 'static {
     let number = context.sessions.begin();
     context.metrics.sessions.increment();
     // Made here and captured: arguments of an async function would stay in the task as well.
-    let mut session = Session::new(context, socket, Who { peer, number }, implicit_tls);
+    let mut session = Session::new(context, socket, Who { peer, number }, port);
     async move {
-        let end = match session.converse(implicit_tls).await {
+        let end = match session.converse(port).await {
             Ok(()) => End::Closed,
             Err(end) => end,
         };
@@ -493,10 +494,10 @@ impl Context {
 }
 
 impl Session {
-    fn new(context: Rc<Context>, socket: Socket, who: Who, implicit_tls: bool) -> Self {
+    fn new(context: Rc<Context>, socket: Socket, who: Who, port: Port) -> Self {
         let started = clock::now();
         let info = PeerInfo {
-            offer_starttls: !implicit_tls && context.settings.offers_starttls,
+            offer_starttls: !port.has_implicit_tls() && context.settings.offers_starttls,
             ..context.peer_info(who.peer.ip())
         };
         Session {
@@ -518,8 +519,8 @@ impl Session {
         }
     }
 
-    async fn converse(&mut self, implicit_tls: bool) -> Result<(), End> {
-        if implicit_tls {
+    async fn converse(&mut self, port: Port) -> Result<(), End> {
+        if port.has_implicit_tls() {
             let mut info = self.context.peer_info(self.who.peer.ip());
             let spent = self.context.spend(&info, Spending::Handshake);
             spent.map_err(|_| End::Limited)?;
