@@ -55,6 +55,8 @@ pub enum DomainError {
     Character,
     /// UTS 46 refuses it, or its A-labels are not those that it makes of the U-labels.
     NotIdna,
+    /// No top-level domain is a number (RFC 3696 section 2): an address, or a wrong one.
+    Number,
     /// Brackets, but not around an address as RFC 5321 section 4.1.3 writes it.
     Literal,
 }
@@ -75,6 +77,9 @@ impl fmt::Display for DomainError {
             DomainError::Character => {
                 f.write_str("a name consists of letters, digits, '-' and '_'")
             }
+            DomainError::Number => f.write_str(
+                "no name ends in a number; an address is written in brackets: [192.0.2.1]",
+            ),
             DomainError::NotIdna => f.write_str("not a valid internationalised name (UTS 46)"),
             DomainError::Literal => f.write_str("not an IPv4 or IPv6 address literal"),
         }

@@ -519,6 +519,17 @@ fn check_and_start_agree_on_the_log() {
     ] {
         agree(path, &at(path), Err(complaint));
     }
+    let pipe = Case::new();
+    let path = pipe.path("pipe");
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.is_ok_and(|it| it.success()));
+    let path = path.display().to_string();
+    let pipe = pipe.and(&["--log-file", &path]);
+    agree(
+        "a pipe that nobody reads",
+        &pipe,
+        Err("No such device or address"),
+    );
 }
 
 #[test]

@@ -3,6 +3,19 @@
 use std::fs;
 use std::process::{Command, Output};
 
+/// A root that was over in 2021.
+const EXPIRED_ROOT: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBRjCB7aADAgECAgEBMAoGCCqGSM49BAMCMBMxETAPBgNVBAMMCG9sZC50ZXN0
+MB4XDTIwMDEwMTAwMDAwMFoXDTIxMDEwMTAwMDAwMFowEzERMA8GA1UEAwwIb2xk
+LnRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASengjbG/66IYFbFeoIx0I/
+3gkc/yvn4w7roxn0H0+LNdDS4d9I3k8KNjCaXAiIPwLRTSeUPcznirS9r8+RtZHj
+ozIwMDAPBgNVHRMBAf8EBTADAQH/MB0GA1UdDgQWBBTL9LxpF5kW0uePlQfziIE9
+fQrEETAKBggqhkjOPQQDAgNIADBFAiBnhDZYpPeI2BJ0aHvbR1OEMeOnkON5la/M
+vATRJa+JAAIhAIqs8hueR1tyteP0LJ6EPAaX/jzfwRcYYi0h+WVdMTf/
+-----END CERTIFICATE-----
+";
+
 fn ringpost(words: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringpost"))
         .args(words)
@@ -366,6 +379,15 @@ fn what_is_probably_not_meant_is_hinted_at() {
         let told = text.contains(&format!("no recipient of {domain} is in"));
         assert_eq!(told, is_told, "{domain}: {text}");
     }
+    let text = hints(&["--relay-from", "none"], &[]);
+    assert!(text.contains("nobody may send anything"), "{text}");
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), EXPIRED_ROOT).unwrap();
+    let ca = ["--tls-ca-only", "--tls-ca", ca.path().to_str().unwrap()];
+    let text = hints(&[&ca[..], &["--tls-out", "verify"]].concat(), &[]);
+    assert!(text.contains("no certificate is trusted"), "{text}");
+    let text = hints(&ca, &[]);
+    assert!(!text.contains("no certificate is trusted"), "{text}");
     let text = hints(&["--dns", "127.0.0.1:1"], &[]);
     assert!(text.contains("--dns 127.0.0.1:1 does not answer"), "{text}");
     let text = hints(&["--hostname", "mx"], &[]);

@@ -722,7 +722,12 @@ fn relay_hints(config: &Config, hints: &mut Vec<String>) {
         .trusted_nets
         .iter()
         .all(|net| net.network().is_loopback());
-    if inside_only && relay.domains.is_empty() && listens_outside(config) {
+    if relay.trusted_nets.is_empty() && relay.domains.is_empty() {
+        hints.push(
+            "nobody may send anything: --relay-from is none, and there is no --relay-domain"
+                .to_owned(),
+        );
+    } else if inside_only && relay.domains.is_empty() && listens_outside(config) {
         hints.push(
             "this relay listens outside but takes mail from this host only: --relay-from lets \
              networks send, --relay-domain lets everybody send to a domain"

@@ -11,9 +11,9 @@ use crate::smtp::data::BareLineEnds;
 use crate::tls::Level;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 /// The words of a flag for the values of a room.
@@ -79,12 +79,18 @@ fn scope_wanted(port: u16) -> String {
     )
 }
 
+/// Neither "any" nor a group.
+fn is_of_a_host(address: IpAddr) -> bool {
+    let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !address.is_unspecified() && !address.is_multicast() && !is_broadcast
+}
+
 /// An address to connect from.
 pub fn source_address(text: &str) -> Result<IpAddr, String> {
     match text.parse() {
         _ if is_link_local(text) => Err(LINK_LOCAL.to_owned()),
-        Ok(address) => Ok(address),
-        Err(_) => Err("allowed is an IP address of this host: 192.0.2.1 or 2001:db8::1".to_owned()),
+        Ok(address) if is_of_a_host(address) => Ok(address),
+        _ => Err("allowed is an IP address of this host: 192.0.2.1 or 2001:db8::1".to_owned()),
     }
 }
 
@@ -97,16 +103,17 @@ pub fn resolver_address(text: &str) -> Result<SocketAddr, String> {
     if is_link_local(bare) {
         return Err(LINK_LOCAL.to_owned());
     }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address);
-    }
-    let bare = text
+    let inner = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(text);
-    bare.parse::<IpAddr>()
-        .map(|address| SocketAddr::new(address, 53))
-        .map_err(|_| {
+    let address = text
+        .parse::<SocketAddr>()
+        .or_else(|_| inner.parse::<IpAddr>().map(|it| SocketAddr::new(it, 53)));
+    address
+        .ok()
+        .filter(|address| is_of_a_host(address.ip()) && address.port() != 0)
+        .ok_or_else(|| {
             "allowed is the IP address of a resolver (there is nobody yet to ask for its name): 192.0.2.53, \
              127.0.0.1:5353 or [2001:db8::53]:53"
                 .to_owned()
@@ -128,13 +135,33 @@ impl FromStr for ClientNet {
             return Ok(ClientNet::None);
         }
         text.parse::<IpNet>()
-            .map(|net| net.trunc())
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .map(|net| in_its_family(net.trunc()))
+            .or_else(|_| {
+                text.parse::<IpAddr>()
+                    .map(|it| IpNet::from(it.to_canonical()))
+            })
             .map(ClientNet::Net)
             .map_err(|_| {
                 "allowed is a network or an address: 10.0.0.0/8, 192.0.2.7, 2001:db8::/32, or none"
                     .to_owned()
             })
+    }
+}
+
+/// Clients of IPv4 are compared as such, whichever socket they come by.
+fn in_its_family(net: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let IpNet::V6(of_v6) = net else {
+        return net;
+    };
+    let address = of_v6.network().to_ipv4_mapped();
+    let prefix = of_v6.prefix_len().checked_sub(MAPPED_BITS);
+    let of_v4 = address
+        .zip(prefix)
+        .map(|(address, prefix)| Ipv4Net::new(address, prefix));
+    match of_v4 {
+        Some(Ok(of_v4)) => IpNet::V4(of_v4),
+        _ => net,
     }
 }
 
@@ -302,6 +329,27 @@ mod tests {
         assert!(net("::1").is_ok());
         assert!(net("10.0.0.0/33").is_err());
         assert!(net("example.com").is_err());
+        assert_eq!(net("::ffff:127.0.0.0/104"), net("127.0.0.0/8"));
+        assert_eq!(net("::ffff:192.0.2.7"), net("192.0.2.7"));
+        assert_eq!(
+            net("::/0").map(|it| it == net("0.0.0.0/0").unwrap()),
+            Ok(false)
+        );
+    }
+
+    #[test]
+    fn what_is_no_address_of_a_host_is_refused() {
+        for wrong in ["127.0.0.1:0", "224.0.0.1", "0.0.0.0", "[::]:53", "ff02::1"] {
+            assert!(resolver_address(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["0.0.0.0", "::", "224.0.0.1", "255.255.255.255"] {
+            assert!(source_address(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["192.0.2.1", "1.2.3", "relay.1"] {
+            assert!(host_name(wrong).is_err(), "{wrong}");
+            assert!(wrong.parse::<DomainPattern>().is_err(), "{wrong}");
+        }
+        assert!(host_name("42").is_ok(), "containers have such names");
     }
 
     #[test]

@@ -342,6 +342,7 @@ impl Inner {
                 event::NAME_SERVER_FAILED,
                 clock::wall_time(),
             )
+            .field("thread", self.context.core as u64)
             .field("server", notice.server)
             .field("reason", &notice.why)
             .field("answered_by", notice.other)

@@ -71,8 +71,13 @@ pub fn recipient_domain(text: &str) -> Result<Domain<'static>, DomainError> {
 pub fn domain_name(text: &str) -> Result<Domain<'static>, DomainError> {
     let name: Domain<'static> = text.parse()?;
     let hyphen_outside = |label: &str| label.starts_with('-') || label.ends_with('-');
-    match name.address().is_some() || name.as_str().split('.').any(hyphen_outside) {
-        true => Err(DomainError::Character),
+    if name.address().is_some() || name.as_str().split('.').any(hyphen_outside) {
+        return Err(DomainError::Character);
+    }
+    let last_label = name.as_str().rsplit_once('.').map(|(_, last)| last);
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    match last_label.is_some_and(is_number) {
+        true => Err(DomainError::Number),
         false => Ok(name),
     }
 }

@@ -14,8 +14,9 @@ use crate::privilege::{
     check_kept_key, check_key, check_make_directory, directories_of, make_directory, seal,
 };
 use crate::tls::certificate;
-use std::fs::File;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// What the resolver reads. The first is often a link to what another service writes.
 const RESOLVER_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
@@ -143,6 +144,21 @@ fn hints(config: &Config, identity: &Identity) -> Vec<String> {
                 .to_owned(),
         );
     }
+    let log = config.log.file.iter();
+    let cannot_append = |log: &&PathBuf| {
+        let opened = OpenOptions::new().append(true).open(log);
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    hints.extend(log.filter(cannot_append).map(|log| {
+        format!(
+            "{} cannot open {} any more: after a rotation (SIGHUP) the old file would stay in use, unless the new one \
+             is made for that user (logrotate: create 0640 {} {})",
+            identity.name(),
+            log.display(),
+            identity.name(),
+            identity.group(),
+        )
+    }));
     let keys = config.tls.certificates.given.iter().map(|files| &files.key);
     hints.extend(keys.filter(|key| File::open(key).is_err()).map(|key| {
         format!(

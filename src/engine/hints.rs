@@ -4,13 +4,16 @@ use super::placement::{CoreSpec, Topology};
 use super::plan;
 use super::shared::Shared;
 use crate::config::SpoolConfig;
-use crate::io::file::{existing_part, total_bytes_blocking};
+use crate::io::file::{existing_part, free_bytes_blocking, total_bytes_blocking};
 use crate::remote::resolve::probe;
 use crate::remote::route::NextHop;
 use crate::text::units::Bytes;
+use crate::tls::Level;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
 
 /// How long a name server may take to be heard of at the start.
 const NAME_SERVER_WAIT: Duration = Duration::from_secs(1);
@@ -23,6 +26,7 @@ pub fn hints(shared: &Shared) -> Vec<String> {
     let mut hints = routes_to_itself(shared);
     hints.extend(small_file_system(&shared.config.spool, &shared.specs));
     let cpus = Topology::of_this_host().map_or(usize::MAX, |host| host.cpus.len());
+    hints.extend(nobody_trusted(shared));
     hints.extend(too_many_threads(shared.specs.len(), cpus));
     hints.extend(silent_name_servers(&shared.config.resolver.name_servers));
     hints
@@ -53,6 +57,25 @@ fn small_file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String>
     let least = settings.spool_bytes_min(threads);
     let wanted = least.saturating_add(settings.keep_free_bytes);
     let total = total_bytes_blocking(existing_part(&config.dir)).ok()?;
+    let free = free_bytes_blocking(existing_part(&config.dir)).ok()?;
+    let [total, wanted, free] = [
+        total / MIB * MIB,
+        wanted.next_multiple_of(MIB),
+        free / MIB * MIB,
+    ];
+    if total >= wanted
+        && free
+            < settings
+                .keep_free_bytes
+                .saturating_add(settings.segment_bytes)
+    {
+        return Some(format!(
+            "the file system of the spool has {} left, and --spool-keep-free leaves {} alone: new mail is refused \
+             for want of space (452) when the segments that are there are full",
+            Bytes(free),
+            Bytes(settings.keep_free_bytes),
+        ));
+    }
     (settings.spool_bytes_max.is_none() && total < wanted).then(|| {
         format!(
             "the file system of the spool has {} and {threads} threads need {}: mail may be refused for want \
@@ -60,6 +83,16 @@ fn small_file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String>
             Bytes(total),
             Bytes(wanted),
         )
+    })
+}
+
+/// Then a level that demands trust is a level that delivers nothing.
+fn nobody_trusted(shared: &Shared) -> Option<String> {
+    let demands_trust = shared.config.delivery.levels.demands(Level::Verify);
+    (demands_trust && shared.anchors.len() == 0).then(|| {
+        "no certificate is trusted (--tls-ca, --tls-ca-only), and TLS out demands one (verify): that mail waits until \
+         it is returned"
+            .to_owned()
     })
 }
 

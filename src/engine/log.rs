@@ -6,7 +6,7 @@
 
 use crate::config::LogConfig;
 use crate::io::clock;
-use crate::io::file::check_writable_blocking;
+use crate::io::file::{WITHOUT_WAITING, check_writable_blocking};
 use crate::log::{Chunk, Log, LogFormat, LogLevel};
 use crate::privilege::{Identity, give_file};
 use crate::time::Now;
@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -92,7 +93,7 @@ impl Writer {
         let Some(path) = &config.file else {
             return Ok(());
         };
-        let opened = OpenOptions::new().append(true).open(path);
+        let opened = to_append().open(path);
         match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 check_writable_blocking(directory_of(path))
@@ -237,12 +238,18 @@ fn naming(path: &Path, error: &io::Error) -> io::Error {
     )
 }
 
+fn to_append() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).custom_flags(WITHOUT_WAITING);
+    options
+}
+
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    to_append().create(true).open(path)
 }
 
 fn open_for(path: &Path, owner: &Identity) -> io::Result<File> {
-    let made = OpenOptions::new().create_new(true).append(true).open(path);
+    let made = to_append().create_new(true).open(path);
     match made {
         Ok(file) => {
             if !owner.is_current() {

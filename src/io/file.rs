@@ -25,6 +25,9 @@ pub enum Durability {
     Buffered,
 }
 
+/// For `open(2)`: a pipe without a reader is an error, and nothing to wait for.
+pub const WITHOUT_WAITING: i32 = libc::O_NONBLOCK;
+
 /// Opens `path` for reading and, if `write`, writing. Blocks: for start and helper threads.
 pub fn open_blocking(path: &Path, write: bool, durability: Durability) -> io::Result<fs::File> {
     fs::OpenOptions::new()

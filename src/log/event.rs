@@ -113,7 +113,7 @@ events! {
     ];
     CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply"];
     HOST_FAILED = "host-failed" ["host", "address", "status", "reply"];
-    NAME_SERVER_FAILED = "name-server-failed" ["server", "reason", "answered_by", "effect"];
+    NAME_SERVER_FAILED = "name-server-failed" ["thread", "server", "reason", "answered_by", "effect"];
     OUT_OF_STEP = "out-of-step" ["host", "address", "reply", "effect"];
     TLS_FAILED = "tls-failed" ["host", "address", "reason", "effect"];
     PLAINTEXT_FALLBACK = "plaintext-fallback" ["host", "address", "reason"];

@@ -608,6 +608,7 @@ impl<'a> Inquiry<'a> {
         let answers = all(questions.collect()).await;
         let mut hosts = Vec::new();
         let mut failure = None;
+        let mut without = Vec::new();
         for ((preference, name), answer) in names.into_iter().zip(answers) {
             match answer {
                 Ok(addresses) => hosts.push(Host {
@@ -616,7 +617,7 @@ impl<'a> Inquiry<'a> {
                     addresses,
                 }),
                 Err(Some(error)) => failure = Some(error),
-                Err(None) => {}
+                Err(None) => without.push(name),
             }
         }
         let own = &self.resolver.own;
@@ -632,7 +633,7 @@ impl<'a> Inquiry<'a> {
             // A better host that could not be asked for may exist all the same.
             Some(error) => Err(error),
             None if had_hosts => Err(mail_loop(next_hop)),
-            None => Err(no_address(domain)),
+            None => Err(no_address_of(domain, &without)),
         }
     }
 
@@ -809,6 +810,16 @@ fn mail_loop(next_hop: &NextHop) -> ResolveError {
 fn no_address(domain: &str) -> ResolveError {
     ResolveError::NoAddress {
         domain: domain.into(),
+    }
+}
+
+/// The hosts are what the domain's owner has to look at.
+fn no_address_of(domain: &str, hosts: &[Box<str>]) -> ResolveError {
+    match hosts {
+        [host] if **host == *domain => no_address(domain),
+        [] => no_address(domain),
+        [host] => no_address(&format!("{host}, the mail host of {domain}")),
+        [host, ..] => no_address(&format!("{host}, nor for the other mail hosts of {domain}")),
     }
 }
 

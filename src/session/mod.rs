@@ -931,6 +931,7 @@ impl Session {
 
     /// Says the last word where one is due, closes, and writes the session's line.
     async fn finish(&mut self, end: &End) {
+        let limit = self.limit_of_wait(end);
         match end {
             End::Stream(StreamError::TimedOut) => {
                 self.context.metrics.sessions_timed_out.increment();
@@ -948,7 +949,7 @@ impl Session {
             _ => {}
         }
         self.note_withdrawal();
-        self.log_end(end);
+        self.log_end(end, limit);
         let last_words = std::mem::take(&mut self.out);
         let last_words_due = clock::now() + LAST_WORD_TIMEOUT;
         let peer_may_be_sending = match end {
@@ -992,7 +993,23 @@ impl Session {
         line.tls(self.server.summary().tls.as_ref());
     }
 
-    fn log_end(&self, end: &End) {
+    /// The flag that bounds the wait that was too long.
+    fn limit_of_wait(&self, end: &End) -> &'static str {
+        let session = self.context.settings.timeouts.session;
+        let is_whole = session.is_some_and(|most| clock::now() >= self.started + most);
+        match (end, self.server.phase()) {
+            (End::Handshake(StreamError::TimedOut), _) => " (--handshake-timeout)",
+            (End::Stream(StreamError::TimedOut), _) if is_whole => " (--session-timeout)",
+            (End::Stream(StreamError::TimedOut), Phase::Body) => " (--data-timeout)",
+            (End::Stream(StreamError::TimedOut), Phase::BodyMayBeOver) => {
+                " (the message may have ended with bare line ends)"
+            }
+            (End::Stream(StreamError::TimedOut), _) => " (--command-timeout)",
+            _ => "",
+        }
+    }
+
+    fn log_end(&self, end: &End, limit: &str) {
         let summary = self.server.summary();
         self.context.metrics.refusals.add(summary.refusals);
         let now = clock::wall_time();
@@ -1016,7 +1033,8 @@ impl Session {
             line.field("starttls", "not listed: the last handshakes failed");
         }
         let seconds = clock::now().since(self.started).as_millis() as u64;
-        line.field("duration_ms", seconds).field("end", Shown(end));
+        line.field("duration_ms", seconds)
+            .field("end", Shown(format_args!("{end}{limit}")));
     }
 }
 

@@ -176,7 +176,14 @@ fn check_format(directory: &Path) -> Result<Option<u32>, OpenError> {
 
 fn last_run(directory: &Path) -> Result<u32, OpenError> {
     let path = directory.join(RUN_NAME);
-    let number = read_number(&path).map_err(io_error(path.display()))?;
+    let number = read_number(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => OpenError::Setting(format!(
+            "{} holds no number: write one into it that is above the first part (before the '-') of every id that \
+             was given, for instance of the ids in the log",
+            path.display()
+        )),
+        _ => OpenError::Io(path.display().to_string(), error),
+    })?;
     Ok(number.unwrap_or(0))
 }
 

@@ -117,7 +117,7 @@ fn write_recipient(
             due,
             last,
         } => {
-            write!(f, "attempts: {attempts}, next at {}", Calendar(*due))?;
+            write!(f, "attempts: {attempts}, next {}", When(*due))?;
             write_diagnosis(f, last.as_ref())
         }
         RecipientState::ReportOwed {
@@ -132,10 +132,22 @@ fn write_recipient(
             };
             write!(
                 f,
-                "a report of {kind} is owed, attempts: {attempts}, next at {}",
-                Calendar(*due)
+                "a report of {kind} is owed, attempts: {attempts}, next {}",
+                When(*due)
             )?;
             write_diagnosis(f, Some(diagnosis))
+        }
+    }
+}
+
+/// When the next try is due.
+struct When(WallTime);
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            WallTime(0) => f.write_str("at once"),
+            due => write!(f, "at {}", Calendar(due)),
         }
     }
 }

@@ -256,7 +256,8 @@ impl fmt::Display for RecoveryReport {
             write!(
                 f,
                 "\n{} unfinished commits at the ends of logs, {} holes before a last commit: \
-                 writes cut off by a crash, nothing in them was accepted",
+                 cut off by a crash, and then nothing in them was accepted; if there was none, they are damaged, \
+                 and mail is lost",
                 self.torn, self.holes
             )?;
         }

@@ -27,6 +27,11 @@ impl LevelTable {
         self.others
     }
 
+    /// Whether any domain has this level.
+    pub fn demands(&self, level: Level) -> bool {
+        self.others == level || self.named.iter().any(|(_, it)| *it == level)
+    }
+
     pub fn level(&self, domain: &Domain<'_>) -> Level {
         self.named
             .iter()

@@ -227,7 +227,7 @@ fn host_without_address_is_skipped() {
     dns.remove("mx.test");
     assert_eq!(
         resolve(&dns, "a.test"),
-        ["5.4.4 no address found for a.test"]
+        ["5.4.4 no address found for gone.test, nor for the other mail hosts of a.test"]
     );
     dns.fail("gone.test", RecordType::AAAA, Failure::ServFail);
     let answer = resolve(&dns, "a.test");
