@@ -346,6 +346,8 @@ fn every_promise_holds_whatever_happens() {
         let rare = seen.rarer_than(5);
         assert!(rare.is_empty(), "these happen too seldom: {rare:?}");
         assert!(stats.repetitions > SEEDS / 2 && stats.reports > SEEDS);
+        let stored = seen.accepted + seen.recovered;
+        assert!(seen.moves < 2 * stored, "{} of {stored}", seen.moves);
     }
 }
 

@@ -743,6 +743,89 @@ fn keep_recovered(spool: &Spool, found: RecoveredMessage) -> Arc<Kept> {
     keep(spool, kept)
 }
 
+/// Stores messages of so many recipients until there is no room for another.
+async fn fill_with_kept(spool: &Spool, recipients: usize, body: &[u8]) -> Vec<Arc<Kept>> {
+    let mut kept = Vec::new();
+    loop {
+        let (id, envelope) = (spool.next_id(), envelope(recipients));
+        let appended = spool.append(id, WallTime(0), &envelope, body).await;
+        let Ok(receipt) = appended else {
+            return kept;
+        };
+        let message = Kept {
+            id,
+            received_at: WallTime(0),
+            residence: Residence::fresh(receipt.into_place(), recipients),
+            envelope,
+        };
+        kept.push(keep(spool, message));
+    }
+}
+
+/// Mail comes that there is no room for. How many messages are moved meanwhile.
+async fn moves_while_refused(spool: &Spool, times: u32) -> u64 {
+    let before = spool.stats().moved;
+    for _ in 0..times {
+        let _ = spool.admit(Some(SEGMENT_BYTES));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    spool.stats().moved - before
+}
+
+/// A spool that is full three times over, of mail of which a third ends each time. Messages that are moved in the end, while
+/// nothing comes and nothing ends.
+async fn moves_in_the_end(spool: &Spool, recipients: usize, body: &[u8]) -> u64 {
+    let mut kept = Vec::new();
+    for round in 0..4u64 {
+        kept.extend(fill_with_kept(spool, recipients, body).await);
+        let all = std::mem::take(&mut kept).into_iter().enumerate();
+        for (number, message) in all {
+            let lot = (number as u64 + round * 7919).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+            if lot % 100 < 30 {
+                let id = message.id;
+                record_durably(spool, &finished(id, recipients as u32), &message.residence).await;
+                drop(message);
+                spool.message_finished(id);
+            } else {
+                kept.push(message);
+            }
+        }
+        moves_while_refused(spool, 30).await;
+    }
+    moves_while_refused(spool, 50).await;
+    moves_while_refused(spool, 50).await
+}
+
+/// The one at work was left half full, all of it copied into the next one, and so on: at each mail that was refused. And where
+/// commits are large beside a segment, segments were sealed half full, and copied for that.
+#[test]
+fn a_full_spool_does_not_move_its_mail_for_ever() {
+    let cases = [
+        (5, SEGMENT_BYTES_MIN, 1, 3000),
+        (6, SEGMENT_BYTES_MIN, 1, 30_000),
+        (8, SEGMENT_BYTES_MIN, 1, 3000),
+        (6, SEGMENT_BYTES_MIN, 300, 300),
+        (12, SEGMENT_BYTES, 1, 100_000),
+    ];
+    for (files, segment_bytes, recipients, bytes) in cases {
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings = Settings {
+            segment_bytes,
+            spool_bytes_max: Some(files * segment_bytes),
+            outcome_delay: Duration::ZERO,
+            ..settings(Durability::Buffered)
+        };
+        let path = directory.path().join("spool");
+        let moves = run(&path, &settings, async |spool, _| {
+            moves_in_the_end(spool, recipients, &body(1, bytes)).await
+        });
+        assert_eq!(
+            moves, 0,
+            "{files} segments, {bytes} bytes, {recipients} recipients"
+        );
+    }
+}
+
 /// Stores a message as soon as there is room; gives up after a while.
 async fn keep_new(spool: &Spool, number: u64, recipients: usize, body: &[u8]) -> Arc<Kept> {
     let (id, envelope) = (spool.next_id(), envelope(recipients));

@@ -35,6 +35,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Sealed segments are worth emptying when less than one part in this many of them is live. So a
 /// byte is copied for each that is gained, at most, and sealed segments take at most about twice
 /// what is live in them.
+///
+/// What is gained is an estimate: a segment that is sealed before it is full, because the next commit had no room, or whose
+/// commits are small, is less than half live although nothing of it has ended, and so is the next one that its mail is copied to. So each
+/// copy is paid for: mail is copied once, as it came or was recovered; copies again when as much beside them has ended, or when the log of
+/// outcomes has needed a further segment. Whatever the sizes, no more is copied than twice what has come, and a segment
+/// for each of outcomes.
 pub const WORTHWHILE_PARTS: u64 = 2;
 
 /// A segment, and how many bytes of a message lie in it.
@@ -83,6 +89,11 @@ struct MessageSegment {
     live: u64,
     /// What moving the live messages would write, about: all parts of those that are partly here.
     live_bytes: u64,
+    /// The same of all that was ever stored here, and of that the copies.
+    stored_bytes: u64,
+    copied_bytes: u64,
+    /// Copies may be copied again, for the sake of outcomes.
+    is_granted: bool,
     sealed: bool,
     /// Grows in the order in which segments are begun.
     order: u64,
@@ -97,7 +108,12 @@ struct MessageSegment {
 
 impl MessageSegment {
     fn is_worth_emptying(&self, segment_bytes: u64) -> bool {
-        self.live_bytes * WORTHWHILE_PARTS < segment_bytes
+        self.live_bytes * WORTHWHILE_PARTS < segment_bytes && self.is_paid()
+    }
+
+    fn is_paid(&self) -> bool {
+        let ended = self.stored_bytes.saturating_sub(self.live_bytes);
+        self.is_granted || self.live_bytes.min(self.copied_bytes) <= ended
     }
 }
 
@@ -158,6 +174,7 @@ impl MessageBook {
             let segment = self.segment(*lap);
             segment.live += 1;
             segment.live_bytes += bytes;
+            segment.stored_bytes += bytes;
             segment.ids.push(id);
             self.idle.remove(lap);
         }
@@ -192,6 +209,9 @@ impl MessageBook {
         let is_alive = self.finished(id);
         if is_alive {
             self.stored(id, to);
+            for (lap, _) in to {
+                self.segment(*lap).copied_bytes += total(to);
+            }
         }
         is_alive
     }
@@ -202,12 +222,17 @@ impl MessageBook {
         for (old, _) in from {
             self.pass_on(*old, to);
         }
-        let is_alive = self.finished(id);
-        if is_alive {
-            let parts: Vec<Part> = from.iter().copied().chain([(to, 0)]).collect();
-            self.stored(id, &parts);
+        let Some(before) = self.live.get(&id).cloned() else {
+            return false;
+        };
+        self.finished(id);
+        let parts: Vec<Part> = from.iter().copied().chain([(to, 0)]).collect();
+        self.stored(id, &parts);
+        // Where it was, nothing of it has ended.
+        for (lap, _) in before.as_slice() {
+            self.segment(*lap).stored_bytes -= total(before.as_slice());
         }
-        is_alive
+        true
     }
 
     fn pass_on(&mut self, from: Lap, to: Lap) {
@@ -272,10 +297,22 @@ impl MessageBook {
             .map(|(lap, _)| *lap)
     }
 
-    /// Sealed, the segment could be emptied, or is empty.
-    pub fn is_worth_emptying(&self, lap: Lap, segment_bytes: u64) -> bool {
+    /// Sealed, the segment at work could be emptied, or is empty, and of what is used of it more is gained than is copied.
+    pub fn is_worth_leaving(&self, lap: Lap, used_bytes: u64, segment_bytes: u64) -> bool {
         let segment = self.segments.get(&lap);
-        segment.is_some_and(|segment| segment.is_worth_emptying(segment_bytes))
+        segment.is_some_and(|segment| {
+            segment.live_bytes * WORTHWHILE_PARTS < used_bytes
+                && segment.is_worth_emptying(segment_bytes)
+        })
+    }
+
+    /// The log of outcomes has needed a further segment. The oldest copies may be what it keeps outcomes for.
+    pub fn outcomes_grew(&mut self) {
+        let unpaid = self.segments.values_mut();
+        let unpaid = unpaid.filter(|segment| segment.sealed && !segment.is_paid());
+        if let Some(segment) = unpaid.min_by_key(|segment| segment.order) {
+            segment.is_granted = true;
+        }
     }
 
     /// The next live message of a segment. `cursor` starts at zero; `Err` says that many dead ones
@@ -513,15 +550,74 @@ mod tests {
         assert_eq!(book.candidate(100, 4, true), None);
         assert_eq!(book.candidate(30, 100, false), None);
         assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
-        assert!(book.is_worth_emptying(lap(2), 25));
-        assert!(!book.is_worth_emptying(lap(2), 20));
-        assert!(!book.is_worth_emptying(lap(9), 100), "there is none");
+        assert!(book.is_worth_leaving(lap(2), 25, 25));
+        assert!(!book.is_worth_leaving(lap(2), 20, 25), "half is live");
+        assert!(!book.is_worth_leaving(lap(2), 20, 20));
+        assert!(!book.is_worth_leaving(lap(9), 100, 100), "there is none");
         book.move_later(lap(3));
         assert_eq!(book.candidate(25, 100, true), Some(lap(2)));
         book.move_never(lap(2));
         assert_eq!(book.candidate(25, 100, true), None);
         sealed(lap(4), &mut book);
         assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
+    }
+
+    /// Two messages in lap 2, copied from lap 1.
+    fn copied() -> MessageBook {
+        let mut book = MessageBook::default();
+        for n in [1, 2] {
+            book.stored(id(n), &[(lap(1), 10)]);
+        }
+        sealed(lap(1), &mut book);
+        assert_eq!(book.candidate(100, 100, true), Some(lap(1)));
+        for n in [1, 2] {
+            assert!(book.moved(id(n), &[(lap(1), 10)], &[(lap(2), 10)]));
+        }
+        book.retired(lap(1));
+        sealed(lap(2), &mut book);
+        book
+    }
+
+    #[test]
+    fn copies_are_not_copied_again_before_as_much_has_ended() {
+        let mut book = copied();
+        assert_eq!(book.candidate(100, 100, true), None);
+        assert!(!book.is_worth_leaving(lap(2), 100, 100));
+        assert!(book.finished(id(1)));
+        assert_eq!(book.candidate(100, 100, true), Some(lap(2)));
+        assert!(book.moved(id(2), &[(lap(2), 10)], &[(lap(3), 10)]));
+        sealed(lap(3), &mut book);
+        book.retired(lap(2));
+        assert_eq!(book.candidate(100, 100, true), None);
+    }
+
+    #[test]
+    fn mail_beside_copies_is_copied_once_and_a_failed_copy_pays_for_nothing() {
+        let mut book = MessageBook::default();
+        book.stored(id(1), &[(lap(1), 10)]);
+        sealed(lap(1), &mut book);
+        assert!(book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
+        book.stored(id(2), &[(lap(2), 10)]);
+        book.retired(lap(1));
+        sealed(lap(2), &mut book);
+        assert_eq!(book.candidate(100, 100, true), None);
+        assert!(book.doubtful(id(2), &[(lap(2), 10)], lap(3)));
+        assert_eq!(book.candidate(100, 100, true), None);
+        assert!(book.finished(id(2)));
+        assert_eq!(book.candidate(100, 100, true), Some(lap(2)));
+    }
+
+    #[test]
+    fn outcomes_that_need_a_further_segment_have_the_oldest_copies_copied_again() {
+        let mut book = copied();
+        book.outcomes_grew();
+        assert_eq!(book.candidate(100, 100, true), Some(lap(2)));
+        for n in [1, 2] {
+            assert!(book.moved(id(n), &[(lap(2), 10)], &[(lap(3), 10)]));
+        }
+        book.retired(lap(2));
+        sealed(lap(3), &mut book);
+        assert_eq!(book.candidate(100, 100, true), None);
     }
 
     #[test]

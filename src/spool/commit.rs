@@ -419,12 +419,14 @@ impl<S: Clone, T> Machine<S, T> {
         }
     }
 
-    /// The lap at work, if it may be left before it is full: at least half of it is used, nothing
+    /// The lap at work and how much of it is used, if it may be left before it is full: at least half of it is used, nothing
     /// waits or is in flight, and another lap is prepared.
-    pub fn leavable(&self) -> Option<&S> {
+    pub fn leavable(&self) -> Option<(&S, u64)> {
         let is_free = self.is_idle() && !self.spares.is_empty();
         let current = self.current.as_ref().filter(|_| is_free)?;
-        (current.position * 2 >= current.head.segment_bytes).then_some(&current.head.segment)
+        let used_bytes = current.position;
+        (used_bytes * 2 >= current.head.segment_bytes)
+            .then_some((&current.head.segment, used_bytes))
     }
 
     /// The lap at work gets no more commits. Only when it is [`Self::leavable`].
@@ -742,7 +744,8 @@ mod tests {
         assert!(machine.leavable().is_none(), "something waits");
         let write = machine.next_write().unwrap();
         done(&mut machine, write, true);
-        assert_eq!(machine.leavable(), Some(&1));
+        let half = 2 * BLOCK_BYTES as u64;
+        assert!(matches!(machine.leavable(), Some((1, used)) if used >= half));
         machine.leave();
         assert_eq!(machine.take_sealed(), [1]);
         append(&mut machine, 3);

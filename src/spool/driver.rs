@@ -238,6 +238,7 @@ impl Shared {
         match usage {
             Usage::Outcomes => {
                 books.outcomes.opened(header.lap);
+                books.messages.outcomes_grew();
                 self.outcomes.machine.borrow_mut().supply(head);
                 self.outcomes.room.notify_one();
                 self.outcomes.work.notify_one();
@@ -368,18 +369,18 @@ impl Shared {
     /// little room for new mail.
     fn leave_for_space(&self) {
         let mut machine = self.messages.machine.borrow_mut();
-        let Some(lap) = machine.leavable().map(|segment| segment.lap) else {
+        let Some((segment, used_bytes)) = machine.leavable() else {
             return;
         };
-        let segment_bytes = self.pool.borrow().segment_bytes();
-        if !self
-            .books
-            .borrow()
+        let (lap, segment_bytes) = (segment.lap, self.pool.borrow().segment_bytes());
+        let books = self.books.borrow();
+        if !books
             .messages
-            .is_worth_emptying(lap, segment_bytes)
+            .is_worth_leaving(lap, used_bytes, segment_bytes)
         {
             return;
         }
+        drop(books);
         machine.leave();
         let sealed = machine.take_sealed();
         drop(machine);

@@ -70,28 +70,33 @@ enum Extents {
 pub struct Place {
     extents: Extents,
     body_bytes: u64,
+    /// What the message's own or final record takes besides a body.
+    envelope_bytes: u32,
     /// The number of the snapshot that this copy of the message was made with; zero: the original.
     snapshot: u32,
     /// Segments that may hold another copy, because writing it failed.
     doubtful: Option<Arc<[Arc<SegmentFile>]>>,
 }
 
-/// What a message is reckoned to take besides its body.
-const ENVELOPE_BYTES: u64 = 256;
-
 impl Place {
-    pub(super) fn inline(extent: Extent) -> Place {
+    pub(super) fn inline(extent: Extent, envelope_bytes: u32) -> Place {
         Place {
             body_bytes: u64::from(extent.bytes),
+            envelope_bytes,
             extents: Extents::Inline(extent),
             snapshot: 0,
             doubtful: None,
         }
     }
 
-    pub(super) fn chunks(chunks: Vec<Extent>, last: Arc<SegmentFile>) -> Place {
+    pub(super) fn chunks(
+        chunks: Vec<Extent>,
+        last: Arc<SegmentFile>,
+        envelope_bytes: u32,
+    ) -> Place {
         Place {
             body_bytes: chunks.iter().map(|extent| u64::from(extent.bytes)).sum(),
+            envelope_bytes,
             extents: Extents::Chunks {
                 chunks: chunks.into(),
                 last,
@@ -103,9 +108,10 @@ impl Place {
 
     /// A message's own or final record is `stored`; `chunks` are its earlier parts.
     pub(super) fn of(stored: &Stored<Arc<SegmentFile>>, chunks: Vec<Extent>) -> Place {
+        let envelope_bytes = stored.record_bytes() - stored.body_bytes();
         match chunks.is_empty() {
-            true => Place::inline(Extent::of(stored)),
-            false => Place::chunks(chunks, stored.segment().clone()),
+            true => Place::inline(Extent::of(stored), envelope_bytes),
+            false => Place::chunks(chunks, stored.segment().clone(), envelope_bytes),
         }
     }
 
@@ -143,9 +149,10 @@ impl Place {
     /// ascending, and about how many bytes it takes there.
     pub(super) fn with_parts<R>(&self, see: impl FnOnce(&[Part]) -> R) -> R {
         let bytes = |extent: &Extent| u64::from(extent.bytes);
+        let envelope_bytes = u64::from(self.envelope_bytes);
         let mut parts: Vec<Part> = match &self.extents {
             Extents::Inline(extent) => {
-                let part = (extent.segment.lap, ENVELOPE_BYTES + bytes(extent));
+                let part = (extent.segment.lap, envelope_bytes + bytes(extent));
                 if self.doubtful.is_none() {
                     return see(&[part]);
                 }
@@ -154,7 +161,7 @@ impl Place {
             Extents::Chunks { chunks, last } => chunks
                 .iter()
                 .map(|extent| (extent.segment.lap, bytes(extent)))
-                .chain([(last.lap, ENVELOPE_BYTES)])
+                .chain([(last.lap, envelope_bytes)])
                 .collect(),
         };
         let doubtful = self.doubtful.iter().flat_map(|segments| segments.iter());

@@ -425,11 +425,13 @@ impl<'a> Opening<'a> {
             bytes: raw.bytes,
             checksum: raw.checksum,
         };
+        let envelope_bytes = u32::try_from(message.envelope_bytes()).unwrap_or(u32::MAX);
         let place = match &message.body {
-            FoundBody::Inline(raw) => Place::inline(extent(raw)),
+            FoundBody::Inline(raw) => Place::inline(extent(raw), envelope_bytes),
             FoundBody::Chunks(raw) => Place::chunks(
                 raw.iter().map(extent).collect(),
                 self.files[&message.lap].clone(),
+                envelope_bytes,
             ),
         };
         let is_home = |lap: &&Lap| self.homes[lap] == self.homes[&message.lap];

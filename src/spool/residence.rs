@@ -86,7 +86,7 @@ mod tests {
 
     fn place() -> Place {
         let file = std::fs::File::open("/dev/null").expect("it is everywhere");
-        Place::inline(Extent {
+        let extent = Extent {
             segment: Arc::new(SegmentFile {
                 lap: Lap {
                     segment: SegmentId { core: 0, number: 0 },
@@ -98,7 +98,8 @@ mod tests {
             offset: 0,
             bytes: 1,
             checksum: 0,
-        })
+        };
+        Place::inline(extent, 0)
     }
 
     /// An outcome that a copy may lack must stay as long as that copy: recovery would find the recipient

@@ -84,6 +84,9 @@ pub struct FoundMessage {
     pub doubtful: Vec<Lap>,
 }
 
+/// What a record is reckoned to take for each recipient besides its address, and for the rest.
+const RECIPIENT_BYTES: u64 = 48;
+
 #[derive(Clone, Debug)]
 pub enum FoundBody {
     Inline(RawExtent),
@@ -111,11 +114,22 @@ impl FoundMessage {
         laps
     }
 
-    /// The same, with about how many bytes of the body lie in each.
+    /// About what the envelope takes, in a record of its own or before the body.
+    pub fn envelope_bytes(&self) -> u64 {
+        let recipients = self.envelope.recipients.iter();
+        let addresses = recipients.map(|it| it.forward_path.as_str().len());
+        addresses.fold(RECIPIENT_BYTES, |sum, it| sum + RECIPIENT_BYTES + it as u64)
+    }
+
+    /// The same, with about how many bytes of the message lie in each.
     pub fn parts(&self) -> Vec<Part> {
         let bytes_in = |lap: Lap| {
             let extents = self.extents().iter().filter(|extent| extent.lap == lap);
-            extents.map(|extent| u64::from(extent.bytes)).sum()
+            let of_body: u64 = extents.map(|extent| u64::from(extent.bytes)).sum();
+            match lap == self.lap {
+                true => of_body + self.envelope_bytes(),
+                false => of_body,
+            }
         };
         let laps = self.laps().into_iter();
         laps.map(|lap| (lap, bytes_in(lap))).collect()

@@ -583,11 +583,16 @@ impl Session {
             taken.rcpts.join(" ")
         );
         let now: Now = self.world.now();
-        let complaints = self.world.ledger.borrow_mut().took(now, taken);
-        complaints.into_iter().for_each(|it| self.world.accuse(it));
-        if self.end.as_ref().is_none_or(End::is_alone) {
-            // The relay has gone meanwhile, and will not hear of it.
-            self.world.ledger.borrow_mut().told(taken, false);
+        // The relay has gone meanwhile, and will not hear of it; or it has, and has sent it again already.
+        let is_alone = self.end.as_ref().is_none_or(End::is_alone);
+        let ledger = &mut self.world.ledger.borrow_mut();
+        if is_alone {
+            ledger.told(taken, false);
         }
+        let complaints = ledger.took(now, taken);
+        if is_alone {
+            ledger.told(taken, false);
+        }
+        complaints.into_iter().for_each(|it| self.world.accuse(it));
     }
 }

@@ -72,7 +72,9 @@ impl Spool {
     fn may_leave_segment(&self, messages: &Machine<SegmentRef, MessageTicket>) -> bool {
         let book = self.message_book.borrow();
         let segment = messages.leavable();
-        segment.is_some_and(|segment| book.is_worth_emptying(segment.lap, SEGMENT_BYTES))
+        segment.is_some_and(|(segment, used_bytes)| {
+            book.is_worth_leaving(segment.lap, used_bytes, SEGMENT_BYTES)
+        })
     }
 
     fn leave_segment(&self) {
@@ -113,6 +115,7 @@ impl Spool {
         match usage {
             Usage::Outcomes => {
                 self.outcome_book.borrow_mut().opened(header.lap);
+                self.message_book.borrow_mut().outcomes_grew();
                 self.outcomes.borrow_mut().supply(head);
             }
             _ => {
