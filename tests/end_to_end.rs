@@ -1298,7 +1298,7 @@ fn tls_that_breaks_before_the_first_reply_inside_it_falls_back_to_plaintext() {
     for (inside, reason) in BROKEN_INSIDE {
         let hop = NextHop::scripted(StartTls::Works, breaks_inside(inside));
         let home = Home::new();
-        let flags = [&["--reply-timeout", "1s"], PATIENT].concat();
+        let flags = [&["--handshake-timeout", "1s"], PATIENT].concat();
         let relay = relay_to(&home, &hop, &flags);
         send_mail(relay.address(), FROM, &[TO], CONTENT);
         assert!(!hop.wait_for_mail(1)[0].over_tls, "{reason}");
@@ -1309,6 +1309,24 @@ fn tls_that_breaks_before_the_first_reply_inside_it_falls_back_to_plaintext() {
         assert!(told.contains(reason), "{told}");
         relay.stop();
     }
+}
+
+/// There is nothing to fall back to, so the reply has its whole time.
+#[test]
+fn silence_inside_tls_is_waited_for_where_plaintext_is_not_allowed() {
+    let hop = NextHop::scripted(StartTls::Works, breaks_inside(|| Answer::Stall));
+    let home = Home::new();
+    let times = ["--handshake-timeout", "1s", "--reply-timeout", "3s"];
+    let flags = [&times[..], &["--tls-out", "encrypt"], PATIENT].concat();
+    let relay = relay_to(&home, &hop, &flags);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_commands(2, |command| verb_is(command, "EHLO"));
+    let asked = Instant::now();
+    relay.wait_for("connect-failed", |_| true);
+    let waited = asked.elapsed();
+    assert!(waited > Duration::from_millis(2500), "{waited:?}");
+    assert_eq!(hop.mails().len(), 0);
+    relay.stop();
 }
 
 /// As a server with TLS 1.3 does that wants a certificate of its clients: its alert comes after our

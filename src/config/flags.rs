@@ -484,7 +484,7 @@ pub struct Timeouts {
     #[arg(long, span = "0s..7d", default_value_t = Span(session::SESSION_TIMEOUT))]
     pub session_timeout: Span,
 
-    /// Both sides: a TLS handshake
+    /// Both sides: a TLS handshake. Next hops: also the first reply inside it, where plaintext is allowed
     #[arg(long, span = "1s..10m", default_value_t = Span(connection::HANDSHAKE_TIMEOUT))]
     pub handshake_timeout: Span,
 

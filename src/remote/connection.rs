@@ -272,6 +272,8 @@ pub struct Connection {
     waited: Option<Duration>,
     /// The handshake was to resume an earlier session.
     with_ticket: bool,
+    /// If TLS does not work, plaintext is tried.
+    may_fall_back: bool,
 }
 
 impl Connection {
@@ -297,6 +299,7 @@ impl Connection {
             broke: None,
             waited: None,
             with_ticket: false,
+            may_fall_back: target.level.allows_plaintext(),
         };
         connection.negotiate(target).await?;
         Ok(connection)
@@ -696,10 +699,23 @@ impl Connection {
         self.pending = Some(first);
     }
 
+    /// The first reply inside TLS ends the handshake: a server with TLS 1.3 checks our last flight only then, and one that answered EHLO
+    /// a moment ago needs no more time now. Where plaintext is allowed, it is as far off as the handshake's end.
+    fn time_for(&self, stage: Stage) -> Duration {
+        let Timeouts {
+            command, handshake, ..
+        } = self.context.timeouts;
+        let is_first_inside = self.tls.is_some() && !self.client.has_heard();
+        match stage {
+            Stage::Ehlo if self.may_fall_back && is_first_inside => command.min(handshake),
+            stage => self.context.timeouts.of(stage),
+        }
+    }
+
     fn due(&self, stage: Stage) -> Due {
         let (now, timeouts) = (clock::now(), &self.context.timeouts);
         Due {
-            at: now + timeouts.of(stage),
+            at: now + self.time_for(stage),
             in_crowd: timeouts
                 .in_crowd(stage)
                 .map_or(Now::NEVER, |wait| now + wait),
