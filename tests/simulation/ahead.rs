@@ -7,7 +7,7 @@ use crate::world::{until, until_or};
 use ringpost::schedule::ahead::{Ahead, Place};
 use ringpost::schedule::next_hop::HopId;
 use ringpost::time::Now;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ const LATE_MAX: Duration = Duration::from_millis(500);
 pub struct AheadPlace {
     hop: HopId,
     place: RefCell<Place<Job>>,
+    /// How long the world had stood still when it was put there.
+    stood_still: Cell<Duration>,
 }
 
 impl AheadPlace {
@@ -25,6 +27,7 @@ impl AheadPlace {
         Rc::new(AheadPlace {
             hop,
             place: RefCell::default(),
+            stood_still: Cell::default(),
         })
     }
 
@@ -47,6 +50,7 @@ impl AheadPlace {
 
 impl Core {
     pub fn put_ahead(&self, place: &Rc<AheadPlace>, ahead: Ahead<Job>) {
+        place.stood_still.set(self.stood_still());
         let put = place.place.borrow_mut().put(ahead);
         let is_planted = self.world().canary == Canary::TakesTwoAhead;
         assert!(put.is_ok() || is_planted, "a job waits here already");
@@ -56,17 +60,22 @@ impl Core {
     /// The job, if it is still there. It has not waited for long, whatever came before it.
     pub fn take_ahead_from(&self, place: &AheadPlace) -> Option<Ahead<Job>> {
         let ahead = place.place.borrow_mut().take()?;
-        self.look_at_wait(&ahead);
+        self.look_at_wait(place, &ahead);
         Some(ahead)
     }
 
-    fn look_at_wait(&self, ahead: &Ahead<Job>) {
-        let waited = self.world().now().since(ahead.started);
+    fn look_at_wait(&self, place: &AheadPlace, ahead: &Ahead<Job>) {
+        let excused = self.stood_still() - place.stood_still.get();
+        let waited = self.world().now().since(ahead.started) - excused;
         if waited > self.ahead_patience() + LATE_MAX {
             let id = ahead.job.message.id;
             self.world()
                 .accuse(format!("{id}, begun ahead, has waited {waited:?}"));
         }
+    }
+
+    fn stood_still(&self) -> Duration {
+        self.world().ledger.borrow().bounds.stood_still
     }
 
     fn ahead_patience(&self) -> Duration {
@@ -102,7 +111,7 @@ impl Core {
         let Some(ahead) = place.place.borrow_mut().take_late(patience, now) else {
             return;
         };
-        self.look_at_wait(&ahead);
+        self.look_at_wait(place, &ahead);
         tell!(self.world(), "{} goes back", ahead.job.message.id);
         self.world().seen.borrow_mut().given_back += 1;
         let mut schedule = self.part().schedule.borrow_mut();

@@ -32,6 +32,8 @@ pub struct Bounds {
     /// By core and site: since when connections fail together, and how many have.
     failures: BTreeMap<(usize, usize), (Now, usize)>,
     pub longest_wait: Duration,
+    /// Time that has passed while nobody came to anything.
+    pub stood_still: Duration,
 }
 
 struct Waiting {
@@ -70,6 +72,7 @@ impl Bounds {
 
     /// Nobody has come to anything for so long: nobody's wait is the longer for it.
     pub fn stood_still(&mut self, passed: Duration) {
+        self.stood_still += passed;
         for waiting in self.queued.values_mut() {
             waiting.since = waiting.since + passed;
             waiting.is_excused = true;
