@@ -115,6 +115,11 @@ impl Core {
         tell!(self.world(), "{} goes back", ahead.job.message.id);
         self.world().seen.borrow_mut().given_back += 1;
         let mut schedule = self.part().schedule.borrow_mut();
+        let site = *schedule.key(place.hop);
         schedule.give_back(place.hop, ahead.job, ahead.started);
+        // It may have a connection of its own now.
+        let mut ledger = self.world().ledger.borrow_mut();
+        let (at, nobody) = ((self.number, site), std::iter::empty());
+        ledger.bounds.queued(at, nobody, self.world().now());
     }
 }

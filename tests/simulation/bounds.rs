@@ -113,6 +113,11 @@ impl Bounds {
             .then(|| format!("site {site} gets {connections} connections for {jobs} jobs"))
     }
 
+    /// A connection that has carried nothing ends for the sake of another site: its job has one opened again.
+    pub fn gave_way(&mut self, core: usize, site: usize) {
+        *self.connections.entry((core, site)).or_default() -= 1;
+    }
+
     /// No host of a site could be connected to, while so many jobs wait there. As many attempts together, and one whose
     /// job another connection took, are in order.
     pub fn connect_failed(

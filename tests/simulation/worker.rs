@@ -278,11 +278,18 @@ impl Worker {
     }
 
     fn next(&self) -> Take<Job> {
-        let now = self.core.world().now();
-        match self.may_carry_more() {
-            true => self.core.part().schedule.borrow_mut().take(self.hop, now),
-            false => Take::Close,
+        if !self.may_carry_more() {
+            return Take::Close;
         }
+        let world = self.core.world();
+        let mut schedule = self.core.part().schedule.borrow_mut();
+        let take = schedule.take(self.hop, world.now());
+        if matches!(take, Take::Close) && self.carried == 0 {
+            let site = *schedule.key(self.hop);
+            let mut ledger = world.ledger.borrow_mut();
+            ledger.bounds.gave_way(self.core.number, site);
+        }
+        take
     }
 
     /// Carries a job, and those that could be begun ahead meanwhile.
