@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::arrivals::{self, ArrivalLog, ArrivalSums};
 use crate::clock::Clock;
+use crate::files;
 use crate::hosts::Hosts;
 use crate::options::{CheckCommand, SinkCommand, SourceCommand};
 use crate::random::fresh_seed;
@@ -183,12 +184,18 @@ pub fn check(command: &CheckCommand) -> Result<bool, Failure> {
     let mut text = String::new();
     write_ledger(&mut text, &verdict)?;
     print!("{text}");
+    if verdict.accepted == 0 {
+        println!(
+            "NOT CLEAN   {} names no recipient that was accepted",
+            command.source.display()
+        );
+    }
     Ok(verdict.accepted > 0 && verdict.is_clean(command.allow_duplicates))
 }
 
 fn write_json(path: Option<&std::path::Path>, value: &impl Serialize) -> Result<(), Failure> {
     if let Some(path) = path {
-        std::fs::write(path, serde_json::to_vec_pretty(value)?)?;
+        files::write(path, serde_json::to_vec_pretty(value)?)?;
     }
     Ok(())
 }

@@ -9,12 +9,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::address::parse_sender;
+use crate::files;
 use crate::ledger::{Fate, Verdict, condemned, is_bounced, with_arrival, with_bounce, with_fate};
 use crate::message::failed_recipients;
 use crate::sink::Delivery;
 
 /// Flaws that `check` names; more are only counted.
-const EXAMPLES_MAX: usize = 20;
 
 /// Knows what arrived, but not what was sent.
 pub struct ArrivalLog {
@@ -39,7 +39,7 @@ pub struct ArrivalSums {
 impl ArrivalLog {
     pub fn new(file: Option<&Path>) -> io::Result<Self> {
         Ok(Self {
-            file: file.map(File::create).transpose()?.map(BufWriter::new),
+            file: file.map(files::create).transpose()?.map(BufWriter::new),
             seen: HashSet::new(),
             hasher: RandomState::new(),
             sums: ArrivalSums::default(),
@@ -126,8 +126,8 @@ pub fn check(source: &Path, sink: &Path) -> io::Result<Verdict> {
     })?;
     for (key, cell) in &cells {
         let flaw = verdict.add(*cell);
-        if let Some(flaw) = flaw.filter(|_| verdict.examples.len() < EXAMPLES_MAX) {
-            verdict.examples.push(format!("{flaw}: {key}"));
+        if let Some(flaw) = flaw {
+            verdict.give_example(|| format!("{flaw}: {key}"));
         }
     }
     Ok(verdict)
@@ -135,7 +135,7 @@ pub fn check(source: &Path, sink: &Path) -> io::Result<Verdict> {
 
 /// Calls `take` with id and address (in lower case) as the key, and the word behind them.
 fn for_each_line(path: &Path, mut take: impl FnMut(String, &str) -> bool) -> io::Result<()> {
-    for line in BufReader::new(File::open(path)?).lines() {
+    for line in BufReader::new(files::open(path)?).lines() {
         let line = line?;
         let taken = line.rsplit_once(' ').is_some_and(|(key, word)| {
             let key = key.to_ascii_lowercase();

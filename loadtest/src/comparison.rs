@@ -6,6 +6,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::histogram::Percentiles;
 use crate::html_compare;
 use crate::options::OutputOptions;
@@ -256,10 +257,10 @@ impl Comparison {
     /// The JSON and the page, where they were asked for.
     pub fn write_files(&self, output: &OutputOptions) -> io::Result<()> {
         if let Some(path) = &output.json {
-            std::fs::write(path, serde_json::to_vec_pretty(self)?)?;
+            files::write(path, serde_json::to_vec_pretty(self)?)?;
         }
         if let Some(path) = &output.html {
-            std::fs::write(path, html_compare::page(self))?;
+            files::write(path, html_compare::page(self))?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
+use crate::files;
 use crate::histogram::{Latencies, Percentiles};
 use crate::html_hold;
 use crate::ledger::{Fate, Ledger, Verdict};
@@ -114,10 +115,10 @@ pub fn hold(command: &HoldCommand, stop: &StopFlag) -> Result<bool, Failure> {
     let (report, mut under_test) = measure(command, stop)?;
     print!("{report}");
     if let Some(path) = &command.output.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+        files::write(path, serde_json::to_vec_pretty(&report)?)?;
     }
     if let Some(path) = &command.output.html {
-        std::fs::write(path, html_hold::page(&report))?;
+        files::write(path, html_hold::page(&report))?;
     }
     let clean = report.problems().is_empty();
     under_test.tidy(clean);

@@ -2,8 +2,8 @@
 //! of report is made of.
 
 use std::fmt::Write as _;
-use std::fs;
 
+use crate::files;
 use crate::options::HtmlCommand;
 use crate::plot::{Plot, Tone};
 use crate::run::Failure;
@@ -18,7 +18,7 @@ const STYLE: &str = include_str!("html.css");
 /// Reads what another command wrote with `--json`, and prints its page. What it is shows by the
 /// list that only it has.
 pub fn from_json(command: &HtmlCommand) -> Result<bool, Failure> {
-    let json = fs::read(&command.json)?;
+    let json = files::read(&command.json)?;
     let page = page_of(&json).map_err(|error| format!("{}: {error}", command.json.display()))?;
     print!("{page}");
     Ok(true)

@@ -771,7 +771,7 @@ fn ledger(page: &mut Page, report: &Report) {
     page.list(&items);
     if !ledger.examples.is_empty() {
         page.paragraph("The first findings:");
-        page.code(&ledger.examples.join("\n"));
+        page.code(&ledger.shown_examples().collect::<Vec<_>>().join("\n"));
     }
 }
 

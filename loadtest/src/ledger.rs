@@ -259,8 +259,8 @@ impl Ledger {
             for i in 0..self.addressing.recipients {
                 let cell = self.cell(n, i).load(Ordering::Relaxed);
                 let flaw = verdict.add(cell);
-                if let Some(flaw) = flaw.filter(|_| verdict.examples.len() < EXAMPLES_MAX) {
-                    verdict.examples.push(self.example(flaw, n, i));
+                if let Some(flaw) = flaw {
+                    verdict.give_example(|| self.example(flaw, n, i));
                 }
             }
         }
@@ -339,9 +339,25 @@ pub struct Verdict {
     pub unknown: u64,
     /// The first few of what went wrong.
     pub examples: Vec<String>,
+    /// What else went wrong.
+    pub examples_left_out: u64,
 }
 
 impl Verdict {
+    pub fn give_example(&mut self, example: impl FnOnce() -> String) {
+        match self.examples.len() < EXAMPLES_MAX {
+            true => self.examples.push(example()),
+            false => self.examples_left_out += 1,
+        }
+    }
+
+    /// With a word on those that are not shown.
+    pub fn shown_examples(&self) -> impl Iterator<Item = String> {
+        let left_out =
+            (self.examples_left_out > 0).then(|| format!("and {} more", self.examples_left_out));
+        self.examples.iter().cloned().chain(left_out)
+    }
+
     /// What is usually zero.
     pub fn seldom(&self) -> [(&'static str, u64); 9] {
         [
@@ -448,6 +464,23 @@ mod tests {
         assert!(verdict.is_clean(false));
         assert_eq!((verdict.accepted, verdict.delivered), (10, 10));
         assert!(verdict.examples.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_shown_of_many_losses_is_counted() {
+        let ledger = ten();
+        for n in 10..12 {
+            ledger.source_says(n, 0, Fate::Accepted);
+        }
+        let mut verdict = ledger.verdict(12);
+        assert_eq!(verdict.shown_examples().count(), 2);
+        for _ in 0..EXAMPLES_MAX {
+            verdict.give_example(|| "lost: another".to_owned());
+        }
+        assert_eq!(
+            verdict.shown_examples().last().as_deref(),
+            Some("and 2 more")
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod clock;
 mod compare;
 mod comparison;
 mod dns;
+mod files;
 mod histogram;
 mod hold;
 mod hosts;
@@ -85,6 +86,9 @@ fn main() -> ExitCode {
 
 fn act(command: Command) -> Result<bool, run::Failure> {
     let stop = run::StopFlag::on_signals()?;
+    if let Some(output) = command.action.output() {
+        output.check_files()?;
+    }
     match command.action {
         Action::Source(command) => alone::source(&command, &stop),
         Action::Sink(command) => alone::sink(&command, &stop),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::files;
 use crate::report::grouped;
 
 /// Most recipients in one message.
@@ -102,6 +103,21 @@ pub enum Action {
     Hold(HoldCommand),
     /// Compare the ledger files of a source and a sink that ran on different hosts
     Check(CheckCommand),
+}
+
+impl Action {
+    pub fn output(&self) -> Option<&OutputOptions> {
+        match self {
+            Action::Source(command) => Some(&command.output),
+            Action::Sink(command) => Some(&command.output),
+            Action::Run(command) => Some(&command.output),
+            Action::KillTest(command) => Some(&command.output),
+            Action::Compare(command) => Some(&command.output),
+            Action::Ramp(command) => Some(&command.run.output),
+            Action::Hold(command) => Some(&command.output),
+            Action::Html(_) | Action::Proxy(_) | Action::Check(_) => None,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -452,6 +468,12 @@ pub struct OutputOptions {
 }
 
 impl OutputOptions {
+    /// Before a test that would be for nothing.
+    pub fn check_files(&self) -> std::io::Result<()> {
+        let mut files = self.json.iter().chain(&self.html);
+        files.try_for_each(|path| files::check_writable(path))
+    }
+
     /// For commands that see one side only, and have no page.
     pub fn check_no_page(&self) -> Result<(), String> {
         if self.html.is_some() || !self.note.is_empty() {

@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::html_ramp;
 use crate::options::{RampCommand, RunCommand};
 use crate::report::{Machine, Report, decimal, grouped, ms_of};
@@ -27,6 +28,8 @@ pub struct Ramp {
     pub p99_ms_max: Option<f64>,
     pub end_to_end_p99_ms_max: Option<f64>,
     pub step_seconds: f64,
+    /// The rate that was not to be exceeded.
+    pub highest: Option<f64>,
     /// In the order in which they took place; a rate that failed may occur again.
     pub steps: Vec<Step>,
     /// Index of the step with the highest rate that held.
@@ -42,6 +45,18 @@ impl Ramp {
             let mut failed = self.steps.iter().filter(|step| !step.reasons.is_empty());
             !failed.any(|step| step.rate > best.rate)
         })
+    }
+
+    /// The search ended at its highest rate, or with its last step.
+    fn what_would_tell_more(&self) -> &'static str {
+        let best = self.best.and_then(|best| self.steps.get(best));
+        let had_more = best
+            .zip(self.highest)
+            .is_some_and(|(best, to)| best.rate < to);
+        match had_more {
+            true => "a larger --steps-max",
+            false => "a higher --to",
+        }
     }
 
     /// The step, the last one, at which no message was accepted: no other rate would change that.
@@ -86,10 +101,10 @@ pub fn ramp(command: &RampCommand, stop: &StopFlag) -> Result<bool, Failure> {
     let ramp = climb(command, run, stop)?;
     print!("{ramp}");
     if let Some(path) = &command.run.output.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&ramp)?)?;
+        files::write(path, serde_json::to_vec_pretty(&ramp)?)?;
     }
     if let Some(path) = &command.run.output.html {
-        std::fs::write(path, html_ramp::page(&ramp))?;
+        files::write(path, html_ramp::page(&ramp))?;
     }
     let held = ramp.best.is_some() && !ramp.interrupted;
     scratch.tidy(held);
@@ -120,6 +135,7 @@ fn climb(command: &RampCommand, run: RunCommand, stop: &StopFlag) -> Result<Ramp
         p99_ms_max: command.p99_ms,
         end_to_end_p99_ms_max: command.end_to_end_p99_ms,
         step_seconds: command.step,
+        highest: Some(command.to),
         ..Ramp::default()
     };
     if command.warm_up > 0.0 {
@@ -273,10 +289,8 @@ impl Display for Ramp {
                     "HIGHEST     {at_least}{rate} messages/s with {bounds}{cpu}"
                 )?;
                 if self.is_open_ended() {
-                    writeln!(
-                        f,
-                        "            no step failed: a higher --to would tell more"
-                    )?;
+                    let remedy = self.what_would_tell_more();
+                    writeln!(f, "            no step failed: {remedy} would tell more")?;
                 }
             }
             None => writeln!(f, "HIGHEST     none: no rate kept {bounds}")?,
@@ -309,6 +323,18 @@ mod tests {
         report.source.to_250_us.p99 = 9_999;
         report.finish();
         report
+    }
+
+    #[test]
+    fn a_ramp_that_was_cut_by_its_steps_asks_for_more_of_them() {
+        let ramp = |to| Ramp {
+            highest: Some(to),
+            steps: vec![step(400.0, &[])],
+            best: Some(0),
+            ..Ramp::default()
+        };
+        assert!(ramp(400.0).to_string().contains("a higher --to"));
+        assert!(ramp(1e6).to_string().contains("a larger --steps-max"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::histogram::Percentiles;
 use crate::html_run;
 use crate::ledger::{Ledger, Verdict};
@@ -227,9 +228,15 @@ impl Report {
         if let Some(kills) = &self.kills
             && kills.kills_with_mail_outstanding == 0
         {
+            let remedy = match kills.rounds.iter().all(|round| round.accepted == 0) {
+                true => {
+                    "all came before the relay took any: later ones, such as --kill-after-ms 1500-4000, find some"
+                }
+                false => "a slower sink, such as --latency 50, leaves some",
+            };
             problems.push(format!(
                 "none of {} kills met accepted mail that had not arrived yet: nothing was put to \
-                 the test (a slower sink, such as --latency 50, leaves some)",
+                 the test ({remedy})",
                 kills.kills
             ));
         }
@@ -258,10 +265,10 @@ impl Report {
     /// The JSON and the page, where they were asked for.
     pub fn write_files(&self, output: &OutputOptions) -> io::Result<()> {
         if let Some(path) = &output.json {
-            fs::write(path, serde_json::to_vec_pretty(self)?)?;
+            files::write(path, serde_json::to_vec_pretty(self)?)?;
         }
         if let Some(path) = &output.html {
-            fs::write(path, html_run::page(self))?;
+            files::write(path, html_run::page(self))?;
         }
         Ok(())
     }
@@ -326,8 +333,7 @@ pub fn write_ledger(f: &mut impl fmt::Write, ledger: &Verdict) -> fmt::Result {
         writeln!(f, "            {}", rest.join(", "))?;
     }
     ledger
-        .examples
-        .iter()
+        .shown_examples()
         .try_for_each(|example| writeln!(f, "            {example}"))
 }
 
@@ -708,6 +714,13 @@ mod tests {
         };
         report.kills = Some(kills.clone());
         assert!(report.to_string().contains("NOT CLEAN   none of 20 kills"));
+        assert!(report.to_string().contains("--kill-after-ms"));
+        kills.rounds = vec![KillRound {
+            accepted: 1,
+            ..KillRound::default()
+        }];
+        report.kills = Some(kills.clone());
+        assert!(report.to_string().contains("--latency 50"));
         kills.kills_with_mail_outstanding = 1;
         report.kills = Some(kills);
         assert!(report.is_clean());

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::Addressing;
 use crate::clock::{Clock, rfc5322_date};
+use crate::files;
 use crate::histogram::LatencyWatch;
 use crate::hosts::Hosts;
 use crate::ledger::Ledger;
@@ -594,7 +595,7 @@ fn load(watch: &mut Watch<'_>, under_test: &mut UnderTest, duration: Option<f64>
 
 /// Writes a source's ledger file.
 pub fn write_ledger(ledger: &Ledger, messages: u64, path: &Path) -> io::Result<()> {
-    let mut out = io::BufWriter::new(fs::File::create(path)?);
+    let mut out = io::BufWriter::new(files::create(path)?);
     ledger.write_fates(messages, &mut out)?;
     io::Write::flush(&mut out)
 }

@@ -37,6 +37,8 @@ pub struct Session {
     input: Input,
     out: Vec<u8>,
     transaction: Transaction,
+    /// The last MAIL was.
+    mail_refused: bool,
     body: Body,
     random: Random,
 }
@@ -132,6 +134,7 @@ impl Session {
             },
             out: Vec::new(),
             transaction: Transaction::default(),
+            mail_refused: false,
             body: Body::None,
         }
     }
@@ -321,7 +324,7 @@ impl Session {
             self.body = Body::Refused { left };
             return None;
         }
-        Some(self.complain("503 5.5.1 no transaction"))
+        Some(self.without_transaction())
     }
 
     fn end_of_data(&mut self, reader: DataReader) -> Next {
@@ -443,14 +446,17 @@ impl Session {
                 return self.broken_off(Stage::Mail).unwrap_or(Next::Drop);
             }
             Some(Fault::Temporary(Stage::Mail)) => {
+                self.mail_refused = true;
                 return self.refuse_for_now("451 4.3.0 not now");
             }
             Some(Fault::Permanent(Stage::Mail)) => {
                 self.shared.refuse_for_good(path, None);
+                self.mail_refused = true;
                 return self.refuse_for_good("550 5.7.1 not from you");
             }
             _ => {}
         }
+        self.mail_refused = false;
         self.transaction.open = true;
         self.transaction.fault = fault;
         self.transaction.reverse_path = path.to_string();
@@ -490,7 +496,7 @@ impl Session {
 
     fn rcpt(&mut self, line: &str) -> Next {
         if !self.transaction.open {
-            return self.complain("503 5.5.1 MAIL first");
+            return self.without_transaction();
         }
         let Some(path) = path(line).filter(|path| !path.is_empty()) else {
             return self.complain("501 5.5.4 no forward-path");
@@ -537,7 +543,7 @@ impl Session {
 
     fn data(&mut self) -> Next {
         if !self.transaction.open {
-            return self.complain("503 5.5.1 MAIL first");
+            return self.without_transaction();
         }
         if self.transaction.recipients.is_empty() {
             // Normal for a pipelining client whose recipients were all refused.
@@ -581,6 +587,14 @@ impl Session {
     fn refuse_for_good(&mut self, reply: &str) -> Next {
         count(&self.shared.counters.faults_5xx);
         self.say(reply)
+    }
+
+    /// Behind a MAIL that was refused a pipelining client is in order (RFC 2920).
+    fn without_transaction(&mut self) -> Next {
+        match self.mail_refused {
+            true => self.say("503 5.5.1 MAIL first"),
+            false => self.complain("503 5.5.1 MAIL first"),
+        }
     }
 
     fn complain(&mut self, reply: &str) -> Next {
