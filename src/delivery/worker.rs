@@ -11,11 +11,13 @@ use crate::remote::connection::{Connection, Content, OpenError, Point, Target};
 use crate::remote::resolve::{Attempt, Host};
 use crate::schedule::ahead::Ahead;
 use crate::schedule::dsn::Rendered;
-use crate::schedule::judge::{self, Event, Fallback, Finding, GoesOn, Situation, Trouble, Verdict};
+use crate::schedule::judge::{
+    self, Echoes, Event, Fallback, Finding, GoesOn, Situation, Trouble, Verdict,
+};
 use crate::schedule::limits;
 use crate::schedule::next_hop::{HopId, Refusal, Take};
 use crate::schedule::settle::parts::{Part, part};
-use crate::schedule::settle::{After, Over, indices, is_report};
+use crate::schedule::settle::{After, FURTHER_CONNECTIONS_MAX, Over, indices, is_report};
 use crate::schedule::tries::{Known, Tries, Try, Way};
 use crate::smtp::client::{Cause, Transaction, TransactionResult};
 use crate::smtp::reply::{Reply, Stage};
@@ -764,6 +766,7 @@ impl Worker {
         };
         let mut carried = self.transact(&mut job, begun).await;
         let mut declined = Vec::new();
+        let mut further = 0;
         loop {
             let Some(Carried {
                 result: decided,
@@ -795,7 +798,10 @@ impl Worker {
             let Some((rest, decided)) = goes.map(of) else {
                 return after.expect("one of the parts has recipients");
             };
-            if !self.goes_on(&decided, situation, &mut declined).await {
+            further += 1;
+            if further > FURTHER_CONNECTIONS_MAX
+                || !self.goes_on(&decided, situation, &mut declined).await
+            {
                 return self.settle(rest, decided, (started, has_worked, false));
             }
             job = self.fitting(rest);
@@ -1118,7 +1124,7 @@ fn demands_tls(error: &OpenError) -> bool {
         return false;
     };
     let reply = failure.cause.reply();
-    reply.is_some_and(|reply| judge::demands_tls(failure.stage, reply))
+    reply.is_some_and(|reply| judge::demands_tls(failure.stage, reply, Echoes::NONE))
 }
 
 fn handshake_trouble(error: &StreamError) -> Trouble {

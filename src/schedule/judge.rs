@@ -108,8 +108,10 @@ pub struct Situation {
     pub plaintext_allowed: bool,
     /// This session has ended a transaction, or rested, before.
     pub session_worked: bool,
-    /// The peer has refused other recipients of this transaction already.
+    /// The peer has refused recipients of this transaction for themselves already.
     pub has_refused: bool,
+    /// The peer has accepted recipients of this transaction at RCPT.
+    pub has_accepted: bool,
     /// The peer has named no extension at all: it does not know EHLO, or does not want to just now.
     pub knows_no_extensions: bool,
     /// What a reply may repeat of what we said.
@@ -139,6 +141,9 @@ pub struct Situation {
 ///   not hold up others.
 /// * In a session that has carried a transaction before, a refusal may be for what went before: 421, 503 and words of the
 ///   session. It is not believed, nobody is the worse for it, and the mail goes again over a new connection ([`goes_on`]).
+/// * So may words of the session ("too many failed recipients") in a first transaction, if other recipients had another answer: those
+///   are settled, and the new session is asked for less. To DATA they count so only after refused recipients. One recipient too many
+///   without an accepted one is the session's as well if that has worked.
 /// * 4yz to MAIL with 4.3.z, or without anything that tells more, is the host's own trouble (disk, load): next host. With an
 ///   enhanced status of x.1.z (its address) or x.7.z (policy), and with 450 without one ("mailbox unavailable"), it is the
 ///   sender's, and another host would say the same: defer.
@@ -150,7 +155,8 @@ pub struct Situation {
 ///   itself: its refusals for good are for now. Not so if the better ones cannot be reached: then it speaks for them.
 /// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10). Either with x.5.3, or without an enhanced
 ///   status and a word of whom it speaks, is one recipient too many.
-/// * SMTPUTF8 that is missing where EHLO was refused may be back tomorrow: the mail is returned if it is missing again.
+/// * SMTPUTF8 that is missing where EHLO was refused may be back tomorrow, and so may STARTTLS, which is demanded there: the mail
+///   is returned if it is missing again.
 pub fn judge(stage: Stage, event: Event<'_>, situation: Situation) -> (Scope, Verdict) {
     let judged = match event {
         Event::Reply(reply) => judge_reply(stage, reply, situation),
@@ -169,11 +175,14 @@ fn judge_reply(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Ver
         stage,
         Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body | Stage::FinalDot
     );
-    if let Some(fallback) = situation.fallback
-        && is_session
-        && demands_tls(stage, reply)
-    {
-        return fallback::judge_demand(fallback);
+    if is_session && demands_tls(stage, reply, situation.echoes) {
+        match situation.fallback {
+            Some(fallback) => return fallback::judge_demand(fallback),
+            None if situation.knows_no_extensions && reply.is_permanent() => {
+                return (Scope::Message, Verdict::DeferOnce);
+            }
+            None => {}
+        }
     }
     match stage {
         Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::StartTls | Stage::Handshake => {
@@ -182,6 +191,9 @@ fn judge_reply(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Ver
         Stage::Mail | Stage::Rcpt | Stage::Data
             if situation.session_worked && is_about_session(reply, situation.echoes) =>
         {
+            (Scope::Session, Verdict::Defer)
+        }
+        Stage::Rcpt | Stage::Data if is_about_others(stage, reply, situation) => {
             (Scope::Session, Verdict::Defer)
         }
         Stage::Mail => judge_mail(reply, situation),
@@ -203,7 +215,7 @@ fn judge_opening(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, V
     if asks_for_less(reply) {
         return (Scope::NextHop, Verdict::Throttle);
     }
-    if situation.fallback.is_some() && demands_tls(stage, reply) {
+    if situation.fallback.is_some() && demands_tls(stage, reply, Echoes::NONE) {
         return (Scope::NextHop, Verdict::Defer);
     }
     match (stage, reply.code) {
@@ -239,6 +251,21 @@ fn is_about_session(reply: &Reply, echoes: Echoes) -> bool {
             Some(Scope::Session | Scope::Connection)
         )
         || counts_mail(reply)
+}
+
+/// The reply speaks of the session. Of 421, which ends it, nobody knows.
+pub fn speaks_of_session(reply: &Reply, echoes: Echoes) -> bool {
+    reply.code != 421 && whom(reply, echoes) == Some(Scope::Session)
+}
+
+/// A refusal for other recipients of the same transaction. They have had their answer, and do not come again, so a new session has
+/// less to complain of, and that the mail goes over further ones has an end.
+fn is_about_others(stage: Stage, reply: &Reply, situation: Situation) -> bool {
+    let are_there = match stage {
+        Stage::Rcpt => situation.has_accepted || situation.has_refused,
+        _ => situation.has_refused,
+    };
+    are_there && speaks_of_session(reply, situation.echoes)
 }
 
 fn judge_mail(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
@@ -294,6 +321,10 @@ fn judge_rcpt(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
         None => matches!(whom(reply, situation.echoes), None | Some(Scope::Session)),
     };
     match reply.code {
+        // No transaction over this session is small enough.
+        452 | 552 if is_too_many && situation.session_worked && !situation.has_accepted => {
+            (Scope::Session, Verdict::Defer)
+        }
         452 | 552 if is_too_many => (Scope::Recipient, Verdict::NextTransaction),
         552 => (Scope::Recipient, Verdict::Defer),
         500..=599 => (Scope::Recipient, Verdict::Bounce),

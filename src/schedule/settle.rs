@@ -44,6 +44,9 @@ pub const RECIPIENTS_PER_REPORT_MAX: usize = 100;
 /// that ends each session after one message, half of those that wait go on with each round.
 pub const REQUEUED_MAX: u32 = 16;
 
+/// Over how many further connections a job goes on at once, to other hosts or for the sake of a new session; then it is deferred.
+pub const FURTHER_CONNECTIONS_MAX: u32 = 16;
+
 /// What a job remembers of its way. A restart forgets it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Course {
@@ -276,11 +279,14 @@ impl<'a> Over<'a> {
 
     /// Of a transaction, without regard to other hosts.
     pub fn situation(&self, envelope: &Envelope, result: &TransactionResult) -> Situation {
+        let echoes = echoes_of(envelope, result);
+        let verdicts = || result.verdicts.iter().map(|(_, it)| it);
         Situation {
             session_worked: self.session_worked,
-            has_refused: result.verdicts.iter().any(|(_, it)| is_own_refusal(it)),
+            has_refused: verdicts().any(|it| is_own_refusal(it, echoes)),
+            has_accepted: verdicts().any(was_accepted_at_rcpt),
             knows_no_extensions: self.knows_no_extensions,
-            echoes: echoes_of(envelope, result),
+            echoes,
             fallback: self.fallback,
             is_substitute: self.is_substitute,
             ..Situation::default()
@@ -324,10 +330,11 @@ pub fn judge_transaction(
         let scope = finding.scope();
         judged.answered &= !is_silence(recipient);
         judged.broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
-        judged.is_spoilt |= scope == Scope::Session;
+        // The next attempt is to ask for extensions, and not to find this session.
+        judged.is_spoilt |= scope == Scope::Session || verdict == Verdict::DeferOnce;
         judged.hear_of_hop(&finding);
         if situation.fallback.is_some() && judged.tls_demanded.is_none() {
-            judged.tls_demanded = demand_for_tls(recipient);
+            judged.tls_demanded = demand_for_tls(recipient, situation.echoes);
         }
         let is_unexplained = has_no_answer(recipient) && !finding.throttles();
         judged.decisions.push((
@@ -346,10 +353,10 @@ pub fn judge_transaction(
     judged
 }
 
-fn demand_for_tls(verdict: &RecipientVerdict) -> Option<Rc<Reply>> {
+fn demand_for_tls(verdict: &RecipientVerdict, echoes: Echoes) -> Option<Rc<Reply>> {
     match verdict {
-        RecipientVerdict::Refused { stage, reply } if judge::demands_tls(*stage, reply) => {
-            Some(reply.clone())
+        RecipientVerdict::Refused { stage, reply } => {
+            judge::demands_tls(*stage, reply, echoes).then(|| reply.clone())
         }
         _ => None,
     }
@@ -714,9 +721,24 @@ fn echoes_of(envelope: &Envelope, result: &TransactionResult) -> Echoes {
 }
 
 /// Of this recipient alone, in a session that went on.
-fn is_own_refusal(verdict: &RecipientVerdict) -> bool {
-    let is_own = |stage: Stage, code: u16| stage == Stage::Rcpt && code != 421;
-    matches!(verdict, RecipientVerdict::Refused { stage, reply } if is_own(*stage, reply.code))
+fn is_own_refusal(verdict: &RecipientVerdict, echoes: Echoes) -> bool {
+    let is_own = |stage: Stage, reply: &Reply| {
+        stage == Stage::Rcpt && reply.code != 421 && !judge::speaks_of_session(reply, echoes)
+    };
+    matches!(verdict, RecipientVerdict::Refused { stage, reply } if is_own(*stage, reply))
+}
+
+/// Whatever became of it later.
+fn was_accepted_at_rcpt(verdict: &RecipientVerdict) -> bool {
+    match verdict {
+        RecipientVerdict::Accepted { .. }
+        | RecipientVerdict::LostInBody
+        | RecipientVerdict::LostAfterData => true,
+        RecipientVerdict::Refused { stage, .. } => {
+            matches!(stage, Stage::Data | Stage::Body | Stage::FinalDot)
+        }
+        RecipientVerdict::NotAttempted | RecipientVerdict::Unfit(_) => false,
+    }
 }
 
 /// The session ended before the content was asked for, at this recipient or at another one.

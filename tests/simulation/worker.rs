@@ -16,7 +16,8 @@ use ringpost::schedule::next_hop::{HopId, Refusal, Take};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::schedule::settle::parts::{Part, part};
 use ringpost::schedule::settle::{
-    After, Consequences, Decision, Over, indices, is_report, judge_transaction,
+    After, Consequences, Decision, FURTHER_CONNECTIONS_MAX, Over, indices, is_report,
+    judge_transaction,
 };
 use ringpost::smtp::client::{RecipientVerdict, Transaction, TransactionResult};
 use ringpost::smtp::reply::{EnhancedStatus, Stage};
@@ -321,6 +322,7 @@ impl Worker {
     async fn carry_one(&mut self, mut job: Job, begun: bool, started: Now) -> After {
         let mut result = self.transact(&job, begun).await;
         let mut declined = Vec::new();
+        let mut further = 0;
         loop {
             let Some(decided) = result else {
                 self.core.forget_report(job);
@@ -354,7 +356,9 @@ impl Worker {
             if is_of_host {
                 declined.push(self.host);
             }
-            if !self.goes_over_new_connection(&declined).await {
+            further += 1;
+            if further > FURTHER_CONNECTIONS_MAX || !self.goes_over_new_connection(&declined).await
+            {
                 return self.settle(rest, decided, started);
             }
             self.core.world().seen.borrow_mut().other_hosts += u64::from(is_of_host);

@@ -10,6 +10,7 @@ const LAST: Situation = Situation {
     plaintext_allowed: false,
     session_worked: false,
     has_refused: false,
+    has_accepted: false,
     knows_no_extensions: false,
     echoes: Echoes::NONE,
     fallback: None,
@@ -216,6 +217,73 @@ fn a_refusal_for_what_the_session_carried_before_is_not_the_mails() {
     assert_eq!(
         judged(Stage::FinalDot, "503 5.5.1 x", USED),
         (Message, Bounce)
+    );
+}
+
+#[test]
+fn recipients_behind_many_unknown_ones_are_not_returned_for_them() {
+    let refusals = [
+        "550 Too many failed recipients",
+        "550 5.7.1 Too many invalid recipients",
+        "554 5.7.1 Too many unknown recipients in this session",
+        "503 5.5.1 Too many errors",
+        "554 Too many bad recipients",
+        "550 5.5.0 too many recipients rejected this session",
+        "500 too many errors",
+        "550 5.5.3 Too many recipients in this session",
+        "450 4.7.1 Too many recipients in this session",
+        "452 4.5.3 Too many recipients in this session",
+    ];
+    let accepted = Situation {
+        has_accepted: true,
+        ..LAST
+    };
+    for text in refusals {
+        for (stage, situation) in [
+            (Stage::Rcpt, AFTER_REFUSALS),
+            (Stage::Rcpt, accepted),
+            (Stage::Data, AFTER_REFUSALS),
+        ] {
+            let got = judged(stage, text, situation);
+            assert_eq!(got, (Session, Defer), "{stage:?} {text}");
+        }
+        // Nobody else has had another answer: a new session would say the same.
+        for (stage, situation) in [
+            (Stage::Rcpt, LAST),
+            (Stage::Data, LAST),
+            (Stage::Data, accepted),
+        ] {
+            assert_ne!(
+                judged(stage, text, situation).0,
+                Session,
+                "{stage:?} {text}"
+            );
+        }
+    }
+    for situation in [AFTER_REFUSALS, accepted] {
+        let no_user = judged(Stage::Rcpt, "550 5.1.1 no such user", situation);
+        assert_eq!(no_user, (Recipient, Bounce));
+        let content = judged(Stage::FinalDot, "554 Too many errors", situation);
+        assert_eq!(content, (Message, Bounce));
+    }
+}
+
+#[test]
+fn one_recipient_too_many_for_a_used_session_goes_over_a_new_one() {
+    let accepted = Situation {
+        has_accepted: true,
+        ..USED
+    };
+    for text in ["452 4.5.3 Too many recipients", "552 5.5.3 x", "452 x"] {
+        assert_eq!(judged(Stage::Rcpt, text, USED), (Session, Defer));
+        for situation in [LAST, accepted] {
+            let got = judged(Stage::Rcpt, text, situation);
+            assert_eq!(got, (Recipient, NextTransaction), "{text}");
+        }
+    }
+    assert_eq!(
+        judged(Stage::Rcpt, "452 4.2.2 full", USED),
+        (Recipient, Defer)
     );
 }
 

@@ -169,6 +169,10 @@ const OF_MANY: &[&str] = &[
     "maximum number of messages",
 ];
 
+/// Words for the TLS that a session lacks, at the beginning of a word. They do not speak of the host here; see
+/// [`demands_tls`](super::demands_tls).
+pub(super) const OF_TLS: &[&str] = &["tls", "starttls", "encrypt", "ssl"];
+
 /// Stands for words that are left out, so that those before and behind do not become one wording.
 const LEFT_OUT: char = '\u{2026}';
 
@@ -176,7 +180,10 @@ const LEFT_OUT: char = '\u{2026}';
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Echoes(u128);
 
-const _: () = assert!(OF_CLIENT.len() + OF_RATE.len() < u128::BITS as usize);
+/// Those of [`OF_TLS`] come behind them.
+const OF_HOST_COUNT: usize = OF_CLIENT.len() + OF_RATE.len();
+
+const _: () = assert!(OF_HOST_COUNT + OF_TLS.len() < u128::BITS as usize);
 
 impl Echoes {
     /// Nothing of ours is in it.
@@ -221,13 +228,18 @@ impl Echoes {
             let mut found = memmem::find_iter(words.as_bytes(), wording.as_bytes());
             found.any(|at| words[..at].ends_with(' '))
         };
-        let of_host = OF_CLIENT.iter().chain(OF_RATE).enumerate();
-        let said = of_host.filter(|(_, wording)| says(wording));
+        let wordings = OF_CLIENT.iter().chain(OF_RATE).chain(OF_TLS).enumerate();
+        let said = wordings.filter(|(_, wording)| says(wording));
         Echoes(said.fold(0, |all, (number, _)| all | 1 << number))
     }
 
     fn has(self, number: usize) -> bool {
         self.0 >> number & 1 == 1
+    }
+
+    /// A wording of [`OF_TLS`].
+    pub(super) fn has_of_tls(self, number: usize) -> bool {
+        self.has(OF_HOST_COUNT + number)
     }
 }
 

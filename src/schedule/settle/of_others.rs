@@ -225,6 +225,69 @@ fn a_session_that_refuses_for_what_it_carried_before_is_left() {
 }
 
 #[test]
+fn a_session_without_ehlo_that_lacks_what_mail_needs_is_left() {
+    let over = Over {
+        knows_no_extensions: true,
+        ..Over::new("mx.b.test")
+    };
+    let demand = refused(
+        Stage::Mail,
+        530,
+        "5.7.0 Must issue a STARTTLS command first",
+    );
+    let needs_utf8 = RecipientVerdict::Unfit(crate::smtp::client::Unfit {
+        status: EnhancedStatus::new(5, 6, 7),
+        text: "",
+    });
+    for verdict in [demand, needs_utf8] {
+        let result = TransactionResult {
+            verdicts: vec![(0, verdict)],
+            relayed: Vec::new(),
+            reusable: true,
+            cut_short: None,
+            waited: None,
+        };
+        let judged = judge_transaction(&Envelope::default(), &result, &over);
+        assert_eq!(judged.decisions[0].1.verdict, Verdict::DeferOnce);
+        assert_eq!(judged.after(true), After::Close);
+    }
+}
+
+/// Exim, and what is made of it: from some refused recipients on, it refuses all.
+#[test]
+fn recipients_that_are_refused_for_others_of_their_list_go_over_a_new_session() {
+    let too_many = || refused(Stage::Rcpt, 550, "Too many failed recipients");
+    let no_user = || refused(Stage::Rcpt, 550, "5.1.1 no such user");
+    let ways = |verdicts: Vec<RecipientVerdict>| {
+        let result = TransactionResult {
+            verdicts: (0..).zip(verdicts).collect(),
+            relayed: Vec::new(),
+            reusable: true,
+            cut_short: None,
+            waited: None,
+        };
+        let over = Over::new("mx.b.test");
+        let situation = over.situation(&Envelope::default(), &result);
+        let judged = judge_transaction(&Envelope::default(), &result, &over);
+        let verdicts = result.verdicts.iter().zip(judged.decisions);
+        let way = |((_, verdict), (_, it)): (&(u32, RecipientVerdict), (u32, Decision))| {
+            (it.verdict, judge::goes_on(verdict, situation))
+        };
+        verdicts.map(way).collect::<Vec<_>>()
+    };
+    let returned = (Verdict::Bounce, None);
+    let goes_on = (Verdict::Defer, Some(GoesOn::Session));
+    assert_eq!(
+        ways(vec![no_user(), too_many(), too_many()]),
+        [returned, goes_on, goes_on]
+    );
+    assert_eq!(ways(vec![too_many(), too_many()]), [returned, returned]);
+    let data = || refused(Stage::Data, 554, "5.7.1 Too many errors in this session");
+    assert_eq!(ways(vec![no_user(), data()]), [returned, goes_on]);
+    assert_eq!(ways(vec![data(), data()]), [returned, returned]);
+}
+
+#[test]
 fn a_refused_sender_does_not_pause_the_hop() {
     let mut schedule = Hops::new(Settings::default());
     let hop = hop_at_work(&mut schedule);
