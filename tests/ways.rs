@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, send_mail};
 use support::dns::DnsServer;
@@ -280,12 +280,20 @@ fn a_secondary_that_has_no_tls_does_not_come_before_a_primary_whose_tls_is_broke
 }
 
 /// What a host does that has greeted, and only then breaks.
-const BREAKS: [Script; 5] = [
+const BREAKS: [Script; 7] = [
     |occasion| ends(occasion, "MAIL", Answer::Close),
     |occasion| ends(occasion, "RCPT", Answer::Close),
     |occasion| ends(occasion, "DATA", Answer::Close),
     |occasion| ends(occasion, "MAIL", Answer::SayAndClose("421 4.3.0 dead")),
     |occasion| ends(occasion, "RCPT", Answer::Stall),
+    |occasion| {
+        ends(
+            occasion,
+            "RCPT",
+            Answer::Say("452 4.3.1 insufficient system storage"),
+        )
+    },
+    |occasion| ends(occasion, "DATA", Answer::Say("451 4.3.0 disk trouble")),
 ];
 
 fn ends(occasion: Occasion<'_>, verb: &str, answer: Answer) -> Answer {
@@ -326,6 +334,65 @@ fn a_secondary_that_refuses_all_returns_no_mail_of_a_primary_whose_session_broke
     relay.wait_for("delivered", |event| event["host"] == "mx1.example.test");
     assert_eq!(relay.events("bounced").len(), 0);
     relay.stop();
+}
+
+#[test]
+fn a_primary_that_is_busy_at_its_greeting_is_not_spoken_for_by_its_backup() {
+    let busy_once: Script = |occasion| match occasion.command {
+        "CONNECT" if occasion.before == 0 => Answer::SayAndClose("421 4.3.2 busy"),
+        _ => Answer::Usual,
+    };
+    let hosts = mx_hosts(&[(StartTls::Works, busy_once), FAKES[2]]);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hosts.hops[0].wait_for_mail(1);
+    relay.wait_for("delivered", |event| event["host"] == "mx1.example.test");
+    assert_eq!(relay.events("bounced").len(), 0);
+    relay.stop();
+}
+
+#[test]
+fn a_host_that_demands_tls_we_cannot_have_leaves_the_mail_to_the_next_one() {
+    let demands: Script = |occasion| refuses(occasion, "MAIL", DEMAND);
+    let hosts = mx_hosts(&[(StartTls::Closes, demands), (StartTls::NotOffered, usual)]);
+    let home = Home::new();
+    let relay = hosts.relay(&home, &[]);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hosts.hops[1].wait_for_mail(1);
+    relay.wait_for("tls-demanded", |event| event["reply"] == DEMAND);
+    relay.wait_for("delivered", |event| event["host"] == "mx2.example.test");
+    for word in ["deferred", "bounced"] {
+        assert_eq!(relay.events(word).len(), 0, "{word}");
+    }
+    relay.stop();
+}
+
+#[test]
+fn a_host_whose_ipv6_side_breaks_after_ehlo_is_asked_over_ipv4() {
+    for (number, breaks) in BREAKS.into_iter().enumerate() {
+        let (starttls, any) = (StartTls::NotOffered, (Ipv4Addr::LOCALHOST, 0));
+        let over_ipv4 = NextHop::on(any.into(), starttls, KEYWORDS, usual);
+        let port = over_ipv4.address().port();
+        let ipv6 = (Ipv6Addr::LOCALHOST, port);
+        let over_ipv6 = NextHop::on(ipv6.into(), starttls, KEYWORDS, breaks);
+        let dns = DnsServer::start();
+        dns.mx("example.test", 10, "mx.example.test.");
+        dns.host("mx.example.test", "::1");
+        dns.host("mx.example.test", "127.0.0.1");
+        let hosts = MxHosts {
+            dns,
+            hops: vec![over_ipv4, over_ipv6],
+        };
+        let home = Home::new();
+        let relay = hosts.relay(&home, &["--reply-timeout", "1s"]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        hosts.hops[0].wait_for_mail(1);
+        relay.wait_for("delivered", |_| true);
+        assert_eq!(relay.events("deferred").len(), 0, "{number}: at once");
+        assert!(hosts.hops[1].connections() > 0, "IPv6 comes first");
+        relay.stop();
+    }
 }
 
 #[test]

@@ -58,6 +58,9 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// TLS is broken.
 const MUTE_REMEMBERED: Duration = Duration::from_secs(60);
 
+/// How long an address to which a content got lost comes behind the other addresses of its host.
+const LOST_CONTENT_REMEMBERED: Duration = Duration::from_secs(3600);
+
 /// About what a next hop takes in the schedule's tables and ours, its jobs and the answers of name servers
 /// apart. A message to many domains has one for each.
 const HOP_BYTES: u64 = 1_024;
@@ -168,6 +171,8 @@ struct Inner {
     broken_tls: RefCell<FailureMemory<TlsPeer, Rc<str>>>,
     /// Addresses that did not answer in time.
     mute: RefCell<FailureMemory<SocketAddr>>,
+    /// Addresses to which a content got lost.
+    content_lost: RefCell<FailureMemory<SocketAddr>>,
     aheads: Aheads,
     random: Cell<u64>,
     /// Rings when the schedule may have something to do.
@@ -193,6 +198,7 @@ impl Delivery {
             schedule: RefCell::new(Schedule::new(settings)),
             broken_tls: RefCell::new(broken_tls),
             mute: RefCell::new(FailureMemory::new(MUTE_REMEMBERED)),
+            content_lost: RefCell::new(FailureMemory::new(LOST_CONTENT_REMEMBERED)),
             aheads: Aheads::default(),
             random: Cell::new(seed),
             stirred: Notify::new(),

@@ -17,9 +17,9 @@ use crate::schedule::judge::{
 use crate::schedule::limits;
 use crate::schedule::next_hop::{HopId, Refusal, Take};
 use crate::schedule::settle::parts::{Part, part};
-use crate::schedule::settle::{After, FURTHER_CONNECTIONS_MAX, Over, indices, is_report};
+use crate::schedule::settle::{self, After, FURTHER_CONNECTIONS_MAX, Over, indices, is_report};
 use crate::schedule::tries::{Known, Tries, Try, Way};
-use crate::smtp::client::{Cause, Transaction, TransactionResult};
+use crate::smtp::client::{Cause, RecipientVerdict, Transaction, TransactionResult};
 use crate::smtp::reply::{Reply, Stage};
 use crate::text;
 use crate::time::Now;
@@ -64,6 +64,8 @@ pub struct Peer {
     fallback: Option<PlaintextFallback>,
     /// A host that comes before it, and that was there, was left out.
     is_substitute: bool,
+    /// Such a host was asked just before.
+    is_after_busy: bool,
     /// Hosts that come before it whose TLS does not work: not yet asked in plaintext.
     better: Vec<Better>,
 }
@@ -100,6 +102,13 @@ impl Peer {
     fn before(mut self, better: Vec<Better>) -> Self {
         self.is_substitute = !better.is_empty();
         self.better = better;
+        self
+    }
+
+    /// The best host that was there when this connection was opened, and would not talk, was of that preference.
+    fn behind(mut self, busy: Option<u16>) -> Self {
+        self.is_after_busy = busy.is_some_and(|preference| preference < self.preference);
+        self.is_substitute |= self.is_after_busy;
         self
     }
 }
@@ -302,8 +311,8 @@ impl Inner {
     }
 
     /// Tries the hop's hosts in order of preference, and each address of a host in turn; plaintext at those
-    /// whose TLS is broken comes after TLS at the others. `declined`: hosts that are left out.
-    async fn connect(self: &Rc<Self>, hop: HopId, declined: &[Box<str>]) -> Tried {
+    /// whose TLS is broken comes after TLS at the others. `declined`: addresses that are left out.
+    async fn connect(self: &Rc<Self>, hop: HopId, declined: &[SocketAddr]) -> Tried {
         let (key, site) = {
             let mut schedule = self.schedule.borrow_mut();
             (
@@ -316,12 +325,15 @@ impl Inner {
             return Tried::Failed(told.finding());
         };
         let mut attempts = site.attempts(self.context.resolver.families(), self.random());
-        attempts.retain(|attempt| !declined.contains(&attempt.host.name));
+        attempts.retain(|attempt| !declined.contains(&attempt.address));
+        self.put_last_where_content_got_lost(&mut attempts);
         // Those that are left out, or left over, may take the mail another time.
         let mut may_recover = !declined.is_empty() || attempts.len() > ADDRESSES_MAX;
         attempts.truncate(ADDRESSES_MAX);
         let patience = SILENT_ADDRESSES_MAX * self.context.remote.connect_timeout();
         let since = clock::now();
+        // Of the best host that was there, and would not talk today.
+        let mut busy: Option<u16> = None;
         let mut tries = Tries::new(attempts.into_iter().map(|it| self.candidate(&key, it)));
         while let Some(tried) = tries.take() {
             let situation = Situation {
@@ -338,7 +350,7 @@ impl Inner {
                     None => {
                         let peer = self.peer(&tried.what, tried.way, key.level, &connection);
                         let better = better_than(&tries, &tried);
-                        return Tried::Open(connection, peer.before(better));
+                        return Tried::Open(connection, peer.before(better).behind(busy));
                     }
                     Some(aside) => {
                         self.take_leave(*connection);
@@ -353,6 +365,10 @@ impl Inner {
                 Ended::TlsFailed(trouble) => self.tls_failed(&mut tries, tried, trouble),
                 Ended::Failed(failed) if failed.finding.verdict() == Verdict::TryNextHost => {
                     may_recover |= !failed.finding.host_refuses();
+                    if failed.is_reached && !failed.finding.host_refuses() {
+                        let preference = tried.what.attempt.host.preference;
+                        busy = busy.into_iter().chain([preference]).min();
+                    }
                     let address = tried.what.attempt.address;
                     self.log_host_failed(address, failed.finding.diagnosis());
                     told.hear(failed);
@@ -373,6 +389,15 @@ impl Inner {
             }
         }
         Tried::Failed(told.finding().of_last_host())
+    }
+
+    /// A path may take commands and no content. Over another address of the host there is another path.
+    fn put_last_where_content_got_lost(&self, attempts: &mut [Attempt<'_>]) {
+        let (memory, now) = (self.content_lost.borrow(), clock::now());
+        let of_host = attempts.chunk_by_mut(|one, other| std::ptr::eq(one.host, other.host));
+        for attempts in of_host.filter(|it| it.len() > 1) {
+            attempts.sort_by_key(|it| memory.has_failed(&it.address, now));
+        }
     }
 
     fn candidate<'a>(&self, key: &HopKey, attempt: Attempt<'a>) -> (Candidate<'a>, Known) {
@@ -450,6 +475,7 @@ impl Inner {
             plaintext,
             fallback: trouble.map(|trouble| self.fallback(&trouble, way)),
             is_substitute: false,
+            is_after_busy: false,
             better: Vec::new(),
         }
     }
@@ -782,9 +808,12 @@ impl Worker {
             }
             let over = self.over(has_worked);
             let situation = over.situation(&job.message.envelope, &decided);
-            let has_other = self.has_other_host(&declined);
+            self.remember_content(&decided);
+            let has_other = self.has_other_address(&declined);
+            let is_after_busy = self.peer.is_after_busy && self.peer.better.is_empty();
             let goes_on = |verdict: &_| match judge::goes_on(verdict, situation) {
                 Some(GoesOn::Session) => true,
+                Some(GoesOn::Substitute) if is_after_busy => false,
                 Some(_) => has_other,
                 None => false,
             };
@@ -816,6 +845,9 @@ impl Worker {
             self.inner.log_out_of_step(&self.peer, reply);
         }
         let content_error = self.connection.take_content_error();
+        // A better host is asked at the next attempt, and this session not found again.
+        let is_refused = |(_, it): &(u32, _)| matches!(it, RecipientVerdict::Refused { .. });
+        let makes_way = self.peer.is_substitute && result.verdicts.iter().any(is_refused);
         let session = Session {
             connection: &self.connection,
             peer: &self.peer,
@@ -830,7 +862,7 @@ impl Worker {
                 .settle_without_content(job, &result, &error, &session),
         };
         match after {
-            After::GoOn if self.is_detour => After::Close,
+            After::GoOn if self.is_detour || makes_way => After::Close,
             after => after,
         }
     }
@@ -855,12 +887,29 @@ impl Worker {
         }
     }
 
-    /// Whether there is a host that was not asked.
-    fn has_other_host(&self, declined: &[Box<str>]) -> bool {
-        let is_other = |host: &Host| host.name != self.peer.host && !declined.contains(&host.name);
+    /// Whether contents get through to this address.
+    fn remember_content(&self, result: &TransactionResult) {
+        let mut memory = self.inner.content_lost.borrow_mut();
+        let address = self.peer.address;
+        for (_, verdict) in &result.verdicts {
+            match verdict {
+                RecipientVerdict::LostInBody | RecipientVerdict::LostAfterData => {
+                    return memory.failed(address, (), clock::now());
+                }
+                RecipientVerdict::Accepted { .. } => return memory.forget(&address),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether there is an address that was not asked, of this host or another.
+    fn has_other_address(&self, declined: &[SocketAddr]) -> bool {
+        let is_other =
+            |address: &SocketAddr| *address != self.peer.address && !declined.contains(address);
         let mut schedule = self.inner.schedule.borrow_mut();
         let site = schedule.context(self.hop).site.as_ref();
-        !self.peer.better.is_empty() || site.is_some_and(|site| site.hosts.iter().any(is_other))
+        let mut hosts = site.into_iter().flat_map(|site| &site.hosts);
+        !self.peer.better.is_empty() || hosts.any(|host| host.addresses.iter().any(is_other))
     }
 
     /// After what this session, or its host, has done: goes on over a new connection. False: there is none that can be had, and
@@ -869,7 +918,7 @@ impl Worker {
         &mut self,
         result: &TransactionResult,
         situation: Situation,
-        declined: &mut Vec<Box<str>>,
+        declined: &mut Vec<SocketAddr>,
     ) -> bool {
         let is_of_session =
             |(_, verdict): &(u32, _)| judge::goes_on(verdict, situation) == Some(GoesOn::Session);
@@ -881,11 +930,14 @@ impl Worker {
             let address = self.peer.address;
             self.inner.log_host_failed(address, finding.diagnosis());
         }
+        if let Some(reply) = settle::tls_demanded(result, situation) {
+            self.inner.tls_demanded(&self.peer, &reply);
+        }
         let better = std::mem::take(&mut self.peer.better);
         if !better.is_empty() {
             return self.goes_to_better_host(&better).await;
         }
-        declined.push(self.peer.host.clone());
+        declined.push(self.peer.address);
         self.goes_over_new_connection(declined).await
     }
 
@@ -924,8 +976,8 @@ impl Worker {
         false
     }
 
-    /// To another host than those that have declined (RFC 5321 section 5.1).
-    async fn goes_over_new_connection(&mut self, declined: &[Box<str>]) -> bool {
+    /// To another address than those that have declined (RFC 5321 section 5.1): another one of the same host may be well.
+    async fn goes_over_new_connection(&mut self, declined: &[SocketAddr]) -> bool {
         let opened_at = clock::now();
         let connecting = self.inner.connect(self.hop, declined);
         match self.inner.unless_leaving(connecting).await {

@@ -147,12 +147,14 @@ pub struct Situation {
 /// * 4yz to MAIL with 4.3.z, or without anything that tells more, is the host's own trouble (disk, load): next host. With an
 ///   enhanced status of x.1.z (its address) or x.7.z (policy), and with 450 without one ("mailbox unavailable"), it is the
 ///   sender's, and another host would say the same: defer.
-/// * 4yz to RCPT, DATA and the final dot is about the mail: defer.
+/// * 4yz to RCPT, DATA and the final dot is about the mail: defer. Not so 4.3.z before the content that speaks of nobody: next host,
+///   and so it is where the connection ends within the content.
 /// * 5yz from MAIL on is about the mail, whatever it says: nobody else's mail is returned for it.
 /// * In a session in plaintext whose host offers TLS, a demand for TLS is an answer to our fallback, not to the mail: TLS again
 ///   ([`demands_tls`]).
-/// * A less preferred host that was asked because a better one, which was there, was left out may be one that takes no mail by
-///   itself: its refusals for good are for now. Not so if the better ones cannot be reached: then it speaks for them.
+/// * A less preferred host that was asked because a better one, which was there, was left out, or would not talk today, may be one that
+///   takes no mail by itself: its refusals for good are for now. Not so if the better ones cannot be reached, or refuse mail for
+///   good: then it speaks for them.
 /// * 552 to RCPT counts as 452 (RFC 5321 section 4.5.3.1.10). Either with x.5.3, or without an enhanced
 ///   status and a word of whom it speaks, is one recipient too many.
 /// * SMTPUTF8 that is missing where EHLO was refused may be back tomorrow, and so may STARTTLS, which is demanded there: the mail
@@ -177,7 +179,9 @@ fn judge_reply(stage: Stage, reply: &Reply, situation: Situation) -> (Scope, Ver
     );
     if is_session && demands_tls(stage, reply, situation.echoes) {
         match situation.fallback {
-            Some(fallback) => return fallback::judge_demand(fallback),
+            Some(fallback) => {
+                return fallback::judge_demand(stage, fallback, situation.more_hosts);
+            }
             None if situation.knows_no_extensions && reply.is_permanent() => {
                 return (Scope::Message, Verdict::DeferOnce);
             }
@@ -350,10 +354,14 @@ fn judge_transient(stage: Stage, reply: &Reply, situation: Situation) -> (Scope,
         _ => Scope::Message,
     };
     let is_of_content = matches!(stage, Stage::Body | Stage::FinalDot);
+    let is_of_host = is_of_system(reply) && reply.code != 421 && !is_of_content;
+    let next_host = situation.more_hosts && is_of_host;
     match whom(reply, situation.echoes) {
+        Some(Scope::NextHop) if next_host => (usual, Verdict::TryNextHost),
         Some(Scope::NextHop) => (Scope::NextHop, Verdict::Throttle),
         Some(Scope::Sender) => (Scope::Sender, Verdict::Defer),
         Some(Scope::Recipient | Scope::Message) => (usual, Verdict::Defer),
+        _ if next_host => (usual, Verdict::TryNextHost),
         _ if reply.code != 421 || is_of_content => (usual, Verdict::Defer),
         _ if situation.has_refused => (Scope::Sender, Verdict::Defer),
         _ => (Scope::Connection, Verdict::Defer),
@@ -377,6 +385,10 @@ fn judge_trouble(stage: Stage, trouble: Trouble, situation: Situation) -> (Scope
         Trouble::Loop => refused_by_hop(situation),
         _ if in_tls && of_tls && situation.plaintext_allowed => {
             (Scope::Session, Verdict::TryPlaintext)
+        }
+        // Without its final dot nobody has it.
+        Trouble::ContentLost if stage == Stage::Body && situation.more_hosts => {
+            (Scope::Message, Verdict::TryNextHost)
         }
         Trouble::ContentLost => (Scope::Message, Verdict::Defer),
         _ if matches!(stage, Stage::Body | Stage::FinalDot) => (Scope::Message, Verdict::Defer),
@@ -404,9 +416,9 @@ pub fn find_of_recipient(
 pub enum GoesOn {
     /// The refusal may be for what the session has carried before: the same host, in a new one.
     Session,
-    /// The host would not begin, for reasons of its own: another host.
+    /// The host would not take it, for reasons of its own, before the content: another host.
     Refused,
-    /// The host ended the session, or said nothing, before the content: another host (RFC 5321 section 5.1).
+    /// The host ended the session, or said nothing, before the end of the content: another host (RFC 5321 section 5.1).
     Broke,
     /// The host is a substitute, and a better one is asked before it is believed.
     Substitute,
@@ -426,18 +438,18 @@ pub fn goes_on(verdict: &RecipientVerdict, situation: Situation) -> Option<GoesO
     let (stage, event) = event_of(verdict);
     let (scope, judged) = judge(stage, event, more_hosts);
     match verdict {
-        RecipientVerdict::NotAttempted if judged == Verdict::TryNextHost => Some(GoesOn::Broke),
+        RecipientVerdict::NotAttempted | RecipientVerdict::LostInBody
+            if judged == Verdict::TryNextHost =>
+        {
+            Some(GoesOn::Broke)
+        }
         RecipientVerdict::Refused { .. } if (scope, judged) == (Scope::Session, Verdict::Defer) => {
             Some(GoesOn::Session)
         }
         RecipientVerdict::Refused { stage, reply } if ends_session(*stage, reply, situation) => {
             Some(GoesOn::Broke)
         }
-        RecipientVerdict::Refused { stage, .. }
-            if *stage == Stage::Mail && judged == Verdict::TryNextHost =>
-        {
-            Some(GoesOn::Refused)
-        }
+        RecipientVerdict::Refused { .. } if judged == Verdict::TryNextHost => Some(GoesOn::Refused),
         RecipientVerdict::Refused { .. } | RecipientVerdict::Unfit(_)
             if situation.is_substitute =>
         {

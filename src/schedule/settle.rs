@@ -315,7 +315,7 @@ pub fn judge_transaction(
         broke: false,
         is_spoilt: false,
         throttle: None,
-        tls_demanded: None,
+        tls_demanded: tls_demanded(result, situation),
         of_hop: None,
     };
     for (index, recipient) in &result.verdicts {
@@ -333,9 +333,6 @@ pub fn judge_transaction(
         // The next attempt is to ask for extensions, and not to find this session.
         judged.is_spoilt |= scope == Scope::Session || verdict == Verdict::DeferOnce;
         judged.hear_of_hop(&finding);
-        if situation.fallback.is_some() && judged.tls_demanded.is_none() {
-            judged.tls_demanded = demand_for_tls(recipient, situation.echoes);
-        }
         let is_unexplained = has_no_answer(recipient) && !finding.throttles();
         judged.decisions.push((
             *index,
@@ -353,13 +350,16 @@ pub fn judge_transaction(
     judged
 }
 
-fn demand_for_tls(verdict: &RecipientVerdict, echoes: Echoes) -> Option<Rc<Reply>> {
-    match verdict {
+/// What demands TLS of a session that has none because TLS did not work.
+pub fn tls_demanded(result: &TransactionResult, situation: Situation) -> Option<Rc<Reply>> {
+    situation.fallback?;
+    let demand = |(_, verdict): &(u32, RecipientVerdict)| match verdict {
         RecipientVerdict::Refused { stage, reply } => {
-            judge::demands_tls(*stage, reply, echoes).then(|| reply.clone())
+            judge::demands_tls(*stage, reply, situation.echoes).then(|| reply.clone())
         }
         _ => None,
-    }
+    };
+    result.verdicts.iter().find_map(demand)
 }
 
 impl Judged {

@@ -41,11 +41,18 @@ pub fn demands_tls(stage: Stage, reply: &Reply, echoes: Echoes) -> bool {
     OF_TLS.iter().enumerate().any(says)
 }
 
-/// What it means from MAIL on. TLS that was not tried is tried at once; else it may work the next time.
-pub(super) fn judge_demand(fallback: Fallback) -> (Scope, Verdict) {
-    match fallback {
-        Fallback::Remembered => (Scope::Session, Verdict::Reconnect),
-        Fallback::Now => (Scope::NextHop, Verdict::Defer),
+/// What it means from MAIL on. TLS that was not tried is tried at once; else it may work the next time, and another host may do
+/// without. That is the hop's affair where it is said to MAIL: other mail would be told the same.
+pub(super) fn judge_demand(stage: Stage, fallback: Fallback, more_hosts: bool) -> (Scope, Verdict) {
+    let before_content = matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data);
+    match (fallback, stage) {
+        (Fallback::Remembered, _) => (Scope::Session, Verdict::Reconnect),
+        (Fallback::Now, _) if before_content && more_hosts => {
+            (Scope::Session, Verdict::TryNextHost)
+        }
+        (Fallback::Now, Stage::Mail) => (Scope::NextHop, Verdict::Throttle),
+        (Fallback::Now, Stage::Rcpt) => (Scope::Recipient, Verdict::Defer),
+        (Fallback::Now, _) => (Scope::Message, Verdict::Defer),
     }
 }
 
@@ -85,7 +92,12 @@ mod tests {
     fn a_host_that_demands_tls_of_our_fallback_returns_no_mail() {
         for (stage, text) in DEMANDS {
             let now = judged(stage, text, Some(Fallback::Now));
-            assert_eq!(now, (Scope::NextHop, Verdict::Defer), "{stage:?} {text}");
+            let expected = match stage {
+                Stage::Mail => (Scope::NextHop, Verdict::Throttle),
+                Stage::Rcpt => (Scope::Recipient, Verdict::Defer),
+                _ => (Scope::Message, Verdict::Defer),
+            };
+            assert_eq!(now, expected, "{stage:?} {text}");
             let again = judged(stage, text, Some(Fallback::Remembered));
             assert_eq!(
                 again,
@@ -99,6 +111,25 @@ mod tests {
         ] {
             let judged = judged(stage, text, Some(Fallback::Now));
             assert_eq!(judged, (Scope::NextHop, Verdict::Defer), "{stage:?} {text}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_demands_tls_we_cannot_have_leaves_the_mail_to_the_next_one() {
+        let situation = Situation {
+            more_hosts: true,
+            fallback: Some(Fallback::Now),
+            ..Situation::default()
+        };
+        for (stage, text) in DEMANDS {
+            let (code, rest) = text.split_once(' ').expect("code and text");
+            let reply = Reply::new(code.parse().expect("a code"), rest);
+            let got = judge(stage, Event::Reply(&reply), situation);
+            let expected = match stage {
+                Stage::FinalDot => (Scope::Message, Verdict::Defer),
+                _ => (Scope::Session, Verdict::TryNextHost),
+            };
+            assert_eq!(got, expected, "{stage:?} {text}");
         }
     }
 

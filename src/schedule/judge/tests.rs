@@ -336,7 +336,8 @@ fn troubles() {
         (Stage::Mail, NotAttempted, MORE, (Session, TryNextHost)),
         (Stage::Mail, NotAttempted, LAST, (NextHop, Defer)),
         (Stage::Rcpt, PeerClosed, WORKED, (Session, Reconnect)),
-        (Stage::Body, ContentLost, WORKED, (Message, Defer)),
+        (Stage::Body, ContentLost, USED, (Message, Defer)),
+        (Stage::Body, ContentLost, WORKED, (Message, TryNextHost)),
         (Stage::FinalDot, ContentLost, MORE, (Message, Defer)),
         (Stage::FinalDot, TimedOut, MORE, (Message, Defer)),
         (Stage::Mail, unfit, MORE, (Message, Bounce)),
@@ -424,7 +425,23 @@ fn a_host_that_ends_the_session_before_the_content_is_left_for_another() {
             substitute,
             Some(GoesOn::Substitute),
         ),
-        (RecipientVerdict::LostInBody, substitute, None),
+        (
+            refused(Stage::Rcpt, 452, "4.3.1 insufficient system storage"),
+            LAST,
+            Some(GoesOn::Refused),
+        ),
+        (
+            refused(Stage::Data, 451, "4.3.0 x"),
+            USED,
+            Some(GoesOn::Refused),
+        ),
+        (
+            refused(Stage::Rcpt, 452, "4.3.2 mailbox is being moved"),
+            LAST,
+            None,
+        ),
+        (refused(Stage::FinalDot, 452, "4.3.1 x"), LAST, None),
+        (RecipientVerdict::LostInBody, LAST, Some(GoesOn::Broke)),
         (RecipientVerdict::LostAfterData, LAST, None),
     ];
     for (verdict, situation, expected) in table {
