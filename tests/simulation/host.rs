@@ -5,7 +5,7 @@ use crate::link::{Breaker, End, Received};
 use crate::network::{RESTARTING_SITE, SPOTLESS_SITE};
 use crate::promises::{Taken, split_path, unstuffed};
 use crate::relay::HOSTNAME;
-use crate::trouble::{At, Trouble, is_positive};
+use crate::trouble::{At, SESSION_IS_FULL, Trouble, is_positive};
 use crate::world::{World, sleep};
 use ringpost::time::Now;
 use std::cell::{Cell, RefCell};
@@ -436,12 +436,24 @@ impl Session {
             self.note_refusal(At::Rcpt);
             return self.say(&format!("550 5.1.1 <{path}> no such user")).await;
         }
+        if self.has_enough() {
+            self.world.seen.borrow_mut().sessions_full += 1;
+            return self.say(SESSION_IS_FULL).await;
+        }
         if let Some(said) = self.instead(At::Rcpt).await? {
             self.rcpts.last_mut().expect("just pushed").1 = is_positive(&said);
             return Ok(());
         }
         self.rcpts.last_mut().expect("just pushed").1 = true;
         self.say("250 2.1.5 ok").await
+    }
+
+    /// A quick host has limits, too: one recipient more of a list is too many for a session that has carried mail.
+    fn has_enough(&self) -> bool {
+        let is_used = self.last_taken.borrow().is_some();
+        let is_quick = matches!(self.host.manner, Manner::Good | Manner::Spotless);
+        let has_accepted = self.rcpts.iter().any(|it| it.1);
+        is_quick && is_used && has_accepted && !self.world.is_healed.get() && self.world.one_in(3)
     }
 
     async fn data(&mut self) -> Result<(), Over> {

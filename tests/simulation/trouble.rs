@@ -36,6 +36,9 @@ const NONSENSE: [&str; 8] = [
     "220-\r\n220-\r\n250 changed",
 ];
 
+/// Of this session, and not of the recipient.
+pub const SESSION_IS_FULL: &str = "452 4.5.3 too many recipients in this session";
+
 /// Nonsense that is an acceptance all the same: in too many lines, or with the code on the last one alone.
 pub fn is_positive(said: &str) -> bool {
     said.lines().last().is_some_and(|it| it.starts_with("250"))
@@ -86,9 +89,7 @@ impl Session {
         };
         match class {
             // The mail goes on over another session, if this one has worked; for the others it goes on here.
-            4 if at == At::Rcpt && world.one_in(4) => {
-                "452 4.5.3 too many recipients in this session".to_owned()
-            }
+            4 if at == At::Rcpt && world.one_in(4) => SESSION_IS_FULL.to_owned(),
             4 => (*world.pick(&temporary)).to_owned(),
             _ => match at {
                 At::Greeting => "554 5.7.1 no service".to_owned(),
