@@ -1066,7 +1066,7 @@ impl Spool {
         presence::look(&self.shared).await;
         let lack = self.shared.pool.borrow().lack();
         let messages = self.shared.books.borrow().messages.live_messages() as u64;
-        if lack.trouble() == Trouble::Gone {
+        if lack.trouble() == Trouble::Gone && messages > 0 {
             (self.shared.sink)(Note::Gone {
                 error: lack.to_string(),
                 messages,
