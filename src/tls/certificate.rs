@@ -26,8 +26,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use webpki::EndEntityCert;
 
-use super::client::parse_server_name;
 use super::der;
+use super::server_name::parse_server_name;
 use crate::io::file;
 use crate::time::WallTime;
 

@@ -4,39 +4,26 @@
 //! sites may share a name, and a ticket must not say to one what was said to the other.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::fmt;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{
-    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
-    UnbufferedClientConnection,
-};
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::cache::Generations;
 use super::der::{self, KeyKind};
 use super::error::SHORT_RSA_KEY;
+use super::server_name::parse_server_name;
 use super::session::{Session, TlsError};
+use super::tickets::HostTickets;
 use super::{Versions, provider};
-use crate::domain::Domain;
 
 /// Servers whose tickets are remembered, per core. Beyond it the least recently used are
 /// forgotten, which costs them a full handshake. Typically 8 KB each.
 pub const HOSTS_MAX: usize = 1024;
-
-/// TLS 1.3 tickets kept per server; each is used once (RFC 8446 appendix C.4), so this is how
-/// many connections can be opened at once without a full handshake.
-pub const TICKETS_PER_HOST_MAX: usize = 4;
-
-/// Every ticket keeps a copy of the server's chain. No tickets are kept from servers whose chain
-/// is longer than this.
-pub const TICKET_CHAIN_BYTES_MAX: usize = 16 * 1024;
 
 /// Some servers refuse a ClientHello that does not come in one segment: 1,460 bytes of TCP
 /// payload, less the room for options. A ticket that makes the hello larger is not used.
@@ -142,108 +129,6 @@ impl Host {
         let offers_ticket = self.tickets.is_any();
         let connection = UnbufferedClientConnection::new(self.config.clone(), self.name.clone())?;
         Session::client(connection, self.tickets.clone(), offers_ticket)
-    }
-}
-
-/// A host name without its final dot, or an address with or without the brackets of an address
-/// literal (RFC 5321 section 4.1.3). `None`: neither.
-pub(super) fn parse_server_name(text: &str) -> Option<ServerName<'static>> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    let bare = bare.strip_prefix("IPv6:").unwrap_or(bare);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return Some(ServerName::IpAddress(address.into()));
-    }
-    let name = Domain::from_dns(text).ok()?;
-    ServerName::try_from(name.as_str().to_owned()).ok()
-}
-
-/// The tickets of one server. The mutex is there because rustls asks for `Sync`; only the threads
-/// of one core take it, so it is never contended.
-#[derive(Default)]
-pub(super) struct HostTickets(Mutex<Tickets>);
-
-#[derive(Default)]
-struct Tickets {
-    key_exchange: Option<NamedGroup>,
-    tls12: Option<Tls12ClientSessionValue>,
-    /// Oldest first. Invariant: len() <= TICKETS_PER_HOST_MAX.
-    tls13: VecDeque<Tls13ClientSessionValue>,
-    refuses: bool,
-}
-
-impl HostTickets {
-    fn lock(&self) -> MutexGuard<'_, Tickets> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Told after each handshake how large the server's chain is.
-    pub fn bound(&self, chain_bytes: usize) {
-        let mut tickets = self.lock();
-        tickets.refuses = chain_bytes > TICKET_CHAIN_BYTES_MAX;
-        if tickets.refuses {
-            tickets.tls12 = None;
-            tickets.tls13.clear();
-        }
-    }
-
-    fn is_any(&self) -> bool {
-        let tickets = self.lock();
-        tickets.tls12.is_some() || !tickets.tls13.is_empty()
-    }
-
-    fn forget(&self) {
-        let mut tickets = self.lock();
-        tickets.tls12 = None;
-        tickets.tls13.clear();
-    }
-}
-
-impl fmt::Debug for HostTickets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostTickets").finish_non_exhaustive()
-    }
-}
-
-impl ClientSessionStore for HostTickets {
-    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
-        self.lock().key_exchange = Some(group);
-    }
-
-    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        self.lock().key_exchange
-    }
-
-    fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
-        let mut tickets = self.lock();
-        if !tickets.refuses {
-            tickets.tls12 = Some(value);
-        }
-    }
-
-    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.lock().tls12.clone()
-    }
-
-    fn remove_tls12_session(&self, _: &ServerName<'static>) {
-        self.lock().tls12 = None;
-    }
-
-    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
-        let mut tickets = self.lock();
-        if tickets.refuses {
-            return;
-        }
-        if tickets.tls13.len() == TICKETS_PER_HOST_MAX {
-            tickets.tls13.pop_front();
-        }
-        tickets.tls13.push_back(value);
-    }
-
-    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.lock().tls13.pop_back()
     }
 }
 

@@ -18,10 +18,12 @@ mod hello;
 pub mod levels;
 pub mod policy;
 pub mod server;
+mod server_name;
 pub mod session;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod tickets;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -18,8 +18,8 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::cache::Generations;
 use super::certificate::{CertificateError, read_chain};
-use super::client::parse_server_name;
 use super::der;
+use super::server_name::parse_server_name;
 use crate::message::Verdict;
 use crate::time::WallTime;
 

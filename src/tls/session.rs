@@ -18,9 +18,9 @@ use rustls::unbuffered::{
 use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 
-use super::client::HostTickets;
 pub use super::error::TlsError;
 use super::hello::{HELLO_KEPT_BYTES_MAX, fingerprint};
+use super::tickets::HostTickets;
 use crate::message::{TlsSummary, Verdict};
 
 /// The plaintext of one record (RFC 8446 section 5.1).

@@ -10,9 +10,10 @@ use rustls::server::ProducesTickets;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::certificate::{self, ServerKeys, load_or_generate};
-use super::client::{CLIENT_HELLO_BYTES_MAX, TICKETS_PER_HOST_MAX};
+use super::client::CLIENT_HELLO_BYTES_MAX;
 use super::policy::{Judge, TrustAnchors};
 use super::session::{Session, TlsError, UNREAD_BYTES_MAX, UNREAD_BYTES_MAX_CONNECTING};
+use super::tickets::TICKETS_PER_HOST_MAX;
 use super::{ClientTls, ServerTls, Versions};
 use crate::message::Verdict;
 use crate::time::WallTime;
