@@ -1,42 +1,31 @@
-//! From flags to settings: defaults that depend on the host, files, and contradictions.
+//! From flags to settings, and defaults that depend on the host.
 
-use super::flags::{Delivery, Flags, Limits, Listening, Relaying, Timeouts, Tls, variable_of};
+use super::contradictions::contradictions;
+use super::flags::{Delivery, Flags, Limits, Listening, Relaying, Timeouts, Tls};
+use super::hints::hints;
+use super::lists::{lines, recipients, unreadable_files};
 use super::surroundings::SERVICE_STATE_DIR;
 use super::values::ClientNet;
 use super::{Config, CoreConfig, LogConfig, SpoolConfig, Surroundings};
 use crate::domain::pattern::DomainPattern;
-use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::existing_part;
 use crate::message::Mailbox;
 use crate::policy::port::{self, Port};
 use crate::policy::rates;
-use crate::policy::relaying::{self, KnownRecipient};
+use crate::policy::relaying;
 use crate::remote::connection;
-use crate::remote::resolve::{self, Families};
+use crate::remote::resolve;
 use crate::remote::route::RouteTable;
 use crate::schedule::next_hop;
 use crate::schedule::retry::RetryPolicy;
-use crate::smtp::data::BareLineEnds;
 use crate::smtp::server;
 use crate::text::units::Bytes;
 use crate::time::pace::MinRate;
-use crate::tls::{self, CertificateFiles, Certificates, Level, LevelTable};
+use crate::tls::{self, CertificateFiles, Certificates, LevelTable};
 use crate::{delivery, listener, privilege, session, spool};
-use clap::CommandFactory;
-use std::collections::HashSet;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Descriptors that are neither sessions nor deliveries: logs, segments, rings, resolvers.
-const OTHER_DESCRIPTORS: u64 = 256;
-
-/// Every host takes lines of this many octets (RFC 5321 section 4.5.3.1.6).
-const LINE_BYTES_LEAST: u64 = 1000;
-
-/// A segment holds at least this many chunks, so that commits fill it well.
-const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
 
 /// All settings, or everything that is wrong with them.
 pub fn config(flags: Flags, surroundings: &Surroundings) -> Result<Config, Vec<String>> {
@@ -435,370 +424,10 @@ fn postmaster(text: &str, complaints: &mut Vec<String>) -> Option<Mailbox> {
     parts.map(|(local_part, domain)| Mailbox::new(local_part, domain))
 }
 
-fn recipients(path: &Path, complaints: &mut Vec<String>) -> Vec<KnownRecipient> {
-    let mut recipients = Vec::new();
-    for (source, text) in lines("--recipients-file", path, complaints) {
-        match text.parse() {
-            Ok(recipient) => recipients.push(recipient),
-            Err(allowed) => complaints.push(format!("{source}: '{text}': {allowed}")),
-        }
-    }
-    recipients
-}
-
-/// The lines of a file without comments and blanks, each with its place.
-fn lines(flag: &str, path: &Path, complaints: &mut Vec<String>) -> Vec<(String, String)> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            complaints.push(format!("{flag} {}: {error}", path.display()));
-            return Vec::new();
-        }
-    };
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| {
-            let place = format!("{flag} {}:{}", path.display(), index + 1);
-            (place, without_comment(line).trim().to_owned())
-        })
-        .filter(|(_, line)| !line.is_empty())
-        .collect()
-}
-
-/// A comment begins with a `#` at the start of a word: within one it may belong to a local-part.
-fn without_comment(line: &str) -> &str {
-    let starts_word = |at: usize| at == 0 || line[..at].ends_with(char::is_whitespace);
-    let comment = line
-        .match_indices('#')
-        .map(|(at, _)| at)
-        .find(|at| starts_word(*at));
-    &line[..comment.unwrap_or(line.len())]
-}
-
-fn unreadable_files(flags: &Flags) -> Vec<String> {
-    let tls = &flags.tls;
-    let certificates = tls.tls_cert.iter().map(|path| ("--tls-cert", path));
-    let keys = tls.tls_key.iter().map(|path| ("--tls-key", path));
-    let roots = tls.tls_ca.iter().map(|path| ("--tls-ca", path));
-    certificates
-        .chain(keys)
-        .chain(roots)
-        .filter_map(|(flag, path)| {
-            let error = fs::File::open(path).err()?;
-            Some(format!("{flag} {}: {error}", path.display()))
-        })
-        .collect()
-}
-
-/// Flags that are good one by one but not together.
-fn contradictions(flags: &Flags) -> Vec<String> {
-    let mut found = Vec::new();
-    tls_contradictions(flags, &mut found);
-    listen_contradictions(flags, &mut found);
-    spool_contradictions(flags, &mut found);
-    delivery_contradictions(flags, &mut found);
-
-    if flags.privileges.no_landlock && flags.privileges.require_landlock {
-        found.push("--require-landlock and --no-landlock exclude each other".to_owned());
-    }
-    if flags.privileges.no_seccomp && flags.privileges.strict_seccomp {
-        found.push("--strict-seccomp and --no-seccomp exclude each other".to_owned());
-    }
-    let relay_from = &flags.relaying.relay_from;
-    if relay_from.len() > 1 && relay_from.contains(&ClientNet::None) {
-        found.push("--relay-from: none stands alone, or not at all".to_owned());
-    }
-    let (data, session) = (flags.timeouts.data_timeout, flags.timeouts.session_timeout);
-    if !session.0.is_zero() {
-        at_most(
-            &mut found,
-            ("--data-timeout", data),
-            ("--session-timeout", session),
-        );
-    }
-    let limits = &flags.limits;
-    if (1..LINE_BYTES_LEAST).contains(&limits.max_line_length.0) {
-        found.push(format!(
-            "--max-line-length {}: at least {LINE_BYTES_LEAST} (RFC 5321 section 4.5.3.1.6), or 0",
-            limits.max_line_length
-        ));
-    }
-    at_most(
-        &mut found,
-        (
-            "--max-connections-per-address",
-            limits.max_connections_per_address,
-        ),
-        ("--max-connections", limits.max_connections),
-    );
-    at_most(
-        &mut found,
-        (
-            "--reserved-connections",
-            limits.reserved_connections.unwrap_or(0),
-        ),
-        ("--max-connections", limits.max_connections),
-    );
-    found
-}
-
-fn at_most<T: PartialOrd + std::fmt::Display>(
-    found: &mut Vec<String>,
-    (small_flag, small): (&str, T),
-    (large_flag, large): (&str, T),
-) {
-    if small > large {
-        found.push(format!(
-            "{small_flag} {small} is more than {large_flag} {large}: it must be at most that"
-        ));
-    }
-}
-
-fn tls_contradictions(flags: &Flags, found: &mut Vec<String>) {
-    let tls = &flags.tls;
-    match (tls.tls_cert.len(), tls.tls_key.len()) {
-        (_, 0) if !tls.tls_cert.is_empty() => {
-            found.push("--tls-cert needs --tls-key beside it".to_owned());
-        }
-        (0, _) if !tls.tls_key.is_empty() => {
-            found.push("--tls-key needs --tls-cert beside it".to_owned());
-        }
-        (certificates, keys) if certificates != keys => found.push(format!(
-            "--tls-cert is given {certificates} times and --tls-key {keys} times: each certificate needs \
-             its key, in the same order"
-        )),
-        _ => {}
-    }
-    if tls.tls_ca_only && tls.tls_ca.is_none() {
-        found.push("--tls-ca-only needs --tls-ca beside it".to_owned());
-    }
-    if tls.no_starttls && tls.tls_require && flags.listening.listen_tls.is_empty() {
-        found.push(
-            "--tls-require and --no-starttls without --listen-tls leave clients no way to TLS"
-                .to_owned(),
-        );
-    }
-    for (index, entry) in tls.tls_out_for.iter().enumerate() {
-        let earlier = &tls.tls_out_for[..index];
-        if earlier
-            .iter()
-            .any(|other| other.domain == entry.domain && other.level != entry.level)
-        {
-            found.push(format!(
-                "--tls-out-for: two different levels for {}",
-                entry.domain
-            ));
-        }
-    }
-}
-
-fn listen_contradictions(flags: &Flags, found: &mut Vec<String>) {
-    let listening = &flags.listening;
-    let all: Vec<&SocketAddr> = listening
-        .listen
-        .iter()
-        .chain(&listening.listen_tls)
-        .collect();
-    for (index, address) in all.iter().enumerate() {
-        if address.port() != 0 && all[..index].contains(address) {
-            found.push(format!("--listen and --listen-tls: {address} twice"));
-        }
-    }
-}
-
-fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
-    let spool = &flags.spool;
-    let (segment, chunk) = (spool.segment_size.0, spool.chunk_size.0);
-    let block = BLOCK_BYTES as u64;
-    if !segment.is_multiple_of(block) {
-        found.push(format!(
-            "--segment-size {segment}: a whole multiple of {block} bytes is wanted, such as {}",
-            Bytes(segment - segment % block)
-        ));
-    }
-    let settings = spool::Settings {
-        segment_bytes: segment,
-        message_bytes_max: flags.limits.max_message_size.0,
-        ..spool::Settings::default()
-    };
-    let least = Bytes(settings.spool_bytes_min(1));
-    // For how many threads it must be enough is known when they have been placed.
-    if (1..least.0).contains(&spool.spool_size.0) {
-        found.push(format!(
-            "--spool-size {}: at least {least} even for one thread, with this --segment-size and \
-             --max-message-size, or 0",
-            spool.spool_size
-        ));
-    }
-    let segment_share = Bytes(segment / CHUNKS_PER_SEGMENT_MIN);
-    if chunk > segment_share.0 {
-        found.push(format!(
-            "--chunk-size {}: at most a {CHUNKS_PER_SEGMENT_MIN}th of --segment-size, {segment_share}",
-            Bytes(chunk)
-        ));
-    }
-    at_most(
-        found,
-        ("--in-memory-size", spool.in_memory_size),
-        ("--memory-max", spool.memory_max),
-    );
-}
-
-fn delivery_contradictions(flags: &Flags, found: &mut Vec<String>) {
-    let delivery = &flags.delivery;
-    at_most(
-        found,
-        ("--retry-min", delivery.retry_min),
-        ("--retry-max", delivery.retry_max),
-    );
-    at_most(
-        found,
-        ("--delivery-connections", delivery.delivery_connections),
-        (
-            "--delivery-connections-total",
-            delivery.delivery_connections_total,
-        ),
-    );
-    for (version, is_that, unused) in [
-        ("IPv4", true, Families::Ipv6Only),
-        ("IPv6", false, Families::Ipv4Only),
-    ] {
-        let of_version = delivery
-            .source_address
-            .iter()
-            .filter(|address| address.is_ipv4() == is_that)
-            .count();
-        if of_version > 1 {
-            found.push(format!("--source-address: at most one for {version}"));
-        }
-        if of_version > 0 && delivery.ip_version == unused {
-            found.push(format!(
-                "--source-address: {version} is not used with this --ip-version"
-            ));
-        }
-    }
-}
-
-/// What works but is probably not meant.
-fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
-    let mut hints = Vec::new();
-    relay_hints(config, &mut hints);
-    if !config.hostname.contains('.') {
-        hints.push(format!(
-            "this host calls itself '{}', which is not a full name: many receivers refuse that; \
-             set --hostname",
-            config.hostname
-        ));
-    }
-    let wanted = u64::from(config.listen.connections_max)
-        + u64::from(config.schedule.connections_max)
-        + OTHER_DESCRIPTORS;
-    if let Some(allowed) = surroundings.open_files_max
-        && allowed < wanted
-    {
-        hints.push(format!(
-            "--max-connections and --delivery-connections-total may need {wanted} open files, \
-             and this process may open {allowed} (ulimit -Hn, LimitNOFILE=)"
-        ));
-    }
-    if config.server.bare_line_ends == BareLineEnds::Normalise && listens_outside(config) {
-        hints.push(
-            "--bare-line-ends normalise is for clients inside, and this relay listens outside"
-                .to_owned(),
-        );
-    }
-    if config.delivery.levels.of_others() == Level::None {
-        hints.push("--tls-out none sends all mail in plaintext".to_owned());
-    }
-    hints.extend(
-        unknown_variables().map(|name| format!("{name} is set, but no flag has that name")),
-    );
-    hints
-}
-
-fn relay_hints(config: &Config, hints: &mut Vec<String>) {
-    let relay = &config.relaying;
-    let inside_only = relay
-        .trusted_nets
-        .iter()
-        .all(|net| net.network().is_loopback());
-    if relay.trusted_nets.is_empty() && relay.domains.is_empty() {
-        hints.push(
-            "nobody may send anything: --relay-from is none, and there is no --relay-domain"
-                .to_owned(),
-        );
-    } else if inside_only && relay.domains.is_empty() && listens_outside(config) {
-        hints.push(
-            "this relay listens outside but takes mail from this host only: --relay-from lets \
-             networks send, --relay-domain lets everybody send to a domain"
-                .to_owned(),
-        );
-    } else if !config.routes.is_empty() && relay.domains.is_empty() && inside_only {
-        hints.push(
-            "there are routes, but nobody outside this host may send to them: a route does not \
-             make its domain a relay domain; see --relay-domain"
-                .to_owned(),
-        );
-    }
-    for net in &relay.trusted_nets {
-        if net.prefix_len() == 0 {
-            hints.push(format!(
-                "--relay-from {net} lets the whole world relay anywhere: an open relay"
-            ));
-        }
-    }
-    if !relay.domains.is_empty() && relay.recipients.is_none() {
-        hints.push(
-            "recipients of the relay domains are not known here: what the next hop refuses \
-             becomes a bounce to a sender who may be forged; see --recipients-file"
-                .to_owned(),
-        );
-    }
-    if relay.recipients.is_some() && relay.domains.is_empty() {
-        hints.push("--recipients-file has no use without --relay-domain".to_owned());
-    }
-    let recipients = relay.recipients.iter().flatten();
-    let known: HashSet<_> = recipients.map(|recipient| &recipient.domain).collect();
-    hints.extend(relay.domains.iter().filter_map(|pattern| {
-        let is_known = relay.recipients.is_none()
-            || match pattern {
-                DomainPattern::Exact(name) => known.contains(name),
-                DomainPattern::Below(_) => known.iter().any(|known| pattern.matches(known)),
-            };
-        (!is_known).then(|| {
-            format!("no recipient of {pattern} is in --recipients-file: all mail to it is refused")
-        })
-    }));
-}
-
-fn listens_outside(config: &Config) -> bool {
-    let mut ports = config.listen.ports.iter();
-    ports.any(|listening| !listening.address.ip().is_loopback())
-}
-
-fn unknown_variables() -> impl Iterator<Item = String> {
-    let known: Vec<String> = Flags::command()
-        .get_arguments()
-        .filter_map(|arg| arg.get_long().map(variable_of))
-        .collect();
-    std::env::vars_os()
-        .filter_map(|(name, _)| name.into_string().ok())
-        .filter(move |name| {
-            name.starts_with(super::flags::ENVIRONMENT_PREFIX) && !known.contains(name)
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::FromArgMatches;
-
-    #[test]
-    fn comments_begin_with_a_word() {
-        assert_eq!(without_comment("# all"), "");
-        assert_eq!(without_comment("a.test [::1] # inside"), "a.test [::1] ");
-        assert_eq!(without_comment("user#tag@a.test"), "user#tag@a.test");
-    }
+    use clap::{CommandFactory, FromArgMatches};
 
     fn looked_into(words: &[&str], surroundings: &Surroundings) -> Result<PathBuf, String> {
         let words = ["ringpost"].iter().chain(words);

@@ -4,12 +4,17 @@
 //! wrong, `report` prints what they come to. A room owns its settings and their defaults, and gets its own part,
 //! never the whole.
 //!
+//! Promise: a value that a flag cannot have, or that contradicts another, is an error that names the flag; all of them are
+//! said at once.
 //! Not here: which thread runs on which CPU (`engine::placement`), and what only the host can say (`engine::plan`).
 
 mod argument_file;
 mod bounds;
 mod build;
+mod contradictions;
 mod flags;
+mod hints;
+mod lists;
 mod report;
 mod source;
 mod surroundings;

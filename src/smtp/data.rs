@@ -24,8 +24,14 @@
 //! Content that is put behind a header field ([`Scanner::behind_field`]) cannot continue that field:
 //! unless it begins with a field of its own or with an empty line, an empty line comes first.
 
-use memchr::{memchr2, memchr3, memrchr};
-use multiversion::multiversion;
+mod copier;
+mod plain;
+mod swallow;
+
+use copier::Copier;
+use memchr::{memchr3, memrchr};
+use plain::{BLOCK_BYTES, plain_prefix};
+pub use swallow::{Swallowed, Swallower};
 
 /// What becomes of a CR or LF that stands alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -108,10 +114,6 @@ enum Line {
     /// After a CR that is not part of `DotCr`.
     Cr,
 }
-
-/// Body text is looked at in blocks of so many octets; those that are plain need no further look, the
-/// lines of others do. With fewer the loop over blocks costs more than what it spares.
-const BLOCK_BYTES: usize = 128;
 
 /// An octet on the wire counts as so many of content at most: `LF` behind a dot, with a CR made up and
 /// the dot made text again.
@@ -634,204 +636,6 @@ fn begins_with_field(text: &[u8], bytes_max: usize) -> Option<bool> {
         Some(&byte) => Some(byte == b':'),
         None if text.len() > bytes_max => Some(false),
         None => None,
-    }
-}
-
-/// What [`plain_prefix`] found.
-struct Plain {
-    bytes: usize,
-    /// Lines that begin with a stuffed dot.
-    stuffed_lines: i64,
-}
-
-/// The longest prefix, of whole blocks and no longer than `bytes_max`, without NUL, bare CR, bare
-/// LF (but perhaps as its first octet) and line that begins with a dot, unless dots are stuffed and
-/// the line goes on behind it. The octet behind the prefix was looked at too: it is LF if and only
-/// if the prefix ends with CR, and is not counted if it is a dot behind LF.
-///
-/// Compiled twice, because content on its way in spends most of the scan here: the compiler makes
-/// vectors of it, and those of AVX2 are twice as wide as what every x86-64 has.
-#[multiversion(targets("x86_64+avx2"))]
-fn plain_prefix(text: &[u8], bytes_max: usize, dots_are_stuffed: bool) -> Plain {
-    let mut plain = Plain {
-        bytes: 0,
-        stuffed_lines: 0,
-    };
-    let (Some(next), Some(after_next)) = (text.get(1..), text.get(2..)) else {
-        return plain;
-    };
-    let (octets, _) = text[..bytes_max.min(after_next.len())].as_chunks::<BLOCK_BYTES>();
-    let (nexts, _) = next.as_chunks::<BLOCK_BYTES>();
-    let (thirds, _) = after_next.as_chunks::<BLOCK_BYTES>();
-    for ((octets, nexts), thirds) in octets.iter().zip(nexts).zip(thirds) {
-        let Some(dotted_lines) = dotted_lines_if_plain(octets, nexts, thirds) else {
-            break;
-        };
-        if dotted_lines > 0 && !dots_are_stuffed {
-            break;
-        }
-        plain.bytes += BLOCK_BYTES;
-        plain.stuffed_lines += i64::from(dotted_lines);
-    }
-    let ends_before_dot = plain.bytes > 0 && text[plain.bytes - 1..].starts_with(b"\n.");
-    plain.stuffed_lines -= i64::from(ends_before_dot);
-    plain
-}
-
-/// How many octets are an LF before a dot, if nothing is odd. `nexts` has each octet's successor,
-/// `thirds` the one after, which matters only where there is such a line.
-#[inline(always)]
-fn dotted_lines_if_plain(
-    octets: &[u8; BLOCK_BYTES],
-    nexts: &[u8; BLOCK_BYTES],
-    thirds: &[u8; BLOCK_BYTES],
-) -> Option<u8> {
-    match has_dotted_lines_if_plain(octets, nexts)? {
-        true => dotted_lines_if_text(octets, nexts, thirds),
-        false => Some(0),
-    }
-}
-
-/// Whether some octet is an LF before a dot, if line ends are CRLF and there is no NUL. Without a branch, so that the compiler makes vector instructions of it.
-#[inline(always)]
-fn has_dotted_lines_if_plain(
-    octets: &[u8; BLOCK_BYTES],
-    nexts: &[u8; BLOCK_BYTES],
-) -> Option<bool> {
-    let mut odd = 0;
-    let mut dotted = 0;
-    for (&octet, &next) in octets.iter().zip(nexts) {
-        odd |= u8::from(octet == b'\r') ^ u8::from(next == b'\n');
-        odd |= u8::from(octet == 0);
-        dotted |= u8::from(octet == b'\n') & u8::from(next == b'.');
-    }
-    (odd == 0).then_some(dotted != 0)
-}
-
-/// How many octets are an LF before a dot, if none of those dots ends its line. Without a branch,
-/// like the other.
-#[inline(always)]
-fn dotted_lines_if_text(
-    octets: &[u8; BLOCK_BYTES],
-    nexts: &[u8; BLOCK_BYTES],
-    thirds: &[u8; BLOCK_BYTES],
-) -> Option<u8> {
-    let mut odd = 0;
-    let mut lines = 0;
-    for ((&octet, &next), &third) in octets.iter().zip(nexts).zip(thirds) {
-        let is_dotted = u8::from(octet == b'\n') & u8::from(next == b'.');
-        odd |= is_dotted & (u8::from(third == b'\r') | u8::from(third == b'\n'));
-        lines += is_dotted;
-    }
-    (odd == 0).then_some(lines)
-}
-
-/// Copies input to a body in runs that are as long as possible.
-struct Copier<'a> {
-    input: &'a [u8],
-    body: &'a mut Vec<u8>,
-    /// Octets consumed. Invariant: copied <= at <= input.len().
-    at: usize,
-    /// Octets consumed that are in the body, or were replaced there.
-    copied: usize,
-}
-
-impl<'a> Copier<'a> {
-    fn new(input: &'a [u8], body: &'a mut Vec<u8>) -> Self {
-        Copier {
-            input,
-            body,
-            at: 0,
-            copied: 0,
-        }
-    }
-
-    fn rest(&self) -> &'a [u8] {
-        &self.input[self.at..]
-    }
-
-    fn keep(&mut self, bytes: usize) {
-        self.at += bytes;
-    }
-
-    fn insert(&mut self, text: &[u8]) {
-        self.flush();
-        self.body.extend_from_slice(text);
-    }
-
-    fn replace(&mut self, bytes: usize, text: &[u8]) {
-        self.insert(text);
-        self.at += bytes;
-        self.copied = self.at;
-    }
-
-    fn flush(&mut self) {
-        self.body
-            .extend_from_slice(&self.input[self.copied..self.at]);
-        self.copied = self.at;
-    }
-}
-
-/// Looks for the end of data that was refused, and keeps nothing.
-#[derive(Debug)]
-pub struct Swallower {
-    line: Line,
-    after_crlf: bool,
-}
-
-/// How far [`Swallower::feed`] came.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Swallowed {
-    /// All input was consumed.
-    More,
-    /// `CRLF.CRLF` was consumed: the next octet belongs to a command.
-    End,
-    /// A dot stood alone on a line, but not between CRLFs. Whoever ends data so now waits for an
-    /// answer; for anybody else it is text. Only answering and closing is safe for both.
-    FalseEnd,
-}
-
-impl Swallower {
-    /// Consumes a prefix of `input`.
-    pub fn feed(&mut self, input: &[u8]) -> (usize, Swallowed) {
-        let mut at = 0;
-        while let Some(&byte) = input.get(at) {
-            if self.line == Line::Text {
-                at += memchr2(b'\r', b'\n', &input[at..]).unwrap_or(input.len() - at);
-                let Some(&end) = input.get(at) else { break };
-                self.end_text(end);
-                at += 1;
-                continue;
-            }
-            match (self.line, byte) {
-                (Line::Start, b'.') => self.line = Line::Dot,
-                (Line::Dot, b'\r') => self.line = Line::DotCr,
-                (Line::Dot, b'\n') => return (at + 1, Swallowed::FalseEnd),
-                (Line::DotCr, b'\n') if self.after_crlf => return (at + 1, Swallowed::End),
-                (Line::DotCr, b'\n') => return (at + 1, Swallowed::FalseEnd),
-                (Line::Cr, b'\n') => self.begin_line(true),
-                (Line::Cr | Line::DotCr, b'\r') => self.line = Line::Cr,
-                _ => {
-                    self.line = Line::Text;
-                    continue;
-                }
-            }
-            at += 1;
-        }
-        (at, Swallowed::More)
-    }
-
-    fn end_text(&mut self, end: u8) {
-        if end == b'\r' {
-            self.line = Line::Cr;
-        } else {
-            self.begin_line(false);
-        }
-    }
-
-    fn begin_line(&mut self, after_crlf: bool) {
-        self.line = Line::Start;
-        self.after_crlf = after_crlf;
     }
 }
 

@@ -1,0 +1,118 @@
+//! What works but is probably not meant.
+
+use super::flags::{ENVIRONMENT_PREFIX, Flags, variable_of};
+use super::{Config, Surroundings};
+use crate::domain::pattern::DomainPattern;
+use crate::smtp::data::BareLineEnds;
+use crate::tls::Level;
+use clap::CommandFactory;
+use std::collections::HashSet;
+
+/// Descriptors that are neither sessions nor deliveries: logs, segments, rings, resolvers.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
+    let mut hints = Vec::new();
+    relay_hints(config, &mut hints);
+    if !config.hostname.contains('.') {
+        hints.push(format!(
+            "this host calls itself '{}', which is not a full name: many receivers refuse that; \
+             set --hostname",
+            config.hostname
+        ));
+    }
+    let wanted = u64::from(config.listen.connections_max)
+        + u64::from(config.schedule.connections_max)
+        + OTHER_DESCRIPTORS;
+    if let Some(allowed) = surroundings.open_files_max
+        && allowed < wanted
+    {
+        hints.push(format!(
+            "--max-connections and --delivery-connections-total may need {wanted} open files, \
+             and this process may open {allowed} (ulimit -Hn, LimitNOFILE=)"
+        ));
+    }
+    if config.server.bare_line_ends == BareLineEnds::Normalise && listens_outside(config) {
+        hints.push(
+            "--bare-line-ends normalise is for clients inside, and this relay listens outside"
+                .to_owned(),
+        );
+    }
+    if config.delivery.levels.of_others() == Level::None {
+        hints.push("--tls-out none sends all mail in plaintext".to_owned());
+    }
+    hints.extend(
+        unknown_variables().map(|name| format!("{name} is set, but no flag has that name")),
+    );
+    hints
+}
+
+fn relay_hints(config: &Config, hints: &mut Vec<String>) {
+    let relay = &config.relaying;
+    let inside_only = relay
+        .trusted_nets
+        .iter()
+        .all(|net| net.network().is_loopback());
+    if relay.trusted_nets.is_empty() && relay.domains.is_empty() {
+        hints.push(
+            "nobody may send anything: --relay-from is none, and there is no --relay-domain"
+                .to_owned(),
+        );
+    } else if inside_only && relay.domains.is_empty() && listens_outside(config) {
+        hints.push(
+            "this relay listens outside but takes mail from this host only: --relay-from lets \
+             networks send, --relay-domain lets everybody send to a domain"
+                .to_owned(),
+        );
+    } else if !config.routes.is_empty() && relay.domains.is_empty() && inside_only {
+        hints.push(
+            "there are routes, but nobody outside this host may send to them: a route does not \
+             make its domain a relay domain; see --relay-domain"
+                .to_owned(),
+        );
+    }
+    for net in &relay.trusted_nets {
+        if net.prefix_len() == 0 {
+            hints.push(format!(
+                "--relay-from {net} lets the whole world relay anywhere: an open relay"
+            ));
+        }
+    }
+    if !relay.domains.is_empty() && relay.recipients.is_none() {
+        hints.push(
+            "recipients of the relay domains are not known here: what the next hop refuses \
+             becomes a bounce to a sender who may be forged; see --recipients-file"
+                .to_owned(),
+        );
+    }
+    if relay.recipients.is_some() && relay.domains.is_empty() {
+        hints.push("--recipients-file has no use without --relay-domain".to_owned());
+    }
+    let recipients = relay.recipients.iter().flatten();
+    let known: HashSet<_> = recipients.map(|recipient| &recipient.domain).collect();
+    hints.extend(relay.domains.iter().filter_map(|pattern| {
+        let is_known = relay.recipients.is_none()
+            || match pattern {
+                DomainPattern::Exact(name) => known.contains(name),
+                DomainPattern::Below(_) => known.iter().any(|known| pattern.matches(known)),
+            };
+        (!is_known).then(|| {
+            format!("no recipient of {pattern} is in --recipients-file: all mail to it is refused")
+        })
+    }));
+}
+
+fn listens_outside(config: &Config) -> bool {
+    let mut ports = config.listen.ports.iter();
+    ports.any(|listening| !listening.address.ip().is_loopback())
+}
+
+fn unknown_variables() -> impl Iterator<Item = String> {
+    let known: Vec<String> = Flags::command()
+        .get_arguments()
+        .filter_map(|arg| arg.get_long().map(variable_of))
+        .collect();
+    std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(move |name| name.starts_with(ENVIRONMENT_PREFIX) && !known.contains(name))
+}
