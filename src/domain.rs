@@ -12,6 +12,9 @@
 //!
 //! Names are mapped as UTS 46 says (nontransitional: `ß` is a letter of its own). A name that UTS
 //! 46 refuses has no normal form, and is never compared in another one.
+//!
+//! Promise: two domains are equal if and only if they lead to the same place in the DNS, or are the same address.
+//! Not here: what a domain is for, and whether it exists.
 
 pub mod pattern;
 

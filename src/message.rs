@@ -1,4 +1,7 @@
 //! What a message is between the rooms: identity, envelope, and how it was received.
+//!
+//! Promise: plain values. An envelope says what the client said, in its own spelling.
+//! Not here: the content, and where it lies.
 
 use crate::domain::{Domain, DomainError};
 use crate::text::push_hex;

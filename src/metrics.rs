@@ -3,6 +3,9 @@
 //! One writer per value, so a count is a plain load and store, without a locked instruction.
 //! Values of one snapshot were read one after the other: sums of different counters may be apart
 //! by what happened in between.
+//!
+//! Promise: counting costs a message nothing that another core could feel.
+//! Not here: who shows the numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -1,5 +1,8 @@
 //! Numbers as text, appended without the machinery of `format!`: for what is written once a message. And the bounds
 //! of text.
+//!
+//! Promise: no allocation but what the text appended to needs.
+//! Not here: escaping (`log`), and the grammar of SMTP.
 
 pub mod units;
 

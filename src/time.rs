@@ -1,4 +1,7 @@
 //! Time as a number that is handed in. Pure rooms never read a clock.
+//!
+//! Promise: numbers only; sums and differences saturate.
+//! Not here: the clocks (`io`).
 
 pub mod flow;
 pub mod pace;

@@ -4,6 +4,10 @@
 //! run: ports, user, keys, spool, sandbox -> one thread per core -> control until told to stop -> exit
 //! check: the same up to the threads, as far as it leaves no trace
 //! ```
+//!
+//! Promise: a start that fails says why and leaves nothing running; a stop waits for what is under way, within a bound, and
+//! what is left is in the spool.
+//! Not here: what happens to a message; the cores hand it from room to room.
 
 mod certificates;
 mod confinement;

@@ -2,6 +2,7 @@
 //!
 //! Promise: whoever is refused is told so with a 421, within bounds; a listener that is drained
 //! leaves nobody in its queue unanswered.
+//! Not here: what is said in a session, and the ports themselves (`engine` binds them).
 
 mod admission;
 

@@ -1,3 +1,11 @@
+//! What becomes of mail that waits: whom to try and when, what an answer means, when to give up.
+//!
+//! `next_hop` decides over connections and turns, `judge` what a reply or a failure means and for whom, `settle` what
+//! follows for each recipient, `retry` when again, `dsn` what the sender is told.
+//!
+//! Promise: pure. Events and the time go in, decisions come out; every recipient of a transaction gets exactly one.
+//! Not here: connections, name servers and the disk (`delivery`, `remote` and `spool` carry out what is decided).
+
 pub mod ahead;
 pub mod dsn;
 pub mod ending;
