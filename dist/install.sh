@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs ringpost: the program without its symbols, its README, and flags, which stay as they are if they are there
+# Installs ringpost: the program without its symbols, its pages, and flags, which stay as they are if they are there
 # already; the units where systemd is. DESTDIR stands in front of every path, for packages, which get the units always.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,7 +9,9 @@ if [ ! -x "$program" ]; then
     echo "$program is not there: cargo build --release comes first" >&2
     exit 1
 fi
-install -D -m 644 README.md "$destination/usr/local/share/doc/ringpost/README.md"
+for page in README.md tuning.md docs/*.md; do
+    install -D -m 644 "$page" "$destination/usr/local/share/doc/ringpost/$page"
+done
 [ -e "$destination/etc/ringpost/flags" ] || install -D -m 644 dist/flags "$destination/etc/ringpost/flags"
 
 # A new file in the place of the old one, which may be running.

@@ -1,4 +1,5 @@
-//! What README.md, tuning.md and docs/ say of flags, against the flags: that they exist, and their defaults.
+//! What README.md, tuning.md and docs/ say of flags, against the flags: that they exist, and their defaults. And
+//! docs/flags.md, which is made from the help: `RINGPOST_WRITE_DOCS=1 cargo test --test flag_table` writes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -107,6 +108,55 @@ fn flags_of_the_load_generator() -> BTreeSet<String> {
         Some(format!("--{}", name.replace('_', "-")))
     });
     fields.collect()
+}
+
+/// The page of all flags, from what `--help` says.
+fn page_of_flags() -> String {
+    let help = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .arg("--help")
+        .env_clear()
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let mut page = "# Every flag\n\nMade from `ringpost --help`. Each can also stand in a file (`ringpost @FILE`) or in a \
+                    variable:\n`RINGPOST_MAX_HOPS=50` is `--max-hops 50`. Those that matter first: [operations.md](operations.md#flags-that-matter).\n"
+        .to_owned();
+    let mut row: Option<String> = None;
+    for line in help.lines() {
+        let is_heading = line.ends_with(':') && line.starts_with(|c: char| c.is_ascii_uppercase());
+        let begins = line.starts_with("  ") && line.trim_start().starts_with('-');
+        if is_heading || begins || line.is_empty() {
+            page.extend(row.take().map(|row| format!("{row} |\n")));
+        }
+        // What follows explains values and files.
+        if line == "Values:" {
+            break;
+        }
+        if is_heading {
+            let heading = line.trim_end_matches(':');
+            page.push_str(&format!("\n## {heading}\n\n| flag | what |\n|---|---|\n"));
+        } else if begins {
+            row = Some(format!("| `{}` |", line.trim().replace('|', "\\|")));
+        } else if let Some(row) = &mut row {
+            row.push_str(&format!(" {}", line.trim().replace('|', "\\|")));
+        }
+    }
+    page.extend(row.map(|row| format!("{row} |\n")));
+    page
+}
+
+#[test]
+fn the_page_of_flags_is_what_the_help_says() {
+    let path = root().join("docs/flags.md");
+    let page = page_of_flags();
+    if std::env::var_os("RINGPOST_WRITE_DOCS").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    assert!(page.matches("\n| `--").count() > 70, "{page}");
+    assert!(
+        read(&path) == page,
+        "docs/flags.md is not what the help says: RINGPOST_WRITE_DOCS=1 cargo test --test flag_table"
+    );
 }
 
 #[test]

@@ -15,10 +15,15 @@ fn tree() -> tempfile::TempDir {
     fs::create_dir_all(place("target/release")).unwrap();
     fs::create_dir(place("dist")).unwrap();
     fs::copy(PROGRAM, place("target/release/ringpost")).unwrap();
-    fs::copy(here.join("README.md"), place("README.md")).unwrap();
-    for entry in fs::read_dir(here.join("dist")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), place("dist").join(entry.file_name())).unwrap();
+    fs::create_dir(place("docs")).unwrap();
+    for page in ["README.md", "tuning.md"] {
+        fs::copy(here.join(page), place(page)).unwrap();
+    }
+    for folder in ["dist", "docs"] {
+        for entry in fs::read_dir(here.join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), place(folder).join(entry.file_name())).unwrap();
+        }
     }
     tree
 }
@@ -55,6 +60,8 @@ fn the_installer_puts_a_stripped_program_units_and_flags_in_place() {
         "{}",
         text(&version)
     );
+    let pages = place("usr/local/share/doc/ringpost");
+    assert!(pages.join("README.md").is_file() && pages.join("docs/operations.md").is_file());
     assert!(place("etc/systemd/system/ringpost.service").is_file());
     assert!(place("etc/systemd/system/ringpost.socket").is_file());
 

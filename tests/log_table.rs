@@ -1,4 +1,4 @@
-//! The log table in README.md against the events that the code has, both ways.
+//! The log table in docs/log.md against the events that the code has, both ways.
 
 use ringpost::log::event::{self, Event};
 use std::collections::BTreeSet;
@@ -63,10 +63,8 @@ fn row(line: &str) -> Row {
 }
 
 fn documented() -> Vec<Row> {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("the README");
-    let (_, section) = readme.split_once("\n## The log\n").expect("its section");
-    let section = section.split("\n## ").next().unwrap_or(section);
-    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let page = std::fs::read_to_string(root().join("docs/log.md")).expect("the page");
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
     rows.map(row).collect()
 }
 
@@ -76,7 +74,7 @@ fn declared(name: &str) -> &'static [&'static str] {
 
 fn event_named(name: &str) -> &'static Event {
     let found = event::ALL.iter().find(|event| event.name() == name);
-    found.unwrap_or_else(|| panic!("the README has `{name}`, the code has not"))
+    found.unwrap_or_else(|| panic!("docs/log.md has `{name}`, the code has not"))
 }
 
 #[test]
@@ -109,16 +107,16 @@ fn the_readme_names_the_fields_that_lines_have() {
         let missing: Vec<_> = declared.difference(&row.fields).collect();
         assert!(
             (has_any || unknown.is_empty()) && missing.is_empty(),
-            "{:?}: not in the code {unknown:?}, not in the README {missing:?}",
+            "{:?}: not in the code {unknown:?}, not in docs/log.md {missing:?}",
             row.events
         );
     }
 }
 
 #[test]
-fn the_readme_explains_the_tls_fields() {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("the README");
-    let line = readme.lines().find(|line| line.starts_with("TLS fields: "));
+fn the_page_explains_the_tls_fields() {
+    let page = std::fs::read_to_string(root().join("docs/log.md")).expect("the page");
+    let line = page.lines().find(|line| line.starts_with("TLS fields: "));
     let named: Vec<_> = in_backticks(line.expect("their explanation"))
         .into_iter()
         .filter_map(field_name)

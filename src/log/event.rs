@@ -1,6 +1,6 @@
 //! Every event of the log with its fields, declared once.
 //!
-//! The table in README.md is compared with this list, both ways (`tests/log_table.rs`). A line with
+//! The table in docs/log.md is compared with this list, both ways (`tests/log_table.rs`). A line with
 //! a field that its event does not declare is a bug, which builds with debug assertions find.
 
 /// What a line is about.
@@ -42,7 +42,7 @@ macro_rules! events {
     ($($name:ident = $text:literal [$($field:expr),*];)*) => {
         $(pub const $name: &Event = &Event { name: $text, fields: Some(&[$($field),*]) };)*
 
-        /// In the order of the README.
+        /// In the order of the table.
         pub const ALL: &[&Event] = &[$($name,)* COUNTERS];
     };
 }
