@@ -4,17 +4,11 @@
 //! buffer with the ring until the kernel is done with it.
 
 use crate::io::buffer::AlignedBuf;
-use io_uring::{cqueue, opcode, types};
-use std::ffi::CString;
-use std::fs;
+use crate::io::fs::{self, FileExt, OpenOptionsExt};
+use crate::io::operations;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 /// How writes become durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,14 +41,9 @@ fn flags_of(durability: Durability) -> libc::c_int {
 /// Claims the disk space for the first `bytes` of the file, so that a full disk shows at once and
 /// not in the middle. A file system that cannot is no error: the zeros that follow claim it then.
 pub fn allocate_blocking(file: &fs::File, bytes: u64) -> io::Result<()> {
-    let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: takes a valid descriptor and plain numbers.
-    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
-        error => Err(error),
+    match operations::allocate(file, bytes) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+        result => result,
     }
 }
 
@@ -83,24 +72,8 @@ pub fn open_unnamed_blocking(
 pub fn check_writable_blocking(directory: &Path) -> io::Result<()> {
     match open_unnamed_blocking(directory, Durability::Buffered)? {
         Some(_) => Ok(()),
-        None => check_access(directory, libc::W_OK | libc::X_OK)
-            .and_then(|()| check_is_for_files(directory)),
-    }
-}
-
-/// The kernel's own file systems let root write everywhere and make nothing.
-fn check_is_for_files(path: &Path) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut stat = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: `path` ends with a zero byte, `stat` is large enough; both live through the call.
-    if unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so it filled the structure.
-    match unsafe { stat.assume_init() }.f_type {
-        libc::PROC_SUPER_MAGIC => Err(io::Error::from_raw_os_error(libc::ENOENT)),
-        libc::SYSFS_MAGIC => Err(io::Error::from_raw_os_error(libc::EPERM)),
-        _ => Ok(()),
+        None => operations::check_access(directory, libc::W_OK | libc::X_OK)
+            .and_then(|()| operations::check_is_for_files(directory)),
     }
 }
 
@@ -112,47 +85,24 @@ pub fn check_makeable_blocking(path: &Path) -> io::Result<()> {
 
 /// Fails if this user cannot reach what is in `directory`.
 pub fn check_enterable_blocking(directory: &Path) -> io::Result<()> {
-    check_access(directory, libc::X_OK)
+    operations::check_access(directory, libc::X_OK)
 }
 
 /// The part of a path that is there already.
 pub fn existing_part(path: &Path) -> &Path {
     path.ancestors()
-        .find(|part| part.exists())
+        .find(|part| fs::exists(part).unwrap_or(false))
         .unwrap_or(Path::new("."))
-}
-
-/// As `access(2)`, with the rights that files are opened with.
-fn check_access(path: &Path, rights: libc::c_int) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: `path` ends with a zero byte and lives through the call.
-    match unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), rights, libc::AT_EACCESS) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// Bytes that this user may still write to the file system that `path` is on.
 pub fn free_bytes_blocking(path: &Path) -> io::Result<u64> {
-    let stat = statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    operations::space(path).map(|(free, _)| free)
 }
 
 /// Size of the file system that holds `path`, in bytes.
 pub fn total_bytes_blocking(path: &Path) -> io::Result<u64> {
-    let stat = statvfs(path)?;
-    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
-}
-
-fn statvfs(path: &Path) -> io::Result<libc::statvfs> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` ends with a zero byte, `stat` is large enough; both live through the call.
-    if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so it filled the structure.
-    Ok(unsafe { stat.assume_init() })
+    operations::space(path).map(|(_, all)| all)
 }
 
 /// A file that any thread can use on its own ring: an operation goes to the ring of its caller.
@@ -179,10 +129,6 @@ impl File {
         Blocking(&self.inner)
     }
 
-    fn fd(&self) -> types::Fd {
-        types::Fd(self.inner.as_raw_fd())
-    }
-
     /// Writes the first `length` bytes of `buffer` at `position`, all of them or an error. With
     /// [`Durability::Direct`] both are whole blocks and the bytes are durable on `Ok`.
     pub async fn write_all_at(
@@ -195,15 +141,9 @@ impl File {
         let mut buffer = buffer;
         let mut done = 0;
         while done < length {
-            // SAFETY of the pointer: `done < length <= capacity`; the operation keeps the buffer.
-            let entry = opcode::Write::new(
-                self.fd(),
-                buffer[done..].as_ptr(),
-                u32::try_from(length - done).expect("commits are far below 4 GiB"),
-            )
-            .offset(position + done as u64)
-            .build();
-            let (result, returned) = self.submit(buffer, entry).await;
+            let part = done..length;
+            let (result, returned) =
+                operations::write(&self.inner, buffer, part, position + done as u64).await;
             buffer = returned;
             match result {
                 Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
@@ -227,14 +167,9 @@ impl File {
         let mut buffer = buffer;
         let mut done = 0;
         while done < length {
-            let entry = opcode::Read::new(
-                self.fd(),
-                buffer[done..].as_mut_ptr(),
-                u32::try_from(length - done).expect("reads are far below 4 GiB"),
-            )
-            .offset(position + done as u64)
-            .build();
-            let (result, returned) = self.submit(buffer, entry).await;
+            let part = done..length;
+            let (result, returned) =
+                operations::read(&self.inner, buffer, part, position + done as u64).await;
             buffer = returned;
             match result {
                 Ok(0) => break,
@@ -249,27 +184,7 @@ impl File {
     /// `fdatasync(2)`. After an error the file must be given up: the kernel may have dropped the
     /// dirty pages, and a second sync would succeed without them.
     pub async fn sync_data(&self) -> io::Result<()> {
-        let entry = opcode::Fsync::new(self.fd())
-            .flags(types::FsyncFlags::DATASYNC)
-            .build();
-        UnsubmittedOneshot::new(self.inner.clone(), ResultOnly, entry)
-            .submit()
-            .await
-            .map(drop)
-    }
-
-    async fn submit(
-        &self,
-        buffer: AlignedBuf,
-        entry: io_uring::squeue::Entry,
-    ) -> (io::Result<u32>, AlignedBuf) {
-        let keep = Keep {
-            _file: self.inner.clone(),
-            buffer,
-        };
-        UnsubmittedOneshot::new(keep, WithBuffer, entry)
-            .submit()
-            .await
+        operations::sync_data(&self.inner).await.map(drop)
     }
 }
 
@@ -294,43 +209,5 @@ impl Blocking<'_> {
 
     pub fn sync_all(self) -> io::Result<()> {
         self.0.sync_all()
-    }
-}
-
-impl AsRawFd for File {
-    fn as_raw_fd(&self) -> RawFd {
-        self.inner.as_raw_fd()
-    }
-}
-
-/// What must outlive the operation: the descriptor stays open, the memory stays in place.
-struct Keep {
-    _file: Arc<fs::File>,
-    buffer: AlignedBuf,
-}
-
-fn result_of(entry: &cqueue::Entry) -> io::Result<u32> {
-    u32::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()))
-}
-
-struct WithBuffer;
-
-impl OneshotOutputTransform for WithBuffer {
-    type Output = (io::Result<u32>, AlignedBuf);
-    type StoredData = Keep;
-
-    fn transform_oneshot_output(self, data: Keep, entry: cqueue::Entry) -> Self::Output {
-        (result_of(&entry), data.buffer)
-    }
-}
-
-struct ResultOnly;
-
-impl OneshotOutputTransform for ResultOnly {
-    type Output = io::Result<u32>;
-    type StoredData = Arc<fs::File>;
-
-    fn transform_oneshot_output(self, _: Arc<fs::File>, entry: cqueue::Entry) -> Self::Output {
-        result_of(&entry)
     }
 }

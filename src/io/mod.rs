@@ -8,13 +8,76 @@ pub mod buffer;
 pub mod cpu;
 pub mod file;
 pub mod handed_over;
+#[cfg(not(feature = "simulate"))]
 mod kernel;
 pub mod limits;
 pub mod net;
 pub mod pool;
+#[cfg(feature = "simulate")]
+pub mod simulated;
 pub mod watch;
 
-pub use kernel::{clock, fs, process_id, random, runtime};
+#[cfg(all(feature = "simulate", not(debug_assertions)))]
+const _: () = assert!(
+    option_env!("RINGPOST_SIMULATE_RELEASE").is_some(),
+    "a relay with the feature simulate has no disk: it is for tests"
+);
+
+#[cfg(not(feature = "simulate"))]
+use kernel as host;
+#[cfg(feature = "simulate")]
+use simulated as host;
+
+use host::operations;
+pub use host::{clock, fs, process_id, random, runtime};
+
+/// Faults that are put into the relay on purpose, one at a time, to see that a simulation finds them. In any other
+/// build there are none, and nothing of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// A failed write of the spool counts as done.
+    WriteErrorSwallowed,
+    /// After a failed sync the next one is believed.
+    SecondSyncBelieved,
+    /// An append tells no writer.
+    AppendWakesNobody,
+    /// A segment whose end could not be written is taken for free.
+    FailedRetirementTaken,
+    /// A segment is retired although somebody still reads from it.
+    ReadersIgnored,
+    /// Every other note of a retired segment is lost on its way to another core.
+    NotesLost,
+    /// Other cores hear that a segment is gone before it is.
+    NotesEarly,
+    /// Segments of outcomes go without waiting for their messages.
+    OutcomesForgotten,
+    /// A copy does not say how its recipients stand.
+    CopiesForget,
+    /// Every outcome counts as told by all later copies.
+    OutcomesCovered,
+    /// The segment of a copy may go before that of the original.
+    HoldsIgnored,
+    /// A segment is used again with the generation and the nonce it had.
+    LapsRepeated,
+    /// A run begins without a number of its own.
+    RunsNotCounted,
+    /// A segment of finished mail is never left for its space.
+    SpaceNotLeft,
+    /// Mail that was taken, and whose sender had gone, is never let go.
+    AbandonedKept,
+}
+
+/// Whether the relay has this bug.
+#[cfg(not(feature = "simulate"))]
+pub const fn planted(_: Bug) -> bool {
+    false
+}
+
+/// Whether the relay has this bug.
+#[cfg(feature = "simulate")]
+pub fn planted(bug: Bug) -> bool {
+    simulated::World::has(bug)
+}
 
 /// Values that each core has for itself.
 macro_rules! core_local {

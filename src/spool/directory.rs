@@ -67,9 +67,17 @@ pub(super) fn io_error(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Ope
     move |error| OpenError::Io(what.to_string(), error)
 }
 
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
+pub(super) fn exists(path: &Path) -> bool {
+    fs::exists(path).unwrap_or(false)
+}
+
 /// Nothing can be made where such a link stands, and what it led to may hold mail.
 fn refuse_dangling_link(path: &Path) -> Result<(), OpenError> {
-    match path.is_symlink() && !path.exists() {
+    match is_link(path) && !exists(path) {
         true => Err(OpenError::Setting(format!(
             "{} is a link to nothing: mount or make what it should lead to, or name another place",
             path.display()
@@ -92,11 +100,7 @@ impl Directory {
         if create {
             refuse_dangling_link(path)?;
             create_all(path).map_err(io_error(describe(path)))?;
-        } else if !path
-            .join(VERSION_NAME)
-            .try_exists()
-            .map_err(io_error(describe(path)))?
-        {
+        } else if !fs::exists(path.join(VERSION_NAME)).map_err(io_error(describe(path)))? {
             return Err(OpenError::Absent(path.to_owned()));
         }
         let lock = lock(path)?;
@@ -115,7 +119,7 @@ impl Directory {
     pub fn check(path: &Path, is_made_before: bool) -> Result<PathBuf, OpenError> {
         let segments = path.join(SEGMENTS_NAME);
         let described = || format!("spool {}", path.display());
-        if !path.exists() {
+        if !exists(path) {
             refuse_dangling_link(path)?;
             let existing = existing_part(path);
             match is_made_before {
@@ -202,7 +206,7 @@ fn check_small_file(directory: &Path, name: &str) -> Result<(), OpenError> {
 fn create_all(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent()
         && parent != Path::new("")
-        && !parent.exists()
+        && !exists(parent)
     {
         create_all(parent)?;
     }

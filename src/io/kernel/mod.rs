@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod fs;
+pub mod operations;
 pub mod random;
 pub mod runtime;
 

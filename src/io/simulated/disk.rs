@@ -1,0 +1,805 @@
+//! A disk in memory, with what its cache holds and what would survive.
+
+use super::executor::Event;
+use super::world::World;
+use crate::io::buffer::BLOCK_BYTES;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+const SECTOR_BYTES: u64 = 512;
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// What goes wrong from now on. Numbers: one in so many; 0: none.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    /// Writes on the ring give an error, and any part of them may be there.
+    pub write_errors: usize,
+    pub short_writes: usize,
+    pub interruptions: usize,
+    pub read_errors: usize,
+    /// Syncs fail, and forget what was dirty.
+    pub sync_errors: usize,
+    /// Calls of blocking work give an error, done in part.
+    pub call_errors: usize,
+    /// Operations on the ring take ten seconds.
+    pub delays: usize,
+    /// Nothing works any more.
+    pub is_dead: bool,
+    /// Writes on the ring succeed, and nothing is written. Breaks promises by itself.
+    pub vanishing_writes: usize,
+    /// What this file system cannot do.
+    pub has_no_direct: bool,
+    pub has_no_unnamed: bool,
+    pub has_no_fallocate: bool,
+}
+
+pub fn error(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+/// Blocks that are not zeros.
+#[derive(Clone, Default)]
+struct Content(BTreeMap<u64, Rc<[u8; BLOCK_BYTES]>>);
+
+impl Content {
+    fn write(&mut self, position: u64, bytes: &[u8]) {
+        let (mut position, mut bytes) = (position, bytes);
+        while !bytes.is_empty() {
+            let (number, skip) = (position / BLOCK, (position % BLOCK) as usize);
+            let length = bytes.len().min(BLOCK_BYTES - skip);
+            let (piece, rest) = bytes.split_at(length);
+            let is_zeros = piece.iter().all(|byte| *byte == 0);
+            if is_zeros && length == BLOCK_BYTES {
+                self.0.remove(&number);
+            } else if !(is_zeros && !self.0.contains_key(&number)) {
+                let block = self.0.entry(number);
+                let block = block.or_insert_with(|| Rc::new([0; BLOCK_BYTES]));
+                Rc::make_mut(block)[skip..skip + length].copy_from_slice(piece);
+            }
+            (position, bytes) = (position + length as u64, rest);
+        }
+    }
+
+    fn read(&self, position: u64, out: &mut [u8]) {
+        let mut at = 0;
+        while at < out.len() {
+            let place = position + at as u64;
+            let (number, skip) = (place / BLOCK, (place % BLOCK) as usize);
+            let length = (out.len() - at).min(BLOCK_BYTES - skip);
+            match self.0.get(&number) {
+                Some(block) => out[at..at + length].copy_from_slice(&block[skip..skip + length]),
+                None => out[at..at + length].fill(0),
+            }
+            at += length;
+        }
+    }
+
+    /// Takes whole blocks or sectors over from another.
+    fn copy_sector(&mut self, other: &Content, sector: u64) {
+        let mut bytes = [0; SECTOR_BYTES as usize];
+        other.read(sector * SECTOR_BYTES, &mut bytes);
+        self.write(sector * SECTOR_BYTES, &bytes);
+    }
+}
+
+#[derive(Clone, Default)]
+struct Inode {
+    /// What a read sees.
+    cache: Content,
+    length: u64,
+    /// What survives.
+    stable: Content,
+    stable_length: u64,
+    /// Sectors of the cache that may not be stable.
+    dirty: BTreeSet<u64>,
+    /// Bytes that the file takes of the disk.
+    allocated: u64,
+    is_directory: bool,
+    handles: u32,
+    /// The handle that holds the lock.
+    lock: Option<u64>,
+}
+
+/// An open file, as calls name it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handle {
+    pub number: u64,
+    pub inode: u64,
+    pub is_direct: bool,
+    /// Writes are durable when they have returned.
+    pub is_synchronous: bool,
+    /// Of which start; after a power cut it means nothing.
+    start: u64,
+}
+
+enum Kind {
+    Write { position: u64, bytes: Vec<u8> },
+    Read { position: u64, length: usize },
+    Sync,
+}
+
+struct Operation {
+    handle: Handle,
+    kind: Kind,
+    waker: Option<Waker>,
+    is_abandoned: bool,
+    result: Option<io::Result<Vec<u8>>>,
+}
+
+/// How a call that changes something ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Landing {
+    Whole,
+    /// In part, and it gives an error.
+    Torn,
+}
+
+pub struct Disk {
+    pub faults: Faults,
+    pub capacity: u64,
+    pub of_others: u64,
+    pub calls_left: Option<u32>,
+    inodes: BTreeMap<u64, Inode>,
+    names: BTreeMap<PathBuf, u64>,
+    stable_names: BTreeMap<PathBuf, u64>,
+    operations: BTreeMap<u64, Operation>,
+    next: u64,
+    starts: u64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        let root = Inode {
+            is_directory: true,
+            ..Inode::default()
+        };
+        let names = BTreeMap::from([(PathBuf::from("/"), 0)]);
+        Disk {
+            faults: Faults::default(),
+            capacity: 1 << 40,
+            of_others: 0,
+            calls_left: None,
+            inodes: BTreeMap::from([(0, root)]),
+            stable_names: names.clone(),
+            names,
+            operations: BTreeMap::new(),
+            next: 1,
+            starts: 0,
+        }
+    }
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Opening {
+    pub may_create: bool,
+    pub must_create: bool,
+    pub truncates: bool,
+    pub flags: i32,
+}
+
+// ---- names, at once ----
+
+impl Disk {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// A call of blocking work that changes something.
+    fn call(&mut self, world: &World) -> io::Result<Landing> {
+        if self.faults.is_dead {
+            return Err(error(libc::EIO));
+        }
+        match &mut self.calls_left {
+            Some(0) => Err(error(libc::EIO)),
+            Some(left) => {
+                *left -= 1;
+                if *left == 0 {
+                    world.tell(|| "[disk: the last call]".to_owned());
+                }
+                Ok(match left {
+                    0 => Landing::Torn,
+                    _ => Landing::Whole,
+                })
+            }
+            None if world.one_in(self.faults.call_errors) => {
+                world.tell(|| "[disk: a call fails]".to_owned());
+                Ok(Landing::Torn)
+            }
+            None => Ok(Landing::Whole),
+        }
+    }
+
+    /// Does something to names that happens or does not.
+    fn change_names(
+        &mut self,
+        world: &World,
+        change: impl FnOnce(&mut BTreeMap<PathBuf, u64>),
+    ) -> io::Result<()> {
+        let landing = self.call(world)?;
+        if landing == Landing::Whole || world.one_in(2) {
+            change(&mut self.names);
+        }
+        self.forget_unused();
+        match landing {
+            Landing::Whole => Ok(()),
+            Landing::Torn => Err(error(libc::EIO)),
+        }
+    }
+
+    fn forget_unused(&mut self) {
+        let named: BTreeSet<u64> = self
+            .names
+            .values()
+            .chain(self.stable_names.values())
+            .copied()
+            .collect();
+        self.inodes
+            .retain(|number, inode| named.contains(number) || inode.handles > 0);
+    }
+
+    fn find(&self, path: &Path) -> io::Result<u64> {
+        let found = self.names.get(path).copied();
+        found.ok_or_else(|| error(libc::ENOENT))
+    }
+
+    pub fn exists(&self, path: &Path) -> bool {
+        self.names.contains_key(path)
+    }
+
+    fn check_parent(&self, path: &Path) -> io::Result<()> {
+        self.find(path.parent().unwrap_or(Path::new("/"))).map(drop)
+    }
+
+    fn handle(&mut self, inode: u64, flags: i32) -> Handle {
+        self.inodes.get_mut(&inode).expect("it is there").handles += 1;
+        Handle {
+            number: self.number(),
+            inode,
+            is_direct: flags & libc::O_DIRECT != 0,
+            is_synchronous: flags & libc::O_DSYNC != 0,
+            start: self.starts,
+        }
+    }
+
+    pub fn open(&mut self, world: &World, path: &Path, how: Opening) -> io::Result<Handle> {
+        if how.flags & libc::O_DIRECT != 0 && self.faults.has_no_direct {
+            return Err(error(libc::EINVAL));
+        }
+        if how.flags & libc::O_TMPFILE == libc::O_TMPFILE {
+            self.find(path)?;
+            if self.faults.has_no_unnamed {
+                return Err(error(libc::EOPNOTSUPP));
+            }
+            let inode = self.number();
+            self.inodes.insert(inode, Inode::default());
+            return Ok(self.handle(inode, how.flags));
+        }
+        if how.must_create && self.exists(path) {
+            return Err(error(libc::EEXIST));
+        }
+        if !self.exists(path) && (how.may_create || how.must_create) {
+            self.check_parent(path)?;
+            let inode = self.number();
+            self.inodes.insert(inode, Inode::default());
+            self.change_names(world, |names| {
+                let _ = names.insert(path.to_owned(), inode);
+            })?;
+        }
+        let inode = self.find(path)?;
+        if how.truncates {
+            self.set_length(world, inode, 0)?;
+        }
+        Ok(self.handle(inode, how.flags))
+    }
+
+    pub fn close(&mut self, handle: Handle) {
+        if handle.start != self.starts {
+            return;
+        }
+        let inode = self.inodes.get_mut(&handle.inode).expect("it is open");
+        inode.handles -= 1;
+        if inode.lock == Some(handle.number) {
+            inode.lock = None;
+        }
+        if inode.handles == 0 {
+            self.forget_unused();
+        }
+    }
+
+    /// True if it is locked now.
+    pub fn try_lock(&mut self, handle: Handle) -> io::Result<bool> {
+        let lock = &mut self.inode(handle)?.lock;
+        Ok(*lock.get_or_insert(handle.number) == handle.number)
+    }
+
+    pub fn make_directory(&mut self, world: &World, path: &Path) -> io::Result<()> {
+        self.check_parent(path)?;
+        if self.exists(path) {
+            return Err(error(libc::EEXIST));
+        }
+        let number = self.number();
+        let inode = Inode {
+            is_directory: true,
+            ..Inode::default()
+        };
+        self.inodes.insert(number, inode);
+        self.change_names(world, |names| {
+            let _ = names.insert(path.to_owned(), number);
+        })
+    }
+
+    pub fn rename(&mut self, world: &World, from: &Path, to: &Path) -> io::Result<()> {
+        let inode = self.find(from)?;
+        world.tell(|| format!("[disk: {inode} is renamed to {}]", to.display()));
+        self.change_names(world, |names| {
+            names.remove(from);
+            names.insert(to.to_owned(), inode);
+        })
+    }
+
+    pub fn remove(&mut self, world: &World, path: &Path) -> io::Result<()> {
+        let inode = self.find(path)?;
+        world.tell(|| format!("[disk: {inode} is removed as {}]", path.display()));
+        self.change_names(world, |names| {
+            let _ = names.remove(path);
+        })
+    }
+
+    /// In an order of the disk's own.
+    pub fn list(&self, world: &World, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        self.find(directory)?;
+        let names = self.names.keys();
+        let mut found: Vec<PathBuf> = names
+            .filter(|path| path.parent() == Some(directory))
+            .cloned()
+            .collect();
+        for place in (1..found.len()).rev() {
+            found.swap(place, world.below(place + 1));
+        }
+        Ok(found)
+    }
+
+    pub fn names_in(&self, directory: &Path) -> Vec<String> {
+        let names = self.names.keys();
+        let within = names.filter(|path| path.parent() == Some(directory));
+        within
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect()
+    }
+}
+
+// ---- content, at once ----
+
+impl Disk {
+    fn inode(&mut self, handle: Handle) -> io::Result<&mut Inode> {
+        match handle.start == self.starts {
+            true => Ok(self.inodes.get_mut(&handle.inode).expect("it is open")),
+            false => Err(error(libc::EIO)),
+        }
+    }
+
+    /// Bytes that may still be written, and all.
+    pub fn space(&self) -> (u64, u64) {
+        let used: u64 = self.inodes.values().map(|inode| inode.allocated).sum();
+        let free = self.capacity.saturating_sub(self.of_others + used);
+        (free, self.capacity)
+    }
+
+    fn claim(&mut self, inode: u64, end: u64) -> io::Result<()> {
+        let (free, _) = self.space();
+        let inode = self.inodes.get_mut(&inode).expect("it is there");
+        let end = end.next_multiple_of(BLOCK);
+        match end.saturating_sub(inode.allocated) {
+            more if more > free => Err(error(libc::ENOSPC)),
+            more => {
+                inode.allocated += more;
+                Ok(())
+            }
+        }
+    }
+
+    pub fn allocate(&mut self, world: &World, handle: Handle, bytes: u64) -> io::Result<()> {
+        if self.faults.has_no_fallocate {
+            return Err(error(libc::EOPNOTSUPP));
+        }
+        let landing = self.call(world)?;
+        self.inode(handle)?;
+        self.claim(handle.inode, bytes)?;
+        let inode = self.inode(handle)?;
+        inode.length = inode.length.max(bytes);
+        match landing {
+            Landing::Whole => Ok(()),
+            Landing::Torn => Err(error(libc::EIO)),
+        }
+    }
+
+    fn set_length(&mut self, world: &World, inode: u64, length: u64) -> io::Result<()> {
+        let landing = self.call(world)?;
+        let inode = self.inodes.get_mut(&inode).expect("it is there");
+        if landing == Landing::Whole || world.one_in(2) {
+            if length < inode.length {
+                let rest = length..length.next_multiple_of(BLOCK);
+                inode
+                    .cache
+                    .write(length, &vec![0; (rest.end - rest.start) as usize]);
+                inode
+                    .dirty
+                    .extend(rest.start / SECTOR_BYTES..rest.end / SECTOR_BYTES);
+            }
+            inode.length = length;
+            inode.cache.0.retain(|block, _| block * BLOCK < length);
+            inode.allocated = inode.allocated.min(length.next_multiple_of(BLOCK));
+        }
+        match landing {
+            Landing::Whole => Ok(()),
+            Landing::Torn => Err(error(libc::EIO)),
+        }
+    }
+
+    pub fn truncate(&mut self, world: &World, handle: Handle, length: u64) -> io::Result<()> {
+        self.inode(handle)?;
+        self.set_length(world, handle.inode, length)
+    }
+
+    pub fn write(
+        &mut self,
+        world: &World,
+        handle: Handle,
+        position: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        check_alignment(handle, position, bytes.as_ptr() as usize, bytes.len());
+        let landing = self.call(world)?;
+        self.inode(handle)?;
+        self.claim(handle.inode, position + bytes.len() as u64)?;
+        world.tell(|| format!("[disk: {} is written at {position}]", handle.inode));
+        match landing {
+            Landing::Whole => {
+                self.land(handle, position, bytes);
+                Ok(())
+            }
+            Landing::Torn => {
+                self.tear(world, handle, position, bytes);
+                Err(error(libc::EIO))
+            }
+        }
+    }
+
+    pub fn read(&mut self, handle: Handle, position: u64, out: &mut [u8]) -> io::Result<usize> {
+        if self.faults.is_dead {
+            return Err(error(libc::EIO));
+        }
+        let inode = self.inode(handle)?;
+        let left = inode.length.saturating_sub(position);
+        let length = left.min(out.len() as u64) as usize;
+        inode.cache.read(position, &mut out[..length]);
+        Ok(length)
+    }
+
+    /// Of a file's content, or of the names in a directory.
+    pub fn sync(&mut self, world: &World, handle: Handle, directory: &Path) -> io::Result<()> {
+        let landing = self.call(world)?;
+        if self.inode(handle)?.is_directory {
+            return match landing {
+                Landing::Whole => {
+                    self.sync_names(directory);
+                    Ok(())
+                }
+                Landing::Torn => Err(error(libc::EIO)),
+            };
+        }
+        match landing {
+            Landing::Whole => self.sync_content(world, handle),
+            Landing::Torn => {
+                let inode = self.inode(handle)?;
+                let part: Vec<u64> = inode.dirty.iter().copied().collect();
+                for sector in part.into_iter().filter(|_| world.one_in(2)) {
+                    inode.stable.copy_sector(&inode.cache, sector);
+                }
+                Err(error(libc::EIO))
+            }
+        }
+    }
+
+    fn sync_names(&mut self, directory: &Path) {
+        let is_within = |path: &Path| path.parent() == Some(directory);
+        self.stable_names.retain(|path, _| !is_within(path));
+        let names = self.names.iter().filter(|(path, _)| is_within(path));
+        let names = names.map(|(path, inode)| (path.clone(), *inode));
+        self.stable_names.extend(names);
+        self.forget_unused();
+    }
+
+    fn sync_content(&mut self, world: &World, handle: Handle) -> io::Result<()> {
+        let fails = world.one_in(self.faults.sync_errors);
+        let inode = self.inode(handle)?;
+        let dirty = std::mem::take(&mut inode.dirty);
+        if fails {
+            world.tell(|| "[disk: a sync fails]".to_owned());
+            return Err(error(libc::EIO));
+        }
+        for sector in dirty {
+            inode.stable.copy_sector(&inode.cache, sector);
+        }
+        inode.stable_length = inode.length;
+        Ok(())
+    }
+
+    fn land(&mut self, handle: Handle, position: u64, bytes: &[u8]) {
+        let inode = self.inodes.get_mut(&handle.inode).expect("it is open");
+        let end = position + bytes.len() as u64;
+        inode.cache.write(position, bytes);
+        inode.length = inode.length.max(end);
+        if handle.is_synchronous {
+            inode.stable.write(position, bytes);
+            inode.stable_length = inode.stable_length.max(end);
+        } else {
+            let sectors = position / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
+            inode.dirty.extend(sectors);
+        }
+    }
+
+    /// Some sectors of a write: all, none, a prefix, all but one, or any.
+    fn tear(&mut self, world: &World, handle: Handle, position: u64, bytes: &[u8]) {
+        let sectors = bytes.len().div_ceil(SECTOR_BYTES as usize);
+        let (way, prefix) = (world.below(5), world.below(sectors + 1));
+        for (index, sector) in bytes.chunks(SECTOR_BYTES as usize).enumerate() {
+            let lands = match way {
+                0 => false,
+                1 => true,
+                2 => index < prefix,
+                3 => index + 1 != prefix,
+                _ => world.one_in(2),
+            };
+            if lands {
+                self.land(handle, position + index as u64 * SECTOR_BYTES, sector);
+            }
+        }
+    }
+}
+
+fn check_alignment(handle: Handle, position: u64, address: usize, length: usize) {
+    let is_aligned = |number: usize| number.is_multiple_of(BLOCK_BYTES);
+    assert!(
+        !handle.is_direct
+            || [position as usize, address, length]
+                .into_iter()
+                .all(is_aligned),
+        "direct I/O is by whole blocks"
+    );
+}
+
+// ---- operations on the ring ----
+
+impl Disk {
+    fn submit(&mut self, world: &World, handle: Handle, kind: Kind) -> u64 {
+        let number = self.number();
+        let operation = Operation {
+            handle,
+            kind,
+            waker: None,
+            is_abandoned: false,
+            result: None,
+        };
+        self.operations.insert(number, operation);
+        let wait = if world.one_in(self.faults.delays) {
+            Duration::from_secs(10)
+        } else if world.one_in(20) {
+            Duration::from_micros(world.below(45_000) as u64)
+        } else {
+            Duration::from_micros(80 + world.below(300) as u64)
+        };
+        world.event_in(wait, Event::Disk(number));
+        number
+    }
+
+    pub fn submit_write(
+        &mut self,
+        world: &World,
+        handle: Handle,
+        position: u64,
+        bytes: &[u8],
+    ) -> u64 {
+        check_alignment(handle, position, bytes.as_ptr() as usize, bytes.len());
+        let bytes = bytes.to_vec();
+        self.submit(world, handle, Kind::Write { position, bytes })
+    }
+
+    pub fn submit_read(
+        &mut self,
+        world: &World,
+        handle: Handle,
+        position: u64,
+        bytes: &[u8],
+    ) -> u64 {
+        let length = bytes.len();
+        check_alignment(handle, position, bytes.as_ptr() as usize, length);
+        self.submit(world, handle, Kind::Read { position, length })
+    }
+
+    pub fn submit_sync(&mut self, world: &World, handle: Handle) -> u64 {
+        self.submit(world, handle, Kind::Sync)
+    }
+
+    /// What was read, or as many bytes as were written.
+    pub fn poll(&mut self, number: u64, context: &Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+        // One that the power cut away never ends.
+        let Some(operation) = self.operations.get_mut(&number) else {
+            return Poll::Pending;
+        };
+        match operation.result.take() {
+            Some(result) => {
+                self.operations.remove(&number);
+                Poll::Ready(result)
+            }
+            None => {
+                operation.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Nobody waits for it any more; it ends all the same.
+    pub fn abandon(&mut self, number: u64) {
+        let Some(operation) = self.operations.get_mut(&number) else {
+            return;
+        };
+        operation.is_abandoned = true;
+        if operation.result.is_some() {
+            self.operations.remove(&number);
+        }
+    }
+
+    /// The operation ends.
+    pub fn finish(&mut self, world: &World, number: u64) -> Option<Waker> {
+        let operation = self.operations.remove(&number)?;
+        let result = self.carry_out(world, operation.handle, &operation.kind);
+        if operation.is_abandoned {
+            return None;
+        }
+        let waker = operation.waker;
+        let ended = Operation {
+            waker: None,
+            result: Some(result),
+            kind: Kind::Sync,
+            ..operation
+        };
+        self.operations.insert(number, ended);
+        waker
+    }
+
+    fn carry_out(&mut self, world: &World, handle: Handle, kind: &Kind) -> io::Result<Vec<u8>> {
+        if self.faults.is_dead {
+            return Err(error(libc::EIO));
+        }
+        if world.one_in(self.faults.interruptions) {
+            return Err(error(libc::EINTR));
+        }
+        match kind {
+            Kind::Sync => self.sync_content(world, handle).map(|()| Vec::new()),
+            Kind::Read { position, length } => {
+                if world.one_in(self.faults.read_errors) {
+                    return Err(error(libc::EIO));
+                }
+                let mut bytes = vec![0; *length];
+                let read = self.read(handle, *position, &mut bytes)?;
+                bytes.truncate(read);
+                Ok(bytes)
+            }
+            Kind::Write { position, bytes } => {
+                self.carry_out_write(world, handle, *position, bytes)
+            }
+        }
+    }
+
+    fn carry_out_write(
+        &mut self,
+        world: &World,
+        handle: Handle,
+        position: u64,
+        bytes: &[u8],
+    ) -> io::Result<Vec<u8>> {
+        self.inode(handle)?;
+        if world.one_in(self.faults.write_errors) {
+            world.tell(|| format!("[disk: a write of {} fails at {position}]", handle.inode));
+            self.tear(world, handle, position, bytes);
+            return Err(error(libc::EIO));
+        }
+        if world.one_in(self.faults.vanishing_writes) {
+            return Ok(bytes.to_vec());
+        }
+        let blocks = bytes.len() / BLOCK_BYTES;
+        let bytes = match blocks > 1 && world.one_in(self.faults.short_writes) {
+            true => &bytes[..(1 + world.below(blocks - 1)) * BLOCK_BYTES],
+            false => bytes,
+        };
+        self.claim(handle.inode, position + bytes.len() as u64)?;
+        self.land(handle, position, bytes);
+        Ok(bytes.to_vec())
+    }
+
+    // ---- the power ----
+
+    pub fn cut_power(&mut self, world: &World) {
+        for operation in std::mem::take(&mut self.operations).into_values() {
+            if let (Kind::Write { position, bytes }, None) = (operation.kind, operation.result) {
+                self.tear(world, operation.handle, position, &bytes);
+            }
+        }
+        self.starts += 1;
+        let paths: BTreeSet<PathBuf> = self
+            .names
+            .keys()
+            .chain(self.stable_names.keys())
+            .cloned()
+            .collect();
+        let mut names = BTreeMap::new();
+        for path in paths {
+            let (live, stable) = (self.names.get(&path), self.stable_names.get(&path));
+            let left = match live == stable || world.one_in(2) {
+                true => live,
+                false => stable,
+            };
+            let has_parent = path
+                .parent()
+                .is_none_or(|parent| names.contains_key(parent));
+            if let (Some(inode), true) = (left, has_parent) {
+                names.insert(path, *inode);
+            }
+        }
+        self.stable_names = names.clone();
+        self.names = names;
+        for inode in self.inodes.values_mut() {
+            inode.handles = 0;
+            inode.lock = None;
+            inode.lose_power(world);
+        }
+        self.forget_unused();
+    }
+
+    pub fn content(&self, path: &Path) -> Vec<u8> {
+        let Some(inode) = self.names.get(path).map(|inode| &self.inodes[inode]) else {
+            return Vec::new();
+        };
+        let mut bytes = vec![0; inode.length as usize];
+        inode.cache.read(0, &mut bytes);
+        bytes
+    }
+
+    pub fn digest(&self) -> u32 {
+        let mut sum = 0;
+        for (path, inode) in &self.names {
+            sum = crc32c::crc32c_append(sum, path.as_os_str().as_encoded_bytes());
+            for (number, block) in &self.inodes[inode].cache.0 {
+                sum = crc32c::crc32c_append(sum, &number.to_le_bytes());
+                sum = crc32c::crc32c_append(sum, &block[..]);
+            }
+        }
+        sum
+    }
+}
+
+impl Inode {
+    fn lose_power(&mut self, world: &World) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let way = world.below(4);
+        for sector in dirty {
+            if way == 0 || (way > 1 && world.one_in(2)) {
+                self.stable.copy_sector(&self.cache, sector);
+            }
+        }
+        if self.length != self.stable_length && world.one_in(2) {
+            self.stable_length = self.length;
+        }
+        let length = self.stable_length;
+        self.stable.0.retain(|block, _| block * BLOCK < length);
+        self.cache = self.stable.clone();
+        self.length = length;
+    }
+}
