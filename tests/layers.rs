@@ -124,7 +124,7 @@ const NOT_IN_PURE_ROOMS: [&str; 22] = [
 const MEMORY_FOR_THE_DISK: [&str; 3] = ["crate", "io", "buffer"];
 
 /// Where the clocks are read.
-const CLOCKS: [&str; 1] = ["io/kernel/clock.rs"];
+const CLOCKS: [&str; 2] = ["io/kernel/clock.rs", "io/simulated/clock.rs"];
 
 /// What a running relay gets from `io` alone, so that all of it can be simulated there; and who may take it
 /// elsewhere, because that is done once, before the rings start, or on a thread outside of the message path.
@@ -447,6 +447,11 @@ fn violations_of_the_seam(source: &Source) -> Vec<String> {
     if source.code.iter().any(|word| word == "thread_local") && !source.is_in(&["io"]) {
         found.push("has values of a thread: take core_local".to_owned());
     }
+    let asks = |it: &[String]| it[0] == "." && ["exists", "try_exists"].contains(&it[1].as_str());
+    let may_ask = THROUGH_IO[3].1;
+    if source.code.windows(2).any(asks) && !source.is_in(may_ask) {
+        found.push("asks a path whether it is there: take io::fs::exists".to_owned());
+    }
     // Without it the order of looking is drawn from random numbers of the library.
     let selects = source
         .code
@@ -551,6 +556,29 @@ fn the_map_shows_these_levels() {
         });
         let watched: BTreeSet<&str> = rooms.iter().copied().collect();
         assert_eq!(shown, watched, "level {level}");
+    }
+}
+
+/// What a room may ask of one host it may ask of the other.
+#[test]
+fn both_hosts_offer_the_same() {
+    let sources = sources();
+    let offered = |host: &str, module: &str| -> BTreeSet<String> {
+        let path = format!("io/{host}/{module}.rs");
+        let source = sources.iter().find(|it| it.path == path);
+        let code = &source.unwrap_or_else(|| panic!("no {path}")).code;
+        let items = code.windows(4).filter(|it| {
+            it[0] == "pub" && ["fn", "async", "struct", "const"].contains(&it[1].as_str())
+        });
+        items
+            .map(|it| it[if it[1] == "async" { 3 } else { 2 }].clone())
+            .filter(|name| name != "new")
+            .collect()
+    };
+    for module in ["clock", "operations", "random", "runtime"] {
+        let (kernel, simulated) = (offered("kernel", module), offered("simulated", module));
+        let missing: Vec<&String> = kernel.difference(&simulated).collect();
+        assert!(missing.is_empty(), "{module}: {missing:?}");
     }
 }
 
@@ -672,6 +700,11 @@ fn planted_violations_are_found() {
             "tls/mod.rs",
             "thread_local! { static SEEN: Cell<u64> = Cell::new(0); }",
             "has values of a thread: take core_local",
+        ),
+        (
+            "spool/directory.rs",
+            "if path.exists() {}",
+            "asks a path whether it is there: take io::fs::exists",
         ),
         (
             "delivery/mod.rs",

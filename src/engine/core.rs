@@ -155,7 +155,7 @@ fn open_spool(
 ) -> Spool {
     let (shared, outbox, log) = (shared.clone(), outbox.clone(), log.clone());
     Spool::start(part, move |note: Note| match note {
-        Note::SegmentRetired { .. } => {
+        Note::SegmentRetired { .. } | Note::SpaceWanted => {
             for core in shared.cores().filter(|core| *core != number) {
                 outbox.send(core, ToCore::Spool(note.clone()));
             }
@@ -173,7 +173,7 @@ fn log_note(log: &Log, dir: &Path, thread: usize, note: &Note) {
         line
     };
     match note {
-        Note::SegmentRetired { .. } => {}
+        Note::SegmentRetired { .. } | Note::SpaceWanted => {}
         Note::Unmovable { id, lap, error } => {
             log.line(LogLevel::Error, event::SPOOL_MESSAGE_DAMAGED, now)
                 .field("id", *id)

@@ -199,7 +199,7 @@ impl Blocking<'_> {
 
     /// How many names it has.
     pub fn links(self) -> io::Result<u64> {
-        Ok(std::os::unix::fs::MetadataExt::nlink(&self.0.metadata()?))
+        Ok(fs::MetadataExt::nlink(&self.0.metadata()?))
     }
 
     /// See [`File::sync_data`].

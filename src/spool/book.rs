@@ -315,6 +315,13 @@ impl MessageBook {
         }
     }
 
+    /// Nothing in the segment is alive.
+    pub fn is_dead(&self, lap: Lap) -> bool {
+        self.segments
+            .get(&lap)
+            .is_none_or(|segment| segment.live == 0)
+    }
+
     /// The next live message of a segment. `cursor` starts at zero; `Err` says that many dead ones
     /// were passed and that it is somebody else's turn.
     pub fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Result<Option<MessageId>, Busy> {

@@ -316,6 +316,11 @@ impl<S: Clone, T> Machine<S, T> {
         self.again.iter().chain(&self.open).map(|b| b.filled).sum()
     }
 
+    /// Something waits because its write, or another one on its lap, has failed.
+    pub fn writes_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
     /// Nothing waits and nothing is in flight.
     pub fn is_idle(&self) -> bool {
         self.open.is_none() && self.again.is_empty() && self.in_flight.is_empty()
@@ -429,9 +434,15 @@ impl<S: Clone, T> Machine<S, T> {
             .then_some((&current.head.segment, used_bytes))
     }
 
-    /// The lap at work gets no more commits. Only when it is [`Self::leavable`].
+    /// The lap at work, if there is anything in it, and nothing waits or is in flight.
+    pub fn at_rest(&self) -> Option<&S> {
+        let current = self.current.as_ref().filter(|_| self.is_idle())?;
+        (current.position > BLOCK_BYTES as u64).then_some(&current.head.segment)
+    }
+
+    /// The lap at work gets no more commits. Only when it is [`Self::at_rest`].
     pub fn leave(&mut self) {
-        assert!(self.leavable().is_some());
+        assert!(self.at_rest().is_some());
         self.seal_current();
     }
 

@@ -8,6 +8,7 @@ use crate::io::buffer::AlignedBuf;
 use crate::io::clock;
 use crate::io::file::{Durability, File};
 use crate::io::runtime::{sleep, spawn};
+use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::{Outcome, RecipientState};
 use crate::spool::book::{Busy, MessageBook, OutcomeBook, Part};
@@ -27,7 +28,7 @@ use crate::spool::residence::{Foothold, Movable, Residence};
 use crate::spool::shortage::{ENOUGH_PART, Lack, Shortage, Trouble};
 use crate::spool::{
     CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, OUTCOME_FLUSH_BYTES, OUTCOME_STAGING_BYTES,
-    SpoolError, SpoolStats,
+    Settings, SpoolError, SpoolStats,
 };
 use crate::time::{Now, WallTime};
 use std::cell::{Cell, RefCell};
@@ -38,8 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, oneshot};
 
-/// Records and commits cost some bytes besides the body.
-const LEAST_ROOM_BYTES: u64 = COMMIT_BYTES_MAX as u64 / 16;
+/// Other cores are asked for space no more often than this.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
 
 type SegmentRef = Arc<SegmentFile>;
 
@@ -90,6 +91,8 @@ pub(super) struct Log<T> {
     idle: Notify,
     /// Waiting records are to be written although they are few. Always true for messages.
     due: Cell<bool>,
+    /// Takes no more records, also of those who wait for room.
+    ended: Cell<bool>,
 }
 
 impl<T> Log<T> {
@@ -101,6 +104,7 @@ impl<T> Log<T> {
             gate: Mutex::new(()),
             idle: Notify::new(),
             due: Cell::new(due),
+            ended: Cell::new(false),
         }
     }
 
@@ -127,6 +131,9 @@ impl<T> Log<T> {
         };
         let mut ticket = ticket;
         loop {
+            if self.ended.get() {
+                return Err(SpoolError::Closing);
+            }
             let appended = self.machine.borrow_mut().append(record, ticket);
             match appended {
                 Ok(()) => return Ok(()),
@@ -176,7 +183,11 @@ pub(super) struct Shared {
     next_sequence: Cell<u64>,
     /// Reused for encoding what precedes a body.
     scratch: RefCell<Vec<u8>>,
+    /// Outcomes for whose records there is no room yet.
+    outcomes_in_line: Cell<usize>,
     timer_runs: Cell<bool>,
+    /// The other cores were just asked to make space.
+    has_asked: Cell<bool>,
     closing: Cell<bool>,
     abandoned: Cell<u64>,
 }
@@ -213,7 +224,9 @@ impl Shared {
             settled: Notify::new(),
             next_sequence: Cell::new(0),
             scratch: RefCell::new(Vec::new()),
+            outcomes_in_line: Cell::new(0),
             timer_runs: Cell::new(false),
+            has_asked: Cell::new(false),
             closing: Cell::new(false),
             abandoned: Cell::new(0),
         }
@@ -222,7 +235,11 @@ impl Shared {
     pub fn is_closed(&self) -> bool {
         self.closing.get()
             && self.messages.machine.borrow().is_idle()
-            && self.outcomes.machine.borrow().is_idle()
+            && self.has_no_outcomes_to_write()
+    }
+
+    fn has_no_outcomes_to_write(&self) -> bool {
+        self.outcomes_in_line.get() == 0 && self.outcomes.machine.borrow().is_idle()
     }
 
     /// Gives a log the segment that was prepared for it.
@@ -279,9 +296,10 @@ impl Shared {
         self.pool.borrow().lack().error()
     }
 
-    fn make_room(&self) {
+    fn make_room(self: &Rc<Self>) {
         self.leave_for_space();
         self.mover.notify_one();
+        self.ask_others_for_space();
     }
 
     /// Why mail that asks for more than is left is refused. Somebody who asks for much is no trouble while there
@@ -334,7 +352,7 @@ impl Shared {
     }
 
     /// Takes back what was said, if it is over. What can make room is set going, since perhaps no client asks any more.
-    pub fn look_whether_over(&self, now: Now) {
+    pub fn look_whether_over(self: &Rc<Self>, now: Now) {
         if !self.shortage.borrow().is_said() {
             return;
         }
@@ -365,22 +383,39 @@ impl Shared {
         self.books.borrow().files.contains_key(&lap)
     }
 
-    /// Else a segment would stay the one at work for ever whose mail is long gone, but which has too
-    /// little room for new mail.
-    fn leave_for_space(&self) {
-        let mut machine = self.messages.machine.borrow_mut();
-        let Some((segment, used_bytes)) = machine.leavable() else {
-            return;
-        };
-        let (lap, segment_bytes) = (segment.lap, self.pool.borrow().segment_bytes());
-        let books = self.books.borrow();
-        if !books
-            .messages
-            .is_worth_leaving(lap, used_bytes, segment_bytes)
-        {
+    /// Outcomes of ours may lean on segments at work of other cores, whose mail is long gone as well.
+    fn ask_others_for_space(self: &Rc<Self>) {
+        if self.has_asked.replace(true) {
             return;
         }
-        drop(books);
+        (self.sink)(Note::SpaceWanted);
+        let shared = self.clone();
+        spawn(async move {
+            sleep(ASK_PAUSE).await;
+            shared.has_asked.set(false);
+        });
+    }
+
+    /// Else a segment would stay the one at work for ever whose mail is long gone, but which has too
+    /// little room for new mail, or which outcomes lean on. One that is all dead costs two headers, whatever
+    /// is used of it; one with live mail must be worth the copies.
+    fn leave_for_space(&self) {
+        if planted(Bug::SpaceNotLeft) {
+            return;
+        }
+        let mut machine = self.messages.machine.borrow_mut();
+        let helps = {
+            let books = &self.books.borrow().messages;
+            let segment_bytes = self.pool.borrow().segment_bytes();
+            let is_dead = |segment: &SegmentRef| books.is_dead(segment.lap);
+            let is_worth_it = |(segment, used): (&SegmentRef, u64)| {
+                books.is_worth_leaving(segment.lap, used, segment_bytes)
+            };
+            machine.at_rest().is_some_and(is_dead) || machine.leavable().is_some_and(is_worth_it)
+        };
+        if !helps {
+            return;
+        }
         machine.leave();
         let sealed = machine.take_sealed();
         drop(machine);
@@ -414,6 +449,13 @@ impl Shared {
     pub fn take_unread(&self, lap: Lap) -> Option<SegmentFile> {
         let mut books = self.books.borrow_mut();
         let file = books.files.remove(&lap)?;
+        if planted(Bug::ReadersIgnored) {
+            return Some(SegmentFile {
+                lap,
+                segment_bytes: file.segment_bytes,
+                file: file.file.clone(),
+            });
+        }
         match Arc::try_unwrap(file) {
             Ok(segment) => Some(segment),
             Err(file) => {
@@ -512,7 +554,14 @@ impl Shared {
             Ok(stored) => {
                 self.moved.set(self.moved.get() + 1);
                 let place = Place::of(&stored, chunks);
-                let moved = |from: &[Part]| place.with_parts(|to| books.moved(id, from, to));
+                let moved = |from: &[Part]| {
+                    let is_alive = place.with_parts(|to| books.moved(id, from, to));
+                    if planted(Bug::HoldsIgnored) {
+                        from.iter()
+                            .for_each(|(lap, _)| books.retired_elsewhere(*lap));
+                    }
+                    is_alive
+                };
                 (place.clone(), from.with_parts(moved), Ok(()))
             }
             Err(WriteFailed {
@@ -533,6 +582,9 @@ impl Shared {
     /// The session went away before its receipt, so 250 was not said: the message is let go.
     fn abandon(self: &Rc<Self>, receipt: Receipt, recipients: u32) {
         self.abandoned.set(self.abandoned.get() + 1);
+        if planted(Bug::AbandonedKept) {
+            return;
+        }
         let id = receipt.id();
         let finished = |index| (index, RecipientState::Finished);
         let outcome = Outcome {
@@ -551,9 +603,12 @@ impl Shared {
             let lap = stored.segment().lap();
             let OutcomeTicket { home, then } = ticket;
             let Foothold { place, is_covered } = &*home;
+            let is_covered = &(*is_covered || planted(Bug::OutcomesCovered));
             let refers = |laps: &[Lap]| {
                 let books = &mut self.books.borrow_mut().outcomes;
-                books.refers(lap, laps, *is_covered);
+                if !planted(Bug::OutcomesForgotten) {
+                    books.refers(lap, laps, *is_covered);
+                }
             };
             place.with_laps(refers);
             if let Some(then) = then {
@@ -615,7 +670,8 @@ impl Shared {
             );
             machine.take_sealed()
         };
-        if write.result.is_err() {
+        // Also if this write went well, and another one on its segment did not.
+        if self.outcomes.machine.borrow().writes_again() {
             self.outcomes.due.set(true);
         }
         self.note_failure(write.segment.lap, write.result);
@@ -670,6 +726,8 @@ async fn put_outcomes(
         put.expect("outcomes fit into a commit and are not refused");
         shared.outcomes_wait();
     }
+    let in_line = &shared.outcomes_in_line;
+    in_line.set(in_line.get() - 1);
 }
 
 /// A write that came back from the disk.
@@ -693,6 +751,12 @@ async fn make_durable(write: Write<SegmentRef>) -> Written {
     let (mut result, buffer) = file.write_all_at(buffer, length, position).await;
     if result.is_ok() && file.durability() == Durability::Buffered {
         result = file.sync_data().await;
+        if result.is_err() && planted(Bug::SecondSyncBelieved) {
+            result = file.sync_data().await;
+        }
+    }
+    if planted(Bug::WriteErrorSwallowed) {
+        result = Ok(());
     }
     Written {
         number,
@@ -732,7 +796,8 @@ async fn write_outcomes(shared: Rc<Shared>) {
             log.work.notified().await;
             continue;
         };
-        log.due.set(shared.outcomes_fill_a_write());
+        // What a batch that is written again leaves behind was due as well.
+        log.due.set(log.machine.borrow().waiting_bytes() > 0);
         shared.write_began(log);
         let written = make_durable(write).await;
         shared.outcome_written(written);
@@ -776,10 +841,15 @@ impl Shared {
         room >= self.pool.borrow().segment_bytes() / 2
     }
 
+    /// Records and commits cost some bytes besides the body.
+    fn least_room_bytes(&self) -> u64 {
+        Settings::bytes_beside_body(self.pool.borrow().segment_bytes())
+    }
+
     /// Is there room for all sorts of mail?
     fn has_enough_room(&self) -> bool {
         let segment_bytes = self.pool.borrow().segment_bytes();
-        self.has_room_for_mail((segment_bytes / ENOUGH_PART).max(LEAST_ROOM_BYTES))
+        self.has_room_for_mail((segment_bytes / ENOUGH_PART).max(self.least_room_bytes()))
     }
 
     /// Is there room for a record of mail? The rest is for moves.
@@ -975,12 +1045,10 @@ impl Spool {
         record: &Record<'_>,
         ticket: MessageTicket,
     ) -> Result<(), SpoolError> {
-        if self.shared.closing.get() {
-            return Err(SpoolError::Closing);
-        }
         let segment_may_come = || self.shared.pool.borrow().may_come();
         let log = &self.shared.messages;
         match log.put(record, ticket, segment_may_come).await {
+            Ok(()) if planted(Bug::AppendWakesNobody) => {}
             Ok(()) => log.work.notify_one(),
             Err(SpoolError::Full) => return Err(self.shared.refusal()),
             Err(error) => return Err(error),
@@ -1014,6 +1082,8 @@ impl Spool {
                 Ok(()) => self.shared.outcomes_wait(),
                 Err(ticket) => {
                     parts.push_front((meta, ticket));
+                    let in_line = &self.shared.outcomes_in_line;
+                    in_line.set(in_line.get() + 1);
                     spawn(put_outcomes(self.shared.clone(), id, parts));
                     return;
                 }
@@ -1036,11 +1106,18 @@ impl Spool {
 
     /// A note of another core's spool.
     pub fn receive_note(&self, note: &Note) {
-        if let Note::SegmentRetired { lap, moved_to } = note {
-            let mut books = self.shared.books.borrow_mut();
-            books.outcomes.message_segment_retired(*lap, moved_to);
-            books.messages.retired_elsewhere(*lap);
-            self.shared.keeper.notify_one();
+        match note {
+            Note::SegmentRetired { lap, .. }
+                if planted(Bug::NotesLost) && lap.generation.is_multiple_of(2) => {}
+            Note::SegmentRetired { lap, moved_to } => {
+                let mut books = self.shared.books.borrow_mut();
+                books.outcomes.message_segment_retired(*lap, moved_to);
+                books.messages.retired_elsewhere(*lap);
+                self.shared.keeper.notify_one();
+            }
+            Note::SpaceWanted => self.shared.leave_for_space(),
+            // For the log only.
+            _ => {}
         }
     }
 
@@ -1050,9 +1127,10 @@ impl Spool {
         if self.shared.closing.get() {
             return Err(SpoolError::Closing);
         }
-        let wanted = bytes.unwrap_or(0).saturating_add(LEAST_ROOM_BYTES);
+        let least = self.shared.least_room_bytes();
+        let wanted = bytes.unwrap_or(0).saturating_add(least);
         let shared = &self.shared;
-        if !shared.outcomes_have_reserve() || !shared.has_room_for_mail(LEAST_ROOM_BYTES) {
+        if !shared.outcomes_have_reserve() || !shared.has_room_for_mail(least) {
             return Err(shared.refusal());
         }
         match shared.has_room_for_mail(wanted) {
@@ -1091,7 +1169,7 @@ impl Spool {
     pub async fn flush(&self) {
         loop {
             let idle = self.shared.outcomes.idle.notified();
-            if self.shared.outcomes.machine.borrow().is_idle() {
+            if self.shared.has_no_outcomes_to_write() {
                 return;
             }
             self.shared.outcomes.due.set(true);
@@ -1107,6 +1185,8 @@ impl Spool {
     pub async fn close(&self) {
         self.flush().await;
         self.shared.closing.set(true);
+        self.shared.messages.ended.set(true);
+        self.shared.messages.room.notify_one();
         loop {
             let idle = self.shared.messages.idle.notified();
             if self.shared.messages.machine.borrow().is_idle() {

@@ -6,6 +6,7 @@
 
 use crate::io::file::free_bytes_blocking;
 use crate::io::runtime::{blocking, sleep, timeout};
+use crate::io::{Bug, planted};
 use crate::spool::driver::Shared;
 use crate::spool::place::SegmentFile;
 use crate::spool::record::{Lap, SegmentId, Usage};
@@ -355,6 +356,10 @@ async fn retire(shared: &Rc<Shared>) -> Progress {
                 progress = Progress::Stuck;
                 continue;
             };
+            if planted(Bug::NotesEarly) && usage == Usage::Messages {
+                let moved_to = Arc::new([]);
+                (shared.sink)(Note::SegmentRetired { lap, moved_to });
+            }
             match retire_one(shared, segment).await {
                 Ok(free) => {
                     let mut pool = shared.pool.borrow_mut();
@@ -396,7 +401,14 @@ async fn retire_one(
         } else if segment.segment_bytes != segments.segment_bytes() {
             segments.remove(id).map(|()| None)
         } else {
-            segments.end_lap(segment.lap, &segment.file, run).map(Some)
+            let ended = segments.end_lap(segment.lap, &segment.file, run);
+            match ended {
+                Err(_) if planted(Bug::FailedRetirementTaken) => Ok(Some(FreeSegment {
+                    lap: segment.lap,
+                    file: segment.file.clone(),
+                })),
+                ended => ended.map(Some),
+            }
         };
         match result {
             // Nothing is left to be set aside or removed.

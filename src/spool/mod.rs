@@ -57,7 +57,9 @@ use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;
 use crate::message::MessageId;
 use crate::smtp::refusal::Refusal;
-use crate::spool::record::{COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES};
+use crate::spool::record::{
+    COMMIT_BYTES_MAX, COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,13 +136,23 @@ impl Settings {
     /// move on to.
     pub const SEGMENTS_PER_CORE_MIN: u64 = 5;
 
+    /// What records and commits take besides the body, where mail is admitted.
+    fn bytes_beside_body(segment_bytes: u64) -> u64 {
+        (COMMIT_BYTES_MAX as u64).min(segment_bytes) / 16
+    }
+
     /// Largest messages that a spool of limited size must have room for.
     const MESSAGES_MIN: u64 = 4;
 
     /// The smallest `spool_bytes_max` that works for so many cores. A message lies in the segments
     /// of one core.
     pub fn spool_bytes_min(&self, cores: u16) -> u64 {
-        let of_a_message = self.message_bytes_max.div_ceil(self.segment_bytes).max(1);
+        let block = BLOCK_BYTES as u64;
+        // As `Spool::admit` asks for it, in an empty spool. The two blocks: of the segment that is left to moves, and
+        // what a message may miss at the end of another.
+        let bytes =
+            self.message_bytes_max + Self::bytes_beside_body(self.segment_bytes) + 2 * block;
+        let of_a_message = bytes.div_ceil(self.segment_bytes - block);
         let of_a_core = Self::SEGMENTS_PER_CORE_MIN + of_a_message - 1;
         let segments = of_a_core.saturating_mul(u64::from(cores));
         let of_messages = self.message_bytes_max.saturating_mul(Self::MESSAGES_MIN);
@@ -226,6 +238,9 @@ pub enum Note {
         /// Where copies of its messages lie: outcomes that they may lack are kept for them.
         moved_to: Arc<[Lap]>,
     },
+    /// Mail was refused for want of space: hand this to [`Spool::receive_note`] on every other core, which may have
+    /// a segment at work that holds nothing any more, and that outcomes of this core lean on.
+    SpaceWanted,
     /// A message cannot be moved, because its body cannot be read. For the log only. It stays where it
     /// is, and is delivered or reported as far as that works.
     Unmovable {

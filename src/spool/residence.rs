@@ -1,5 +1,6 @@
 //! Where an unfinished message lies: a place that may change while other cores use it.
 
+use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::place::Place;
@@ -69,7 +70,11 @@ impl Residence {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        self.standing.snapshot()
+        let mut snapshot = self.standing.snapshot();
+        if planted(Bug::CopiesForget) {
+            snapshot.states.clear();
+        }
+        snapshot
     }
 
     pub(super) fn replace(&self, place: Place) {

@@ -10,6 +10,7 @@ use crate::io::file::{
 };
 use crate::io::fs::{self, DirBuilderExt, FileExt, OpenOptionsExt};
 use crate::io::random;
+use crate::io::{Bug, planted};
 use crate::spool::record::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -143,10 +144,10 @@ impl Segments {
             .custom_flags(direct | libc::O_CLOEXEC)
             .open(self.path_of(id))?;
         allocate_blocking(&file, self.segment_bytes)?;
-        let zeros = AlignedBuf::new(FILL_BYTES);
+        let zeros = AlignedBuf::new((self.segment_bytes as usize).min(FILL_BYTES));
         let mut position = 0;
         while position < self.segment_bytes {
-            let length = (self.segment_bytes - position).min(FILL_BYTES as u64);
+            let length = (self.segment_bytes - position).min(zeros.len() as u64);
             file.write_all_at(&zeros[..length as usize], position)?;
             position += length;
         }
@@ -156,7 +157,7 @@ impl Segments {
 
     /// Begins the next lap of a segment, durably.
     pub fn begin_lap(&self, free: FreeSegment, purpose: Purpose) -> io::Result<PreparedSegment> {
-        let header = SegmentHeader {
+        let mut header = SegmentHeader {
             lap: Lap {
                 segment: free.lap.segment,
                 generation: next_generation(free.lap, purpose.run),
@@ -168,6 +169,10 @@ impl Segments {
             segment_bytes: self.segment_bytes,
             nonce: fresh_nonce()?,
         };
+        if planted(Bug::LapsRepeated) {
+            header.lap.generation = 1;
+            header.nonce = Nonce([1; 16]);
+        }
         write_header(&free.file, &header)?;
         Ok(PreparedSegment {
             header,

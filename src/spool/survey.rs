@@ -627,7 +627,11 @@ impl Surveyor {
     /// again as well: what says that its message is finished must outlive it.
     fn own_up(&mut self) {
         for (index, position, damaged) in std::mem::take(&mut self.torn) {
-            if self.was_never_needed(&damaged.message) {
+            let id = damaged.message.id;
+            let was_accepted = self.known.contains_key(&id);
+            // Its head is whole, so what a copy says of its recipients is true. Outcomes that it covers may be gone.
+            self.learn(None, id, damaged.states.clone());
+            if !was_accepted || self.is_not_needed(&damaged.message) {
                 self.report.torn += 1;
                 self.doubt(damaged.message.id, damaged.message.lap);
             } else {
@@ -646,13 +650,11 @@ impl Surveyor {
         }
     }
 
-    /// Of one in the last commits: it was not accepted there, or is not needed any more. An outcome that
-    /// names a message says that it was accepted, and copies are made of what is whole elsewhere.
-    fn was_never_needed(&self, message: &FoundMessage) -> bool {
+    /// Of one in the last commits that was accepted, as an outcome that names it says: copies are made of what is
+    /// whole elsewhere, or was until the last recipient was finished.
+    fn is_not_needed(&self, message: &FoundMessage) -> bool {
         let states = self.states(message.id, message.envelope.recipients.len());
-        self.seen.contains_key(&message.id)
-            || !self.known.contains_key(&message.id)
-            || states.iter().all(RecipientState::is_finished)
+        self.seen.contains_key(&message.id) || states.iter().all(RecipientState::is_finished)
     }
 
     /// In `lap` is a copy of the message that is not whole.

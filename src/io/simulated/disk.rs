@@ -312,6 +312,17 @@ impl Disk {
         }
     }
 
+    /// The number of an open file, and by how many names it can be found.
+    pub fn identity(&self, handle: Handle) -> (u64, u64) {
+        let links = self.names.values().filter(|it| **it == handle.inode);
+        (handle.inode, links.count() as u64)
+    }
+
+    /// The same of a name.
+    pub fn identity_of(&self, path: &Path) -> io::Result<(u64, u64)> {
+        self.find(path).map(|inode| (inode, 1))
+    }
+
     /// True if it is locked now.
     pub fn try_lock(&mut self, handle: Handle) -> io::Result<bool> {
         let lock = &mut self.inode(handle)?.lock;

@@ -27,6 +27,12 @@ impl File {
         self.handle
     }
 
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        let world = world::current();
+        let (inode, links) = world.disk.borrow().identity(self.handle);
+        Ok(Metadata { inode, links })
+    }
+
     pub fn sync_all(&self) -> io::Result<()> {
         let world = world::current();
         let synced = world
@@ -201,7 +207,10 @@ impl DirBuilderExt for DirBuilder {
 
 /// What is known of a name.
 #[derive(Clone, Copy, Debug)]
-pub struct Metadata(());
+pub struct Metadata {
+    inode: u64,
+    links: u64,
+}
 
 impl Metadata {
     /// There are no links.
@@ -210,11 +219,34 @@ impl Metadata {
     }
 }
 
-pub fn symlink_metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
-    match exists(path)? {
-        true => Ok(Metadata(())),
-        false => Err(io::ErrorKind::NotFound.into()),
+/// As `std::os::unix::fs::MetadataExt`.
+pub trait MetadataExt {
+    fn dev(&self) -> u64;
+    fn ino(&self) -> u64;
+    fn nlink(&self) -> u64;
+}
+
+impl MetadataExt for Metadata {
+    fn dev(&self) -> u64 {
+        1
     }
+
+    fn ino(&self) -> u64 {
+        self.inode
+    }
+
+    fn nlink(&self) -> u64 {
+        self.links
+    }
+}
+
+pub fn metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
+    let (inode, links) = world::current().disk.borrow().identity_of(path.as_ref())?;
+    Ok(Metadata { inode, links })
+}
+
+pub fn symlink_metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
+    metadata(path)
 }
 
 pub fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
