@@ -89,7 +89,7 @@ fn small_file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String>
 /// Then a level that demands trust is a level that delivers nothing.
 fn nobody_trusted(shared: &Shared) -> Option<String> {
     let demands_trust = shared.config.delivery.levels.demands(Level::Verify);
-    (demands_trust && shared.anchors.len() == 0).then(|| {
+    (demands_trust && shared.anchors.is_empty()).then(|| {
         "no certificate is trusted (--tls-ca, --tls-ca-only), and TLS out demands one (verify): that mail waits until \
          it is returned"
             .to_owned()

@@ -23,6 +23,8 @@ const PIECE_BYTES: usize = 9000;
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 const ROOM_MAX: Duration = Duration::from_secs(20);
 
+type Work = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
 /// How a run goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Manners {
@@ -161,7 +163,7 @@ impl Host {
 
     fn start_core(self: &Rc<Self>, core: u16) {
         let manners = self.manners.get();
-        let spawn = |task: fn(Rc<Host>, u16) -> std::pin::Pin<Box<dyn Future<Output = ()>>>| {
+        let spawn = |task: fn(Rc<Host>, u16) -> Work| {
             self.users.set(self.users.get() + 1);
             let (host, task) = (self.clone(), task(self.clone(), core));
             self.world.spawn(Owner::Core(core), async move {

@@ -55,7 +55,7 @@ impl Content {
             let is_zeros = piece.iter().all(|byte| *byte == 0);
             if is_zeros && length == BLOCK_BYTES {
                 self.0.remove(&number);
-            } else if !(is_zeros && !self.0.contains_key(&number)) {
+            } else if !is_zeros || self.0.contains_key(&number) {
                 let block = self.0.entry(number);
                 let block = block.or_insert_with(|| Rc::new([0; BLOCK_BYTES]));
                 Rc::make_mut(block)[skip..skip + length].copy_from_slice(piece);

@@ -35,11 +35,10 @@ impl File {
 
     pub fn sync_all(&self) -> io::Result<()> {
         let world = world::current();
-        let synced = world
+        world
             .disk
             .borrow_mut()
-            .sync(&world, self.handle, &self.path);
-        synced
+            .sync(&world, self.handle, &self.path)
     }
 
     pub fn sync_data(&self) -> io::Result<()> {
@@ -48,11 +47,10 @@ impl File {
 
     pub fn set_len(&self, length: u64) -> io::Result<()> {
         let world = world::current();
-        let truncated = world
+        world
             .disk
             .borrow_mut()
-            .truncate(&world, self.handle, length);
-        truncated
+            .truncate(&world, self.handle, length)
     }
 
     pub fn try_lock(&self) -> Result<(), TryLockError> {
@@ -100,8 +98,7 @@ pub trait FileExt {
 impl FileExt for File {
     fn read_at(&self, out: &mut [u8], position: u64) -> io::Result<usize> {
         let world = world::current();
-        let read = world.disk.borrow_mut().read(self.handle, position, out);
-        read
+        world.disk.borrow_mut().read(self.handle, position, out)
     }
 
     fn read_exact_at(&self, out: &mut [u8], position: u64) -> io::Result<()> {

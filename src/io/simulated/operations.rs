@@ -17,8 +17,7 @@ impl Submitted {
         let number = self.0.expect("it was submitted");
         let result = poll_fn(|context| {
             let world = world::current();
-            let polled = world.disk.borrow_mut().poll(number, context);
-            polled
+            world.disk.borrow_mut().poll(number, context)
         })
         .await;
         self.0 = None;
