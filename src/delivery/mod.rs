@@ -10,6 +10,8 @@
 //! Not here: SMTP, TLS and DNS (`remote`), and what a failure means (`schedule::judge`).
 
 mod ahead;
+mod opening;
+mod peer;
 mod report;
 mod settle;
 mod worker;

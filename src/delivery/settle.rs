@@ -1,6 +1,6 @@
 //! Does what `schedule::settle` decides of recipients: records new states, and queues what goes on.
 
-use super::worker::Peer;
+use super::peer::Peer;
 use super::{HopId, Inner};
 use crate::handoff::job::{Job, Message, words_of};
 use crate::io::clock;
