@@ -14,8 +14,6 @@ use crate::ledger::{Fate, Verdict, condemned, is_bounced, with_arrival, with_bou
 use crate::message::failed_recipients;
 use crate::sink::Delivery;
 
-/// Flaws that `check` names; more are only counted.
-
 /// Knows what arrived, but not what was sent.
 pub struct ArrivalLog {
     file: Option<BufWriter<File>>,

@@ -86,7 +86,10 @@ impl Core {
     pub async fn give_back_late(self) {
         let world = self.world().clone();
         let (patience, aheads) = (self.ahead_patience(), &self.part().aheads);
-        while world.canary != Canary::KeepsAhead {
+        if world.canary == Canary::KeepsAhead {
+            return;
+        }
+        loop {
             let first = || {
                 let mut aheads = aheads.borrow_mut();
                 aheads.retain(|place| place.waits_since().is_some());
