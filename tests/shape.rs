@@ -108,7 +108,7 @@ impl Source {
     fn lines(&self) -> usize {
         let of_tests = self.syntax.items.iter().filter_map(|item| match item {
             syn::Item::Mod(module) if module.attrs.iter().any(is_for_tests) => {
-                Some(lines_of(module))
+                Some(lines_of(module.span()))
             }
             _ => None,
         });
@@ -116,8 +116,7 @@ impl Source {
     }
 }
 
-fn lines_of(item: &impl Spanned) -> usize {
-    let span = item.span();
+fn lines_of(span: proc_macro2::Span) -> usize {
     span.end().line - span.start().line + 1
 }
 
