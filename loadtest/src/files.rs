@@ -27,7 +27,7 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     fs::write(path, bytes).map_err(named(path))
 }
 
-/// Fails as [`write`] would, and leaves everything as it is: asked before a test that takes long.
+/// Fails as [`write()`] would, and leaves everything as it is: asked before a test that takes long.
 pub fn check_writable(path: &Path) -> io::Result<()> {
     let was_there = path.exists();
     let opened = OpenOptions::new().append(true).create(true).open(path);

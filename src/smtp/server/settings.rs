@@ -42,7 +42,7 @@ pub struct Settings {
     /// MAIL commands of a session; 0 is no limit. Beyond: 421 4.7.0.
     pub max_transactions: u32,
     /// Commands that lead nowhere (NOOP, RSET, VRFY, EHLO, a chunk of nothing ...) since the last accepted
-    /// message, less what time forgives ([`Server::note_time`]); 0 is no limit. At the limit: 421 4.7.0.
+    /// message, less what time forgives ([`Server::note_time`](super::Server::note_time)); 0 is no limit. At the limit: 421 4.7.0.
     pub max_idle_commands: u32,
     /// Replies 4yz since the last accepted message; 0 is no limit. At the limit: 421 4.7.0.
     pub max_transient_refusals: u32,
