@@ -23,10 +23,11 @@ const IN_WORDS: [&str; 12] = [
 ];
 
 /// Flags of other programs: cargo, swaks, systemctl, setpriv, useradd, perf.
-const OF_OTHERS: [&str; 17] = [
+const OF_OTHERS: [&str; 18] = [
     "--ambient-caps",
     "--check",
     "--clear-groups",
+    "--features",
     "--help",
     "--inh-caps",
     "--lib",
