@@ -125,7 +125,9 @@ fn page_of_flags() -> String {
     let mut row: Option<String> = None;
     for line in help.lines() {
         let is_heading = line.ends_with(':') && line.starts_with(|c: char| c.is_ascii_uppercase());
-        let begins = line.starts_with("  ") && line.trim_start().starts_with('-');
+        // What is said of a flag stands deeper, and may begin with the name of another.
+        let is_shallow = line.starts_with("  ") && !line.starts_with("        ");
+        let begins = is_shallow && line.trim_start().starts_with('-');
         if is_heading || begins || line.is_empty() {
             page.extend(row.take().map(|row| format!("{row} |\n")));
         }
