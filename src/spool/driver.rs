@@ -1130,12 +1130,13 @@ impl Spool {
         let least = self.shared.least_room_bytes();
         let wanted = bytes.unwrap_or(0).saturating_add(least);
         let shared = &self.shared;
-        if !shared.outcomes_have_reserve() || !shared.has_room_for_mail(least) {
-            return Err(shared.refusal());
+        let have_reserve = shared.outcomes_have_reserve();
+        if have_reserve && shared.has_room_for_mail(wanted) {
+            return Ok(());
         }
-        match shared.has_room_for_mail(wanted) {
-            true => Ok(()),
-            false => Err(shared.refusal_of_size()),
+        match have_reserve && shared.has_room_for_mail(least) {
+            true => Err(shared.refusal_of_size()),
+            false => Err(shared.refusal()),
         }
     }
 
