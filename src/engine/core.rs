@@ -43,7 +43,6 @@ pub struct Seed {
     pub shared: Arc<Shared>,
     pub handoff: Handoff<ToCore>,
     pub spool: spool::CorePart,
-    /// With whether TLS comes first.
     pub listeners: Vec<(Bound, Port)>,
     pub recovered: RecoveredJobs,
     /// Recovered messages that this core is home to.

@@ -7,6 +7,7 @@ use crate::config::SpoolConfig;
 use crate::io::file::{existing_part, free_bytes_blocking, total_bytes_blocking};
 use crate::remote::resolve::probe;
 use crate::remote::route::NextHop;
+use crate::spool::Settings;
 use crate::text::units::Bytes;
 use crate::tls::Level;
 use std::io;
@@ -24,7 +25,7 @@ const THREADS_PER_CPU_MAX: usize = 2;
 /// For the log, and for `--check`.
 pub fn hints(shared: &Shared) -> Vec<String> {
     let mut hints = routes_to_itself(shared);
-    hints.extend(small_file_system(&shared.config.spool, &shared.specs));
+    hints.extend(file_system(&shared.config.spool, &shared.specs));
     let cpus = Topology::of_this_host().map_or(usize::MAX, |host| host.cpus.len());
     hints.extend(nobody_trusted(shared));
     hints.extend(too_many_threads(shared.specs.len(), cpus));
@@ -50,38 +51,37 @@ fn routes_to_itself(shared: &Shared) -> Vec<String> {
     places.into_iter().map(told).collect()
 }
 
-/// As [`crate::spool::Settings::check`] demands of a given size, of the file system where none is given.
-fn small_file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String> {
-    let settings = &config.settings;
-    let threads = plan::number_of(specs);
+/// What the file system of the spool is too small for, in whole MiB.
+fn file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String> {
+    let (settings, threads) = (&config.settings, plan::number_of(specs));
     let least = settings.spool_bytes_min(threads);
     let wanted = least.saturating_add(settings.keep_free_bytes);
-    let total = total_bytes_blocking(existing_part(&config.dir)).ok()?;
-    let free = free_bytes_blocking(existing_part(&config.dir)).ok()?;
-    let [total, wanted, free] = [
-        total / MIB * MIB,
-        wanted.next_multiple_of(MIB),
-        free / MIB * MIB,
-    ];
-    if total >= wanted
-        && free
-            < settings
-                .keep_free_bytes
-                .saturating_add(settings.segment_bytes)
-    {
-        return Some(format!(
+    let wanted = wanted.next_multiple_of(MIB);
+    let place = existing_part(&config.dir);
+    let total = total_bytes_blocking(place).ok()? / MIB * MIB;
+    let free = free_bytes_blocking(place).ok()? / MIB * MIB;
+    match total < wanted {
+        // A size that is given was compared with what is needed before.
+        true => settings.spool_bytes_max.is_none().then(|| {
+            format!(
+                "the file system of the spool has {} and {threads} threads need {}: mail may be refused for want \
+                 of space (452); fewer threads, a smaller --segment-size or a larger file system",
+                Bytes(total),
+                Bytes(wanted),
+            )
+        }),
+        false => nearly_full(settings, free),
+    }
+}
+
+fn nearly_full(settings: &Settings, free: u64) -> Option<String> {
+    let kept = settings.keep_free_bytes;
+    (free < kept.saturating_add(settings.segment_bytes)).then(|| {
+        format!(
             "the file system of the spool has {} left, and --spool-keep-free leaves {} alone: new mail is refused \
              for want of space (452) when the segments that are there are full",
             Bytes(free),
-            Bytes(settings.keep_free_bytes),
-        ));
-    }
-    (settings.spool_bytes_max.is_none() && total < wanted).then(|| {
-        format!(
-            "the file system of the spool has {} and {threads} threads need {}: mail may be refused for want \
-             of space (452); fewer threads, a smaller --segment-size or a larger file system",
-            Bytes(total),
-            Bytes(wanted),
+            Bytes(kept),
         )
     })
 }
