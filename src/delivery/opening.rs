@@ -195,7 +195,7 @@ impl Inner {
     }
 
     /// Gives up a connection that takes long to open while other hops wait for its place.
-    pub(super) async fn unless_crowded_out(
+    async fn unless_crowded_out(
         &self,
         hop: HopId,
         connecting: impl Future<Output = Tried>,
