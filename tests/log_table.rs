@@ -78,7 +78,7 @@ fn event_named(name: &str) -> &'static Event {
 }
 
 #[test]
-fn every_event_is_in_the_readme_once_and_none_that_is_not_in_the_code() {
+fn every_event_is_in_the_table_once_and_none_that_is_not_in_the_code() {
     let rows = documented();
     let mut named: Vec<&str> = rows
         .iter()
@@ -93,7 +93,7 @@ fn every_event_is_in_the_readme_once_and_none_that_is_not_in_the_code() {
 
 /// Events of one row share its list: it has what any of them has.
 #[test]
-fn the_readme_names_the_fields_that_lines_have() {
+fn the_table_names_the_fields_that_lines_have() {
     for row in documented() {
         let mut declared = BTreeSet::new();
         let mut has_any = false;

@@ -1,6 +1,6 @@
 //! Watches the shape of the sources: sizes, circles of files, and a head in every room.
 //!
-//! The lists of exceptions are a ratchet: what has become smaller must leave its list or lower its number.
+//! The lists of exceptions only shrink: what keeps to the rule must leave its list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,22 +1,7 @@
 //! All that is shared between cores, in one list.
 //!
-//! | what | written by | cost on the message path |
-//! |---|---|---|
-//! | settings, routes, relay policy, trust anchors | nobody after the start | none |
-//! | keys of TLS tickets | their own rotation | one shared read for a resumed handshake |
-//! | [`Load`]: open connections of each core | its core | one add and one subtract a connection |
-//! | [`AddressCounts`] | all ingress cores | the same, if a limit per address is set |
-//! | heartbeats | its core; read by the control thread | none |
-//! | [`CoreMetrics`] | its core; read by the control thread | plain stores |
-//! | [`Rates`]: cells of addresses that are not trusted | all ingress cores | two loads and two maxima a connection, message and recipient |
-//! | [`TlsMemory`]: how handshakes of clients ended | all ingress cores | two loads an EHLO, two stores a handshake |
-//! | [`Memory`]: what each core holds | it, and whoever drops a body or a message | three adds and subtracts a message |
-//! | `Message`: envelope, open recipients | the cores that deliver it | one subtract a transaction |
-//! | its `Residence`: where it lies, and which recipients are finished | its home moves it; the cores that deliver it | one load and one store a transaction |
-//! | lanes | their sender and receiver | a store each; a wake if the receiver sleeps |
-//!
-//! Nothing else is. Spool logs, schedules, DNS answers, tickets, verdicts, buffers and log lines
-//! belong to one core each.
+//! Who writes each, and what it costs on a message's path, is in ARCHITECTURE.md ("What cores share"). Nothing
+//! else is shared: spool logs, schedules, DNS answers, tickets, verdicts, buffers and log lines belong to one core each.
 
 use super::placement::CoreSpec;
 use crate::config::Config;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Ceiling of all cores together unless it is said otherwise.
 pub const BYTES_MAX: u64 = 512 << 20;
 
-/// What other cores hold is looked up at every so manieth question while there is plenty.
+/// What other cores hold is summed up once in so many questions while there is plenty.
 const LOOKS_PER_SUM: u32 = 16;
 
 /// How full memory is. Each level includes what is said of those before it.
@@ -25,7 +25,7 @@ pub enum Level {
     Warm,
     /// From 3/4: bodies that come in go to the disk at once, and only few sessions read at a time.
     Tight,
-    /// From 7/8: 452 at MAIL and DATA, 421 at connect, but not for trusted clients.
+    /// From 7/8: 452 at MAIL, RCPT and DATA, 421 at connect, but not for trusted clients.
     Full,
     /// From 15/16: the same for trusted clients.
     Spent,
