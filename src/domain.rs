@@ -266,6 +266,16 @@ impl<V> DomainMap<V> {
         self.0.entry(domain.into_text()).or_default()
     }
 
+    /// Names in their normal form, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// By the name's normal form.
+    pub fn get_normal(&self, name: &str) -> Option<&V> {
+        self.0.get(name)
+    }
+
     /// In no order.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.0.values()

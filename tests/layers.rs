@@ -40,7 +40,11 @@ const WITHIN_A_LEVEL: [(&str, &str, &str); 16] = [
         "io",
         "which cells an address has is nobody's business",
     ),
-    ("handoff", "tls", "a new certificate travels to all cores"),
+    (
+        "handoff",
+        "tls",
+        "a body in memory begins where TLS encrypts it fastest",
+    ),
     (
         "handoff",
         "policy",

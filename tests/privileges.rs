@@ -241,6 +241,30 @@ fn key_that_the_group_may_read_is_read_again() {
     relay.stop();
 }
 
+#[test]
+fn list_that_is_replaced_is_read_again_from_behind_the_walls() {
+    let Some(home) = home_for_others() else {
+        return;
+    };
+    let hop = NextHop::start();
+    let write = |text: &str| {
+        let new = home.file("new", text);
+        set_mode(Path::new(&new), 0o644);
+        fs::rename(new, home.path("recipients")).unwrap();
+        home.path("recipients").to_str().unwrap().to_owned()
+    };
+    let list = write("u@example.test\n");
+    let flags = ["--relay-domain", "example.test", "--recipients-file", &list];
+    let relay = relay_as_nobody(&home, &hop, &flags);
+    write("u@example.test\nb@example.test\n");
+    relay.signal("HUP");
+    let line = relay.wait_for("list", |_| true);
+    assert_eq!(line["added"], 1, "{line}");
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    hop.wait_for_mail(1);
+    relay.stop();
+}
+
 fn nobody_group() -> u32 {
     let users = fs::read_to_string("/etc/passwd").expect("the list of users");
     let line = users.lines().find(|line| line.starts_with("nobody:"));

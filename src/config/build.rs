@@ -1,21 +1,17 @@
 //! From flags to settings, and defaults that depend on the host.
 
 use super::contradictions::contradictions;
-use super::flags::{Delivery, Flags, Limits, Listening, Relaying, Timeouts, Tls};
+use super::flags::{Delivery, Flags, Limits, Listening, Timeouts, Tls};
 use super::hints::hints;
-use super::lists::{lines, recipients, unreadable_files};
+use super::lists::{ListFlags, unreadable_files};
 use super::surroundings::SERVICE_STATE_DIR;
 use super::values::ClientNet;
 use super::{Config, CoreConfig, LogConfig, SpoolConfig, Surroundings};
-use crate::domain::pattern::DomainPattern;
 use crate::io::file::existing_part;
-use crate::message::Mailbox;
 use crate::policy::port::{self, Port};
 use crate::policy::rates;
-use crate::policy::relaying;
 use crate::remote::connection;
 use crate::remote::resolve;
-use crate::remote::route::RouteTable;
 use crate::schedule::next_hop;
 use crate::schedule::retry::RetryPolicy;
 use crate::smtp::server;
@@ -35,9 +31,10 @@ pub fn config(flags: Flags, surroundings: &Surroundings) -> Result<Config, Vec<S
     let certificates = certificates(&flags, surroundings);
     complaints.extend(spool.clone().err());
     complaints.extend(certificates.clone().err());
-    let relaying = relaying(&flags.relaying, &mut complaints);
-    let routes = routes(&flags, &mut complaints);
-    let read_once = read_once(&flags);
+    let lists = ListFlags::new(&flags);
+    let relaying = lists.relaying(&mut complaints);
+    let routes = lists.routes(&mut complaints);
+    let read_once = read_once(&flags, &lists);
     let (Ok(spool), Ok(certificates), true) = (spool, certificates, complaints.is_empty()) else {
         return Err(complaints);
     };
@@ -50,6 +47,7 @@ pub fn config(flags: Flags, surroundings: &Surroundings) -> Result<Config, Vec<S
         rates: rates(&flags.limits),
         relaying,
         routes,
+        lists,
         tls: tls::Settings {
             certificates,
             roots: flags.tls.tls_ca.clone(),
@@ -89,23 +87,13 @@ pub fn config(flags: Flags, surroundings: &Surroundings) -> Result<Config, Vec<S
 }
 
 /// What stays as it is until the relay is started again.
-fn read_once(flags: &Flags) -> Vec<String> {
-    let relaying = &flags.relaying;
-    let files = [
-        ("--relay-domains-file", &relaying.relay_domains_file),
-        ("--recipients-file", &relaying.recipients_file),
-        ("--routes-file", &relaying.routes_file),
-        ("--tls-ca", &flags.tls.tls_ca),
-    ];
-    let named = |(flag, path): &(&str, &Option<PathBuf>)| {
-        path.as_ref()
-            .map(|path| format!("{flag} {}", path.display()))
-    };
+fn read_once(flags: &Flags, lists: &ListFlags) -> Vec<String> {
     let mut read_once = vec!["flags".to_owned()];
-    read_once.extend(files.iter().filter_map(named));
-    if flags.tls.tls_ca.is_none() {
-        read_once.push("the system's trusted roots".to_owned());
-    }
+    read_once.extend(lists.read_once().map(|list| list.to_string()));
+    read_once.push(match &flags.tls.tls_ca {
+        Some(path) => format!("--tls-ca {}", path.display()),
+        None => "the system's trusted roots".to_owned(),
+    });
     if flags.dns.dns.is_empty() {
         read_once.push("/etc/resolv.conf".to_owned());
     }
@@ -357,71 +345,6 @@ fn timeouts_out(timeouts: &Timeouts) -> connection::Timeouts {
         quit: connection::QUIT_TIMEOUT,
         crowded: timeouts.crowded_timeout.0,
     }
-}
-
-/// The routes of flags and file, each complaint with its place.
-fn routes(flags: &Flags, complaints: &mut Vec<String>) -> RouteTable {
-    let port = u16::try_from(flags.delivery.mx_port).expect("bounded by its flag");
-    let mut table = RouteTable::new(port);
-    let of_flags = flags.relaying.route.iter();
-    let mut routes: Vec<(String, String)> = of_flags
-        .map(|text| ("--route".to_owned(), text.trim().to_owned()))
-        .collect();
-    if let Some(path) = &flags.relaying.routes_file {
-        routes.extend(lines("--routes-file", path, complaints));
-    }
-    for (source, text) in &routes {
-        if let Err(error) = table.add_entry(text, source) {
-            complaints.push(format!("{source}: '{text}': {}", error.why));
-        }
-    }
-    table
-}
-
-fn relaying(flags: &Relaying, complaints: &mut Vec<String>) -> relaying::Settings {
-    let mut domains = flags.relay_domain.clone();
-    if let Some(path) = &flags.relay_domains_file {
-        for (source, text) in lines("--relay-domains-file", path, complaints) {
-            match text.parse() {
-                Ok(domain) => domains.push(domain),
-                Err(allowed) => complaints.push(format!("{source}: '{text}': {allowed}")),
-            }
-        }
-    }
-    relaying::Settings {
-        trusted_nets: flags
-            .relay_from
-            .iter()
-            .filter_map(|net| match net {
-                ClientNet::None => None,
-                ClientNet::Net(net) => Some(*net),
-            })
-            .collect(),
-        domains,
-        recipients: flags
-            .recipients_file
-            .as_ref()
-            .map(|path| recipients(path, complaints)),
-        postmaster: flags
-            .postmaster
-            .as_deref()
-            .and_then(|text| postmaster(text, complaints)),
-    }
-}
-
-fn postmaster(text: &str, complaints: &mut Vec<String>) -> Option<Mailbox> {
-    let is_plain =
-        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&byte);
-    let parts = text.split_once('@').filter(|(local_part, domain)| {
-        let is_name = matches!(domain.parse(), Ok(DomainPattern::Exact(_)));
-        !local_part.is_empty() && local_part.bytes().all(is_plain) && is_name
-    });
-    if parts.is_none() {
-        complaints.push(format!(
-            "--postmaster '{text}': an address, such as postmaster@example.com"
-        ));
-    }
-    parts.map(|(local_part, domain)| Mailbox::new(local_part, domain))
 }
 
 #[cfg(test)]

@@ -212,7 +212,7 @@ pub struct Tls {
     pub tls_broken_for: Span,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Relaying")]
 pub struct Relaying {
     /// Clients that may relay to anywhere, or none
@@ -233,12 +233,12 @@ pub struct Relaying {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub relay_domain: Vec<DomainPattern>,
 
-    /// More relay domains, one per line
+    /// More relay domains, one per line; read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub relay_domains_file: Option<PathBuf>,
 
     /// The recipients that exist in the relay domains, one per line (@example.com: all of it);
-    /// others get 550 5.1.1 [default: all are taken]
+    /// others get 550 5.1.1; read again on SIGHUP [default: all are taken]
     #[arg(long, value_name = "FILE")]
     pub recipients_file: Option<PathBuf>,
 
@@ -252,7 +252,7 @@ pub struct Relaying {
     #[arg(long, value_name = "DOMAIN=HOST;...", value_delimiter = ';')]
     pub route: Vec<String>,
 
-    /// More routes, one per line
+    /// More routes, one per line; read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub routes_file: Option<PathBuf>,
 }

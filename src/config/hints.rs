@@ -3,6 +3,8 @@
 use super::flags::{ENVIRONMENT_PREFIX, Flags, variable_of};
 use super::{Config, Surroundings};
 use crate::domain::pattern::DomainPattern;
+use crate::policy::relaying;
+use crate::remote::route::RouteTable;
 use crate::smtp::data::BareLineEnds;
 use crate::tls::Level;
 use clap::CommandFactory;
@@ -13,7 +15,8 @@ const OTHER_DESCRIPTORS: u64 = 256;
 
 pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
     let mut hints = Vec::new();
-    relay_hints(config, &mut hints);
+    let outside = config.listen.is_outside();
+    hints.extend(of_relaying(&config.relaying, &config.routes, outside));
     if !config.hostname.contains('.') {
         hints.push(format!(
             "this host calls itself '{}', which is not a full name: many receivers refuse that; \
@@ -32,7 +35,7 @@ pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
              and this process may open {allowed} (ulimit -Hn, LimitNOFILE=)"
         ));
     }
-    if config.server.bare_line_ends == BareLineEnds::Normalise && listens_outside(config) {
+    if config.server.bare_line_ends == BareLineEnds::Normalise && config.listen.is_outside() {
         hints.push(
             "--bare-line-ends normalise is for clients inside, and this relay listens outside"
                 .to_owned(),
@@ -47,8 +50,13 @@ pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
     hints
 }
 
-fn relay_hints(config: &Config, hints: &mut Vec<String>) {
-    let relay = &config.relaying;
+/// Of the lists, which may be read again.
+pub fn of_relaying(
+    relay: &relaying::Settings,
+    routes: &RouteTable,
+    listens_outside: bool,
+) -> Vec<String> {
+    let mut hints = Vec::new();
     let inside_only = relay
         .trusted_nets
         .iter()
@@ -58,13 +66,13 @@ fn relay_hints(config: &Config, hints: &mut Vec<String>) {
             "nobody may send anything: --relay-from is none, and there is no --relay-domain"
                 .to_owned(),
         );
-    } else if inside_only && relay.domains.is_empty() && listens_outside(config) {
+    } else if inside_only && relay.domains.is_empty() && listens_outside {
         hints.push(
             "this relay listens outside but takes mail from this host only: --relay-from lets \
              networks send, --relay-domain lets everybody send to a domain"
                 .to_owned(),
         );
-    } else if !config.routes.is_empty() && relay.domains.is_empty() && inside_only {
+    } else if !routes.is_empty() && relay.domains.is_empty() && inside_only {
         hints.push(
             "there are routes, but nobody outside this host may send to them: a route does not \
              make its domain a relay domain; see --relay-domain"
@@ -100,11 +108,7 @@ fn relay_hints(config: &Config, hints: &mut Vec<String>) {
             format!("no recipient of {pattern} is in --recipients-file: all mail to it is refused")
         })
     }));
-}
-
-fn listens_outside(config: &Config) -> bool {
-    let mut ports = config.listen.ports.iter();
-    ports.any(|listening| !listening.address.ip().is_loopback())
+    hints
 }
 
 fn unknown_variables() -> impl Iterator<Item = String> {

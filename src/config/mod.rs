@@ -21,6 +21,7 @@ mod surroundings;
 mod values;
 
 pub use argument_file::Places;
+pub use lists::{ListFile, ListFlags};
 pub use surroundings::Surroundings;
 pub use values::{ClientNet, CpuList, TlsFor};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub rates: rates::Limits,
     pub relaying: relaying::Settings,
     pub routes: RouteTable,
+    /// To read both of them again.
+    pub lists: ListFlags,
     pub tls: tls::Settings,
     pub spool: SpoolConfig,
     pub delivery: delivery::Settings,

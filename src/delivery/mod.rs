@@ -18,6 +18,7 @@ mod worker;
 
 use self::ahead::Aheads;
 use crate::domain::Domain;
+use crate::handoff::current::Current;
 use crate::handoff::job::{Job, Message};
 use crate::handoff::memory::{Charge, Memory};
 use crate::io::runtime::spawn;
@@ -92,7 +93,7 @@ pub struct Settings {
 pub struct Context {
     pub hostname: String,
     pub settings: Settings,
-    pub routes: Arc<RouteTable>,
+    pub routes: Current<RouteTable>,
     pub resolver: Resolver,
     pub remote: Rc<connection::Context>,
     pub spool: Spool,
@@ -443,7 +444,7 @@ impl Inner {
         let level = self.context.settings.levels.level(&domain);
         Ok(Some(Way {
             is_report: matches!(state, RecipientState::ReportOwed { .. }),
-            next_hop: self.context.routes.next_hop(&domain),
+            next_hop: self.context.routes.get().next_hop(&domain),
             level,
             // The certificate is judged against the host's name, but who vouches for that name is
             // the domain.

@@ -159,8 +159,16 @@ fn hints(config: &Config, identity: &Identity) -> Vec<String> {
             identity.group(),
         )
     }));
+    let unreadable = |path: &Path| File::open(path).is_err();
+    hints.extend(config.lists.files().filter(|list| unreadable(list.path)).map(|list| {
+        format!(
+            "{} cannot read {list} any more: a new one will need a restart instead of SIGHUP, unless that user may \
+             read it, and its directory",
+            identity.name(),
+        )
+    }));
     let keys = config.tls.certificates.given.iter().map(|files| &files.key);
-    hints.extend(keys.filter(|key| File::open(key).is_err()).map(|key| {
+    hints.extend(keys.filter(|key| unreadable(key)).map(|key| {
         format!(
             "{} cannot read {} any more: a new one will need a restart instead of SIGHUP, unless: \
              chgrp {group} {key} && chmod 640 {key}, and its directory lets that group through",
@@ -183,11 +191,9 @@ fn grants(config: &Config) -> Vec<Grant> {
     let certificates = &config.tls.certificates;
     let kept_in = certificates.kept_in.iter();
     grants.extend(kept_in.map(|dir| grant(dir, Access::Keep)));
-    for file in certificates
-        .given
-        .iter()
-        .flat_map(|files| [&files.chain, &files.key])
-    {
+    let given = certificates.given.iter();
+    let given = given.flat_map(|files| [files.chain.as_path(), &files.key]);
+    for file in given.chain(config.lists.files().map(|list| list.path)) {
         let directories = directories_of(file).into_iter();
         grants.extend(directories.map(|directory| grant(&directory, Access::Read)));
     }

@@ -1,12 +1,12 @@
 //! The control thread, outside of the message path: signals, and the end.
 
-use super::certificates;
+use super::lane::ToCore;
 use super::log::Writer;
+use super::reload::Reload;
+use super::rules::Rules;
 use super::service::{self, Watchdog};
 use super::shared::Shared;
-use crate::config::Config;
 use crate::handoff::Handoff;
-use crate::handoff::job::ToCore;
 use crate::io::{clock, runtime};
 use crate::log::{Log, LogLevel, Shown, event};
 use crate::metrics::Snapshot;
@@ -81,13 +81,14 @@ impl Control {
     pub fn run(
         mut self,
         shared: &Arc<Shared>,
+        rules: &mut Rules,
         handoff: &Handoff<ToCore>,
         writer: &Writer,
         log: &Log,
     ) -> Stopped {
         self.runtime.run(async {
             service::ready(log);
-            serve_until_stop(shared, handoff, writer, log, &mut self.signals).await;
+            serve_until_stop(shared, rules, handoff, writer, log, &mut self.signals).await;
             service::stopping(log);
             log.line(LogLevel::Info, event::STOPPING, clock::wall_time());
             log.flush(clock::wall_time());
@@ -105,6 +106,7 @@ impl Control {
 
 async fn serve_until_stop(
     shared: &Arc<Shared>,
+    rules: &mut Rules,
     handoff: &Handoff<ToCore>,
     writer: &Writer,
     log: &Log,
@@ -121,8 +123,7 @@ async fn serve_until_stop(
                         Wish::Reload => {
                             service::reloading(log);
                             let reopened = reopen(writer, log);
-                            let has_new_keys = reload(shared, handoff, log);
-                            log_reload(&shared.config, reopened, has_new_keys, log);
+                            Reload { shared, rules, handoff, log }.run(reopened);
                             service::ready(log);
                         }
                     },
@@ -168,57 +169,6 @@ fn reopen(writer: &Writer, log: &Log) -> bool {
         );
     }
     result.is_ok()
-}
-
-/// What was read again, and what was not.
-fn log_reload(config: &Config, reopened: bool, has_new_keys: bool, log: &Log) {
-    let mut again = Vec::new();
-    if has_new_keys {
-        again.push("the certificate");
-    }
-    if config.log.file.is_some() && reopened {
-        again.push("the log file, opened anew");
-    }
-    let mut line = log.line(LogLevel::Info, event::RELOAD, clock::wall_time());
-    if !again.is_empty() {
-        line.field("read_again", again.join(", "));
-    }
-    let log_file = (config.log.file.is_some() && !reopened).then_some("the log file");
-    let not_again = config
-        .read_once
-        .iter()
-        .map(|it| it.as_ref())
-        .chain(log_file);
-    line.field(
-        "not_read_again",
-        not_again.collect::<Vec<&str>>().join(", "),
-    )
-    .field("remedy", "a restart reads all of it");
-    drop(line);
-    log.flush(clock::wall_time());
-}
-
-/// Reads the certificate for clients again; the old one stays if that fails. True if it is a new one.
-fn reload(shared: &Shared, handoff: &Handoff<ToCore>, log: &Log) -> bool {
-    let loaded = certificates::reload(&shared.config, &shared.identity);
-    let now = clock::wall_time();
-    let has_new_keys = loaded.is_ok();
-    match loaded {
-        Ok(keys) => {
-            let keys = keys.keeping_tickets_of(&shared.keys);
-            certificates::say(&keys, &shared.config.hostname, log);
-            for core in shared.cores() {
-                let keys = Box::new(keys.clone());
-                handoff.outbox.send(core, ToCore::Keys(keys));
-            }
-        }
-        Err(super::StartError(complaint)) => {
-            log.line(LogLevel::Error, event::CERTIFICATE, now)
-                .field("error", complaint)
-                .field("effect", "the old one stays in use");
-        }
-    }
-    has_new_keys
 }
 
 /// Has every core bring what is under way to its end. Resolves when all have.

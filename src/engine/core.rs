@@ -1,9 +1,11 @@
 //! One core: its roles, and the pump that connects it with the others.
 
+use super::lane::ToCore;
+use super::rules::{CoreRules, Rules};
 use super::shared::Shared;
 use crate::delivery::Delivery;
 use crate::engine::placement::CoreSpec;
-use crate::handoff::job::{Accepted, Body, Job, Message, ToCore};
+use crate::handoff::job::{Accepted, Body, Job, Message};
 use crate::handoff::{Handoff, Inbox, Outbox};
 use crate::io::clock;
 use crate::io::net::{self, Bound, Direction, Listener};
@@ -17,7 +19,6 @@ use crate::schedule::settle::Course;
 use crate::session;
 use crate::smtp::refusal::Refusal;
 use crate::spool::{self, Note, Spool};
-use crate::tls::ServerKeys;
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
@@ -41,6 +42,7 @@ pub struct Seed {
     pub number: usize,
     pub spec: CoreSpec,
     pub shared: Arc<Shared>,
+    pub rules: Rules,
     pub handoff: Handoff<ToCore>,
     pub spool: spool::CorePart,
     pub listeners: Vec<(Bound, Port)>,
@@ -53,6 +55,7 @@ pub struct Seed {
 struct Core {
     number: usize,
     shared: Arc<Shared>,
+    rules: CoreRules,
     outbox: Rc<Outbox<ToCore>>,
     spool: Spool,
     delivery: Option<Delivery>,
@@ -80,6 +83,7 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
         number,
         spec,
         shared,
+        rules,
         handoff: Handoff { outbox, inbox },
         spool,
         listeners,
@@ -89,7 +93,7 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
     } = seed;
     let (outbox, log) = (Rc::new(outbox), Rc::new(log));
     let spool = open_spool(spool, number, &shared, &outbox, &log);
-    let built = build(number, spec, &shared, &outbox, &spool, &log);
+    let built = build(number, spec, &shared, rules, &outbox, &spool, &log);
     let core = match built {
         Ok(core) => core,
         Err(complaint) => return started(Err(complaint)),
@@ -101,10 +105,8 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
         let jobs = recovered.0.drain(..);
         jobs.for_each(|job| delivery.resume(job));
     }
-    match core.start_ingress(listeners) {
-        Ok(()) => started(Ok(())),
-        Err(complaint) => return started(Err(complaint)),
-    }
+    core.start_ingress(listeners);
+    started(Ok(()));
     core.pump(inbox).await;
 }
 
@@ -112,10 +114,12 @@ fn build(
     number: usize,
     spec: CoreSpec,
     shared: &Arc<Shared>,
+    rules: Rules,
     outbox: &Rc<Outbox<ToCore>>,
     spool: &Spool,
     log: &Rc<Log>,
 ) -> Result<Rc<Core>, String> {
+    let rules = rules.on_core().map_err(|error| error.to_string())?;
     let finished = {
         let (spool, outbox) = (spool.clone(), outbox.clone());
         move |message: &Message, recipients: u32| {
@@ -130,11 +134,18 @@ fn build(
     };
     let delivery = match spec.delivery {
         false => None,
-        true => Some(shared.delivery(number, spool.clone(), log.clone(), Box::new(finished))?),
+        true => Some(shared.delivery(
+            number,
+            &rules,
+            spool.clone(),
+            log.clone(),
+            Box::new(finished),
+        )?),
     };
     Ok(Rc::new(Core {
         number,
         shared: shared.clone(),
+        rules,
         outbox: outbox.clone(),
         spool: spool.clone(),
         delivery,
@@ -239,9 +250,9 @@ fn effect_of_a_spool_that_is_gone(is_last: bool) -> (&'static str, &'static str)
 }
 
 impl Core {
-    fn start_ingress(self: &Rc<Self>, listeners: Vec<(Bound, Port)>) -> Result<(), String> {
+    fn start_ingress(self: &Rc<Self>, listeners: Vec<(Bound, Port)>) {
         if listeners.is_empty() {
-            return Ok(());
+            return;
         }
         let core = self.clone();
         let accepted = Box::new(move |message, body| core.accepted(message, body));
@@ -250,10 +261,9 @@ impl Core {
             outbox.send(core, ToCore::Connection(connection));
         });
         let (spool, log) = (self.spool.clone(), self.log.clone());
-        let context = self
-            .shared
-            .session(self.number, spool, log, accepted, self.dead_end())
-            .map_err(|error| error.to_string())?;
+        let dead_end = self.dead_end();
+        let context =
+            (self.shared).session(self.number, &self.rules, spool, log, accepted, dead_end);
         let ingress = Rc::new(Ingress {
             context,
             admission: self.shared.admission(self.number),
@@ -267,17 +277,16 @@ impl Core {
             spawn(ingress.clone().listen(Listener::new(bound), port));
         }
         *self.ingress.borrow_mut() = Some(ingress);
-        Ok(())
     }
 
     /// What delivery would say of a recipient at once: it knows what the name servers have said, and
     /// which addresses are our own. A core that does not deliver knows nothing.
     fn dead_end(&self) -> session::DeadEnd {
-        let (shared, delivery) = (self.shared.clone(), self.delivery.clone());
+        let (routes, delivery) = (self.rules.routes.clone(), self.delivery.clone());
         Box::new(move |recipient| {
             // Whether the bare Postmaster has a way is known from the start.
             let domain = recipient.domain().ok()?;
-            let next_hop = shared.routes.next_hop(&domain);
+            let next_hop = routes.get().next_hop(&domain);
             let diagnosis = delivery.as_ref()?.dead_end(&next_hop)?;
             Some(Refusal {
                 code: 550,
@@ -396,7 +405,7 @@ impl Core {
             ToCore::Deliver(job) => self.deliver(job),
             ToCore::Finished(message) => self.spool.message_finished(message),
             ToCore::Spool(note) => self.spool.receive_note(&note),
-            ToCore::Keys(keys) => self.replace_keys(&keys),
+            ToCore::Rule(new) => self.rules.replace(*new),
             ToCore::Connection(accepted) => {
                 if let Some(ingress) = &*self.ingress.borrow() {
                     ingress.start(*accepted);
@@ -416,23 +425,18 @@ impl Core {
         }
     }
 
-    fn replace_keys(&self, keys: &ServerKeys) {
-        if let Some(ingress) = &*self.ingress.borrow()
-            && let Err(error) = ingress.context.tls.borrow_mut().replace(keys)
-        {
-            self.log
-                .line(LogLevel::Error, event::CERTIFICATE, clock::wall_time())
-                .field("error", Shown(error));
-        }
-    }
-
     /// A message is durable: its recipients go to the cores that deliver them.
     fn accepted(&self, message: Arc<Message>, body: Option<Arc<Body>>) {
         let recipients = message.envelope.recipients.len() as u32;
         let fresh = (0..recipients).map(|index| (index, RecipientState::fresh()));
         let anywhere = self.any_delivery_core();
         self.spool.keep(message.clone());
-        for (core, recipients) in self.shared.split_by_core(&message, fresh, anywhere) {
+        let parts = {
+            let routes = self.rules.routes.get();
+            self.shared
+                .split_by_core(&routes, &message, fresh, anywhere)
+        };
+        for (core, recipients) in parts {
             let job = Job {
                 course: Course::default(),
                 message: message.clone(),

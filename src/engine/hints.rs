@@ -2,11 +2,12 @@
 
 use super::placement::{CoreSpec, Topology};
 use super::plan;
+use super::rules::Rules;
 use super::shared::Shared;
 use crate::config::SpoolConfig;
 use crate::io::file::{existing_part, free_bytes_blocking, total_bytes_blocking};
 use crate::remote::resolve::probe;
-use crate::remote::route::NextHop;
+use crate::remote::route::{NextHop, RouteTable};
 use crate::spool::Settings;
 use crate::text::units::Bytes;
 use crate::tls::Level;
@@ -23,8 +24,8 @@ const NAME_SERVER_WAIT: Duration = Duration::from_secs(1);
 const THREADS_PER_CPU_MAX: usize = 2;
 
 /// For the log, and for `--check`.
-pub fn hints(shared: &Shared) -> Vec<String> {
-    let mut hints = routes_to_itself(shared);
+pub fn hints(shared: &Shared, rules: &Rules) -> Vec<String> {
+    let mut hints = routes_to_itself(shared, &rules.routes);
     hints.extend(file_system(&shared.config.spool, &shared.specs));
     let cpus = Topology::of_this_host().map_or(usize::MAX, |host| host.cpus.len());
     hints.extend(nobody_trusted(shared));
@@ -33,14 +34,14 @@ pub fn hints(shared: &Shared) -> Vec<String> {
     hints
 }
 
-fn routes_to_itself(shared: &Shared) -> Vec<String> {
+pub fn routes_to_itself(shared: &Shared, routes: &RouteTable) -> Vec<String> {
     let own = shared.own_names();
     let leads_here = |next_hop: &NextHop| match next_hop {
         NextHop::Address(address) => own.is_own_address(*address),
         NextHop::Mx { domain, .. } => own.is_own_name(domain.as_str()),
         NextHop::Host { host, .. } => own.is_own_name(host.as_str()),
     };
-    let routes = shared.routes.next_hops();
+    let routes = routes.next_hops();
     let mut places: Vec<&str> = routes
         .filter(|(next_hop, _)| leads_here(next_hop))
         .map(|(_, place)| place)

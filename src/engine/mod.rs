@@ -14,16 +14,18 @@ mod confinement;
 mod control;
 mod core;
 mod hints;
+mod lane;
 pub mod log;
 pub mod placement;
 mod plan;
 mod ports;
+mod reload;
+mod rules;
 mod service;
 mod shared;
 
 use crate::config::Config;
-use crate::domain::Domain;
-use crate::handoff::job::{Job, Message, ToCore};
+use crate::handoff::job::{Job, Message};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
 use crate::io::{clock, cpu, limits, random, runtime};
@@ -32,19 +34,19 @@ use crate::log::{Line, Log, LogLevel, Shown, event};
 use crate::metrics::{CoreMetrics, Counter};
 use crate::policy::port::Listening;
 use crate::policy::rates::Rates;
-use crate::policy::relaying::RelayPolicy;
 use crate::privilege::{self, Identity, Sealed};
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::settle::Course;
 use crate::spool::{self, RecoveredMessage, RecoveryReport};
 use crate::time::WallTime;
-use crate::tls::ServerKeys;
 use confinement::{Confinement, Process};
 use control::{Control, Stopped};
 use core::{RecoveredJobs, Seed};
+use lane::ToCore;
 use placement::{CoreSpec, explain};
 use plan::{Intent, Plan};
 use ports::Listeners;
+use rules::Rules;
 use shared::Shared;
 use std::fmt;
 use std::future::Future;
@@ -164,8 +166,14 @@ fn run_until_stopped(
 ) -> Result<Stopped, StartError> {
     // Before anything else: a signal that comes early must not end the process by its default.
     let control = Control::new().context("the control thread")?;
-    let running = start(config, Process::Own, writer, log)?;
-    let stopped = control.run(&running.shared, &running.handoff, writer, log);
+    let mut running = start(config, Process::Own, writer, log)?;
+    let Running {
+        shared,
+        rules,
+        handoff,
+        ..
+    } = &mut running;
+    let stopped = control.run(shared, rules, handoff, writer, log);
     let mut line = log.line(LogLevel::Info, event::STOP, clock::wall_time());
     line.field(
         "how",
@@ -231,6 +239,7 @@ impl Relay {
 /// All cores are at work.
 struct Running {
     shared: Arc<Shared>,
+    rules: Rules,
     /// Ours, as the one that tells cores to stop.
     handoff: Handoff<ToCore>,
     directory: spool::directory::Directory,
@@ -246,6 +255,7 @@ impl Running {
 /// Everything up to the first thread.
 struct Prepared {
     shared: Arc<Shared>,
+    rules: Rules,
     descriptors: u64,
     listeners: Vec<Listeners>,
     /// `None` if the start is only judged.
@@ -262,14 +272,14 @@ impl Prepared {
         let hostname = &shared.config.hostname;
         let hints = shared.config.hints.iter().chain(&self.hints).cloned();
         hints
-            .chain(shared.keys.warnings(hostname, clock::wall_time()))
+            .chain(self.rules.keys.warnings(hostname, clock::wall_time()))
             .chain(shared.anchor_complaints.iter().cloned())
             .collect()
     }
 }
 
 /// The steps of a start in their order. [`Intent::Check`] goes through the same ones.
-fn prepare(config: Config, process: Process, intent: Intent) -> Result<Prepared, StartError> {
+fn prepare(mut config: Config, process: Process, intent: Intent) -> Result<Prepared, StartError> {
     let plan = Plan::make(&config, process == Process::Host)?;
     let (listeners, listening) = match intent {
         Intent::Start => {
@@ -290,12 +300,14 @@ fn prepare(config: Config, process: Process, intent: Intent) -> Result<Prepared,
     let descriptors = plan.descriptors;
     let mut hints = confinement.hints().to_vec();
     hints.extend(plan.hints.iter().cloned());
-    let shared = Arc::new(share(config, plan, identity.clone(), keys, listening));
-    hints.extend(hints::hints(&shared));
+    let rules = Rules::new(&mut config, keys)?;
+    let shared = Arc::new(share(config, plan, identity.clone(), listening));
+    hints.extend(hints::hints(&shared, &rules));
     ports::listen(&shared.config, &listeners)?;
     let sealed = confinement.finish(&shared.config)?;
     Ok(Prepared {
         shared,
+        rules,
         descriptors,
         listeners,
         opened,
@@ -312,11 +324,11 @@ fn start(
     log: &Log,
 ) -> Result<Running, StartError> {
     let prepared = prepare(config, process, Intent::Start)?;
-    let shared = prepared.shared;
+    let (shared, rules) = (prepared.shared, prepared.rules);
     let opened = prepared.opened.expect("a start opens the spool");
     writer.begin().context("starting the thread of the log")?;
 
-    say_hello(&shared, log, &opened, |line| {
+    say_hello(&shared, &rules, log, &opened, |line| {
         line.field("descriptors", prepared.descriptors);
         say_privileges(line, &prepared.identity, prepared.sealed.as_ref());
     });
@@ -324,7 +336,7 @@ fn start(
     // A start that hangs or is killed from here on is to be seen in the log.
     log.flush(clock::wall_time());
     let (mut handoffs, own_handoff) = all_lanes(&shared);
-    let mut recovered = distribute(&shared, opened.messages);
+    let mut recovered = distribute(&shared, &rules, opened.messages);
     let mut listeners = prepared.listeners.into_iter();
     let seeds = opened.parts.into_iter().zip(0..).map(|(part, number)| {
         let spec: CoreSpec = shared.specs[number];
@@ -332,6 +344,7 @@ fn start(
             number,
             spec,
             shared: shared.clone(),
+            rules: rules.clone(),
             handoff: handoffs.remove(0),
             spool: part,
             listeners: match spec.ingress {
@@ -353,6 +366,7 @@ fn start(
     say_ready(&shared, log);
     Ok(Running {
         shared,
+        rules,
         handoff: own_handoff,
         directory: opened.directory,
     })
@@ -375,19 +389,8 @@ fn open_spool(
     .context("the spool")
 }
 
-fn share(
-    config: Config,
-    plan: Plan,
-    identity: Identity,
-    keys: ServerKeys,
-    listening: Vec<Listening>,
-) -> Shared {
+fn share(config: Config, plan: Plan, identity: Identity, listening: Vec<Listening>) -> Shared {
     let specs = plan.specs;
-    let mut relay = RelayPolicy::new(&config.relaying);
-    let own_name = Domain::parse(&config.hostname);
-    if own_name.is_ok_and(|name| config.routes.route(&name).is_some()) {
-        relay.has_route_for_own_name();
-    }
     let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
         (0..specs.len())
             .filter(|core| role(&specs[*core]))
@@ -395,10 +398,7 @@ fn share(
     };
     let (ingress_cores, delivery_cores) = (of_role(|s| s.ingress), of_role(|s| s.delivery));
     Shared {
-        relay: Arc::new(relay),
-        routes: Arc::new(config.routes.clone()),
         identity,
-        keys,
         anchors: Arc::new(plan.anchors),
         anchor_complaints: plan.anchor_complaints,
         listening,
@@ -436,12 +436,12 @@ struct Recovered {
 }
 
 /// Recovered mail by the core that delivers it, and by the one that is home to it.
-fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
+fn distribute(shared: &Shared, rules: &Rules, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
     let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
     let clocks = (clock::wall_time(), clock::now());
     for (turn, recovered) in messages.into_iter().enumerate() {
         let (message, states) = Message::recovered(recovered, &shared.memory, clocks);
-        for (core, job) in recovered_jobs(shared, &message, states, turn) {
+        for (core, job) in recovered_jobs(shared, rules, &message, states, turn) {
             cores[core].jobs.0.push(job);
         }
         cores[message.home].kept.push(message);
@@ -451,6 +451,7 @@ fn distribute(shared: &Shared, messages: Vec<RecoveredMessage>) -> Vec<Recovered
 
 fn recovered_jobs(
     shared: &Shared,
+    rules: &Rules,
     message: &Arc<Message>,
     states: Vec<RecipientState>,
     turn: usize,
@@ -458,7 +459,7 @@ fn recovered_jobs(
     let anywhere = shared.delivery_cores[turn % shared.delivery_cores.len()];
     let recipients = (0..).zip(states).filter(|(_, s)| !s.is_finished());
     shared
-        .split_by_core(message, recipients, anywhere)
+        .split_by_core(&rules.routes, message, recipients, anywhere)
         .into_iter()
         .map(|(core, recipients)| {
             let job = Job {
@@ -540,7 +541,13 @@ fn wait_for_start(
     Ok(())
 }
 
-fn say_hello(shared: &Shared, log: &Log, opened: &spool::Opened, more: impl FnOnce(&mut Line<'_>)) {
+fn say_hello(
+    shared: &Shared,
+    rules: &Rules,
+    log: &Log,
+    opened: &spool::Opened,
+    more: impl FnOnce(&mut Line<'_>),
+) {
     let now = clock::wall_time();
     let mut line = log.line(LogLevel::Info, event::START, now);
     line.field("version", env!("CARGO_PKG_VERSION"))
@@ -548,7 +555,7 @@ fn say_hello(shared: &Shared, log: &Log, opened: &spool::Opened, more: impl FnOn
         .field("threads", Shown(explain(&shared.specs)));
     more(&mut line);
     drop(line);
-    certificates::say(&shared.keys, &shared.config.hostname, log);
+    certificates::say(&rules.keys, &shared.config.hostname, log);
     log.line(LogLevel::Info, event::TRUSTED_ROOTS, now)
         .field("roots", shared.anchors.len() as u64)
         .field("left_out", shared.anchors.left_out() as u64);

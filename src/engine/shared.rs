@@ -4,6 +4,7 @@
 //! else is shared: spool logs, schedules, DNS answers, tickets, verdicts, buffers and log lines belong to one core each.
 
 use super::placement::CoreSpec;
+use super::rules::CoreRules;
 use crate::config::Config;
 use crate::delivery::{self, Delivery};
 use crate::domain::Domain;
@@ -15,7 +16,6 @@ use crate::message::Mailbox;
 use crate::metrics::{CoreMetrics, Counter};
 use crate::policy::port::Listening;
 use crate::policy::rates::Rates;
-use crate::policy::relaying::RelayPolicy;
 use crate::privilege::Identity;
 use crate::remote::connection;
 use crate::remote::resolve::{OwnNames, Resolver};
@@ -25,7 +25,7 @@ use crate::schedule::outcome::RecipientState;
 use crate::session;
 use crate::session::tls_memory::TlsMemory;
 use crate::spool::Spool;
-use crate::tls::{ClientTls, Judge, ServerKeys, ServerTls, TlsError, TrustAnchors, Versions};
+use crate::tls::{ClientTls, Judge, TlsError, TrustAnchors, Versions};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,9 +39,6 @@ pub struct Shared {
     /// Cores that accept, and cores that deliver.
     pub ingress_cores: Vec<usize>,
     pub delivery_cores: Vec<usize>,
-    pub relay: Arc<RelayPolicy>,
-    pub routes: Arc<RouteTable>,
-    pub keys: ServerKeys,
     pub anchors: Arc<TrustAnchors>,
     /// What was wrong with some of them.
     pub anchor_complaints: Vec<String>,
@@ -69,8 +66,8 @@ impl Shared {
 
     /// The core that delivers to this domain; `None`: the domain has a fixed next hop, which all
     /// delivery cores serve.
-    pub fn core_for_domain(&self, domain: &Domain<'_>) -> Option<usize> {
-        if let Some(NextHop::Address(_) | NextHop::Host { .. }) = self.routes.route(domain) {
+    fn core_for_domain(&self, routes: &RouteTable, domain: &Domain<'_>) -> Option<usize> {
+        if let Some(NextHop::Address(_) | NextHop::Host { .. }) = routes.route(domain) {
             return None;
         }
         let place = domain.fixed_hash() as usize % self.delivery_cores.len();
@@ -78,10 +75,10 @@ impl Shared {
     }
 
     /// A domain that cannot be looked up is nobody's: any core finds out.
-    fn core_for_mailbox(&self, mailbox: &Mailbox) -> Option<usize> {
+    fn core_for_mailbox(&self, routes: &RouteTable, mailbox: &Mailbox) -> Option<usize> {
         match &self.delivery_cores[..] {
             [only] => Some(*only),
-            _ => self.core_for_domain(&mailbox.domain().ok()?),
+            _ => self.core_for_domain(routes, &mailbox.domain().ok()?),
         }
     }
 
@@ -89,6 +86,7 @@ impl Shared {
     /// A report goes the way of the reverse-path, from whichever core owes it.
     pub fn split_by_core(
         &self,
+        routes: &RouteTable,
         message: &Message,
         recipients: impl Iterator<Item = (u32, RecipientState)>,
         anywhere: usize,
@@ -96,7 +94,9 @@ impl Shared {
         let mut parts: Vec<(usize, Vec<(u32, RecipientState)>)> = Vec::new();
         for (index, state) in recipients {
             let forward_path = &message.envelope.recipients[index as usize].forward_path;
-            let core = self.core_for_mailbox(forward_path).unwrap_or(anywhere);
+            let core = self
+                .core_for_mailbox(routes, forward_path)
+                .unwrap_or(anywhere);
             match parts.iter_mut().find(|(other, _)| *other == core) {
                 Some((_, part)) => part.push((index, state)),
                 None => parts.push((core, vec![(index, state)])),
@@ -127,20 +127,21 @@ impl Shared {
     pub fn session(
         &self,
         core: usize,
+        rules: &CoreRules,
         spool: Spool,
         log: Rc<Log>,
         accepted: session::TakeOver,
         dead_end: session::DeadEnd,
-    ) -> Result<Rc<session::Context>, TlsError> {
+    ) -> Rc<session::Context> {
         let lines = |event| RefCell::new(Throttle::new(event, session::LIMIT_LINES_PER_SECOND));
-        Ok(Rc::new(session::Context {
+        Rc::new(session::Context {
             server: Rc::new(self.config.server.clone()),
             settings: self.config.session,
-            relay: self.relay.clone(),
+            relay: rules.relaying.clone(),
             dead_end,
             spool,
             core,
-            tls: RefCell::new(ServerTls::new(&self.keys, Versions::default())?),
+            tls: rules.tls.clone(),
             tls_memory: self.tls_memory.clone(),
             memory: Budget::new(self.memory.clone(), core),
             turns: Semaphore::new(session::TURNS),
@@ -158,7 +159,7 @@ impl Shared {
             sessions: session::Sessions::default(),
             metrics: self.metrics[core].clone(),
             log,
-        }))
+        })
     }
 
     fn resolver(&self) -> Result<Resolver, String> {
@@ -178,6 +179,7 @@ impl Shared {
     pub fn delivery(
         &self,
         core: usize,
+        rules: &CoreRules,
         spool: Spool,
         log: Rc<Log>,
         finished: delivery::Finished,
@@ -185,7 +187,7 @@ impl Shared {
         let context = delivery::Context {
             hostname: self.config.hostname.clone(),
             settings: self.config.delivery.clone(),
-            routes: self.routes.clone(),
+            routes: rules.routes.clone(),
             resolver: self.resolver()?,
             remote: Rc::new(self.remote().map_err(|error| error.to_string())?),
             spool,
@@ -208,9 +210,6 @@ impl Shared {
         if spec.delivery {
             self.resolver()?;
             self.remote().map_err(|error| error.to_string())?;
-        }
-        if spec.ingress {
-            ServerTls::new(&self.keys, Versions::default()).map_err(|error| error.to_string())?;
         }
         Ok(())
     }

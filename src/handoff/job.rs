@@ -6,9 +6,8 @@ use crate::message::{Envelope, MessageId, Recipient};
 use crate::policy::port::Port;
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::settle::{Course, Recipients};
-use crate::spool::{Movable, Note, Place, RecoveredMessage, Residence};
+use crate::spool::{Movable, Place, RecoveredMessage, Residence};
 use crate::time::{Birth, Now, WallTime};
-use crate::tls::ServerKeys;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -244,22 +243,6 @@ impl Drop for Job {
         let is_forgotten = !self.recipients.is_empty() && !std::thread::panicking();
         debug_assert!(!is_forgotten, "a job of {} is forgotten", self.message.id);
     }
-}
-
-/// What one core tells another.
-pub enum ToCore {
-    Deliver(Job),
-    /// All recipients of the message are finished, and that is durable. To its home.
-    Finished(MessageId),
-    Spool(Note),
-    /// A connection accepted by a core that has more than its share.
-    Connection(Box<Accepted>),
-    /// A new certificate for clients.
-    Keys(Box<ServerKeys>),
-    /// Accept nothing more, end sessions and deliveries; answer with `Drained`.
-    Drain,
-    /// To the control thread: nothing is under way any more.
-    Drained,
 }
 
 /// A freshly accepted connection.

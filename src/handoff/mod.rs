@@ -5,6 +5,7 @@
 //! that is back-pressure, not loss.
 //! Not here: what the items mean.
 
+pub mod current;
 pub mod job;
 pub mod memory;
 

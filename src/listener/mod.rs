@@ -50,6 +50,14 @@ pub struct Settings {
     pub drain_timeout: Duration,
 }
 
+impl Settings {
+    /// True if other hosts can connect.
+    pub fn is_outside(&self) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|listening| !listening.address.ip().is_loopback())
+    }
+}
+
 /// Defaults of [`Settings`].
 pub const BACKLOG: u32 = 1024;
 pub const CONNECTIONS_MAX: u32 = 10_000;
@@ -158,7 +166,7 @@ impl Ingress {
             port,
         } = accepted;
         let socket = Socket::adopt(descriptor);
-        let trusted = self.context.relay.is_trusted(peer.ip());
+        let trusted = self.context.relay.get().is_trusted(peer.ip());
         let now = clock::now();
         match self.admit(peer, trusted, now) {
             Ok(admitted) => {

@@ -129,6 +129,7 @@ events! {
     SPOOL_MESSAGE_DAMAGED = "spool-message-damaged" ["id", "segment", "error"];
     ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy", "lines_suppressed"];
     METRICS = "metrics" ["text"];
+    LIST = "list" ["file", "entries", "added", "removed", "error", "effect"];
     RELOAD = "reload" ["read_again", "not_read_again", "remedy"];
     LOG = "log" ["lines_dropped", "error", "effect"];
     SERVICE_MANAGER = "service-manager" ["error"];

@@ -5,6 +5,7 @@
 //! Not here: the words of a refusal in SMTP (`smtp::server`), and limits on what a session is (`session`,
 //! `listener`).
 
+pub mod list_change;
 pub mod port;
 pub mod rates;
 pub mod relaying;

@@ -6,6 +6,7 @@
 use crate::domain::pattern::{DomainPattern, recipient_domain};
 use crate::domain::{Domain, DomainMap};
 use crate::message::{Mailbox, unquoted};
+use crate::policy::list_change::ListChange;
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -189,6 +190,37 @@ impl RelayPolicy {
         }
     }
 
+    /// How the relay domains differ from those of `old`.
+    pub fn domains_since(&self, old: &RelayPolicy) -> ListChange {
+        let names = |map: &DomainMap<()>| map.len();
+        let kept = |new: &DomainMap<()>, old: &DomainMap<()>| -> Vec<bool> {
+            new.iter()
+                .map(|(name, ())| old.get_normal(name).is_some())
+                .collect()
+        };
+        let exact = kept(&self.domains, &old.domains);
+        let below = kept(&self.parents, &old.parents);
+        ListChange::new(
+            exact.into_iter().chain(below),
+            names(&old.domains) + names(&old.parents),
+        )
+    }
+
+    /// How the known recipients differ from those of `old`.
+    pub fn recipients_since(&self, old: &RelayPolicy) -> ListChange {
+        let none = Recipients::default();
+        let new = self.recipients.as_ref().unwrap_or(&none);
+        let old = old.recipients.as_ref().unwrap_or(&none);
+        let is_in_old = |(name, local_part): (&str, Option<&str>)| {
+            let known = old.0.get_normal(name);
+            known.is_some_and(|known| match local_part {
+                Some(local_part) => known.local_parts.contains(local_part),
+                None => known.all,
+            })
+        };
+        ListChange::new(new.entries().map(is_in_old), old.entries().count())
+    }
+
     /// Who gets mail to the bare `Postmaster`, if not `Postmaster` where the route for our own name
     /// leads.
     pub fn postmaster(&self) -> Option<&Mailbox> {
@@ -261,6 +293,16 @@ impl Recipients {
             }
         }
         recipients
+    }
+
+    /// Domain and local-part; without one, all of the domain.
+    fn entries(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.0.iter().flat_map(|(name, known)| {
+            let all = known.all.then_some((name, None));
+            let local_parts = known.local_parts.iter();
+            all.into_iter()
+                .chain(local_parts.map(move |local_part| (name, Some(&**local_part))))
+        })
     }
 
     fn contain(&self, local_part: &str, domain: &Domain<'_>) -> bool {
@@ -422,6 +464,21 @@ mod tests {
             let with_domain = verdict(&policy, trusted, "postmaster@example.com");
             assert_eq!(with_domain, Ok(()));
         }
+    }
+
+    #[test]
+    fn what_has_changed_in_a_list_is_counted() {
+        let old = policy(&["a.test", ".b.test"], Some(&["x@a.test", "@b.test"]));
+        let new = policy(
+            &["A.test", "b.test"],
+            Some(&["X@a.test", "y@a.test", "z@b.test"]),
+        );
+        let counted = |change: ListChange| (change.entries, change.added, change.removed);
+        assert_eq!(counted(new.domains_since(&old)), (2, 1, 1));
+        assert_eq!(counted(new.recipients_since(&old)), (3, 2, 1));
+        assert!(new.domains_since(&new).is_none() && new.recipients_since(&new).is_none());
+        let all = policy(&[], None);
+        assert_eq!(counted(all.recipients_since(&old)), (0, 0, 2));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! form: [`Domain`].
 
 use crate::domain::{Domain, DomainError, DomainMap};
+use crate::policy::list_change::ListChange;
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::reply::EnhancedStatus;
 use std::fmt;
@@ -300,6 +301,20 @@ impl RouteTable {
         let all = self.exact.values().chain(self.wildcard.values());
         let all = all.chain(&self.everything);
         all.map(|route| (&route.next_hop, route.place.as_str()))
+    }
+
+    /// How it differs from `old`, wherever its routes stand.
+    pub fn since(&self, old: &RouteTable) -> ListChange {
+        let kept = |(route, old): (&Route, Option<&Route>)| {
+            old.is_some_and(|old| old.next_hop == route.next_hop)
+        };
+        let exact = self.exact.iter();
+        let exact = exact.map(|(name, route)| (route, old.exact.get_normal(name)));
+        let wildcard = self.wildcard.iter();
+        let wildcard = wildcard.map(|(name, route)| (route, old.wildcard.get_normal(name)));
+        let everything = self.everything.iter();
+        let everything = everything.map(|route| (route, old.everything.as_ref()));
+        ListChange::new(exact.chain(wildcard).chain(everything).map(kept), old.len())
     }
 
     /// Number of routes.

@@ -6,6 +6,7 @@
 mod incoming;
 pub mod tls_memory;
 
+use crate::handoff::current::Current;
 use crate::handoff::job::{Body, Message, queued_bytes};
 use crate::handoff::memory::{Budget, Charge, Level};
 use crate::io::net::{SCRATCH_BYTES, Socket};
@@ -161,11 +162,11 @@ pub type DeadEnd = Box<dyn Fn(&Mailbox) -> Option<Refusal>>;
 pub struct Context {
     pub server: Rc<server::Settings>,
     pub settings: Settings,
-    pub relay: Arc<RelayPolicy>,
+    pub relay: Current<RelayPolicy>,
     pub dead_end: DeadEnd,
     pub spool: Spool,
     pub core: usize,
-    pub tls: RefCell<ServerTls>,
+    pub tls: Current<ServerTls>,
     pub tls_memory: Arc<TlsMemory>,
     pub memory: Budget,
     /// Whose turn it is to read content while memory is tight: [`TURNS`] of them.
@@ -193,10 +194,13 @@ pub struct Context {
 /// What the machine asks; see [`Policy`].
 impl Context {
     fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
-        self.relay.recipient(trusted, path).map_err(|refused| {
-            let (_, subject, detail) = refused.status();
-            Refusal::new(refused.code(), subject, detail, refused.text())
-        })?;
+        self.relay
+            .get()
+            .recipient(trusted, path)
+            .map_err(|refused| {
+                let (_, subject, detail) = refused.status();
+                Refusal::new(refused.code(), subject, detail, refused.text())
+            })?;
         match (self.dead_end)(path) {
             Some(refusal) => Err(refusal),
             None => Ok(()),
@@ -204,7 +208,7 @@ impl Context {
     }
 
     fn postmaster(&self) -> Option<Mailbox> {
-        self.relay.postmaster().cloned()
+        self.relay.get().postmaster().cloned()
     }
 
     fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
@@ -486,7 +490,7 @@ impl Context {
     fn peer_info(&self, address: IpAddr) -> PeerInfo {
         PeerInfo {
             address,
-            trusted: self.relay.is_trusted(address),
+            trusted: self.relay.get().is_trusted(address),
             offer_starttls: false,
             tls: None,
         }
@@ -817,7 +821,7 @@ impl Session {
         let now = clock::now();
         self.stream
             .set_deadline(now + context.settings.timeouts.handshake);
-        let session = context.tls.borrow().accept();
+        let session = context.tls.get().accept();
         let result = match session {
             Ok(session) => self.stream.handshake(session, &mut self.input).await,
             Err(error) => Err(StreamError::Tls(error)),

@@ -23,15 +23,16 @@ const TICKETS_PER_HANDSHAKE: usize = 1;
 /// 1 % of a handshake with two cores, and it is written twice a day.
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    versions: Versions,
 }
 
 impl ServerTls {
+    /// Sessions that exist keep the keys that they began with. In the place of an older one, give keys that went through
+    /// [`ServerKeys::keeping_tickets_of`], or clients have to do a full handshake again.
+    ///
     /// Errors: [`TlsError::Ours`], if rustls refuses the configuration.
     pub fn new(keys: &ServerKeys, versions: Versions) -> Result<Self, TlsError> {
         Ok(ServerTls {
             config: config(keys, versions)?,
-            versions,
         })
     }
 
@@ -39,14 +40,6 @@ impl ServerTls {
     pub fn accept(&self) -> Result<Session, TlsError> {
         let connection = UnbufferedServerConnection::new(self.config.clone())?;
         Ok(Session::server(connection))
-    }
-
-    /// Uses other keys from the next [`ServerTls::accept`] on; sessions that exist go on with
-    /// theirs. Give keys that went through [`ServerKeys::keeping_tickets_of`], or clients have to
-    /// do a full handshake again.
-    pub fn replace(&mut self, keys: &ServerKeys) -> Result<(), TlsError> {
-        self.config = config(keys, self.versions)?;
-        Ok(())
     }
 }
 

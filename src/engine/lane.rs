@@ -1,0 +1,22 @@
+//! What travels over the lanes between cores, and between them and the control thread.
+
+use super::rules::NewRule;
+use crate::handoff::job::{Accepted, Job};
+use crate::message::MessageId;
+use crate::spool::Note;
+
+/// What one core tells another.
+pub enum ToCore {
+    Deliver(Job),
+    /// All recipients of the message are finished, and that is durable. To its home.
+    Finished(MessageId),
+    Spool(Note),
+    /// A connection accepted by a core that has more than its share.
+    Connection(Box<Accepted>),
+    /// From the control thread: in force from now on.
+    Rule(Box<NewRule>),
+    /// Accept nothing more, end sessions and deliveries; answer with `Drained`.
+    Drain,
+    /// To the control thread: nothing is under way any more.
+    Drained,
+}
