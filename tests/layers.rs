@@ -79,7 +79,7 @@ const CRATES: [(&str, &[&str]); 21] = [
     ("ring", &["tls", "io/kernel/random.rs"]),
     ("crossbeam", &["handoff"]),
     ("arc_swap", &["spool"]),
-    ("hickory_resolver", &["remote"]),
+    ("hickory_resolver", &["io"]),
     ("clap", &["config"]),
 ];
 
@@ -132,7 +132,7 @@ const CLOCKS: [&str; 2] = ["io/kernel/clock.rs", "io/simulated/clock.rs"];
 
 /// What a running relay gets from `io` alone, so that all of it can be simulated there; and who may take it
 /// elsewhere, because that is done once, before the rings start, or on a thread outside of the message path.
-const THROUGH_IO: [(&[&str], &[&str]); 9] = [
+const THROUGH_IO: [(&[&str], &[&str]); 10] = [
     (&["tokio", "time"], &["io"]),
     (&["tokio", "task"], &["io"]),
     (&["tokio", "runtime"], &["io"]),
@@ -149,6 +149,11 @@ const THROUGH_IO: [(&[&str], &[&str]); 9] = [
         ],
     ),
     (&["std", "time", "Instant"], &["io"]),
+    // Whether name servers are there is asked once, before the rings start.
+    (
+        &["std", "net", "UdpSocket"],
+        &["io", "remote/resolve/probe.rs"],
+    ),
     (&["std", "process", "id"], &["io"]),
     // Which lines of a flood are not written decides nothing else.
     (&["std", "hash", "RandomState"], &["io", "log/throttle.rs"]),
@@ -579,7 +584,14 @@ fn both_hosts_offer_the_same() {
             .filter(|name| name != "new")
             .collect()
     };
-    for module in ["clock", "operations", "random", "runtime"] {
+    for module in [
+        "clock",
+        "dns",
+        "interfaces",
+        "operations",
+        "random",
+        "runtime",
+    ] {
         let (kernel, simulated) = (offered("kernel", module), offered("simulated", module));
         let missing: Vec<&String> = kernel.difference(&simulated).collect();
         assert!(missing.is_empty(), "{module}: {missing:?}");
@@ -648,6 +660,16 @@ fn planted_violations_are_found() {
             "remote/connection.rs",
             "use rustls::ClientConfig;",
             "names rustls",
+        ),
+        (
+            "remote/resolve/pool.rs",
+            "use hickory_resolver::TokioResolver;",
+            "names hickory_resolver",
+        ),
+        (
+            "remote/resolve/own.rs",
+            "use std::net::{IpAddr, UdpSocket};",
+            "goes past io to std::net::UdpSocket",
         ),
         (
             "spool/recover.rs",

@@ -1,7 +1,8 @@
 //! What becomes of a name server's answer: hosts that are names, sorted, each once.
 
 use hickory_resolver::proto::op::Message;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::RecordType;
+use ringpost::io::dns::Record;
 use ringpost::remote::resolve::mx_hosts;
 
 pub fn run(message: &[u8]) {
@@ -9,12 +10,12 @@ pub fn run(message: &[u8]) {
         return;
     };
     let of_mx =
-        |record: &hickory_resolver::proto::rr::Record| record.record_type() == RecordType::MX;
-    let records: Vec<RData> = message
+        |record: &&hickory_resolver::proto::rr::Record| record.record_type() == RecordType::MX;
+    let records: Vec<Record> = message
         .answers
-        .into_iter()
+        .iter()
         .filter(of_mx)
-        .map(|record| record.data)
+        .filter_map(|record| Record::of(&record.data))
         .collect();
     let Some(hosts) = mx_hosts(&records) else {
         return;

@@ -1,4 +1,4 @@
-//! What the relay asks of the host: the ring, its sockets and files, clocks, chance, threads' CPUs.
+//! What the relay asks of the host: the ring, its sockets and files, name servers, clocks, chance, threads' CPUs.
 //!
 //! Promise: nothing above waits, reads or writes, tells the time or draws a random number but through here
 //! (`tests/layers.rs` watches that).
@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod cpu;
+pub mod dns;
 pub mod file;
 pub mod handed_over;
 #[cfg(not(feature = "simulate"))]
@@ -29,7 +30,7 @@ use kernel as host;
 use simulated as host;
 
 use host::operations;
-pub use host::{clock, fs, process_id, random, runtime};
+pub use host::{clock, fs, interfaces, process_id, random, runtime};
 
 /// Faults that are put into the relay on purpose, one at a time, to see that a simulation finds them. In any other
 /// build there are none, and nothing of them.

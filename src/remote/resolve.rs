@@ -34,6 +34,7 @@ pub use pool::Notice;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
 use crate::domain::Domain;
+use crate::io::dns::{Denial, Kind, Question, Record};
 use crate::io::runtime::timeout;
 use crate::io::{clock, random};
 use crate::remote::route::NextHop;
@@ -42,9 +43,6 @@ use crate::smtp::reply::EnhancedStatus;
 use crate::time::Now;
 use cache::Cache;
 use crc32c::crc32c_append;
-use hickory_resolver::net::NoRecords;
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use line::{Class, Line, Turn};
 use pool::{Heard, Pool};
 use site::Mixer;
@@ -483,7 +481,7 @@ struct Inquiry<'a> {
 /// What the DNS says about one name and type.
 enum Found {
     /// Not empty.
-    Records(Vec<RData>),
+    Records(Vec<Record>),
     /// The name exists, without such records.
     NoRecords,
     NoSuchName,
@@ -542,7 +540,7 @@ impl<'a> Inquiry<'a> {
         domain: &str,
         port: u16,
     ) -> Result<Site, ResolveError> {
-        let records = match self.query(domain, RecordType::MX).await {
+        let records = match self.query(domain, Kind::Mx).await {
             Found::Records(records) => records,
             Found::NoRecords => return self.implicit_mx(next_hop, domain, port).await,
             Found::NoSuchName => return Err(no_such_domain(domain)),
@@ -668,13 +666,13 @@ impl<'a> Inquiry<'a> {
         let families = self.resolver.settings.families;
         let ipv4 = async {
             match families.uses_ipv4() {
-                true => self.query(name, RecordType::A).await,
+                true => self.query(name, Kind::A).await,
                 false => Found::NoRecords,
             }
         };
         let ipv6 = async {
             match families.uses_ipv6() {
-                true => self.query(name, RecordType::AAAA).await,
+                true => self.query(name, Kind::Aaaa).await,
                 false => Found::NoRecords,
             }
         };
@@ -686,7 +684,8 @@ impl<'a> Inquiry<'a> {
                 Found::Records(records) => {
                     // Each family keeps its half, so that neither crowds out the other.
                     let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
-                    let mut of_family: Vec<_> = records.iter().filter_map(RData::ip_addr).collect();
+                    let mut of_family: Vec<_> =
+                        records.iter().filter_map(Record::address).collect();
                     if self.resolver.draw(&mut of_family, most.max(1)) {
                         self.keep(DRAWN_TTL_MAX);
                     }
@@ -732,12 +731,11 @@ impl<'a> Inquiry<'a> {
     }
 
     /// Aliases (CNAME) are followed, a bounded number of them.
-    async fn query(&self, name: &str, record_type: RecordType) -> Found {
-        let Ok(mut fqdn) = Name::from_ascii(name) else {
+    async fn query(&self, name: &str, kind: Kind) -> Found {
+        let Some(question) = Question::new(name, kind) else {
             return Found::NoSuchName;
         };
-        fqdn.set_fqdn(true);
-        match self.resolver.pool.ask(&fqdn, record_type).await {
+        match self.resolver.pool.ask(&question).await {
             Heard::Records { records, ttl } => {
                 self.answered.set(true);
                 self.keep(ttl);
@@ -748,7 +746,7 @@ impl<'a> Inquiry<'a> {
             }
             Heard::Denied(denial) => {
                 self.answered.set(true);
-                match ends_in_alias(&denial, &fqdn) && record_type != RecordType::MX {
+                match ends_in_alias(&denial) && kind != Kind::Mx {
                     true => self.failed("its aliases come to no end".into()),
                     false => self.denied(&denial),
                 }
@@ -760,18 +758,15 @@ impl<'a> Inquiry<'a> {
         }
     }
 
-    fn denied(&self, denial: &NoRecords) -> Found {
+    fn denied(&self, denial: &Denial) -> Found {
         let settings = &self.resolver.settings;
-        match denial.negative_ttl {
-            Some(ttl) => {
-                self.keep(Duration::from_secs(ttl.into()).min(settings.negative_ttl_max));
-            }
-            None => self.keep(settings.failure_ttl),
-        }
-        match denial.response_code {
-            ResponseCode::NXDomain => Found::NoSuchName,
-            ResponseCode::NoError => Found::NoRecords,
-            code => self.failed(code.to_string()),
+        self.keep(match denial.ttl {
+            Some(ttl) => ttl.min(settings.negative_ttl_max),
+            None => settings.failure_ttl,
+        });
+        match denial.name_exists {
+            true => Found::NoRecords,
+            false => Found::NoSuchName,
         }
     }
 
@@ -781,11 +776,10 @@ impl<'a> Inquiry<'a> {
     }
 }
 
-/// The library follows eight aliases that are given one by one, and then says that there are no records. Who has learned that there are
+/// Eight aliases that are given one by one are followed, and then there seem to be no records. Who has learned that there are
 /// none has the SOA as well; of MX too little hangs on it, because the addresses are asked for next.
-fn ends_in_alias(denial: &NoRecords, asked: &Name) -> bool {
-    let is_of_another_name = denial.query.name() != asked;
-    denial.response_code == ResponseCode::NoError && denial.soa.is_none() && is_of_another_name
+fn ends_in_alias(denial: &Denial) -> bool {
+    denial.name_exists && !denial.is_proven && denial.is_of_alias
 }
 
 fn no_such_domain(domain: &str) -> ResolveError {
@@ -825,20 +819,23 @@ fn no_address_of(domain: &str, hosts: &[Box<str>]) -> ResolveError {
 
 /// What is made of MX records: preference and name, best first, equals by name. What cannot be the name
 /// of a host is left out. `None`: the null MX, whose only host is the root (RFC 7505).
-pub fn mx_hosts(records: &[RData]) -> Option<Vec<(u16, Box<str>)>> {
-    let is_null = |record: &RData| matches!(record, RData::MX(mx) if mx.exchange.is_root());
+pub fn mx_hosts(records: &[Record]) -> Option<Vec<(u16, Box<str>)>> {
+    let is_null =
+        |record: &Record| matches!(record, Record::Mx { exchange, .. } if **exchange == *".");
     if records.iter().all(is_null) {
         return None;
     }
     let mut hosts: Vec<_> = records
         .iter()
-        .filter_map(|record| {
-            let RData::MX(mx) = record else {
-                return None;
-            };
-            let name = mx.exchange.to_ascii();
-            let name = Domain::from_dns(&name).ok()?;
-            Some((mx.preference, name.as_str().into()))
+        .filter_map(|record| match record {
+            Record::Mx {
+                preference,
+                exchange,
+            } => {
+                let name = Domain::from_dns(exchange).ok()?;
+                Some((*preference, name.as_str().into()))
+            }
+            Record::Address(_) => None,
         })
         .collect();
     hosts.sort();

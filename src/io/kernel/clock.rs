@@ -9,7 +9,7 @@ pub fn now() -> Now {
 }
 
 /// How long it is until a time that a library states by its own look at the clock; zero if that has passed.
-pub fn until(time: Instant) -> Duration {
+pub(super) fn until(time: Instant) -> Duration {
     time.saturating_duration_since(Instant::now())
 }
 

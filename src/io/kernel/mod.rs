@@ -1,7 +1,9 @@
-//! The host itself: the kernel's ring, clocks, files and random numbers.
+//! The host itself: the kernel's ring, clocks, files and random numbers, and name servers.
 
 pub mod clock;
+pub mod dns;
 pub mod fs;
+pub mod interfaces;
 pub mod operations;
 pub mod random;
 pub mod runtime;

@@ -2,7 +2,7 @@
 //! that a real host leaves open. Chosen by the feature `simulate`, in the place of `kernel`.
 //!
 //! Promise: the same seed is the same world, to the poll and to the byte, in every process.
-//! Not here yet: sockets, name servers and signals, which are still the kernel's, so a world has none.
+//! Not here yet: sockets and signals, which are still the kernel's, so a world has none.
 //!
 //! What may go wrong, and what all promises must survive together:
 //!
@@ -13,6 +13,7 @@
 //! sync        fails once, and what was dirty is forgotten; the next one succeeds
 //! space       less than was asked for; another program takes it and gives it back
 //! power cut   of what was not durable any subset of sectors, of names each by itself; also within a call
+//! names       see `names`
 //! dead disk   from some time on nothing works, until the next start
 //! ```
 //!
@@ -20,8 +21,11 @@
 
 pub mod clock;
 mod disk;
+pub mod dns;
 mod executor;
 pub mod fs;
+pub mod interfaces;
+mod names;
 pub mod operations;
 pub mod random;
 pub mod runtime;
@@ -29,6 +33,7 @@ mod world;
 
 pub use disk::Faults;
 pub use executor::{Order, Owner};
+pub use names::{Fault, Manner, Names};
 pub use world::{Guard, World};
 
 /// The relay's, whatever its run.

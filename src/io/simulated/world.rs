@@ -2,9 +2,10 @@
 
 use super::disk::{Disk, Faults};
 use super::executor::{Event, EventKey, Order, Owner, Tasks};
+use super::names::Names;
 use crate::io::Bug;
 use crate::time::{Now, WallTime};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Deref;
@@ -39,7 +40,7 @@ pub fn if_any(act: impl FnOnce(&World)) {
     }
 }
 
-/// One clock, one source of chance, tasks and a disk.
+/// One clock, one source of chance, tasks, a disk and what name servers know.
 pub struct World {
     random: Cell<u64>,
     now: Cell<Now>,
@@ -51,6 +52,7 @@ pub struct World {
     polls: Cell<u64>,
     digest: Cell<u32>,
     pub(super) disk: RefCell<Disk>,
+    names: RefCell<Names>,
     story: RefCell<Option<Vec<String>>>,
     planted: Cell<Option<Bug>>,
 }
@@ -90,6 +92,7 @@ impl World {
             polls: Cell::new(0),
             digest: Cell::new(0),
             disk: RefCell::default(),
+            names: RefCell::default(),
             story: RefCell::new(is_told.then(Vec::new)),
             planted: Cell::new(None),
         });
@@ -328,6 +331,13 @@ impl World {
     /// Names in a directory, in their order.
     pub fn names_in(&self, directory: &Path) -> Vec<String> {
         self.disk.borrow().names_in(directory)
+    }
+
+    // ---- names ----
+
+    /// What name servers know; to be let go before anything is waited for.
+    pub fn names(&self) -> RefMut<'_, Names> {
+        self.names.borrow_mut()
     }
 
     // ---- what is told ----

@@ -1,7 +1,8 @@
 //! Which hosts are this relay itself: a next hop that leads back here is a loop.
 
 use crate::domain::Domain;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use crate::io::interfaces;
+use std::net::{IpAddr, SocketAddr};
 
 /// The relay's own names and addresses.
 #[derive(Clone, Debug, Default)]
@@ -44,23 +45,7 @@ fn reaches(ip: IpAddr, listener: IpAddr) -> bool {
         return listener.is_loopback() && listener.is_ipv4() == ip.is_ipv4();
     }
     let same_family = listener.is_ipv6() || ip.is_ipv4();
-    listener.is_unspecified() && same_family && (ip.is_loopback() || is_on_an_interface(ip))
-}
-
-/// A socket that is connected to an address of this host has that very address itself. Connecting a UDP
-/// socket sends nothing. Trying to bind instead would say yes to every address where
-/// `ip_nonlocal_bind` is set.
-fn is_on_an_interface(ip: IpAddr) -> bool {
-    const ANY_PORT: u16 = 9;
-    let unspecified: IpAddr = match ip {
-        IpAddr::V4(_) => [0_u8; 4].into(),
-        IpAddr::V6(_) => [0_u8; 16].into(),
-    };
-    let source = UdpSocket::bind((unspecified, 0)).and_then(|socket| {
-        socket.connect((ip, ANY_PORT))?;
-        socket.local_addr()
-    });
-    source.is_ok_and(|source| source.ip() == ip)
+    listener.is_unspecified() && same_family && (ip.is_loopback() || interfaces::has(ip))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use super::*;
 use dns::{DnsServer, Failure};
 use hickory_resolver::proto::rr::rdata::MX;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use std::collections::HashSet;
 use std::time::Instant;
 
