@@ -380,7 +380,7 @@ impl Core {
             metrics.connections_out_open.set(open);
         }
         if let Some(ingress) = &*self.ingress.borrow() {
-            let open = ingress.context.sessions.open();
+            let open = ingress.context.state.sessions.open();
             metrics.sessions_open.set(open as u64);
         }
     }
@@ -464,7 +464,7 @@ impl Core {
         if let Some(ingress) = &*self.ingress.borrow() {
             ingress.draining.set(true);
             ingress.leaving.notify_waiters();
-            ingress.context.draining.set(true);
+            ingress.context.state.draining.set(true);
             net::interrupt_idle();
         }
     }
@@ -476,7 +476,7 @@ impl Core {
         spawn(async move {
             let ingress = self.ingress.borrow().clone();
             if let Some(ingress) = ingress {
-                ingress.context.sessions.all_ended().await;
+                ingress.context.state.sessions.all_ended().await;
             }
             if let Some(delivery) = &self.delivery {
                 delivery.drain().await;

@@ -11,7 +11,7 @@ use crate::domain::Domain;
 use crate::handoff::job::Message;
 use crate::handoff::memory::{Budget, Memory};
 use crate::listener::{AddressCounts, Admission, Load};
-use crate::log::{Log, Throttle, event};
+use crate::log::Log;
 use crate::message::Mailbox;
 use crate::metrics::{CoreMetrics, Counter};
 use crate::policy::port::Listening;
@@ -26,10 +26,8 @@ use crate::session;
 use crate::session::tls_memory::TlsMemory;
 use crate::spool::Spool;
 use crate::tls::{ClientTls, Judge, TlsError, TrustAnchors, Versions};
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 pub struct Shared {
     pub config: Config,
@@ -133,30 +131,21 @@ impl Shared {
         accepted: session::TakeOver,
         dead_end: session::DeadEnd,
     ) -> Rc<session::Context> {
-        let lines = |event| RefCell::new(Throttle::new(event, session::LIMIT_LINES_PER_SECOND));
         Rc::new(session::Context {
-            server: Rc::new(self.config.server.clone()),
-            settings: self.config.session,
-            relay: rules.relaying.clone(),
-            dead_end,
-            spool,
+            terms: session::Terms {
+                settings: self.config.session,
+                server: Rc::new(self.config.server.clone()),
+                relay: rules.relaying.clone(),
+                tls: rules.tls.clone(),
+            },
+            state: session::State::default(),
             core,
-            tls: rules.tls.clone(),
-            tls_memory: self.tls_memory.clone(),
+            spool,
             memory: Budget::new(self.memory.clone(), core),
-            turns: Semaphore::new(session::TURNS),
+            tls_memory: self.tls_memory.clone(),
             rates: self.rates.clone(),
-            refusal_lines: lines(event::REFUSED),
-            limit_lines: lines(event::LIMITED),
-            failure_lines: RefCell::new(Throttle::new(
-                event::ACCEPT_FAILED,
-                session::FAILURE_LINES_PER_SECOND,
-            )),
-            rejection_lines: [lines(event::REJECTED), lines(event::REJECTED)],
             accepted,
-            draining: Cell::new(false),
-            is_out_of_memory: Cell::new(false),
-            sessions: session::Sessions::default(),
+            dead_end,
             metrics: self.metrics[core].clone(),
             log,
         })

@@ -1,5 +1,10 @@
 //! Accepts connections, admits or refuses them, and starts a session for each.
 //!
+//! ```text
+//! accept -> (another core) -> identify -> admit -> serve
+//!                                           \-> refuse
+//! ```
+//!
 //! Promise: whoever is refused is told so with a 421, within bounds; a listener that is drained
 //! leaves nobody in its queue unanswered.
 //! Not here: what is said in a session, and the ports themselves (`engine` binds them).
@@ -81,6 +86,15 @@ pub struct Ingress {
     pub refusals: Rc<Sessions>,
 }
 
+/// A connection of which it is known who is there.
+struct Caller {
+    socket: Socket,
+    peer: SocketAddr,
+    port: Port,
+    /// May relay anywhere.
+    trusted: bool,
+}
+
 impl Ingress {
     /// Ends [`Ingress::listen`]: whoever is queued is answered, and the port is closed. While the
     /// core drains before that, new connections get their 421.
@@ -124,7 +138,9 @@ impl Ingress {
     fn log_failure(&self, error: &std::io::Error) {
         let context = &self.context;
         let allowed = context
-            .failure_lines
+            .state
+            .lines
+            .failed
             .borrow_mut()
             .allow_of_nobody(clock::now());
         let Some(suppressed) = allowed else {
@@ -158,23 +174,33 @@ impl Ingress {
         Ok(())
     }
 
-    /// Starts the session of a connection that this core keeps.
+    /// Takes a connection, which this core keeps, from who it is to its session or its refusal.
     pub fn start(self: &Rc<Self>, accepted: Accepted) {
-        let Accepted {
-            descriptor,
-            peer,
-            port,
-        } = accepted;
-        let socket = Socket::adopt(descriptor);
-        let trusted = self.context.relay.get().is_trusted(peer.ip());
+        let caller = self.identify(accepted);
         let now = clock::now();
-        match self.admit(peer, trusted, now) {
-            Ok(admitted) => {
-                let context = self.context.clone();
-                spawn(session::serve(context, socket, peer, port, admitted));
-            }
-            Err(refused) => self.refuse(socket, peer, refused, port, now),
+        match self.admit(&caller, now) {
+            Ok(admitted) => self.serve(caller, admitted),
+            Err(refused) => self.refuse(caller, refused, now),
         }
+    }
+
+    /// Whose connection it is, by its address.
+    fn identify(&self, accepted: Accepted) -> Caller {
+        Caller {
+            socket: Socket::adopt(accepted.descriptor),
+            peer: accepted.peer,
+            port: accepted.port,
+            trusted: (self.context.terms.relay.get()).is_trusted(accepted.peer.ip()),
+        }
+    }
+
+    /// `admitted` is given up when the session ends.
+    fn serve(&self, caller: Caller, admitted: Admitted) {
+        let context = self.context.clone();
+        let Caller {
+            socket, peer, port, ..
+        } = caller;
+        spawn(session::serve(context, socket, peer, port, admitted));
     }
 
     /// True if strangers should hurry: connections run short, or memory, so that others are refused.
@@ -182,23 +208,26 @@ impl Ingress {
         self.admission.is_crowded() || !self.context.has_memory_for(false)
     }
 
-    fn admit(&self, peer: SocketAddr, trusted: bool, now: Now) -> Result<Admitted, Refused> {
+    fn admit(&self, caller: &Caller, now: Now) -> Result<Admitted, Refused> {
         if self.draining.get() {
             return Err(Refused::Draining);
         }
-        if !self.context.has_memory_for(trusted) {
+        if !self.context.has_memory_for(caller.trusted) {
             return Err(Refused::Memory);
         }
-        self.admission.admit(peer.ip(), trusted, now)
+        (self.admission).admit(caller.peer.ip(), caller.trusted, now)
     }
 
     /// One reply, and the end. On a port of implicit TLS nobody could read it.
-    fn refuse(&self, socket: Socket, peer: SocketAddr, refused: Refused, port: Port, now: Now) {
+    fn refuse(&self, caller: Caller, refused: Refused, now: Now) {
+        let Caller {
+            socket, peer, port, ..
+        } = caller;
         self.note_refusal(peer, refused, now);
         if port.has_implicit_tls() {
             return;
         }
-        let reply = refused.reply(&self.context.server.hostname);
+        let reply = refused.reply(&self.context.terms.server.hostname);
         if self.refusals.open() >= REFUSALS_MAX {
             // What fits into the socket's buffer. A client that has already spoken may not see it.
             let _ = socket.send_now(reply.as_bytes());
@@ -226,7 +255,7 @@ impl Ingress {
             | Refused::TooManyOfAddress
             | Refused::Draining => {}
         }
-        let lines = &self.context.refusal_lines;
+        let lines = &self.context.state.lines.refused;
         if let Some(suppressed) = lines.borrow_mut().allow(prefix_of(peer.ip()), now) {
             let log = &self.context.log;
             log.line(LogLevel::Info, event::REFUSED, clock::wall_time())

@@ -1,0 +1,210 @@
+//! What the machine of a session asks, and what it is answered: who may do what, and how often.
+
+use super::context::Context;
+use crate::io::clock;
+use crate::log::{Addressee, LogLevel, Shown, event};
+use crate::message::{Mailbox, SessionId};
+use crate::policy::rates::{Over, prefix_of};
+use crate::smtp::refusal::Refusal;
+use crate::smtp::server::{PeerInfo, Policy, RejectedAt, Rejection, Spending};
+use crate::time::Now;
+use std::net::{IpAddr, SocketAddr};
+
+const OUT_OF_MEMORY: Refusal = Refusal::new(452, 3, 1, "Insufficient system memory, try later");
+
+/// What a session's machine asks, and who asks.
+pub(super) struct Asked<'a> {
+    context: &'a Context,
+    who: &'a Who,
+}
+
+/// Who is there, and the number of the session among those of its core.
+pub(super) struct Who {
+    pub(super) peer: SocketAddr,
+    pub(super) number: u64,
+}
+
+impl Who {
+    /// As every line names it. A socket for both families tells of IPv4 within IPv6.
+    pub(super) fn client(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+}
+
+impl Policy for Asked<'_> {
+    fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
+        self.context.recipient(trusted, path)
+    }
+
+    fn postmaster(&self) -> Option<Mailbox> {
+        self.context.postmaster()
+    }
+
+    fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        self.context.admit(peer, declared_bytes)
+    }
+
+    fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {
+        self.context.lists_starttls(peer, hello)
+    }
+
+    fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
+        self.context.spend(peer, what)
+    }
+
+    fn rejected(&self, rejection: &Rejection<'_>) {
+        if matches!(rejection.at, RejectedAt::Content | RejectedAt::Commit) {
+            self.context.metrics.messages_refused.increment();
+        }
+        let throttle = &self.context.state.lines.rejected[usize::from(rejection.peer.trusted)];
+        let client = prefix_of(self.who.peer.ip());
+        let Some(suppressed) = throttle.borrow_mut().allow(client, clock::now()) else {
+            return;
+        };
+        let (log, now) = (&self.context.log, clock::wall_time());
+        let mut line = log.line(LogLevel::Info, event::REJECTED, now);
+        line.field("session", self.context.session_id(self.who))
+            .field("client", self.who.client())
+            .field("hello", rejection.hello)
+            .field("at", rejection.at.name())
+            .field("from", rejection.from)
+            .field("to", Addressee(rejection.to));
+        if !rejection.recipients.is_empty() {
+            line.recipients(rejection.recipients);
+        }
+        line.field("reply", Shown(rejection.refusal))
+            .field("lines_suppressed", suppressed);
+    }
+}
+
+/// What the machine asks; see [`Policy`].
+impl Context {
+    fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
+        self.terms
+            .relay
+            .get()
+            .recipient(trusted, path)
+            .map_err(|refused| {
+                let (_, subject, detail) = refused.status();
+                Refusal::new(refused.code(), subject, detail, refused.text())
+            })?;
+        match (self.dead_end)(path) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
+    }
+
+    fn postmaster(&self) -> Option<Mailbox> {
+        self.terms.relay.get().postmaster().cloned()
+    }
+
+    fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        if !self.has_memory_for(peer.trusted) {
+            self.metrics.refused_for_memory.increment();
+            return Err(OUT_OF_MEMORY);
+        }
+        let admitted = self.spool.admit(declared_bytes);
+        admitted.map_err(|error| error.refusal())
+    }
+
+    fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {
+        // Without TLS such a client could not send at all.
+        let withdrawn = !self.terms.server.require_tls
+            && self
+                .tls_memory
+                .take_withdrawal(peer.address, hello, clock::now());
+        if withdrawn {
+            self.metrics.starttls_withdrawn.increment();
+        }
+        !withdrawn
+    }
+
+    pub(super) fn spend(&self, peer: &PeerInfo, what: Spending) -> Result<(), Refusal> {
+        if what == Spending::Recipient && !self.has_memory_for(peer.trusted) {
+            self.metrics.refused_for_memory.increment();
+            return Err(OUT_OF_MEMORY);
+        }
+        if peer.trusted {
+            return Ok(());
+        }
+        let now = clock::now();
+        let spent = self.rates.spend(what, peer.address, now);
+        spent.map_err(|over| self.over_limit(what, over, peer.address, now))
+    }
+}
+
+impl Context {
+    pub(super) fn asked<'a>(&'a self, who: &'a Who) -> Asked<'a> {
+        Asked { context: self, who }
+    }
+
+    /// Counts and logs that an address is over a limit; what it is told.
+    fn over_limit(&self, what: Spending, over: Over, address: IpAddr, now: Now) -> Refusal {
+        let metrics = &self.metrics;
+        let (counter, flag, code, text) = match (what, over) {
+            (Spending::Handshake, Over::Address) => (
+                &metrics.limited_handshakes,
+                "--handshake-rate",
+                421,
+                "Too many TLS handshakes from your address, try later",
+            ),
+            (Spending::Handshake, Over::Total) => (
+                &metrics.limited_handshakes,
+                "--handshake-rate-total",
+                421,
+                "Too many TLS handshakes, try later",
+            ),
+            (Spending::Message, _) => (
+                &metrics.limited_messages,
+                "--message-rate",
+                450,
+                "Too many messages from your address, try later",
+            ),
+            (Spending::Recipient, _) => (
+                &metrics.limited_recipients,
+                "--recipient-rate",
+                450,
+                "Too many recipients from your address, try later",
+            ),
+            (Spending::Error, _) => (
+                &metrics.limited_errors,
+                "--error-rate",
+                421,
+                "Too many errors from your address, try later",
+            ),
+        };
+        counter.increment();
+        if let Some(suppressed) = self
+            .state
+            .lines
+            .limited
+            .borrow_mut()
+            .allow(prefix_of(address), now)
+        {
+            self.log
+                .line(LogLevel::Info, event::LIMITED, clock::wall_time())
+                .field("client", address.to_canonical())
+                .field("limit", flag)
+                .field("code", u64::from(code))
+                .field("lines_suppressed", suppressed);
+        }
+        Refusal::new(code, 7, 0, text)
+    }
+
+    pub(super) fn session_id(&self, who: &Who) -> SessionId {
+        SessionId {
+            run: self.spool.run(),
+            core: self.core as u16,
+            number: who.number,
+        }
+    }
+
+    pub(super) fn peer_info(&self, address: IpAddr) -> PeerInfo {
+        PeerInfo {
+            address,
+            trusted: self.terms.relay.get().is_trusted(address),
+            offer_starttls: false,
+            tls: None,
+        }
+    }
+}
