@@ -103,7 +103,7 @@ fn flags_in(text: &str) -> BTreeSet<String> {
 
 /// The load generator's flags are the fields of its options.
 fn flags_of_the_load_generator() -> BTreeSet<String> {
-    let options = read(&root().join("loadtest/src/options.rs"));
+    let options = read(&root().join("loadtest/src/options/mod.rs"));
     let fields = options.lines().filter_map(|line| {
         let (name, _) = line.trim().strip_prefix("pub ")?.split_once(':')?;
         Some(format!("--{}", name.replace('_', "-")))

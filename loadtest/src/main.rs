@@ -5,68 +5,43 @@
 //!    \______________ ledger ________________/
 //! ```
 //!
+//! A room uses the rooms below it:
+//!
+//! `commands` what each command does
+//! `pages` HTML of what was found out
+//! `relay` the relay under test: its process, its log
+//! `sink` the receiving side, with its MX hosts and their name server; `source` the sending side
+//! `figures` what was found out: data, and text
+//! `ledger` who was promised what, and what came
+//! `mail` what is sent: addresses and marks that are known again
+//! `wire` connections and TLS
+//! `host` clock, randomness, files, threads, processes
 //! `options` every flag
-//! `address` `message` what is sent: addresses and marks that are known again
-//! `ledger` `arrivals` who was promised what, and what came
-//! `link` `source` the sending side; `sink_session` `sink` the receiving side
-//! `hosts` `dns` the domains and MX hosts that the sink plays, and their name server
-//! `relay_log` what a relay says of itself
-//! `wire` `tls` `workers` `process` `clock` `random` `histogram` what they stand on
-//! `run` `kill` `report` a whole run, and its figures; `hold` what open connections cost
-//! `timeline` `progress` what is seen of it meanwhile
-//! `plot` `html` `html_run` `html_compare` `html_ramp` `html_hold` the pages that show it
-//! `compare` `comparison` `ramp` `search` many runs, and what they say together; `spread` medians
-//! `proxy` the floor: bytes from one TLS connection to another
 //!
 //! Absent on purpose: any code of the relay. A shared parser would share its bugs.
 
-mod address;
-mod alone;
-mod arrivals;
-mod clock;
-mod compare;
-mod comparison;
-mod dns;
-mod files;
-mod histogram;
-mod hold;
-mod hosts;
-mod html;
-mod html_compare;
-mod html_hold;
-mod html_ramp;
-mod html_run;
-mod kill;
+mod commands;
+mod figures;
+mod host;
 mod ledger;
-mod link;
-mod message;
+mod mail;
 mod options;
-mod plot;
-mod process;
-mod progress;
-mod proxy;
-mod ramp;
-mod random;
-mod relay_log;
-mod report;
-mod run;
-mod search;
+mod pages;
+mod relay;
 mod sink;
-mod sink_session;
 mod source;
-mod spread;
 #[cfg(test)]
 mod tests;
-mod timeline;
-mod tls;
 mod wire;
-mod workers;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::commands::{alone, compare, hold, kill, proxy, ramp, run};
+use crate::host::process;
 use crate::options::{Action, Command};
+use crate::pages::from_json;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -94,7 +69,7 @@ fn act(command: Command) -> Result<bool, run::Failure> {
         Action::Sink(command) => alone::sink(&command, &stop),
         Action::Run(command) => run::run(&command, &stop),
         Action::KillTest(command) => kill::kill_test(&command, &stop),
-        Action::Html(command) => html::from_json(&command),
+        Action::Html(command) => from_json(&command),
         Action::Compare(command) => compare::compare(&command, &stop),
         Action::Ramp(command) => ramp::ramp(&command, &stop),
         Action::Proxy(command) => proxy::proxy(&command, &stop),

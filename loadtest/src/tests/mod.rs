@@ -4,11 +4,11 @@ mod toy_relay;
 
 use clap::Parser;
 
-use crate::hold;
-use crate::kill;
+use crate::commands::hold;
+use crate::commands::kill;
+use crate::commands::run::{self, StopFlag};
+use crate::figures::report::Report;
 use crate::options::{Action, Command, HoldCommand, KillCommand, RunCommand};
-use crate::report::Report;
-use crate::run::{self, StopFlag};
 
 /// Command lines here only need blanks between words; `%` stands for a blank within one.
 fn parse(line: &str) -> Action {
@@ -282,7 +282,7 @@ fn two_ledger_files_are_put_together() {
     let check = |came: &str| {
         std::fs::write(&source, "r-0 a@b.test accepted\nr-1 a@b.test open\n").unwrap();
         std::fs::write(&sink, came).unwrap();
-        crate::arrivals::check(&source, &sink).unwrap()
+        crate::ledger::arrivals::check(&source, &sink).unwrap()
     };
     assert!(check("r-0 A@b.test intact\n").is_clean(false));
     assert!(check("r-0 a@b.test bounced\n").is_clean(false));

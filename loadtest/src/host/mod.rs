@@ -1,0 +1,11 @@
+//! What the load generator stands on: clock, randomness, files, threads, and processes as the kernel
+//! sees them.
+//!
+//! Promise: the only unsafe code is here.
+//! Not here: SMTP, mail, the relay under test.
+
+pub mod clock;
+pub mod files;
+pub mod process;
+pub mod random;
+pub mod workers;

@@ -1,0 +1,6 @@
+//! The relay under test.
+//!
+//! Promise: it is known by its command, its process and its log only.
+//! Not here: any code of a relay, SMTP.
+
+pub mod log;
