@@ -103,7 +103,8 @@ fn flags_in(text: &str) -> BTreeSet<String> {
 
 /// The load generator's flags are the fields of its options.
 fn flags_of_the_load_generator() -> BTreeSet<String> {
-    let options = read(&root().join("loadtest/src/options/mod.rs"));
+    let files = fs::read_dir(root().join("loadtest/src/options")).unwrap();
+    let options: String = files.map(|file| read(&file.unwrap().path())).collect();
     let fields = options.lines().filter_map(|line| {
         let (name, _) = line.trim().strip_prefix("pub ")?.split_once(':')?;
         Some(format!("--{}", name.replace('_', "-")))

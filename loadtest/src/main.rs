@@ -15,12 +15,14 @@
 //! `ledger` who was promised what, and what came
 //! `mail` what is sent: addresses and marks that are known again
 //! `wire` connections and TLS
-//! `host` clock, randomness, files, threads, processes
 //! `options` every flag
+//! `host` clock, randomness, files, threads, processes
+//! `text` figures as people read them; `failure` why a command could not do its work
 //!
 //! Absent on purpose: any code of the relay. A shared parser would share its bugs.
 
 mod commands;
+mod failure;
 mod figures;
 mod host;
 mod ledger;
@@ -32,6 +34,7 @@ mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod text;
 mod wire;
 
 use std::process::ExitCode;
@@ -39,7 +42,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::commands::{alone, compare, hold, kill, proxy, ramp, run};
+use crate::failure::Failure;
 use crate::host::process;
+use crate::host::signals::StopFlag;
 use crate::options::{Action, Command};
 use crate::pages::from_json;
 
@@ -59,8 +64,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn act(command: Command) -> Result<bool, run::Failure> {
-    let stop = run::StopFlag::on_signals()?;
+fn act(command: Command) -> Result<bool, Failure> {
+    let stop = StopFlag::on_signals()?;
     if let Some(output) = command.action.output() {
         output.check_files()?;
     }

@@ -5,18 +5,23 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::commands::run::{self, Common, Failure, StopFlag};
-use crate::figures::report::{
-    cpu_of, grouped, per_second, with_rate, write_latencies, write_ledger,
-};
+use crate::commands::common::Common;
+use crate::commands::output::{self, write_json};
+use crate::failure::Failure;
+use crate::figures::rates::per_second;
+use crate::figures::report::{write_latencies, write_ledger};
+use crate::figures::sink::SinkFigures;
+use crate::figures::source::SourceFigures;
 use crate::host::clock::Clock;
-use crate::host::files;
 use crate::host::random::fresh_seed;
+use crate::host::signals::StopFlag;
 use crate::ledger::arrivals::{self, ArrivalLog, ArrivalSums};
+use crate::ledger::book::Book;
 use crate::options::{CheckCommand, SinkCommand, SourceCommand};
+use crate::relay::under_test::connect;
+use crate::sink::Sink;
 use crate::sink::hosts::Hosts;
-use crate::sink::{Book, Sink, SinkFigures};
-use crate::source::SourceFigures;
+use crate::text::{cpu_of, grouped, with_rate};
 
 const TICK: Duration = Duration::from_millis(20);
 const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
@@ -48,7 +53,7 @@ impl Progress {
 pub fn source(command: &SourceCommand, stop: &StopFlag) -> Result<bool, Failure> {
     command.output.check_no_page()?;
     let common = Common::new(&command.source)?;
-    run::connect(command.addr).map_err(|why| format!("{}: {why}", command.addr))?;
+    connect(command.addr).map_err(|why| format!("{}: {why}", command.addr))?;
     let mut source = common.start_source(&command.source, command.addr)?;
     let began = Instant::now();
     let mut progress = Progress::new(command.output.quiet);
@@ -67,7 +72,7 @@ pub fn source(command: &SourceCommand, stop: &StopFlag) -> Result<bool, Failure>
     }
     source.join();
     if let Some(path) = &command.ledger {
-        run::write_ledger(&common.ledger, source.shared.taken(), path)?;
+        output::write_ledger(&common.ledger, source.shared.taken(), path)?;
     }
     let figures = source.figures();
     print_source(&common, &figures, began.elapsed().as_secs_f64())?;
@@ -193,11 +198,4 @@ pub fn check(command: &CheckCommand) -> Result<bool, Failure> {
         );
     }
     Ok(verdict.accepted > 0 && verdict.is_clean(command.allow_duplicates))
-}
-
-fn write_json(path: Option<&std::path::Path>, value: &impl Serialize) -> Result<(), Failure> {
-    if let Some(path) = path {
-        files::write(path, serde_json::to_vec_pretty(value)?)?;
-    }
-    Ok(())
 }

@@ -6,15 +6,23 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use crate::commands::run::{self, Failure, Scratch, StopFlag};
+use crate::commands::output::write_files;
+use crate::commands::run;
+use crate::failure::Failure;
 use crate::figures::comparison::{ComparedRelay, ComparedRun, ComparedWorkload, Comparison};
-use crate::figures::report::{Machine, grouped, rate_or_dash};
+use crate::figures::machine::Machine;
 use crate::figures::spread::rotation;
 use crate::host::clock::Clock;
-use crate::options::{
-    CompareCommand, NamedRelay, OutputOptions, ProxyTls, Range, RelayOptions, RunCommand,
-    SinkOptions, SinkTls, SourceOptions, SourceTls, Workload,
-};
+use crate::host::scratch::Scratch;
+use crate::host::signals::StopFlag;
+use crate::options::compare::{CompareCommand, NamedRelay, ProxyTls, Workload};
+use crate::options::run::RunCommand;
+use crate::options::shared::{OutputOptions, RelayOptions};
+use crate::options::sink::{SinkOptions, SinkTls};
+use crate::options::source::{SourceOptions, SourceTls};
+use crate::options::values::Range;
+use crate::pages;
+use crate::text::{grouped, rate_or_dash};
 
 const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 const MB: u64 = 1 << 20;
@@ -31,7 +39,7 @@ pub fn compare(command: &CompareCommand, stop: &StopFlag) -> Result<bool, Failur
     let contenders = contenders(command)?;
     let comparison = measure(command, &contenders, &spools, stop)?;
     print!("{comparison}");
-    comparison.write_files(&command.output)?;
+    write_files(&command.output, &comparison, pages::compare::page)?;
     let clean = comparison.is_clean();
     scratch.tidy(clean);
     Ok(clean)

@@ -3,18 +3,25 @@
 
 use std::time::{Duration, Instant};
 
+use crate::commands::common::Common;
+use crate::commands::output::write_files;
 use crate::commands::progress::Goal;
-use crate::commands::run::{Common, Failure, StopFlag, UnderTest, Watch};
+use crate::commands::watch::Watch;
+use crate::failure::Failure;
 use crate::figures::report::{KillFigures, Report};
 use crate::host::random::Random;
-use crate::options::{KillCommand, settings};
+use crate::host::signals::StopFlag;
+use crate::options::run::KillCommand;
+use crate::options::shared::settings;
+use crate::pages;
+use crate::relay::under_test::UnderTest;
 
 /// Runs, prints, and says whether nothing was lost.
 pub fn kill_test(command: &KillCommand, stop: &StopFlag) -> Result<bool, Failure> {
     let (report, mut under_test) = measure(command, stop)?;
     let clean = report.is_clean();
     print!("{report}");
-    report.write_files(&command.output)?;
+    write_files(&command.output, &report, pages::run::page)?;
     under_test.tidy(clean);
     Ok(clean)
 }
@@ -51,7 +58,7 @@ pub fn measure(command: &KillCommand, stop: &StopFlag) -> Result<(Report, UnderT
     source.join();
     let relay_died = under_test.ended_by_itself();
     let relay_end = under_test.stop();
-    let mut report = Report::new(&common, &source, &sink);
+    let mut report = common.report(&source, &sink);
     report.timeline = samples;
     report.settings = settings(&options, &command.sink);
     report.note = command.output.note.clone();

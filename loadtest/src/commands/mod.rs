@@ -4,11 +4,14 @@
 //! Not here: flags (`options`), the text of a report (`figures`), its page (`pages`).
 
 pub mod alone;
+pub mod common;
 pub mod compare;
 pub mod hold;
 pub mod kill;
+mod output;
 mod progress;
 pub mod proxy;
 pub mod ramp;
 pub mod run;
 mod search;
+mod watch;

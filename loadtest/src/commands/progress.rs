@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::figures::report::grouped;
 use crate::figures::timeline::Sample;
+use crate::text::grouped;
 
 const BLOCK_PERIOD: Duration = Duration::from_millis(250);
 const LINE_PERIOD: Duration = Duration::from_secs(1);

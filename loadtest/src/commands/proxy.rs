@@ -22,9 +22,11 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::commands::run::{Failure, StopFlag};
+use crate::failure::Failure;
+use crate::host::signals::StopFlag;
 use crate::host::workers;
-use crate::options::{ProxyCommand, ProxyTls};
+use crate::options::ProxyCommand;
+use crate::options::compare::ProxyTls;
 use crate::wire::tls::{self, SERVER_NAME};
 
 const BACKLOG: u32 = 1024;
@@ -473,8 +475,8 @@ mod tests {
     use super::*;
     use crate::commands::run;
     use crate::figures::report::Report;
-    use crate::host::process::free_address;
     use crate::options::{Action, Command};
+    use crate::relay::process::free_address;
     use clap::Parser;
 
     /// A run through a proxy within this process.

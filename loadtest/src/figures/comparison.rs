@@ -2,16 +2,13 @@
 //! its text for people. Not here: the runs (`compare`).
 
 use std::fmt::{self, Display, Formatter};
-use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use crate::figures::histogram::Percentiles;
-use crate::figures::report::{Machine, Report};
+use crate::figures::machine::Machine;
+use crate::figures::report::Report;
 use crate::figures::spread::Spread;
-use crate::host::files;
-use crate::options::OutputOptions;
-use crate::pages::compare;
 
 /// A whole comparison, as `--json` has it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -254,17 +251,6 @@ impl Comparison {
             && runs.all(|run| run.clean)
     }
 
-    /// The JSON and the page, where they were asked for.
-    pub fn write_files(&self, output: &OutputOptions) -> io::Result<()> {
-        if let Some(path) = &output.json {
-            files::write(path, serde_json::to_vec_pretty(self)?)?;
-        }
-        if let Some(path) = &output.html {
-            files::write(path, compare::page(self))?;
-        }
-        Ok(())
-    }
-
     fn write_workload(&self, f: &mut Formatter<'_>, workload: &ComparedWorkload) -> fmt::Result {
         let width = self.relays.iter().map(|relay| relay.name.len()).max();
         let width = width.unwrap_or(0).max(5);
@@ -354,7 +340,7 @@ impl Display for Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::report::RelayFigures;
+    use crate::figures::relay::RelayFigures;
 
     /// A run of 10 messages that cost the relay so much CPU in all.
     fn run(round: u32, relay: usize, user_us: u64) -> ComparedRun {

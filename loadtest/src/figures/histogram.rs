@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::text::ms;
+
 /// Longest time that is told apart, in microseconds: an hour.
 const TIME_US_MAX: u64 = 3_600_000_000;
 /// Points of a curve each time that the share of slower ones halves.
@@ -108,6 +110,14 @@ impl Percentiles {
                 .take(CURVE_POINTS_MAX)
                 .collect(),
         }
+    }
+}
+
+/// The same of times that may be none: then a dash.
+pub fn ms_of(times: &Percentiles, us: u64) -> String {
+    match times.count {
+        0 => "-".to_string(),
+        _ => ms(us),
     }
 }
 

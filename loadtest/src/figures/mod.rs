@@ -5,6 +5,13 @@
 
 pub mod comparison;
 pub mod histogram;
+pub mod hold;
+pub mod machine;
+pub mod ramp;
+pub mod rates;
+pub mod relay;
 pub mod report;
+pub mod sink;
+pub mod source;
 pub mod spread;
 pub mod timeline;

@@ -1,22 +1,18 @@
 //! What a run found out: text for people, JSON for machines.
 
 use std::fmt::{self, Display, Formatter, Write as _};
-use std::fs;
-use std::io;
-use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::commands::run::Common;
 use crate::figures::histogram::Percentiles;
+use crate::figures::machine::Machine;
+use crate::figures::rates::{Rates, per_message, per_second};
+use crate::figures::relay::{RelayCounters, RelayFigures};
+use crate::figures::sink::SinkFigures;
+use crate::figures::source::SourceFigures;
 use crate::figures::timeline::Sample;
-use crate::host::files;
 use crate::ledger::{Ledger, Verdict};
-use crate::options::OutputOptions;
-use crate::pages::run;
-use crate::relay::log::RelayCounters;
-use crate::sink::{Sink, SinkFigures};
-use crate::source::{Source, SourceFigures};
+use crate::text::{cpu_of, decimal, grouped, megabytes, ms, rate_or_dash, volume, with_rate};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -56,43 +52,6 @@ pub struct Report {
     pub timeline: Vec<Sample>,
 }
 
-/// Where the run took place.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Machine {
-    pub kernel: String,
-    pub cpu: String,
-    pub cpus: usize,
-    pub started_unix_s: u64,
-}
-
-impl Machine {
-    pub fn here(started_unix_s: u64) -> Self {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info.lines().find(|line| line.starts_with("model name"));
-        let cpu = model
-            .and_then(|line| line.split_once(": "))
-            .map_or("", |(_, name)| name);
-        Self {
-            kernel: kernel.trim().to_string(),
-            cpu: cpu.to_string(),
-            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get()),
-            started_unix_s,
-        }
-    }
-}
-
-/// The relay's processes, from the first message until everything was settled.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RelayFigures {
-    pub user_us: u64,
-    pub system_us: u64,
-    /// Sum over its processes of the most that each ever had resident.
-    pub peak_rss_bytes: u64,
-}
-
 /// The recovery test.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -130,47 +89,7 @@ impl KillFigures {
     }
 }
 
-/// Per second, and per accepted message.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Rates {
-    pub accepted_per_second: f64,
-    pub delivered_per_second: f64,
-    pub accepted_bytes_per_second: f64,
-    pub delivered_bytes_per_second: f64,
-    pub handshakes_in_full_per_second: f64,
-    pub handshakes_in_resumed_per_second: f64,
-    pub handshakes_out_full_per_second: f64,
-    pub handshakes_out_resumed_per_second: f64,
-    pub handshakes_in_per_message: f64,
-    pub handshakes_out_per_message: f64,
-    pub relay_cpu_us_per_message: Option<f64>,
-    pub relay_messages_per_commit: Option<f64>,
-    pub source_cpu_us_per_message: f64,
-    pub sink_cpu_us_per_message: f64,
-}
-
 impl Report {
-    /// Adds up the ledger and takes the figures as they are now.
-    pub fn new(common: &Common, source: &Source, sink: &Sink) -> Self {
-        let counters = &source.shared.counters;
-        let start_us = source.shared.start_us();
-        let since_start = |us: u64| us.saturating_sub(start_us) as f64 / 1e6;
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            command: std::env::args().collect(),
-            machine: Machine::here(start_us / 1_000_000),
-            seed: common.seed,
-            run: common.ledger.addressing.run.clone(),
-            accept_seconds: since_start(counters.last_us.load(Ordering::Relaxed)),
-            deliver_seconds: since_start(sink.shared.counters.last_us.load(Ordering::Relaxed)),
-            ledger: common.ledger.verdict(source.shared.taken()),
-            source: source.figures(),
-            sink: sink.figures(),
-            ..Self::default()
-        }
-    }
-
     /// Takes off what the sink saw before the load began (the check that it greets).
     pub fn leave_out_connections(&mut self, before: &SinkFigures) {
         self.sink.connections -= before.connections.min(self.sink.connections);
@@ -260,17 +179,6 @@ impl Report {
             problems.push("the relay ended by itself".to_string());
         }
         problems
-    }
-
-    /// The JSON and the page, where they were asked for.
-    pub fn write_files(&self, output: &OutputOptions) -> io::Result<()> {
-        if let Some(path) = &output.json {
-            files::write(path, serde_json::to_vec_pretty(self)?)?;
-        }
-        if let Some(path) = &output.html {
-            files::write(path, run::page(self))?;
-        }
-        Ok(())
     }
 }
 
@@ -578,119 +486,9 @@ fn write_kills(f: &mut Formatter<'_>, kills: &KillFigures) -> fmt::Result {
     )
 }
 
-/// A rate over less than this is made of the clock's steps.
-const RATE_SECONDS_MIN: f64 = 1e-3;
-
-/// 0 if the time is too short to tell.
-pub fn per_second(count: u64, seconds: f64) -> f64 {
-    match seconds >= RATE_SECONDS_MIN {
-        true => count as f64 / seconds,
-        false => 0.0,
-    }
-}
-
-/// 0 if there is no message.
-fn per_message(count: u64, messages: u64) -> f64 {
-    match messages {
-        0 => 0.0,
-        messages => count as f64 / messages as f64,
-    }
-}
-
-/// A rate as pages and terminal show it; `None` if it is not known.
-pub fn rate(per_second: f64) -> Option<String> {
-    (per_second > 0.0).then(|| match per_second {
-        slow if slow < 10.0 => format!("{slow:.1}"),
-        fast => grouped(fast.round() as u64),
-    })
-}
-
-/// A rate, or a dash.
-pub fn rate_or_dash(per_second: f64) -> String {
-    rate(per_second).unwrap_or_else(|| "-".to_string())
-}
-
-/// A figure that need not be a whole number, with what counts of it.
-pub fn decimal(value: f64) -> String {
-    match value < 100.0 {
-        true => format!("{value:.1}"),
-        false => grouped(value.round() as u64),
-    }
-}
-
-/// A count, with its rate if that is known.
-pub fn with_rate(count: u64, per_second: f64) -> String {
-    match rate(per_second) {
-        Some(rate) => format!("{} ({rate}/s)", grouped(count)),
-        None => grouped(count),
-    }
-}
-
-/// Bytes in millions.
-pub fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
-}
-
-/// So many in so long, and how many bytes that was.
-pub fn volume(messages: u64, seconds: f64, bytes_per_second: f64) -> String {
-    let bytes = match bytes_per_second > 0.0 {
-        true => format!(", {:.1} MB/s", bytes_per_second / 1e6),
-        false => String::new(),
-    };
-    format!("{} in {seconds:.2} s{bytes}", grouped(messages))
-}
-
-/// Microseconds as milliseconds, with three digits that count.
-pub fn ms(us: u64) -> String {
-    match us {
-        0..10_000 => format!("{:.2}", us as f64 / 1e3),
-        10_000..100_000 => format!("{:.1}", us as f64 / 1e3),
-        _ => grouped((us + 500) / 1000),
-    }
-}
-
-/// The same of times that may be none: then a dash.
-pub fn ms_of(times: &Percentiles, us: u64) -> String {
-    match times.count {
-        0 => "-".to_string(),
-        _ => ms(us),
-    }
-}
-
-/// CPU time of so many messages: in words, for each of them if there are any.
-pub fn cpu_of(messages: u64, cpu_us: u64) -> String {
-    match messages {
-        0 => format!("{:.2} s CPU", cpu_us as f64 / 1e6),
-        messages => format!(
-            "{} us CPU per message",
-            decimal(cpu_us as f64 / messages as f64)
-        ),
-    }
-}
-
-/// 1234567 as 1,234,567.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(123), "123");
-        assert_eq!(grouped(1234567), "1,234,567");
-    }
 
     #[test]
     fn canary_a_report_with_a_loss_or_without_mail_is_not_clean() {

@@ -5,7 +5,10 @@
 //! Not here: SMTP, mail, the relay under test.
 
 pub mod clock;
+pub mod cpu;
 pub mod files;
 pub mod process;
 pub mod random;
+pub mod scratch;
+pub mod signals;
 pub mod workers;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::host::process::thread_cpu_us;
+use crate::host::cpu::thread_cpu_us;
 
 /// How often a thread writes down its CPU time.
 const METER_PERIOD: Duration = Duration::from_millis(100);

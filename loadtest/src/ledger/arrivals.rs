@@ -9,10 +9,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::host::files;
+use crate::ledger::delivery::Delivery;
 use crate::ledger::{Fate, Verdict, condemned, is_bounced, with_arrival, with_bounce, with_fate};
 use crate::mail::address::parse_sender;
 use crate::mail::message::failed_recipients;
-use crate::sink::Delivery;
 
 /// Knows what arrived, but not what was sent.
 pub struct ArrivalLog {

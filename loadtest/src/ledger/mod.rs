@@ -1,4 +1,5 @@
 //! The ledger: for every recipient of every message, what the source was told and what arrived.
+//!
 //! Promise: whatever was accepted and did not arrive once, intact, at its recipient is named, unless
 //! the sink refused the recipient for good and one report to the sender says so.
 //! Not here: sockets, clocks, percentages.
@@ -6,6 +7,8 @@
 //! Source and sink write in any order; a message may well arrive before its 250 is read.
 
 pub mod arrivals;
+pub mod book;
+pub mod delivery;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

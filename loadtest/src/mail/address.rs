@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use crate::options::SourceOptions;
+use crate::options::source::SourceOptions;
 
 /// Which recipients message `n` of a run has.
 #[derive(Clone, Debug)]

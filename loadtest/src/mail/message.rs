@@ -14,7 +14,7 @@ use memchr::memmem;
 
 use crate::host::random::Random;
 use crate::mail::address::Addressing;
-use crate::options::Range;
+use crate::options::values::Range;
 
 /// Filler that bodies are cut from. Small enough to stay in a core's second-level cache.
 const POOL_BYTES: usize = 256 << 10;

@@ -270,7 +270,7 @@ fn words(spread: Option<Spread>) -> String {
 /// About three digits that count.
 fn number(value: f64) -> String {
     match value.abs() {
-        size if size >= 1000.0 => crate::figures::report::grouped(value.round() as u64),
+        size if size >= 1000.0 => crate::text::grouped(value.round() as u64),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 0.1 => format!("{value:.2}"),

@@ -1,11 +1,12 @@
 //! The page of held connections: what each costs the relay, and who is served beside them.
 
-use crate::commands::hold::{HoldReport, Honest};
-use crate::figures::report::{grouped, megabytes, ms_of, rate};
+use crate::figures::histogram::ms_of;
+use crate::figures::hold::{HoldReport, Honest};
 use crate::host::clock::rfc5322_date;
 use crate::host::process::Resident;
 use crate::pages::plot::{Plot, Scale, Series, Shape, Tone, short_number};
 use crate::pages::{Figure, Page, Tile, shell_words};
+use crate::text::{grouped, megabytes, rate};
 
 const HALF: (u32, u32) = (546, 250);
 

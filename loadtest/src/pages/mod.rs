@@ -1,5 +1,7 @@
-//! Pages: one file each, nothing fetched, light and dark, fit to print. The parts that every kind
-//! of report is made of.
+//! Pages of what was found out. The parts that every kind of report is made of.
+//!
+//! Promise: a page is one file that fetches nothing, is light or dark as the reader wishes, and fit to print.
+//! Not here: the figures and their text (`figures`).
 
 pub mod compare;
 pub mod hold;
@@ -9,7 +11,7 @@ pub mod run;
 
 use std::fmt::Write as _;
 
-use crate::commands::run::Failure;
+use crate::failure::Failure;
 use crate::host::files;
 use crate::options::HtmlCommand;
 use crate::pages::plot::{Plot, Tone};

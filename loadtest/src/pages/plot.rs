@@ -4,11 +4,12 @@
 //! Everything is drawn in the light colours of `Tone`; the page's style sheet finds them by value
 //! and exchanges them where it is dark.
 
-use crate::figures::report::grouped;
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::text::grouped;
 
 /// Units of the drawing per pixel: plotters places in whole units.
 const FINE: f64 = 4.0;

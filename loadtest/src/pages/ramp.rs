@@ -1,10 +1,12 @@
 //! The page of a ramp: times against the rate, and where they leave their bound.
 
-use crate::commands::ramp::{Ramp, Step};
-use crate::figures::report::{Report, decimal, grouped, ms_of, rate_or_dash};
+use crate::figures::histogram::ms_of;
+use crate::figures::ramp::{Ramp, Step};
+use crate::figures::report::Report;
 use crate::host::clock::rfc5322_date;
 use crate::pages::plot::{Mark, Plot, Scale, Series, Shape, Tone, short_number, us_label};
 use crate::pages::{Figure, Page, Tile, shell_words};
+use crate::text::{decimal, grouped, rate_or_dash};
 
 const WIDE: (u32, u32) = (1120, 360);
 const HALF: (u32, u32) = (546, 250);

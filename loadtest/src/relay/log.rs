@@ -6,28 +6,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use crate::figures::relay::RelayCounters;
 
 /// The line is looked for in this much of the log's end: its last words come after it.
 const TAIL_BYTES_MAX: u64 = 1 << 20;
-
-/// The relay's own counters, from its start to its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RelayCounters {
-    /// Writes to stable storage that made messages durable.
-    pub commits: u64,
-    /// Messages in them.
-    pub commit_messages: u64,
-    pub connections_out: u64,
-    pub connections_out_failed: u64,
-    pub deferred: u64,
-}
-
-impl RelayCounters {
-    pub fn messages_per_commit(&self) -> f64 {
-        self.commit_messages as f64 / (self.commits as f64).max(1.0)
-    }
-}
 
 /// The newest counters in a log; `None` if there are none.
 pub fn last_counters(log: &Path) -> io::Result<Option<RelayCounters>> {

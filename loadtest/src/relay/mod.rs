@@ -4,3 +4,5 @@
 //! Not here: any code of a relay, SMTP.
 
 pub mod log;
+pub mod process;
+pub mod under_test;

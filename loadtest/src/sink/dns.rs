@@ -12,13 +12,13 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, MX, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 
+use crate::figures::sink::DnsFigures;
 use crate::host::workers::{self, Meter};
-use crate::options::MxOptions;
+use crate::options::sink::MxOptions;
 use crate::sink::hosts::{HOSTS_DOMAIN, Hosts, Known};
 
 /// Largest datagram without EDNS (RFC 1035 section 4.2.1), and the largest that we send with it.
@@ -58,21 +58,6 @@ struct Counters {
     negative: AtomicU64,
     truncated: AtomicU64,
     dropped: AtomicU64,
-}
-
-/// What the name server did.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DnsFigures {
-    pub questions_udp: u64,
-    pub questions_tcp: u64,
-    /// Answers that say "no such name" or "no such record".
-    pub negative: u64,
-    /// Answers over UDP that were too long.
-    pub truncated: u64,
-    /// Questions that got no answer: not DNS, or too many at a time.
-    pub dropped: u64,
-    pub cpu_us: u64,
 }
 
 impl NameServer {

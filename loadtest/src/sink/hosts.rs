@@ -1,6 +1,6 @@
 //! The hosts that the sink plays: one, or the MX hosts of every domain, each with a name and an
 //! address of its own. Names and addresses follow from numbers, so nobody stores them.
-//! Not here: DNS messages (`dns`), conversations (`sink_session`).
+//! Not here: DNS messages (`dns`), conversations (`session`).
 //!
 //! ```text
 //! domain d --> site d / shared --> hosts site * per_site ..  --> 127.1.0.0 + host
@@ -10,10 +10,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
-
+use crate::figures::sink::HostFigures;
 use crate::mail::address::{Domain, DomainNames};
-use crate::options::MxOptions;
+use crate::options::sink::MxOptions;
 
 /// Address of host 0. What lies below is left to relay, name server and everybody else.
 const FIRST_ADDRESS: u32 = 0x7F01_0000;
@@ -269,24 +268,6 @@ impl Mx {
 fn plain(digits: &str) -> Option<u32> {
     let number: u32 = digits.parse().ok()?;
     (number.to_string() == digits).then_some(number)
-}
-
-/// The next hops, as the sink saw them. The senders' hosts are counted for connections only.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct HostFigures {
-    pub by_mx: bool,
-    /// Sets of MX hosts: what a relay can tell apart as next hops.
-    pub sites: u64,
-    pub sites_reached: u64,
-    /// Those with faults, if others have none.
-    pub sites_faulty: u64,
-    pub hosts: u64,
-    pub hosts_reached: u64,
-    /// Most connections open to one host at a time.
-    pub connections_per_host_max: u32,
-    /// Recipients whose message came to a host that is none of their domain's.
-    pub misrouted: u64,
 }
 
 #[cfg(test)]

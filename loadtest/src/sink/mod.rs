@@ -1,33 +1,35 @@
 //! The far side: accepts connections, spreads them over its threads and counts.
-//! Not here: the SMTP conversation (`sink_session`).
+//!
+//! Promise: the book knows of a message before the relay reads its 250.
+//! Not here: the SMTP conversation (`session`), what was sent (`source`).
 
 pub mod dns;
 pub mod hosts;
 mod session;
+pub mod shared;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustls::ServerConfig;
-use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use crate::figures::histogram::{Latencies, Percentiles};
+use crate::figures::histogram::Latencies;
+use crate::figures::sink::SinkFigures;
 use crate::host::clock::Clock;
 use crate::host::workers::{self, Meter};
-use crate::ledger::Ledger;
-use crate::ledger::arrivals::ArrivalLog;
-use crate::mail::address;
-use crate::options::{SinkOptions, SinkTls, default_threads};
-use crate::sink::dns::{DnsFigures, NameServer};
-use crate::sink::hosts::{HostFigures, HostNumber, Hosts};
+use crate::ledger::book::Book;
+use crate::options::sink::SinkOptions;
+use crate::options::values::default_threads;
+use crate::sink::dns::NameServer;
+use crate::sink::hosts::{HostNumber, Hosts};
 use crate::sink::session::Session;
+use crate::sink::shared::{Counters, Shared};
 use crate::wire::tls;
 
 const BACKLOG: u32 = 4096;
@@ -35,59 +37,6 @@ const BACKLOG: u32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The only interface on which the hosts' addresses are answered for.
 const LOOPBACK_DEVICE: &[u8] = b"lo";
-
-/// Who is told of what arrives.
-pub enum Book {
-    /// The source runs in this process: every recipient is known beforehand.
-    Run(Arc<Ledger>),
-    /// The source is elsewhere.
-    Alone(Mutex<ArrivalLog>),
-}
-
-/// What all threads of a sink share.
-pub struct Shared {
-    pub options: SinkOptions,
-    pub hosts: Arc<Hosts>,
-    pub book: Book,
-    pub clock: Clock,
-    pub tls: Arc<ServerConfig>,
-    pub counters: Counters,
-    /// From when a message should have been sent to its end of data here.
-    pub end_to_end: Latencies,
-    /// The same, of domains that have no faulty host while others have.
-    pub end_to_end_good: Latencies,
-    pub seed: u64,
-    open: Vec<AtomicUsize>,
-}
-
-#[derive(Default)]
-pub struct Counters {
-    pub connections: AtomicU64,
-    pub connections_refused: AtomicU64,
-    pub handshakes_full: AtomicU64,
-    pub handshakes_resumed: AtomicU64,
-    pub handshakes_failed: AtomicU64,
-    pub messages_tls: AtomicU64,
-    pub messages_plain: AtomicU64,
-    pub bytes: AtomicU64,
-    pub bounces: AtomicU64,
-    pub faults_4xx: AtomicU64,
-    pub faults_5xx: AtomicU64,
-    pub faults_dropped: AtomicU64,
-    pub faults_broken_off: AtomicU64,
-    pub faults_421: AtomicU64,
-    pub faults_connect: AtomicU64,
-    pub protocol_errors: AtomicU64,
-    pub open_max: AtomicU64,
-    /// When the last message arrived, microseconds since 1970.
-    pub last_us: AtomicU64,
-}
-
-impl Counters {
-    pub fn messages(&self) -> u64 {
-        self.messages_tls.load(Ordering::Relaxed) + self.messages_plain.load(Ordering::Relaxed)
-    }
-}
 
 /// A running sink; it ends when dropped.
 pub struct Sink {
@@ -357,184 +306,5 @@ struct AtHost<'a> {
 impl Drop for AtHost<'_> {
     fn drop(&mut self) {
         self.hosts.leave(self.host);
-    }
-}
-
-/// How a host treats its clients. Shares are of 1.
-#[derive(Clone, Copy, Debug)]
-pub struct Behaviour {
-    pub tls: SinkTls,
-    pub tls_latency: Duration,
-    pub fault_4xx: f64,
-    pub fault_5xx: f64,
-    pub fault_drop_before_reply: f64,
-    pub fault_drop: f64,
-    pub fault_421: f64,
-    pub fault_connect: f64,
-    /// Of recipients.
-    pub unknown: f64,
-    pub latency: Duration,
-    /// Bytes per second; 0: no limit.
-    pub read_rate: u64,
-}
-
-impl Behaviour {
-    const GOOD: Self = Self {
-        tls: SinkTls::Good,
-        tls_latency: Duration::ZERO,
-        fault_4xx: 0.0,
-        fault_5xx: 0.0,
-        fault_drop_before_reply: 0.0,
-        fault_drop: 0.0,
-        fault_421: 0.0,
-        fault_connect: 0.0,
-        unknown: 0.0,
-        latency: Duration::ZERO,
-        read_rate: 0,
-    };
-
-    /// That of a host with all faults that were asked for.
-    fn faulty(options: &SinkOptions) -> Self {
-        Self {
-            tls: options.sink_tls,
-            tls_latency: Duration::from_millis(options.tls_latency),
-            fault_4xx: options.fault_4xx,
-            fault_5xx: options.fault_5xx,
-            fault_drop_before_reply: options.fault_drop_before_reply,
-            fault_drop: options.fault_drop,
-            fault_421: options.fault_421,
-            fault_connect: options.fault_connect,
-            unknown: options.unknown_recipients,
-            latency: Duration::from_millis(options.latency),
-            read_rate: options.read_rate,
-        }
-    }
-}
-
-/// What the sink saw.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SinkFigures {
-    pub threads: usize,
-    pub connections: u64,
-    pub connections_refused: u64,
-    pub connections_open_max: u64,
-    pub handshakes_full: u64,
-    pub handshakes_resumed: u64,
-    pub handshakes_failed: u64,
-    /// Transactions that ended with 250; a message to many recipients may come in several.
-    pub messages: u64,
-    pub messages_without_tls: u64,
-    /// Content of those messages.
-    pub bytes: u64,
-    pub bounces: u64,
-    pub faults_4xx: u64,
-    pub faults_5xx: u64,
-    pub faults_dropped: u64,
-    pub faults_broken_off: u64,
-    pub faults_421: u64,
-    pub faults_connect: u64,
-    pub protocol_errors: u64,
-    pub end_to_end_us: Percentiles,
-    /// Only domains without a faulty host, where others have some.
-    pub end_to_end_good_us: Percentiles,
-    pub hosts: HostFigures,
-    /// The name server, if there is one.
-    pub dns: Option<DnsFigures>,
-    pub cpu_us: u64,
-}
-
-impl Shared {
-    /// How this host behaves.
-    pub fn behaviour(&self, host: Option<HostNumber>) -> Behaviour {
-        match self.hosts.is_faulty(host) {
-            true => Behaviour::faulty(&self.options),
-            false => Behaviour::GOOD,
-        }
-    }
-
-    /// Tells the book whom the sink is about to refuse for good: these recipients of the message of
-    /// this reverse-path or (`None`) all of them.
-    pub fn refuse_for_good(&self, reverse_path: &str, recipients: Option<&[String]>) {
-        let sender = address::parse_sender(reverse_path);
-        if let (Book::Run(ledger), Some((run, n))) = (&self.book, sender) {
-            ledger.refused_for_good(run, n, recipients);
-        }
-    }
-
-    /// Tells the book of a message, just before its 250.
-    pub fn deliver(&self, thread: usize, delivery: &Delivery<'_>) {
-        let counters = &self.counters;
-        let tls = if delivery.tls {
-            &counters.messages_tls
-        } else {
-            &counters.messages_plain
-        };
-        tls.fetch_add(1, Ordering::Relaxed);
-        counters
-            .bytes
-            .fetch_add(delivery.found.bytes, Ordering::Relaxed);
-        let now_us = self.clock.now_us();
-        counters.last_us.store(now_us, Ordering::Relaxed);
-        if let Some(mark) = &delivery.found.mark {
-            let took_us = now_us.saturating_sub(mark.due_us).max(1);
-            self.end_to_end.record(thread, took_us);
-            if self.hosts.is_healthy_among_faulty(delivery.host) {
-                self.end_to_end_good.record(thread, took_us);
-            }
-        }
-        if let Some(host) = delivery.host {
-            self.hosts.took_message(host);
-        }
-        let is_wrong = |to: &&String| !self.hosts.takes(delivery.host, to);
-        let misrouted = delivery.recipients.iter().filter(is_wrong).count() as u64;
-        self.hosts.misrouted.fetch_add(misrouted, Ordering::Relaxed);
-        if delivery.is_bounce {
-            counters.bounces.fetch_add(1, Ordering::Relaxed);
-        }
-        match &self.book {
-            Book::Run(ledger) => {
-                ledger.misdelivered(misrouted);
-                delivery.enter(ledger);
-            }
-            Book::Alone(log) => log
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .add(delivery),
-        }
-    }
-}
-
-/// A message that the sink takes.
-pub struct Delivery<'a> {
-    /// The reverse-path is null.
-    pub is_bounce: bool,
-    /// Where it came to.
-    pub host: Option<HostNumber>,
-    pub recipients: &'a [String],
-    pub found: &'a crate::mail::message::Found,
-    pub tls: bool,
-}
-
-impl Delivery<'_> {
-    fn enter(&self, ledger: &Ledger) {
-        use crate::{ledger::Arrival, mail::message};
-        let found = self.found;
-        if let Some(mark) = &found.mark {
-            return ledger.arrived(&Arrival {
-                run: &mark.run,
-                n: mark.n,
-                recipients: self.recipients,
-                intact: found.intact,
-            });
-        }
-        let sender = self
-            .recipients
-            .first()
-            .and_then(|r| address::parse_sender(r));
-        match sender.filter(|_| self.is_bounce) {
-            Some((run, n)) => ledger.bounced(run, n, &message::failed_recipients(&found.body)),
-            None => ledger.unknown_arrived(),
-        }
     }
 }

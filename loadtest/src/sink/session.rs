@@ -10,11 +10,12 @@ use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 
 use crate::host::random::Random;
+use crate::ledger::delivery::Delivery;
 use crate::mail::address;
 use crate::mail::message::DataReader;
-use crate::options::SinkTls;
+use crate::options::sink::SinkTls;
 use crate::sink::hosts::HostNumber;
-use crate::sink::{Behaviour, Delivery, Shared};
+use crate::sink::shared::{Behaviour, Shared};
 use crate::wire::Wire;
 
 const READ_BYTES: usize = 32 << 10;
@@ -347,9 +348,9 @@ impl Session {
         }
         self.shared.deliver(
             self.thread,
+            self.host,
             &Delivery {
                 is_bounce: transaction.is_report(),
-                host: self.host,
                 recipients: &transaction.recipients,
                 found: &reader.finish(),
                 tls: self.wire.is_tls(),

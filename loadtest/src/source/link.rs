@@ -9,7 +9,7 @@ use rustls::{ClientConfig, HandshakeKind};
 use tokio::net::TcpStream;
 
 use crate::mail::message::{Composer, Form};
-use crate::options::{SourceOptions, SourceTls};
+use crate::options::source::{SourceOptions, SourceTls};
 use crate::wire::Wire;
 
 const INPUT_BYTES: usize = 8 << 10;

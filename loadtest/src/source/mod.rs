@@ -1,5 +1,8 @@
 //! The load: threads with connection slots that take message after message, in a closed loop or at
-//! a fixed rate, and write every fate into the ledger. Not here: SMTP (`link`).
+//! a fixed rate.
+//!
+//! Promise: every message that is taken up has its fate in the ledger.
+//! Not here: SMTP (`link`), what arrived (`sink`).
 
 pub mod link;
 
@@ -11,16 +14,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, HandshakeKind};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::figures::histogram::{Latencies, Percentiles};
+use crate::figures::histogram::Latencies;
+use crate::figures::source::SourceFigures;
 use crate::host::clock::Clock;
 use crate::host::workers::{self, Meter};
 use crate::ledger::{Fate, Ledger};
 use crate::mail::message::Composer;
-use crate::options::{SourceOptions, default_threads};
+use crate::options::source::SourceOptions;
+use crate::options::values::default_threads;
 use crate::source::link::{Answer, Broken, Link, Manner, OpenError};
 use crate::wire::tls;
 
@@ -219,37 +223,6 @@ impl Source {
             cpu_us: self.meter.cpu_us(),
         }
     }
-}
-
-/// What the source saw. Messages, not recipients.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SourceFigures {
-    pub threads: usize,
-    pub taken: u64,
-    /// 250 for the data, and for at least one recipient.
-    pub accepted: u64,
-    pub refused: u64,
-    /// The connection broke between end of data and its answer.
-    pub open: u64,
-    /// Given up without having been sent.
-    pub unsent: u64,
-    /// Not sent because the source was told to stop.
-    pub left: u64,
-    pub retried: u64,
-    /// Content of the accepted messages.
-    pub bytes: u64,
-    pub connections: u64,
-    pub connections_failed: u64,
-    pub handshakes_full: u64,
-    pub handshakes_resumed: u64,
-    pub to_250_us: Percentiles,
-    pub to_ready_us: Percentiles,
-    /// Why the source gave up, or the last thing that went wrong with a connection.
-    pub failure: Option<String>,
-    /// The reply to the first message that was refused.
-    pub first_refusal: Option<String>,
-    pub cpu_us: u64,
 }
 
 impl Shared {

@@ -4,11 +4,14 @@ mod toy_relay;
 
 use clap::Parser;
 
-use crate::commands::hold;
-use crate::commands::kill;
-use crate::commands::run::{self, StopFlag};
+use crate::commands::common::Common;
+use crate::commands::run;
+use crate::commands::{hold, kill};
 use crate::figures::report::Report;
-use crate::options::{Action, Command, HoldCommand, KillCommand, RunCommand};
+use crate::host::signals::StopFlag;
+use crate::options::hold::HoldCommand;
+use crate::options::run::{KillCommand, RunCommand};
+use crate::options::{Action, Command};
 
 /// Command lines here only need blanks between words; `%` stands for a blank within one.
 fn parse(line: &str) -> Action {
@@ -201,7 +204,7 @@ fn to_the_first_host(domains: u64, flags: &str) -> Report {
     let command = run_command(&format!(
         "--direct --domains {domains} --mx-hosts 2 {flags}"
     ));
-    let common = run::Common::new(&command.source).unwrap();
+    let common = Common::new(&command.source).unwrap();
     let sink = common
         .start_sink(&command.sink, command.sink_listen)
         .unwrap();
@@ -209,7 +212,7 @@ fn to_the_first_host(domains: u64, flags: &str) -> Report {
     to.set_ip("127.1.0.0".parse().unwrap());
     let mut source = common.start_source(&command.source, to).unwrap();
     source.join();
-    let mut report = Report::new(&common, &source, &sink);
+    let mut report = common.report(&source, &sink);
     report.finish();
     report
 }
@@ -258,7 +261,7 @@ fn a_host_has_its_own_limit_of_connections() {
 #[test]
 fn other_machines_cannot_reach_the_hosts() {
     let command = run_command("--direct --mx-hosts 1 --sink-listen 0.0.0.0:0");
-    let common = run::Common::new(&command.source).unwrap();
+    let common = Common::new(&command.source).unwrap();
     assert!(
         common
             .start_sink(&command.sink, command.sink_listen)

@@ -1,4 +1,7 @@
-//! One connection, plaintext or TLS. Not here: SMTP.
+//! One connection, plaintext or TLS.
+//!
+//! Promise: what is written is handed to the kernel before `write` returns.
+//! Not here: SMTP.
 
 pub mod tls;
 

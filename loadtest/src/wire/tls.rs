@@ -15,7 +15,7 @@ use rustls::{
     version,
 };
 
-use crate::options::{Cipher, Handshakes, SourceOptions, TlsVersion};
+use crate::options::source::{Cipher, Handshakes, SourceOptions, TlsVersion};
 
 /// The name that the source asks for (SNI).
 pub const SERVER_NAME: &str = "relay.test";
