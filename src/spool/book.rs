@@ -97,7 +97,7 @@ struct MessageSegment {
     sealed: bool,
     /// Grows in the order in which segments are begun.
     order: u64,
-    /// All messages ever stored here, alive or not, in their order.
+    /// All messages ever stored here, alive or not, in their order, each once.
     ids: Vec<MessageId>,
     /// Older segments that are retired first: messages here have another copy there.
     held_by: BTreeSet<Lap>,
@@ -171,15 +171,20 @@ impl MessageBook {
         assert!(!parts.is_empty());
         let bytes = total(parts);
         for (lap, _) in parts {
-            let segment = self.segment(*lap);
-            segment.live += 1;
-            segment.live_bytes += bytes;
-            segment.stored_bytes += bytes;
-            segment.ids.push(id);
-            self.idle.remove(lap);
+            self.add(id, *lap, bytes);
         }
         let before = self.live.insert(id, Parts::of(parts));
         assert!(before.is_none(), "a message id is stored once");
+    }
+
+    /// Part of a message of so many bytes is in the segment.
+    fn add(&mut self, id: MessageId, lap: Lap, bytes: u64) {
+        let segment = self.segment(lap);
+        segment.live += 1;
+        segment.live_bytes += bytes;
+        segment.stored_bytes += bytes;
+        segment.ids.push(id);
+        self.idle.remove(&lap);
     }
 
     /// All recipients are finished and that is durable. False if the message is not alive here.
@@ -222,16 +227,14 @@ impl MessageBook {
         for (old, _) in from {
             self.pass_on(*old, to);
         }
-        let Some(before) = self.live.get(&id).cloned() else {
+        let Some(parts) = self.live.get_mut(&id) else {
             return false;
         };
-        self.finished(id);
-        let parts: Vec<Part> = from.iter().copied().chain([(to, 0)]).collect();
-        self.stored(id, &parts);
-        // Where it was, nothing of it has ended.
-        for (lap, _) in before.as_slice() {
-            self.segment(*lap).stored_bytes -= total(before.as_slice());
-        }
+        let bytes = total(parts.as_slice());
+        let more: Vec<Part> = parts.as_slice().iter().copied().chain([(to, 0)]).collect();
+        *parts = Parts::of(&more);
+        // Only there is it new: a segment that named it twice would have it copied twice at a time.
+        self.add(id, to, bytes);
         true
     }
 
@@ -539,6 +542,28 @@ mod tests {
         assert!(book.moved(id(1), &[(lap(1), 10), (lap(2), 0)], &[(lap(3), 10)]));
         assert_eq!(book.idle().collect::<Vec<_>>(), [lap(1), lap(2)]);
         assert_eq!(book.retired(lap(1)), [lap(2), lap(3)]);
+    }
+
+    /// Else it would be copied twice at a time, and the books would know of one copy only.
+    #[test]
+    fn a_message_is_named_once_to_those_who_move_it_although_a_copy_failed() {
+        let mut book = MessageBook::default();
+        book.stored(id(1), &[(lap(1), 10)]);
+        sealed(lap(1), &mut book);
+        let mut from = vec![(lap(1), 10)];
+        for (number, failed) in (2..).zip(0..3) {
+            assert!(book.doubtful(id(1), &from, lap(number)));
+            from.push((lap(number), 0));
+            let mut cursor = 0;
+            let mut next = || book.next_to_move(lap(1), &mut cursor);
+            assert_eq!(next(), Ok(Some(id(1))), "{failed}");
+            assert_eq!(next(), Ok(None), "{failed}");
+        }
+        assert!(book.finished(id(1)));
+        for number in 2..5 {
+            sealed(lap(number), &mut book);
+        }
+        assert_eq!(book.idle().count(), 4);
     }
 
     #[test]

@@ -549,6 +549,11 @@ impl Shared {
             chunks,
         } = copy;
         let id = message.id();
+        // Of two copies under way the books would know only the last, and the other could be found again.
+        assert!(
+            Arc::ptr_eq(&from, &message.residence().place()),
+            "a message is copied once at a time"
+        );
         let books = &mut self.books.borrow_mut().messages;
         let (place, is_alive, result) = match result {
             Ok(stored) => {
