@@ -20,8 +20,12 @@ mod simulated;
 
 use play::{Canary, Play, Seen};
 use ringpost::io::Bug;
+use ringpost::io::simulated::World;
+use ringpost::spool::SegmentId;
+use ringpost::spool::segment::{Segments, create_directory};
 use simulated::seeds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -119,6 +123,29 @@ fn a_seed_gives_the_same_world_in_another_process() {
     for seed in 0..DIGESTS {
         let line = format!("digest {seed} {:?}", digest(seed));
         assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
+    }
+}
+
+/// A name whose change was not durable comes back with the power, and with it mail that is long delivered.
+#[test]
+fn a_segment_is_set_aside_or_removed_once_that_is_durable() {
+    type Change = fn(&Segments, SegmentId) -> std::io::Result<()>;
+    let changes: [Change; 2] = [Segments::set_aside, Segments::remove];
+    for (seed, change) in (0..20).flat_map(|seed| changes.map(|change| (seed, change))) {
+        let world = World::begin(seed, false);
+        let path = PathBuf::from("/segments");
+        create_directory(&path).expect("it is made");
+        let segments = Segments::new(path.clone(), 64 * 1024, None).expect("they are there");
+        let id = SegmentId { core: 0, number: 1 };
+        drop(segments.create(id).expect("it is made"));
+        // The name changes, and the directory is not synced.
+        world.set_calls_left(Some(2));
+        change(&segments, id).expect_err("not durable");
+        world.set_calls_left(None);
+        change(&segments, id).expect("it is the second time");
+        world.cut_power();
+        let left = world.names_in(&path);
+        assert!(!left.contains(&id.file_name()), "seed {seed}: {left:?}");
     }
 }
 

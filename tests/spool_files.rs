@@ -1,10 +1,11 @@
 //! The spool on real files: both ways of writing, recycling, a full spool, restarts.
 
-use ringpost::io::buffer::AlignedBuf;
+use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use ringpost::smtp::reply::EnhancedStatus;
+use ringpost::spool::record::{SegmentHeader, Usage};
 use ringpost::spool::{
     self, BodyReader, Movable, Note, OpenError, Opened, Place, RecoveredMessage, Residence,
     SEGMENT_BYTES_MIN, Settings, Spool, SpoolError,
@@ -266,6 +267,51 @@ fn segments_are_recycled_and_the_spool_does_not_grow() {
             assert!(recovered.is_empty());
         });
     });
+}
+
+/// Somebody tidies up by hand. Nothing was in those files, so nobody is refused; and what comes later is found.
+#[test]
+fn free_segments_that_were_removed_are_made_again() {
+    both(|path, settings| {
+        let settings = Settings {
+            spool_bytes_max: Some(8 * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        let notes = Rc::new(RefCell::new(Vec::new()));
+        let sink = {
+            let notes = notes.clone();
+            move |note| notes.borrow_mut().push(format!("{note:?}"))
+        };
+        let left = run_noting(path, &settings, sink, async |spool, _| {
+            let body = body(1, 20_000);
+            let mail = fill(spool, &body).await;
+            finish_all(spool, mail, &body).await;
+            while spool.stats().segments_free < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            remove_free_segments(path);
+            notes.borrow_mut().clear();
+            let mail = fill(spool, &body).await;
+            // Long enough for somebody to look at the names.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            mail.len()
+        });
+        let gone = |note: &String| note.starts_with("Gone");
+        assert!(!notes.borrow().iter().any(gone), "{notes:?}");
+        run(path, &settings, async |_, recovered| {
+            assert_eq!(recovered.len(), left);
+        });
+    });
+}
+
+fn remove_free_segments(path: &Path) {
+    for entry in std::fs::read_dir(path.join("segments")).unwrap() {
+        let path = entry.unwrap().path();
+        let header = SegmentHeader::decode(&std::fs::read(&path).unwrap()[..BLOCK_BYTES]);
+        if header.is_ok_and(|header| header.usage == Usage::Free) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
 }
 
 /// Stores messages until there is no room for another.

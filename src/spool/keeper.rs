@@ -183,7 +183,7 @@ impl Pool {
     }
 
     /// What a helper thread needs to prepare a segment; `None` if there is none to be had.
-    fn job(&mut self, usage: Usage) -> Option<Job> {
+    fn job(&mut self, usage: Usage, counts_links: bool) -> Option<Job> {
         let untried = self.free.len() as u64 + self.creatable;
         if usage == Usage::Messages && untried <= OUTCOME_RESERVE {
             return None;
@@ -197,6 +197,7 @@ impl Pool {
         Some(Job {
             segments: self.segments.clone(),
             source,
+            counts_links,
             purpose: Purpose {
                 usage,
                 core: self.core,
@@ -225,6 +226,8 @@ enum Source {
 struct Job {
     segments: Segments,
     source: Source,
+    /// If the file system tells how many names a file has.
+    counts_links: bool,
     purpose: Purpose,
 }
 
@@ -238,6 +241,7 @@ impl Job {
 
     fn prepare(self) -> io::Result<PreparedSegment> {
         let free = match self.source {
+            Source::Free(free) if self.counts_links => self.segments.restore(free)?,
             Source::Free(free) => free,
             Source::New(id) => FreeSegment {
                 lap: Lap {
@@ -299,7 +303,7 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
         if pool.is_short() {
             shared.mover.notify_one();
         }
-        pool.job(usage)
+        pool.job(usage, shared.presence.counts_links())
     };
     let Some(job) = job else {
         shared.nothing_to_be_had();
@@ -410,11 +414,7 @@ async fn retire_one(
                 ended => ended.map(Some),
             }
         };
-        match result {
-            // Nothing is left to be set aside or removed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map_err(|error| (segment, error)),
-        }
+        result.map_err(|error| (segment, error))
     })
     .await
 }

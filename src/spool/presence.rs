@@ -52,6 +52,10 @@ impl Presence {
         })
     }
 
+    pub fn counts_links(&self) -> bool {
+        self.counts_links
+    }
+
     /// Blocking.
     fn look(&self, segments: &[(Lap, File)]) -> Found {
         let lack = self

@@ -201,16 +201,38 @@ impl Segments {
         })
     }
 
-    /// Sets a segment aside under another name, durably: nothing reads or uses it again.
+    /// Sets a segment aside under another name, durably: nothing reads or uses it again. Also if it has that name
+    /// already, or none, and if that was not durable yet.
     pub fn set_aside(&self, id: SegmentId) -> io::Result<()> {
         let aside = self.path.join(format!("{}{BAD_SUFFIX}", id.file_name()));
-        fs::rename(self.path_of(id), aside)?;
-        sync_directory(&self.path)
+        self.make_durable(fs::rename(self.path_of(id), aside))
     }
 
+    /// As [`Segments::set_aside`], and leaves no file.
     pub fn remove(&self, id: SegmentId) -> io::Result<()> {
-        fs::remove_file(self.path_of(id))?;
-        sync_directory(&self.path)
+        self.make_durable(fs::remove_file(self.path_of(id)))
+    }
+
+    /// The name may have gone in an earlier attempt, which then failed to make that durable.
+    fn make_durable(&self, unnamed: io::Result<()>) -> io::Result<()> {
+        match unnamed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_directory(&self.path),
+        }
+    }
+
+    /// The same segment in a new file, if somebody has removed it: nothing was in it. Its generations go on.
+    pub fn restore(&self, free: FreeSegment) -> io::Result<FreeSegment> {
+        if free.file.blocking().links()? > 0 {
+            return Ok(free);
+        }
+        let lap = free.lap;
+        // What it takes of the disk is given back first.
+        drop(free);
+        Ok(FreeSegment {
+            lap,
+            file: self.create(lap.segment)?,
+        })
     }
 }
 
