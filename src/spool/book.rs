@@ -61,6 +61,10 @@ impl Parts {
         }
     }
 
+    fn lie_in(&self, lap: Lap) -> bool {
+        self.as_slice().iter().any(|(other, _)| *other == lap)
+    }
+
     fn as_slice(&self) -> &[Part] {
         match self {
             Parts::One(part) => std::slice::from_ref(part),
@@ -97,7 +101,8 @@ struct MessageSegment {
     sealed: bool,
     /// Grows in the order in which segments are begun.
     order: u64,
-    /// All messages ever stored here, alive or not, in their order, each once.
+    /// All messages ever stored here, alive or not, in their order, each once: those that are named twice would be
+    /// copied twice at a time.
     ids: Vec<MessageId>,
     /// Older segments that are retired first: messages here have another copy there.
     held_by: BTreeSet<Lap>,
@@ -171,20 +176,20 @@ impl MessageBook {
         assert!(!parts.is_empty());
         let bytes = total(parts);
         for (lap, _) in parts {
-            self.add(id, *lap, bytes);
+            self.count(*lap, bytes).ids.push(id);
         }
         let before = self.live.insert(id, Parts::of(parts));
         assert!(before.is_none(), "a message id is stored once");
     }
 
     /// Part of a message of so many bytes is in the segment.
-    fn add(&mut self, id: MessageId, lap: Lap, bytes: u64) {
+    fn count(&mut self, lap: Lap, bytes: u64) -> &mut MessageSegment {
+        self.idle.remove(&lap);
         let segment = self.segment(lap);
         segment.live += 1;
         segment.live_bytes += bytes;
         segment.stored_bytes += bytes;
-        segment.ids.push(id);
-        self.idle.remove(&lap);
+        segment
     }
 
     /// All recipients are finished and that is durable. False if the message is not alive here.
@@ -211,14 +216,20 @@ impl MessageBook {
                 self.held(*new, *old);
             }
         }
-        let is_alive = self.finished(id);
-        if is_alive {
-            self.stored(id, to);
-            for (lap, _) in to {
-                self.segment(*lap).copied_bytes += total(to);
+        let Some(before) = self.live.get(&id).cloned() else {
+            return false;
+        };
+        self.finished(id);
+        let bytes = total(to);
+        for (lap, _) in to {
+            let segment = self.count(*lap, bytes);
+            segment.copied_bytes += bytes;
+            if !before.lie_in(*lap) {
+                segment.ids.push(id);
             }
         }
-        is_alive
+        self.live.insert(id, Parts::of(to));
+        true
     }
 
     /// Writing a copy to `to` failed, and perhaps it is there all the same: until the message
@@ -233,8 +244,7 @@ impl MessageBook {
         let bytes = total(parts.as_slice());
         let more: Vec<Part> = parts.as_slice().iter().copied().chain([(to, 0)]).collect();
         *parts = Parts::of(&more);
-        // Only there is it new: a segment that named it twice would have it copied twice at a time.
-        self.add(id, to, bytes);
+        self.count(to, bytes).ids.push(id);
         true
     }
 
@@ -332,7 +342,7 @@ impl MessageBook {
         let left = ids.get(*cursor..).unwrap_or_default();
         for id in left.iter().take(LOOK_MAX) {
             *cursor += 1;
-            if self.live.contains_key(id) {
+            if self.live.get(id).is_some_and(|parts| parts.lie_in(lap)) {
                 return Ok(Some(*id));
             }
         }
@@ -564,6 +574,33 @@ mod tests {
             sealed(lap(number), &mut book);
         }
         assert_eq!(book.idle().count(), 4);
+    }
+
+    /// A long message begins in one segment and ends in the next; its copy goes behind its end.
+    #[test]
+    fn a_message_that_moved_within_a_segment_is_named_once() {
+        let mut book = MessageBook::default();
+        let from = [(lap(1), 10), (lap(2), 5)];
+        book.stored(id(1), &from);
+        sealed(lap(1), &mut book);
+        assert!(book.moved(id(1), &from, &[(lap(2), 15)]));
+        sealed(lap(2), &mut book);
+        let mut cursor = 0;
+        assert_eq!(book.next_to_move(lap(2), &mut cursor), Ok(Some(id(1))));
+        assert_eq!(book.next_to_move(lap(2), &mut cursor), Ok(None));
+    }
+
+    #[test]
+    fn a_message_that_has_left_a_segment_is_not_moved_for_its_sake() {
+        let mut book = MessageBook::default();
+        for n in [1, 2] {
+            book.stored(id(n), &[(lap(1), 10)]);
+        }
+        sealed(lap(1), &mut book);
+        assert!(book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
+        let mut cursor = 0;
+        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(Some(id(2))));
+        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(None));
     }
 
     #[test]
