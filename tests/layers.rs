@@ -591,6 +591,7 @@ fn both_hosts_offer_the_same() {
         "operations",
         "random",
         "runtime",
+        "sockets",
     ] {
         let (kernel, simulated) = (offered("kernel", module), offered("simulated", module));
         let missing: Vec<&String> = kernel.difference(&simulated).collect();

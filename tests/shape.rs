@@ -28,17 +28,14 @@ const LARGE_FILES: [(&str, usize); 9] = [
 ];
 
 /// Circles of the relay's files that are known. What is in none any more leaves the list. The load generator has none.
-const CIRCLES: [&[&str]; 2] = [
-    &["io::simulated::disk", "io::simulated::world"],
-    &[
-        "spool::directory",
-        "spool::driver",
-        "spool::keeper",
-        "spool::mover",
-        "spool::presence",
-        "spool::recover",
-    ],
-];
+const CIRCLES: [&[&str]; 1] = [&[
+    "spool::directory",
+    "spool::driver",
+    "spool::keeper",
+    "spool::mover",
+    "spool::presence",
+    "spool::recover",
+]];
 
 /// Words that a room's head has: what it promises, and what is not there.
 const IN_HEADS: [&str; 2] = ["Promise: ", "Not here: "];

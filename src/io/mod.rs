@@ -29,8 +29,8 @@ use kernel as host;
 #[cfg(feature = "simulate")]
 use simulated as host;
 
-use host::operations;
 pub use host::{clock, fs, interfaces, process_id, random, runtime};
+use host::{operations, sockets};
 
 /// Faults that are put into the relay on purpose, one at a time, to see that a simulation finds them. In any other
 /// build there are none, and nothing of them.
@@ -81,7 +81,16 @@ pub fn planted(bug: Bug) -> bool {
 }
 
 /// Values that each core has for itself.
+#[cfg(not(feature = "simulate"))]
 macro_rules! core_local {
     ($($values:tt)*) => { std::thread_local! { $($values)* } };
+}
+/// The same, where one thread plays several cores.
+#[cfg(feature = "simulate")]
+macro_rules! core_local {
+    ($($(#[$about:meta])* static $name:ident: $type:ty = $value:expr;)*) => {
+        $($(#[$about])* static $name: crate::io::simulated::PerCore<$type> =
+            crate::io::simulated::PerCore::new(|| $value);)*
+    };
 }
 use core_local;

@@ -8,21 +8,18 @@
 //! [`std::io::ErrorKind::TimedOut`], at most one tick of [`sweep_deadlines`] late.
 
 use super::core_local;
+use super::sockets::{self, Passive, Stream, poll_for};
 use crate::time::Now;
-use io_uring::{cqueue, opcode, types};
 use slab::Slab;
-use socket2::{Domain, Protocol, SockAddr, Type};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};
 use std::mem;
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
-/// A connection that was accepted and that no thread has taken over yet.
-pub type Descriptor = OwnedFd;
+pub use super::sockets::Descriptor;
 
 /// Most bytes taken from a socket at once: four full TLS records.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
@@ -44,7 +41,7 @@ pub enum Direction {
 }
 
 struct State {
-    stream: TcpStream,
+    stream: Stream,
     direction: Direction,
     deadline: Cell<Now>,
     /// See [`Socket::set_deadlines`].
@@ -132,7 +129,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    fn new(stream: TcpStream, direction: Direction) -> Self {
+    fn new(stream: Stream, direction: Direction) -> Self {
         let state = Rc::new(State {
             stream,
             direction,
@@ -150,7 +147,7 @@ impl Socket {
 
     /// Takes over a descriptor that another thread accepted.
     pub fn adopt(fd: Descriptor) -> Self {
-        Socket::new(TcpStream::from(fd), Direction::Inbound)
+        Socket::new(Stream::from(fd), Direction::Inbound)
     }
 
     /// Connects to `peer`, from `source` if given; gives up at `deadline`.
@@ -159,21 +156,7 @@ impl Socket {
         source: Option<std::net::IpAddr>,
         deadline: Now,
     ) -> io::Result<Socket> {
-        let socket = socket2::Socket::new(
-            Domain::for_address(peer),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(address) = source {
-            socket.bind(&SockAddr::from(SocketAddr::new(address, 0)))?;
-        }
-        let pending = match socket.connect(&SockAddr::from(peer)) {
-            Ok(()) => false,
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
-            Err(error) => return Err(error),
-        };
-        let stream = TcpStream::from(OwnedFd::from(socket));
+        let (stream, pending) = sockets::connect(peer, source)?;
         let socket = Socket::new(stream, Direction::Outbound);
         socket.set_deadline(deadline);
         if pending {
@@ -356,7 +339,7 @@ impl Drop for Socket {
 
 /// A bound, listening socket that has not been given to a thread yet.
 pub struct Bound {
-    socket: socket2::Socket,
+    socket: Passive,
     address: SocketAddr,
     /// Others hold the same socket, and its queue goes on without us.
     is_shared: bool,
@@ -366,20 +349,8 @@ impl Bound {
     /// Binds with `SO_REUSEPORT`, so that every ingress core has its own queue of connections on
     /// the same address. Port 0 lets the kernel choose.
     pub fn new(address: SocketAddr) -> io::Result<Bound> {
-        let socket = socket2::Socket::new(
-            Domain::for_address(address),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        // Accepted sockets inherit it.
-        socket.set_tcp_nodelay(true)?;
-        socket.bind(&SockAddr::from(address))?;
-        let address = address_of(&socket)?;
+        let socket = sockets::bind(address)?;
+        let address = sockets::address_of(&socket)?;
         Ok(Bound {
             socket,
             address,
@@ -392,13 +363,8 @@ impl Bound {
     /// # Errors
     /// If it is no listening TCP socket.
     pub fn adopt(descriptor: OwnedFd) -> io::Result<Bound> {
-        let socket = socket2::Socket::from(descriptor);
-        let address = address_of(&socket)?;
-        if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
+        let socket = sockets::adopt(descriptor)?;
+        let address = sockets::address_of(&socket)?;
         Ok(Bound {
             socket,
             address,
@@ -427,17 +393,7 @@ impl Bound {
     /// Fails if anybody else listens on `address`. `SO_REUSEPORT` alone would let two relays of
     /// one user share a port without a word.
     pub fn check_free(address: SocketAddr) -> io::Result<()> {
-        let socket = socket2::Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&SockAddr::from(address))?;
-        socket.listen(1)
+        sockets::check_free(address)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -445,14 +401,9 @@ impl Bound {
     }
 }
 
-fn address_of(socket: &socket2::Socket) -> io::Result<SocketAddr> {
-    let address = socket.local_addr()?.as_socket();
-    address.ok_or_else(|| io::ErrorKind::Unsupported.into())
-}
-
 /// A listening socket of this thread.
 pub struct Listener {
-    socket: Rc<socket2::Socket>,
+    socket: Rc<Passive>,
     address: SocketAddr,
     is_shared: bool,
 }
@@ -489,7 +440,7 @@ impl Listener {
     /// used up, memory): the caller pauses before it tries again.
     pub fn accept(&self) -> io::Result<Option<(Descriptor, SocketAddr)>> {
         loop {
-            match accept_nonblocking(self.socket.as_raw_fd()) {
+            match sockets::accept(self.socket.as_raw_fd()) {
                 Ok(accepted) => return Ok(Some(accepted)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 // The peer was gone before we came; others may wait behind it.
@@ -511,27 +462,6 @@ impl Drop for Listener {
     }
 }
 
-fn accept_nonblocking(listener: RawFd) -> io::Result<(Descriptor, SocketAddr)> {
-    // SAFETY: `try_init` hands out storage of the length that it states; the kernel fills it.
-    let (fd, address) = unsafe {
-        SockAddr::try_init(|storage, length| {
-            let fd = libc::accept4(
-                listener,
-                storage.cast(),
-                length,
-                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            );
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: the kernel has just given us this descriptor; nobody else has it.
-            Ok(OwnedFd::from_raw_fd(fd))
-        })
-    }?;
-    let peer = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-    Ok((fd, peer))
-}
-
 /// Waits on the ring until one of `events` (or an error or hang-up) is true of `file`, which stays
 /// open as long as the kernel watches it.
 fn poll<F: AsRawFd + 'static>(
@@ -541,31 +471,9 @@ fn poll<F: AsRawFd + 'static>(
     poll_for(file, events as u32)
 }
 
-fn poll_for<F: AsRawFd + 'static>(
-    file: Rc<F>,
-    events: u32,
-) -> impl Future<Output = io::Result<()>> {
-    let entry = opcode::PollAdd::new(types::Fd(file.as_ref().as_raw_fd()), events).build();
-    UnsubmittedOneshot::new(file, PollResult(std::marker::PhantomData), entry).submit()
-}
-
 impl AsRawFd for State {
     fn as_raw_fd(&self) -> RawFd {
         self.stream.as_raw_fd()
-    }
-}
-
-struct PollResult<F>(std::marker::PhantomData<Rc<F>>);
-
-impl<F: 'static> OneshotOutputTransform for PollResult<F> {
-    type Output = io::Result<()>;
-    type StoredData = Rc<F>;
-
-    fn transform_oneshot_output(self, _: Rc<F>, entry: cqueue::Entry) -> io::Result<()> {
-        if entry.result() < 0 {
-            return Err(io::Error::from_raw_os_error(-entry.result()));
-        }
-        Ok(())
     }
 }
 
@@ -574,6 +482,7 @@ const _: () = assert!(mem::size_of::<Socket>() <= 16);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpStream;
 
     fn connected() -> (Socket, TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

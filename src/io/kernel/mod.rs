@@ -7,6 +7,7 @@ pub mod interfaces;
 pub mod operations;
 pub mod random;
 pub mod runtime;
+pub mod sockets;
 
 /// As the kernel numbers this process.
 pub fn process_id() -> u32 {

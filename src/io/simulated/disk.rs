@@ -1,7 +1,7 @@
 //! A disk in memory, with what its cache holds and what would survive.
 
+use super::clockwork::Clockwork;
 use super::executor::Event;
-use super::world::World;
 use crate::io::buffer::BLOCK_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -191,7 +191,7 @@ impl Disk {
     }
 
     /// A call of blocking work that changes something.
-    fn call(&mut self, world: &World) -> io::Result<Landing> {
+    fn call(&mut self, world: &Clockwork) -> io::Result<Landing> {
         if self.faults.is_dead {
             return Err(error(libc::EIO));
         }
@@ -218,7 +218,7 @@ impl Disk {
     /// Does something to names that happens or does not.
     fn change_names(
         &mut self,
-        world: &World,
+        world: &Clockwork,
         change: impl FnOnce(&mut BTreeMap<PathBuf, u64>),
     ) -> io::Result<()> {
         let landing = self.call(world)?;
@@ -267,7 +267,7 @@ impl Disk {
         }
     }
 
-    pub fn open(&mut self, world: &World, path: &Path, how: Opening) -> io::Result<Handle> {
+    pub fn open(&mut self, world: &Clockwork, path: &Path, how: Opening) -> io::Result<Handle> {
         if how.flags & libc::O_DIRECT != 0 && self.faults.has_no_direct {
             return Err(error(libc::EINVAL));
         }
@@ -329,7 +329,7 @@ impl Disk {
         Ok(*lock.get_or_insert(handle.number) == handle.number)
     }
 
-    pub fn make_directory(&mut self, world: &World, path: &Path) -> io::Result<()> {
+    pub fn make_directory(&mut self, world: &Clockwork, path: &Path) -> io::Result<()> {
         self.check_parent(path)?;
         if self.exists(path) {
             return Err(error(libc::EEXIST));
@@ -345,7 +345,7 @@ impl Disk {
         })
     }
 
-    pub fn rename(&mut self, world: &World, from: &Path, to: &Path) -> io::Result<()> {
+    pub fn rename(&mut self, world: &Clockwork, from: &Path, to: &Path) -> io::Result<()> {
         let inode = self.find(from)?;
         world.tell(|| format!("[disk: {inode} is renamed to {}]", to.display()));
         self.change_names(world, |names| {
@@ -354,7 +354,7 @@ impl Disk {
         })
     }
 
-    pub fn remove(&mut self, world: &World, path: &Path) -> io::Result<()> {
+    pub fn remove(&mut self, world: &Clockwork, path: &Path) -> io::Result<()> {
         let inode = self.find(path)?;
         world.tell(|| format!("[disk: {inode} is removed as {}]", path.display()));
         self.change_names(world, |names| {
@@ -363,7 +363,7 @@ impl Disk {
     }
 
     /// In an order of the disk's own.
-    pub fn list(&self, world: &World, directory: &Path) -> io::Result<Vec<PathBuf>> {
+    pub fn list(&self, world: &Clockwork, directory: &Path) -> io::Result<Vec<PathBuf>> {
         self.find(directory)?;
         let names = self.names.keys();
         let mut found: Vec<PathBuf> = names
@@ -415,7 +415,7 @@ impl Disk {
         }
     }
 
-    pub fn allocate(&mut self, world: &World, handle: Handle, bytes: u64) -> io::Result<()> {
+    pub fn allocate(&mut self, world: &Clockwork, handle: Handle, bytes: u64) -> io::Result<()> {
         if self.faults.has_no_fallocate {
             return Err(error(libc::EOPNOTSUPP));
         }
@@ -430,7 +430,7 @@ impl Disk {
         }
     }
 
-    fn set_length(&mut self, world: &World, inode: u64, length: u64) -> io::Result<()> {
+    fn set_length(&mut self, world: &Clockwork, inode: u64, length: u64) -> io::Result<()> {
         let landing = self.call(world)?;
         let inode = self.inodes.get_mut(&inode).expect("it is there");
         if landing == Landing::Whole || world.one_in(2) {
@@ -453,14 +453,14 @@ impl Disk {
         }
     }
 
-    pub fn truncate(&mut self, world: &World, handle: Handle, length: u64) -> io::Result<()> {
+    pub fn truncate(&mut self, world: &Clockwork, handle: Handle, length: u64) -> io::Result<()> {
         self.inode(handle)?;
         self.set_length(world, handle.inode, length)
     }
 
     pub fn write(
         &mut self,
-        world: &World,
+        world: &Clockwork,
         handle: Handle,
         position: u64,
         bytes: &[u8],
@@ -494,7 +494,7 @@ impl Disk {
     }
 
     /// Of a file's content, or of the names in a directory.
-    pub fn sync(&mut self, world: &World, handle: Handle, directory: &Path) -> io::Result<()> {
+    pub fn sync(&mut self, world: &Clockwork, handle: Handle, directory: &Path) -> io::Result<()> {
         let landing = self.call(world)?;
         if self.inode(handle)?.is_directory {
             return match landing {
@@ -527,7 +527,7 @@ impl Disk {
         self.forget_unused();
     }
 
-    fn sync_content(&mut self, world: &World, handle: Handle) -> io::Result<()> {
+    fn sync_content(&mut self, world: &Clockwork, handle: Handle) -> io::Result<()> {
         let fails = world.one_in(self.faults.sync_errors);
         let inode = self.inode(handle)?;
         let dirty = std::mem::take(&mut inode.dirty);
@@ -557,7 +557,7 @@ impl Disk {
     }
 
     /// Some sectors of a write: all, none, a prefix, all but one, or any.
-    fn tear(&mut self, world: &World, handle: Handle, position: u64, bytes: &[u8]) {
+    fn tear(&mut self, world: &Clockwork, handle: Handle, position: u64, bytes: &[u8]) {
         let sectors = bytes.len().div_ceil(SECTOR_BYTES as usize);
         let (way, prefix) = (world.below(5), world.below(sectors + 1));
         for (index, sector) in bytes.chunks(SECTOR_BYTES as usize).enumerate() {
@@ -589,7 +589,7 @@ fn check_alignment(handle: Handle, position: u64, address: usize, length: usize)
 // ---- operations on the ring ----
 
 impl Disk {
-    fn submit(&mut self, world: &World, handle: Handle, kind: Kind) -> u64 {
+    fn submit(&mut self, world: &Clockwork, handle: Handle, kind: Kind) -> u64 {
         let number = self.number();
         let operation = Operation {
             handle,
@@ -612,7 +612,7 @@ impl Disk {
 
     pub fn submit_write(
         &mut self,
-        world: &World,
+        world: &Clockwork,
         handle: Handle,
         position: u64,
         bytes: &[u8],
@@ -624,7 +624,7 @@ impl Disk {
 
     pub fn submit_read(
         &mut self,
-        world: &World,
+        world: &Clockwork,
         handle: Handle,
         position: u64,
         bytes: &[u8],
@@ -634,7 +634,7 @@ impl Disk {
         self.submit(world, handle, Kind::Read { position, length })
     }
 
-    pub fn submit_sync(&mut self, world: &World, handle: Handle) -> u64 {
+    pub fn submit_sync(&mut self, world: &Clockwork, handle: Handle) -> u64 {
         self.submit(world, handle, Kind::Sync)
     }
 
@@ -668,7 +668,7 @@ impl Disk {
     }
 
     /// The operation ends.
-    pub fn finish(&mut self, world: &World, number: u64) -> Option<Waker> {
+    pub fn finish(&mut self, world: &Clockwork, number: u64) -> Option<Waker> {
         let operation = self.operations.remove(&number)?;
         let result = self.carry_out(world, operation.handle, &operation.kind);
         if operation.is_abandoned {
@@ -685,7 +685,7 @@ impl Disk {
         waker
     }
 
-    fn carry_out(&mut self, world: &World, handle: Handle, kind: &Kind) -> io::Result<Vec<u8>> {
+    fn carry_out(&mut self, world: &Clockwork, handle: Handle, kind: &Kind) -> io::Result<Vec<u8>> {
         if self.faults.is_dead {
             return Err(error(libc::EIO));
         }
@@ -711,7 +711,7 @@ impl Disk {
 
     fn carry_out_write(
         &mut self,
-        world: &World,
+        world: &Clockwork,
         handle: Handle,
         position: u64,
         bytes: &[u8],
@@ -737,7 +737,7 @@ impl Disk {
 
     // ---- the power ----
 
-    pub fn cut_power(&mut self, world: &World) {
+    pub fn cut_power(&mut self, world: &Clockwork) {
         for operation in std::mem::take(&mut self.operations).into_values() {
             if let (Kind::Write { position, bytes }, None) = (operation.kind, operation.result) {
                 self.tear(world, operation.handle, position, &bytes);
@@ -797,7 +797,7 @@ impl Disk {
 }
 
 impl Inode {
-    fn lose_power(&mut self, world: &World) {
+    fn lose_power(&mut self, world: &Clockwork) {
         let dirty = std::mem::take(&mut self.dirty);
         let way = world.below(4);
         for sector in dirty {

@@ -1,5 +1,6 @@
 //! Who runs next, and what happens when.
 
+use super::packet::Packet;
 use crate::time::Now;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -37,6 +38,7 @@ pub enum Event {
     Blocking(Box<dyn FnOnce()>),
     /// The operation of the disk of that number ends.
     Disk(u64),
+    Network(Packet),
 }
 
 type Future_ = Pin<Box<dyn Future<Output = ()>>>;

@@ -2,6 +2,7 @@
 
 use super::executor::EventKey;
 use super::world;
+use crate::io::net;
 use crate::time::Now;
 use std::future::Future;
 use std::io;
@@ -19,6 +20,14 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// A world has no rings of its own: cores are tasks of it.
 pub fn run<F: Future>(_: F) -> io::Result<F::Output> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Ends waits of the sockets of whoever runs this once their deadline has passed, as a thread's tick does.
+pub async fn tick() {
+    loop {
+        sleep(TICK).await;
+        net::sweep_deadlines(super::clock::now());
+    }
 }
 
 /// Starts a task of the core whose turn it is.

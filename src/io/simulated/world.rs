@@ -1,21 +1,21 @@
 //! The world that everything lives in.
 
+use super::clockwork::Clockwork;
 use super::disk::{Disk, Faults};
-use super::executor::{Event, EventKey, Order, Owner, Tasks};
+use super::executor::{Event, Order, Owner, Task, Tasks};
 use super::names::Names;
+use super::network::{Links, Network, Reach};
 use crate::io::Bug;
-use crate::time::{Now, WallTime};
+use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
-
-/// The calendar when the world begins.
-const BEGINNING: WallTime = WallTime(1_700_000_000_000);
 
 /// A turn takes less than this.
 const TURN_US: usize = 9;
@@ -40,20 +40,20 @@ pub fn if_any(act: impl FnOnce(&World)) {
     }
 }
 
-/// One clock, one source of chance, tasks, a disk and what name servers know.
+fn is_core(owner: Owner) -> bool {
+    matches!(owner, Owner::Core(_))
+}
+
+/// One clock, one source of chance, tasks, a disk, a network and what name servers know.
 pub struct World {
-    random: Cell<u64>,
-    now: Cell<Now>,
+    clockwork: Clockwork,
     tasks: RefCell<Tasks>,
-    events: RefCell<BTreeMap<EventKey, Event>>,
-    events_made: Cell<u64>,
-    owner: Cell<Owner>,
     order: Cell<Order>,
     polls: Cell<u64>,
-    digest: Cell<u32>,
     pub(super) disk: RefCell<Disk>,
     names: RefCell<Names>,
-    story: RefCell<Option<Vec<String>>>,
+    network: RefCell<Network>,
+    locals: RefCell<BTreeMap<(Owner, usize), Rc<dyn Any>>>,
     planted: Cell<Option<Bug>>,
 }
 
@@ -71,10 +71,21 @@ impl Deref for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let tasks = self.tasks.borrow_mut().take_all(|_| true);
-        drop(tasks);
+        self.drop_tasks(tasks);
         let events = self.events.take();
         drop(events);
+        self.network(|network| network.end_of(self, |_| true, true));
+        self.events.take();
+        drop(self.locals.take());
         CURRENT.set(None);
+    }
+}
+
+impl Deref for World {
+    type Target = Clockwork;
+
+    fn deref(&self) -> &Clockwork {
+        &self.clockwork
     }
 }
 
@@ -82,18 +93,14 @@ impl World {
     /// The world of this thread from now on. With `is_told` its story is kept.
     pub fn begin(seed: u64, is_told: bool) -> Guard {
         let world = Rc::new(World {
-            random: Cell::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)),
-            now: Cell::new(Now(1)),
+            clockwork: Clockwork::new(seed, is_told),
             tasks: RefCell::default(),
-            events: RefCell::default(),
-            events_made: Cell::new(0),
-            owner: Cell::new(Owner::Outside),
             order: Cell::new(Order::Fifo),
             polls: Cell::new(0),
-            digest: Cell::new(0),
             disk: RefCell::default(),
             names: RefCell::default(),
-            story: RefCell::new(is_told.then(Vec::new)),
+            network: RefCell::default(),
+            locals: RefCell::default(),
             planted: Cell::new(None),
         });
         CURRENT.set(Some(world.clone()));
@@ -112,55 +119,7 @@ impl World {
         })
     }
 
-    // ---- chance ----
-
-    /// splitmix64
-    pub fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&self, bound: usize) -> usize {
-        (self.random() % bound as u64) as usize
-    }
-
-    /// Never, if there are no chances.
-    pub fn one_in(&self, chances: usize) -> bool {
-        chances > 0 && self.below(chances) == 0
-    }
-
     // ---- time ----
-
-    pub fn now(&self) -> Now {
-        self.now.get()
-    }
-
-    pub fn wall_time(&self) -> WallTime {
-        BEGINNING + Duration::from_micros(self.now.get().0)
-    }
-
-    pub(super) fn wake_at(&self, time: Now, waker: Waker) -> EventKey {
-        self.event_at(time, Event::Wake(waker))
-    }
-
-    pub(super) fn event_in(&self, wait: Duration, event: Event) -> EventKey {
-        self.event_at(self.now.get() + wait, event)
-    }
-
-    fn event_at(&self, time: Now, event: Event) -> EventKey {
-        let number = self.events_made.get();
-        self.events_made.set(number + 1);
-        self.events.borrow_mut().insert((time, number), event);
-        (time, number)
-    }
-
-    pub(super) fn cancel(&self, key: EventKey) {
-        let event = self.events.borrow_mut().remove(&key);
-        drop(event);
-    }
 
     /// Blocking work takes up to 30 ms until it is done, at one instant.
     pub(super) fn do_blocking(&self, work: impl FnOnce() + 'static) {
@@ -181,10 +140,6 @@ impl World {
 
     pub fn set_order(&self, order: Order) {
         self.order.set(order);
-    }
-
-    pub fn owner(&self) -> Owner {
-        self.owner.get()
     }
 
     pub fn spawn(&self, owner: Owner, future: impl Future<Output = ()> + 'static) {
@@ -225,6 +180,7 @@ impl World {
         match event {
             Event::Wake(waker) => waker.wake(),
             Event::Blocking(work) => work(),
+            Event::Network(packet) => self.network(|network| network.arrive(self, packet)),
             Event::Disk(number) => {
                 let waker = self.disk.borrow_mut().finish(self, number);
                 if let Some(waker) = waker {
@@ -292,13 +248,60 @@ impl World {
         self.disk.borrow().calls_left == Some(0)
     }
 
+    // ---- the network ----
+
+    /// Does something to sockets; who is to know is told afterwards.
+    pub(super) fn network<R>(&self, act: impl FnOnce(&mut Network) -> R) -> R {
+        let mut network = self.network.borrow_mut();
+        let result = act(&mut network);
+        let (to_wake, to_drop) = network.take_effects();
+        drop(network);
+        to_wake.into_iter().for_each(Waker::wake);
+        drop(to_drop);
+        result
+    }
+
+    /// What the network is like from now on. Windows are those of all connections.
+    pub fn set_links(&self, links: Links) {
+        self.network.borrow_mut().links = links;
+    }
+
+    /// How a host is reached from now on; `None`: as it should be.
+    pub fn set_reach(&self, host: IpAddr, reach: Option<Reach>) {
+        self.network.borrow_mut().set_reach(host, reach);
+    }
+
+    /// A host restarts: all its connections are reset in one instant. How many there were.
+    pub fn reset_host(&self, host: IpAddr) -> usize {
+        self.network(|network| network.reset_host(self, host))
+    }
+
+    /// Connections of cores.
+    pub fn connections_of_cores(&self) -> usize {
+        let network = self.network.borrow();
+        network.connections(|owner| matches!(owner, Owner::Core(_)))
+    }
+
+    // ---- what each core has ----
+
+    /// The value of that name of whoever runs.
+    pub(super) fn local<T: 'static>(&self, name: usize, make: fn() -> T) -> Rc<T> {
+        let key = (self.owner.get(), name);
+        let found = self.locals.borrow().get(&key).cloned();
+        let value = found.unwrap_or_else(|| {
+            let value: Rc<dyn Any> = Rc::new(make());
+            self.locals.borrow_mut().insert(key, value.clone());
+            value
+        });
+        value.downcast().expect("a name has one type")
+    }
+
+    // ---- the power ----
+
     /// The power goes: tasks of all cores end where they are, and of what was not durable anything may be left.
     pub fn cut_power(&self) {
         self.tell(|| "[the power is cut]".to_owned());
-        let tasks = self
-            .tasks
-            .borrow_mut()
-            .take_all(|owner| matches!(owner, Owner::Core(_)));
+        let tasks = self.tasks.borrow_mut().take_all(is_core);
         // Helper threads have got as far as they have.
         let events = self.events.take();
         let mut kept = BTreeMap::new();
@@ -307,7 +310,7 @@ impl World {
             match event {
                 Event::Blocking(work) => works.push(work),
                 Event::Disk(_) => {}
-                Event::Wake(_) => drop(kept.insert(key, event)),
+                Event::Wake(_) | Event::Network(_) => drop(kept.insert(key, event)),
             }
         }
         *self.events.borrow_mut() = kept;
@@ -317,10 +320,21 @@ impl World {
                 work();
             }
         }
-        drop(tasks);
+        self.network(|network| network.end_of(self, is_core, true));
+        self.drop_tasks(tasks);
         let mut disk = self.disk.borrow_mut();
         disk.calls_left = None;
         disk.cut_power(self);
+    }
+
+    /// Each as its owner: what it holds is its core's.
+    fn drop_tasks(&self, tasks: Vec<Task>) {
+        for task in tasks {
+            self.act_as(task.owner, || drop(task));
+        }
+        self.locals
+            .borrow_mut()
+            .retain(|(owner, _), _| !is_core(*owner));
     }
 
     /// What a file of the disk holds.
@@ -342,12 +356,6 @@ impl World {
 
     // ---- what is told ----
 
-    /// Into the digest of all that has happened.
-    pub fn note(&self, bytes: &[u8]) {
-        self.digest
-            .set(crc32c::crc32c_append(self.digest.get(), bytes));
-    }
-
     /// Of every turn and of what is on the disk.
     pub fn digest(&self) -> (u32, u32, u64) {
         (
@@ -355,19 +363,5 @@ impl World {
             self.disk.borrow().digest(),
             self.now.get().0,
         )
-    }
-
-    /// A line of the story.
-    pub fn tell(&self, line: impl FnOnce() -> String) {
-        if let Some(story) = &mut *self.story.borrow_mut() {
-            story.push(format!("{:>10} {}", self.now.get().0, line()));
-        }
-    }
-
-    /// The last lines of the story.
-    pub fn story(&self, lines: usize) -> String {
-        let story = self.story.borrow();
-        let story = story.as_deref().unwrap_or_default();
-        story[story.len().saturating_sub(lines)..].join("\n")
     }
 }
