@@ -262,6 +262,49 @@ fn a_reload_says_what_was_not_read_again() {
     drop(relay);
 }
 
+#[test]
+fn which_hosts_does_my_mail_wait_for() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    // The kernel accepts there, and nobody greets.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute_name = format!("[127.0.0.1]:{}", mute.local_addr().unwrap().port());
+    let routes = format!(
+        "{};dead.test=[127.0.0.1]:1;mute.test={mute_name}",
+        hop.route("example.test")
+    );
+    let relay = home.start(&[
+        "--route",
+        &routes,
+        "--ingress-cores",
+        "0,0",
+        "--delivery-cores",
+        "0,0",
+    ]);
+    for to in ["dead.test", "dead.test", "mute.test", "example.test"] {
+        send_mail(relay.address(), FROM, &[&format!("u@{to}")], CONTENT);
+    }
+    relay.wait_for("delivered", |_| true);
+    relay.wait_for("connect-failed", |_| true);
+    relay.signal("USR1");
+    let dead = relay.wait_for("next-hop", |line| line["hop"] == "[127.0.0.1]:1");
+    assert!(
+        ["paused", "failing"].contains(&text(&dead, "state")),
+        "{dead}"
+    );
+    assert_eq!(dead["waiting"], 2, "{dead}");
+    assert!(text(&dead, "next_try") > text(&dead, "time"), "{dead}");
+    assert!(text(&dead, "reply").contains("refused"), "{dead}");
+    let mute = relay.wait_for("next-hop", |line| line["hop"] == mute_name);
+    assert_eq!(mute["state"], "connected", "{mute}");
+    assert_eq!(mute["connections"], 1, "{mute}");
+    // Counts are those of this moment.
+    let counters = relay.wait_for("counters", |_| true);
+    assert_eq!(counters["messages_accepted"], 4, "{counters}");
+    assert_eq!(counters["delivered"], 1, "{counters}");
+    assert!(relay.events("core-silent").is_empty());
+    drop(relay);
+}
+
 fn wait_until(mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {

@@ -29,7 +29,7 @@ use crate::remote::connection;
 use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
 use crate::remote::route::{NextHop, RouteTable, UnusableDomain};
 use crate::schedule::judge::{LastWord, Verdict};
-use crate::schedule::next_hop::{self, Action, HopId, Schedule};
+use crate::schedule::next_hop::{self, Action, HopId, HopStatus, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::retry::RetryPolicy;
 use crate::schedule::settle as decide;
@@ -43,6 +43,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +141,14 @@ struct HopState {
     last: LastWord,
     /// For [`HOP_BYTES`], as long as there is mail for it.
     charge: Option<Charge>,
+}
+
+/// A next hop of one core, for people.
+pub struct HopReport {
+    pub name: String,
+    pub status: HopStatus,
+    /// What it last said or showed against itself; `None` after a success.
+    pub last_word: Option<Box<str>>,
 }
 
 /// An idle connection, waiting to be told.
@@ -248,6 +257,19 @@ impl Delivery {
     /// Outbound connections, in whatever state.
     pub fn connections(&self) -> u32 {
         self.0.schedule.borrow().connections()
+    }
+
+    /// The next hops in these places of the schedule's table, and where to go on; for people.
+    pub fn hops(&self, places: Range<usize>) -> (Vec<HopReport>, Option<usize>) {
+        let schedule = self.0.schedule.borrow();
+        let hops = schedule.hops_in(places.clone());
+        let hops = hops.map(|(key, state, status)| HopReport {
+            name: key.to_string(),
+            status,
+            last_word: (state.last.diagnosis()).map(|word| word.diagnosis().text.clone()),
+        });
+        let next = (places.end < schedule.places()).then_some(places.end);
+        (hops.collect(), next)
     }
 
     /// See [`Schedule::is_crowded`](crate::schedule::next_hop::Schedule::is_crowded).

@@ -2,14 +2,15 @@
 
 use super::lane::ToCore;
 use super::log::Writer;
+use super::questions::Asker;
 use super::reload::Reload;
+use super::report;
 use super::rules::Rules;
 use super::service::{self, Watchdog};
 use super::shared::Shared;
 use crate::handoff::Handoff;
 use crate::io::{clock, runtime};
 use crate::log::{Log, LogLevel, Shown, event};
-use crate::metrics::Snapshot;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -98,7 +99,7 @@ impl Control {
                 &mut self.signals,
             )
             .await;
-            log_counters(&snapshot_of(shared), log);
+            report::log_counters(&report::snapshot_of(shared), log);
             stopped
         })
     }
@@ -113,17 +114,21 @@ async fn serve_until_stop(
     signals: &mut Signals,
 ) {
     let mut watchdog = Watchdog::new();
+    let mut asker = Asker::new(handoff, shared.cores());
     loop {
         tokio::select! {
         biased;
                     () = watchdog.pause() => watchdog.look(&shared.heartbeats, log),
                     wish = signals.next() => match wish {
                         Wish::Stop => return,
-                        Wish::Report => log_metrics(shared, log),
+                        Wish::Report => report::report(shared, &mut asker, log).await,
                         Wish::Reload => {
                             service::reloading(log);
                             let reopened = reopen(writer, log);
                             Reload { shared, rules, handoff, log }.run(reopened);
+                            let silent = asker.until_received().await;
+                            report::say_silent(&silent, "what was read again is not in force there yet", log);
+                            rules.tidy();
                             service::ready(log);
                         }
                     },
@@ -131,28 +136,6 @@ async fn serve_until_stop(
                         handoff.inbox.drain(usize::MAX, drop);
                     }
                 }
-    }
-}
-
-fn log_metrics(shared: &Shared, log: &Log) {
-    let snapshot = snapshot_of(shared);
-    for text in snapshot.summary().lines() {
-        log.line(LogLevel::Info, event::METRICS, clock::wall_time())
-            .field("text", text);
-    }
-    log_counters(&snapshot, log);
-    log.flush(clock::wall_time());
-}
-
-fn snapshot_of(shared: &Shared) -> Snapshot {
-    Snapshot::of(shared.metrics.iter().map(|metrics| &**metrics))
-}
-
-/// All counters in one line, for programs.
-fn log_counters(snapshot: &Snapshot, log: &Log) {
-    let mut line = log.line(LogLevel::Info, event::COUNTERS, clock::wall_time());
-    for (name, count) in snapshot.counters() {
-        line.field(name, count);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One core: its roles, and the pump that connects it with the others.
 
 use super::lane::ToCore;
+use super::questions::{Asked, Question, Said};
 use super::rules::{CoreRules, Rules};
 use super::shared::Shared;
 use crate::delivery::Delivery;
@@ -412,8 +413,26 @@ impl Core {
                 }
             }
             ToCore::Drain => self.clone().drain(),
-            ToCore::Drained => {}
+            ToCore::Ask(asked) => self.answer(asked),
+            ToCore::Drained | ToCore::Answer(_) => {}
         }
+    }
+
+    fn answer(&self, asked: Asked) {
+        let said = match asked.question {
+            Question::Counts => {
+                self.count();
+                Said::Counted
+            }
+            Question::NextHops(from) => {
+                let delivery = self.delivery.as_ref();
+                let hops = delivery.map(|delivery| delivery.hops(Asked::places(from)));
+                let (hops, next) = hops.unwrap_or_default();
+                Said::NextHops { hops, next }
+            }
+        };
+        let answer = Box::new(asked.answer(self.number, said));
+        (self.outbox).send(self.shared.control(), ToCore::Answer(answer));
     }
 
     fn deliver(&self, job: Job) {

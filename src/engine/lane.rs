@@ -1,5 +1,6 @@
 //! What travels over the lanes between cores, and between them and the control thread.
 
+use super::questions::{Answer, Asked};
 use super::rules::NewRule;
 use crate::handoff::job::{Accepted, Job};
 use crate::message::MessageId;
@@ -15,6 +16,10 @@ pub enum ToCore {
     Connection(Box<Accepted>),
     /// From the control thread: in force from now on.
     Rule(Box<NewRule>),
+    /// From the control thread: to be answered at once.
+    Ask(Asked),
+    /// To the control thread.
+    Answer(Box<Answer>),
     /// Accept nothing more, end sessions and deliveries; answer with `Drained`.
     Drain,
     /// To the control thread: nothing is under way any more.

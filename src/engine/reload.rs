@@ -102,7 +102,6 @@ impl Reload<'_> {
             self.shared.config.listen.is_outside(),
         ));
         self.say_hints(hints::routes_to_itself(self.shared, &routes));
-        self.rules.tidy();
         self.rules.replace_lists(relaying, routes);
         for core in self.shared.cores() {
             self.send(core, NewRule::Relaying(self.rules.relaying.clone()));

@@ -129,10 +129,12 @@ events! {
     SPOOL_MESSAGE_DAMAGED = "spool-message-damaged" ["id", "segment", "error"];
     ACCEPT_FAILED = "accept-failed" ["error", "effect", "remedy", "lines_suppressed"];
     METRICS = "metrics" ["text"];
+    NEXT_HOP = "next-hop" ["hop", "state", "waiting", "connections", "next_try", "reply", "left_out"];
     LIST = "list" ["file", "entries", "added", "removed", "error", "effect"];
     RELOAD = "reload" ["read_again", "not_read_again", "remedy"];
     LOG = "log" ["lines_dropped", "error", "effect"];
     SERVICE_MANAGER = "service-manager" ["error"];
+    CORE_SILENT = "core-silent" ["cores", "effect"];
     CORE_STUCK = "core-stuck" ["cores", "effect"];
     STOPPING = "stopping" [];
     STOP = "stop" ["how"];

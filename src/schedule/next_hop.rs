@@ -67,6 +67,7 @@ use hop::{Hop, Step};
 use proven::Proven;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
+use std::ops::Range;
 use std::time::Duration;
 
 /// Tables that have room for more than this, and for four times what they hold, give memory back.
@@ -565,10 +566,18 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         &mut self.hop_mut(id).context
     }
 
-    /// Every hop that is known now, in no order. For the admin: costs O(hops).
-    pub fn each_hop(&self) -> impl Iterator<Item = (&K, HopStatus)> {
-        let hops = self.slots.iter().filter_map(|slot| slot.hop.as_deref());
-        hops.map(|hop| (&hop.key, hop.status(&self.settings)))
+    /// Places for hops, some of them empty.
+    pub fn places(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The hops in these places, which may reach beyond the last one. A hop keeps its place as long as it is known, so
+    /// whoever looks at all places piece by piece sees none twice.
+    pub fn hops_in(&self, places: Range<usize>) -> impl Iterator<Item = (&K, &C, HopStatus)> {
+        let end = places.end.min(self.slots.len());
+        let slots = self.slots.get(places.start..end).unwrap_or_default();
+        let hops = slots.iter().filter_map(|slot| slot.hop.as_deref());
+        hops.map(|hop| (&hop.key, &hop.context, hop.status(&self.settings)))
     }
 
     /// `None`: the hop is not known (any more).

@@ -235,7 +235,7 @@ impl Relay {
                 let (known, there) = (schedule.connections(), part.workers.get());
                 return Err(format!("{known} connections are known, {there} are there"));
             }
-            for (hop, status) in schedule.each_hop() {
+            for (hop, _, status) in schedule.hops_in(0..schedule.places()) {
                 let all = status.opening + status.busy + status.idle;
                 let window = 1..=settings.window_max;
                 if all > settings.window_max || !window.contains(&status.window) {

@@ -297,7 +297,7 @@ impl World {
         assert_eq!(self.schedule.connections() as usize, self.connections.len());
         assert!(self.schedule.connections() <= settings.connections_max);
         let mut sum = 0;
-        for (key, status) in self.schedule.each_hop() {
+        for (key, (), status) in self.schedule.hops_in(0..usize::MAX) {
             let hop = self.schedule.hop(key).expect("known by its key");
             let of_hop = self.connections.iter().filter(|(of, _, _)| *of == hop);
             let count = |wanted: fn(&State) -> bool| {
@@ -323,8 +323,8 @@ impl World {
         self.obey();
         self.progress();
         self.check();
-        let mut hops = self.schedule.each_hop();
-        self.seen.dead += u32::from(hops.any(|(_, status)| status.is_dead));
+        let mut hops = self.schedule.hops_in(0..usize::MAX);
+        self.seen.dead += u32::from(hops.any(|(_, (), status)| status.is_dead));
         self.seen.starved += u32::from(self.schedule.starved.iter().any(|it| !it.is_empty()));
         drop(hops);
         self.now = self.now + Duration::from_micros(self.random.below(20 * MILLISECOND));
