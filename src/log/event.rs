@@ -42,7 +42,7 @@ macro_rules! events {
     ($($name:ident = $text:literal [$($field:expr),*];)*) => {
         $(pub const $name: &Event = &Event { name: $text, fields: Some(&[$($field),*]) };)*
 
-        /// In the order of the table.
+        /// Every event there is.
         pub const ALL: &[&Event] = &[$($name,)* COUNTERS];
     };
 }
