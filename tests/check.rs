@@ -410,7 +410,7 @@ fn check_and_start_agree_on_the_spool() {
     agree(
         "a segment of odd size",
         &Case::with(&["--segment-size", "5000000"]),
-        Err("--segment-size 5000000: a whole multiple of 4096 bytes"),
+        Err("--segment-size 5000000: must be a multiple of 4096 bytes"),
     );
     let large = Case::with(&["--spool-size", "200MiB", "--max-message-size", "50MiB"]).and(&[
         "--ingress-cores",

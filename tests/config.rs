@@ -269,7 +269,7 @@ fn contradictions_are_all_named_at_once() {
             "--retry-min 2h is more than --retry-max 1h",
             "--chunk-size 4MiB: at most",
             "--delivery-connections 50 is more than",
-            "127.0.0.1:25 twice",
+            "127.0.0.1:25 is given twice",
             "--source-address: IPv4 is not used",
             "--max-line-length 80: at least 1000",
             "--spool-size 1MiB: at least",
@@ -283,7 +283,7 @@ fn tls_is_demanded_only_where_clients_have_a_way_to_it() {
     refused(
         &none,
         &[],
-        &["--tls-require and --no-starttls without --listen-tls"],
+        &["--tls-require and --no-starttls need --listen-tls"],
     );
     let port = [
         "--check",

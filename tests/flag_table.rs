@@ -120,8 +120,9 @@ fn page_of_flags() -> String {
         .output()
         .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    let mut page = "# Every flag\n\nMade from `ringpost --help`. Each can also stand in a file (`ringpost @FILE`) or in a \
-                    variable:\n`RINGPOST_MAX_HOPS=50` is `--max-hops 50`. Those that matter first: [operations.md](operations.md#flags-that-matter).\n"
+    let mut page = "# Every flag\n\nMade from `ringpost --help`. A flag can also stand in a file (`ringpost @FILE`) or in a variable:\n\
+                    `RINGPOST_MAX_HOPS=50` is `--max-hops 50`. The flags that matter first:\n\
+                    [operations.md](operations.md#flags-that-matter).\n"
         .to_owned();
     let mut row: Option<String> = None;
     for line in help.lines() {

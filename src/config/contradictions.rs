@@ -1,4 +1,4 @@
-//! Flags that are good one by one but not together.
+//! Flags that are valid one by one but not together.
 
 use super::flags::Flags;
 use super::values::ClientNet;
@@ -8,7 +8,7 @@ use crate::spool;
 use crate::text::units::Bytes;
 use std::net::SocketAddr;
 
-/// Every host takes lines of this many octets (RFC 5321 section 4.5.3.1.6).
+/// Every host accepts lines of this many octets (RFC 5321 section 4.5.3.1.6).
 const LINE_BYTES_LEAST: u64 = 1000;
 
 /// A segment holds at least this many chunks, so that commits fill it well.
@@ -29,7 +29,7 @@ pub fn contradictions(flags: &Flags) -> Vec<String> {
     }
     let relay_from = &flags.relaying.relay_from;
     if relay_from.len() > 1 && relay_from.contains(&ClientNet::None) {
-        found.push("--relay-from: none stands alone, or not at all".to_owned());
+        found.push("--relay-from: none cannot be combined with networks".to_owned());
     }
     let (data, session) = (flags.timeouts.data_timeout, flags.timeouts.session_timeout);
     if !session.0.is_zero() {
@@ -72,7 +72,7 @@ fn at_most<T: PartialOrd + std::fmt::Display>(
 ) {
     if small > large {
         found.push(format!(
-            "{small_flag} {small} is more than {large_flag} {large}: it must be at most that"
+            "{small_flag} {small} is more than {large_flag} {large}"
         ));
     }
 }
@@ -81,23 +81,23 @@ fn tls_contradictions(flags: &Flags, found: &mut Vec<String>) {
     let tls = &flags.tls;
     match (tls.tls_cert.len(), tls.tls_key.len()) {
         (_, 0) if !tls.tls_cert.is_empty() => {
-            found.push("--tls-cert needs --tls-key beside it".to_owned());
+            found.push("--tls-cert needs --tls-key".to_owned());
         }
         (0, _) if !tls.tls_key.is_empty() => {
-            found.push("--tls-key needs --tls-cert beside it".to_owned());
+            found.push("--tls-key needs --tls-cert".to_owned());
         }
         (certificates, keys) if certificates != keys => found.push(format!(
-            "--tls-cert is given {certificates} times and --tls-key {keys} times: each certificate needs \
+            "--tls-cert is given {certificates} times and --tls-key {keys} times: give each certificate \
              its key, in the same order"
         )),
         _ => {}
     }
     if tls.tls_ca_only && tls.tls_ca.is_none() {
-        found.push("--tls-ca-only needs --tls-ca beside it".to_owned());
+        found.push("--tls-ca-only needs --tls-ca".to_owned());
     }
     if tls.no_starttls && tls.tls_require && flags.listening.listen_tls.is_empty() {
         found.push(
-            "--tls-require and --no-starttls without --listen-tls leave clients no way to TLS"
+            "--tls-require and --no-starttls need --listen-tls: clients have no other way to use TLS"
                 .to_owned(),
         );
     }
@@ -124,7 +124,9 @@ fn listen_contradictions(flags: &Flags, found: &mut Vec<String>) {
         .collect();
     for (index, address) in all.iter().enumerate() {
         if address.port() != 0 && all[..index].contains(address) {
-            found.push(format!("--listen and --listen-tls: {address} twice"));
+            found.push(format!(
+                "--listen and --listen-tls: {address} is given twice"
+            ));
         }
     }
 }
@@ -135,7 +137,7 @@ fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
     let block = BLOCK_BYTES as u64;
     if !segment.is_multiple_of(block) {
         found.push(format!(
-            "--segment-size {segment}: a whole multiple of {block} bytes is wanted, such as {}",
+            "--segment-size {segment}: must be a multiple of {block} bytes, such as {}",
             Bytes(segment - segment % block)
         ));
     }
@@ -145,11 +147,11 @@ fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
         ..spool::Settings::default()
     };
     let least = Bytes(settings.spool_bytes_min(1));
-    // For how many threads it must be enough is known when they have been placed.
+    // The number of threads is known only when they have been placed.
     if (1..least.0).contains(&spool.spool_size.0) {
         found.push(format!(
-            "--spool-size {}: at least {least} even for one thread, with this --segment-size and \
-             --max-message-size, or 0",
+            "--spool-size {}: at least {least}, even for one thread, with this --segment-size and \
+             --max-message-size; or 0",
             spool.spool_size
         ));
     }

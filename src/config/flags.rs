@@ -1,5 +1,5 @@
-//! Every flag: name, unit, default, bounds, and what it costs. The only place that knows them;
-//! the help, the environment variables and `--check` are made from it.
+//! Every flag: name, unit, default, bounds, and what it costs. The only place that knows them:
+//! the help, the environment variables and `--check` are derived from it.
 
 // The help is plain text: `<Postmaster>` is an address there.
 #![allow(rustdoc::invalid_html_tags)]
@@ -38,7 +38,7 @@ this host, and finds the next hop by MX.";
 
 const USAGE: &str = "\
 ringpost [FLAGS] [@FILE]     run the relay until Ctrl-C or SIGTERM
-       ringpost --check [FLAGS]     judge flags and host, show what they come to
+       ringpost --check [FLAGS]     check flags and host, show the settings
        ringpost spool list [DIR|@FILE]
                                     show what waits in a stopped relay's spool
        ringpost spool verify [DIR|@FILE]
@@ -58,8 +58,8 @@ Where flags come from:
               and @OTHER to include another file
   variable    RINGPOST_MAX_HOPS=50             any flag: upper case, _ for -
   On the command line, files included, a later value replaces an earlier one,
-  and lists grow. Variables count where the command line is silent, defaults
-  where both are.
+  and lists grow. A variable counts if the command line does not set the flag,
+  the default if neither does.
 
 Examples:
   A smarthost for the hosts of one network:
@@ -121,7 +121,7 @@ pub enum Action {
 
 #[derive(Subcommand, Debug)]
 pub enum SpoolAction {
-    /// Print a line per message: id, age, sender, recipients, states
+    /// Print each message: id, age, sender, recipients, states
     List { dir: Option<PathBuf> },
     /// Check every record; exit code 1 if something is damaged
     Verify { dir: Option<PathBuf> },
@@ -130,12 +130,12 @@ pub enum SpoolAction {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Listening")]
 pub struct Listening {
-    /// Take mail here, with STARTTLS offered
+    /// Accept mail here, with STARTTLS offered
     #[arg(long, value_name = "ADDR:PORT,...", default_value = "127.0.0.1:2525",
           value_parser = values::listen_address, value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
 
-    /// Take mail here with TLS from the first byte (RFC 8314; port 465 by custom)
+    /// Accept mail here, with TLS from the first byte (RFC 8314; usually port 465)
     #[arg(long, value_name = "ADDR:PORT,...",
           value_parser = values::listen_address, value_delimiter = ',')]
     pub listen_tls: Vec<SocketAddr>,
@@ -150,7 +150,7 @@ pub struct Listening {
           value_parser = values::banner)]
     pub banner: String,
 
-    /// Connections the kernel holds for a listener until it takes them
+    /// Connections that the kernel queues for a listener
     #[arg(long, count = "1..65535", default_value_t = listener::BACKLOG)]
     pub backlog: u32,
 }
@@ -158,17 +158,18 @@ pub struct Listening {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "TLS")]
 pub struct Tls {
-    /// Certificate chain for clients, PEM; may be repeated for other kinds of keys: a client gets the first that it
-    /// can use [default: one is generated and kept]
+    /// Certificate chain for clients, PEM. May be repeated for other kinds of keys: a client gets the first that
+    /// it can use [default: one is generated and kept]
     #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
     pub tls_cert: Vec<PathBuf>,
 
-    /// The key of --tls-cert, PEM, one for each, in the same order; EC P-256 costs a sixth of RSA-2048
+    /// Key of --tls-cert, PEM; one for each certificate, in the same order. EC P-256 costs a sixth of the CPU of
+    /// RSA-2048
     #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
     pub tls_key: Vec<PathBuf>,
 
-    /// Where the generated certificate is kept, for clients that can use none of --tls-cert [default: tls in
-    /// the state directory]
+    /// Directory of the generated certificate, which is for clients that can use none of --tls-cert [default: tls
+    /// in the state directory]
     #[arg(long, value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
 
@@ -176,12 +177,12 @@ pub struct Tls {
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_starttls: bool,
 
-    /// Take mail only over TLS; otherwise 530 5.7.0
+    /// Accept mail only over TLS; otherwise 530 5.7.0
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub tls_require: bool,
 
-    /// TLS towards next hops: may uses it wherever it works, encrypt and verify never fall back
-    /// to plaintext
+    /// TLS towards next hops: 'may' uses TLS where it works; 'encrypt' and 'verify' never fall
+    /// back to plaintext; 'verify' also checks the certificate
     #[arg(
         long,
         value_name = "none|may|encrypt|verify",
@@ -191,23 +192,23 @@ pub struct Tls {
     )]
     pub tls_out: Level,
 
-    /// TLS towards the next hops of a domain (.example.com: all below it)
+    /// Level of --tls-out for a recipient domain (.example.com: all below it)
     #[arg(long, value_name = "DOMAIN=LEVEL,...", value_delimiter = ',')]
     pub tls_out_for: Vec<TlsFor>,
 
-    /// Roots to trust besides the system's, and hosts' own certificates, PEM
+    /// Trusted roots besides the system's, and certificates of single hosts, PEM
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
 
-    /// Trust only what is in --tls-ca, and not the system's roots
+    /// Trust --tls-ca only, not the system's roots
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub tls_ca_only: bool,
 
-    /// Do not tell next hops the name that we want (SNI)
+    /// Do not send a server name (SNI) to next hops
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_sni: bool,
 
-    /// How long a next hop with broken TLS gets plaintext without another try (level may)
+    /// How long TLS is not tried again with a host where it failed (level may)
     #[arg(long, span = "0s..7d", default_value_t = Span(delivery::BROKEN_TLS_REMEMBERED))]
     pub tls_broken_for: Span,
 }
@@ -215,7 +216,7 @@ pub struct Tls {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Relaying")]
 pub struct Relaying {
-    /// Clients that may relay to anywhere, or none
+    /// Trusted clients: they may send to any domain. Or none
     #[arg(
         long,
         value_name = "CIDR,...",
@@ -224,26 +225,26 @@ pub struct Relaying {
     )]
     pub relay_from: Vec<ClientNet>,
 
-    /// The domain of addresses without one (root), from clients in --relay-from [default: they
-    /// are refused, 501]
+    /// Domain to add to addresses without one (root), from clients in --relay-from [default: such
+    /// addresses are refused, 501]
     #[arg(long, value_name = "NAME", value_parser = values::mail_domain)]
     pub qualify_domain: Option<Domain<'static>>,
 
-    /// Domains that anybody may send to (.example.com: all below it)
+    /// Domains that any client may send to (.example.com: all below it)
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub relay_domain: Vec<DomainPattern>,
 
-    /// More relay domains, one per line; read again on SIGHUP
+    /// More relay domains, one per line. Read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub relay_domains_file: Option<PathBuf>,
 
-    /// The recipients that exist in the relay domains, one per line (@example.com: all of it);
-    /// others get 550 5.1.1; read again on SIGHUP [default: all are taken]
+    /// Recipients that exist in the relay domains, one per line (@example.com: all of that domain).
+    /// Others get 550 5.1.1. Read again on SIGHUP [default: all are accepted]
     #[arg(long, value_name = "FILE")]
     pub recipients_file: Option<PathBuf>,
 
     /// Who gets mail to <Postmaster> without a domain [default: refused with 550 5.1.1, unless a
-    /// --route leads from the --hostname]
+    /// --route exists for the --hostname]
     #[arg(long, value_name = "USER@DOMAIN")]
     pub postmaster: Option<String>,
 
@@ -252,7 +253,7 @@ pub struct Relaying {
     #[arg(long, value_name = "DOMAIN=HOST;...", value_delimiter = ';')]
     pub route: Vec<String>,
 
-    /// More routes, one per line; read again on SIGHUP
+    /// More routes, one per line. Read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub routes_file: Option<PathBuf>,
 }
@@ -260,25 +261,27 @@ pub struct Relaying {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Spool")]
 pub struct Spool {
-    /// Where accepted mail is kept until it is delivered [default: spool in $STATE_DIRECTORY,
-    /// with --user /var/lib/ringpost, else $XDG_STATE_HOME/ringpost or ~/.local/state/ringpost]
+    /// Directory of accepted mail that is not delivered yet [default: spool in $STATE_DIRECTORY;
+    /// with --user in /var/lib/ringpost; else in $XDG_STATE_HOME/ringpost or
+    /// ~/.local/state/ringpost]
     #[arg(long, value_name = "DIR", global = true)]
     pub spool: Option<PathBuf>,
 
-    /// The most disk the spool may take; 0: what the file system has
+    /// Maximum size of the spool. 0: what the file system has
     #[arg(long, size = "0..1024TiB", default_value = "0")]
     pub spool_size: Bytes,
 
-    /// What new mail leaves free on the spool's file system [default: 256MiB, at most a twentieth
-    /// of it]
+    /// Space on the spool's file system that new mail leaves free [default: 256MiB, at most a
+    /// twentieth of the file system]
     #[arg(long, size = "0..1024TiB")]
     pub spool_keep_free: Option<Bytes>,
 
-    /// Size of a log segment. Each core keeps two open and some spare
+    /// Size of a log segment. Each core keeps two open and some in reserve
     #[arg(long, size = "4MiB..1GiB", default_value_t = Bytes(spool::SEGMENT_BYTES_DEFAULT))]
     pub segment_size: Bytes,
 
-    /// How commits reach the disk; direct costs a third of the CPU
+    /// How commits reach the disk: 'direct' costs a third of the CPU of 'buffered'; 'auto' uses
+    /// it where the file system can
     #[arg(
         long,
         value_name = "auto|direct|buffered",
@@ -288,18 +291,18 @@ pub struct Spool {
     )]
     pub spool_durability: SpoolDurability,
 
-    /// Messages larger than this go to the disk in pieces of this size as they come in: the most memory
-    /// that a session or a delivery takes for a body beyond --in-memory-size
+    /// Messages larger than this go to disk in pieces of this size as they come in. Also the maximum memory that
+    /// a session or a delivery takes for a body beyond --in-memory-size
     #[arg(long, size = "16KiB..4MiB", default_value_t = Bytes(session::CHUNK_BYTES))]
     pub chunk_size: Bytes,
 
-    /// Messages up to this size are delivered from memory, larger ones are read back
+    /// Messages up to this size are delivered from memory; larger ones are read back from disk
     #[arg(long, size = "0..16MiB", default_value_t = Bytes(session::IN_MEMORY_BYTES))]
     pub in_memory_size: Bytes,
 
-    /// Ceiling for the memory of sessions, bodies and queue, all cores together. Near it bodies
-    /// go to the disk at once and senders are slowed down, then new mail gets 452, new
-    /// connections 421
+    /// Ceiling for the memory of sessions, bodies and queue, all cores together. Near it, bodies
+    /// go to disk at once and senders are slowed down; then new mail gets 452, new connections
+    /// 421
     #[arg(long, size = "16MiB..1TiB", default_value_t = Bytes(memory::BYTES_MAX))]
     pub memory_max: Bytes,
 }
@@ -307,19 +310,19 @@ pub struct Spool {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Delivery")]
 pub struct Delivery {
-    /// Wait before the second attempt; doubles with every attempt, give or take jitter
+    /// Wait before the second attempt. It doubles with every attempt, with some jitter
     #[arg(long, span = "1s..7d", default_value_t = Span(retry::MIN))]
     pub retry_min: Span,
 
-    /// Longest wait between attempts; equal to --retry-min: a flat interval
+    /// Longest wait between attempts. Equal to --retry-min: a fixed interval
     #[arg(long, span = "1s..7d", default_value_t = Span(retry::MAX))]
     pub retry_max: Span,
 
-    /// How long delivery is tried before the mail bounces; 0s: one attempt
+    /// How long delivery is tried before the mail bounces. 0s: one attempt
     #[arg(long, span = "0s..90d", default_value_t = Span(retry::LIFETIME))]
     pub queue_lifetime: Span,
 
-    /// The same for bounces, which are dropped after it
+    /// How long a bounce is tried before it is dropped
     #[arg(long, span = "0s..90d", default_value_t = Span(delivery::REPORT_LIFETIME))]
     pub bounce_lifetime: Span,
 
@@ -327,11 +330,11 @@ pub struct Delivery {
     #[arg(long, count = "1..10000", default_value_t = next_hop::CONNECTIONS_PER_HOP_MAX)]
     pub delivery_connections: u32,
 
-    /// Connections to all next hops
+    /// Connections to all next hops, all cores together
     #[arg(long, count = "1..1000000", default_value_t = next_hop::CONNECTIONS_MAX)]
     pub delivery_connections_total: u32,
 
-    /// How long a connection without work is kept for the next message; 0s: closed at once
+    /// How long an idle connection is kept for the next message. 0s: it is closed at once
     #[arg(long, span = "0s..5m", default_value_t = Span(next_hop::IDLE_WAIT))]
     pub idle_timeout: Span,
 
@@ -339,7 +342,7 @@ pub struct Delivery {
     #[arg(long, count = "1..1000000", default_value_t = delivery::TRANSACTIONS_PER_CONNECTION)]
     pub max_deliveries_per_connection: u32,
 
-    /// Recipients in one transaction; RFC 5321 has every host take 100
+    /// Recipients in one transaction. Every host accepts 100 (RFC 5321)
     #[arg(long, count = "1..10000", default_value_t = delivery::RECIPIENTS_PER_TRANSACTION)]
     pub recipients_per_transaction: u32,
 
@@ -347,7 +350,7 @@ pub struct Delivery {
     #[arg(long, count = "1..65535", default_value_t = u32::from(route::SMTP_PORT))]
     pub mx_port: u32,
 
-    /// Which of the addresses that DNS gives for next hops are used
+    /// Which addresses of next hops from DNS are used
     #[arg(
         long,
         value_name = "both|4|6",
@@ -356,7 +359,7 @@ pub struct Delivery {
     )]
     pub ip_version: Families,
 
-    /// Connect from this address; one per IP version
+    /// Connect to next hops from this address; one per IP version
     #[arg(long, value_name = "ADDR,...",
           value_parser = values::source_address, value_delimiter = ',')]
     pub source_address: Vec<IpAddr>,
@@ -365,13 +368,12 @@ pub struct Delivery {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "DNS")]
 pub struct Dns {
-    /// Resolvers to ask, in this order; one that fails leaves the answer to the next [default: those of
-    /// /etc/resolv.conf]
+    /// Name servers to ask, in this order; if one fails, the next is asked [default: those of /etc/resolv.conf]
     #[arg(long, value_name = "ADDR[:PORT],...",
           value_parser = values::resolver_address, value_delimiter = ',')]
     pub dns: Vec<SocketAddr>,
 
-    /// How long one resolver has for an answer
+    /// How long one name server has for an answer
     #[arg(long, span = "100ms..1m", default_value_t = Span(resolve::QUERY_TIMEOUT))]
     pub dns_timeout: Span,
 }
@@ -379,32 +381,32 @@ pub struct Dns {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// Largest message, as SIZE tells the client; beyond it 552 5.3.4
+    /// Largest message, announced by SIZE; a larger one gets 552 5.3.4
     #[arg(long, size = "64KiB..4GiB", default_value_t = Bytes(server::MESSAGE_BYTES_MAX))]
     pub max_message_size: Bytes,
 
-    /// Recipients of one message; beyond it 452 4.5.3
+    /// Recipients of one message; more get 452 4.5.3
     #[arg(long, count = "100..50000", default_value_t = server::RECIPIENTS_MAX)]
     pub max_recipients: u32,
 
-    /// Messages in one session; beyond it 421. 0: no limit
+    /// Messages in one session; more get 421. 0: no limit
     #[arg(long, count = "0..1000000000", default_value = "0")]
     pub max_messages_per_session: u32,
 
-    /// Wrong commands and refused recipients in one session; beyond it 421 4.7.0
+    /// Wrong commands and refused recipients in one session; more get 421 4.7.0
     #[arg(long, count = "1..10000", default_value_t = server::ERRORS_MAX)]
     pub max_errors: u32,
 
-    /// Received: headers at which a message counts as looping (554 5.4.6)
+    /// Number of Received: fields at which a message counts as looping (554 5.4.6)
     #[arg(long, count = "10..1000", default_value_t = server::HOPS_MAX)]
     pub max_hops: u32,
 
-    /// Longest line of a message; beyond it 554 5.6.0. RFC 5321 says 1000, but real mail has
-    /// longer ones and most hosts take them. 0: no limit
+    /// Longest line of a message; a longer one gets 554 5.6.0. RFC 5321 says 1000, but real mail
+    /// has longer ones and most hosts accept them. 0: no limit
     #[arg(long, size = "0..4GiB", default_value = "0")]
     pub max_line_length: Bytes,
 
-    /// A bare CR or LF in a message. To normalise is for old clients inside only
+    /// What to do with a bare CR or LF in a message. Use normalise for old clients inside only
     #[arg(
         long,
         value_name = "refuse|normalise",
@@ -414,16 +416,16 @@ pub struct Limits {
     )]
     pub bare_line_ends: BareLineEnds,
 
-    /// Do not offer CHUNKING: some senders put bare LF only into chunks, and mend or return the
-    /// mail themselves where there are none
+    /// Do not offer CHUNKING. Some senders send bare LF in chunks only; without CHUNKING they
+    /// correct or return such mail themselves
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_chunking: bool,
 
-    /// Open sessions; beyond it 421. An idle one costs 6 KB of memory, 10 KB with TLS
+    /// Open sessions; more get 421. An idle one costs 6 KB of memory, 10 KB with TLS
     #[arg(long, count = "1..1000000", default_value_t = listener::CONNECTIONS_MAX)]
     pub max_connections: u32,
 
-    /// Those of --max-connections that only clients in --relay-from may have [default: an eighth]
+    /// Part of --max-connections that is kept for clients in --relay-from [default: an eighth]
     #[arg(long, count = "0..1000000")]
     pub reserved_connections: Option<u32>,
 
@@ -432,8 +434,8 @@ pub struct Limits {
     #[arg(long, count = "0..1000000", default_value_t = listener::CONNECTIONS_PER_ADDRESS_MAX)]
     pub max_connections_per_address: u32,
 
-    /// New connections of one address (or /64) outside --relay-from per minute, as many at once;
-    /// beyond it 421 4.7.0. 0: no limit
+    /// New connections of one address (or /64) outside --relay-from per minute, also all at once;
+    /// more get 421 4.7.0. 0: no limit
     #[arg(long, count = "0..1000000000", default_value_t = rates::CONNECTIONS)]
     pub connection_rate: u32,
 
@@ -441,24 +443,24 @@ pub struct Limits {
     #[arg(long, count = "0..1000000000", default_value = "0")]
     pub connection_rate_total: u32,
 
-    /// TLS handshakes of one such address per minute; beyond it 421 4.7.0. 0: no limit
+    /// TLS handshakes of one such address per minute; more get 421 4.7.0. 0: no limit
     #[arg(long, count = "0..1000000000", default_value_t = rates::HANDSHAKES)]
     pub handshake_rate: u32,
 
-    /// TLS handshakes of all such addresses per second; 1000 take a tenth of a core and more.
-    /// 0: no limit
+    /// TLS handshakes of all such addresses per second. 1000 take a tenth of a core and more. 0: no
+    /// limit
     #[arg(long, count = "0..1000000000", default_value_t = rates::HANDSHAKES_TOTAL)]
     pub handshake_rate_total: u32,
 
-    /// Messages of one such address per minute; beyond it 450 4.7.0. 0: no limit
+    /// Messages of one such address per minute; more get 450 4.7.0. 0: no limit
     #[arg(long, count = "0..1000000000", default_value_t = rates::MESSAGES)]
     pub message_rate: u32,
 
-    /// Recipients of one such address per minute; beyond it 450 4.7.0. 0: no limit
+    /// Recipients of one such address per minute; more get 450 4.7.0. 0: no limit
     #[arg(long, count = "0..1000000000", default_value_t = rates::RECIPIENTS)]
     pub recipient_rate: u32,
 
-    /// Errors (replies 5yz) of one such address per minute; beyond it 421 4.7.0, also to new
+    /// Errors (replies 5yz) of one such address per minute; more get 421 4.7.0, also to new
     /// connections. 0: no limit
     #[arg(long, count = "0..1000000000", default_value_t = rates::ERRORS)]
     pub error_rate: u32,
@@ -467,28 +469,28 @@ pub struct Limits {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Timeouts")]
 pub struct Timeouts {
-    /// Clients: the next command. RFC 5321 asks for 5m at least
+    /// Clients: wait for the next command. RFC 5321 asks for at least 5m
     #[arg(long, span = "1s..1h", default_value_t = Span(session::COMMAND_TIMEOUT))]
     pub command_timeout: Span,
 
-    /// Clients: the next bytes of a message
+    /// Clients: wait for the next bytes of a message
     #[arg(long, span = "1s..1h", default_value_t = Span(session::DATA_TIMEOUT))]
     pub data_timeout: Span,
 
-    /// Clients: bytes per second that a message must come with, on average, once it has taken
-    /// --data-timeout; then 421 4.4.2. 0: no limit
+    /// Clients: average bytes per second that a message must have once it has taken --data-timeout;
+    /// a slower one gets 421 4.4.2. 0: no limit
     #[arg(long, size = "0..1GiB", default_value_t = Bytes(session::MIN_DATA_RATE))]
     pub min_data_rate: Bytes,
 
-    /// Clients: the session as a whole, then 421 4.4.2. 0s: no limit
+    /// Clients: the whole session; then 421 4.4.2. 0s: no limit
     #[arg(long, span = "0s..7d", default_value_t = Span(session::SESSION_TIMEOUT))]
     pub session_timeout: Span,
 
-    /// Both sides: a TLS handshake. Next hops: also the first reply inside it, where plaintext is allowed
+    /// Both sides: a TLS handshake. Next hops: also the first reply after it, where plaintext is allowed
     #[arg(long, span = "1s..10m", default_value_t = Span(connection::HANDSHAKE_TIMEOUT))]
     pub handshake_timeout: Span,
 
-    /// Next hops: until a connection stands
+    /// Next hops: opening a connection
     #[arg(long, span = "1s..10m", default_value_t = Span(connection::CONNECT_TIMEOUT))]
     pub connect_timeout: Span,
 
@@ -496,8 +498,8 @@ pub struct Timeouts {
     #[arg(long, span = "1s..1h", default_value_t = Span(connection::GREETING_TIMEOUT))]
     pub greeting_timeout: Span,
 
-    /// While connections run short. Next hops: until one is ready for mail, and each reply up to the
-    /// message. Clients outside --relay-from: the next command or bytes
+    /// While connections run short. Next hops: until one is ready for mail, and each reply before the message.
+    /// Clients outside --relay-from: wait for the next command or bytes
     #[arg(long, span = "1s..1h", default_value_t = Span(next_hop::CROWDED_WAIT_MAX))]
     pub crowded_timeout: Span,
 
@@ -505,20 +507,20 @@ pub struct Timeouts {
     #[arg(long, span = "1s..1h", default_value_t = Span(connection::REPLY_TIMEOUT))]
     pub reply_timeout: Span,
 
-    /// Next hops: to take the next 64 KiB of a message
+    /// Next hops: accepting the next 64 KiB of a message
     #[arg(long, span = "1s..1h", default_value_t = Span(connection::SEND_TIMEOUT))]
     pub send_timeout: Span,
 
-    /// Next hops: bytes per second that they take of a message, on average, once it has taken
-    /// --send-timeout; then it is tried again later. 0: no limit
+    /// Next hops: average bytes per second that they must accept once a message has taken
+    /// --send-timeout; a slower one is tried again later. 0: no limit
     #[arg(long, size = "0..1GiB", default_value_t = Bytes(connection::MIN_SEND_RATE))]
     pub min_send_rate: Bytes,
 
-    /// Next hops: the reply after the message. A short one makes doubles
+    /// Next hops: the reply after the message. A short timeout makes duplicates
     #[arg(long, span = "1s..2h", default_value_t = Span(connection::FINAL_REPLY_TIMEOUT))]
     pub final_reply_timeout: Span,
 
-    /// At a stop: how long open transactions may still take
+    /// At a stop: how long open transactions may go on
     #[arg(long, span = "0s..1h", default_value_t = Span(listener::DRAIN_TIMEOUT))]
     pub drain_timeout: Span,
 }
@@ -526,17 +528,17 @@ pub struct Timeouts {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Cores")]
 pub struct Cores {
-    /// CPUs that take mail in: 0-3,8. A number twice makes two threads. On a CPU in both lists
-    /// one thread does both [default: chosen, see --check]
+    /// CPUs that accept mail: 0-3,8. A number that stands twice makes two threads. On a CPU in
+    /// both lists, one thread does both [default: chosen, see --check]
     #[arg(long, value_name = "LIST")]
     pub ingress_cores: Option<CpuList>,
 
-    /// CPUs that deliver
+    /// CPUs that deliver mail
     #[arg(long, value_name = "LIST")]
     pub delivery_cores: Option<CpuList>,
 
-    /// Do not tie threads to CPUs; the lists then only say how many. For hosts that share their CPUs
-    /// with other programs: threads that wake up then push those off at once
+    /// Do not pin threads to CPUs; the lists then only say how many. For hosts that share their CPUs with other
+    /// programs: a thread that wakes up then preempts them at once
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_pin: bool,
 }
@@ -554,7 +556,7 @@ pub struct Logging {
     )]
     pub log_format: LogFormat,
 
-    /// info has one line per session and per delivery attempt
+    /// 'info' has one line per session and per delivery attempt
     #[arg(
         long,
         value_name = "error|warn|info|debug",
@@ -564,7 +566,7 @@ pub struct Logging {
     )]
     pub log_level: LogLevel,
 
-    /// Append here, opened anew on SIGHUP [default: standard error]
+    /// File to append to; reopened on SIGHUP [default: standard error]
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
 }
@@ -572,31 +574,31 @@ pub struct Logging {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Privileges")]
 pub struct Privileges {
-    /// Started as root: become this user once ports are bound and the key is read [default:
-    /// nobody else, but without root's capabilities]
+    /// Started as root: become this user once ports are bound and the key is read [default: stay
+    /// root, but without root's capabilities]
     #[arg(long, value_name = "NAME[:GROUP]", value_parser = values::user)]
     pub user: Option<UserName>,
 
-    /// Do not use Landlock, which keeps the process from all files but spool, certificates,
-    /// log and the resolver's settings
+    /// Do not use Landlock. It denies the process all files except spool, certificates, log and the
+    /// resolver's settings
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_landlock: bool,
 
-    /// Do not start where the kernel lacks Landlock or a part of it (complete from Linux 6.12)
+    /// Do not start if the kernel lacks Landlock or a part of it (complete from Linux 6.12 on)
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub require_landlock: bool,
 
-    /// Do not use seccomp, which keeps the process from system calls that it has no use for
+    /// Do not use seccomp. It denies the process system calls that it does not need
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_seccomp: bool,
 
-    /// Be killed for any system call that a relay does not make. Otherwise the worst end the
-    /// process, and others fail as if the kernel did not have them
+    /// Kill the process at any system call that a relay does not make. Otherwise only the worst
+    /// ones kill it, and others fail as if the kernel did not have them
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub strict_seccomp: bool,
 
-    /// Let a crash write a core dump, with keys and mail in it. A core_pattern that is a file
-    /// also needs --no-landlock
+    /// Let a crash write a core dump, with keys and mail in it. If core_pattern is a file, also set
+    /// --no-landlock
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub core_dumps: bool,
 }
@@ -604,12 +606,12 @@ pub struct Privileges {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "General")]
 pub struct General {
-    /// Go through a start without one, print the effective settings, and end: 0 if it would work,
-    /// 2 if not. Ports and a spool in use are not looked at
+    /// Check everything that a start needs, print the effective settings, and exit: 0 if a start
+    /// would work, 2 if not. Ports and a spool in use are not checked
     #[arg(long)]
     pub check: bool,
 
-    /// Print this
+    /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort, global = true)]
     pub help: Option<bool>,
 

@@ -19,7 +19,7 @@ pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
     hints.extend(of_relaying(&config.relaying, &config.routes, outside));
     if !config.hostname.contains('.') {
         hints.push(format!(
-            "this host calls itself '{}', which is not a full name: many receivers refuse that; \
+            "this host calls itself '{}', which is not a full name: many receivers refuse such names; \
              set --hostname",
             config.hostname
         ));
@@ -37,7 +37,7 @@ pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
     }
     if config.server.bare_line_ends == BareLineEnds::Normalise && config.listen.is_outside() {
         hints.push(
-            "--bare-line-ends normalise is for clients inside, and this relay listens outside"
+            "--bare-line-ends normalise is for clients inside, but this relay listens outside"
                 .to_owned(),
         );
     }
@@ -68,8 +68,8 @@ pub fn of_relaying(
         );
     } else if inside_only && relay.domains.is_empty() && listens_outside {
         hints.push(
-            "this relay listens outside but takes mail from this host only: --relay-from lets \
-             networks send, --relay-domain lets everybody send to a domain"
+            "this relay listens outside but accepts mail from this host only: --relay-from lets \
+             networks send, --relay-domain lets anybody send to a domain"
                 .to_owned(),
         );
     } else if !routes.is_empty() && relay.domains.is_empty() && inside_only {
@@ -88,7 +88,7 @@ pub fn of_relaying(
     }
     if !relay.domains.is_empty() && relay.recipients.is_none() {
         hints.push(
-            "recipients of the relay domains are not known here: what the next hop refuses \
+            "the recipients of the relay domains are not known: mail that the next hop refuses \
              becomes a bounce to a sender who may be forged; see --recipients-file"
                 .to_owned(),
         );

@@ -138,7 +138,7 @@ fn hints(config: &Config, identity: &Identity) -> Vec<String> {
     let mut hints = Vec::new();
     if identity.is_root() {
         hints.push(
-            "this relay stays root, if without root's capabilities: make a user for it (useradd \
+            "this relay stays root, although without root's capabilities: create a user for it (useradd \
              --system --no-create-home --shell /usr/sbin/nologin ringpost) and start it with \
              --user ringpost"
                 .to_owned(),
@@ -151,8 +151,8 @@ fn hints(config: &Config, identity: &Identity) -> Vec<String> {
     };
     hints.extend(log.filter(cannot_append).map(|log| {
         format!(
-            "{} cannot open {} any more: after a rotation (SIGHUP) the old file would stay in use, unless the new one \
-             is made for that user (logrotate: create 0640 {} {})",
+            "{} cannot open {}: after a rotation (SIGHUP) the old file would stay in use, unless the new one is made \
+             for that user (logrotate: create 0640 {} {})",
             identity.name(),
             log.display(),
             identity.name(),
@@ -162,16 +162,16 @@ fn hints(config: &Config, identity: &Identity) -> Vec<String> {
     let unreadable = |path: &Path| File::open(path).is_err();
     hints.extend(config.lists.files().filter(|list| unreadable(list.path)).map(|list| {
         format!(
-            "{} cannot read {list} any more: a new one will need a restart instead of SIGHUP, unless that user may \
-             read it, and its directory",
+            "{} cannot read {list}: a new version will need a restart instead of SIGHUP, unless that user may read it \
+             and its directory",
             identity.name(),
         )
     }));
     let keys = config.tls.certificates.given.iter().map(|files| &files.key);
     hints.extend(keys.filter(|key| unreadable(key)).map(|key| {
         format!(
-            "{} cannot read {} any more: a new one will need a restart instead of SIGHUP, unless: \
-             chgrp {group} {key} && chmod 640 {key}, and its directory lets that group through",
+            "{} cannot read {}: a new key will need a restart instead of SIGHUP, unless you run \
+             chgrp {group} {key} && chmod 640 {key}, and that group may enter its directory",
             identity.name(),
             key.display(),
             group = identity.group(),

@@ -47,8 +47,9 @@ pub fn routes_to_itself(shared: &Shared, routes: &RouteTable) -> Vec<String> {
         .map(|(_, place)| place)
         .collect();
     places.sort_unstable();
-    let told =
-        |place| format!("{place}: this route leads back to this relay: mail for it is refused");
+    let told = |place| {
+        format!("{place}: this route leads back to this relay: its mail is refused or returned")
+    };
     places.into_iter().map(told).collect()
 }
 
@@ -65,8 +66,8 @@ fn file_system(config: &SpoolConfig, specs: &[CoreSpec]) -> Option<String> {
         // A size that is given was compared with what is needed before.
         true => settings.spool_bytes_max.is_none().then(|| {
             format!(
-                "the file system of the spool has {} and {threads} threads need {}: mail may be refused for want \
-                 of space (452); fewer threads, a smaller --segment-size or a larger file system",
+                "the file system of the spool has {}, but {threads} threads need {}: mail may be refused for lack \
+                 of space (452); use fewer threads, a smaller --segment-size or a larger file system",
                 Bytes(total),
                 Bytes(wanted),
             )
@@ -79,8 +80,8 @@ fn nearly_full(settings: &Settings, free: u64) -> Option<String> {
     let kept = settings.keep_free_bytes;
     (free < kept.saturating_add(settings.segment_bytes)).then(|| {
         format!(
-            "the file system of the spool has {} left, and --spool-keep-free leaves {} alone: new mail is refused \
-             for want of space (452) when the segments that are there are full",
+            "the file system of the spool has {} free, but --spool-keep-free keeps {} free: new mail is refused for \
+             lack of space (452) when the existing segments are full",
             Bytes(free),
             Bytes(kept),
         )
@@ -91,8 +92,8 @@ fn nearly_full(settings: &Settings, free: u64) -> Option<String> {
 fn nobody_trusted(shared: &Shared) -> Option<String> {
     let demands_trust = shared.config.delivery.levels.demands(Level::Verify);
     (demands_trust && shared.anchors.is_empty()).then(|| {
-        "no certificate is trusted (--tls-ca, --tls-ca-only), and TLS out demands one (verify): that mail waits until \
-         it is returned"
+        "no certificate is trusted (--tls-ca, --tls-ca-only), but TLS level verify demands one: its mail waits, and \
+         bounces in the end"
             .to_owned()
     })
 }
@@ -100,8 +101,8 @@ fn nobody_trusted(shared: &Shared) -> Option<String> {
 fn too_many_threads(threads: usize, cpus: usize) -> Option<String> {
     (threads / THREADS_PER_CPU_MAX > cpus).then(|| {
         format!(
-            "{threads} threads for {cpus} CPUs: each message costs more, and each thread has a ring and logs of \
-             its own; name a CPU once in --ingress-cores and --delivery-cores, or leave them out"
+            "{threads} threads for {cpus} CPUs: each message costs more, and each thread has its own ring and logs; \
+             name each CPU once in --ingress-cores and --delivery-cores, or omit these flags"
         )
     })
 }
@@ -116,8 +117,8 @@ fn silent_name_servers(servers: &[SocketAddr]) -> Vec<String> {
             _ => error.to_string(),
         };
         format!(
-            "--dns {server} does not answer ({why}): while no resolver does, mail that goes by MX or to a host by \
-             name waits; try: dig @{} -p {} . NS",
+            "--dns {server} does not answer ({why}): while no name server does, mail by MX or to a named host waits; \
+             try: dig @{} -p {} . NS",
             server.ip(),
             server.port()
         )
