@@ -303,7 +303,7 @@ impl Inner {
             .field("address", peer.address)
             .field("reply", reply.one_line())
             .field("reason", &peer.plaintext)
-            .field("effect", "TLS is tried again before the mail is");
+            .field("effect", "TLS is tried again, and then the mail");
     }
 
     pub(super) fn log_connect_failed(&self, hop: HopId, diagnosis: &Diagnosis) {
@@ -319,10 +319,10 @@ impl Inner {
     pub(super) fn log_out_of_step(&self, peer: &Peer, out_of_step: &OutOfStep) {
         let effect = match out_of_step.refuses_rset {
             true => {
-                "refused RSET, so nobody knows where it stands; the connection is closed, and the mail goes over a new one"
+                "it refused RSET, so its state is unknown; the connection is closed, and the mail goes over a new one"
             }
             false => {
-                "said what it was not asked, or cannot be asked for; the connection is closed, and no mail judged by it"
+                "it sent a reply that does not answer the command; the connection is closed, and no mail is judged by it"
             }
         };
         let log = &self.context.log;
@@ -368,8 +368,10 @@ impl Inner {
         .field(
             "effect",
             match is_lost {
-                true => "given up, its sender gets a report; see ringpost spool verify",
-                false => "tried again later; see ringpost spool verify",
+                true => {
+                    "the message is given up, its sender gets a report; see ringpost spool verify"
+                }
+                false => "the message is tried again later; see ringpost spool verify",
             },
         );
     }
@@ -380,7 +382,7 @@ impl Inner {
             .field("host", host)
             .field("address", address)
             .field("reason", why)
-            .field("effect", "another host is tried, or plaintext");
+            .field("effect", "another host or plaintext is tried");
     }
 
     pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, why: &str) {

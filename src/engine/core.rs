@@ -207,7 +207,7 @@ fn log_note(log: &Log, dir: &Path, thread: usize, note: &Note) {
                 .field("free", free_bytes)
                 .field(
                     "effect",
-                    "new mail that finds no room at this thread gets 452 4.3.1 until some is delivered",
+                    "new mail at this thread gets 452 4.3.1 until mail is delivered and makes room",
                 );
         }
         Note::SpaceAgain => drop(of_spool(LogLevel::Info, event::SPOOL_HAS_ROOM)),
@@ -216,7 +216,7 @@ fn log_note(log: &Log, dir: &Path, thread: usize, note: &Note) {
                 .field("error", error)
                 .field(
                     "effect",
-                    "once the segments that are prepared are full, new mail gets 451 4.3.0",
+                    "new mail gets 451 4.3.0 once the prepared segments are full",
                 );
         }
         Note::DiskWorks => drop(of_spool(LogLevel::Info, event::SPOOL_DISK_WORKS)),

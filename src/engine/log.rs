@@ -1,8 +1,8 @@
 //! The thread that writes the log: standard error or a file, in large pieces.
 //!
-//! It may wait for its disk or its reader as long as it likes. Meanwhile the threads that log run
-//! out of buffers and drop lines (`crate::log`); nobody waits for this thread except
-//! [`Writer::stop`], for a bounded time.
+//! It may wait for its disk or its reader for any time. Meanwhile the threads that log run out of
+//! buffers and drop lines (`crate::log`). Nobody waits for this thread except [`Writer::stop`], for a
+//! bounded time.
 
 use crate::config::LogConfig;
 use crate::io::clock;
@@ -20,12 +20,12 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// Standard error may have been made non-blocking by whoever shares it: how often and how long to
-/// wait for its reader before lines are given up.
+/// Another process that shares standard error may have made it non-blocking: how often and how long to
+/// wait for its reader before lines are dropped.
 const FULL_PIPE_TRIES: u32 = 100;
 const FULL_PIPE_WAIT: Duration = Duration::from_millis(10);
 
-/// How often at most standard error is told that the log file cannot be written.
+/// Minimum time between two complaints on standard error that the log file cannot be written.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 enum Order {
@@ -45,8 +45,8 @@ pub struct Writer {
     has_colours: bool,
 }
 
-/// Whether the reader of standard error is somebody at a terminal who has nothing against colours
-/// (<https://no-color.org>). `get`: from the environment.
+/// Whether standard error is a terminal whose user has not switched colours off
+/// (<https://no-color.org>). `get` reads the environment.
 fn wants_colours(is_terminal: bool, get: impl Fn(&str) -> Option<OsString>) -> bool {
     let is_set = |name| get(name).is_some_and(|value| !value.is_empty());
     let is_dumb = get("TERM").is_some_and(|term| term == "dumb");
@@ -169,7 +169,7 @@ struct Output {
     target: Target,
     /// The last write ended within a line.
     is_torn: bool,
-    /// When standard error may be told next that the file cannot be written.
+    /// When standard error may next be told that the file cannot be written.
     complaint_due: Now,
 }
 
@@ -182,7 +182,7 @@ impl Output {
         }
     }
 
-    /// What comes behind half a line begins a line of its own.
+    /// Output after half a line begins a new line.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.is_torn {
             self.write_some(b"\n").1?;
@@ -208,7 +208,7 @@ impl Output {
         Ok(())
     }
 
-    /// Nobody finds in a file why it cannot be written.
+    /// The file cannot say why it cannot be written, so standard error does.
     fn complain(&mut self, error: &io::Error, now: Now, stderr: &mut dyn Write) {
         if let Target::File { path, .. } = &self.target
             && now >= self.complaint_due
@@ -218,7 +218,7 @@ impl Output {
             // There is nobody else to be told.
             let _ = writeln!(
                 stderr,
-                "ringpost: {error}; lines of the log are lost, and counted there"
+                "ringpost: {error}; log lines are lost; the log says later how many"
             );
         }
     }

@@ -75,7 +75,7 @@ impl Watchdog {
             false => {
                 log.line(LogLevel::Error, event::CORE_STUCK, clock::wall_time())
                     .field("cores", Shown(format!("{stuck:?}")))
-                    .field("effect", "the service manager is not told that all is well");
+                    .field("effect", "the service manager gets no sign of life");
             }
         }
         self.seen = now;
