@@ -1,12 +1,12 @@
 #!/bin/sh
-# Installs ringpost: the program without its symbols, its pages, and flags, which stay as they are if they are there
-# already; the units where systemd is. DESTDIR stands in front of every path, for packages, which get the units always.
+# Installs ringpost: the program without its symbols, its pages, the flags (a file that exists is kept), and the units
+# if systemd runs. DESTDIR is a prefix for every path, for packages; these always get the units.
 set -eu
 cd "$(dirname "$0")/.."
 destination=${DESTDIR:-}
 program=target/release/ringpost
 if [ ! -x "$program" ]; then
-    echo "$program is not there: cargo build --release comes first" >&2
+    echo "$program does not exist: run cargo build --release first" >&2
     exit 1
 fi
 for page in README.md tuning.md docs/*.md; do
@@ -14,13 +14,13 @@ for page in README.md tuning.md docs/*.md; do
 done
 [ -e "$destination/etc/ringpost/flags" ] || install -D -m 644 dist/flags "$destination/etc/ringpost/flags"
 
-# A new file in the place of the old one, which may be running.
+# A new file replaces the old one, which may be running.
 binary=$destination/usr/local/bin/ringpost
 install -D -m 755 "$program" "$binary.new"
 if command -v strip >/dev/null; then
     strip "$binary.new"
 else
-    echo "strip (binutils) is not there: the program keeps its symbols" >&2
+    echo "strip (binutils) is not installed: the program keeps its symbols" >&2
 fi
 mv -f "$binary.new" "$binary"
 
@@ -35,7 +35,7 @@ elif [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     echo "installed; to start it: systemctl enable --now ringpost"
 else
-    echo "installed, without units, for there is no systemd here; to start it as root:"
+    echo "installed without units, because systemd does not run here; to start it as root:"
     echo "  useradd --system --no-create-home --shell /usr/sbin/nologin ringpost"
     echo "  ringpost --user ringpost @/etc/ringpost/flags"
 fi
