@@ -568,10 +568,12 @@ fn describe(stage: Stage, trouble: Trouble) -> String {
 pub fn what_was_missed(result: &TransactionResult, verdict: &RecipientVerdict) -> Option<String> {
     let failure = result.cut_short.as_ref()?;
     let what = match (&failure.cause, failure.stage) {
-        (Cause::TimedOut, Stage::Body) => "the next hop took no more of the content".into(),
+        (Cause::TimedOut, Stage::Body) => "the next hop accepted no more of the content".into(),
         (Cause::TimedOut, stage) => format!("no reply to {}", stage.name()),
         (Cause::Unexpected(reply), _) => describe_out_of_step(reply),
-        (Cause::Malformed(_), stage) => format!("what came to {} is no reply", stage.name()),
+        (Cause::Malformed(_), stage) => {
+            format!("the answer to {} is not an SMTP reply", stage.name())
+        }
         _ => return None,
     };
     let waited = match result.waited {
@@ -588,7 +590,7 @@ pub fn what_was_missed(result: &TransactionResult, verdict: &RecipientVerdict) -
 
 fn describe_out_of_step(reply: &Reply) -> String {
     let mut text = format!(
-        "the next hop's replies are out of step with what it is asked ({})",
+        "the next hop's replies are out of step with the commands ({})",
         reply.one_line()
     );
     text.truncate(text::front(&text, Diagnosis::TEXT_BYTES_MAX).len());
