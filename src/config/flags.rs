@@ -322,7 +322,7 @@ pub struct Delivery {
     #[arg(long, span = "0s..90d", default_value_t = Span(retry::LIFETIME))]
     pub queue_lifetime: Span,
 
-    /// How long a bounce is tried before it is dropped
+    /// How long beyond --queue-lifetime a bounce is tried before it is dropped
     #[arg(long, span = "0s..90d", default_value_t = Span(delivery::REPORT_LIFETIME))]
     pub bounce_lifetime: Span,
 
