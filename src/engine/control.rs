@@ -1,8 +1,8 @@
 //! The control thread, outside of the message path: signals, and the end.
 
+use super::asking::Asker;
 use super::lane::ToCore;
 use super::log::Writer;
-use super::questions::Asker;
 use super::reload::Reload;
 use super::report;
 use super::rules::Rules;

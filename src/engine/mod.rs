@@ -9,6 +9,7 @@
 //! what is left is in the spool.
 //! Not here: what happens to a message; the cores hand it from room to room.
 
+mod asking;
 mod certificates;
 mod confinement;
 mod control;

@@ -1,6 +1,7 @@
 //! SIGUSR1: what the cores have counted, and the next hops that they have to do with.
 
-use super::questions::{Asker, Question, Said, Silent};
+use super::asking::{Asker, Silent};
+use super::questions::{Question, Said};
 use super::shared::Shared;
 use crate::delivery::HopReport;
 use crate::io::clock;

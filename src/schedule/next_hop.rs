@@ -571,8 +571,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         self.slots.len()
     }
 
-    /// The hops in these places, which may reach beyond the last one. A hop keeps its place as long as it is known, so
-    /// whoever looks at all places piece by piece sees none twice.
+    /// The hops in these places, which may reach beyond the last. A hop keeps its place as long as it is known.
     pub fn hops_in(&self, places: Range<usize>) -> impl Iterator<Item = (&K, &C, HopStatus)> {
         let end = places.end.min(self.slots.len());
         let slots = self.slots.get(places.start..end).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! How long a client may take, and how much of memory its session holds.
 
 use super::end::End;
-use super::serve::Session;
+use super::serve::{SESSION_BYTES, Session};
 use crate::handoff::memory::Level;
 use crate::io::clock;
 use crate::io::net::SCRATCH_BYTES;
@@ -11,8 +11,7 @@ use crate::time::pace::{MinRate, Pace};
 use crate::tls::stream::StreamError;
 use std::time::Duration;
 
-/// Memory of a session, and of its TLS, as it counts against the ceiling.
-pub(super) const SESSION_BYTES: usize = 2 * 1024;
+/// Memory of TLS, as it counts against the ceiling.
 const TLS_BYTES: usize = 4 * 1024;
 
 /// Octets of commands that are received at once, and while memory is tight: what they are answered with is

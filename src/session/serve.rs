@@ -4,7 +4,6 @@ use super::asked::{Asked, Who};
 use super::context::Context;
 use super::end::End;
 use super::incoming::{Durable, Incoming};
-use super::pace::SESSION_BYTES;
 use super::tls_memory::Failure;
 use crate::handoff::job::{Body, Message, queued_bytes};
 use crate::handoff::memory::{Charge, Level};
@@ -27,6 +26,9 @@ const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of a session's task, which is there as long as the connection; TLS comes on top.
 #[cfg(test)]
 const IDLE_BYTES_MAX: usize = 1232;
+
+/// Memory of a session, as it counts against the ceiling; its TLS comes on top.
+pub(super) const SESSION_BYTES: usize = 2 * 1024;
 
 /// Whether a conversation goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
