@@ -3,106 +3,38 @@
 //! Promise: plaintext is used only where the level of the destination allows it.
 //! Not here: which host, whose mail, and what a failure means for it.
 
-use crate::io::buffer::AlignedBuf;
+mod content;
+mod deadlines;
+mod opening;
+
+pub use content::{Content, LastPiece};
+pub use deadlines::{
+    CONNECT_TIMEOUT, FINAL_REPLY_TIMEOUT, GREETING_TIMEOUT, HANDSHAKE_TIMEOUT, MIN_SEND_RATE,
+    QUIT_TIMEOUT, REPLY_TIMEOUT, SEND_TIMEOUT, Timeouts,
+};
+pub use opening::{OpenError, Target, TlsFailure};
+
 use crate::io::net::Socket;
 use crate::io::{clock, pool};
 use crate::message::TlsSummary;
 use crate::schedule::dsn::{Extent, Taker};
 use crate::smtp::client::{
-    Cause, Client, ClientSettings, ClientStep, Failure, Features, Limits, OutOfStep, TlsWish,
-    Transaction, TransactionResult,
+    Client, ClientSettings, ClientStep, Features, Limits, OutOfStep, TlsWish, Transaction,
+    TransactionResult,
 };
-use crate::smtp::reply::{Reply, Stage};
-use crate::spool::{BodyReader, Place};
+use crate::smtp::reply::Reply;
 use crate::time::Now;
-use crate::time::pace::{MinRate, Pace};
+use crate::time::pace::Pace;
 use crate::tls::client::ClientTls;
-use crate::tls::policy::{Judge, Level};
+use crate::tls::policy::Judge;
 use crate::tls::stream::{Received, Stream, StreamError};
-use std::fmt;
+use deadlines::Awaited;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Bytes of a body that are read, encrypted and sent at once.
-const BODY_SLICE_BYTES: usize = 64 * 1024;
-
 /// How long the reason of a host that broke off is waited for: it was sent before.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a next hop may take (RFC 5321 section 4.5.3.2).
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    pub connect: Duration,
-    pub greeting: Duration,
-    /// EHLO, STARTTLS, MAIL and RCPT.
-    pub command: Duration,
-    pub handshake: Duration,
-    /// The reply to DATA.
-    pub data: Duration,
-    /// Each block of the content.
-    pub block: Duration,
-    /// The content as a whole. `None`: no limit but `block`.
-    pub min_rate: Option<MinRate>,
-    /// The reply to the content.
-    pub final_dot: Duration,
-    pub quit: Duration,
-    /// While others wait for a connection: each reply up to the content, and each of its blocks.
-    pub crowded: Duration,
-}
-
-impl Timeouts {
-    fn of(&self, stage: Stage) -> Duration {
-        match stage {
-            Stage::Connect => self.connect,
-            Stage::Greeting => self.greeting,
-            Stage::Ehlo | Stage::StartTls | Stage::Mail | Stage::Rcpt | Stage::Idle => self.command,
-            Stage::Handshake => self.handshake,
-            Stage::Data => self.data,
-            Stage::Body => self.block,
-            Stage::FinalDot => self.final_dot,
-            Stage::Quit => self.quit,
-        }
-    }
-
-    /// The same while others wait for a connection. Before the session stands, the schedule decides; behind
-    /// the content a short wait would make doubles.
-    fn in_crowd(&self, stage: Stage) -> Option<Duration> {
-        match stage {
-            Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body => Some(self.crowded),
-            _ => None,
-        }
-    }
-}
-
-/// A deadline, and the one that counts while others wait for a connection.
-#[derive(Clone, Copy)]
-struct Due {
-    at: Now,
-    in_crowd: Now,
-}
-
-/// Which reply is waited for, and when it must be whole. What comes of it octet by octet or line by line
-/// gains no time.
-struct Awaited {
-    replies_before: u64,
-    stage: Stage,
-    since: Now,
-    due: Due,
-}
-
-/// Defaults of [`Settings`].
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-pub const SEND_TIMEOUT: Duration = Duration::from_secs(3 * 60);
-pub const MIN_SEND_RATE: u64 = 1000;
-pub const FINAL_REPLY_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-
-/// How long the answer to QUIT is waited for: nothing depends on it.
-pub const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How next hops are spoken to.
 #[derive(Clone, Debug)]
@@ -159,83 +91,6 @@ impl Context {
     }
 }
 
-/// Whom to connect to, and how much TLS is demanded.
-pub struct Target<'a> {
-    pub site: &'a str,
-    /// The MX host's name, or the address in brackets.
-    pub host: &'a str,
-    pub address: SocketAddr,
-    pub level: Level,
-    /// False after a failed handshake that the level forgives.
-    pub try_tls: bool,
-}
-
-impl Target<'_> {
-    fn wish(&self) -> TlsWish {
-        match (self.level.wants_tls(), self.level.allows_plaintext()) {
-            (true, false) => TlsWish::Required,
-            (true, true) if self.try_tls => TlsWish::IfOffered,
-            _ => TlsWish::Never,
-        }
-    }
-}
-
-/// Why no session came about.
-#[derive(Debug)]
-pub enum OpenError {
-    /// The TCP connection failed.
-    Unreachable(std::io::Error),
-    /// The handshake failed or took too long, or TLS did before the first reply inside it.
-    Tls(TlsFailure),
-    /// The handshake worked, but not with the host that was meant.
-    Untrusted(TlsSummary),
-    /// The session ended before it was ready for mail.
-    Session(Failure),
-}
-
-/// How TLS failed.
-#[derive(Debug)]
-pub struct TlsFailure {
-    pub error: StreamError,
-    /// The handshake was done on our side, and no reply had come inside it. A server with TLS 1.3 checks
-    /// our last flight only then, so a refusal comes here as well.
-    pub after_handshake: bool,
-    /// It was to resume an earlier session. The tickets are forgotten: a full handshake may work.
-    pub with_ticket: bool,
-}
-
-impl fmt::Display for TlsFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let when = match self.after_handshake {
-            true => "after",
-            false => "in",
-        };
-        write!(f, "TLS failed {when} the handshake: {}", self.error)
-    }
-}
-
-/// Where the content of a message comes from. Wire form.
-pub enum Content<'a> {
-    Memory(&'a [u8]),
-    Spool(&'a Place),
-}
-
-/// The end of a content, with its final dot.
-pub enum LastPiece<'a> {
-    Memory(&'a [u8]),
-    /// What lies in this range.
-    Stored(AlignedBuf, Range<usize>),
-}
-
-impl LastPiece<'_> {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            LastPiece::Memory(bytes) => bytes,
-            LastPiece::Stored(buffer, range) => &buffer[range.clone()],
-        }
-    }
-}
-
 /// Where a transaction stands.
 #[derive(Debug)]
 pub enum Point {
@@ -243,11 +98,6 @@ pub enum Point {
     SendBody,
     /// Every recipient has a verdict; whether the connection lives on is told by `reusable`.
     Done(TransactionResult),
-}
-
-fn split_last_slice(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let most = bytes.len().saturating_sub(1) / BODY_SLICE_BYTES * BODY_SLICE_BYTES;
-    bytes.split_at(most)
 }
 
 /// A session that is ready for a transaction.
@@ -303,83 +153,6 @@ impl Connection {
         };
         connection.negotiate(target).await?;
         Ok(connection)
-    }
-
-    async fn negotiate(&mut self, target: &Target<'_>) -> Result<(), OpenError> {
-        loop {
-            match self.step().await {
-                ClientStep::StartTls => self.start_tls(target).await?,
-                ClientStep::Ready => return Ok(()),
-                ClientStep::Failed(failure) => {
-                    self.say_last_word();
-                    return Err(self.failed(failure, target));
-                }
-                _ => {
-                    return Err(OpenError::Session(Failure {
-                        stage: self.client.phase(),
-                        cause: Cause::PeerClosed,
-                    }));
-                }
-            }
-        }
-    }
-
-    /// Until a reply has come inside TLS, it is TLS that did not work.
-    fn failed(&mut self, failure: Failure, target: &Target<'_>) -> OpenError {
-        match self.broke.take() {
-            Some(error) if self.tls.is_some() && !self.client.has_heard() => {
-                self.tls_failed(error, true, target)
-            }
-            _ => OpenError::Session(failure),
-        }
-    }
-
-    fn tls_failed(
-        &self,
-        error: StreamError,
-        after_handshake: bool,
-        target: &Target<'_>,
-    ) -> OpenError {
-        let Context { tls, sends_sni, .. } = &*self.context;
-        if self.with_ticket {
-            tls.forget_tickets(target.site, target.host, *sends_sni);
-        }
-        OpenError::Tls(TlsFailure {
-            error,
-            after_handshake,
-            with_ticket: self.with_ticket,
-        })
-    }
-
-    async fn start_tls(&mut self, target: &Target<'_>) -> Result<(), OpenError> {
-        let shaken = self.handshake(target).await;
-        let mut summary = shaken.map_err(|error| self.tls_failed(error, false, target))?;
-        if let Some(session) = self.stream.session() {
-            summary.verdict = self.context.judge.judge(
-                session.peer_certificates(),
-                target.host,
-                clock::wall_time(),
-            );
-        }
-        if !target.level.accepts(summary.verdict) {
-            return Err(OpenError::Untrusted(summary));
-        }
-        self.tls = Some(summary);
-        self.client.tls_established(&mut self.out);
-        Ok(())
-    }
-
-    async fn handshake(&mut self, target: &Target<'_>) -> Result<TlsSummary, StreamError> {
-        self.flush().await?;
-        self.forget_input();
-        let Context { tls, sends_sni, .. } = &*self.context;
-        let session = tls
-            .connect(target.site, target.host, *sends_sni)
-            .map_err(StreamError::Tls)?;
-        self.with_ticket = session.offers_ticket();
-        self.stream
-            .set_deadline(clock::now() + self.context.timeouts.handshake);
-        self.stream.handshake(session, &mut self.input).await
     }
 
     /// The reply to STARTTLS, if the peer offered it, refused it, and was spoken to in plaintext then.
@@ -470,159 +243,6 @@ impl Connection {
         }
     }
 
-    /// Sends the content.
-    pub async fn send_body(&mut self, content: &Content<'_>) {
-        if let Some(last) = self.send_most(content).await {
-            self.send_last(last).await;
-        }
-    }
-
-    /// Sends the content but for its last piece, which [`Connection::send_last`] must send now. `None`: the session is over.
-    pub async fn send_most<'a>(&mut self, content: &Content<'a>) -> Option<LastPiece<'a>> {
-        if self.is_refused_early() {
-            return None;
-        }
-        self.pace = Pace::new(clock::now());
-        let sent = match content {
-            Content::Memory(bytes) => {
-                let (most, last) = split_last_slice(bytes);
-                let sent = self.send_slices(most).await;
-                sent.map(|()| LastPiece::Memory(last))
-            }
-            Content::Spool(place) => self.send_stored(place).await,
-        };
-        match sent {
-            Ok(last) => {
-                self.client.body_sent();
-                Some(last)
-            }
-            Err(error) => {
-                self.body_broke_off(&error).await;
-                None
-            }
-        }
-    }
-
-    /// Before the last piece of a content: begins the transaction behind it, whose commands go out with that piece (RFC 2920
-    /// section 3.1). False: it cannot be begun there.
-    pub fn begin_ahead(&mut self, next: &Transaction<'_>) -> bool {
-        self.client.can_begin() && self.client.begin(next, &mut self.out).is_ok()
-    }
-
-    pub async fn send_last(&mut self, last: LastPiece<'_>) {
-        let last = last.as_slice();
-        self.arm_for_block();
-        let sent = self.stream.send_both(last, &self.out).await;
-        self.pace.moved(last.len());
-        self.out.clear();
-        if let Err(error) = sent {
-            self.body_broke_off(&error).await;
-        }
-    }
-
-    async fn body_broke_off(&mut self, error: &StreamError) {
-        self.client.body_broke_off();
-        if self.content_error.is_some() || !self.hears_why().await {
-            self.lost(error);
-        }
-    }
-
-    /// Handles what has come behind 354 before the content was sent: a refusal, which ends the
-    /// session, or nothing good.
-    fn is_refused_early(&mut self) -> bool {
-        let input = &self.input[self.parsed..];
-        if input.is_empty() {
-            return false;
-        }
-        let (taken, step) = self.client.handle(input, &mut self.out);
-        self.parsed += taken;
-        let is_refused = step != ClientStep::NeedInput;
-        if is_refused {
-            self.pending = Some(step);
-        }
-        is_refused
-    }
-
-    /// After the content could not be sent: a host that finds a message too large half way answers
-    /// and closes, and its reply is still there to be read.
-    async fn hears_why(&mut self) -> bool {
-        let deadline = clock::now() + LAST_WORD_TIMEOUT;
-        loop {
-            self.forget_input();
-            self.stream.set_deadline(deadline);
-            match self.stream.receive(&mut self.input).await {
-                Ok(Received::Bytes) if self.is_refused_early() => return true,
-                Ok(Received::Bytes) => {}
-                _ => return false,
-            }
-        }
-    }
-
-    async fn send_slices(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
-        for slice in bytes.chunks(BODY_SLICE_BYTES) {
-            self.arm_for_block();
-            self.stream.send(slice).await?;
-            self.pace.moved(slice.len());
-        }
-        Ok(())
-    }
-
-    /// One time for each block as a whole, and one for all of the content.
-    fn arm_for_block(&mut self) {
-        let due = self.due(Stage::Body);
-        self.awaited = Some(Awaited {
-            replies_before: self.client.replies(),
-            stage: Stage::Body,
-            since: clock::now(),
-            due,
-        });
-        self.stream
-            .set_deadlines(due.at.min(self.pace_due()), due.in_crowd);
-    }
-
-    /// When more of the content must have been taken, or the peer is too slow.
-    fn pace_due(&self) -> Now {
-        let rate = self.context.timeouts.min_rate;
-        rate.map_or(Now::NEVER, |rate| self.pace.deadline(rate))
-    }
-
-    /// Streams the content from the spool, all but its last piece. If the spool cannot give it whole, the connection must end
-    /// without the final dot.
-    async fn send_stored(&mut self, place: &Place) -> Result<LastPiece<'static>, StreamError> {
-        let mut buffer = AlignedBuf::empty();
-        let mut reader = place.reader();
-        let mut piece = self.read_piece(&mut reader, &mut buffer).await?;
-        let mut next = AlignedBuf::new(BODY_SLICE_BYTES);
-        loop {
-            let following = self.read_piece(&mut reader, &mut next).await?;
-            if following.is_empty() {
-                return Ok(LastPiece::Stored(buffer, piece));
-            }
-            self.send_slices(&buffer[piece]).await?;
-            std::mem::swap(&mut buffer, &mut next);
-            piece = following;
-        }
-    }
-
-    async fn read_piece(
-        &mut self,
-        reader: &mut BodyReader,
-        buffer: &mut AlignedBuf,
-    ) -> Result<Range<usize>, StreamError> {
-        let lent = match buffer.capacity() {
-            0 => AlignedBuf::new(BODY_SLICE_BYTES),
-            _ => std::mem::replace(buffer, AlignedBuf::empty()),
-        };
-        let began = clock::now();
-        let (read, returned) = reader.next(lent).await;
-        self.pace.excuse(clock::now().since(began));
-        *buffer = returned;
-        read.map_err(|error| {
-            self.content_error = Some(error);
-            StreamError::Gone(std::io::ErrorKind::InvalidData.into())
-        })
-    }
-
     /// The content of the last transaction could not be read.
     pub fn lacks_content(&self) -> bool {
         self.content_error.is_some()
@@ -697,50 +317,6 @@ impl Connection {
             StreamError::Gone(_) | StreamError::Tls(_) => self.client.peer_closed(),
         };
         self.pending = Some(first);
-    }
-
-    /// The first reply inside TLS ends the handshake: a server with TLS 1.3 checks our last flight only then, and one that answered EHLO
-    /// a moment ago needs no more time now. Where plaintext is allowed, it is as far off as the handshake's end.
-    fn time_for(&self, stage: Stage) -> Duration {
-        let Timeouts {
-            command, handshake, ..
-        } = self.context.timeouts;
-        let is_first_inside = self.tls.is_some() && !self.client.has_heard();
-        match stage {
-            Stage::Ehlo if self.may_fall_back && is_first_inside => command.min(handshake),
-            stage => self.context.timeouts.of(stage),
-        }
-    }
-
-    fn due(&self, stage: Stage) -> Due {
-        let (now, timeouts) = (clock::now(), &self.context.timeouts);
-        Due {
-            at: now + self.time_for(stage),
-            in_crowd: timeouts
-                .in_crowd(stage)
-                .map_or(Now::NEVER, |wait| now + wait),
-        }
-    }
-
-    /// The time for the next reply runs from when it was first waited for.
-    fn arm_deadline(&mut self) {
-        let (replies, stage) = (self.client.replies(), self.client.phase());
-        let is_same =
-            |awaited: &Awaited| (awaited.replies_before, awaited.stage) == (replies, stage);
-        let due = match &self.awaited {
-            Some(awaited) if is_same(awaited) => awaited.due,
-            _ => {
-                let (since, due) = (clock::now(), self.due(stage));
-                self.awaited = Some(Awaited {
-                    replies_before: replies,
-                    stage,
-                    since,
-                    due,
-                });
-                due
-            }
-        };
-        self.stream.set_deadlines(due.at, due.in_crowd);
     }
 
     async fn flush(&mut self) -> Result<(), StreamError> {
