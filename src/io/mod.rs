@@ -66,6 +66,8 @@ pub enum Bug {
     SpaceNotLeft,
     /// Mail that was taken, and whose sender had gone, is never let go.
     AbandonedKept,
+    /// A look-up that is given up keeps its slot in the line for name servers.
+    LookUpSlotKept,
 }
 
 /// Whether the relay has this bug.

@@ -1,6 +1,6 @@
 //! Who may look up now: the slots of a resolver, and the line before them. Pure: the time comes in.
 //!
-//! Promise: whoever joins is told exactly once, by the sender that it brought: to ask, or why not.
+//! Promise: whoever joins is told exactly once ([`Line::next_told`]): to ask, or why not.
 //! The line is bounded in places and in time, also when no name server answers.
 //!
 //! ```text
@@ -25,11 +25,12 @@
 //! spool then. The slots go on asking in the order of the line, and the first answer ends the
 //! silence. No timer is needed: places are looked over whenever a slot changes hands, and while
 //! somebody is in line all slots are taken and each changes hands within its time-out.
+//!
+//! Not here: who waits, and how it is told (`turn`).
 
 use crate::time::Now;
 use std::collections::VecDeque;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// The bounds of a line.
 #[derive(Clone, Debug)]
@@ -73,44 +74,66 @@ impl SentAway {
 /// Told to who has joined.
 pub(super) type Turn = Result<(), SentAway>;
 
-struct Place {
-    since: Now,
-    turn: oneshot::Sender<Turn>,
+/// What one who has joined is to be told.
+pub(super) struct Told<W> {
+    pub waiter: W,
+    pub class: Class,
+    pub turn: Turn,
 }
 
-pub(super) struct Line {
+struct Place<W> {
+    since: Now,
+    waiter: W,
+}
+
+pub(super) struct Line<W> {
     limits: Limits,
     /// Slots taken, by class. Invariant: sum <= slots_max.
     taken: [usize; 2],
     /// By class, first come first. Who is no longer interested is still in it.
-    places: [VecDeque<Place>; 2],
+    places: [VecDeque<Place<W>>; 2],
+    /// Decided, and not told yet.
+    told: VecDeque<Told<W>>,
     proven_first: bool,
     /// When the first look-up ended without any answer, if none was answered since.
     silent_since: Option<Now>,
 }
 
-impl Line {
+impl<W> Line<W> {
     pub fn new(limits: Limits) -> Self {
         assert!(limits.slots_max >= 1);
         Line {
             limits,
             taken: [0, 0],
             places: [VecDeque::new(), VecDeque::new()],
+            told: VecDeque::new(),
             proven_first: true,
             silent_since: None,
         }
     }
 
-    /// Asks for a slot. Who is told `Ok` has one, and must [`Line::leave`] it.
-    pub fn join(&mut self, class: Class, now: Now) -> oneshot::Receiver<Turn> {
-        let (turn, told) = oneshot::channel();
+    /// Asks for a slot. Who is told `Ok` has one, and must [`Line::leave`] it, also if nobody waits for it any more.
+    pub fn join(&mut self, class: Class, waiter: W, now: Now) {
         if self.waiting() >= self.limits.line_max && !self.has_slot(class) {
-            _ = turn.send(Err(SentAway::LineFull));
-            return told;
+            self.tell(class, waiter, Err(SentAway::LineFull));
+            return;
         }
-        self.places[class as usize].push_back(Place { since: now, turn });
+        let place = Place { since: now, waiter };
+        self.places[class as usize].push_back(place);
         self.advance();
-        told
+    }
+
+    /// Who is to be told something. To be asked until there is nobody, after each [`Line::join`] and [`Line::leave`].
+    pub fn next_told(&mut self) -> Option<Told<W>> {
+        self.told.pop_front()
+    }
+
+    fn tell(&mut self, class: Class, waiter: W, turn: Turn) {
+        self.told.push_back(Told {
+            waiter,
+            class,
+            turn,
+        });
     }
 
     /// Gives a slot back. `answered`: a name server said something, whatever it was; `None` if the
@@ -141,11 +164,15 @@ impl Line {
             true => (self.limits.silence_max, SentAway::NobodyAnswers),
             false => (self.limits.wait_max, SentAway::WaitedTooLong),
         };
-        for places in &mut self.places {
+        for class in [Class::Unproven, Class::Proven] {
+            let places = &mut self.places[class as usize];
             let waited = places.partition_point(|place| now.since(place.since) >= wait_max);
-            for place in places.drain(..waited) {
-                _ = place.turn.send(Err(why));
-            }
+            let told = places.drain(..waited).map(|place| Told {
+                waiter: place.waiter,
+                class,
+                turn: Err(why),
+            });
+            self.told.extend(told);
         }
     }
 
@@ -160,11 +187,9 @@ impl Line {
             let Some(place) = self.places[class as usize].pop_front() else {
                 return;
             };
-            // An error: nobody waits there any more, and the slot is for the next.
-            if place.turn.send(Ok(())).is_ok() {
-                self.taken[class as usize] += 1;
-                self.proven_first = class == Class::Unproven;
-            }
+            self.taken[class as usize] += 1;
+            self.proven_first = class == Class::Unproven;
+            self.tell(class, place.waiter, Ok(()));
         }
         for places in &mut self.places {
             if places.is_empty() {
@@ -191,7 +216,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn line(slots_max: usize, line_max: usize) -> Line {
+    fn line(slots_max: usize, line_max: usize) -> Line<u32> {
         Line::new(Limits {
             slots_max,
             line_max,
@@ -204,85 +229,97 @@ mod tests {
         Now(seconds * 1_000_000)
     }
 
-    /// `None`: still in line.
-    fn told(receiver: &mut oneshot::Receiver<Turn>) -> Option<Turn> {
-        receiver.try_recv().ok()
+    /// Who was told to ask, and who was sent away.
+    fn told(line: &mut Line<u32>) -> (Vec<u32>, Vec<(u32, SentAway)>) {
+        let (mut asking, mut sent_away) = (Vec::new(), Vec::new());
+        while let Some(told) = line.next_told() {
+            match told.turn {
+                Ok(()) => asking.push(told.waiter),
+                Err(why) => sent_away.push((told.waiter, why)),
+            }
+        }
+        (asking, sent_away)
     }
 
     #[test]
     fn full_line_sends_the_next_away() {
         let mut line = line(1, 2);
-        let mut all: Vec<_> = (0..4).map(|_| line.join(Unproven, at(0))).collect();
-        let told: Vec<_> = all.iter_mut().map(told).collect();
-        let full = Some(Err(SentAway::LineFull));
-        assert_eq!(told, [Some(Ok(())), None, None, full]);
+        for waiter in 0..4 {
+            line.join(Unproven, waiter, at(0));
+        }
+        assert_eq!(told(&mut line), (vec![0], vec![(3, SentAway::LineFull)]));
     }
 
     #[test]
     fn slow_answers_fail_nobody_before_the_wait_is_over() {
         let mut line = line(1, 1000);
-        let mut all: Vec<_> = (0..1000).map(|_| line.join(Unproven, at(0))).collect();
-        assert_eq!(told(&mut all[0]), Some(Ok(())));
-        for (turn, next) in all[1..].iter_mut().enumerate() {
-            line.leave(Unproven, Some(true), at(turn as u64));
-            let expected = if turn < 600 {
-                Ok(())
-            } else {
-                Err(SentAway::WaitedTooLong)
-            };
-            assert_eq!(told(next), Some(expected), "{turn}");
-            if turn >= 600 {
-                return;
-            }
+        for waiter in 0..1000 {
+            line.join(Unproven, waiter, at(0));
         }
-        unreachable!("the wait was never over");
+        assert_eq!(told(&mut line), (vec![0], vec![]));
+        for turn in 1..600 {
+            line.leave(Unproven, Some(true), at(u64::from(turn)));
+            assert_eq!(told(&mut line), (vec![turn], vec![]));
+        }
+        line.leave(Unproven, Some(true), at(600));
+        let (asking, sent_away) = told(&mut line);
+        let others = (600..1000).map(|waiter| (waiter, SentAway::WaitedTooLong));
+        assert_eq!((asking, sent_away), (vec![], others.collect()));
     }
 
     #[test]
     fn dead_name_server_sends_the_line_away_and_goes_on_asking() {
         let mut line = line(1, 1000);
-        let mut first = line.join(Unproven, at(0));
-        let mut early: Vec<_> = (0..100).map(|_| line.join(Unproven, at(0))).collect();
-        assert_eq!(told(&mut first), Some(Ok(())));
-        line.leave(Unproven, Some(false), at(9));
-        assert_eq!(told(&mut early[0]), Some(Ok(())), "one silence is no death");
-        let mut late = [line.join(Unproven, at(15)), line.join(Unproven, at(15))];
-        line.leave(Unproven, Some(false), at(30));
-        for place in &mut early[1..] {
-            assert_eq!(told(place), Some(Err(SentAway::NobodyAnswers)));
+        for waiter in 0..100 {
+            line.join(Unproven, waiter, at(0));
         }
-        assert_eq!(told(&mut late[0]), Some(Ok(())), "probes");
+        assert_eq!(told(&mut line).0, [0]);
+        line.leave(Unproven, Some(false), at(9));
+        let one_silence_is_no_death = (vec![1], vec![]);
+        assert_eq!(told(&mut line), one_silence_is_no_death);
+        for late in [100, 101] {
+            line.join(Unproven, late, at(15));
+        }
+        line.leave(Unproven, Some(false), at(30));
+        let (probes, sent_away) = told(&mut line);
+        let early = (2..100).map(|waiter| (waiter, SentAway::NobodyAnswers));
+        assert_eq!((probes, sent_away), (vec![100], early.collect()));
         line.leave(Unproven, Some(true), at(36));
-        assert_eq!(told(&mut late[1]), Some(Ok(())), "an answer ends it");
+        let an_answer_ends_it = (vec![101], vec![]);
+        assert_eq!(told(&mut line), an_answer_ends_it);
         assert_eq!(line.waiting(), 0);
     }
 
     #[test]
     fn silent_domains_leave_slots_to_those_that_answer() {
         let mut line = line(8, 1000);
-        let mut silent: Vec<_> = (0..100).map(|_| line.join(Unproven, at(0))).collect();
-        let asking = silent.iter_mut().filter_map(told).count();
-        assert_eq!(asking, 7);
-        let mut good = line.join(Proven, at(0));
-        assert_eq!(told(&mut good), Some(Ok(())));
+        for waiter in 0..100 {
+            line.join(Unproven, waiter, at(0));
+        }
+        assert_eq!(told(&mut line).0.len(), 7);
+        line.join(Proven, 200, at(0));
+        assert_eq!(told(&mut line).0, [200]);
         // And both take turns where both wait.
-        let mut good = [line.join(Proven, at(1)), line.join(Proven, at(1))];
+        line.join(Proven, 201, at(1));
+        line.join(Proven, 202, at(1));
         line.leave(Unproven, Some(false), at(2));
-        let asking = silent.iter_mut().filter_map(told).count();
-        assert_eq!(asking + good.iter_mut().filter_map(told).count(), 1);
+        assert_eq!(told(&mut line).0.len(), 1);
         line.leave(Proven, Some(true), at(3));
         line.leave(Proven, Some(true), at(3));
         assert!(line.taken[Unproven as usize] <= 7);
     }
 
+    /// A turn that nobody takes is left like any other, and says nothing about the name servers.
     #[test]
-    fn who_went_away_costs_no_slot() {
+    fn a_look_up_that_was_given_up_leaves_its_slot_and_proves_no_silence() {
         let mut line = line(1, 10);
-        let mut first = line.join(Unproven, at(0));
-        drop(line.join(Unproven, at(0)));
-        let mut third = line.join(Unproven, at(0));
-        assert_eq!(told(&mut first), Some(Ok(())));
-        line.leave(Unproven, None, at(1));
-        assert_eq!(told(&mut third), Some(Ok(())));
+        for waiter in 0..3 {
+            line.join(Unproven, waiter, at(0));
+        }
+        assert_eq!(told(&mut line).0, [0]);
+        line.leave(Unproven, None, at(100));
+        assert_eq!(told(&mut line), (vec![1], vec![]));
+        line.leave(Unproven, None, at(200));
+        assert_eq!(told(&mut line), (vec![2], vec![]));
     }
 }

@@ -1,3 +1,5 @@
+use super::hosts::site_key;
+use super::inquiry::all;
 use super::*;
 use dns::{DnsServer, Failure};
 use hickory_resolver::proto::rr::rdata::MX;
@@ -789,7 +791,7 @@ fn waiting_in_line_is_no_dns_failure() {
             failed.len(),
             failed[0]
         );
-        assert_eq!(resolver.line.borrow().waiting(), 0);
+        assert_eq!(resolver.slots.waiting(), 0);
     });
 }
 

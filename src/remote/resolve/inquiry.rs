@@ -1,0 +1,381 @@
+//! All that is asked for one next hop, and what is made of the answers.
+//!
+//! Not here: which server is asked (`pool`), and what is remembered of a next hop (`Resolver`).
+
+use super::Resolver;
+use super::error::{ResolveError, mail_loop, no_address, no_address_of, no_answer, no_such_domain};
+use super::hosts::{drop_from, mx_hosts, site_key};
+use super::pool::Heard;
+use super::site::{Host, Site, SiteKey};
+use crate::io::dns::{Denial, Kind, Question, Record};
+use crate::io::runtime::timeout;
+use crate::remote::route::NextHop;
+use crate::time::Now;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// How long a host's addresses of one family are waited for when those of the other are known.
+const OTHER_FAMILY_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest wait that an answer from a name server can ask for.
+const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long what was drawn by lot is kept: the hosts and addresses left out have their turn soon.
+const DRAWN_TTL_MAX: Duration = Duration::from_secs(60);
+
+/// Everything that is asked for one next hop; remembers how long the answer is good.
+pub(super) struct Inquiry<'a> {
+    resolver: &'a Resolver,
+    /// When it was begun: what it learns is good from then on.
+    now: Now,
+    /// How long all of it is good.
+    pub ttl: Cell<Duration>,
+    /// A name server said something, whatever it was.
+    pub answered: Cell<bool>,
+}
+
+/// What the DNS says about one name and type.
+enum Found {
+    /// Not empty.
+    Records(Vec<Record>),
+    /// The name exists, without such records.
+    NoRecords,
+    NoSuchName,
+    Failed(String),
+}
+
+/// What the DNS says about a host's addresses. `Err(None)`: it has none.
+type Addresses = Result<Vec<SocketAddr>, Option<ResolveError>>;
+
+/// What is remembered about a host: its addresses, maybe none, and how long that is good.
+pub(super) type HostAddresses = (Rc<[IpAddr]>, Now);
+
+impl<'a> Inquiry<'a> {
+    pub fn new(resolver: &'a Resolver, now: Now) -> Self {
+        Inquiry {
+            resolver,
+            now,
+            ttl: Cell::new(TTL_MAX),
+            answered: Cell::new(false),
+        }
+    }
+
+    pub fn keep(&self, ttl: Duration) {
+        self.ttl.set(self.ttl.get().min(ttl));
+    }
+
+    pub async fn site(&self, next_hop: &NextHop) -> Result<Site, ResolveError> {
+        match next_hop {
+            NextHop::Mx { domain, port } => self.mx_site(next_hop, domain.as_str(), *port).await,
+            NextHop::Host { host, port } => {
+                let key = SiteKey::new(next_hop.to_string());
+                self.single_host(next_hop, host.as_str(), *port, key).await
+            }
+            NextHop::Address(address) => self.address_site(next_hop, *address),
+        }
+    }
+
+    pub fn address_site(
+        &self,
+        next_hop: &NextHop,
+        address: SocketAddr,
+    ) -> Result<Site, ResolveError> {
+        if self.resolver.own.is_own_address(address) {
+            return Err(mail_loop(next_hop));
+        }
+        let host = Host {
+            name: format!("[{}]", address.ip()).into(),
+            preference: 0,
+            addresses: vec![address],
+        };
+        Ok(Site {
+            key: SiteKey::new(next_hop.to_string()),
+            hosts: vec![host],
+        })
+    }
+
+    async fn mx_site(
+        &self,
+        next_hop: &NextHop,
+        domain: &str,
+        port: u16,
+    ) -> Result<Site, ResolveError> {
+        let records = match self.query(domain, Kind::Mx).await {
+            Found::Records(records) => records,
+            Found::NoRecords => return self.implicit_mx(next_hop, domain, port).await,
+            Found::NoSuchName => return Err(no_such_domain(domain)),
+            Found::Failed(why) => return Err(no_answer(domain, why)),
+        };
+        let Some(mut hosts) = mx_hosts(&records) else {
+            return Err(ResolveError::NullMx {
+                domain: domain.into(),
+            });
+        };
+        if hosts.is_empty() {
+            return Err(no_address(domain));
+        }
+        let own = &self.resolver.own;
+        drop_from(&mut hosts, |(_, name)| own.is_own_name(name));
+        if hosts.is_empty() {
+            return Err(mail_loop(next_hop));
+        }
+        // Of all hosts, so that it is the same whichever are used.
+        let key = site_key(&hosts, port);
+        if self.resolver.draw_hosts(&mut hosts) {
+            self.keep(DRAWN_TTL_MAX);
+        }
+        let hosts = self.with_addresses(next_hop, domain, hosts, port).await?;
+        Ok(Site { key, hosts })
+    }
+
+    /// RFC 5321 section 5.1: a domain without MX records is its own host.
+    async fn implicit_mx(
+        &self,
+        next_hop: &NextHop,
+        domain: &str,
+        port: u16,
+    ) -> Result<Site, ResolveError> {
+        if self.resolver.own.is_own_name(domain) {
+            return Err(mail_loop(next_hop));
+        }
+        let key = site_key(&[(0, domain.into())], port);
+        self.single_host(next_hop, domain, port, key).await
+    }
+
+    async fn single_host(
+        &self,
+        next_hop: &NextHop,
+        name: &str,
+        port: u16,
+        key: SiteKey,
+    ) -> Result<Site, ResolveError> {
+        let host = vec![(0, name.into())];
+        let hosts = self.with_addresses(next_hop, name, host, port).await?;
+        Ok(Site { key, hosts })
+    }
+
+    /// Finds the addresses of all hosts at once. Not empty, and without this relay.
+    async fn with_addresses(
+        &self,
+        next_hop: &NextHop,
+        domain: &str,
+        names: Vec<(u16, Box<str>)>,
+        port: u16,
+    ) -> Result<Vec<Host>, ResolveError> {
+        let questions = names.iter().map(|(_, name)| self.addresses(name, port));
+        let answers = all(questions.collect()).await;
+        let mut hosts = Vec::new();
+        let mut failure = None;
+        let mut without = Vec::new();
+        for ((preference, name), answer) in names.into_iter().zip(answers) {
+            match answer {
+                Ok(addresses) => hosts.push(Host {
+                    name,
+                    preference,
+                    addresses,
+                }),
+                Err(Some(error)) => failure = Some(error),
+                Err(None) => without.push(name),
+            }
+        }
+        let own = &self.resolver.own;
+        let is_own = |host: &Host| host.addresses.iter().any(|it| own.is_own_address(*it));
+        let had_hosts = !hosts.is_empty();
+        if let Some(at) = hosts.iter().position(is_own) {
+            let preference = hosts[at].preference;
+            hosts.retain(|host| host.preference < preference);
+        }
+        hosts.shrink_to_fit();
+        match failure {
+            _ if !hosts.is_empty() => Ok(hosts),
+            // A better host that could not be asked for may exist all the same.
+            Some(error) => Err(error),
+            None if had_hosts => Err(mail_loop(next_hop)),
+            None => Err(no_address_of(domain, &without)),
+        }
+    }
+
+    async fn addresses(&self, name: &str, port: u16) -> Addresses {
+        let hosts = &self.resolver.hosts;
+        let now = self.now;
+        let remembered = hosts.borrow_mut().get(name, now);
+        let ips = if let Some((ips, until)) = remembered {
+            self.keep(until.since(now));
+            ips
+        } else {
+            // How long the answer about the host is good is its own affair.
+            let inquiry = Inquiry::new(self.resolver, now);
+            let found = inquiry.host_ips(name).await;
+            self.keep(inquiry.ttl.get());
+            self.answered
+                .set(self.answered.get() || inquiry.answered.get());
+            let ips: Rc<[IpAddr]> = found.map_err(Some)?.into();
+            let until = now + inquiry.ttl.get();
+            let mut hosts = hosts.borrow_mut();
+            hosts.insert(name.into(), (ips.clone(), until), until);
+            ips
+        };
+        match ips.is_empty() {
+            true => Err(None),
+            false => Ok(ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()),
+        }
+    }
+
+    /// Empty: the host has no address. An error: that could not be learned.
+    async fn host_ips(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let families = self.resolver.settings.families;
+        let ipv4 = async {
+            match families.uses_ipv4() {
+                true => self.query(name, Kind::A).await,
+                false => Found::NoRecords,
+            }
+        };
+        let ipv6 = async {
+            match families.uses_ipv6() {
+                true => self.query(name, Kind::Aaaa).await,
+                false => Found::NoRecords,
+            }
+        };
+        let (ipv4, ipv6) = self.both_families(name, ipv4, ipv6).await;
+        let mut ips = Vec::new();
+        let mut failure = None;
+        for found in [ipv6, ipv4] {
+            match found {
+                Found::Records(records) => {
+                    // Each family keeps its half, so that neither crowds out the other.
+                    let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
+                    let mut of_family: Vec<_> =
+                        records.iter().filter_map(Record::address).collect();
+                    if self.resolver.draw(&mut of_family, most.max(1)) {
+                        self.keep(DRAWN_TTL_MAX);
+                    }
+                    ips.extend(of_family);
+                }
+                Found::Failed(why) => failure = Some(no_answer(name, why)),
+                Found::NoRecords | Found::NoSuchName => {}
+            }
+        }
+        match failure {
+            Some(error) if ips.is_empty() => Err(error),
+            _ => Ok(ips),
+        }
+    }
+
+    /// Where one family has addresses, the other is not waited for long: there are name servers that never answer
+    /// one of the two questions.
+    async fn both_families(
+        &self,
+        name: &str,
+        ipv4: impl Future<Output = Found>,
+        ipv6: impl Future<Output = Found>,
+    ) -> (Found, Found) {
+        let late = |found: Result<Found, _>| {
+            found.unwrap_or_else(|_| self.failed(format!("no answer about {name} in time")))
+        };
+        let wait = |found: &Found| match found {
+            Found::Records(_) => OTHER_FAMILY_WAIT,
+            _ => self.resolver.settings.resolve_timeout,
+        };
+        let (mut ipv4, mut ipv6) = (pin!(ipv4), pin!(ipv6));
+        tokio::select! {
+            biased;
+            found = &mut ipv4 => {
+                let other = timeout(wait(&found), ipv6).await;
+                (found, late(other))
+            }
+            found = &mut ipv6 => {
+                let other = timeout(wait(&found), ipv4).await;
+                (late(other), found)
+            }
+        }
+    }
+
+    /// Aliases (CNAME) are followed, a bounded number of them.
+    async fn query(&self, name: &str, kind: Kind) -> Found {
+        let Some(question) = Question::new(name, kind) else {
+            return Found::NoSuchName;
+        };
+        match self.resolver.pool.ask(&question).await {
+            Heard::Records { records, ttl } => {
+                self.answered.set(true);
+                self.keep(ttl);
+                match records.is_empty() {
+                    true => Found::NoRecords,
+                    false => Found::Records(records),
+                }
+            }
+            Heard::Denied(denial) => {
+                self.answered.set(true);
+                match ends_in_alias(&denial) && kind != Kind::Mx {
+                    true => self.failed("its aliases come to no end".into()),
+                    false => self.denied(&denial),
+                }
+            }
+            Heard::Failed { why, is_silence } => {
+                self.answered.set(self.answered.get() || !is_silence);
+                self.failed(why)
+            }
+        }
+    }
+
+    fn denied(&self, denial: &Denial) -> Found {
+        let settings = &self.resolver.settings;
+        self.keep(match denial.ttl {
+            Some(ttl) => ttl.min(settings.negative_ttl_max),
+            None => settings.failure_ttl,
+        });
+        match denial.name_exists {
+            true => Found::NoRecords,
+            false => Found::NoSuchName,
+        }
+    }
+
+    fn failed(&self, why: String) -> Found {
+        self.keep(self.resolver.settings.failure_ttl);
+        Found::Failed(why)
+    }
+}
+
+/// Eight aliases that are given one by one are followed, and then there seem to be no records. Who has learned that there are
+/// none has the SOA as well; of MX too little hangs on it, because the addresses are asked for next.
+fn ends_in_alias(denial: &Denial) -> bool {
+    denial.name_exists && !denial.is_proven && denial.is_of_alias
+}
+
+/// Runs all at once, and returns when the last is done.
+pub(super) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    enum Slot<F: Future> {
+        Running(Pin<Box<F>>),
+        Done(F::Output),
+    }
+    let mut slots: Vec<Slot<F>> = futures
+        .into_iter()
+        .map(|future| Slot::Running(Box::pin(future)))
+        .collect();
+    poll_fn(|context| {
+        let mut running = false;
+        for slot in &mut slots {
+            if let Slot::Running(future) = slot {
+                match future.as_mut().poll(context) {
+                    Poll::Ready(output) => *slot = Slot::Done(output),
+                    Poll::Pending => running = true,
+                }
+            }
+        }
+        match running {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    })
+    .await;
+    let done = slots.into_iter().filter_map(|slot| match slot {
+        Slot::Done(output) => Some(output),
+        Slot::Running(_) => None,
+    });
+    done.collect()
+}
