@@ -152,7 +152,7 @@ fn a_link_local_address_is_told_what_it_lacks() {
     refused(
         &["--dns", "dns.example"],
         &[],
-        &["nobody yet to ask for its name"],
+        &["of a name server, not its name"],
     );
     refused(
         &["--listen", "[fe80::1%1]:2525"],

@@ -40,9 +40,9 @@ where
         T::from_str(text).unwrap_or_else(|error| panic!("the bound {text} of a flag: {error}"))
     };
     let value = T::from_str(text)
-        .map_err(|error| format!("{error}; allowed is a {kind} from {low} to {high}"))?;
+        .map_err(|error| format!("{error}; expected a {kind} from {low} to {high}"))?;
     if value < bound(low) || value > bound(high) {
-        return Err(format!("allowed is a {kind} from {low} to {high}"));
+        return Err(format!("expected a {kind} from {low} to {high}"));
     }
     Ok(value)
 }
@@ -56,7 +56,7 @@ mod tests {
         assert!(within::<Span>("1s", "duration", "1s..7d").is_ok());
         assert!(within::<Span>("7d", "duration", "1s..7d").is_ok());
         let refusal = within::<Span>("999ms", "duration", "1s..7d").unwrap_err();
-        assert_eq!(refusal, "allowed is a duration from 1s to 7d");
+        assert_eq!(refusal, "expected a duration from 1s to 7d");
         let refusal = within::<u32>("ten", "number", "1..9").unwrap_err();
         assert!(refusal.ends_with("from 1 to 9"), "{refusal}");
     }

@@ -56,7 +56,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
         Ok(address) => with_scope(address),
         Err(_) if text.contains('%') => Err(scope_wanted(25)),
         Err(_) => Err(
-            "allowed is an IP address and a port: 127.0.0.1:2525, 0.0.0.0:25 (all of IPv4) or \
+            "expected an IP address and a port: 127.0.0.1:2525, 0.0.0.0:25 (all of IPv4) or \
              [::]:25 (all of IPv6)"
                 .to_owned(),
         ),
@@ -90,7 +90,7 @@ pub fn source_address(text: &str) -> Result<IpAddr, String> {
     match text.parse() {
         _ if is_link_local(text) => Err(LINK_LOCAL.to_owned()),
         Ok(address) if is_of_a_host(address) => Ok(address),
-        _ => Err("allowed is an IP address of this host: 192.0.2.1 or 2001:db8::1".to_owned()),
+        _ => Err("expected an IP address of this host: 192.0.2.1 or 2001:db8::1".to_owned()),
     }
 }
 
@@ -114,7 +114,7 @@ pub fn resolver_address(text: &str) -> Result<SocketAddr, String> {
         .ok()
         .filter(|address| is_of_a_host(address.ip()) && address.port() != 0)
         .ok_or_else(|| {
-            "allowed is the IP address of a resolver (there is nobody yet to ask for its name): 192.0.2.53, \
+            "expected the IP address of a name server, not its name: 192.0.2.53, \
              127.0.0.1:5353 or [2001:db8::53]:53"
                 .to_owned()
         })
@@ -142,7 +142,7 @@ impl FromStr for ClientNet {
             })
             .map(ClientNet::Net)
             .map_err(|_| {
-                "allowed is a network or an address: 10.0.0.0/8, 192.0.2.7, 2001:db8::/32, or none"
+                "expected a network or an address: 10.0.0.0/8, 192.0.2.7, 2001:db8::/32, or none"
                     .to_owned()
             })
     }
@@ -167,7 +167,7 @@ fn in_its_family(net: IpNet) -> IpNet {
 
 /// The domain of addresses of our own: a name.
 pub fn mail_domain(text: &str) -> Result<Domain<'static>, String> {
-    domain_name(text).map_err(|error| format!("{error}; allowed is a domain: example.com"))
+    domain_name(text).map_err(|error| format!("{error}; expected a domain: example.com"))
 }
 
 /// A host name that may stand in a greeting (RFC 5321 section 4.1.2, `Domain`): ASCII letters,
@@ -177,10 +177,7 @@ pub fn host_name(text: &str) -> Result<String, String> {
     if name.is_ascii() && !name.contains('_') && domain_name(name).is_ok() {
         Ok(name.to_owned())
     } else {
-        Err(
-            "allowed is a host name of letters, digits, hyphens and dots: mx1.example.com"
-                .to_owned(),
-        )
+        Err("expected a host name of letters, digits, hyphens and dots: mx1.example.com".to_owned())
     }
 }
 
@@ -189,7 +186,7 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err("allowed are 1, true, yes, on and 0, false, no, off".to_owned()),
+        _ => Err("expected 1, true, yes, on and 0, false, no, off".to_owned()),
     }
 }
 
@@ -201,7 +198,7 @@ pub fn banner(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "allowed is 1 to {BANNER_BYTES_MAX} printable ASCII characters"
+            "expected 1 to {BANNER_BYTES_MAX} printable ASCII characters"
         ))
     }
 }
@@ -217,7 +214,7 @@ pub fn user(text: &str) -> Result<UserName, String> {
         bytes.all(|byte| byte.is_ascii_graphic() && !b":/,".contains(&byte)) && !name.is_empty()
     };
     if !is_name(user) || !group.is_none_or(is_name) {
-        return Err("allowed is a user's name, or USER:GROUP".to_owned());
+        return Err("expected a user's name, or USER:GROUP".to_owned());
     }
     Ok(UserName {
         user: user.to_owned(),
@@ -237,7 +234,7 @@ impl FromStr for TlsFor {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            "allowed is DOMAIN=LEVEL with the level none, may, encrypt or verify: example.com=verify"
+            "expected DOMAIN=LEVEL with the level none, may, encrypt or verify: example.com=verify"
                 .to_owned()
         };
         let (domain, level) = text.rsplit_once('=').ok_or_else(wrong)?;
@@ -260,9 +257,8 @@ impl FromStr for CpuList {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            "allowed is a list of CPU numbers: 0-3,8 or, for two threads each, 0,0,1,1".to_owned()
-        };
+        let wrong =
+            || "expected a list of CPU numbers: 0-3,8 or, for two threads each, 0,0,1,1".to_owned();
         let mut cpus = Vec::new();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -272,7 +268,7 @@ impl FromStr for CpuList {
                 return Err(wrong());
             }
             if last - first >= THREADS_MAX || cpus.len() + (last - first) >= THREADS_MAX {
-                return Err(format!("allowed are at most {THREADS_MAX} threads"));
+                return Err(format!("expected at most {THREADS_MAX} threads"));
             }
             cpus.extend(first..=last);
         }

@@ -28,7 +28,7 @@ impl FromStr for DomainPattern {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |error: DomainError| {
             format!(
-                "{error}; allowed is a domain: example.com, or .example.com (also *.example.com) \
+                "{error}; expected a domain: example.com, or .example.com (also *.example.com) \
                  for all below it"
             )
         };

@@ -45,7 +45,7 @@ impl FromStr for KnownRecipient {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = "allowed is an address (user@example.com), or @example.com for all of it";
+        let wrong = "expected an address (user@example.com), or @example.com for all of it";
         // A quoted local-part may hold an '@', a domain never does.
         let (local_part, name) = text.rsplit_once('@').ok_or(wrong)?;
         let domain = recipient_domain(name).map_err(|error| format!("{error}; {wrong}"))?;

@@ -169,7 +169,7 @@ impl Settings {
             || !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
         {
             return wrong(format!(
-                "the segment size is {} bytes; allowed are whole multiples of {BLOCK_BYTES} from \
+                "the segment size is {} bytes; it must be a multiple of {BLOCK_BYTES} from \
                  {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}",
                 self.segment_bytes
             ));
