@@ -6,8 +6,8 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::io::buffer::AlignedBuf;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
-use ringpost::spool::commit::{AfterFailure, Head, IN_FLIGHT_MAX, Machine};
-use ringpost::spool::record::{COMMIT_BYTES_MAX, Kind, MessageMeta, Nonce, Record};
+use ringpost::spool::format::{COMMIT_BYTES_MAX, Kind, MessageMeta, Nonce, Record};
+use ringpost::spool::log::commit::{AfterFailure, Head, IN_FLIGHT_MAX, Machine};
 use ringpost::time::WallTime;
 use std::hint::black_box;
 

@@ -22,7 +22,7 @@ use play::{Canary, Play, Seen};
 use ringpost::io::Bug;
 use ringpost::io::simulated::World;
 use ringpost::spool::SegmentId;
-use ringpost::spool::segment::{Segments, create_directory};
+use ringpost::spool::log::segment::{Segments, create_directory};
 use simulated::seeds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

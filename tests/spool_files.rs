@@ -5,7 +5,7 @@ use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use ringpost::smtp::reply::EnhancedStatus;
-use ringpost::spool::record::{SegmentHeader, Usage};
+use ringpost::spool::format::{SegmentHeader, Usage};
 use ringpost::spool::{
     self, BodyReader, Movable, Note, OpenError, Opened, Place, RecoveredMessage, Residence,
     SEGMENT_BYTES_MIN, Settings, Spool, SpoolError,
@@ -599,16 +599,21 @@ fn inspection_lists_mail_and_names_damage() {
             }
             ids
         });
-        let listing = spool::inspect::list(path).unwrap();
+        let listing = spool::recovery::inspect::list(path).unwrap();
         assert_eq!(listing.messages.len(), 6);
         let text = listing.to_string();
         assert!(text.contains(&ids[2].to_string()), "{text}");
         assert!(text.contains("from <sender@a.test>"), "{text}");
         assert!(text.contains("to <r0@b.test>: not tried yet"), "{text}");
-        assert_eq!(spool::inspect::verify(path).unwrap().exit_status(), 0);
+        assert_eq!(
+            spool::recovery::inspect::verify(path)
+                .unwrap()
+                .exit_status(),
+            0
+        );
 
         let name = damage(path, b"mark-1");
-        let found = spool::inspect::verify(path).unwrap();
+        let found = spool::recovery::inspect::verify(path).unwrap();
         assert_eq!(found.exit_status(), 1);
         let text = found.to_string();
         assert!(
@@ -632,7 +637,12 @@ fn inspection_lists_mail_and_names_damage() {
                 .await
                 .expect("a damaged segment is set aside");
         });
-        assert_eq!(spool::inspect::verify(path).unwrap().exit_status(), 0);
+        assert_eq!(
+            spool::recovery::inspect::verify(path)
+                .unwrap()
+                .exit_status(),
+            0
+        );
     });
 }
 
@@ -1096,7 +1106,12 @@ fn deferred_mail_does_not_keep_the_segments_of_its_neighbours() {
             moved += run_with_little_room(path, settings, numbers.clone());
         }
         assert!(moved > 200, "{moved} moves");
-        assert_eq!(spool::inspect::verify(path).unwrap().exit_status(), 0);
+        assert_eq!(
+            spool::recovery::inspect::verify(path)
+                .unwrap()
+                .exit_status(),
+            0
+        );
     });
 }
 

@@ -16,16 +16,16 @@ use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use ringpost::smtp::reply::EnhancedStatus;
-use ringpost::spool::book::{MessageBook, OutcomeBook, Part};
-use ringpost::spool::commit::{
-    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Release, Stored, WriteFailed,
-};
-use ringpost::spool::record::{
+use ringpost::spool::format::{
     CommitHeader, FinalMeta, Kind, Lap, MessageMeta, Nonce, RawExtent, Record, SegmentHeader,
     SegmentId, Usage, encode_outcome,
 };
-use ringpost::spool::standing::Standing;
-use ringpost::spool::survey::{Condition, Survey, SurveyedSegment, survey};
+use ringpost::spool::live::liveness::{MessageBook, OutcomeBook, Part};
+use ringpost::spool::location::progress::Standing;
+use ringpost::spool::log::commit::{
+    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Release, Stored, WriteFailed,
+};
+use ringpost::spool::recovery::scan::{Condition, Survey, SurveyedSegment, survey};
 use ringpost::time::WallTime;
 use simulated::disk::VirtualDisk;
 use simulated::random::Random;
@@ -447,7 +447,7 @@ impl Simulation {
             record_count: 1,
             previous: 0,
         };
-        header.encode(ringpost::spool::record::sum_head(0, sums.head), &mut block);
+        header.encode(ringpost::spool::format::sum_head(0, sums.head), &mut block);
         block
     }
 

@@ -6,11 +6,11 @@
 
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
-use ringpost::spool::record::{
+use ringpost::spool::format::{
     COMMIT_HEADER_BYTES, CommitHeader, FinalMeta, Kind, Lap, MessageMeta, Nonce, RawExtent, Record,
     SegmentHeader, SegmentId, Usage, encode_outcome, sum_head,
 };
-use ringpost::spool::survey::{Condition, Disk, FoundMessage, Survey, SurveyError, survey};
+use ringpost::spool::recovery::scan::{Condition, Disk, FoundMessage, Survey, SurveyError, survey};
 use ringpost::time::WallTime;
 use std::collections::BTreeMap;
 use std::io;

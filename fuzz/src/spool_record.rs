@@ -1,7 +1,7 @@
 //! What is read from a disk: no bytes panic, and what can be read is written back as the same.
 
 use ringpost::message::MessageId;
-use ringpost::spool::record::{
+use ringpost::spool::format::{
     CommitHeader, FinalMeta, Lap, MessageMeta, Nonce, Record, RecordView, SegmentHeader, SegmentId,
     Usage, decode_outcome, encode_outcome,
 };

@@ -245,7 +245,7 @@ struct Running {
     rules: Rules,
     /// Ours, as the one that tells cores to stop.
     handoff: Handoff<ToCore>,
-    directory: spool::directory::Directory,
+    directory: spool::recovery::directory::Directory,
 }
 
 impl Running {
@@ -654,12 +654,14 @@ fn say_ready(shared: &Shared, log: &Log) {
 
 /// `ringpost spool list`: the mail that waits in the spool of a stopped relay.
 pub fn spool_list(dir: &Path) -> ExitCode {
-    print(spool::inspect::list(dir).map(|listing| (listing.to_string(), 0)))
+    print(spool::recovery::inspect::list(dir).map(|listing| (listing.to_string(), 0)))
 }
 
 /// `ringpost spool verify`: checks every record; a failure if something is damaged.
 pub fn spool_verify(dir: &Path) -> ExitCode {
-    print(spool::inspect::verify(dir).map(|found| (found.to_string(), found.exit_status())))
+    print(
+        spool::recovery::inspect::verify(dir).map(|found| (found.to_string(), found.exit_status())),
+    )
 }
 
 fn print(result: Result<(String, u8), spool::OpenError>) -> ExitCode {

@@ -5,14 +5,13 @@
 //! Not here: who delivers, when, and what the log says.
 //!
 //! ```text
-//! record     the forms on disk (pure)            place      where a message lies; reading it back
-//! commit     batch, sync, release (pure)         segment    files with headers
-//! book       what may be let go (pure)           directory  one relay, one format, one run at a time
-//! survey     reading what a crash left (pure)    recover    opening the spool on what is left
-//! driver     one core's spool on its ring        keeper     prepares and retires segments
-//! standing   what a copy takes along             mover      empties segments that are wanted
-//! residence  a place that may change             inspect    `ringpost spool list|verify`
-//! shortage   why there is no room (pure)         presence   whether a next start would find it
+//! format     the forms on disk (pure)
+//! log        batch, sync, release (pure); files with headers
+//! live       one core's spool on its ring: writers, what may be let go, segments made and emptied
+//! location   where a message lies and how its recipients stand; reading it back
+//! recovery   what a crash left (pure), opening the spool on it, `ringpost spool list|verify`
+//! shortage   why there is no room (pure)
+//! presence   whether a next start would find the spool
 //! ```
 //!
 //! Every core has two logs of its own, each a chain of segments: messages and outcomes.
@@ -29,35 +28,26 @@
 //! forgotten  no        no        nothing
 //! ```
 
-pub mod book;
-pub mod commit;
-pub mod directory;
-mod driver;
-pub mod inspect;
-mod keeper;
-mod mover;
-pub mod place;
+pub mod format;
+pub mod live;
+pub mod location;
+pub mod log;
 mod presence;
-pub mod record;
-pub mod recover;
-pub mod residence;
-pub mod segment;
+pub mod recovery;
 mod shortage;
-pub mod standing;
-pub mod survey;
 
-pub use directory::OpenError;
-pub use driver::{Spool, Writer};
-pub use place::{BodyReader, Place, Receipt};
-pub use record::{Lap, SegmentId};
-pub use recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, check, open};
-pub use residence::{Movable, Residence};
+pub use format::{Lap, SegmentId};
+pub use live::driver::{Spool, Writer};
+pub use location::message_location::{Movable, Residence};
+pub use location::place::{BodyReader, Place, Receipt};
+pub use recovery::directory::OpenError;
+pub use recovery::recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, check, open};
 
 use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;
 use crate::message::MessageId;
 use crate::smtp::refusal::Refusal;
-use crate::spool::record::{
+use crate::spool::format::{
     COMMIT_BYTES_MAX, COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES,
 };
 use std::fmt;

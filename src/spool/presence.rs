@@ -8,8 +8,8 @@ use crate::io::clock;
 use crate::io::file::File;
 use crate::io::fs::{self, MetadataExt};
 use crate::io::runtime::{blocking, sleep};
-use crate::spool::driver::Shared;
-use crate::spool::record::Lap;
+use crate::spool::format::Lap;
+use crate::spool::live::driver::Shared;
 use crate::spool::shortage::Lack;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The names by which a start finds the spool, with what they led to. Held open, so that nothing else gets the
 /// inode's number.
 #[derive(Debug)]
-pub(super) struct Presence {
+pub(in crate::spool) struct Presence {
     names: Vec<(PathBuf, fs::File)>,
     /// Some file systems in user space report no links at all.
     counts_links: bool,
@@ -95,7 +95,7 @@ fn astray(path: &Path, file: &fs::File) -> Option<Lack> {
 }
 
 /// The task: runs until the spool has closed.
-pub(super) async fn watch(shared: Rc<Shared>) {
+pub(in crate::spool) async fn watch(shared: Rc<Shared>) {
     loop {
         sleep(LOOK_INTERVAL).await;
         if shared.is_closed() {
@@ -107,7 +107,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
 }
 
 /// Looks at the names now.
-pub(super) async fn look(shared: &Rc<Shared>) {
+pub(in crate::spool) async fn look(shared: &Rc<Shared>) {
     let presence: Arc<Presence> = shared.presence.clone();
     let segments = shared.files();
     let Found { lack, unlinked } = blocking(move || presence.look(&segments)).await;

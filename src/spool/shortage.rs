@@ -15,11 +15,11 @@ use std::time::Duration;
 const QUIET: Duration = Duration::from_secs(3);
 
 /// Room for mail that ends a shortage, as a part of a segment.
-pub(super) const ENOUGH_PART: u64 = 4;
+pub(in crate::spool) const ENOUGH_PART: u64 = 4;
 
 /// Why there is no segment to be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Lack {
+pub(in crate::spool) enum Lack {
     /// The spool has as many bytes as it may, of all cores.
     Size(u64),
     /// The file system has no more than is to be left alone.
@@ -34,7 +34,7 @@ pub(super) enum Lack {
 
 /// What is told of, each once while it lasts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Trouble {
+pub(in crate::spool) enum Trouble {
     Space,
     Disk,
     Gone,
@@ -89,7 +89,7 @@ impl fmt::Display for Lack {
 
 /// What was said and is not over.
 #[derive(Default, Debug)]
-pub(super) struct Shortage {
+pub(in crate::spool) struct Shortage {
     said: [bool; Trouble::ALL.len()],
     met_at: Now,
 }

@@ -7,7 +7,7 @@ use ringpost::io::simulated::World;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Diagnosis, RecipientState, ReportKind};
 use ringpost::smtp::reply::EnhancedStatus;
-use ringpost::spool::record::{
+use ringpost::spool::format::{
     COMMIT_HEADER_BYTES, CommitHeader, Kind, MessageMeta, Nonce, Record, SegmentHeader, Usage,
     sum_head,
 };

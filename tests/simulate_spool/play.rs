@@ -426,7 +426,8 @@ impl Play {
         self.end(&host);
         drop(host);
         self.world.cut_power();
-        let left = spool::inspect::verify(Path::new(SPOOL)).map_err(|error| error.to_string())?;
+        let left = spool::recovery::inspect::verify(Path::new(SPOOL))
+            .map_err(|error| error.to_string())?;
         match left.exit_status() {
             0 => {}
             _ => return Err(format!("it is damaged: {left}")),

@@ -6,7 +6,7 @@ use ringpost::handoff::memory::{Charge, Memory};
 use ringpost::message::{Envelope, MessageId};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::schedule::settle::Recipients;
-use ringpost::spool::standing::Standing;
+use ringpost::spool::location::progress::Standing;
 use ringpost::time::WallTime;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

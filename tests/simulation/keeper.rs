@@ -1,4 +1,4 @@
-//! Segments ahead of need, and away after use: stands in for `spool::keeper`.
+//! Segments ahead of need, and away after use: stands in for `spool::live::allocator`.
 
 use crate::place::{SegmentFile, SegmentRef};
 use crate::recovery;
@@ -6,9 +6,9 @@ use crate::spool::{MessageTicket, SEGMENT_BYTES, STAGING_BYTES, Spool};
 use crate::world::until;
 use ringpost::message::MessageId;
 use ringpost::spool::SpoolError;
-use ringpost::spool::book::Part;
-use ringpost::spool::commit::{Head, Machine};
-use ringpost::spool::record::{Lap, SegmentHeader, Usage};
+use ringpost::spool::format::{Lap, SegmentHeader, Usage};
+use ringpost::spool::live::liveness::Part;
+use ringpost::spool::log::commit::{Head, Machine};
 use std::rc::Rc;
 
 /// A segment for the next lap of a log, or a free one.

@@ -1,11 +1,11 @@
-//! Moves mail out of segments that are nearly empty: stands in for `spool::mover`.
+//! Moves mail out of segments that are nearly empty: stands in for `spool::live::compactor`.
 
 use crate::place::{Copy, Extent};
 use crate::spool::{Chunks, MessageTicket, SEGMENT_BYTES, STAGING_BYTES, Slot, Spool};
 use crate::world::{sleep, until};
 use ringpost::message::MessageId;
 use ringpost::spool::SpoolError;
-use ringpost::spool::record::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
+use ringpost::spool::format::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
 use std::rc::Rc;
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! Where a message lies: stands in for `spool::place`. Whoever holds a place pins its segments.
+//! Where a message lies: stands in for `spool::location::place`. Whoever holds a place pins its segments.
 
 use crate::job::Message;
 use crate::world::World;
-use ringpost::spool::book::Part;
-use ringpost::spool::commit::Stored;
-use ringpost::spool::record::{Lap, RawExtent};
+use ringpost::spool::format::{Lap, RawExtent};
+use ringpost::spool::live::liveness::Part;
+use ringpost::spool::log::commit::Stored;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 

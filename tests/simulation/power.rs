@@ -3,7 +3,7 @@
 use crate::simulated::disk::VirtualDisk;
 use crate::world::{World, until};
 use ringpost::io::buffer::AlignedBuf;
-use ringpost::spool::record::SegmentId;
+use ringpost::spool::format::SegmentId;
 use std::collections::BTreeMap;
 
 /// A write on its way.

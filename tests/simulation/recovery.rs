@@ -1,4 +1,4 @@
-//! From a disk that a power cut left to a running relay: stands in for `spool::recover` and the start of the
+//! From a disk that a power cut left to a running relay: stands in for `spool::recovery::recover` and the start of the
 //! engine. The survey is the real one, and its findings are held against the ledger.
 
 use crate::canary::Canary;
@@ -12,8 +12,8 @@ use crate::spool::{SEGMENT_BYTES, Spool};
 use crate::world::World;
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::schedule::outcome::RecipientState;
-use ringpost::spool::record::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
-use ringpost::spool::survey::{Condition, FoundBody, Survey, SurveyedSegment, survey};
+use ringpost::spool::format::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
+use ringpost::spool::recovery::scan::{Condition, FoundBody, Survey, SurveyedSegment, survey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! One core's spool: stands in for `spool::driver` on the virtual disk. The commit
+//! One core's spool: stands in for `spool::live::driver` on the virtual disk. The commit
 //! machines, the books, the standing and the records are the real ones.
 
 use crate::canary::Canary;
@@ -10,12 +10,12 @@ use crate::world::{Owner, World, sleep, until};
 use ringpost::message::{Envelope, MessageId};
 use ringpost::schedule::outcome::Outcome;
 use ringpost::spool::SpoolError;
-use ringpost::spool::book::{MessageBook, OutcomeBook};
-use ringpost::spool::commit::{
-    AfterFailure, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
-};
-use ringpost::spool::record::{
+use ringpost::spool::format::{
     FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, encode_outcome,
+};
+use ringpost::spool::live::liveness::{MessageBook, OutcomeBook};
+use ringpost::spool::log::commit::{
+    AfterFailure, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
 };
 use ringpost::time::WallTime;
 use std::cell::{Cell, RefCell};
@@ -270,7 +270,7 @@ impl Spool {
         if self.world.canary == Canary::LosesOutcomes && self.world.one_in(10) {
             return sleep(&self.world, OUTCOME_DELAY).await;
         }
-        // The order of these steps matters: see `spool::standing`.
+        // The order of these steps matters: see `spool::location::progress`.
         let begun = message.standing.note(&outcome.recipients);
         let place = message.place();
         let is_covered = begun <= place.snapshot;

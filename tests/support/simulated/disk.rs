@@ -2,8 +2,8 @@
 
 use super::random::Random;
 use ringpost::io::buffer::BLOCK_BYTES;
-use ringpost::spool::record::{RawExtent, SegmentId};
-use ringpost::spool::survey::Disk;
+use ringpost::spool::format::{RawExtent, SegmentId};
+use ringpost::spool::recovery::scan::Disk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 

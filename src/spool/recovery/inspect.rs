@@ -6,11 +6,13 @@ use crate::io::file::Durability;
 use crate::message::{Mailbox, Recipient};
 use crate::schedule::outcome::{Diagnosis, RecipientState, ReportKind};
 use crate::spool::SEGMENT_BYTES_DEFAULT;
-use crate::spool::directory::{Directory, OpenError, io_error};
-use crate::spool::record::Usage;
-use crate::spool::recover::survey_files;
-use crate::spool::segment::Segments;
-use crate::spool::survey::{Condition, FoundMessage, RecoveryReport, Survey, SurveyedSegment};
+use crate::spool::format::Usage;
+use crate::spool::log::segment::Segments;
+use crate::spool::recovery::directory::{Directory, OpenError, io_error};
+use crate::spool::recovery::recover::survey_files;
+use crate::spool::recovery::scan::{
+    Condition, FoundMessage, RecoveryReport, Survey, SurveyedSegment,
+};
 use crate::time::WallTime;
 use std::fmt;
 use std::path::Path;

@@ -8,13 +8,13 @@ use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::Settings;
-use crate::spool::book::Part;
-use crate::spool::directory::{Directory, OpenError, exists, io_error};
-use crate::spool::place::{Extent, Place, SegmentFile};
+use crate::spool::format::{Lap, RawExtent, SegmentHeader, SegmentId, Usage};
+use crate::spool::live::liveness::Part;
+use crate::spool::location::place::{Extent, Place, SegmentFile};
+use crate::spool::log::segment::{FreeSegment, Segments};
 use crate::spool::presence::Presence;
-use crate::spool::record::{Lap, RawExtent, SegmentHeader, SegmentId, Usage};
-use crate::spool::segment::{FreeSegment, Segments};
-use crate::spool::survey::{
+use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error};
+use crate::spool::recovery::scan::{
     Condition, Disk, FoundBody, FoundMessage, Survey, SurveyError, SurveyedSegment, survey,
 };
 use crate::time::WallTime;
@@ -23,7 +23,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use crate::spool::survey::RecoveryReport;
+pub use crate::spool::recovery::scan::RecoveryReport;
 
 /// A message that an earlier run accepted and did not finish.
 #[derive(Clone, Debug)]
@@ -55,20 +55,20 @@ pub struct Opened {
 /// What one core gets to start its [`Spool`](crate::spool::Spool) with.
 #[derive(Debug)]
 pub struct CorePart {
-    pub(super) core: u16,
-    pub(super) run: u32,
-    pub(super) settings: Settings,
-    pub(super) segments: Segments,
-    pub(super) presence: Arc<Presence>,
+    pub(in crate::spool) core: u16,
+    pub(in crate::spool) run: u32,
+    pub(in crate::spool) settings: Settings,
+    pub(in crate::spool) segments: Segments,
+    pub(in crate::spool) presence: Arc<Presence>,
     /// All cores together may have this many segments; this is one core's share.
-    pub(super) segments_max: Option<u64>,
-    pub(super) next_number: u32,
-    pub(super) free: Vec<FreeSegment>,
+    pub(in crate::spool) segments_max: Option<u64>,
+    pub(in crate::spool) next_number: u32,
+    pub(in crate::spool) free: Vec<FreeSegment>,
     /// Oldest first.
-    pub(super) old_messages: Vec<OldSegment>,
-    pub(super) old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
+    pub(in crate::spool) old_messages: Vec<OldSegment>,
+    pub(in crate::spool) old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
     /// Unfinished messages of this home, and the segments they need.
-    pub(super) live: Vec<(MessageId, Vec<Part>)>,
+    pub(in crate::spool) live: Vec<(MessageId, Vec<Part>)>,
 }
 
 impl CorePart {
@@ -79,7 +79,7 @@ impl CorePart {
 
 /// A segment of an earlier run: read and retired here, never appended to.
 #[derive(Debug)]
-pub(super) struct OldSegment {
+pub(in crate::spool) struct OldSegment {
     pub file: Arc<SegmentFile>,
     pub is_damaged: bool,
     /// Of a message segment: those that are to be retired before.
@@ -147,7 +147,7 @@ pub fn check(
     Ok(())
 }
 
-pub(super) fn survey_files(segments: &Segments) -> Result<Survey, OpenError> {
+pub(in crate::spool) fn survey_files(segments: &Segments) -> Result<Survey, OpenError> {
     survey(&mut Files {
         segments,
         open: None,

@@ -20,7 +20,7 @@
 //! next snapshot is above `e`.
 
 use crate::schedule::outcome::RecipientState;
-use crate::spool::record::States;
+use crate::spool::format::States;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

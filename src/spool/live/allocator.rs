@@ -7,10 +7,10 @@
 use crate::io::file::free_bytes_blocking;
 use crate::io::runtime::{blocking, sleep, timeout};
 use crate::io::{Bug, planted};
-use crate::spool::driver::Shared;
-use crate::spool::place::SegmentFile;
-use crate::spool::record::{Lap, SegmentId, Usage};
-use crate::spool::segment::{FreeSegment, PreparedSegment, Purpose, Segments};
+use crate::spool::format::{Lap, SegmentId, Usage};
+use crate::spool::live::driver::Shared;
+use crate::spool::location::place::SegmentFile;
+use crate::spool::log::segment::{FreeSegment, PreparedSegment, Purpose, Segments};
 use crate::spool::shortage::Lack;
 use crate::spool::{Note, Settings};
 use std::collections::VecDeque;
@@ -30,7 +30,7 @@ const OUTCOME_RESERVE: u64 = 1;
 
 /// Where the next segment comes from.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(in crate::spool) struct Pool {
     segments: Segments,
     core: u16,
     run: u32,
@@ -262,7 +262,7 @@ impl Job {
 }
 
 /// The keeper's task: runs until the spool has closed.
-pub(super) async fn keep(shared: Rc<Shared>) {
+pub(in crate::spool) async fn keep(shared: Rc<Shared>) {
     while !shared.is_closed() {
         let retired = retire(&shared).await;
         let prepared = prepare(&shared).await;

@@ -3,8 +3,8 @@
 use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
-use crate::spool::place::Place;
-use crate::spool::standing::{Snapshot, Standing};
+use crate::spool::location::place::Place;
+use crate::spool::location::progress::{Snapshot, Standing};
 use crate::time::WallTime;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub trait Movable: Send + Sync {
 }
 
 /// What an outcome leans on.
-pub(super) struct Foothold {
+pub(in crate::spool) struct Foothold {
     /// Pins the message's segments until the outcome is counted as referring to them.
     pub place: Arc<Place>,
     /// Every later copy of the message says what the outcome says.
@@ -60,7 +60,7 @@ impl Residence {
     }
 
     /// The order of these steps matters: see [`Standing`].
-    pub(super) fn note(&self, recipients: &[(u32, RecipientState)]) -> Foothold {
+    pub(in crate::spool) fn note(&self, recipients: &[(u32, RecipientState)]) -> Foothold {
         let snapshots_begun = self.standing.note(recipients);
         let place = self.place.load_full();
         Foothold {
@@ -69,7 +69,7 @@ impl Residence {
         }
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(in crate::spool) fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.standing.snapshot();
         if planted(Bug::CopiesForget) {
             snapshot.states.clear();
@@ -77,7 +77,7 @@ impl Residence {
         snapshot
     }
 
-    pub(super) fn replace(&self, place: Place) {
+    pub(in crate::spool) fn replace(&self, place: Place) {
         self.place.store(Arc::new(place));
     }
 }
@@ -86,8 +86,8 @@ impl Residence {
 mod tests {
     use super::*;
     use crate::io::file::{Durability, File};
-    use crate::spool::place::{Extent, SegmentFile};
-    use crate::spool::record::{Lap, SegmentId};
+    use crate::spool::format::{Lap, SegmentId};
+    use crate::spool::location::place::{Extent, SegmentFile};
 
     fn place() -> Place {
         let file = std::fs::File::open("/dev/null").expect("it is everywhere");

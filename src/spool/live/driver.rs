@@ -11,20 +11,20 @@ use crate::io::runtime::{sleep, spawn};
 use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::{Outcome, RecipientState};
-use crate::spool::book::{Busy, MessageBook, OutcomeBook, Part};
-use crate::spool::commit::{
-    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
-};
-use crate::spool::keeper::{self, Pool};
-use crate::spool::mover::{self, Copy, MOVE_RESERVE_SEGMENTS};
-use crate::spool::place::{Extent, Place, Receipt, SegmentFile};
-use crate::spool::presence::{self, Presence};
-use crate::spool::record::{
+use crate::spool::format::{
     COMMIT_BYTES_MAX, FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, SegmentHeader, Usage,
     encode_outcome,
 };
-use crate::spool::recover::{CorePart, OldSegment};
-use crate::spool::residence::{Foothold, Movable, Residence};
+use crate::spool::live::allocator::{self, Pool};
+use crate::spool::live::compactor::{self, Copy, MOVE_RESERVE_SEGMENTS};
+use crate::spool::live::liveness::{Busy, MessageBook, OutcomeBook, Part};
+use crate::spool::location::message_location::{Foothold, Movable, Residence};
+use crate::spool::location::place::{Extent, Place, Receipt, SegmentFile};
+use crate::spool::log::commit::{
+    AfterFailure, Head, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
+};
+use crate::spool::presence::{self, Presence};
+use crate::spool::recovery::recover::{CorePart, OldSegment};
 use crate::spool::shortage::{ENOUGH_PART, Lack, Shortage, Trouble};
 use crate::spool::{
     CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, OUTCOME_FLUSH_BYTES, OUTCOME_STAGING_BYTES,
@@ -45,7 +45,7 @@ const ASK_PAUSE: Duration = Duration::from_secs(1);
 type SegmentRef = Arc<SegmentFile>;
 
 /// What waits for a record of the message log.
-pub(super) enum MessageTicket {
+pub(in crate::spool) enum MessageTicket {
     /// A message's own or final record.
     Message {
         id: MessageId,
@@ -62,7 +62,7 @@ pub(super) enum MessageTicket {
 }
 
 /// What waits for a record of the outcome log.
-pub(super) struct OutcomeTicket {
+pub(in crate::spool) struct OutcomeTicket {
     home: Rc<Foothold>,
     /// Called when the record is durable; with the last record of an outcome.
     then: Option<Box<dyn FnOnce()>>,
@@ -70,7 +70,7 @@ pub(super) struct OutcomeTicket {
 
 /// The chunks of one large message.
 #[derive(Default)]
-pub(super) struct Chunks {
+pub(in crate::spool) struct Chunks {
     /// Durable ones, in their order.
     extents: RefCell<Vec<Extent>>,
     waiting: Cell<usize>,
@@ -79,7 +79,7 @@ pub(super) struct Chunks {
 }
 
 /// One log: the machine and who waits for it.
-pub(super) struct Log<T> {
+pub(in crate::spool) struct Log<T> {
     pub machine: RefCell<Machine<SegmentRef, T>>,
     /// For the writers: something may be written now.
     work: Notify,
@@ -159,7 +159,7 @@ struct Books {
 }
 
 /// What the tasks of one core's spool share.
-pub(super) struct Shared {
+pub(in crate::spool) struct Shared {
     core: u16,
     pub run: u32,
     outcome_delay: Duration,
@@ -925,8 +925,8 @@ impl Spool {
         let spool = Spool {
             shared: Rc::new(Shared::new(part, in_flight, Box::new(sink))),
         };
-        spawn(keeper::keep(spool.shared.clone()));
-        spawn(mover::run(spool.shared.clone()));
+        spawn(allocator::keep(spool.shared.clone()));
+        spawn(compactor::run(spool.shared.clone()));
         spawn(presence::watch(spool.shared.clone()));
         for _ in 0..in_flight {
             spawn(write_messages(spool.shared.clone()));
@@ -994,14 +994,14 @@ impl Spool {
     }
 
     /// The same for a copy.
-    pub(super) fn begin_move(&self, id: MessageId) -> Writer {
+    pub(in crate::spool) fn begin_move(&self, id: MessageId) -> Writer {
         Writer {
             is_move: true,
             ..self.begin(id)
         }
     }
 
-    pub(super) fn of(shared: Rc<Shared>) -> Spool {
+    pub(in crate::spool) fn of(shared: Rc<Shared>) -> Spool {
         Spool { shared }
     }
 
@@ -1045,7 +1045,7 @@ impl Spool {
     }
 
     /// Of a copy: it may use the reserve.
-    pub(super) async fn put_move(
+    pub(in crate::spool) async fn put_move(
         &self,
         record: &Record<'_>,
         ticket: MessageTicket,
@@ -1339,7 +1339,7 @@ impl Writer {
     }
 
     /// Waits until all chunks are durable, and takes them.
-    pub(super) async fn durable_chunks(&self) -> Result<Vec<Extent>, SpoolError> {
+    pub(in crate::spool) async fn durable_chunks(&self) -> Result<Vec<Extent>, SpoolError> {
         while self.chunks.waiting.get() > 0 {
             self.chunks.changed.notified().await;
         }

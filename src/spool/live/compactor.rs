@@ -12,10 +12,10 @@
 use crate::io::buffer::AlignedBuf;
 use crate::io::runtime::{sleep, spawn_joined, yield_now};
 use crate::message::MessageId;
-use crate::spool::driver::{MessageTicket, Shared, Spool};
-use crate::spool::place::{Extent, Place};
-use crate::spool::record::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
-use crate::spool::residence::Movable;
+use crate::spool::format::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
+use crate::spool::live::driver::{MessageTicket, Shared, Spool};
+use crate::spool::location::message_location::Movable;
+use crate::spool::location::place::{Extent, Place};
 use crate::spool::{CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, SpoolError};
 use std::cell::Cell;
 use std::io;
@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 /// Segments' worth of room that is left to moves when mail is refused: enough to empty two
 /// segments that are worth it.
-pub(super) const MOVE_RESERVE_SEGMENTS: u64 = 1;
+pub(in crate::spool) const MOVE_RESERVE_SEGMENTS: u64 = 1;
 
 /// Messages that are on their way at once. Each has its body in memory, or a chunk of it.
 const MOVES_AT_ONCE: usize = 16;
@@ -51,7 +51,7 @@ impl From<SpoolError> for Stays {
 }
 
 /// The mover's task: runs until the spool has closed.
-pub(super) async fn run(shared: Rc<Shared>) {
+pub(in crate::spool) async fn run(shared: Rc<Shared>) {
     while !shared.is_closed() {
         shared.mover.notified().await;
         if shared.rests() {
@@ -227,7 +227,7 @@ async fn put(shared: &Rc<Shared>, record: &Record<'_>, copy: Copy) -> Result<(),
 }
 
 /// What waits for the record that makes a copy count.
-pub(super) struct Copy {
+pub(in crate::spool) struct Copy {
     pub message: Arc<dyn Movable>,
     /// Where the message lies; pins it there until the books know of the copy.
     pub from: Arc<Place>,

@@ -10,9 +10,9 @@
 use crate::io::file::{check_enterable_blocking, check_writable_blocking, existing_part};
 use crate::io::fs::{self, OpenOptionsExt, TryLockError};
 use crate::io::process_id;
+use crate::spool::format::FORMAT_VERSION;
+use crate::spool::log::segment::{create_directory, sync_directory};
 use crate::spool::presence::Presence;
-use crate::spool::record::FORMAT_VERSION;
-use crate::spool::segment::{create_directory, sync_directory};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-pub(super) fn io_error(what: impl fmt::Display) -> impl FnOnce(io::Error) -> OpenError {
+pub(in crate::spool) fn io_error(what: impl fmt::Display) -> impl FnOnce(io::Error) -> OpenError {
     move |error| OpenError::Io(what.to_string(), error)
 }
 
@@ -71,7 +71,7 @@ fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
 }
 
-pub(super) fn exists(path: &Path) -> bool {
+pub(in crate::spool) fn exists(path: &Path) -> bool {
     fs::exists(path).unwrap_or(false)
 }
 
@@ -137,7 +137,7 @@ impl Directory {
     }
 
     /// The names by which a next start finds this spool. Without the lock's another relay could start on it.
-    pub(super) fn presence(&self) -> Result<Presence, OpenError> {
+    pub(in crate::spool) fn presence(&self) -> Result<Presence, OpenError> {
         Presence::of([self.path.join(LOCK_NAME), self.segments()])
             .map_err(io_error(format!("spool {}", self.path.display())))
     }

@@ -23,7 +23,7 @@
 //! own write went well.
 
 use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
-use crate::spool::record::{
+use crate::spool::format::{
     COMMIT_BYTES_MAX, COMMIT_HEADER_BYTES, CommitHeader, Nonce, Record, Sums, sum_head,
 };
 use std::collections::VecDeque;
@@ -580,7 +580,7 @@ impl<T> Entry<T> {
 mod tests {
     use super::*;
     use crate::message::MessageId;
-    use crate::spool::record::Kind;
+    use crate::spool::format::Kind;
 
     type TestMachine = Machine<u32, u32>;
 
@@ -772,7 +772,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_by_name() {
         let mut machine = machine(AfterFailure::Fail);
-        let most = machine.record_bytes_max() - crate::spool::record::RECORD_HEAD_BYTES;
+        let most = machine.record_bytes_max() - crate::spool::format::RECORD_HEAD_BYTES;
         let refused = |result: Result<(), (u32, Refused)>| result.unwrap_err().1;
         assert_eq!(
             refused(append_bytes(&mut machine, 1, most + 1)),

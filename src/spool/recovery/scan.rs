@@ -11,12 +11,12 @@
 use crate::io::buffer::BLOCK_BYTES;
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
-use crate::spool::book::Part;
-use crate::spool::commit::IN_FLIGHT_MAX;
-use crate::spool::record::{
+use crate::spool::format::{
     COMMIT_BYTES_MAX, CommitHeader, FinalMeta, FoundCommit, HeaderError, Kind, Lap, MessageMeta,
     RawExtent, RecordView, SegmentHeader, SegmentId, States, Usage, decode_outcome,
 };
+use crate::spool::live::liveness::Part;
+use crate::spool::log::commit::IN_FLIGHT_MAX;
 use crate::time::WallTime;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

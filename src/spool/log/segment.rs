@@ -11,7 +11,7 @@ use crate::io::file::{
 use crate::io::fs::{self, DirBuilderExt, FileExt, OpenOptionsExt};
 use crate::io::random;
 use crate::io::{Bug, planted};
-use crate::spool::record::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
+use crate::spool::format::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
 use std::io;
 use std::path::{Path, PathBuf};
 

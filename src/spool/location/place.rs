@@ -3,9 +3,9 @@
 use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use crate::io::file::File;
 use crate::message::MessageId;
-use crate::spool::book::Part;
-use crate::spool::commit::Stored;
-use crate::spool::record::{Lap, RawExtent};
+use crate::spool::format::{Lap, RawExtent};
+use crate::spool::live::liveness::Part;
+use crate::spool::log::commit::Stored;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use std::sync::Arc;
 /// One lap of an open segment file. While anybody but its home core holds it, it is not retired.
 #[derive(Debug)]
 pub struct SegmentFile {
-    pub(super) lap: Lap,
-    pub(super) segment_bytes: u64,
-    pub(super) file: File,
+    pub(in crate::spool) lap: Lap,
+    pub(in crate::spool) segment_bytes: u64,
+    pub(in crate::spool) file: File,
 }
 
 impl SegmentFile {
@@ -26,7 +26,7 @@ impl SegmentFile {
 
 /// A piece of a body on stable storage.
 #[derive(Clone, Debug)]
-pub(super) struct Extent {
+pub(in crate::spool) struct Extent {
     pub segment: Arc<SegmentFile>,
     pub offset: u64,
     pub bytes: u32,
@@ -79,7 +79,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn inline(extent: Extent, envelope_bytes: u32) -> Place {
+    pub(in crate::spool) fn inline(extent: Extent, envelope_bytes: u32) -> Place {
         Place {
             body_bytes: u64::from(extent.bytes),
             envelope_bytes,
@@ -89,7 +89,7 @@ impl Place {
         }
     }
 
-    pub(super) fn chunks(
+    pub(in crate::spool) fn chunks(
         chunks: Vec<Extent>,
         last: Arc<SegmentFile>,
         envelope_bytes: u32,
@@ -107,7 +107,7 @@ impl Place {
     }
 
     /// A message's own or final record is `stored`; `chunks` are its earlier parts.
-    pub(super) fn of(stored: &Stored<Arc<SegmentFile>>, chunks: Vec<Extent>) -> Place {
+    pub(in crate::spool) fn of(stored: &Stored<Arc<SegmentFile>>, chunks: Vec<Extent>) -> Place {
         let envelope_bytes = stored.record_bytes() - stored.body_bytes();
         match chunks.is_empty() {
             true => Place::inline(Extent::of(stored), envelope_bytes),
@@ -116,16 +116,16 @@ impl Place {
     }
 
     /// A copy that was made with this snapshot.
-    pub(super) fn made_with(self, snapshot: u32) -> Place {
+    pub(in crate::spool) fn made_with(self, snapshot: u32) -> Place {
         Place { snapshot, ..self }
     }
 
-    pub(super) fn snapshot(&self) -> u32 {
+    pub(in crate::spool) fn snapshot(&self) -> u32 {
         self.snapshot
     }
 
     /// The same place, with another segment that may hold a copy.
-    pub(super) fn doubting(&self, segment: Arc<SegmentFile>) -> Place {
+    pub(in crate::spool) fn doubting(&self, segment: Arc<SegmentFile>) -> Place {
         let known = self.doubtful.iter().flat_map(|segments| segments.iter());
         Place {
             doubtful: Some(known.cloned().chain([segment]).collect()),
@@ -147,7 +147,7 @@ impl Place {
 
     /// Shows `see` all segments that parts of the message lie in or may lie in, each once,
     /// ascending, and about how many bytes it takes there.
-    pub(super) fn with_parts<R>(&self, see: impl FnOnce(&[Part]) -> R) -> R {
+    pub(in crate::spool) fn with_parts<R>(&self, see: impl FnOnce(&[Part]) -> R) -> R {
         let bytes = |extent: &Extent| u64::from(extent.bytes);
         let envelope_bytes = u64::from(self.envelope_bytes);
         let mut parts: Vec<Part> = match &self.extents {
@@ -176,7 +176,7 @@ impl Place {
     }
 
     /// The segments of [`Self::with_parts`].
-    pub(super) fn with_laps<R>(&self, see: impl FnOnce(&[Lap]) -> R) -> R {
+    pub(in crate::spool) fn with_laps<R>(&self, see: impl FnOnce(&[Lap]) -> R) -> R {
         self.with_parts(|parts| match parts {
             [(lap, _)] => see(&[*lap]),
             _ => see(&parts.iter().map(|(lap, _)| *lap).collect::<Vec<_>>()),
@@ -274,7 +274,7 @@ pub struct Receipt {
 
 impl Receipt {
     /// `stored` is the message's own or final record, `chunks` are its earlier parts.
-    pub(super) fn new(
+    pub(in crate::spool) fn new(
         id: MessageId,
         stored: &Stored<Arc<SegmentFile>>,
         chunks: Vec<Extent>,

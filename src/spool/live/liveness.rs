@@ -29,7 +29,7 @@
 //!   messages moved to, whether the message is alive there or was finished meanwhile.
 
 use crate::message::MessageId;
-use crate::spool::record::Lap;
+use crate::spool::format::Lap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Sealed segments are worth emptying when less than one part in this many of them is live. So a
@@ -454,7 +454,7 @@ impl OutcomeBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::record::SegmentId;
+    use crate::spool::format::SegmentId;
 
     fn lap(number: u32) -> Lap {
         Lap {

@@ -1,0 +1,5 @@
+//! Every form that the spool has on disk. Pure.
+
+mod record;
+
+pub use record::*;
