@@ -185,10 +185,15 @@ impl Source {
         first.strip_suffix(".rs").unwrap_or(first)
     }
 
+    /// Places are rooms, folders of rooms, or files.
     fn is_in(&self, places: &[&str]) -> bool {
+        let is_in_folder = |place: &str| {
+            let rest = self.path.strip_prefix(place);
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
         places
             .iter()
-            .any(|place| self.path == *place || self.room() == *place)
+            .any(|place| self.path == *place || self.room() == *place || is_in_folder(place))
     }
 
     /// How many modules deep this file is: 1 for `message.rs` and `smtp/mod.rs`.
