@@ -687,7 +687,7 @@ fn planted_violations_are_found() {
             "names ring",
         ),
         (
-            "spool/live/driver.rs",
+            "spool/live/shared.rs",
             "use crossbeam::queue::ArrayQueue;",
             "names crossbeam",
         ),
@@ -718,7 +718,7 @@ fn planted_violations_are_found() {
         ),
         ("session/mod.rs", "let t = Instant::now();", "reads a clock"),
         (
-            "spool/live/driver.rs",
+            "spool/live/shared.rs",
             "tokio::time::sleep(wait).await;",
             "goes past io to tokio::time",
         ),

@@ -20,7 +20,8 @@ use ringpost::spool::format::{
     CommitHeader, FinalMeta, Kind, Lap, MessageMeta, Nonce, RawExtent, Record, SegmentHeader,
     SegmentId, Usage, encode_outcome,
 };
-use ringpost::spool::live::liveness::{MessageBook, OutcomeBook, Part};
+use ringpost::spool::live::liveness::{MessageBook, OutcomeBook};
+use ringpost::spool::location::place::Part;
 use ringpost::spool::location::progress::Standing;
 use ringpost::spool::log::commit::{
     AfterFailure, Head, IN_FLIGHT_MAX, Machine, Release, Stored, WriteFailed,

@@ -37,7 +37,8 @@ pub mod recovery;
 mod shortage;
 
 pub use format::{Lap, SegmentId};
-pub use live::driver::{Spool, Writer};
+pub use live::spool::Spool;
+pub use live::writer::Writer;
 pub use location::message_location::{Movable, Residence};
 pub use location::place::{BodyReader, Place, Receipt};
 pub use recovery::directory::OpenError;

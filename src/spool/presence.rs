@@ -4,21 +4,12 @@
 //! file system, they still succeed, and what they make durable is lost with the process. So somebody looks at the
 //! names now and then: one task per core, off the ring. Until it has looked, mail may be taken in vain.
 
-use crate::io::clock;
 use crate::io::file::File;
 use crate::io::fs::{self, MetadataExt};
-use crate::io::runtime::{blocking, sleep};
 use crate::spool::format::Lap;
-use crate::spool::live::driver::Shared;
 use crate::spool::shortage::Lack;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
-
-/// How long mail may be taken that is lost already.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The names by which a start finds the spool, with what they led to. Held open, so that nothing else gets the
 /// inode's number.
@@ -30,10 +21,10 @@ pub(in crate::spool) struct Presence {
 }
 
 /// What a look has found.
-struct Found {
-    lack: Option<Lack>,
+pub(in crate::spool) struct Found {
+    pub lack: Option<Lack>,
     /// Segments that have no name any more.
-    unlinked: Vec<Lap>,
+    pub unlinked: Vec<Lap>,
 }
 
 impl Presence {
@@ -57,7 +48,7 @@ impl Presence {
     }
 
     /// Blocking.
-    fn look(&self, segments: &[(Lap, File)]) -> Found {
+    pub fn look(&self, segments: &[(Lap, File)]) -> Found {
         let lack = self
             .names
             .iter()
@@ -92,32 +83,6 @@ fn astray(path: &Path, file: &fs::File) -> Option<Lack> {
         ))),
         Err(error) => Some(Lack::of(described(), &error)),
     }
-}
-
-/// The task: runs until the spool has closed.
-pub(in crate::spool) async fn watch(shared: Rc<Shared>) {
-    loop {
-        sleep(LOOK_INTERVAL).await;
-        if shared.is_closed() {
-            return;
-        }
-        look(&shared).await;
-        shared.look_whether_over(clock::now());
-    }
-}
-
-/// Looks at the names now.
-pub(in crate::spool) async fn look(shared: &Rc<Shared>) {
-    let presence: Arc<Presence> = shared.presence.clone();
-    let segments = shared.files();
-    let Found { lack, unlinked } = blocking(move || presence.look(&segments)).await;
-    // Meanwhile the keeper may have removed one, as it should.
-    let lost = unlinked.iter().filter(|lap| shared.has_file(**lap)).count();
-    let lack = lack.or_else(|| {
-        let text = || format!("{lost} segments that are in use were removed");
-        (lost > 0).then(|| Lack::Gone(text()))
-    });
-    shared.seen(lack);
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::world::until;
 use ringpost::message::MessageId;
 use ringpost::spool::SpoolError;
 use ringpost::spool::format::{Lap, SegmentHeader, Usage};
-use ringpost::spool::live::liveness::Part;
+use ringpost::spool::location::place::Part;
 use ringpost::spool::log::commit::{Head, Machine};
 use std::rc::Rc;
 

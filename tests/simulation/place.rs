@@ -3,7 +3,7 @@
 use crate::job::Message;
 use crate::world::World;
 use ringpost::spool::format::{Lap, RawExtent};
-use ringpost::spool::live::liveness::Part;
+use ringpost::spool::location::place::Part;
 use ringpost::spool::log::commit::Stored;
 use std::collections::BTreeMap;
 use std::rc::Rc;

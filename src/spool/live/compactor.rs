@@ -3,17 +3,19 @@
 //! A segment that is nearly empty is still a whole segment, and with it the outcomes that name its
 //! messages. So before the spool grows, the few messages that are left in such a segment are written
 //! again at the head of the log, body once, with the states of their recipients; then it is retired
-//! like any other. What a crash leaves at each step stands in `book`.
+//! like any other. What a crash leaves at each step stands in `liveness`.
 //!
 //! Moves go through the ordinary commits, a few at a time, so sessions share commits with them
 //! and none of them waits long. They may use the room that mail is refused: see
-//! [`MOVE_RESERVE_SEGMENTS`].
+//! [`MOVE_RESERVE_SEGMENTS`](super::pool::MOVE_RESERVE_SEGMENTS).
 
 use crate::io::buffer::AlignedBuf;
 use crate::io::runtime::{sleep, spawn_joined, yield_now};
 use crate::message::MessageId;
 use crate::spool::format::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
-use crate::spool::live::driver::{MessageTicket, Shared, Spool};
+use crate::spool::live::shared::Shared;
+use crate::spool::live::tickets::{Copy, MessageTicket};
+use crate::spool::live::writer::Writer;
 use crate::spool::location::message_location::Movable;
 use crate::spool::location::place::{Extent, Place};
 use crate::spool::{CHUNK_BYTES_MAX, INLINE_BODY_BYTES_MAX, Note, SpoolError};
@@ -23,10 +25,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// Segments' worth of room that is left to moves when mail is refused: enough to empty two
-/// segments that are worth it.
-pub(in crate::spool) const MOVE_RESERVE_SEGMENTS: u64 = 1;
 
 /// Messages that are on their way at once. Each has its body in memory, or a chunk of it.
 const MOVES_AT_ONCE: usize = 16;
@@ -51,7 +49,7 @@ impl From<SpoolError> for Stays {
 }
 
 /// The mover's task: runs until the spool has closed.
-pub(in crate::spool) async fn run(shared: Rc<Shared>) {
+pub(super) async fn run(shared: Rc<Shared>) {
     while !shared.is_closed() {
         shared.mover.notified().await;
         if shared.rests() {
@@ -175,8 +173,7 @@ async fn move_in_chunks(
     message: Arc<dyn Movable>,
     from: Arc<Place>,
 ) -> Result<(), Stays> {
-    let spool = Spool::of(shared.clone());
-    let mut writer = spool.begin_move(message.id());
+    let mut writer = Writer::of_copy(shared.clone(), message.id());
     let mut reader = from.reader();
     let mut buffer = AlignedBuf::new(CHUNK_BYTES_MAX);
     loop {
@@ -221,16 +218,7 @@ async fn move_in_chunks(
 async fn put(shared: &Rc<Shared>, record: &Record<'_>, copy: Copy) -> Result<(), Stays> {
     let (answer, written) = oneshot::channel();
     let ticket = MessageTicket::Copy { copy, answer };
-    Spool::of(shared.clone()).put_move(record, ticket).await?;
+    shared.put_move(record, ticket).await?;
     let written = written.await.unwrap_or(Err(SpoolError::Closing));
     written.map_err(Stays::Refused)
-}
-
-/// What waits for the record that makes a copy count.
-pub(in crate::spool) struct Copy {
-    pub message: Arc<dyn Movable>,
-    /// Where the message lies; pins it there until the books know of the copy.
-    pub from: Arc<Place>,
-    pub snapshot: u32,
-    pub chunks: Vec<Extent>,
 }

@@ -30,6 +30,7 @@
 
 use crate::message::MessageId;
 use crate::spool::format::Lap;
+use crate::spool::location::place::Part;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Sealed segments are worth emptying when less than one part in this many of them is live. So a
@@ -42,9 +43,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// outcomes has needed a further segment. Whatever the sizes, no more is copied than twice what has come, and a segment
 /// for each of outcomes.
 pub const WORTHWHILE_PARTS: u64 = 2;
-
-/// A segment, and how many bytes of a message lie in it.
-pub type Part = (Lap, u64);
 
 /// Which segments the parts of a message lie in. Nearly always one.
 #[derive(Clone, PartialEq, Eq, Debug)]

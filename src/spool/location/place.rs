@@ -4,7 +4,6 @@ use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use crate::io::file::File;
 use crate::message::MessageId;
 use crate::spool::format::{Lap, RawExtent};
-use crate::spool::live::liveness::Part;
 use crate::spool::log::commit::Stored;
 use std::io;
 use std::ops::Range;
@@ -17,6 +16,12 @@ pub struct SegmentFile {
     pub(in crate::spool) segment_bytes: u64,
     pub(in crate::spool) file: File,
 }
+
+/// The books hold one of it, and so does everybody who reads from it.
+pub(in crate::spool) type SegmentRef = Arc<SegmentFile>;
+
+/// A segment, and how many bytes of a message lie in it.
+pub type Part = (Lap, u64);
 
 impl SegmentFile {
     pub fn lap(&self) -> Lap {

@@ -9,7 +9,7 @@ use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::Settings;
 use crate::spool::format::{Lap, RawExtent, SegmentHeader, SegmentId, Usage};
-use crate::spool::live::liveness::Part;
+use crate::spool::location::place::Part;
 use crate::spool::location::place::{Extent, Place, SegmentFile};
 use crate::spool::log::segment::{FreeSegment, Segments};
 use crate::spool::presence::Presence;

@@ -15,7 +15,7 @@ use crate::spool::format::{
     COMMIT_BYTES_MAX, CommitHeader, FinalMeta, FoundCommit, HeaderError, Kind, Lap, MessageMeta,
     RawExtent, RecordView, SegmentHeader, SegmentId, States, Usage, decode_outcome,
 };
-use crate::spool::live::liveness::Part;
+use crate::spool::location::place::Part;
 use crate::spool::log::commit::IN_FLIGHT_MAX;
 use crate::time::WallTime;
 use std::collections::hash_map::Entry;

@@ -1,0 +1,67 @@
+//! What a core knows of its segments and of the mail in them.
+
+use crate::message::MessageId;
+use crate::spool::format::Lap;
+use crate::spool::live::liveness::{MessageBook, OutcomeBook};
+use crate::spool::location::message_location::Movable;
+use crate::spool::location::place::{Part, SegmentRef};
+use crate::spool::recovery::recover::OldSegment;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+pub(super) struct Books {
+    pub messages: MessageBook,
+    pub outcomes: OutcomeBook,
+    /// Segments of this core that are in use. The only reference that outlives a message.
+    pub files: BTreeMap<Lap, SegmentRef>,
+    /// Set aside when they are retired.
+    pub bad: BTreeSet<Lap>,
+    /// Unfinished messages of this home that can be moved.
+    pub kept: HashMap<MessageId, Arc<dyn Movable>>,
+}
+
+impl Books {
+    /// What earlier runs left to this core.
+    pub fn of(
+        live: Vec<(MessageId, Vec<Part>)>,
+        old_messages: Vec<OldSegment>,
+        old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
+    ) -> Self {
+        let mut books = Books {
+            messages: MessageBook::default(),
+            outcomes: OutcomeBook::default(),
+            files: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            kept: HashMap::new(),
+        };
+        // Oldest first: that is the order in which the book learns of them.
+        for old in &old_messages {
+            books.messages.opened(old.file.lap);
+            for holder in &old.held_by {
+                books.messages.held(old.file.lap, *holder);
+            }
+        }
+        for (id, parts) in live {
+            books.messages.stored(id, &parts);
+        }
+        for old in old_messages {
+            books.messages.sealed(old.file.lap);
+            books.adopt(old.file, old.is_damaged);
+        }
+        for (old, refers_to) in old_outcomes {
+            let refers_to: Vec<Lap> = refers_to.into_iter().collect();
+            // Whatever they say is known to the messages from the start.
+            books.outcomes.refers(old.file.lap, &refers_to, true);
+            books.outcomes.sealed(old.file.lap);
+            books.adopt(old.file, old.is_damaged);
+        }
+        books
+    }
+
+    fn adopt(&mut self, file: SegmentRef, is_damaged: bool) {
+        if is_damaged {
+            self.bad.insert(file.lap);
+        }
+        self.files.insert(file.lap, file);
+    }
+}

@@ -1,0 +1,148 @@
+//! Records on their way into a log.
+
+use crate::io::runtime::{sleep, spawn};
+use crate::io::{Bug, planted};
+use crate::message::{Envelope, MessageId};
+use crate::schedule::outcome::Outcome;
+use crate::spool::format::{Kind, Record, encode_outcome};
+use crate::spool::live::shared::Shared;
+use crate::spool::live::tickets::{MessageTicket, OutcomeTicket};
+use crate::spool::location::message_location::Residence;
+use crate::spool::location::place::{Extent, Receipt};
+use crate::spool::{OUTCOME_FLUSH_BYTES, SpoolError};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use tokio::sync::oneshot;
+
+impl Shared {
+    pub(super) async fn put_message(
+        self: &Rc<Self>,
+        record: &Record<'_>,
+        envelope: &Envelope,
+        chunks: Vec<Extent>,
+    ) -> Result<oneshot::Receiver<Result<Receipt, SpoolError>>, SpoolError> {
+        let (answer, receipt) = oneshot::channel();
+        let ticket = MessageTicket::Message {
+            id: record.id,
+            recipients: envelope.recipients.len() as u32,
+            chunks,
+            answer,
+        };
+        self.put(record, ticket).await?;
+        Ok(receipt)
+    }
+
+    pub(super) async fn put(
+        self: &Rc<Self>,
+        record: &Record<'_>,
+        ticket: MessageTicket,
+    ) -> Result<(), SpoolError> {
+        if !self.has_room_for_mail(record.bytes() as u64) {
+            return Err(self.refusal());
+        }
+        self.put_move(record, ticket).await
+    }
+
+    /// Of a copy: it may use the reserve.
+    pub(super) async fn put_move(
+        self: &Rc<Self>,
+        record: &Record<'_>,
+        ticket: MessageTicket,
+    ) -> Result<(), SpoolError> {
+        let segment_may_come = || self.pool.borrow().may_come();
+        let log = &self.messages;
+        match log.put(record, ticket, segment_may_come).await {
+            Ok(()) if planted(Bug::AppendWakesNobody) => {}
+            Ok(()) => log.work.notify_one(),
+            Err(SpoolError::Full) => return Err(self.refusal()),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Makes new states of recipients durable, then calls `then`: the writer does, so its next write waits for it.
+    /// `home` is where the message lies; it takes note of the states at once. Takes as long as the disk is full, and until
+    /// the outcome is written elsewhere after a failed write; is never refused.
+    pub fn record(
+        self: &Rc<Self>,
+        outcome: &Outcome,
+        home: &Residence,
+        then: impl FnOnce() + 'static,
+    ) {
+        let id = outcome.message;
+        let home = Rc::new(home.note(&outcome.recipients));
+        let mut metas = encode_outcome(outcome);
+        let Some(last) = metas.pop() else {
+            return then();
+        };
+        let ticket = |then| OutcomeTicket {
+            home: home.clone(),
+            then,
+        };
+        // Tickets come back in their order, so the last record is the last to be durable.
+        let mut parts: VecDeque<_> = metas.into_iter().map(|meta| (meta, ticket(None))).collect();
+        parts.push_back((last, ticket(Some(Box::new(then)))));
+        while let Some((meta, ticket)) = parts.pop_front() {
+            match self.outcomes.put_now(&outcome_record(id, &meta), ticket) {
+                Ok(()) => self.outcomes_wait(),
+                Err(ticket) => {
+                    parts.push_front((meta, ticket));
+                    let in_line = &self.outcomes_in_line;
+                    in_line.set(in_line.get() + 1);
+                    spawn(put_outcomes(self.clone(), id, parts));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Outcomes are few and small: they wait a little for others.
+    fn outcomes_wait(self: &Rc<Self>) {
+        let log = &self.outcomes;
+        let at_once = log.due.get() || self.outcome_delay.is_zero() || self.closing.get();
+        if at_once || self.outcomes_fill_a_write() {
+            log.due.set(true);
+            log.work.notify_one();
+        } else if !self.timer_runs.replace(true) {
+            let shared = self.clone();
+            spawn(async move {
+                sleep(shared.outcome_delay).await;
+                shared.timer_runs.set(false);
+                shared.outcomes.due.set(true);
+                shared.outcomes.work.notify_one();
+            });
+        }
+    }
+
+    fn outcomes_fill_a_write(&self) -> bool {
+        let machine = self.outcomes.machine.borrow();
+        machine.waiting_bytes() >= OUTCOME_FLUSH_BYTES.min(machine.record_bytes_max() / 2)
+    }
+}
+
+fn outcome_record(id: MessageId, meta: &[u8]) -> Record<'_> {
+    Record {
+        kind: Kind::Outcome,
+        id,
+        meta,
+        body: &[],
+    }
+}
+
+/// Waits for room.
+async fn put_outcomes(
+    shared: Rc<Shared>,
+    id: MessageId,
+    parts: VecDeque<(Vec<u8>, OutcomeTicket)>,
+) {
+    for (meta, ticket) in parts {
+        let put = shared
+            .outcomes
+            .put(&outcome_record(id, &meta), ticket, || true)
+            .await;
+        put.expect("outcomes fit into a commit and are not refused");
+        shared.outcomes_wait();
+    }
+    let in_line = &shared.outcomes_in_line;
+    in_line.set(in_line.get() - 1);
+}

@@ -1,0 +1,157 @@
+//! What waited for a write, and what the books learn of it.
+
+use crate::io::{Bug, planted};
+use crate::message::MessageId;
+use crate::schedule::outcome::{Outcome, RecipientState};
+use crate::spool::SpoolError;
+use crate::spool::format::Lap;
+use crate::spool::live::shared::Shared;
+use crate::spool::live::tickets::{Copy, MessageTicket, OutcomeTicket};
+use crate::spool::location::message_location::{Foothold, Residence};
+use crate::spool::location::place::{Extent, Part, Place, Receipt, SegmentRef};
+use crate::spool::log::commit::{Release, Stored, WriteFailed};
+use std::rc::Rc;
+use std::sync::Arc;
+
+impl Shared {
+    pub(super) fn release_messages(
+        self: &Rc<Self>,
+        releases: Vec<Release<SegmentRef, MessageTicket>>,
+        failure: SpoolError,
+    ) {
+        for Release { ticket, result } in releases {
+            match ticket {
+                MessageTicket::Chunk(chunks) => chunks.released(result.ok().as_ref()),
+                MessageTicket::Copy { copy, answer } => {
+                    let result = self.copy_released(copy, result).map_err(|()| failure);
+                    // Whoever moved it may be gone; the copy stands all the same.
+                    let _ = answer.send(result);
+                }
+                MessageTicket::Message {
+                    id,
+                    recipients,
+                    chunks,
+                    answer,
+                } => {
+                    let result = result
+                        .map(|stored| self.message_stored(id, &stored, chunks))
+                        .map_err(|_| failure);
+                    if let Err(Ok(receipt)) = answer.send(result) {
+                        self.abandon(receipt, recipients);
+                    }
+                }
+            }
+        }
+    }
+
+    fn message_stored(
+        &self,
+        id: MessageId,
+        stored: &Stored<SegmentRef>,
+        chunks: Vec<Extent>,
+    ) -> Receipt {
+        let receipt = Receipt::new(id, stored, chunks);
+        let books = &mut self.books.borrow_mut().messages;
+        receipt.place().with_parts(|parts| books.stored(id, parts));
+        receipt
+    }
+
+    /// The books are right before anything else runs: no segment that has to do with the
+    /// move can be retired in between.
+    fn copy_released(
+        &self,
+        copy: Copy,
+        result: Result<Stored<SegmentRef>, WriteFailed<SegmentRef>>,
+    ) -> Result<(), ()> {
+        let Copy {
+            message,
+            from,
+            snapshot,
+            chunks,
+        } = copy;
+        let id = message.id();
+        // Of two copies under way the books would know only the last, and the other could be found again.
+        assert!(
+            Arc::ptr_eq(&from, &message.residence().place()),
+            "a message is copied once at a time"
+        );
+        let books = &mut self.books.borrow_mut().messages;
+        let (place, is_alive, result) = match result {
+            Ok(stored) => {
+                self.moved.set(self.moved.get() + 1);
+                let place = Place::of(&stored, chunks);
+                let moved = |from: &[Part]| {
+                    let is_alive = place.with_parts(|to| books.moved(id, from, to));
+                    if planted(Bug::HoldsIgnored) {
+                        from.iter()
+                            .for_each(|(lap, _)| books.retired_elsewhere(*lap));
+                    }
+                    is_alive
+                };
+                (place.clone(), from.with_parts(moved), Ok(()))
+            }
+            Err(WriteFailed {
+                segment: Some(segment),
+            }) => {
+                let doubtful = |from: &[Part]| books.doubtful(id, from, segment.lap);
+                let is_alive = from.with_parts(doubtful);
+                (from.doubting(segment), is_alive, Err(()))
+            }
+            Err(WriteFailed { segment: None }) => return Err(()),
+        };
+        if is_alive {
+            message.residence().replace(place.made_with(snapshot));
+        }
+        result
+    }
+
+    /// The session went away before its receipt, so 250 was not said: the message is let go.
+    fn abandon(self: &Rc<Self>, receipt: Receipt, recipients: u32) {
+        self.abandoned.set(self.abandoned.get() + 1);
+        if planted(Bug::AbandonedKept) {
+            return;
+        }
+        let id = receipt.id();
+        let finished = |index| (index, RecipientState::Finished);
+        let outcome = Outcome {
+            message: id,
+            recipients: (0..recipients).map(finished).collect(),
+        };
+        let residence = Residence::fresh(receipt.into_place(), recipients as usize);
+        let shared = self.clone();
+        self.record(&outcome, &residence, move || shared.message_finished(id));
+    }
+
+    pub(super) fn release_outcomes(&self, releases: Vec<Release<SegmentRef, OutcomeTicket>>) {
+        for Release { ticket, result } in releases {
+            let stored = result.expect("outcomes are written again until they are stored");
+            let lap = stored.segment().lap();
+            let OutcomeTicket { home, then } = ticket;
+            let Foothold { place, is_covered } = &*home;
+            let is_covered = &(*is_covered || planted(Bug::OutcomesCovered));
+            let refers = |laps: &[Lap]| {
+                let books = &mut self.books.borrow_mut().outcomes;
+                if !planted(Bug::OutcomesForgotten) {
+                    books.refers(lap, laps, *is_covered);
+                }
+            };
+            place.with_laps(refers);
+            if let Some(then) = then {
+                then();
+            }
+        }
+    }
+
+    /// All recipients are finished, and that is durable. Only on the message's home core; a
+    /// second call changes nothing. Drop all places of the message, too.
+    pub fn message_finished(&self, id: MessageId) {
+        let mut books = self.books.borrow_mut();
+        let kept = books.kept.remove(&id);
+        let finished = books.messages.finished(id);
+        drop(books);
+        drop(kept);
+        if finished {
+            self.keeper.notify_one();
+        }
+    }
+}

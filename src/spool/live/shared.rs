@@ -1,0 +1,247 @@
+//! What the tasks of one core's spool share.
+
+use crate::io::file::File;
+use crate::io::{Bug, planted};
+use crate::message::MessageId;
+use crate::spool::format::{COMMIT_BYTES_MAX, Lap, SegmentHeader, Usage};
+use crate::spool::live::books::Books;
+use crate::spool::live::liveness::Busy;
+use crate::spool::live::log::Log;
+use crate::spool::live::pool::Pool;
+use crate::spool::live::tickets::{MessageTicket, OutcomeTicket};
+use crate::spool::location::message_location::Movable;
+use crate::spool::location::place::{SegmentFile, SegmentRef};
+use crate::spool::log::commit::{AfterFailure, Head};
+use crate::spool::presence::Presence;
+use crate::spool::recovery::recover::CorePart;
+use crate::spool::shortage::Shortage;
+use crate::spool::{Note, OUTCOME_STAGING_BYTES};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// What the tasks of one core's spool share.
+pub(super) struct Shared {
+    pub core: u16,
+    pub run: u32,
+    pub outcome_delay: Duration,
+    pub messages: Log<MessageTicket>,
+    pub outcomes: Log<OutcomeTicket>,
+    pub books: RefCell<Books>,
+    pub pool: RefCell<Pool>,
+    /// For the keeper: a segment may be wanted or idle.
+    pub keeper: Notify,
+    /// For the mover: a segment is wanted.
+    pub mover: Notify,
+    /// Nothing is to be moved any more.
+    pub resting: Cell<bool>,
+    pub moved: Cell<u64>,
+    pub sink: Box<dyn Fn(Note)>,
+    pub presence: Arc<Presence>,
+    pub shortage: RefCell<Shortage>,
+    /// The keeper has prepared what it wants or found that it cannot.
+    pub is_settled: Cell<bool>,
+    pub settled: Notify,
+    pub next_sequence: Cell<u64>,
+    /// Reused for encoding what precedes a body.
+    pub scratch: RefCell<Vec<u8>>,
+    /// Outcomes for whose records there is no room yet.
+    pub outcomes_in_line: Cell<usize>,
+    pub timer_runs: Cell<bool>,
+    /// The other cores were just asked to make space.
+    pub has_asked: Cell<bool>,
+    pub closing: Cell<bool>,
+    pub abandoned: Cell<u64>,
+}
+
+impl Shared {
+    pub fn new(part: CorePart, in_flight: usize, sink: Box<dyn Fn(Note)>) -> Self {
+        let room = (part.segments.segment_bytes() / 2) as usize;
+        let staging = COMMIT_BYTES_MAX.min(room);
+        let outcome_staging = OUTCOME_STAGING_BYTES.min(room);
+        let mut pool = Pool::new(
+            part.segments,
+            (part.core, part.run),
+            &part.settings,
+            part.segments_max,
+            part.next_number,
+        );
+        pool.adopt(part.free, part.old_messages.len() + part.old_outcomes.len());
+        Shared {
+            core: part.core,
+            run: part.run,
+            outcome_delay: part.settings.outcome_delay,
+            messages: Log::new(staging, in_flight, AfterFailure::Fail, true),
+            outcomes: Log::new(outcome_staging, in_flight, AfterFailure::WriteAgain, false),
+            books: RefCell::new(Books::of(part.live, part.old_messages, part.old_outcomes)),
+            pool: RefCell::new(pool),
+            keeper: Notify::new(),
+            mover: Notify::new(),
+            resting: Cell::new(false),
+            moved: Cell::new(0),
+            sink,
+            presence: part.presence,
+            shortage: RefCell::default(),
+            is_settled: Cell::new(false),
+            settled: Notify::new(),
+            next_sequence: Cell::new(0),
+            scratch: RefCell::new(Vec::new()),
+            outcomes_in_line: Cell::new(0),
+            timer_runs: Cell::new(false),
+            has_asked: Cell::new(false),
+            closing: Cell::new(false),
+            abandoned: Cell::new(0),
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closing.get()
+            && self.messages.machine.borrow().is_idle()
+            && self.has_no_outcomes_to_write()
+    }
+
+    pub fn has_no_outcomes_to_write(&self) -> bool {
+        self.outcomes_in_line.get() == 0 && self.outcomes.machine.borrow().is_idle()
+    }
+
+    /// Gives a log the segment that was prepared for it.
+    pub fn supply(&self, usage: Usage, header: SegmentHeader, file: SegmentRef) {
+        let mut books = self.books.borrow_mut();
+        books.files.insert(header.lap, file.clone());
+        let head = Head {
+            segment: file,
+            nonce: header.nonce,
+            generation: header.lap.generation,
+            segment_bytes: header.segment_bytes,
+        };
+        match usage {
+            Usage::Outcomes => {
+                books.outcomes.opened(header.lap);
+                books.messages.outcomes_grew();
+                self.outcomes.machine.borrow_mut().supply(head);
+                self.outcomes.room.notify_one();
+                self.outcomes.work.notify_one();
+            }
+            _ => {
+                books.messages.opened(header.lap);
+                self.messages.machine.borrow_mut().supply(head);
+                self.messages.room.notify_one();
+                self.messages.work.notify_one();
+            }
+        }
+    }
+
+    /// Files of the segments in use.
+    pub fn files(&self) -> Vec<(Lap, File)> {
+        let books = self.books.borrow();
+        let files = books.files.iter();
+        files.map(|(lap, it)| (*lap, it.file.clone())).collect()
+    }
+
+    pub fn has_file(&self, lap: Lap) -> bool {
+        self.books.borrow().files.contains_key(&lap)
+    }
+
+    pub(super) fn messages_sealed(&self, sealed: Vec<SegmentRef>) {
+        for segment in sealed {
+            self.books.borrow_mut().messages.sealed(segment.lap);
+            self.keeper.notify_one();
+        }
+    }
+
+    /// The keeper has nothing to prepare, or cannot.
+    pub fn settle(&self) {
+        if !self.is_settled.replace(true) {
+            self.settled.notify_waiters();
+        }
+    }
+
+    pub fn idle(&self, usage: Usage) -> Vec<Lap> {
+        let books = self.books.borrow();
+        match usage {
+            Usage::Outcomes => books.outcomes.idle().collect(),
+            _ => books.messages.idle().collect(),
+        }
+    }
+
+    /// The segment, if nobody else holds it: from here on nobody can read from it.
+    pub fn take_unread(&self, lap: Lap) -> Option<SegmentFile> {
+        let mut books = self.books.borrow_mut();
+        let file = books.files.remove(&lap)?;
+        if planted(Bug::ReadersIgnored) {
+            return Some(SegmentFile {
+                lap,
+                segment_bytes: file.segment_bytes,
+                file: file.file.clone(),
+            });
+        }
+        match Arc::try_unwrap(file) {
+            Ok(segment) => Some(segment),
+            Err(file) => {
+                books.files.insert(lap, file);
+                None
+            }
+        }
+    }
+
+    pub fn put_back(&self, segment: SegmentFile) {
+        let mut books = self.books.borrow_mut();
+        books.files.insert(segment.lap, Arc::new(segment));
+    }
+
+    pub fn mark_bad(&self, lap: Lap) {
+        self.books.borrow_mut().bad.insert(lap);
+    }
+
+    pub fn is_bad(&self, lap: Lap) -> bool {
+        self.books.borrow().bad.contains(&lap)
+    }
+
+    /// The segment is durably gone.
+    pub fn segment_retired(&self, usage: Usage, lap: Lap) {
+        let mut books = self.books.borrow_mut();
+        books.bad.remove(&lap);
+        match usage {
+            Usage::Outcomes => books.outcomes.retired(lap),
+            _ => {
+                let moved_to: Arc<[Lap]> = books.messages.retired(lap).into();
+                books.outcomes.message_segment_retired(lap, &moved_to);
+                drop(books);
+                (self.sink)(Note::SegmentRetired { lap, moved_to });
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// No more moves are begun.
+    pub fn rests(&self) -> bool {
+        self.resting.get() || self.closing.get()
+    }
+
+    /// The segment that is to be emptied, if a segment is wanted and one is worth it.
+    pub fn candidate(&self) -> Option<Lap> {
+        let pool = self.pool.borrow();
+        let books = self.books.borrow();
+        books
+            .messages
+            .candidate(pool.segment_bytes(), self.room(), pool.is_scarce())
+    }
+
+    pub fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Result<Option<MessageId>, Busy> {
+        self.books.borrow().messages.next_to_move(lap, cursor)
+    }
+
+    pub fn move_later(&self, lap: Lap) {
+        self.books.borrow_mut().messages.move_later(lap);
+    }
+
+    pub fn move_never(&self, lap: Lap) {
+        self.books.borrow_mut().messages.move_never(lap);
+    }
+
+    pub fn kept(&self, id: MessageId) -> Option<Arc<dyn Movable>> {
+        self.books.borrow().kept.get(&id).cloned()
+    }
+}
