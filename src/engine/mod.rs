@@ -10,6 +10,7 @@
 //! Not here: what happens to a message; the cores hand it from room to room.
 
 mod asking;
+mod assemble;
 mod certificates;
 mod confinement;
 mod control;
@@ -26,25 +27,19 @@ mod report;
 mod rules;
 mod service;
 mod shared;
+#[cfg(feature = "simulate")]
+pub mod simulated;
 
 use crate::config::Config;
-use crate::handoff::job::{Job, Message};
-use crate::handoff::memory::Memory;
-use crate::handoff::{Handoff, lanes};
-use crate::io::{clock, cpu, limits, random, runtime};
-use crate::listener::{AddressCounts, Load};
+use crate::handoff::Handoff;
+use crate::io::{clock, cpu, limits, runtime};
 use crate::log::{Line, Log, LogLevel, Shown, event};
-use crate::metrics::{CoreMetrics, Counter};
 use crate::policy::port::Listening;
-use crate::policy::rates::Rates;
 use crate::privilege::{self, Identity, Sealed};
-use crate::schedule::outcome::RecipientState;
-use crate::schedule::settle::Course;
-use crate::spool::{self, RecoveredMessage, RecoveryReport};
+use crate::spool::{self, RecoveryReport};
 use crate::time::WallTime;
 use confinement::{Confinement, Process};
 use control::{Control, Stopped};
-use core::{RecoveredJobs, Seed};
 use lane::ToCore;
 use placement::{CoreSpec, explain};
 use plan::{Intent, Plan};
@@ -304,7 +299,7 @@ fn prepare(mut config: Config, process: Process, intent: Intent) -> Result<Prepa
     let mut hints = confinement.hints().to_vec();
     hints.extend(plan.hints.iter().cloned());
     let rules = Rules::new(&mut config, keys)?;
-    let shared = Arc::new(share(config, plan, identity.clone(), listening));
+    let shared = Arc::new(assemble::share(config, plan, identity.clone(), listening));
     hints.extend(hints::hints(&shared, &rules));
     ports::listen(&shared.config, &listeners)?;
     let sealed = confinement.finish(&shared.config)?;
@@ -338,26 +333,14 @@ fn start(
     say_hints(&shared, &prepared.hints, log);
     // A start that hangs or is killed from here on is to be seen in the log.
     log.flush(clock::wall_time());
-    let (mut handoffs, own_handoff) = all_lanes(&shared);
-    let mut recovered = distribute(&shared, &rules, opened.messages);
-    let mut listeners = prepared.listeners.into_iter();
-    let seeds = opened.parts.into_iter().zip(0..).map(|(part, number)| {
-        let spec: CoreSpec = shared.specs[number];
-        let seed = Seed {
-            number,
-            spec,
-            shared: shared.clone(),
-            rules: rules.clone(),
-            handoff: handoffs.remove(0),
-            spool: part,
-            listeners: match spec.ingress {
-                true => listeners.next().unwrap_or_default(),
-                false => Vec::new(),
-            },
-            recovered: std::mem::take(&mut recovered[number].jobs),
-            kept: std::mem::take(&mut recovered[number].kept),
-            log: writer.log(),
-        };
+    let (seeds, own_handoff) = assemble::seeds(
+        (&shared, &rules),
+        (opened.parts, opened.messages),
+        prepared.listeners,
+        || writer.log(),
+    );
+    let threads = seeds.into_iter().map(|seed| {
+        let (spec, number) = (seed.spec, seed.number);
         (spec, number, move |report: Report| {
             core::run(seed, move |result| {
                 // Nobody listens any more if another core has failed.
@@ -365,7 +348,7 @@ fn start(
             })
         })
     });
-    start_cores(seeds)?;
+    start_cores(threads)?;
     say_ready(&shared, log);
     Ok(Running {
         shared,
@@ -390,90 +373,6 @@ fn open_spool(
         }
     }
     .context("the spool")
-}
-
-fn share(config: Config, plan: Plan, identity: Identity, listening: Vec<Listening>) -> Shared {
-    let specs = plan.specs;
-    let of_role = |role: fn(&CoreSpec) -> bool| -> Vec<usize> {
-        (0..specs.len())
-            .filter(|core| role(&specs[*core]))
-            .collect()
-    };
-    let (ingress_cores, delivery_cores) = (of_role(|s| s.ingress), of_role(|s| s.delivery));
-    Shared {
-        identity,
-        anchors: Arc::new(plan.anchors),
-        anchor_complaints: plan.anchor_complaints,
-        listening,
-        loads: ingress_cores.iter().map(|_| Load::default()).collect(),
-        addresses: Arc::new(AddressCounts::default()),
-        rates: Arc::new(Rates::new(&config.rates)),
-        tls_memory: Arc::default(),
-        memory: Memory::new(specs.len(), config.spool.memory_bytes_max),
-        metrics: specs
-            .iter()
-            .map(|_| Arc::new(CoreMetrics::default()))
-            .collect(),
-        heartbeats: specs.iter().map(|_| Counter::default()).collect(),
-        random_seed: random::u64(),
-        ingress_cores,
-        delivery_cores,
-        specs,
-        config,
-    }
-}
-
-fn all_lanes(shared: &Shared) -> (Vec<Handoff<ToCore>>, Handoff<ToCore>) {
-    let mut handoffs = lanes(shared.specs.len() + 1);
-    let control = handoffs.pop().expect("one more than there are cores");
-    (handoffs, control)
-}
-
-/// What of the recovered mail a core gets.
-#[derive(Default)]
-struct Recovered {
-    /// To deliver.
-    jobs: RecoveredJobs,
-    /// To keep in its spool.
-    kept: Vec<Arc<Message>>,
-}
-
-/// Recovered mail by the core that delivers it, and by the one that is home to it.
-fn distribute(shared: &Shared, rules: &Rules, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
-    let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
-    let clocks = (clock::wall_time(), clock::now());
-    for (turn, recovered) in messages.into_iter().enumerate() {
-        let (message, states) = Message::recovered(recovered, &shared.memory, clocks);
-        for (core, job) in recovered_jobs(shared, rules, &message, states, turn) {
-            cores[core].jobs.0.push(job);
-        }
-        cores[message.home].kept.push(message);
-    }
-    cores
-}
-
-fn recovered_jobs(
-    shared: &Shared,
-    rules: &Rules,
-    message: &Arc<Message>,
-    states: Vec<RecipientState>,
-    turn: usize,
-) -> Vec<(usize, Job)> {
-    let anywhere = shared.delivery_cores[turn % shared.delivery_cores.len()];
-    let recipients = (0..).zip(states).filter(|(_, s)| !s.is_finished());
-    shared
-        .split_by_core(&rules.routes, message, recipients, anywhere)
-        .into_iter()
-        .map(|(core, recipients)| {
-            let job = Job {
-                course: Course::default(),
-                message: message.clone(),
-                body: None,
-                recipients,
-            };
-            (core, job)
-        })
-        .collect()
 }
 
 /// Where a core tells that it works, or why not.

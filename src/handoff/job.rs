@@ -1,7 +1,7 @@
 //! What travels between cores: accepted messages on their way, and news about them.
 
 use crate::handoff::memory::{Budget, Charge, Level, Memory};
-use crate::io::net::Descriptor;
+use crate::io::{self, net::Descriptor};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::policy::port::Port;
 use crate::schedule::outcome::{Diagnosis, RecipientState};
@@ -240,7 +240,8 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let is_forgotten = !self.recipients.is_empty() && !std::thread::panicking();
+        let is_over = std::thread::panicking() || io::has_ended();
+        let is_forgotten = !self.recipients.is_empty() && !is_over;
         debug_assert!(!is_forgotten, "a job of {} is forgotten", self.message.id);
     }
 }

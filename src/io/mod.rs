@@ -82,6 +82,19 @@ pub fn planted(bug: Bug) -> bool {
     simulated::World::has(bug)
 }
 
+/// Whether the relay was ended from outside, so that nothing that goes now is forgotten by it. Without a simulated world
+/// nothing goes then.
+#[cfg(not(feature = "simulate"))]
+pub const fn has_ended() -> bool {
+    false
+}
+
+/// Whether the relay was ended from outside, so that nothing that goes now is forgotten by it.
+#[cfg(feature = "simulate")]
+pub fn has_ended() -> bool {
+    simulated::World::is_ending()
+}
+
 /// Values that each core has for itself.
 #[cfg(not(feature = "simulate"))]
 macro_rules! core_local {

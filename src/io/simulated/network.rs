@@ -516,7 +516,8 @@ impl Network {
         for part in bytes {
             sent.extend_from_slice(&part[..part.len().min(taken - sent.len())]);
         }
-        world.note(&sent);
+        // What TLS makes of a text is another one each time, of the same length.
+        world.note(&taken.to_le_bytes());
         self.send_over(world, number, Arrival::Bytes(sent));
         Ok(taken)
     }
@@ -590,10 +591,17 @@ impl Network {
         }
     }
 
-    /// All connections of a host are reset in one instant: it restarts.
-    pub fn reset_host(&mut self, world: &Clockwork, host: IpAddr) -> usize {
-        let of_host = self.ends.iter().filter(|(_, it)| it.local.ip() == host);
-        let numbers: Vec<RawFd> = of_host.map(|(number, _)| *number).collect();
+    /// Connections are reset in one instant, each at the end whose addresses are meant. How many there were.
+    pub fn reset(
+        &mut self,
+        world: &Clockwork,
+        are_meant: impl Fn(SocketAddr, SocketAddr) -> bool,
+    ) -> usize {
+        let meant = self
+            .ends
+            .iter()
+            .filter(|(_, it)| are_meant(it.local, it.remote));
+        let numbers: Vec<RawFd> = meant.map(|(number, _)| *number).collect();
         for number in &numbers {
             self.send_over(world, *number, Arrival::Reset);
             let end = self.ends.get_mut(number).expect("just seen");
@@ -615,10 +623,9 @@ impl Network {
         let ends = self.ends.iter().filter(|(_, it)| are_meant(it.owner));
         let ends: Vec<RawFd> = ends.map(|(number, _)| *number).collect();
         for number in ends {
-            // A host that has no power says nothing. Once it is there again it knows of no connection.
             match is_power {
-                true if world.one_in(2) => self.send_over(world, number, Arrival::Reset),
-                true => {}
+                // Once it is there again, it knows of no connection.
+                true => self.send_over(world, number, Arrival::Reset),
                 false => self.close(world, number),
             }
             self.ends.remove(&number);

@@ -10,8 +10,9 @@ use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -55,6 +56,7 @@ pub struct World {
     network: RefCell<Network>,
     locals: RefCell<BTreeMap<(Owner, usize), Rc<dyn Any>>>,
     planted: Cell<Option<Bug>>,
+    is_dropping: Cell<bool>,
 }
 
 /// Ends its world: what lives in it holds it.
@@ -102,9 +104,18 @@ impl World {
             network: RefCell::default(),
             locals: RefCell::default(),
             planted: Cell::new(None),
+            is_dropping: Cell::new(false),
         });
         CURRENT.set(Some(world.clone()));
         Guard(world)
+    }
+
+    /// The world of this thread.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn of_this_thread() -> Rc<World> {
+        current()
     }
 
     /// From now on the relay has this bug.
@@ -271,9 +282,10 @@ impl World {
         self.network.borrow_mut().set_reach(host, reach);
     }
 
-    /// A host restarts: all its connections are reset in one instant. How many there were.
-    pub fn reset_host(&self, host: IpAddr) -> usize {
-        self.network(|network| network.reset_host(self, host))
+    /// Connections are reset in one instant, those for which `are_meant` is true of their own and the other address. How
+    /// many there were.
+    pub fn reset(&self, are_meant: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
+        self.network(|network| network.reset(self, are_meant))
     }
 
     /// Connections of cores.
@@ -301,6 +313,20 @@ impl World {
     /// The power goes: tasks of all cores end where they are, and of what was not durable anything may be left.
     pub fn cut_power(&self) {
         self.tell(|| "[the power is cut]".to_owned());
+        self.end_cores(true);
+        let mut disk = self.disk.borrow_mut();
+        disk.calls_left = None;
+        disk.cut_power(self);
+    }
+
+    /// The relay is killed: its tasks end where they are. What it has written stays, and its sockets are closed.
+    pub fn kill(&self) {
+        self.tell(|| "[the relay is killed]".to_owned());
+        self.end_cores(false);
+        self.disk.borrow_mut().calls_left = None;
+    }
+
+    fn end_cores(&self, is_power: bool) {
         let tasks = self.tasks.borrow_mut().take_all(is_core);
         // Helper threads have got as far as they have.
         let events = self.events.take();
@@ -309,32 +335,50 @@ impl World {
         for (key, event) in events {
             match event {
                 Event::Blocking(work) => works.push(work),
-                Event::Disk(_) => {}
+                Event::Disk(_) if is_power => {}
+                // A ring that goes waits for what the disk has been told.
+                Event::Disk(number) => drop(self.disk.borrow_mut().finish(self, number)),
                 Event::Wake(_) | Event::Network(_) => drop(kept.insert(key, event)),
             }
         }
         *self.events.borrow_mut() = kept;
         for work in works {
             if self.one_in(2) {
-                self.set_calls_left(Some(self.below(8) as u32));
+                if is_power {
+                    self.set_calls_left(Some(self.below(8) as u32));
+                }
                 work();
             }
         }
-        self.network(|network| network.end_of(self, is_core, true));
+        self.network(|network| network.end_of(self, is_core, is_power));
         self.drop_tasks(tasks);
-        let mut disk = self.disk.borrow_mut();
-        disk.calls_left = None;
-        disk.cut_power(self);
     }
 
     /// Each as its owner: what it holds is its core's.
     fn drop_tasks(&self, tasks: Vec<Task>) {
+        self.is_dropping.set(true);
+        let mut panicked = None;
         for task in tasks {
-            self.act_as(task.owner, || drop(task));
+            let dropped = || self.act_as(task.owner, || drop(task));
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(dropped)) {
+                panicked = Some(panic);
+            }
         }
+        self.is_dropping.set(false);
         self.locals
             .borrow_mut()
             .retain(|(owner, _), _| !is_core(*owner));
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Tasks are being dropped by force.
+    pub(in crate::io) fn is_ending() -> bool {
+        CURRENT.with_borrow(|current| {
+            let world = current.as_ref();
+            world.is_none_or(|world| world.is_dropping.get())
+        })
     }
 
     /// What a file of the disk holds.
