@@ -4,7 +4,7 @@
 use crate::ledger::Answer;
 use crate::link::{End, Received};
 use crate::network::Network;
-use crate::session::RECIPIENTS_MAX;
+use crate::relay::RECIPIENTS_MAX;
 use crate::world::World;
 use ringpost::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
 use std::rc::Rc;
@@ -341,6 +341,9 @@ impl Client {
             _ => seen.borrow_mut().unclear_to_client += 1,
         }
         tell!(self.world, "letter {number} is {answer:?}");
+        if matches!(answer, Answer::Refused(400..500)) && self.world.has_disk_trouble() {
+            self.world.ledger.borrow_mut().letter(number).may_surface = true;
+        }
         let now = self.world.wall_time();
         let complaint = self.world.ledger.borrow_mut().answered(now, number, answer);
         complaint.into_iter().for_each(|it| self.world.accuse(it));

@@ -171,6 +171,7 @@ pub struct Session {
     pub mail_was_refused: Option<u8>,
     pub is_esmtp: bool,
     pub last_taken: Rc<RefCell<Option<Taken>>>,
+    has_said_goodbye: bool,
 }
 
 pub async fn serve(world: Rc<World>, host: Rc<Host>, end: End) {
@@ -189,8 +190,16 @@ pub async fn serve(world: Rc<World>, host: Rc<Host>, end: End) {
         mail_was_refused: None,
         is_esmtp: false,
         last_taken,
+        has_said_goodbye: false,
     };
     let _: Result<(), Over> = session.converse().await;
+    if session.world.hears_late()
+        && !session.has_said_goodbye
+        && let Some(taken) = &*session.last_taken.borrow()
+    {
+        // Nothing shows that it has heard of this.
+        session.world.ledger.borrow_mut().told(taken, false);
+    }
 }
 
 impl Session {
@@ -208,7 +217,9 @@ impl Session {
                     self.reset();
                     self.say("250 2.0.0 forgotten").await?;
                 }
+                "STARTTLS" => self.start_tls().await?,
                 "QUIT" => {
+                    self.has_said_goodbye = true;
                     self.say("221 2.0.0 bye").await?;
                     return Err(Over);
                 }
@@ -354,6 +365,10 @@ impl Session {
         offer(host.pipelining, "PIPELINING".into());
         offer(host.dsn, "DSN".into());
         offer(host.eight_bit, "8BITMIME".into());
+        offer(
+            self.end.as_ref().is_some_and(End::offers_tls),
+            "STARTTLS".into(),
+        );
         offer(true, "ENHANCEDSTATUSCODES".into());
         offer(host.smtputf8, "SMTPUTF8".into());
         if let Some(most) = host.size_max {
@@ -363,6 +378,14 @@ impl Session {
         let mut reply: String = lines.iter().map(|it| format!("250-{it}\r\n")).collect();
         reply.push_str(&format!("250 {last}"));
         self.say(&reply).await
+    }
+
+    async fn start_tls(&mut self) -> Result<(), Over> {
+        self.say("220 2.0.0 go on").await?;
+        self.input.clear();
+        self.is_esmtp = false;
+        self.end.as_ref().ok_or(Over)?.start_tls();
+        Ok(())
     }
 
     /// For one session, which is enough for mail that needs them to come back.

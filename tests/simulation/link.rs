@@ -102,6 +102,15 @@ impl End {
         stream.deaf || stream.ended
     }
 
+    /// There is no TLS here.
+    pub fn offers_tls(&self) -> bool {
+        false
+    }
+
+    pub fn start_tls(&self) {
+        unreachable!("it was not offered");
+    }
+
     /// Closes, and what the other end has not read by now is lost. True if that was something.
     pub fn reset(self) -> bool {
         let unread = std::mem::take(&mut self.outward.borrow_mut().bytes);

@@ -358,6 +358,23 @@ impl Ledger {
         body: &[u8],
     ) -> Option<String> {
         let Some(&number) = self.by_id.get(&id) else {
+            return self.found_envelope(now, id, envelope, states);
+        };
+        let content = &self.letter(number).content;
+        let wrong = difference(without_trace(&unstuffed(body)), content);
+        let wrong = wrong.map(|it| format!("letter {number} is found with another content: {it}"));
+        self.found_envelope(now, id, envelope, states).or(wrong)
+    }
+
+    /// The same, and nobody has looked at its content.
+    pub fn found_envelope(
+        &mut self,
+        now: Now,
+        id: MessageId,
+        envelope: &Envelope,
+        states: &[RecipientState],
+    ) -> Option<String> {
+        let Some(&number) = self.by_id.get(&id) else {
             return Some(format!("{id} is found, and was never received"));
         };
         let letter = self.letter(number);
@@ -369,11 +386,6 @@ impl Ledger {
             let (there, sent) = (envelope, &letter.envelope);
             return Some(format!(
                 "letter {number} is found with {there:?}, not {sent:?}"
-            ));
-        }
-        if let Some(wrong) = difference(without_trace(&unstuffed(body)), &letter.content) {
-            return Some(format!(
-                "letter {number} is found with another content: {wrong}"
             ));
         }
         let letter = &self.letters[&number];

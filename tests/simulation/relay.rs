@@ -22,6 +22,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::session::RECIPIENTS_MAX;
+
 pub const HOSTNAME: &str = "relay.test";
 
 /// What the queue may hold, small enough to be full now and then.

@@ -197,6 +197,16 @@ impl World {
         (self.digest.get(), self.power.borrow().disk.digest())
     }
 
+    /// Here an end that closes is noticed at once.
+    pub fn hears_late(&self) -> bool {
+        false
+    }
+
+    /// Those whose write fails are known one by one here.
+    pub fn has_disk_trouble(&self) -> bool {
+        false
+    }
+
     /// A promise is broken. The first one counts.
     pub fn accuse(&self, story: String) {
         self.tell(|line| line.push_str(&story));

@@ -1,0 +1,147 @@
+//! The real relay on a simulated host: cores, lanes, listeners, sessions, TLS, spool, look-ups, delivery and its
+//! connections, with one to four cores in one thread, among clients and next hops who behave or do not, over a network
+//! that delays and breaks, on a disk that fails, with the power going at any moment.
+//!
+//! Clients and next hops share no code with the relay but its sockets. They and the `ledger` know what really happened;
+//! `promises` is what must be true of it. Not here: decay of the disk (`spool_simulation`), signals, and the threads.
+//!
+//! `RINGPOST_SIMULATION_SEED=n` replays one seed and tells its story (`RINGPOST_SIMULATION_LINES=n`: so much of it),
+//! `RINGPOST_SIMULATION_SEEDS=n` runs so many.
+
+#[path = "support/simulated/mod.rs"]
+mod simulated;
+
+#[macro_use]
+#[path = "simulate_relay/world.rs"]
+mod world;
+
+#[path = "simulation/bounds.rs"]
+#[allow(dead_code)]
+mod bounds;
+#[path = "simulation/client.rs"]
+mod client;
+#[path = "simulation/host.rs"]
+mod host;
+#[path = "simulation/ledger.rs"]
+#[allow(dead_code)]
+mod ledger;
+#[path = "simulate_relay/link.rs"]
+mod link;
+#[path = "simulate_relay/network.rs"]
+mod network;
+#[path = "simulate_relay/play.rs"]
+mod play;
+#[path = "simulate_relay/probe.rs"]
+mod probe;
+#[path = "simulation/promises.rs"]
+#[allow(dead_code)]
+mod promises;
+#[path = "simulate_relay/relay.rs"]
+mod relay;
+#[path = "simulate_relay/seen.rs"]
+mod seen;
+#[path = "simulation/trouble.rs"]
+mod trouble;
+
+use play::Play;
+use ringpost::io::Bug;
+use seen::Seen;
+use simulated::seeds;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of an ordinary run.
+const SEEDS: u64 = 200;
+/// Lines of a story that lead to its end.
+const STORY_LINES: usize = 80;
+
+/// What was seen, or the story of a broken promise. A panic is one, too.
+fn play_one(seed: u64, bug: Option<Bug>) -> Result<Seen, String> {
+    let is_told = std::env::var("RINGPOST_SIMULATION_SEED").is_ok();
+    let mut play = Play::new(seed, bug, is_told);
+    let played = catch_unwind(AssertUnwindSafe(|| play.play()));
+    let lines = std::env::var("RINGPOST_SIMULATION_LINES");
+    let lines = lines.ok().and_then(|it| it.parse().ok());
+    let story = play.host.story(lines.unwrap_or(STORY_LINES));
+    let seen = play.seen();
+    match played {
+        Ok(Ok(())) => Ok(seen),
+        Ok(Err(complaint)) => Err(format!("{complaint}\n{story}")),
+        Err(_) => Err(format!("a panic\n{story}")),
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get())
+}
+
+#[test]
+fn every_promise_holds_whatever_happens() {
+    let all = seeds(SEEDS);
+    let next = AtomicU64::new(all.start);
+    let work = || {
+        let mut seen = Seen::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= all.end {
+                return seen;
+            }
+            match play_one(seed, None) {
+                Ok(of_seed) => seen.add(&of_seed),
+                Err(story) => {
+                    panic!("seed {seed}: {story}\nreplay with RINGPOST_SIMULATION_SEED={seed}")
+                }
+            }
+        }
+    };
+    let began = std::time::Instant::now();
+    let seen = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads()).map(|_| scope.spawn(work)).collect();
+        let mut sum = Seen::default();
+        for thread in threads {
+            match thread.join() {
+                Ok(seen) => sum.add(&seen),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        sum
+    });
+    let count = all.end - all.start;
+    println!("{count} seeds in {:?}: {seen:?}", began.elapsed());
+    // Nothing is avoided.
+    if count >= SEEDS {
+        let rare = seen.rarer_than(5);
+        assert!(rare.is_empty(), "these happen too seldom: {rare:?}");
+    }
+}
+
+const DIGESTS: u64 = 40;
+
+fn digest(seed: u64) -> (u32, u32, u64) {
+    let mut play = Play::new(seed, None, false);
+    play.play().expect("it plays");
+    play.host.digest()
+}
+
+/// Not a test by itself: what the one below asks of another process.
+#[test]
+fn digests() {
+    for seed in 0..DIGESTS {
+        println!("digest {seed} {:?}", digest(seed));
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_world_in_another_process() {
+    let program = std::env::current_exe().expect("it runs");
+    let output = Command::new(program)
+        .args(["--exact", "digests", "--nocapture"])
+        .output()
+        .expect("it starts");
+    let text = String::from_utf8(output.stdout).expect("words");
+    for seed in 0..DIGESTS {
+        let line = format!("digest {seed} {:?}", digest(seed));
+        assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
+    }
+}

@@ -1,0 +1,186 @@
+//! The next hops that there are, and the way to them: name servers, addresses, and who listens there.
+
+use crate::host::{self, Host, Manner};
+use crate::ledger::SiteFacts;
+use crate::link::{End, Tls};
+use crate::world::{World, sleep};
+use ringpost::io::net::{Bound, Listener, Socket};
+use ringpost::io::simulated::{Manner as ServerManner, Reach};
+use ringpost::tls::ServerTls;
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+const SITES: usize = 5;
+/// Its hosts are without fault: what happens to its mail is the relay's doing.
+pub const SPOTLESS_SITE: usize = 0;
+/// Its hosts restart as a whole.
+pub const RESTARTING_SITE: usize = 1;
+
+/// Where all questions go.
+pub const NAME_SERVER: &str = "10.9.9.9:53";
+
+pub struct Network {
+    world: Rc<World>,
+    hosts: Vec<Rc<Host>>,
+    /// The hosts of each site, best first.
+    sites: Vec<Vec<usize>>,
+    tls: Option<Rc<ServerTls>>,
+    restarted: Notify,
+    /// Where most mail goes now.
+    pub favourite: Cell<Option<usize>>,
+}
+
+fn address_of(host: usize) -> IpAddr {
+    [10, 1, 0, host as u8 + 1].into()
+}
+
+impl Network {
+    pub fn new(world: &Rc<World>, tls: Option<Rc<ServerTls>>) -> Rc<Network> {
+        let mut hosts = Vec::new();
+        let mut sites = Vec::new();
+        for site in 0..SITES {
+            let count = 1 + usize::from(world.one_in(3));
+            let of_site: Vec<usize> = (0..count).map(|it| hosts.len() + it).collect();
+            for number in &of_site {
+                hosts.push(Rc::new(Host::new(world, *number, site)));
+            }
+            sites.push(of_site);
+        }
+        let facts = |hosts_of: &Vec<usize>| SiteFacts {
+            refused_us: false,
+            size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
+            lacks_smtputf8: hosts_of.iter().any(|it| !hosts[*it].takes_smtputf8()),
+            is_spotless: hosts_of
+                .iter()
+                .all(|it| hosts[*it].manner == Manner::Spotless),
+        };
+        world.ledger.borrow_mut().sites = sites.iter().map(facts).collect();
+        let network = Rc::new(Network {
+            world: world.clone(),
+            hosts,
+            sites,
+            tls,
+            restarted: Notify::new(),
+            favourite: Cell::new(None),
+        });
+        network.name_hosts();
+        for host in 0..network.hosts.len() {
+            let network = network.clone();
+            world.spawn(async move { network.listen(host).await });
+        }
+        network
+    }
+
+    fn name_hosts(&self) {
+        let mut names = self.world.host.names();
+        let server = NAME_SERVER.parse().expect("an address");
+        names.serve(server, ServerManner::default());
+        for (site, hosts) in self.sites.iter().enumerate() {
+            for (place, host) in hosts.iter().enumerate() {
+                let name = format!("mx{host}.test");
+                names.mx(&format!("d{site}.test"), 10 * (1 + place as u16), &name);
+                names.host(&name, address_of(*host));
+            }
+        }
+    }
+
+    /// A domain for a recipient or a sender.
+    pub fn any_domain(&self) -> String {
+        if let Some(site) = self.favourite.get()
+            && !self.world.one_in(5)
+        {
+            return format!("d{site}.test");
+        }
+        match self.world.below(24) {
+            0 => "gone.test".to_owned(),
+            other => format!("d{}.test", other % SITES),
+        }
+    }
+
+    // ---- who listens ----
+
+    async fn listen(self: Rc<Self>, number: usize) {
+        let (world, host) = (self.world.clone(), self.hosts[number].clone());
+        let address = SocketAddr::new(address_of(number), 25);
+        self.set_down(number);
+        loop {
+            while self.is_down(&host) {
+                let until = host
+                    .down_until
+                    .get()
+                    .max(world.now() + Duration::from_millis(1));
+                let wait = until.since(world.now()).min(Duration::from_secs(1));
+                sleep(&world, wait).await;
+            }
+            world.host.set_reach(address.ip(), None);
+            let bound = Bound::new(address).expect("the port is ours");
+            bound.listen(64).expect("it listens");
+            let listener = Listener::new(bound);
+            while !self.is_down(&host) {
+                tokio::select! {
+                    biased;
+                    () = self.restarted.notified() => {}
+                    ready = listener.ready() => ready.expect("it waits"),
+                }
+                self.accept(&listener, &host);
+            }
+        }
+    }
+
+    fn is_down(&self, host: &Host) -> bool {
+        match host.manner {
+            Manner::Down => !self.world.is_healed.get(),
+            Manner::Restarting => self.world.now() < host.down_until.get(),
+            _ => false,
+        }
+    }
+
+    /// Some that are down refuse, others say nothing.
+    fn set_down(&self, number: usize) {
+        if self.hosts[number].manner == Manner::Down {
+            let ways = [None, Some(Reach::Silent), Some(Reach::Unreachable)];
+            let reach = *self.world.pick(&ways);
+            self.world.host.set_reach(address_of(number), reach);
+        }
+    }
+
+    fn accept(&self, listener: &Listener, host: &Rc<Host>) {
+        while let Ok(Some((descriptor, peer))) = listener.accept() {
+            let socket = Socket::adopt(descriptor);
+            let is_kind = matches!(
+                host.manner,
+                Manner::Good | Manner::Spotless | Manner::Restarting
+            );
+            if !is_kind && !self.world.is_healed.get() && self.world.one_in(8) {
+                continue;
+            }
+            let tls = match &self.tls {
+                Some(keys) => Tls::Offered(keys.clone()),
+                None => Tls::None,
+            };
+            let own = address_of(host.number);
+            let end = End::new(&self.world, socket, (own, peer), tls);
+            let (world, host) = (self.world.clone(), host.clone());
+            self.world
+                .spawn(async move { host::serve(world, host, end).await });
+        }
+    }
+
+    /// All hosts of the site that does so restart: every connection is reset, and new ones are refused for a while.
+    pub fn restart(&self) {
+        for host in &self.sites[RESTARTING_SITE] {
+            self.hosts[*host].restart(&self.world);
+        }
+        self.restarted.notify_waiters();
+        self.world.seen.borrow_mut().restarts += 1;
+    }
+
+    /// Messages under way to the site that restarts, of those that some recipient was refused for.
+    pub fn receiving(&self) -> usize {
+        let hosts = self.sites[RESTARTING_SITE].iter();
+        hosts.map(|host| self.hosts[*host].receiving()).sum()
+    }
+}

@@ -1,0 +1,402 @@
+//! One seed: several runs of a relay, each ended by a power cut, a kill or a drain, each with another number of cores;
+//! then everything heals, and whoever waits too long complains.
+
+use crate::client;
+use crate::ledger::parse_address;
+use crate::link::{End, Tls};
+use crate::network::{Network, RESTARTING_SITE, SPOTLESS_SITE};
+use crate::probe;
+use crate::relay::{SPOOL, Setting, keys, listens_at};
+use crate::seen::Seen;
+use crate::world::World;
+use ringpost::engine::simulated::{Relay, open_spool};
+use ringpost::io::Bug;
+use ringpost::io::net::Socket;
+use ringpost::io::simulated::{self, Faults, Guard, Links, Order, Owner};
+use ringpost::log::LogLevel;
+use ringpost::spool::{self, OpenError, Opened, RecoveredMessage};
+use ringpost::tls::{ClientTls, ServerTls, Versions};
+use std::cell::Cell;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+const CLIENTS_AT_ONCE: usize = 6;
+const CLIENTS_IN_A_RUSH: usize = 20;
+/// A drain lets transactions end; none takes longer than this here.
+const DRAIN_MAX: Duration = Duration::from_secs(120);
+/// In quiet times all that was accepted has gone within its lifetime, and a report within its own.
+const EMPTY_MAX: Duration = Duration::from_secs(2 * 3000 + 600);
+/// A turn takes some microseconds, so this is far more than any time bound above.
+const POLLS_MAX: u64 = 6_000_000;
+const PLENTY: u64 = 1 << 40;
+
+pub struct Play {
+    pub host: Guard,
+    pub world: Rc<World>,
+    network: Rc<Network>,
+    setting: Setting,
+    tls: Option<Rc<ClientTls>>,
+    /// What this host's file system cannot do.
+    lacks: Faults,
+    clients: Rc<()>,
+    sources: Cell<u32>,
+    relay: Option<Relay>,
+    is_told: bool,
+}
+
+impl Play {
+    pub fn new(seed: u64, bug: Option<Bug>, is_told: bool) -> Play {
+        let host = simulated::World::begin(seed, is_told);
+        host.plant(bug);
+        let world = World::new(&host);
+        let setting = Setting::draw(&world);
+        let server = || ServerTls::new(&keys(), Versions::default()).expect("it has a key");
+        let client = || ClientTls::new(Versions::default()).expect("it needs nothing");
+        let network = Network::new(&world, setting.has_tls.then(|| Rc::new(server())));
+        host.spawn(Owner::Outside, ringpost::io::runtime::tick());
+        let lacks = Faults {
+            has_no_direct: host.one_in(4),
+            has_no_unnamed: host.one_in(4),
+            has_no_fallocate: host.one_in(4),
+            ..Faults::default()
+        };
+        Play {
+            tls: setting.has_tls.then(|| Rc::new(client())),
+            host,
+            world,
+            network,
+            setting,
+            lacks,
+            clients: Rc::new(()),
+            sources: Cell::new(0),
+            relay: None,
+            is_told,
+        }
+    }
+
+    pub fn play(&mut self) -> Result<(), String> {
+        self.choose_links();
+        for _ in 0..1 + self.host.below(3) {
+            self.choose_order();
+            self.start()?;
+            self.run()?;
+            self.end()?;
+        }
+        self.host.set_order(Order::Fifo);
+        self.heal()
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Seen {
+        let stats = self.world.ledger.borrow().stats;
+        Seen {
+            polls: self.host.polls(),
+            simulated_s: self.host.now().0 / 1_000_000,
+            deliveries: stats.deliveries,
+            repetitions: stats.repetitions,
+            reports: stats.reports,
+            ..*self.world.seen.borrow()
+        }
+    }
+
+    fn choose_order(&self) {
+        let starved = Owner::Core(self.host.below(3) as u16);
+        self.host.set_order(match self.host.below(6) {
+            0 | 1 => Order::Fifo,
+            2 => Order::WholeTurns,
+            3 => Order::Starves(starved),
+            _ => Order::Any,
+        });
+    }
+
+    fn choose_links(&self) {
+        let pick = |chances: [usize; 3]| chances[self.host.below(3)];
+        self.host.set_links(Links {
+            window: pick([4, 64, 1024]) * 1024,
+            latency_max: Duration::from_micros(pick([10, 1000, 20_000]) as u64),
+            short_reads: pick([0, 4, 4]),
+            short_writes: pick([0, 4, 40]),
+            losses_at_reset: pick([0, 2, 2]),
+            accept_errors: pick([0, 0, 20]),
+        });
+    }
+
+    // ---- the start ----
+
+    fn start(&mut self) -> Result<(), String> {
+        self.host.set_faults(self.lacks);
+        self.host.set_space(PLENTY, 0);
+        let cores = 1 + self.host.below(4) as u16;
+        let opened = self.open(cores)?;
+        self.check(&opened.messages)?;
+        self.world.seen.borrow_mut().starts += 1;
+        self.world.seen.borrow_mut().recovered += opened.messages.len() as u64;
+        let level = match self.is_told {
+            true => LogLevel::Info,
+            false => LogLevel::Error,
+        };
+        let config = self.setting.config.clone();
+        tell!(self.world, "[{cores} cores start]");
+        let relay = Relay::start(&self.host, config, keys(), opened, level)?;
+        self.relay = Some(relay);
+        let is_ready = || self.relay.as_ref().expect("just started").is_ready();
+        match self.pass(Duration::from_secs(10), || is_ready() == Ok(true))? {
+            true => Ok(()),
+            false => Err(format!("it does not start: {:?}", is_ready())),
+        }
+    }
+
+    /// Perhaps only after the power has gone within that.
+    fn open(&self, cores: u16) -> Result<Opened, String> {
+        loop {
+            let calls = self.host.one_in(6).then(|| self.host.below(40) as u32);
+            self.host.set_calls_left(calls);
+            let opened = open_spool(&self.setting.config, cores);
+            let is_cut = self.host.is_out_of_calls();
+            self.host.set_calls_left(None);
+            if is_cut {
+                drop(opened);
+                self.host.cut_power();
+                continue;
+            }
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(OpenError::Io(_, error)) if error.kind() == ErrorKind::StorageFull => {
+                    self.host.set_space(PLENTY, 0);
+                    continue;
+                }
+                Err(error) => return Err(format!("it does not start: {error}")),
+            };
+            return match opened.report.is_sound() {
+                true => Ok(opened),
+                false => Err(format!("a crash looks like damage:\n{}", opened.report)),
+            };
+        }
+    }
+
+    /// What was found must be allowed by what happened outside, and nothing may be missing.
+    fn check(&self, messages: &[RecoveredMessage]) -> Result<(), String> {
+        let now = self.world.now();
+        let mut ledger = self.world.ledger.borrow_mut();
+        ledger.begin_check();
+        let mut complaints = Vec::new();
+        for found in messages {
+            let path = &found.envelope.recipients[0].forward_path;
+            if let Some((_, number)) = parse_address(path.local_part()) {
+                ledger.by_id.insert(found.id, number);
+            }
+            let complaint = ledger.found_envelope(now, found.id, &found.envelope, &found.states);
+            complaints.extend(complaint);
+        }
+        complaints.extend(ledger.end_check(now));
+        drop(ledger);
+        complaints.into_iter().for_each(|it| self.world.accuse(it));
+        self.world.verdict()
+    }
+
+    // ---- a run ----
+
+    fn faults(&self) -> Faults {
+        let host = &self.host;
+        let pick = |chances: [usize; 4]| chances[host.below(4)];
+        Faults {
+            write_errors: pick([0, 0, 0, 60]),
+            short_writes: pick([0, 4, 4, 4]),
+            interruptions: pick([0, 20, 20, 20]),
+            read_errors: pick([0, 0, 0, 50]),
+            sync_errors: pick([0, 0, 0, 20]),
+            call_errors: pick([0, 0, 0, 30]),
+            delays: pick([0, 0, 0, 100]),
+            ..self.lacks
+        }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        let faults = self.faults();
+        self.host.set_faults(faults);
+        // A sync that is interrupted counts as failed.
+        let of_writes = faults.write_errors + faults.call_errors;
+        let of_syncs = faults.sync_errors + faults.interruptions;
+        self.world.has_disk_trouble.set(of_writes + of_syncs > 0);
+        let length = Duration::from_millis(200 + self.host.below(6000) as u64);
+        let until = self.host.now() + length;
+        let is_rush = self.host.one_in(4);
+        let most = match is_rush {
+            true => CLIENTS_IN_A_RUSH,
+            false => 1 + self.host.below(CLIENTS_AT_ONCE),
+        };
+        if is_rush {
+            let sites = [SPOTLESS_SITE, RESTARTING_SITE, RESTARTING_SITE];
+            self.network.favourite.set(Some(*self.world.pick(&sites)));
+        }
+        while self.host.now() < until {
+            if Rc::strong_count(&self.clients) <= most {
+                self.visit();
+            }
+            // At the worst time, mostly.
+            let is_worst = self.network.receiving() > 0;
+            if self.host.one_in(if is_worst { 8 } else { 100 }) {
+                self.network.restart();
+            }
+            let pause = Duration::from_micros(self.host.below(100_000) as u64);
+            self.pass(pause, || false)?;
+        }
+        self.network.favourite.set(None);
+        Ok(())
+    }
+
+    /// An end of a connection to the relay, once there is one.
+    fn connect<F: Future<Output = ()> + 'static>(
+        &self,
+        go_on: impl FnOnce(Rc<World>, End) -> F + 'static,
+    ) {
+        let number = self.sources.get();
+        self.sources.set(number + 1);
+        let [high, low] = (number as u16).to_be_bytes();
+        let source = IpAddr::from([198, 18, high, low]);
+        let (world, tls) = (self.world.clone(), self.tls.clone());
+        let present = self.clients.clone();
+        let is_encrypted = tls.is_some() && self.host.one_in(2);
+        self.world.spawn(async move {
+            let peer = listens_at()[usize::from(is_encrypted)];
+            let deadline = world.now() + Duration::from_secs(10);
+            let Ok(socket) = Socket::connect(peer, Some(source), deadline).await else {
+                return;
+            };
+            socket.set_deadline(ringpost::time::Now::NEVER);
+            let tls = match tls.filter(|_| is_encrypted) {
+                Some(tls) => {
+                    let session = tls.connect("relay", crate::relay::HOSTNAME, true);
+                    Tls::AtOnce(session.expect("a name"))
+                }
+                None => Tls::None,
+            };
+            let end = End::new(&world, socket, (source, peer), tls);
+            go_on(world, end).await;
+            drop(present);
+        });
+    }
+
+    fn visit(&self) {
+        let network = self.network.clone();
+        self.connect(|world, end| client::visit(world, network, end));
+    }
+
+    // ---- the end of a run ----
+
+    fn end(&mut self) -> Result<(), String> {
+        match self.host.below(5) {
+            0 => self.drain()?,
+            1 => {
+                self.world.seen.borrow_mut().kills += 1;
+                self.world.ledger.borrow_mut().power_cut();
+                self.host.kill();
+                self.relay = None;
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.world.seen.borrow_mut().power_cuts += 1;
+        self.world.ledger.borrow_mut().power_cut();
+        self.host.cut_power();
+        self.relay = None;
+        Ok(())
+    }
+
+    /// As on SIGTERM, with a disk that is well again.
+    fn drain(&mut self) -> Result<(), String> {
+        self.world.seen.borrow_mut().drains += 1;
+        self.host.set_faults(self.lacks);
+        tell!(self.world, "[the relay is told to stop]");
+        let relay = Rc::new(self.relay.take().expect("it runs"));
+        let has_drained = Rc::new(Cell::new(false));
+        let (draining, drained) = (relay.clone(), has_drained.clone());
+        self.world.spawn(async move {
+            draining.drain().await;
+            drained.set(true);
+        });
+        match self.pass(DRAIN_MAX, || has_drained.get())? {
+            true => Ok(()),
+            false => Err(format!("it does not drain in {DRAIN_MAX:?}")),
+        }
+    }
+
+    /// Lets time pass until that or until something is so. True if it is.
+    fn pass(&self, time: Duration, mut is_so: impl FnMut() -> bool) -> Result<bool, String> {
+        let until = self.host.now() + time;
+        while self.host.now() < until {
+            if is_so() {
+                return Ok(true);
+            }
+            let is_alive = self.host.step();
+            self.world.verdict()?;
+            if !is_alive {
+                return Err("it stands still".to_owned());
+            }
+            if self.host.polls() > POLLS_MAX {
+                return Err("it runs without end".to_owned());
+            }
+        }
+        Ok(is_so())
+    }
+
+    // ---- all is well ----
+
+    /// Nothing goes wrong any more: whoever comes is served soon, and all mail goes.
+    fn heal(&mut self) -> Result<(), String> {
+        self.world.is_healed.set(true);
+        self.host.set_links(Links {
+            window: 64 * 1024,
+            latency_max: Duration::from_millis(1),
+            ..Links::default()
+        });
+        self.start()?;
+        // Those of before have gone, or are let go of.
+        self.pass(Duration::from_secs(2), || false)?;
+        for _ in 0..2 + self.host.below(4) {
+            self.connect(probe::send);
+            let pause = Duration::from_micros(self.host.below(3_000_000) as u64);
+            self.pass(pause, || false)?;
+        }
+        self.empty()?;
+        self.drain()?;
+        self.host.kill();
+        self.check_nothing_is_left()
+    }
+
+    fn empty(&self) -> Result<(), String> {
+        let until = self.host.now() + EMPTY_MAX;
+        let relay = self.relay.as_ref().expect("it runs");
+        loop {
+            self.pass(Duration::from_secs(1), || false)?;
+            let left = self.world.ledger.borrow().at_the_end(self.world.now());
+            let is_idle = Rc::strong_count(&self.clients) == 1 && relay.memory_held() == 0;
+            if left.is_empty() && is_idle {
+                return Ok(());
+            }
+            if self.host.now() > until {
+                let held = relay.memory_held();
+                return Err(match left.first() {
+                    Some(complaint) => complaint.clone(),
+                    None => format!("the relay is idle and holds {held} bytes"),
+                });
+            }
+        }
+    }
+
+    fn check_nothing_is_left(&self) -> Result<(), String> {
+        let left = spool::inspect::verify(Path::new(SPOOL)).map_err(|error| error.to_string())?;
+        if left.exit_status() != 0 {
+            return Err(format!("it is damaged: {left}"));
+        }
+        let opened = self.open(1)?;
+        self.check(&opened.messages)?;
+        match &opened.messages[..] {
+            [] => Ok(()),
+            [left, ..] => Err(format!("{} is left: {:?}", left.id, left.states)),
+        }
+    }
+}

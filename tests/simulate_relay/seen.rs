@@ -1,0 +1,42 @@
+//! How often each thing happened: a simulation that avoids a path proves nothing about it.
+
+macro_rules! counted {
+    ($($name:ident)*) => {
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+        pub struct Seen {
+            $(pub $name: u64,)*
+        }
+
+        impl Seen {
+            pub fn add(&mut self, other: &Seen) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Everything that happened less often than this.
+            pub fn rarer_than(&self, least: u64) -> Vec<(&'static str, u64)> {
+                let all = [$((stringify!($name), self.$name)),*];
+                all.into_iter().filter(|(_, count)| *count < least).collect()
+            }
+        }
+    };
+}
+
+counted! {
+    // The world.
+    polls simulated_s power_cuts kills drains starts recovered handshakes handshakes_failed probes
+    // Clients.
+    accepted refused unclear_to_client mail_refused rcpt_refused given_up left_early left_before_250
+    // Next hops.
+    restarts dribbles sessions_full senders_refused strangers_refused smtputf8_letters
+    refused_for_now refused_for_good broken_off silences nonsense hosts_tired unclear_to_relay
+    deliveries repetitions reports
+}
+
+impl Seen {
+    pub fn note_handshake(&mut self, is_done: bool) {
+        match is_done {
+            true => self.handshakes += 1,
+            false => self.handshakes_failed += 1,
+        }
+    }
+}
