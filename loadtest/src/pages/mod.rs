@@ -11,6 +11,8 @@ pub mod run;
 
 use std::fmt::Write as _;
 
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
 use crate::failure::Failure;
 use crate::host::files;
 use crate::options::HtmlCommand;
@@ -21,6 +23,8 @@ const READABLE_SHARE: f64 = 0.85;
 
 /// How the page looks, but for the colours, which `colours` adds.
 const STYLE: &str = include_str!("style.css");
+
+const ABOUT_TABLES: &str = "A table, which scrolls sideways where there is too little room";
 
 /// Reads what another command wrote with `--json`, and prints its page. What it is shows by the
 /// list that only it has.
@@ -63,23 +67,7 @@ fn shell_word(word: &str) -> String {
     }
 }
 
-/// Text that came from elsewhere, safe between tags and in quoted attributes.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-/// A page under way. All text is escaped here; callers hand in plain words.
+/// A page under way.
 pub struct Page {
     title: String,
     body: String,
@@ -97,62 +85,61 @@ pub struct Tile {
 impl Page {
     /// `subtitle` stands below the title, smaller.
     pub fn new(title: &str, subtitle: &str) -> Self {
-        let (title, subtitle) = (escape(title), escape(subtitle));
-        let body = format!("<header><h1>{title}</h1><p>{subtitle}</p></header>\n");
-        Self { title, body }
+        let mut page = Self {
+            title: title.to_string(),
+            body: String::new(),
+        };
+        page.add(html! { header { h1 { (title) } p { (subtitle) } } });
+        page
+    }
+
+    fn add(&mut self, part: Markup) {
+        self.body.push_str(&part.into_string());
+        self.body.push('\n');
     }
 
     /// All is well, or what is not.
     pub fn verdict(&mut self, good: &str, problems: &[String]) {
-        if problems.is_empty() {
-            let good = escape(good);
-            let _ = writeln!(self.body, "<p class=\"verdict good\">{good}</p>");
-            return;
-        }
-        self.body
-            .push_str("<div class=\"verdict bad\"><p>Not clean</p><ul>");
-        for problem in problems {
-            let _ = write!(self.body, "<li>{}</li>", escape(problem));
-        }
-        self.body.push_str("</ul></div>\n");
+        self.add(html! {
+            @if problems.is_empty() {
+                p.verdict.good { (good) }
+            } @else {
+                div.verdict.bad {
+                    p { "Not clean" }
+                    ul { @for problem in problems { li { (problem) } } }
+                }
+            }
+        });
     }
 
     pub fn tiles(&mut self, tiles: &[Tile]) {
-        self.body.push_str("<div class=\"tiles\">");
-        for tile in tiles {
-            let _ = write!(
-                self.body,
-                "<div class=\"tile {}\"><h3>{}</h3><p class=\"big\">{}<small>{}</small></p><p>{}</p></div>",
-                class_of(tile.tone),
-                escape(tile.what),
-                escape(&tile.value),
-                escape(tile.unit),
-                escape(&tile.detail)
-            );
-        }
-        self.body.push_str("</div>\n");
+        self.add(html! {
+            div.tiles {
+                @for tile in tiles {
+                    div.tile.(class_of(tile.tone)) {
+                        h3 { (tile.what) }
+                        p.big { (tile.value) small { (tile.unit) } }
+                        p { (tile.detail) }
+                    }
+                }
+            }
+        });
     }
 
     pub fn section(&mut self, title: &str) {
-        let _ = writeln!(self.body, "<h2>{}</h2>", escape(title));
+        self.add(html! { h2 { (title) } });
     }
 
     pub fn paragraph(&mut self, text: &str) {
-        let _ = writeln!(self.body, "<p class=\"text\">{}</p>", escape(text));
+        self.add(html! { p.text { (text) } });
     }
 
     /// Plots side by side where there is room. Those without data leave no trace.
     pub fn plots(&mut self, plots: &[Figure]) {
-        let drawn = plots.iter().filter_map(Figure::html);
-        let figures: Vec<String> = drawn.collect();
-        if figures.is_empty() {
-            return;
+        let drawn: Vec<Markup> = plots.iter().filter_map(Figure::html).collect();
+        if !drawn.is_empty() {
+            self.add(html! { div.plots { @for figure in &drawn { (figure) } } });
         }
-        let _ = writeln!(
-            self.body,
-            "<div class=\"plots\">{}</div>",
-            figures.join("\n")
-        );
     }
 
     /// The first column is text, the others are numbers.
@@ -160,49 +147,49 @@ impl Page {
         if rows.is_empty() {
             return;
         }
-        self.body.push_str(
-            "<div class=\"table scroll\" tabindex=\"0\" role=\"region\" \
-             aria-label=\"A table, which scrolls sideways where there is too little room\">\
-             <table><thead><tr>",
-        );
-        for head in heads {
-            let _ = write!(self.body, "<th>{}</th>", escape(head.as_ref()));
-        }
-        self.body.push_str("</tr></thead><tbody>");
-        for row in rows {
-            self.body.push_str("<tr>");
-            for cell in row {
-                let _ = write!(self.body, "<td>{}</td>", escape(cell));
+        self.add(html! {
+            div.table.scroll tabindex="0" role="region" aria-label=(ABOUT_TABLES) {
+                table {
+                    thead { tr { @for head in heads { th { (head.as_ref()) } } } }
+                    tbody {
+                        @for row in rows { tr { @for cell in row { td { (cell) } } } }
+                    }
+                }
             }
-            self.body.push_str("</tr>");
-        }
-        self.body.push_str("</tbody></table></div>\n");
+        });
     }
 
     /// Names and values; empty values are left out.
     pub fn list(&mut self, items: &[(String, String)]) {
-        self.body.push_str("<dl>");
-        for (name, value) in items.iter().filter(|(_, value)| !value.is_empty()) {
-            let (name, value) = (escape(name), escape(value));
-            let _ = write!(self.body, "<div><dt>{name}</dt><dd>{value}</dd></div>");
-        }
-        self.body.push_str("</dl>\n");
+        self.add(html! {
+            dl {
+                @for (name, value) in items.iter().filter(|(_, value)| !value.is_empty()) {
+                    div { dt { (name) } dd { (value) } }
+                }
+            }
+        });
     }
 
     pub fn code(&mut self, text: &str) {
-        let _ = writeln!(self.body, "<pre><code>{}</code></pre>", escape(text));
+        self.add(html! { pre { code { (text) } } });
     }
 
     pub fn finish(self) -> String {
-        format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-             <meta name=\"color-scheme\" content=\"light dark\">\
-             <title>{}</title>\n<style>\n{}{STYLE}</style></head>\n<body><main>\n{}</main></body></html>\n",
-            self.title,
-            colours(),
-            self.body
-        )
+        let style = format!("{}{STYLE}", colours());
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    title { (self.title) }
+                    style { (PreEscaped(style)) }
+                }
+                body { main { (PreEscaped(self.body)) } }
+            }
+        };
+        page.into_string()
     }
 }
 
@@ -217,27 +204,30 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn html(&self) -> Option<String> {
-        let svg = self.plot.svg()?;
-        let class = if self.wide { " class=\"wide\"" } else { "" };
-        let (title, caption) = (escape(&self.title), escape(&self.caption));
-        let svg = titled(&svg, &format!("{title}: {caption}"));
+    /// `None` if there is nothing to be seen.
+    fn html(&self) -> Option<Markup> {
+        let (title, caption) = (&self.title, &self.caption);
+        let svg = titled(&self.plot.svg()?, &format!("{title}: {caption}"));
         // Text keeps its size, so that it can be read on a phone.
         let least = (f64::from(self.plot.width) * READABLE_SHARE).round();
-        Some(format!(
-            "<figure{class}><figcaption><b>{title}</b> {caption}</figcaption>\
-             <div class=\"scroll\" tabindex=\"0\"><div style=\"min-width:{least}px\">{svg}</div></div></figure>"
-        ))
+        Some(html! {
+            figure class=[self.wide.then_some("wide")] {
+                figcaption { b { (title) } " " (caption) }
+                div.scroll tabindex="0" {
+                    div style={ "min-width:" (least) "px" } { (svg) }
+                }
+            }
+        })
     }
 }
 
-/// A drawing with a name for those who cannot see it. `title` is escaped.
-fn titled(svg: &str, title: &str) -> String {
-    let Some((tag, rest)) = svg.split_once('>') else {
-        return svg.to_string();
+/// A drawing with a name for those who cannot see it.
+fn titled(svg: &str, title: &str) -> Markup {
+    let Some((tag, drawing)) = svg.split_once('>') else {
+        return PreEscaped(svg.to_string());
     };
     let tag = tag.replacen("<svg", "<svg role=\"img\"", 1);
-    format!("{tag}><title>{title}</title>{rest}")
+    html! { (PreEscaped(tag)) (PreEscaped(">")) title { (title) } (PreEscaped(drawing)) }
 }
 
 fn class_of(tone: Tone) -> &'static str {
@@ -315,7 +305,7 @@ mod tests {
             wide: true,
             plot,
         };
-        let html = figure.html().unwrap();
+        let html = figure.html().unwrap().into_string();
         assert!(html.contains("<svg role=\"img\""), "{html}");
         assert!(html.contains("><title>A &amp; B: by c</title>"), "{html}");
         assert!(html.contains("min-width:850px"), "{html}");

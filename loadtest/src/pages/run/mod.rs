@@ -531,10 +531,7 @@ pub mod tests {
         let html = page(&report());
         assert_eq!(html.matches("<figure").count(), 9);
         assert!(html.contains("Clean: each of 1,900"));
-        assert!(
-            html.contains("loadtest &#39;--note=&lt;b&gt;&#39;"),
-            "{html}"
-        );
+        assert!(html.contains("loadtest '--note=&lt;b&gt;'"), "{html}");
     }
 
     #[test]
