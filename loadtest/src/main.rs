@@ -21,6 +21,8 @@
 //!
 //! Absent on purpose: any code of the relay. A shared parser would share its bugs.
 
+#![forbid(unsafe_code)]
+
 mod commands;
 mod failure;
 mod figures;

@@ -1,7 +1,7 @@
 //! What the load generator stands on: clock, randomness, files, threads, and processes as the kernel
 //! sees them.
 //!
-//! Promise: the only unsafe code is here.
+//! Promise: other rooms ask the kernel for nothing but sockets and a relay to start.
 //! Not here: SMTP, mail, the relay under test.
 
 pub mod clock;

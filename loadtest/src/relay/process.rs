@@ -7,17 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::sink::FarSide;
 
 /// How long the relay may take after SIGTERM before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 
 const POLL: Duration = Duration::from_millis(10);
-
-fn terminate(pid: u32) {
-    // SAFETY: a plain system call; the pid is that of a child that was not waited for yet.
-    unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
-}
 
 /// Of what a command prints; `None` if it fails.
 fn first_line(command: &mut Command) -> Option<String> {
@@ -168,7 +166,8 @@ impl Relay {
         if let Some(status) = self.ended() {
             return Stopped::EndedBefore(status);
         }
-        terminate(self.child.id());
+        // It has not been waited for, so the number is still its own.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let deadline = Instant::now() + STOP_WAIT;
         while Instant::now() < deadline {
             if let Some(status) = self.ended() {
