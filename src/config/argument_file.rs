@@ -8,12 +8,15 @@
 //! Flags of files belong to the relay: beside `spool list` they stand before it, wherever the file
 //! was named.
 
-use argfile::{Argument, PREFIX};
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Begins an argument that names a file of flags.
+const PREFIX: &str = "@";
 
 /// Files may include files this deep: enough for any order, and an end to a circle.
 const DEPTH_MAX: usize = 8;
@@ -81,24 +84,28 @@ pub fn expand(arguments: impl IntoIterator<Item = OsString>) -> Result<Expanded,
     let arguments: Vec<OsString> = arguments.collect();
     let action = action_at(&arguments);
     for (at, argument) in arguments.into_iter().enumerate() {
-        match Argument::parse(argument, PREFIX) {
-            Argument::PassThrough(argument) if action == Some(at) => {
-                expanded.action.push(argument);
-            }
-            Argument::PassThrough(argument) => expanded.take_own(argument),
-            Argument::Path(path) => expanded.include(&path, "", DEPTH_MAX)?,
+        match file_named(&argument) {
+            Some(path) => expanded.include(path, "", DEPTH_MAX)?,
+            None if action == Some(at) => expanded.action.push(argument),
+            None => expanded.take_own(argument),
         }
     }
     expanded.arguments.append(&mut expanded.action);
     Ok(expanded)
 }
 
+fn file_named(argument: &OsStr) -> Option<&Path> {
+    let path = argument.as_bytes().strip_prefix(PREFIX.as_bytes())?;
+    Some(Path::new(OsStr::from_bytes(path)))
+}
+
 /// Where the action begins: its word, with one of its own behind it, files aside.
 fn action_at(arguments: &[OsString]) -> Option<usize> {
     let (word, verbs) = ACTION;
-    let is_file = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"@");
     arguments.iter().enumerate().position(|(at, argument)| {
-        let mut behind = arguments[at + 1..].iter().filter(|other| !is_file(other));
+        let mut behind = arguments[at + 1..]
+            .iter()
+            .filter(|other| file_named(other).is_none());
         let next = behind.next();
         argument == word && next.is_some_and(|next| verbs.iter().any(|verb| next == verb))
     })
@@ -126,7 +133,7 @@ impl Expanded {
             match parts.as_slice() {
                 [] => {}
                 [only] if only.starts_with(PREFIX) => {
-                    let other = path.with_file_name(&only[PREFIX.len_utf8()..]);
+                    let other = path.with_file_name(&only[PREFIX.len()..]);
                     self.include(&other, &format!("{place}: "), depth_left - 1)?;
                 }
                 parts => self.take(parts, place),
