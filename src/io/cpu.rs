@@ -1,43 +1,21 @@
 //! Which CPUs this process may use, tying a thread to one, and how threads share one.
 
-use std::ffi::c_ulong;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use std::io;
-use std::mem;
 
-const WORD_BITS: usize = c_ulong::BITS as usize;
-
-/// A kernel refuses masks shorter than its own; none is built for more CPUs than this.
-const CPUS_MAX: usize = 1 << 16;
+/// The calling thread, for the kernel.
+const THIS_THREAD: Pid = Pid::from_raw(0);
 
 /// The CPUs that the calling thread may run on, ascending: `sched_getaffinity(2)`, so `taskset`
 /// and cpusets are respected.
+///
+/// # Errors
+/// `EINVAL` on a host with more than 1,024 CPUs.
 pub fn allowed() -> io::Result<Vec<usize>> {
-    let mut words = 1024 / WORD_BITS;
-    loop {
-        let mut mask: Vec<c_ulong> = vec![0; words];
-        // SAFETY: the kernel writes at most the given number of bytes, which `mask` owns.
-        let result = unsafe {
-            libc::sched_getaffinity(
-                0,
-                mem::size_of_val(mask.as_slice()),
-                mask.as_mut_ptr().cast(),
-            )
-        };
-        if result == 0 {
-            return Ok(numbers(&mask));
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EINVAL) || words * WORD_BITS >= CPUS_MAX {
-            return Err(error);
-        }
-        words *= 2;
-    }
-}
-
-fn numbers(mask: &[c_ulong]) -> Vec<usize> {
-    (0..mask.len() * WORD_BITS)
-        .filter(|cpu| mask[cpu / WORD_BITS] >> (cpu % WORD_BITS) & 1 == 1)
-        .collect()
+    let set = sched_getaffinity(THIS_THREAD)?;
+    let is_in = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
+    Ok((0..CpuSet::count()).filter(is_in).collect())
 }
 
 /// Ties the calling thread to one CPU.
@@ -45,19 +23,9 @@ fn numbers(mask: &[c_ulong]) -> Vec<usize> {
 /// # Errors
 /// `EINVAL` if the CPU does not exist or may not be used.
 pub fn pin_this_thread(cpu: usize) -> io::Result<()> {
-    if cpu >= CPUS_MAX {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut mask: Vec<c_ulong> = vec![0; cpu / WORD_BITS + 1];
-    mask[cpu / WORD_BITS] = 1 << (cpu % WORD_BITS);
-    // SAFETY: the kernel reads at most the given number of bytes, which `mask` owns.
-    let result = unsafe {
-        libc::sched_setaffinity(0, mem::size_of_val(mask.as_slice()), mask.as_ptr().cast())
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(THIS_THREAD, &set)?)
 }
 
 /// The calling thread and those that it starts later never push another thread off a CPU by waking
@@ -81,18 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_are_cpu_numbers() {
-        assert_eq!(numbers(&[0b1011, 1]), [0, 1, 3, WORD_BITS]);
-    }
-
-    #[test]
     fn a_thread_stays_where_it_was_tied() {
         std::thread::spawn(|| {
             let cpus = allowed().unwrap();
             let last = *cpus.last().unwrap();
             pin_this_thread(last).unwrap();
             assert_eq!(allowed().unwrap(), [last]);
-            assert!(pin_this_thread(CPUS_MAX - 1).is_err());
+            for beyond in [CpuSet::count() - 1, CpuSet::count()] {
+                assert!(pin_this_thread(beyond).is_err());
+            }
         })
         .join()
         .unwrap();
