@@ -62,6 +62,16 @@ impl Birth {
 pub struct WallTime(pub u64);
 
 impl WallTime {
+    /// The last millisecond that four digits of a year can say.
+    pub const LAST: WallTime = WallTime(253_402_300_799_999);
+
+    /// Day and time of day, to the second; what is later than [`WallTime::LAST`] reads as that.
+    pub fn in_utc(self) -> ::time::UtcDateTime {
+        let seconds = (self.min(Self::LAST).0 / 1000).cast_signed();
+        // Every second of those years is one of that calendar.
+        ::time::UtcDateTime::from_unix_timestamp(seconds).unwrap_or(::time::UtcDateTime::UNIX_EPOCH)
+    }
+
     /// Zero if `earlier` is in fact later: calendars jump.
     pub fn since(self, earlier: WallTime) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

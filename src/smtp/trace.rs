@@ -117,58 +117,31 @@ pub fn push_address_literal(address: IpAddr, out: &mut Vec<u8>) {
 
 /// Appends a date-time of RFC 5322 section 3.3, always in +0000.
 pub fn push_date(time: WallTime, out: &mut Vec<u8>) {
-    const WEEKDAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
+    const WEEKDAYS: &[u8; 21] = b"MonTueWedThuFriSatSun";
     const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
-    const SECONDS_PER_DAY: u64 = 86_400;
 
-    let seconds = time.0 / 1000;
-    let days = seconds / SECONDS_PER_DAY;
-    let second = seconds % SECONDS_PER_DAY;
-    let (year, month, day) = civil_from_days(days);
-    let weekday = 3 * (days % 7) as usize;
-    let month = 3 * (month - 1) as usize;
+    let at = time.in_utc();
+    let weekday = 3 * usize::from(at.weekday().number_days_from_monday());
+    let month = 3 * (usize::from(u8::from(at.month())) - 1);
     out.extend_from_slice(&WEEKDAYS[weekday..weekday + 3]);
     out.extend_from_slice(b", ");
-    push_two_digits(day, out);
+    push_two_digits(at.day(), out);
     out.push(b' ');
     out.extend_from_slice(&MONTHS[month..month + 3]);
     out.push(b' ');
-    push_decimal(year, out);
+    push_decimal(u64::from(at.year().unsigned_abs()), out);
     out.push(b' ');
-    push_two_digits(second / 3600, out);
+    push_two_digits(at.hour(), out);
     out.push(b':');
-    push_two_digits(second / 60 % 60, out);
+    push_two_digits(at.minute(), out);
     out.push(b':');
-    push_two_digits(second % 60, out);
+    push_two_digits(at.second(), out);
     out.extend_from_slice(b" +0000");
 }
 
-fn push_two_digits(number: u64, out: &mut Vec<u8>) {
-    out.push(b'0' + (number / 10) as u8);
-    out.push(b'0' + (number % 10) as u8);
-}
-
-/// Year, month and day of the proleptic Gregorian calendar, from days since 1970-01-01. Years are
-/// counted from March, so that the leap day is the last of its year; an era is 400 years.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    const DAYS_PER_ERA: u64 = 146_097;
-    const DAYS_FROM_ERA_TO_1970: u64 = 719_468;
-
-    let days = days + DAYS_FROM_ERA_TO_1970;
-    let era = days / DAYS_PER_ERA;
-    let day_of_era = days % DAYS_PER_ERA;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
+fn push_two_digits(number: u8, out: &mut Vec<u8>) {
+    out.push(b'0' + number / 10);
+    out.push(b'0' + number % 10);
 }
 
 #[cfg(test)]
