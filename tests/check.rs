@@ -31,6 +31,8 @@ struct Case {
     user: Option<u32>,
     /// Files that may be open at a time.
     open_files: Option<u32>,
+    /// No --segment-size, which makes a larger spool.
+    segments_by_default: bool,
 }
 
 impl Case {
@@ -40,6 +42,7 @@ impl Case {
             flags: Vec::new(),
             user: None,
             open_files: None,
+            segments_by_default: false,
         }
     }
 
@@ -88,7 +91,8 @@ impl Case {
             ("--tls-dir", self.path("tls").display().to_string()),
         ];
         command.env_clear().env("HOME", self.path("."));
-        for (flag, value) in &defaults {
+        let is_wanted = |flag: &str| flag != "--segment-size" || !self.segments_by_default;
+        for (flag, value) in defaults.iter().filter(|(flag, _)| is_wanted(flag)) {
             if !self.flags.iter().any(|given| given == flag) {
                 command.args([flag, value.as_str()]);
             }
@@ -399,6 +403,16 @@ fn check_and_start_agree_on_the_spool() {
         ])
     };
     agree("room for one thread", &sized("20MiB", "0"), Ok(()));
+    for cores in ["0", "0,0,0"] {
+        let mut alone = Case::with(&["--spool-size", "64MiB"]).and(&[
+            "--ingress-cores",
+            cores,
+            "--delivery-cores",
+            cores,
+        ]);
+        alone.segments_by_default = true;
+        agree("a small spool and no more said", &alone, Ok(()));
+    }
     agree(
         "no room for three threads",
         &sized("56MiB", "0,0,0"),

@@ -278,6 +278,92 @@ fn contradictions_are_all_named_at_once() {
 }
 
 #[test]
+fn a_default_gives_way_to_a_flag_that_was_given() {
+    for (given, flag, value) in [
+        (
+            "--max-connections 50",
+            "--max-connections-per-address",
+            "50 (default 100",
+        ),
+        (
+            "--max-connections-per-address 20000",
+            "--max-connections",
+            "20000 (default 10000",
+        ),
+        (
+            "--reserved-connections 20000",
+            "--max-connections",
+            "20000 (default 10000",
+        ),
+        ("--session-timeout 1m", "--data-timeout", "1m (default 5m"),
+        ("--retry-max 1m", "--retry-min", "1m (default 5m"),
+        ("--retry-min 2h", "--retry-max", "2h (default 1h"),
+        (
+            "--delivery-connections-total 10",
+            "--delivery-connections",
+            "10 (default 20",
+        ),
+        (
+            "--delivery-connections 5000",
+            "--delivery-connections-total",
+            "5000 (default 2000",
+        ),
+        (
+            "--listen-tls 127.0.0.1:2525",
+            "--listen",
+            "none (default 127.0.0.1:2525",
+        ),
+    ] {
+        let words: Vec<&str> = given.split(' ').collect();
+        let wanted = format!("{flag} {value}, which gives way to {given})");
+        assert_eq!(effective(flag, &words, &[]), wanted);
+        let hint = format!("that would contradict {given}");
+        let text = stdout(&ringpost(&[&["--check"][..], &words].concat(), &[]));
+        assert!(text.contains(&hint) && text.contains(flag), "{text}");
+    }
+    let by_variable = [("RINGPOST_MAX_CONNECTIONS", "50")];
+    let per_address = effective("--max-connections-per-address", &[], &by_variable);
+    assert!(per_address.contains(" 50 (default 100"), "{per_address}");
+    // What does not contradict stays, and what both were given is refused.
+    let limits = ["--max-connections", "200"];
+    let per_address = effective("--max-connections-per-address", &limits, &[]);
+    assert_eq!(per_address, "--max-connections-per-address 100 (default)");
+    refused(
+        &[
+            "--max-connections",
+            "50",
+            "--max-connections-per-address",
+            "100",
+        ],
+        &[],
+        &["--max-connections-per-address 100 is more than --max-connections 50"],
+    );
+}
+
+#[test]
+fn a_small_spool_has_smaller_segments_and_then_smaller_messages() {
+    let one_thread = ["--ingress-cores", "0", "--delivery-cores", "0"];
+    let of = |flag: &str, more: &[&str]| effective(flag, &[&one_thread, more].concat(), &[]);
+    let (segment, message) = ("--segment-size", "--max-message-size");
+    let roomy = ["--spool-size", "200MiB"];
+    assert!(of(segment, &roomy).starts_with("--segment-size 32MiB (default 64MiB, "));
+    assert_eq!(of(message, &roomy), "--max-message-size 50MiB (default)");
+    let narrow = ["--spool-size", "32MiB"];
+    assert!(
+        of(segment, &narrow).contains("(default 64MiB, which gives way to --spool-size 32MiB)")
+    );
+    assert!(
+        of(message, &narrow).contains("(default 50MiB, which gives way to --spool-size 32MiB)")
+    );
+    let given = ["--spool-size", "32MiB", message, "50MiB"];
+    refused(
+        &[&one_thread[..], &given].concat(),
+        &[],
+        &["--spool-size 32MiB: at least", "--max-message-size 50MiB"],
+    );
+}
+
+#[test]
 fn tls_is_demanded_only_where_clients_have_a_way_to_it() {
     let none = ["--tls-require", "--no-starttls"];
     refused(

@@ -70,7 +70,7 @@ const CRATES: [(&str, &[&str]); 21] = [
     ("landlock", &["privilege"]),
     ("seccompiler", &["privilege"]),
     ("caps", &["privilege"]),
-    ("nix", &["privilege"]),
+    ("nix", &["io", "privilege"]),
     // Sockets are taken over by `io`, because that is unsafe.
     ("sd_notify", &["engine/service.rs", "io/handed_over.rs"]),
     ("rustls", &["tls"]),
@@ -502,7 +502,10 @@ fn reads_a_clock(source: &Source) -> bool {
         let [.., clock, now] = &path[..] else {
             return false;
         };
-        let is_clock = clock == "Instant" || clock == "SystemTime" || clock == "OffsetDateTime";
+        let is_clock = clock == "Instant"
+            || clock == "SystemTime"
+            || clock == "OffsetDateTime"
+            || clock == "UtcDateTime";
         is_clock && now.starts_with("now")
     })
 }

@@ -2,6 +2,7 @@
 
 use super::contradictions::contradictions;
 use super::flags::{Delivery, Flags, Limits, Listening, Timeouts, Tls};
+use super::give_way::GaveWay;
 use super::hints::hints;
 use super::lists::{ListFlags, unreadable_files};
 use super::surroundings::SERVICE_STATE_DIR;
@@ -24,7 +25,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// All settings, or everything that is wrong with them.
-pub fn config(flags: Flags, surroundings: &Surroundings) -> Result<Config, Vec<String>> {
+pub fn config(
+    flags: Flags,
+    gave_way: Vec<GaveWay>,
+    surroundings: &Surroundings,
+) -> Result<Config, Vec<String>> {
     let mut complaints = contradictions(&flags);
     complaints.extend(unreadable_files(&flags));
     let spool = spool_dir(&flags, surroundings);
@@ -78,6 +83,7 @@ pub fn config(flags: Flags, surroundings: &Surroundings) -> Result<Config, Vec<S
             core_dumps: flags.privileges.core_dumps,
         },
         hints: Vec::new(),
+        gave_way,
         places: Default::default(),
         read_once,
         hostname,
@@ -163,7 +169,7 @@ fn no_state_dir(flag: &str) -> String {
     )
 }
 
-fn cores(flags: &Flags) -> CoreConfig {
+pub fn cores(flags: &Flags) -> CoreConfig {
     let cores = &flags.cores;
     CoreConfig {
         ingress: cores.ingress_cores.as_ref().map(|list| list.0.clone()),

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 const LINE_BYTES_LEAST: u64 = 1000;
 
 /// A segment holds at least this many chunks, so that commits fill it well.
-const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
+pub const CHUNKS_PER_SEGMENT_MIN: u64 = 16;
 
 pub fn contradictions(flags: &Flags) -> Vec<String> {
     let mut found = Vec::new();
@@ -150,9 +150,9 @@ fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
     // The number of threads is known only when they have been placed.
     if (1..least.0).contains(&spool.spool_size.0) {
         found.push(format!(
-            "--spool-size {}: at least {least}, even for one thread, with this --segment-size and \
-             --max-message-size; or 0",
-            spool.spool_size
+            "--spool-size {}: at least {least}, even for one thread, with --segment-size {} and \
+             --max-message-size {}; or 0",
+            spool.spool_size, spool.segment_size, flags.limits.max_message_size
         ));
     }
     let segment_share = Bytes(segment / CHUNKS_PER_SEGMENT_MIN);
@@ -162,11 +162,6 @@ fn spool_contradictions(flags: &Flags, found: &mut Vec<String>) {
             Bytes(chunk)
         ));
     }
-    at_most(
-        found,
-        ("--in-memory-size", spool.in_memory_size),
-        ("--memory-max", spool.memory_max),
-    );
 }
 
 fn delivery_contradictions(flags: &Flags, found: &mut Vec<String>) {

@@ -1,7 +1,7 @@
 //! What works but is probably not meant.
 
 use super::flags::{ENVIRONMENT_PREFIX, Flags, variable_of};
-use super::{Config, Surroundings};
+use super::{Config, GaveWay, Surroundings};
 use crate::domain::pattern::DomainPattern;
 use crate::policy::relaying;
 use crate::remote::route::RouteTable;
@@ -14,7 +14,7 @@ use std::collections::HashSet;
 const OTHER_DESCRIPTORS: u64 = 256;
 
 pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
-    let mut hints = Vec::new();
+    let mut hints: Vec<String> = config.gave_way.iter().map(GaveWay::to_string).collect();
     let outside = config.listen.is_outside();
     hints.extend(of_relaying(&config.relaying, &config.routes, outside));
     if !config.hostname.contains('.') {

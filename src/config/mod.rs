@@ -4,8 +4,8 @@
 //! wrong, `report` prints what they come to. A room owns its settings and their defaults, and gets its own part,
 //! never the whole.
 //!
-//! Promise: a value that a flag cannot have, or that contradicts another, is an error that names the flag; all of them are
-//! said at once.
+//! Promise: a value that a flag cannot have, or that contradicts another that was given, is an error that names the
+//! flag; all of them are said at once. A default gives way (`give_way`).
 //! Not here: which thread runs on which CPU (`engine::placement`), and what only the host can say (`engine::plan`).
 
 mod argument_file;
@@ -13,6 +13,7 @@ mod bounds;
 mod build;
 mod contradictions;
 mod flags;
+mod give_way;
 mod hints;
 mod lists;
 mod report;
@@ -21,6 +22,7 @@ mod surroundings;
 mod values;
 
 pub use argument_file::Places;
+pub use give_way::GaveWay;
 pub use lists::{ListFile, ListFlags};
 pub use surroundings::Surroundings;
 pub use values::{ClientNet, CpuList, TlsFor};
@@ -60,6 +62,8 @@ pub struct Config {
     pub cores: CoreConfig,
     pub log: LogConfig,
     pub privileges: privilege::Settings,
+    /// Defaults that do not count, since they contradict what was given.
+    pub gave_way: Vec<GaveWay>,
     /// What works but is probably not meant, for the log at start.
     pub hints: Vec<String>,
     /// Which lines of files gave flags, for complaints of the start.
@@ -84,6 +88,26 @@ pub struct CoreConfig {
     pub ingress: Option<Vec<usize>>,
     pub delivery: Option<Vec<usize>>,
     pub pin: bool,
+}
+
+impl CoreConfig {
+    /// How many threads these come to where so many of the usable CPUs may be busy at a time.
+    pub fn threads(&self, cpus: &[usize], parallelism: usize) -> usize {
+        // Where none is left, the other role has the same ones.
+        let rest = |taken: &[usize]| cpus.iter().filter(|cpu| !taken.contains(cpu)).count();
+        match (&self.ingress, &self.delivery) {
+            (None, None) => parallelism.clamp(1, cpus.len().max(1)),
+            (Some(one), None) | (None, Some(one)) => one.len() + rest(one),
+            (Some(ingress), Some(delivery)) => {
+                let mut shared = ingress.clone();
+                let of_delivery_alone = delivery.iter().filter(|cpu| {
+                    let place = shared.iter().position(|other| other == *cpu);
+                    place.map(|place| shared.swap_remove(place)).is_none()
+                });
+                ingress.len() + of_delivery_alone.count()
+            }
+        }
+    }
 }
 
 /// For `engine::log`.
@@ -179,7 +203,9 @@ impl Config {
         let check = flags.general.check;
         let given_in = std::mem::take(&mut expanded.given_in);
         let places = expanded.into_places();
-        let mut config = build::config(flags, surroundings).map_err(|complaints| {
+        let cores = build::cores(&flags);
+        let gave_way = give_way::give_way(&mut flags, &matches, &cores, surroundings);
+        let mut config = build::config(flags, gave_way, surroundings).map_err(|complaints| {
             let placed = complaints.into_iter();
             Exit::Refused(placed.map(|text| places.with_places(text)).collect())
         })?;

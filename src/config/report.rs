@@ -30,11 +30,17 @@ pub fn effective(
             heading = of_arg;
         }
         let id = arg.get_id().as_str();
-        let value = switch(matches, id)
+        let gave_way = config.gave_way.iter().find(|it| it.flag == long);
+        let value = gave_way
+            .map(|it| it.value.clone())
+            .or_else(|| switch(matches, id))
             .or_else(|| given(matches, id))
             .or_else(|| resolved.get(long).cloned())
             .unwrap_or_else(|| "-".to_owned());
-        let source = source(matches, id, long, given_in);
+        let source = match gave_way {
+            Some(it) => format!("default {}, which gives way to {}", it.default, it.to),
+            None => source(matches, id, long, given_in),
+        };
         text.push_str(&format!("  --{long:<30} {value}  ({source})\n"));
     }
     text

@@ -2,6 +2,7 @@
 
 use super::values;
 use crate::domain::Domain;
+use crate::io::cpu;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ pub struct Surroundings {
     pub has_own_spool: bool,
     /// A service on this host keeps, or has kept, its state where services do.
     pub has_service_state: bool,
+    /// The CPUs that this process may use, and how many threads may run at a time.
+    pub cpus: Vec<usize>,
+    pub parallelism: usize,
     /// The most descriptors this process may open; `None` if unknown or unlimited.
     pub open_files_max: Option<u64>,
 }
@@ -35,7 +39,11 @@ impl Surroundings {
             env::var_os("XDG_STATE_HOME").map(PathBuf::from),
             env::home_dir(),
         );
+        // A start that cannot find them says so when it places its threads.
+        let cpus = cpu::allowed().unwrap_or_default();
         Surroundings {
+            parallelism: std::thread::available_parallelism().map_or(cpus.len(), usize::from),
+            cpus,
             has_own_spool: state_dir
                 .as_ref()
                 .is_some_and(|dir| dir.join("spool").exists()),

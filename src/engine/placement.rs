@@ -415,6 +415,23 @@ mod tests {
     }
 
     #[test]
+    fn settings_know_how_many_threads_there_will_be() {
+        let lists = ["", "0", "0,0", "1-3", "0-3", "7,7,2"];
+        for (nodes, cores, smt) in [(1, 1, 1), (1, 2, 1), (1, 4, 2), (2, 8, 2)] {
+            let mut host = host(nodes, cores, smt);
+            for parallelism in [1, 2, host.cpus.len()] {
+                host.parallelism = parallelism;
+                for (ingress, delivery) in lists.iter().flat_map(|a| lists.map(|b| (*a, b))) {
+                    let mut config = flags(ingress, delivery);
+                    config.pin = false;
+                    let threads = config.threads(&host.numbers(), parallelism);
+                    assert_eq!(threads, place(&config, &host).unwrap().len(), "{config:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_cpu_in_both_lists_is_one_thread_with_both_roles() {
         assert_eq!(
             explained(&flags("0-1", "1-2"), &host(1, 4, 1)),
