@@ -70,7 +70,6 @@ impl Receiver {
         let peer = PeerInfo {
             address: Ipv4Addr::new(192, 0, 2, 7).into(),
             trusted: true,
-            offer_starttls: false,
             tls: None,
         };
         let settings = Rc::new(Settings::new("mx.example.com"));

@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use ringpost::message::{BodyType, Envelope, Mailbox, MessageId, TlsSummary, Verdict};
+use ringpost::smtp::extension::{Extension, Extensions};
 use ringpost::smtp::server::{
     BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
 };
@@ -105,7 +106,6 @@ fn peer() -> PeerInfo {
     PeerInfo {
         address: IpAddr::from([192, 0, 2, 1]),
         trusted: false,
-        offer_starttls: true,
         tls: None,
     }
 }
@@ -940,7 +940,7 @@ fn paths_and_parameters_of_careless_clients_are_understood() {
 #[test]
 fn chunks_that_are_not_offered_are_swallowed() {
     let without = Settings {
-        offer_chunking: false,
+        offers: Extensions::OURS.without(Extension::Chunking),
         ..settings()
     };
     let text = "C: EHLO a.test
@@ -1086,13 +1086,13 @@ fn starttls_forgets_what_was_said() {
 
 #[test]
 fn starttls_that_is_not_offered() {
-    let peer = PeerInfo {
-        offer_starttls: false,
-        ..peer()
+    let without = Settings {
+        offers: Extensions::OURS.without(Extension::StartTls),
+        ..settings()
     };
     check_with(
-        settings(),
-        peer,
+        without,
+        peer(),
         &format!("{HELLO}C: STARTTLS\nS: 502 5.5.1 ...\n"),
     );
 }

@@ -111,7 +111,6 @@ impl Hop {
         let peer = PeerInfo {
             address: IpAddr::from([192, 0, 2, 2]),
             trusted: true,
-            offer_starttls: false,
             tls: None,
         };
         let mut settings = Settings::new("hop.test");

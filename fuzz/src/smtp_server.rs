@@ -2,6 +2,7 @@
 //! replies, and bodies and envelopes of which no next hop can make anything but one message.
 
 use ringpost::message::{Envelope, Mailbox, MessageId, TlsSummary, Verdict};
+use ringpost::smtp::extension::Extension;
 use ringpost::smtp::server::{
     BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
 };
@@ -99,6 +100,9 @@ fn settings(options: u8) -> Settings {
         settings.max_text_line_bytes = 998;
     }
     settings.require_tls = options & 4 == 4;
+    if options & 8 == 8 {
+        settings.offers = settings.offers.without(Extension::StartTls);
+    }
     settings
 }
 
@@ -115,7 +119,6 @@ impl Session {
         let peer = PeerInfo {
             address: IpAddr::from([192, 0, 2, 1]),
             trusted: true,
-            offer_starttls: options & 8 == 0,
             tls: None,
         };
         Session {

@@ -15,6 +15,7 @@ use crate::remote::connection;
 use crate::remote::resolve;
 use crate::schedule::next_hop;
 use crate::schedule::retry::RetryPolicy;
+use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::server;
 use crate::text::units::Bytes;
 use crate::time::pace::MinRate;
@@ -247,11 +248,22 @@ fn server(flags: &Flags, hostname: &str) -> server::Settings {
             usize::try_from(most).unwrap_or(usize::MAX)
         }),
         bare_line_ends: limits.bare_line_ends,
-        offer_chunking: !limits.no_chunking,
+        offers: offers(flags),
         qualify_domain: flags.relaying.qualify_domain.clone(),
         require_tls: flags.tls.tls_require,
         ..server::Settings::new(hostname)
     }
+}
+
+fn offers(flags: &Flags) -> Extensions {
+    let withheld = [
+        (flags.limits.no_chunking, Extension::Chunking),
+        (flags.tls.no_starttls, Extension::StartTls),
+    ];
+    let withheld = withheld.iter().filter(|(is_withheld, _)| *is_withheld);
+    withheld.fold(Extensions::OURS, |offers, (_, extension)| {
+        offers.without(*extension)
+    })
 }
 
 fn session(flags: &Flags) -> session::Settings {
@@ -269,7 +281,6 @@ fn session(flags: &Flags) -> session::Settings {
             chunk_bytes: spool.chunk_size.0 as usize,
             whole_bytes: spool.in_memory_size.0 as usize,
         },
-        offers_starttls: !flags.tls.no_starttls,
     }
 }
 

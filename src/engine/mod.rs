@@ -36,6 +36,7 @@ use crate::io::{clock, cpu, limits, runtime};
 use crate::log::{Line, Log, LogLevel, Shown, event};
 use crate::policy::port::Listening;
 use crate::privilege::{self, Identity, Sealed};
+use crate::smtp::extension::Extension;
 use crate::spool::{self, RecoveryReport};
 use crate::time::WallTime;
 use confinement::{Confinement, Process};
@@ -523,7 +524,7 @@ fn say_hints(shared: &Shared, more: &[String], log: &Log) {
 /// The last lines of the start: where to send mail, and how to send a first message.
 fn say_ready(shared: &Shared, log: &Log) {
     let now = clock::wall_time();
-    let offers_starttls = shared.config.session.offers_starttls;
+    let offers_starttls = shared.config.server.offers.has(Extension::StartTls);
     let require_tls = shared.config.server.require_tls;
     for Listening { address, port } in &shared.listening {
         let tls = match (port.has_implicit_tls(), offers_starttls, require_tls) {

@@ -22,6 +22,7 @@ use crate::smtp::client::{
     Client, ClientSettings, ClientStep, Features, Limits, OutOfStep, TlsWish, Transaction,
     TransactionResult,
 };
+use crate::smtp::extension::Extension;
 use crate::smtp::reply::Reply;
 use crate::time::Now;
 use crate::time::pace::Pace;
@@ -179,7 +180,7 @@ impl Connection {
     pub fn taker(&self, original: Extent) -> Taker {
         let features = self.client.features();
         Taker {
-            eight_bit_mime: features.eight_bit_mime,
+            eight_bit_mime: features.has(Extension::EightBitMime),
             bytes_max: features.size.unwrap_or(0),
             original,
         }
@@ -198,7 +199,7 @@ impl Connection {
 
     /// The peer takes commands without waiting for each reply (RFC 2920).
     pub fn pipelines(&self) -> bool {
-        self.client.features().pipelining
+        self.client.features().has(Extension::Pipelining)
     }
 
     /// Begins a transaction, when none is under way. `Err` is its result: this session cannot carry

@@ -203,7 +203,6 @@ impl Context {
         PeerInfo {
             address,
             trusted: self.terms.relay.get().is_trusted(address),
-            offer_starttls: false,
             tls: None,
         }
     }

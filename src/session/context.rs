@@ -62,7 +62,6 @@ pub const IN_MEMORY_BYTES: u64 = 2 << 20;
 pub struct Settings {
     pub timeouts: Timeouts,
     pub body_room: Room,
-    pub offers_starttls: bool,
 }
 
 /// How many sessions are open, and a word when the last one has ended.

@@ -11,7 +11,7 @@ use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{clock, pool};
 use crate::message::{Envelope, TlsSummary};
 use crate::policy::port::Port;
-use crate::smtp::server::{PeerInfo, Phase, Policy, RejectedAt, Server, Spending, Step};
+use crate::smtp::server::{Phase, Policy, RejectedAt, Server, Spending, Step};
 use crate::time::Now;
 use crate::time::pace::Pace;
 use crate::tls::session::TlsError;
@@ -49,7 +49,7 @@ pub fn serve(
     let number = context.state.sessions.begin();
     context.metrics.sessions.increment();
     // Made here and captured: arguments of an async function would stay in the task as well.
-    let mut session = Session::new(context, socket, Who { peer, number }, port);
+    let mut session = Session::new(context, socket, Who { peer, number });
     async move {
         let end = match session.converse(port).await {
             Ok(()) => End::Closed,
@@ -91,12 +91,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(context: Rc<Context>, socket: Socket, who: Who, port: Port) -> Self {
+    fn new(context: Rc<Context>, socket: Socket, who: Who) -> Self {
         let started = clock::now();
-        let info = PeerInfo {
-            offer_starttls: !port.has_implicit_tls() && context.terms.settings.offers_starttls,
-            ..context.peer_info(who.peer.ip())
-        };
+        let info = context.peer_info(who.peer.ip());
         Session {
             server: Server::new(context.terms.server.clone(), info),
             stream: Stream::new(socket),

@@ -24,6 +24,7 @@ mod opening;
 mod session;
 mod transaction;
 
+use crate::smtp::extension::Extension;
 use crate::smtp::reply::{Reply, ReplyError, ReplyParser, Stage};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -249,7 +250,9 @@ impl Client {
         let room = match self.open.front() {
             None => true,
             Some(open) => {
-                self.open.len() == 1 && open.body == Body::Sent && self.features.pipelining
+                self.open.len() == 1
+                    && open.body == Body::Sent
+                    && self.features.has(Extension::Pipelining)
             }
         };
         room && matches!(self.state, State::Session) && !self.expected.contains(&Expect::Quit)
@@ -274,7 +277,7 @@ impl Client {
         if rset {
             self.expected.push_back(Expect::Rset);
         }
-        if self.features.pipelining {
+        if self.features.has(Extension::Pipelining) {
             self.expected.push_back(Expect::Mail);
             let rcpts = 0..open.recipient_count();
             self.expected.extend(rcpts.map(Expect::Rcpt));

@@ -32,6 +32,7 @@ use crate::message::{Envelope, Mailbox, MessageId, TlsSummary};
 use crate::time::{Now, WallTime};
 
 use super::data::{Content, Scanner, Swallower};
+use super::extension::{Extension, Extensions};
 use super::trace;
 
 mod answers;
@@ -77,9 +78,6 @@ pub struct PeerInfo {
     pub address: IpAddr,
     /// May send to any domain; passed to [`Policy::recipient`].
     pub trusted: bool,
-    /// List and accept STARTTLS while there is no TLS; [`Policy::lists_starttls`] is asked before it
-    /// is listed.
-    pub offer_starttls: bool,
     /// TLS from the first octet (RFC 8314 section 3).
     pub tls: Option<TlsSummary>,
 }
@@ -325,6 +323,14 @@ impl Server {
                 tls: peer.tls,
                 ..Summary::default()
             },
+        }
+    }
+
+    /// What this peer may use now.
+    fn offers(&self) -> Extensions {
+        match self.peer.tls {
+            Some(_) => self.settings.offers.without(Extension::StartTls),
+            None => self.settings.offers,
         }
     }
 

@@ -12,6 +12,7 @@ use ringpost::handoff::memory::{Charge, Level};
 use ringpost::message::{Envelope, Mailbox, MessageId};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::session::Held;
+use ringpost::smtp::extension::{Extension, Extensions};
 use ringpost::smtp::refusal::Refusal;
 use ringpost::smtp::server::{
     PeerInfo, Phase, Policy, Rejection, Server, Settings, Spending, Step,
@@ -111,12 +112,12 @@ impl Session {
         let settings = Settings {
             max_message_bytes: MESSAGE_BYTES_MAX,
             max_recipients: RECIPIENTS_MAX,
+            offers: Extensions::OURS.without(Extension::StartTls),
             ..Settings::new(HOSTNAME)
         };
         let peer = PeerInfo {
             address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             trusted: true,
-            offer_starttls: false,
             tls: None,
         };
         Session {

@@ -7,6 +7,7 @@ use ringpost::smtp::client::{
     Cause, Client, ClientSettings, ClientStep, Failure, Features, TlsWish, Transaction,
     TransactionResult,
 };
+use ringpost::smtp::extension::Extension;
 use ringpost::smtp::reply::Stage;
 use ringpost::time::Now;
 use std::rc::Rc;
@@ -98,7 +99,7 @@ impl Connection {
     }
 
     pub fn pipelines(&self) -> bool {
-        self.client.features().pipelining
+        self.client.features().has(Extension::Pipelining)
     }
 
     pub fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(), TransactionResult> {

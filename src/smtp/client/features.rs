@@ -1,19 +1,14 @@
 //! What an EHLO reply offers (RFC 5321 section 4.1.1.1).
 
+use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::reply::Reply;
 
-/// The extensions that matter to a sender. All absent after HELO.
+/// What a peer offers. Nothing after HELO.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Features {
-    pub pipelining: bool,
-    /// `SIZE` (RFC 1870), in bytes. `Some(0)`: offered without a fixed limit.
+    extensions: Extensions,
+    /// The parameter of `SIZE` (RFC 1870), in bytes. `Some(0)`: offered without a fixed limit.
     pub size: Option<u64>,
-    pub eight_bit_mime: bool,
-    pub smtputf8: bool,
-    pub dsn: bool,
-    pub chunking: bool,
-    pub starttls: bool,
-    pub enhanced_status: bool,
     pub limits: Limits,
 }
 
@@ -44,18 +39,19 @@ impl Features {
         let line = line.trim();
         let end = line.find([' ', '=']).unwrap_or(line.len());
         let parameters = line[end..].trim_start_matches([' ', '=']);
-        match line[..end].to_ascii_uppercase().as_str() {
-            "PIPELINING" => self.pipelining = true,
-            "SIZE" => self.size = Some(size_limit(parameters)),
-            "8BITMIME" => self.eight_bit_mime = true,
-            "SMTPUTF8" => self.smtputf8 = true,
-            "DSN" => self.dsn = true,
-            "CHUNKING" => self.chunking = true,
-            "STARTTLS" => self.starttls = true,
-            "ENHANCEDSTATUSCODES" => self.enhanced_status = true,
-            "LIMITS" => self.limits = Limits::parse(parameters),
+        let Some(extension) = Extension::of_keyword(&line[..end]) else {
+            return;
+        };
+        self.extensions = self.extensions.with(extension);
+        match extension {
+            Extension::Size => self.size = Some(size_limit(parameters)),
+            Extension::Limits => self.limits = Limits::parse(parameters),
             _ => {}
         }
+    }
+
+    pub fn has(&self, extension: Extension) -> bool {
+        self.extensions.has(extension)
     }
 }
 
@@ -105,14 +101,8 @@ mod tests {
         assert_eq!(
             features,
             Features {
-                pipelining: true,
+                extensions: Extensions::OURS,
                 size: Some(37_748_736),
-                eight_bit_mime: true,
-                smtputf8: true,
-                dsn: true,
-                chunking: true,
-                starttls: true,
-                enhanced_status: true,
                 limits: Limits::default(),
             }
         );
@@ -125,7 +115,7 @@ mod tests {
         assert_eq!(parse("Size=1000").size, Some(1000));
         assert_eq!(parse("SIZE lots").size, Some(0));
         assert_eq!(parse("SIZE 99999999999999999999999").size, Some(0));
-        assert!(parse("  StartTLS  ").starttls);
+        assert!(parse("  StartTLS  ").has(Extension::StartTls));
         assert_eq!(
             parse("AUTH=LOGIN\nAUTH LOGIN\nSTARTTLSX\n8BIT\n\n=\n "),
             Features::default()
@@ -160,7 +150,7 @@ mod tests {
         let long = format!("X-LONG {}\n", "x".repeat(900));
         let odd = "\n \n=\n\u{e4}\u{f6}\u{fc}\n\u{fffd}=\n-\n250\n";
         let features = parse(&format!("SIZE 5\n{many}{long}{odd}PIPELINING\nSTARTTLS"));
-        assert!(features.starttls && features.pipelining);
+        assert!(features.has(Extension::StartTls) && features.has(Extension::Pipelining));
         assert_eq!(features.size, Some(5));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Cause, Client, ClientStep, Features, State, TlsWish};
 use crate::domain::Domain;
+use crate::smtp::extension::Extension;
 use crate::smtp::reply::Reply;
 use crate::text;
 use std::rc::Rc;
@@ -61,7 +62,7 @@ impl Client {
     fn tls_or_session(&mut self, out: &mut Vec<u8>) {
         match self.settings.starttls {
             _ if self.tls => self.enter_session(),
-            TlsWish::IfOffered | TlsWish::Required if self.features.starttls => {
+            TlsWish::IfOffered | TlsWish::Required if self.features.has(Extension::StartTls) => {
                 self.state = State::StartTls;
                 out.extend_from_slice(b"STARTTLS\r\n");
             }

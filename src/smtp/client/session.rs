@@ -2,6 +2,7 @@
 
 use super::transaction::{Body, Open, RecipientVerdict};
 use super::{Cause, Client, ClientStep, Expect, OutOfStep};
+use crate::smtp::extension::Extension;
 use crate::smtp::reply::{Reply, Stage};
 use std::rc::Rc;
 
@@ -60,7 +61,7 @@ impl Client {
             stage: Stage::Mail,
             reply: Rc::new(reply),
         });
-        if self.features.pipelining {
+        if self.features.has(Extension::Pipelining) {
             self.answered(None, out);
         } else {
             self.end_of_refused(false);
@@ -80,7 +81,7 @@ impl Client {
         let (is_last, has_accepted) = (position + 1 == open.recipient_count(), open.has_accepted());
         if !is_last {
             self.answered(Some(Expect::Rcpt(position + 1)), out);
-        } else if has_accepted || self.features.pipelining {
+        } else if has_accepted || self.features.has(Extension::Pipelining) {
             self.answered(Some(Expect::Data), out);
         } else {
             self.end_of_refused(true);
@@ -179,7 +180,7 @@ impl Client {
     /// The first expected reply has come. Without PIPELINING the next command goes out.
     fn answered(&mut self, next: Option<Expect>, out: &mut Vec<u8>) {
         self.expected.pop_front();
-        if !self.features.pipelining
+        if !self.features.has(Extension::Pipelining)
             && let Some(next) = next
         {
             self.transaction().send_next_command(out);

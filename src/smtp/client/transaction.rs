@@ -9,6 +9,7 @@ use memchr::memmem;
 use super::{Failure, Features};
 use crate::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
 use crate::smtp::address::unitext_in_7bit;
+use crate::smtp::extension::Extension;
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage};
 
 /// What is to be sent: some recipients of one message.
@@ -167,7 +168,7 @@ pub(super) fn check(
             text: "message size exceeds the fixed maximum of the next hop",
         });
     }
-    if envelope.smtputf8 && !features.smtputf8 {
+    if envelope.smtputf8 && !features.has(Extension::SmtpUtf8) {
         return Err(NEEDS_SMTPUTF8);
     }
     if let Some(reverse_path) = &envelope.reverse_path {
@@ -191,7 +192,7 @@ const NEEDS_SMTPUTF8: Unfit = Unfit {
 };
 
 fn check_address(mailbox: &Mailbox, features: &Features) -> Result<(), Unfit> {
-    if !features.smtputf8 && mailbox.in_ascii().is_none() {
+    if !features.has(Extension::SmtpUtf8) && mailbox.in_ascii().is_none() {
         Err(NEEDS_SMTPUTF8)
     } else if !is_sendable(mailbox) {
         Err(Unfit {
@@ -215,7 +216,7 @@ fn offered<'a>(transaction: &Transaction<'a>) -> impl Iterator<Item = &'a Recipi
 fn says_smtputf8(transaction: &Transaction<'_>, features: &Features) -> bool {
     let envelope = transaction.envelope;
     let is_utf8 = |mailbox: &Mailbox| mailbox.needs_smtputf8();
-    features.smtputf8
+    features.has(Extension::SmtpUtf8)
         && (envelope.smtputf8
             || envelope.reverse_path.as_ref().is_some_and(is_utf8)
             || offered(transaction).any(|recipient| is_utf8(&recipient.forward_path)))
@@ -276,7 +277,7 @@ impl Open {
         out: &mut Vec<u8>,
     ) -> Self {
         let mut script = Vec::new();
-        let commands = if features.pipelining {
+        let commands = if features.has(Extension::Pipelining) {
             out
         } else {
             &mut script
@@ -298,7 +299,8 @@ impl Open {
         };
         write_commands(&fit, features, commands);
         let owed = |&&index: &&u32| {
-            !features.dsn && transaction.envelope.recipients[index as usize].wants_success_report()
+            !features.has(Extension::Dsn)
+                && transaction.envelope.recipients[index as usize].wants_success_report()
         };
         Open {
             unreported: recipients.iter().filter(owed).copied().collect(),
@@ -392,7 +394,7 @@ fn write_commands(transaction: &Transaction<'_>, features: &Features, out: &mut 
     let smtputf8 = says_smtputf8(transaction, features);
     write_mail(transaction, features, smtputf8, out);
     for recipient in offered(transaction) {
-        write_rcpt(recipient, features.dsn, smtputf8, out);
+        write_rcpt(recipient, features.has(Extension::Dsn), smtputf8, out);
     }
     out.extend_from_slice(b"DATA\r\n");
 }
@@ -414,13 +416,13 @@ fn write_mail(
         out.extend_from_slice(format!(" SIZE={declared_bytes}").as_bytes());
     }
     let is_8bit = transaction.body_is_8bit || envelope.body_type == BodyType::EightBitMime;
-    if features.eight_bit_mime && is_8bit {
+    if features.has(Extension::EightBitMime) && is_8bit {
         out.extend_from_slice(b" BODY=8BITMIME");
     }
     if smtputf8 {
         out.extend_from_slice(b" SMTPUTF8");
     }
-    if features.dsn {
+    if features.has(Extension::Dsn) {
         write_mail_dsn(envelope, out);
     }
     out.extend_from_slice(b"\r\n");

@@ -2,6 +2,7 @@
 
 use crate::message::{BodyType, Envelope};
 use crate::smtp::data::{Progress, Scanner, Swallowed, Violation};
+use crate::smtp::extension::Extension;
 
 use super::answers::{self, *};
 use super::rejection::RejectedAt;
@@ -136,7 +137,7 @@ impl Server {
 
     fn admit_chunk(&self, chunk_bytes: u64, policy: &dyn Policy) -> Result<(), Refusal> {
         let message_bytes = match &self.state {
-            _ if !self.settings.offer_chunking => return Err(NO_CHUNKING),
+            _ if !self.offers().has(Extension::Chunking) => return Err(NO_CHUNKING),
             State::Mail(envelope) if envelope.recipients.is_empty() => return Err(RCPT_FIRST),
             State::Mail(_) => 0,
             State::BetweenChunks(incoming) => incoming.scanner.content().message_bytes,

@@ -3,7 +3,7 @@
 use crate::domain::Domain;
 use crate::message::{Envelope, Mailbox, Recipient};
 use crate::smtp::command::{self, Command, CommandError, MailCommand, RcptCommand};
-use crate::smtp::extension;
+use crate::smtp::extension::{Extension, Offer};
 
 use super::answers::{self, *};
 use super::lines::Reading;
@@ -149,19 +149,19 @@ impl Server {
     }
 
     fn ehlo(&mut self, name: &str, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
-        let lists_starttls = self.lists_starttls(name, policy);
-        extension::write_ehlo(
-            &self.settings.hostname,
-            self.settings.max_message_bytes,
-            lists_starttls,
-            self.settings.offer_chunking,
-            out,
-        );
+        let offer = Offer {
+            extensions: match self.lists_starttls(name, policy) {
+                true => self.offers(),
+                false => self.offers().without(Extension::StartTls),
+            },
+            message_bytes_max: self.settings.max_message_bytes,
+        };
+        offer.write(&self.settings.hostname, out);
         self.meet(name, true)
     }
 
     fn lists_starttls(&mut self, name: &str, policy: &dyn Policy) -> bool {
-        if !self.peer.offer_starttls || self.peer.tls.is_some() {
+        if !self.offers().has(Extension::StartTls) {
             return false;
         }
         let peer = &self.peer;
@@ -210,7 +210,7 @@ impl Server {
         if self.peer.tls.is_some() {
             return self.say_no(&TLS_ACTIVE, out);
         }
-        if !self.peer.offer_starttls {
+        if !self.offers().has(Extension::StartTls) {
             return self.say_no(&NO_STARTTLS, out);
         }
         if !matches!(self.state, State::Ready) {

@@ -2,6 +2,7 @@
 
 use crate::domain::Domain;
 use crate::smtp::data::{BareLineEnds, Rules};
+use crate::smtp::extension::Extensions;
 
 /// The shortest command line limit (RFC 5321 section 4.5.3.1.4), CRLF included.
 pub const COMMAND_LINE_BYTES_MIN: usize = 512;
@@ -47,8 +48,8 @@ pub struct Settings {
     /// Replies 4yz since the last accepted message; 0 is no limit. At the limit: 421 4.7.0.
     pub max_transient_refusals: u32,
     pub bare_line_ends: BareLineEnds,
-    /// CHUNKING (RFC 3030). Without it BDAT gets 502 5.5.1.
-    pub offer_chunking: bool,
+    /// What EHLO lists, less what a peer cannot use now. STARTTLS and BDAT that are not offered get 502 5.5.1.
+    pub offers: Extensions,
     /// What trusted peers' paths without a domain get. `None`: 501.
     pub qualify_domain: Option<Domain<'static>>,
     /// No mail without TLS: 530 5.7.0 (RFC 3207 section 4).
@@ -71,7 +72,7 @@ impl Settings {
             max_idle_commands: 100,
             max_transient_refusals: 10_000,
             bare_line_ends: BareLineEnds::Refuse,
-            offer_chunking: true,
+            offers: Extensions::OURS,
             qualify_domain: None,
             require_tls: false,
         }
