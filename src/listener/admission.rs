@@ -5,7 +5,10 @@
 
 use crate::io::random::{self, Keyed};
 use crate::policy::rates::{Rates, prefix_of};
+use crate::smtp::refusal::Refusal;
+use crate::smtp::refusals;
 use crate::time::Now;
+use std::borrow::Cow;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -193,26 +196,26 @@ pub enum Refused {
 }
 
 impl Refused {
-    pub fn reason(self) -> &'static str {
+    fn refusal(self) -> Refusal {
         match self {
-            Refused::TooMany => "too many connections",
-            Refused::TooManyStrangers => "too many connections, the last places are reserved",
-            Refused::TooManyOfAddress => "too many connections from this address",
-            Refused::TooFast => "too many new connections",
-            Refused::TooManyErrors => "too many errors from this address",
-            Refused::Memory => "out of memory",
-            Refused::Draining => "shutting down",
+            Refused::TooMany => refusals::TOO_MANY_CONNECTIONS,
+            Refused::TooManyStrangers => refusals::LAST_CONNECTIONS_RESERVED,
+            Refused::TooManyOfAddress => refusals::TOO_MANY_CONNECTIONS_OF_ADDRESS,
+            Refused::TooFast => refusals::CONNECTION_RATE,
+            Refused::TooManyErrors => refusals::CONNECTIONS_OF_WHO_ERRS,
+            Refused::Memory => refusals::CONNECTIONS_WITHOUT_MEMORY,
+            Refused::Draining => refusals::CONNECTIONS_AT_THE_END,
         }
     }
 
+    pub fn reason(self) -> Cow<'static, str> {
+        self.refusal().text
+    }
+
+    /// The whole line.
     pub fn reply(self, hostname: &str) -> String {
-        let status = match self {
-            Refused::TooMany | Refused::TooManyStrangers | Refused::Memory | Refused::Draining => {
-                "4.3.2"
-            }
-            Refused::TooManyOfAddress | Refused::TooFast | Refused::TooManyErrors => "4.7.0",
-        };
-        format!("421 {status} {hostname} {}, try later\r\n", self.reason())
+        let Refusal { code, status, text } = self.refusal();
+        format!("{code} {status} {hostname} {text}, try later\r\n")
     }
 }
 

@@ -261,7 +261,7 @@ impl Ingress {
             log.line(LogLevel::Info, event::REFUSED, clock::wall_time())
                 .field("client", peer.ip().to_canonical())
                 .field("client_port", peer.port())
-                .field("reason", refused.reason())
+                .field("reason", &*refused.reason())
                 .field("lines_suppressed", suppressed);
         }
     }

@@ -7,6 +7,8 @@ use crate::domain::pattern::{DomainPattern, recipient_domain};
 use crate::domain::{Domain, DomainMap};
 use crate::message::{Mailbox, unquoted};
 use crate::policy::list_change::ListChange;
+use crate::smtp::refusal::Refusal;
+use crate::smtp::refusals;
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -99,32 +101,14 @@ pub enum NotRelayed {
 }
 
 impl NotRelayed {
-    /// The reply code (RFC 5321 section 4.2).
-    pub fn code(self) -> u16 {
+    /// What the client is told.
+    pub fn refusal(self) -> Refusal {
         match self {
-            NotRelayed::Denied => 554,
-            NotRelayed::UnknownRecipient | NotRelayed::NoPostmaster => 550,
-            NotRelayed::NoDomain => 501,
-            NotRelayed::InvalidDomain => 553,
-        }
-    }
-
-    /// Class, subject and detail of the enhanced status (RFC 3463).
-    pub fn status(self) -> (u8, u16, u16) {
-        match self {
-            NotRelayed::Denied => (5, 7, 1),
-            NotRelayed::UnknownRecipient | NotRelayed::NoPostmaster => (5, 1, 1),
-            NotRelayed::NoDomain | NotRelayed::InvalidDomain => (5, 1, 3),
-        }
-    }
-
-    pub fn text(self) -> &'static str {
-        match self {
-            NotRelayed::Denied => "Relaying denied",
-            NotRelayed::UnknownRecipient => "No such recipient here",
-            NotRelayed::NoDomain => "The recipient needs a domain",
-            NotRelayed::InvalidDomain => "The recipient's domain is not a valid name",
-            NotRelayed::NoPostmaster => "This host has no postmaster of its own: name the domain",
+            NotRelayed::Denied => refusals::RELAYING_DENIED,
+            NotRelayed::UnknownRecipient => refusals::UNKNOWN_RECIPIENT,
+            NotRelayed::NoPostmaster => refusals::NO_POSTMASTER,
+            NotRelayed::NoDomain => refusals::RECIPIENT_WITHOUT_DOMAIN,
+            NotRelayed::InvalidDomain => refusals::RECIPIENT_OF_NO_DOMAIN,
         }
     }
 }

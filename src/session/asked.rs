@@ -5,12 +5,15 @@ use crate::io::clock;
 use crate::log::{Addressee, LogLevel, Shown, event};
 use crate::message::{Mailbox, SessionId};
 use crate::policy::rates::{Over, prefix_of};
+use crate::policy::relaying::NotRelayed;
 use crate::smtp::refusal::Refusal;
+use crate::smtp::refusals::{
+    ERROR_RATE, MESSAGE_RATE, OUT_OF_MEMORY, RECIPIENT_RATE, TOO_MANY_HANDSHAKES,
+    TOO_MANY_HANDSHAKES_OF_ALL,
+};
 use crate::smtp::server::{PeerInfo, Policy, RejectedAt, Rejection, Spending};
 use crate::time::Now;
 use std::net::{IpAddr, SocketAddr};
-
-const OUT_OF_MEMORY: Refusal = Refusal::new(452, 3, 1, "Insufficient system memory, try later");
 
 /// What a session's machine asks, and who asks.
 pub(super) struct Asked<'a> {
@@ -80,14 +83,8 @@ impl Policy for Asked<'_> {
 /// What the machine asks; see [`Policy`].
 impl Context {
     fn recipient(&self, trusted: bool, path: &Mailbox) -> Result<(), Refusal> {
-        self.terms
-            .relay
-            .get()
-            .recipient(trusted, path)
-            .map_err(|refused| {
-                let (_, subject, detail) = refused.status();
-                Refusal::new(refused.code(), subject, detail, refused.text())
-            })?;
+        let relayed = self.terms.relay.get().recipient(trusted, path);
+        relayed.map_err(NotRelayed::refusal)?;
         match (self.dead_end)(path) {
             Some(refusal) => Err(refusal),
             None => Ok(()),
@@ -141,37 +138,24 @@ impl Context {
     /// Counts and logs that an address is over a limit; what it is told.
     fn over_limit(&self, what: Spending, over: Over, address: IpAddr, now: Now) -> Refusal {
         let metrics = &self.metrics;
-        let (counter, flag, code, text) = match (what, over) {
+        let (counter, flag, refusal) = match (what, over) {
             (Spending::Handshake, Over::Address) => (
                 &metrics.limited_handshakes,
                 "--handshake-rate",
-                421,
-                "Too many TLS handshakes from your address, try later",
+                TOO_MANY_HANDSHAKES,
             ),
             (Spending::Handshake, Over::Total) => (
                 &metrics.limited_handshakes,
                 "--handshake-rate-total",
-                421,
-                "Too many TLS handshakes, try later",
+                TOO_MANY_HANDSHAKES_OF_ALL,
             ),
-            (Spending::Message, _) => (
-                &metrics.limited_messages,
-                "--message-rate",
-                450,
-                "Too many messages from your address, try later",
-            ),
+            (Spending::Message, _) => (&metrics.limited_messages, "--message-rate", MESSAGE_RATE),
             (Spending::Recipient, _) => (
                 &metrics.limited_recipients,
                 "--recipient-rate",
-                450,
-                "Too many recipients from your address, try later",
+                RECIPIENT_RATE,
             ),
-            (Spending::Error, _) => (
-                &metrics.limited_errors,
-                "--error-rate",
-                421,
-                "Too many errors from your address, try later",
-            ),
+            (Spending::Error, _) => (&metrics.limited_errors, "--error-rate", ERROR_RATE),
         };
         counter.increment();
         if let Some(suppressed) = self
@@ -185,10 +169,10 @@ impl Context {
                 .line(LogLevel::Info, event::LIMITED, clock::wall_time())
                 .field("client", address.to_canonical())
                 .field("limit", flag)
-                .field("code", u64::from(code))
+                .field("code", u64::from(refusal.code))
                 .field("lines_suppressed", suppressed);
         }
-        Refusal::new(code, 7, 0, text)
+        refusal
     }
 
     pub(super) fn session_id(&self, who: &Who) -> SessionId {

@@ -10,6 +10,7 @@ use crate::message::{BodyType, Mailbox, Notify, Ret, ReversePath};
 
 use super::address::{self, PathError};
 use super::refusal::Refusal;
+use super::refusals::*;
 use super::reply::printable_str;
 use super::xtext;
 
@@ -89,52 +90,6 @@ impl From<Refusal> for CommandError {
     fn from(refusal: Refusal) -> Self {
         CommandError::Refused(refusal)
     }
-}
-
-const NOT_TEXT: Refusal = Refusal::new(500, 5, 2, "Control characters in a command");
-const NOT_UTF8: Refusal = Refusal::new(500, 5, 2, "Neither ASCII nor UTF-8");
-const NO_ARGUMENTS: Refusal = Refusal::new(501, 5, 4, "This command takes no arguments");
-const HELLO: Refusal = Refusal::new(
-    501,
-    5,
-    4,
-    "Your host name or address literal, please: one word of ASCII",
-);
-const MAIL_SYNTAX: Refusal = Refusal::new(501, 5, 4, "Syntax: MAIL FROM:<address>");
-const RCPT_SYNTAX: Refusal = Refusal::new(501, 5, 4, "Syntax: RCPT TO:<address>");
-const UNKNOWN_PARAMETER: Refusal = Refusal::new(555, 5, 4, "Unknown parameter");
-const DUPLICATE_PARAMETER: Refusal = Refusal::new(501, 5, 4, "Parameter given twice");
-const BAD_PARAMETER: Refusal = Refusal::new(501, 5, 4, "Bad parameter value");
-const BAD_SENDER: Refusal = Refusal::new(501, 1, 7, "Bad sender address syntax");
-const LONG_SENDER: Refusal = Refusal::new(501, 1, 7, "Sender address too long");
-const BARE_SENDER: Refusal = Refusal::new(
-    501,
-    1,
-    7,
-    "Sender address needs a domain (--qualify-domain adds one for trusted clients)",
-);
-const BAD_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Bad recipient address syntax");
-const LONG_RECIPIENT: Refusal = Refusal::new(501, 1, 3, "Recipient address too long");
-const INVALID_SENDER_DOMAIN: Refusal =
-    Refusal::new(553, 1, 7, "The sender's domain is not a valid name");
-const INVALID_RECIPIENT_DOMAIN: Refusal =
-    Refusal::new(553, 1, 3, "The recipient's domain is not a valid name");
-const BARE_RECIPIENT: Refusal = Refusal::new(
-    501,
-    1,
-    3,
-    "Recipient address needs a domain (--qualify-domain adds one for trusted clients)",
-);
-const NEEDS_SMTPUTF8: Refusal = Refusal::new(553, 6, 7, "Non-ASCII address without SMTPUTF8");
-
-/// Says that a path is not ASCII in a transaction without SMTPUTF8 (RFC 6531 section 3.5).
-pub fn needs_smtputf8() -> Refusal {
-    NEEDS_SMTPUTF8
-}
-
-/// The refusal of an argument of EHLO or HELO.
-pub fn hello_refusal() -> Refusal {
-    HELLO
 }
 
 /// True if an argument of EHLO or HELO could be a host name or an address literal: one word of

@@ -14,6 +14,7 @@ pub mod data;
 pub mod extension;
 pub mod header;
 pub mod refusal;
+pub mod refusals;
 pub mod reply;
 pub mod server;
 pub mod trace;

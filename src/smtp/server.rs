@@ -33,6 +33,10 @@ use crate::time::{Now, WallTime};
 
 use super::data::{Content, Scanner, Swallower};
 use super::extension::{Extension, Extensions};
+use super::refusals::{
+    END_OF_DATA, SHUTTING_DOWN, TEXT_WITHOUT_354, TIMED_OUT, TOO_MANY_ERRORS,
+    TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS, TOO_MANY_SMALL_CHUNKS, TOO_SLOW_IN_CROWD,
+};
 use super::trace;
 
 mod answers;
@@ -42,10 +46,6 @@ mod lines;
 mod rejection;
 mod settings;
 
-use answers::{
-    END_OF_DATA, TEXT_WITHOUT_354, TOO_MANY_ERRORS, TOO_MANY_IDLE_COMMANDS, TOO_MANY_REFUSALS,
-    TOO_MANY_SMALL_CHUNKS, TOO_SLOW_IN_CROWD,
-};
 use lines::LineReader;
 
 pub use super::data::BareLineEnds;
@@ -492,7 +492,7 @@ impl Server {
     pub fn timed_out(&mut self, out: &mut Vec<u8>) {
         let refusal = match self.phase() {
             Phase::BodyMayBeOver => END_OF_DATA,
-            _ => Refusal::new(421, 4, 2, "Timed out"),
+            _ => TIMED_OUT,
         };
         self.close(&refusal, out);
     }
@@ -506,7 +506,7 @@ impl Server {
     /// outcome must be said first.
     pub fn shutting_down(&mut self, out: &mut Vec<u8>) {
         if !matches!(self.state, State::Commit { .. }) {
-            self.close(&Refusal::new(421, 3, 2, "Shutting down"), out);
+            self.close(&SHUTTING_DOWN, out);
         }
     }
 

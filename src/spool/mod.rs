@@ -48,6 +48,7 @@ use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;
 use crate::message::MessageId;
 use crate::smtp::refusal::Refusal;
+use crate::smtp::refusals;
 use crate::spool::format::{
     COMMIT_BYTES_MAX, COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES,
 };
@@ -196,12 +197,10 @@ impl SpoolError {
     /// What the sender is told.
     pub fn refusal(&self) -> Refusal {
         match self {
-            SpoolError::Full => Refusal::new(452, 3, 1, "Insufficient system storage, try later"),
-            SpoolError::TooLarge => Refusal::new(552, 3, 4, "The envelope is too large"),
-            SpoolError::Closing => Refusal::new(421, 3, 2, "The relay is shutting down, try later"),
-            SpoolError::WriteFailed => {
-                Refusal::new(451, 3, 0, "Local error in storing the message, try later")
-            }
+            SpoolError::Full => refusals::SPOOL_FULL,
+            SpoolError::TooLarge => refusals::ENVELOPE_TOO_LARGE,
+            SpoolError::Closing => refusals::SPOOL_CLOSING,
+            SpoolError::WriteFailed => refusals::SPOOL_FAILED,
         }
     }
 }

@@ -1,55 +1,12 @@
-//! What we say when we say no, and how it is written.
+//! How replies are written.
 
 use crate::smtp::data::Violation;
 use crate::smtp::refusal::Refusal;
+use crate::smtp::refusals::*;
 use crate::text::push_decimal;
 
 /// Octets of a refusal's text in a reply: the whole line stays under 512 (RFC 5321 section 4.5.3.1.5).
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 480;
-
-macro_rules! refusals {
-    ($($name:ident = $code:literal, $subject:literal, $detail:literal, $text:literal;)*) => {
-        $(pub const $name: Refusal = Refusal::new($code, $subject, $detail, $text);)*
-    };
-}
-
-// The class of the enhanced status is the first digit of the code.
-refusals! {
-    UNKNOWN_COMMAND = 500, 5, 1, "Unknown command";
-    LINE_TOO_LONG = 500, 5, 2, "Line too long";
-    NO_EXPN = 502, 7, 0, "Lists are not expanded";
-    NO_AUTH = 502, 5, 1, "Authentication is not offered";
-    NO_CHUNKING = 502, 5, 1, "BDAT is not offered: send DATA";
-    NO_STARTTLS = 502, 5, 1, "STARTTLS is not offered";
-    TLS_ACTIVE = 503, 5, 1, "TLS is already active";
-    HELLO_FIRST = 503, 5, 1, "EHLO first";
-    MAIL_FIRST = 503, 5, 1, "MAIL first";
-    RCPT_FIRST = 503, 5, 1, "RCPT first";
-    NESTED_MAIL = 503, 5, 1, "A transaction is under way";
-    IN_TRANSACTION = 503, 5, 1, "Not within a transaction";
-    AMONG_CHUNKS = 503, 5, 1, "Not among chunks: BDAT or RSET";
-    MUST_STARTTLS = 530, 7, 0, "Must issue a STARTTLS command first";
-    NO_RECIPIENTS = 554, 5, 1, "No valid recipients";
-    TOO_LARGE = 552, 3, 4, "Message too large";
-    TOO_MANY_RECIPIENTS = 452, 5, 3, "Too many recipients";
-    TOO_MANY_ERRORS = 421, 7, 0, "Too many errors";
-    TOO_MANY_IDLE_COMMANDS = 421, 7, 0, "Too many commands without a message";
-    TOO_MANY_SMALL_CHUNKS = 421, 7, 0, "Too many small chunks";
-    TOO_MANY_REFUSALS = 421, 7, 0, "Too many refused commands";
-    TOO_SLOW_IN_CROWD = 421, 3, 2, "Too busy to wait any longer, try later";
-    TOO_MANY_TRANSACTIONS = 421, 7, 0, "Too many messages in this session";
-    NOT_SMTP = 521, 5, 1, "This is an SMTP server";
-    CHUNK_SIZE = 521, 5, 4, "Syntax: BDAT size [LAST]; cannot tell where this chunk ends";
-    BARE_LF_IN_COMMAND = 521, 5, 2, "Bare <LF>: a command line ends with <CR><LF>";
-    ENDLESS_LINE = 521, 5, 2, "Line without an end";
-    TEXT_WITHOUT_354 = 521, 5, 1, "Message text where a command was expected";
-    END_OF_DATA = 521, 5, 2, "Data ends with <CR><LF>.<CR><LF>, not with bare <LF>";
-    BARE_CR = 550, 6, 0, "Bare <CR> in message: end its lines with <CR><LF>, or ask the receiving site for --bare-line-ends normalise";
-    BARE_LF = 550, 6, 0, "Bare <LF> in message: end its lines with <CR><LF>, or ask the receiving site for --bare-line-ends normalise";
-    NUL = 550, 6, 0, "NUL in message";
-    TEXT_LINE_TOO_LONG = 554, 6, 0, "Line too long in message";
-    TOO_MANY_HOPS = 554, 4, 6, "Too many hops: a mail loop";
-}
 
 pub fn content_refusal(violation: Violation) -> Refusal {
     match violation {

@@ -3,8 +3,9 @@
 use crate::message::{BodyType, Envelope};
 use crate::smtp::data::{Progress, Scanner, Swallowed, Violation};
 use crate::smtp::extension::Extension;
+use crate::smtp::refusals::*;
 
-use super::answers::{self, *};
+use super::answers;
 use super::rejection::RejectedAt;
 use super::{
     Incoming, Next, Policy, Refusal, Refused, SMALL_CHUNK_BYTES, SWALLOWED_BYTES_MAX, Server,

@@ -4,8 +4,9 @@ use crate::domain::Domain;
 use crate::message::{Envelope, Mailbox, Recipient};
 use crate::smtp::command::{self, Command, CommandError, MailCommand, RcptCommand};
 use crate::smtp::extension::{Extension, Offer};
+use crate::smtp::refusals::*;
 
-use super::answers::{self, *};
+use super::answers;
 use super::lines::Reading;
 use super::{
     COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, Spending, State, Step, Waits,
@@ -91,7 +92,7 @@ impl Server {
             Command::Data => self.data(policy, out),
             Command::Bdat { chunk_bytes, last } => self.bdat(chunk_bytes, last, policy, out),
             Command::Ehlo(name) | Command::Helo(name) if !self.takes_hello(&name) => {
-                self.say_no(&command::hello_refusal(), out)
+                self.say_no(&HELLO, out)
             }
             Command::Ehlo(name) => self.ehlo(&name, policy, out),
             Command::Helo(name) => self.helo(&name, out),
@@ -304,7 +305,7 @@ impl Server {
         policy: &dyn Policy,
     ) -> Result<(), Refusal> {
         if rcpt.is_utf8() && !envelope.smtputf8 {
-            return Err(command::needs_smtputf8());
+            return Err(NEEDS_SMTPUTF8);
         }
         if envelope.recipients.len() >= self.settings.max_recipients {
             return Err(TOO_MANY_RECIPIENTS);
