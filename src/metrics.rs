@@ -1,16 +1,17 @@
-//! Counters and histograms of a core: written by that core only, read by the control thread.
+//! What a core counts: counters, gauges and histograms, written by that core only, read by the control thread.
 //!
 //! One writer per value, so a count is a plain load and store, without a locked instruction.
 //! Values of one snapshot were read one after the other: sums of different counters may be apart
 //! by what happened in between.
 //!
-//! Promise: counting costs a message nothing that another core could feel.
+//! Promise: counting costs a message nothing that another core could feel. Every item says in `docs/counters.md` what
+//! it is, in the words of its declaration.
 //! Not here: who shows the numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A number that one thread changes and any thread reads.
+/// A number that never falls. One thread changes it, any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -24,17 +25,26 @@ impl Counter {
         self.add(1);
     }
 
-    /// For numbers that also fall, such as open sessions; never below zero.
-    pub fn subtract(&self, count: u64) {
-        self.0
-            .store(self.0.load(Relaxed).saturating_sub(count), Relaxed);
+    /// Takes over a total that is counted elsewhere.
+    pub fn set_total(&self, total: u64) {
+        self.0.store(total, Relaxed);
     }
 
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that rises and falls, such as open sessions. One thread sets it, any thread reads.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
     pub fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 
-    pub fn get(&self) -> u64 {
+    fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
@@ -48,16 +58,18 @@ const VALUE_BITS_MAX: u32 = 36;
 
 const BUCKETS: usize = (VALUE_BITS_MAX - PARTS_BITS + 1) as usize * PARTS;
 
-/// How often which value occurred; the unit is the user's, mostly microseconds. 2 KB.
+/// How often which value occurred, and the sum of all; the unit is the user's, mostly microseconds. 2 KB.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: [Counter; BUCKETS],
+    sum: Counter,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
         Histogram {
             buckets: [const { Counter(AtomicU64::new(0)) }; BUCKETS],
+            sum: Counter::default(),
         }
     }
 }
@@ -65,6 +77,7 @@ impl Default for Histogram {
 impl Histogram {
     pub fn record(&self, value: u64) {
         self.buckets[bucket_of(value)].increment();
+        self.sum.add(value);
     }
 
     /// In microseconds.
@@ -96,12 +109,15 @@ fn largest_in(bucket: usize) -> u64 {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Distribution {
     buckets: Vec<u64>,
+    /// Of all values, exact.
+    pub sum: u64,
 }
 
 impl Default for Distribution {
     fn default() -> Self {
         Distribution {
             buckets: vec![0; BUCKETS],
+            sum: 0,
         }
     }
 }
@@ -111,6 +127,7 @@ impl Distribution {
         for (sum, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
             *sum += bucket.get();
         }
+        self.sum = self.sum.wrapping_add(histogram.sum.get());
     }
 
     pub fn count(&self) -> u64 {
@@ -132,41 +149,84 @@ impl Distribution {
     }
 }
 
+/// One number of a snapshot, or many: of what kind it is decides how it may be shown and added up.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    Counter(u64),
+    Gauge(u64),
+    /// With the names of its count and its sum.
+    Histogram {
+        values: &'a Distribution,
+        count_name: &'static str,
+        sum_name: &'static str,
+    },
+}
+
+/// One item of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Item<'a> {
+    pub name: &'static str,
+    /// One sentence, from the declaration.
+    pub help: &'static str,
+    pub value: Value<'a>,
+}
+
 macro_rules! metrics {
     (
-        counters { $($(#[$counter_doc:meta])* $counter:ident,)* }
-        histograms { $($(#[$histogram_doc:meta])* $histogram:ident,)* }
+        counters { $($(#[doc = $counter_help:literal])+ $counter:ident,)* }
+        gauges { $($(#[doc = $gauge_help:literal])+ $gauge:ident,)* }
+        histograms { $($(#[doc = $histogram_help:literal])+ $histogram:ident,)* }
     ) => {
         /// What one core counts. Padded, so that no two cores write to one cache line; 128 bytes
         /// because processors fetch lines in pairs.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub struct CoreMetrics {
-            $($(#[$counter_doc])* pub $counter: Counter,)*
-            $($(#[$histogram_doc])* pub $histogram: Histogram,)*
+            $($(#[doc = $counter_help])+ pub $counter: Counter,)*
+            $($(#[doc = $gauge_help])+ pub $gauge: Gauge,)*
+            $($(#[doc = $histogram_help])+ pub $histogram: Histogram,)*
         }
 
         /// The sums over some cores at one time.
         #[derive(Clone, PartialEq, Eq, Debug, Default)]
         pub struct Snapshot {
-            $($(#[$counter_doc])* pub $counter: u64,)*
-            $($(#[$histogram_doc])* pub $histogram: Distribution,)*
+            $($(#[doc = $counter_help])+ pub $counter: u64,)*
+            $($(#[doc = $gauge_help])+ pub $gauge: u64,)*
+            $($(#[doc = $histogram_help])+ pub $histogram: Distribution,)*
         }
 
         impl Snapshot {
             fn add(&mut self, core: &CoreMetrics) {
                 $(self.$counter += core.$counter.get();)*
+                $(self.$gauge += core.$gauge.get();)*
                 $(self.$histogram.add(&core.$histogram);)*
             }
 
-            /// Every counter by name, for log lines and whoever collects them.
-            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($counter), self.$counter),)*].into_iter()
-            }
-
-            /// Every histogram by name.
-            pub fn histograms(&self) -> impl Iterator<Item = (&'static str, &Distribution)> {
-                [$((stringify!($histogram), &self.$histogram),)*].into_iter()
+            /// Every item, for log lines and whoever collects them.
+            pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
+                let item = |name, help: &'static str, value| Item { name, help: help.trim(), value };
+                [
+                    $(item(
+                        stringify!($counter),
+                        concat!($($counter_help),+),
+                        Value::Counter(self.$counter),
+                    ),)*
+                    $(item(
+                        stringify!($gauge),
+                        concat!($($gauge_help),+),
+                        Value::Gauge(self.$gauge),
+                    ),)*
+                    $(item(
+                        stringify!($histogram),
+                        concat!($($histogram_help),+),
+                        Value::Histogram {
+                            values: &self.$histogram,
+                            count_name: concat!(stringify!($histogram), "_count"),
+                            sum_name: concat!(stringify!($histogram), "_sum"),
+                        },
+                    ),)*
+                ]
+                .into_iter()
             }
         }
     };
@@ -176,29 +236,31 @@ metrics! {
     counters {
         /// Inbound sessions begun.
         sessions,
-        /// Inbound sessions open now.
-        sessions_open,
-        /// Connections turned away by a limit (421).
+        /// Connections refused by a limit (421).
         sessions_refused,
-        /// Sessions ended because the client let a wait run out, or sent a body too slowly.
+        /// Sessions ended because the client let a wait run out.
         sessions_timed_out,
+        /// Sessions ended because a body came too slowly.
         sessions_too_slow,
-        /// Connections, handshakes, messages, recipients and errors of addresses over their rate.
+        /// Connections of addresses over their rate.
         limited_connections,
+        /// TLS handshakes of addresses over their rate.
         limited_handshakes,
+        /// Messages of addresses over their rate.
         limited_messages,
+        /// Recipients of addresses over their rate.
         limited_recipients,
+        /// Errors of addresses over their rate.
         limited_errors,
-        /// What was refused because `--memory-max` was near: 452 and 421.
+        /// Replies 452 and 421 because `--memory-max` was near.
         refused_for_memory,
-        /// Times that a session waited with content until it was its turn, memory being tight.
+        /// Times that a session waited with content until it was its turn, memory being short.
         body_pauses,
-        /// Memory that sessions and mail hold now, in bytes.
-        memory_held,
-        /// Turns of this thread's loop longer than they may be: its own doing, or because the
-        /// thread was not given a CPU; and ticks that were late, whatever the reason.
+        /// Turns of a thread's loop that took too long by their own doing.
         loop_stalls,
+        /// Turns of a thread's loop that took too long because the thread was not given a CPU.
         loop_preempted,
+        /// Ticks of a thread that were late, whatever the reason.
         loop_late_ticks,
         /// Messages that got their 250.
         messages_accepted,
@@ -210,52 +272,69 @@ metrics! {
         recipients_accepted,
         /// Replies 4yz and 5yz to clients.
         refusals,
-        /// Recipients delivered; undeliverable, and not delivered within their lifetime, with a report to
-        /// the sender; and either without one. Each recipient is counted once, at its end.
+        /// Recipients delivered. Each recipient is counted once, at its end: here or in one of the next three.
         delivered,
+        /// Recipients that are undeliverable, with a report to the sender.
         bounced,
+        /// Recipients not delivered within their lifetime, with a report to the sender.
         expired,
+        /// Recipients that are undeliverable or not delivered within their lifetime, without a report.
         dropped,
         /// Attempts that failed and are to be repeated.
         deferred,
-        /// The same of the reports.
+        /// Reports delivered.
         reports_delivered,
+        /// Reports that could not be delivered.
         reports_dropped,
+        /// Attempts to deliver a report that failed and are to be repeated.
         reports_deferred,
         /// Body bytes sent to next hops.
         bytes_delivered,
         /// Transactions whose body was read back from the spool.
         bodies_read_back,
-        /// Inbound handshakes.
+        /// Inbound TLS handshakes, full ones.
         handshakes_in_full,
+        /// Inbound TLS handshakes that resumed a session.
         handshakes_in_resumed,
+        /// Inbound TLS handshakes that failed.
         handshakes_in_failed,
         /// Sessions that were not offered STARTTLS, since their client's handshakes had failed.
         starttls_withdrawn,
-        /// Outbound handshakes.
+        /// Outbound TLS handshakes, full ones.
         handshakes_out_full,
+        /// Outbound TLS handshakes that resumed a session.
         handshakes_out_resumed,
+        /// Outbound TLS handshakes that failed.
         handshakes_out_failed,
-        /// Outbound connections begun, and those that never stood.
+        /// Outbound connections begun.
         connections_out,
+        /// Outbound connections that never stood.
         connections_out_failed,
-        /// Outbound connections open now.
-        connections_out_open,
-        /// Group commits, the messages and the bytes in them.
+        /// Group commits of messages.
         commits,
+        /// Messages in group commits.
         commit_messages,
+        /// Bytes in group commits of messages.
         commit_bytes,
-        /// Items that wait outside full lanes now.
-        lane_backlog,
-        /// Transactions that wait or are under way now.
-        queue_jobs,
         /// Log lines dropped.
         log_lines_dropped,
     }
+    gauges {
+        /// Inbound sessions open.
+        sessions_open,
+        /// Memory that sessions and mail hold, in bytes.
+        memory_held,
+        /// Outbound connections open.
+        connections_out_open,
+        /// Items that wait outside full lanes between threads.
+        lane_backlog,
+        /// Transactions that wait or are under way.
+        queue_jobs,
+    }
     histograms {
-        /// From the end of a message's data to its 250.
+        /// Microseconds from the end of a message's data to its 250.
         accept_us,
-        /// From a message's 250 to its delivery.
+        /// Microseconds from a message's 250 to its delivery.
         delivery_us,
     }
 }
@@ -378,18 +457,20 @@ mod tests {
         let cores = [CoreMetrics::default(), CoreMetrics::default()];
         cores[0].messages_accepted.add(3);
         cores[1].messages_accepted.increment();
-        cores[0].sessions_open.add(2);
-        cores[0].sessions_open.subtract(5);
+        cores[0].sessions_open.set(2);
+        cores[0].sessions_open.set(0);
+        cores[1].sessions_open.set(1);
         cores[0].accept_us.record(100);
         cores[1].accept_us.record_duration(Duration::from_millis(3));
         let snapshot = Snapshot::of(&cores);
         assert_eq!(snapshot.messages_accepted, 4);
-        assert_eq!(snapshot.sessions_open, 0);
+        assert_eq!(snapshot.sessions_open, 1);
         assert_eq!(snapshot.accept_us.count(), 2);
-        let named = snapshot
-            .counters()
-            .find(|(name, _)| *name == "messages_accepted");
-        assert_eq!(named, Some(("messages_accepted", 4)));
+        assert_eq!(snapshot.accept_us.sum, 3_100);
+        let item = snapshot.items().find(|it| it.name == "messages_accepted");
+        let item = item.unwrap();
+        assert!(matches!(item.value, Value::Counter(4)), "{item:?}");
+        assert_eq!(item.help, "Messages that got their 250.");
         assert!(
             snapshot
                 .summary()

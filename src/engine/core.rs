@@ -367,14 +367,16 @@ impl Core {
     fn count(&self) {
         let metrics = &self.shared.metrics[self.number];
         let spool = self.spool.stats();
-        metrics.commits.set(spool.message_commits);
-        metrics.commit_messages.set(spool.message_records);
-        metrics.commit_bytes.set(spool.message_bytes);
+        metrics.commits.set_total(spool.message_commits);
+        metrics.commit_messages.set_total(spool.message_records);
+        metrics.commit_bytes.set_total(spool.message_bytes);
         metrics
             .memory_held
             .set(self.shared.memory.held_by(self.number));
         metrics.lane_backlog.set(self.outbox.backlog() as u64);
-        metrics.log_lines_dropped.set(self.log.dropped_total());
+        metrics
+            .log_lines_dropped
+            .set_total(self.log.dropped_total());
         if let Some(delivery) = &self.delivery {
             metrics.queue_jobs.set(delivery.pending() as u64);
             let open = u64::from(delivery.connections());

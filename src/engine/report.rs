@@ -6,7 +6,7 @@ use super::shared::Shared;
 use crate::delivery::HopReport;
 use crate::io::clock;
 use crate::log::{Log, LogLevel, Shown, event};
-use crate::metrics::Snapshot;
+use crate::metrics::{Snapshot, Value};
 use crate::schedule::next_hop::HopStatus;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -36,11 +36,23 @@ pub fn snapshot_of(shared: &Shared) -> Snapshot {
     Snapshot::of(shared.metrics.iter().map(|metrics| &**metrics))
 }
 
-/// All counters in one line, for programs.
+/// All items in one line, for programs; of histograms how many values there were, and their sum.
 pub fn log_counters(snapshot: &Snapshot, log: &Log) {
     let mut line = log.line(LogLevel::Info, event::COUNTERS, clock::wall_time());
-    for (name, count) in snapshot.counters() {
-        line.field(name, count);
+    for item in snapshot.items() {
+        match item.value {
+            Value::Counter(number) | Value::Gauge(number) => {
+                line.field(item.name, number);
+            }
+            Value::Histogram {
+                values,
+                count_name,
+                sum_name,
+            } => {
+                line.field(count_name, values.count());
+                line.field(sum_name, values.sum);
+            }
+        }
     }
 }
 
