@@ -49,10 +49,12 @@ use seen::Seen;
 use simulated::seeds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Of an ordinary run.
 const SEEDS: u64 = 200;
+/// Within so many seeds each planted bug must be found.
+const SEEDS_TO_FIND_A_BUG: u64 = 300;
 /// Lines of a story that lead to its end.
 const STORY_LINES: usize = 80;
 
@@ -144,4 +146,44 @@ fn a_seed_gives_the_same_world_in_another_process() {
         let line = format!("digest {seed} {:?}", digest(seed));
         assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
     }
+}
+
+/// Each of these breaks a promise, so the checks must notice each, some sooner than others.
+#[test]
+fn planted_bugs_are_noticed() {
+    // Where each was found when it was planted: the search begins there.
+    let bugs = [
+        (Bug::BellsUnrung, 0),
+        (Bug::WindowsKept, 0),
+        (Bug::IdleEndsUntold, 0),
+        (Bug::RepliesAwaitedForLong, 6),
+        (Bug::BrokenIsDelivered, 0),
+        (Bug::DeferredForgotten, 0),
+        (Bug::RecoveredForgotten, 0),
+        (Bug::ChargesKept, 0),
+    ];
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut unnoticed = Vec::new();
+        while let Some((bug, first)) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let found = (*first..first + SEEDS_TO_FIND_A_BUG)
+                .find_map(|seed| Some((seed, play_one(seed, Some(*bug)).err()?)));
+            match found {
+                Some((seed, story)) => {
+                    let first = story.lines().next().unwrap_or_default();
+                    println!("{bug:?}, seed {seed}: {first}");
+                }
+                None => unnoticed.push(*bug),
+            }
+        }
+        unnoticed
+    };
+    let unnoticed: Vec<Bug> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads()).map(|_| scope.spawn(work)).collect();
+        let ended = threads.into_iter().map(|thread| thread.join());
+        ended
+            .flat_map(|unnoticed| unnoticed.expect("it catches panics"))
+            .collect()
+    });
+    assert!(unnoticed.is_empty(), "not noticed: {unnoticed:?}");
 }

@@ -4,6 +4,7 @@ use super::peer::{Better, Peer, PlaintextFallback, TlsTrouble};
 use super::{HopKey, Inner};
 use crate::io::clock;
 use crate::io::runtime::{self, spawn};
+use crate::io::{Bug, planted};
 use crate::message::TlsSummary;
 use crate::remote::connection::{Connection, OpenError, Target};
 use crate::remote::resolve::Attempt;
@@ -231,7 +232,9 @@ impl Inner {
         if finding.throttles() {
             schedule.refused(hop, Refusal::Connection, now);
         }
-        schedule.connect_failed(hop, started, now);
+        if !planted(Bug::WindowsKept) {
+            schedule.connect_failed(hop, started, now);
+        }
     }
 
     /// Tries the hop's hosts in order of preference, and each address of a host in turn; plaintext at those

@@ -4,6 +4,7 @@ use super::peer::Peer;
 use super::{HopId, Inner};
 use crate::handoff::job::{Job, Message, words_of};
 use crate::io::clock;
+use crate::io::{Bug, planted};
 use crate::log::{LogLevel, Shown, event};
 use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
@@ -14,7 +15,7 @@ use crate::schedule::settle::{
     After, Consequences, Course, Decision, Facts, Over, content_lost, decide_all, is_report,
     judge_transaction, judge_without_content, nobody_to_tell,
 };
-use crate::smtp::client::{OutOfStep, TransactionResult};
+use crate::smtp::client::{OutOfStep, RecipientVerdict, TransactionResult};
 use crate::smtp::reply::Reply;
 use crate::time::{Now, WallTime};
 use std::net::SocketAddr;
@@ -54,6 +55,17 @@ fn not_empty(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
+/// See [`Bug::BrokenIsDelivered`].
+fn taken_for_delivered(mut result: TransactionResult) -> TransactionResult {
+    for (_, verdict) in &mut result.verdicts {
+        if *verdict == RecipientVerdict::LostAfterData {
+            let reply = Rc::new(Reply::new(250, "taken"));
+            *verdict = RecipientVerdict::Accepted { reply };
+        }
+    }
+    result
+}
+
 impl Inner {
     /// Settles what a transaction decided, and says what becomes of the connection.
     pub(super) fn settle(
@@ -67,6 +79,10 @@ impl Inner {
             connection, peer, ..
         } = *session;
         let reusable = result.reusable && connection.lives();
+        let result = match planted(Bug::BrokenIsDelivered) {
+            true => taken_for_delivered(result),
+            false => result,
+        };
         let mut judged = judge_transaction(&job.message.envelope, &result, &session.over);
         if session.goes_again {
             let verdict = Verdict::NextTransaction;

@@ -12,6 +12,7 @@ use crate::io::clock;
 use crate::io::net::{self, Bound, Direction, Listener};
 use crate::io::runtime::{sleep, spawn, yield_now};
 use crate::io::watch::{self, Noticed};
+use crate::io::{Bug, planted};
 use crate::listener::Ingress;
 use crate::log::{Log, LogLevel, Shown, Throttle, event};
 use crate::policy::port::Port;
@@ -104,7 +105,10 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
     spool.ready().await;
     if let Some(delivery) = &core.delivery {
         let jobs = recovered.0.drain(..);
-        jobs.for_each(|job| delivery.resume(job));
+        jobs.for_each(|job| match planted(Bug::RecoveredForgotten) {
+            true => job.leave_to_the_spool(),
+            false => delivery.resume(job),
+        });
     }
     core.start_ingress(listeners);
     started(Ok(()));

@@ -66,6 +66,22 @@ pub enum Bug {
     SpaceNotLeft,
     /// Mail that was taken, and whose sender had gone, is never let go.
     AbandonedKept,
+    /// A core that sleeps is not woken by what another one sends it.
+    BellsUnrung,
+    /// The place of a connection that could not be opened is not given back.
+    WindowsKept,
+    /// The schedule is not told of an idle connection that has ended.
+    IdleEndsUntold,
+    /// Replies are waited for a thousand times as long as they may take.
+    RepliesAwaitedForLong,
+    /// A connection that breaks behind the content counts as a delivery.
+    BrokenIsDelivered,
+    /// A deferred job is not tried again in this run.
+    DeferredForgotten,
+    /// What earlier runs left is not delivered.
+    RecoveredForgotten,
+    /// The memory of a message is not given back.
+    ChargesKept,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
 }

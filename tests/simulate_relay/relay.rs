@@ -48,8 +48,8 @@ impl Setting {
     pub fn draw(world: &World) -> Setting {
         let has_tls = world.one_in(4);
         let min = 1 + world.below(20) as u64;
-        let lifetime = *world.pick(&[60, 300, 3000]);
-        let of_reports = *world.pick(&[60, 3000]);
+        let lifetime = *world.pick(&[60, 60, 300]);
+        let of_reports = *world.pick(&[60, 300]);
         let [smtp, smtps] = listens_at();
         let tls = match has_tls {
             true => format!("--listen-tls {smtps} --tls-out may"),
