@@ -88,7 +88,7 @@ const CRATES: [(&str, &[&str]); 21] = [
 
 /// No I/O, no clock, no random number, nothing shared between threads: events and the time go in,
 /// actions come out.
-const PURE: [&str; 12] = [
+const PURE: [&str; 16] = [
     "message.rs",
     "time.rs",
     "smtp",
@@ -96,7 +96,11 @@ const PURE: [&str; 12] = [
     "spool/format",
     "spool/log/commit.rs",
     "spool/live/liveness.rs",
+    "spool/recovery/commits.rs",
+    "spool/recovery/found.rs",
+    "spool/recovery/report.rs",
     "spool/recovery/scan.rs",
+    "spool/recovery/window.rs",
     "spool/shortage.rs",
     "tls/failures.rs",
     "remote/resolve/line.rs",

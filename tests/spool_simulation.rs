@@ -26,7 +26,7 @@ use ringpost::spool::location::progress::Standing;
 use ringpost::spool::log::commit::{
     AfterFailure, Head, IN_FLIGHT_MAX, Machine, Release, Stored, WriteFailed,
 };
-use ringpost::spool::recovery::scan::{Condition, Survey, SurveyedSegment, survey};
+use ringpost::spool::recovery::{Condition, Survey, SurveyedSegment, survey};
 use ringpost::time::WallTime;
 use simulated::disk::VirtualDisk;
 use simulated::random::Random;

@@ -10,7 +10,7 @@ use ringpost::spool::format::{
     COMMIT_HEADER_BYTES, CommitHeader, FinalMeta, Kind, Lap, MessageMeta, Nonce, RawExtent, Record,
     SegmentHeader, SegmentId, Usage, encode_outcome, sum_head,
 };
-use ringpost::spool::recovery::scan::{Condition, Disk, FoundMessage, Survey, SurveyError, survey};
+use ringpost::spool::recovery::{Condition, Disk, FoundMessage, Survey, SurveyError, survey};
 use ringpost::time::WallTime;
 use std::collections::BTreeMap;
 use std::io;

@@ -41,8 +41,9 @@ pub use live::spool::Spool;
 pub use live::writer::Writer;
 pub use location::message_location::{Movable, Residence};
 pub use location::place::{BodyReader, Place, Receipt};
+pub use recovery::RecoveryReport;
 pub use recovery::directory::OpenError;
-pub use recovery::recover::{CorePart, Opened, RecoveredMessage, RecoveryReport, check, open};
+pub use recovery::recover::{CorePart, Opened, RecoveredMessage, check, open};
 
 use crate::io::buffer::BLOCK_BYTES;
 use crate::io::file::Durability;

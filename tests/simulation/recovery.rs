@@ -13,7 +13,7 @@ use crate::world::World;
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::spool::format::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
-use ringpost::spool::recovery::scan::{Condition, FoundBody, Survey, SurveyedSegment, survey};
+use ringpost::spool::recovery::{Condition, FoundBody, Survey, SurveyedSegment, survey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 

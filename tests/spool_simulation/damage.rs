@@ -2,7 +2,7 @@
 
 use super::*;
 use ringpost::spool::format::RecordView;
-use ringpost::spool::recovery::scan::{Damage, RecoveryReport, SurveyError, What};
+use ringpost::spool::recovery::{Damage, RecoveryReport, SurveyError, What};
 use std::ops::Range;
 
 /// A commit on the disk, and the messages that its records speak of.
@@ -126,7 +126,7 @@ fn decay(
 type Findings = BTreeMap<MessageId, (Envelope, Option<Vec<u8>>, Vec<RecipientState>)>;
 
 fn findings(disk: &VirtualDisk, found: &Survey) -> Findings {
-    let finding = |message: &ringpost::spool::recovery::scan::FoundMessage| {
+    let finding = |message: &ringpost::spool::recovery::FoundMessage| {
         let extents = message.extents().iter();
         let body = extents.flat_map(|extent| disk.extent(extent).to_vec());
         let finding = (
@@ -297,7 +297,7 @@ fn decay_costs_only_what_lay_there_and_is_reported() {
 /// commits are behind it in its lap.
 fn bodies(disk: &VirtualDisk, found: &Survey) -> Vec<(MessageId, SegmentId, usize, u64)> {
     let on_disk = commits(disk);
-    let place = |message: &ringpost::spool::recovery::scan::FoundMessage| {
+    let place = |message: &ringpost::spool::recovery::FoundMessage| {
         let [extent] = message.extents() else {
             return None;
         };

@@ -10,9 +10,7 @@ use crate::spool::format::Usage;
 use crate::spool::log::segment::Segments;
 use crate::spool::recovery::directory::{Directory, OpenError, io_error};
 use crate::spool::recovery::recover::survey_files;
-use crate::spool::recovery::scan::{
-    Condition, FoundMessage, RecoveryReport, Survey, SurveyedSegment,
-};
+use crate::spool::recovery::{Condition, FoundMessage, RecoveryReport, Survey, SurveyedSegment};
 use crate::time::WallTime;
 use std::fmt;
 use std::path::Path;

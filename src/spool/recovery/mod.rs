@@ -1,6 +1,15 @@
 //! Opening a spool on what an earlier run left, and looking at one that is not in use.
 
+mod commits;
 pub mod directory;
+mod found;
 pub mod inspect;
 pub mod recover;
-pub mod scan;
+mod report;
+mod scan;
+mod window;
+
+pub use found::{Condition, FoundBody, FoundMessage, SurveyedSegment};
+pub use report::{Damage, RecoveryReport, What};
+pub use scan::{Survey, SurveyError, survey};
+pub use window::Disk;

@@ -14,16 +14,15 @@ use crate::spool::location::place::{Extent, Place, SegmentFile};
 use crate::spool::log::segment::{FreeSegment, Segments};
 use crate::spool::presence::Presence;
 use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error};
-use crate::spool::recovery::scan::{
-    Condition, Disk, FoundBody, FoundMessage, Survey, SurveyError, SurveyedSegment, survey,
+use crate::spool::recovery::{
+    Condition, Disk, FoundBody, FoundMessage, RecoveryReport, Survey, SurveyError, SurveyedSegment,
+    survey,
 };
 use crate::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-
-pub use crate::spool::recovery::scan::RecoveryReport;
 
 /// A message that an earlier run accepted and did not finish.
 #[derive(Clone, Debug)]

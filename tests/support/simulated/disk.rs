@@ -3,7 +3,7 @@
 use super::random::Random;
 use ringpost::io::buffer::BLOCK_BYTES;
 use ringpost::spool::format::{RawExtent, SegmentId};
-use ringpost::spool::recovery::scan::Disk;
+use ringpost::spool::recovery::Disk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
