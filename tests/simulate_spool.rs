@@ -165,7 +165,7 @@ fn planted_bugs_are_noticed() {
         (Bug::CopiesForget, 20),
         (Bug::OutcomesCovered, 714),
         (Bug::HoldsIgnored, 375),
-        (Bug::LapsRepeated, 0),
+        (Bug::GenerationsRepeated, 0),
         (Bug::RunsNotCounted, 0),
         (Bug::SpaceNotLeft, 0),
         (Bug::AbandonedKept, 0),

@@ -17,8 +17,8 @@ use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use ringpost::smtp::reply::EnhancedStatus;
 use ringpost::spool::format::{
-    CommitHeader, FinalMeta, Kind, Lap, MessageMeta, Nonce, RawExtent, Record, SegmentHeader,
-    SegmentId, Usage, encode_outcome,
+    CommitHeader, FinalMeta, Generation, Kind, MessageMeta, Nonce, RawExtent, Record,
+    SegmentHeader, SegmentId, Usage, encode_outcome,
 };
 use ringpost::spool::live::liveness::{MessageBook, OutcomeBook};
 use ringpost::spool::location::place::Part;
@@ -78,7 +78,7 @@ enum Ticket {
 /// An outcome, and what it leans on.
 struct Lean {
     outcome: Outcome,
-    laps: Vec<Lap>,
+    generations: Vec<Generation>,
     is_covered: bool,
 }
 
@@ -91,17 +91,17 @@ struct Copy {
 }
 
 /// Segments that a message is in, and about how many bytes in each.
-fn parts_of(chunks: &[RawExtent], stored: &Stored<Lap>) -> Vec<Part> {
-    let mut parts: BTreeMap<Lap, u64> = BTreeMap::new();
+fn parts_of(chunks: &[RawExtent], stored: &Stored<Generation>) -> Vec<Part> {
+    let mut parts: BTreeMap<Generation, u64> = BTreeMap::new();
     for extent in chunks {
-        *parts.entry(extent.lap).or_default() += u64::from(extent.bytes);
+        *parts.entry(extent.generation).or_default() += u64::from(extent.bytes);
     }
     *parts.entry(*stored.segment()).or_default() += u64::from(stored.body_bytes());
     parts.into_iter().collect()
 }
 
-fn laps_of(parts: &[Part]) -> Vec<Lap> {
-    parts.iter().map(|(lap, _)| *lap).collect()
+fn generations_of(parts: &[Part]) -> Vec<Generation> {
+    parts.iter().map(|(generation, _)| *generation).collect()
 }
 
 /// Copies say less of a deferred recipient than outcomes do.
@@ -117,14 +117,14 @@ fn without_reason(state: &RecipientState) -> RecipientState {
 }
 
 struct Core {
-    messages: Machine<Lap, Ticket>,
-    outcomes: Machine<Lap, Ticket>,
+    messages: Machine<Generation, Ticket>,
+    outcomes: Machine<Generation, Ticket>,
     message_book: MessageBook,
     outcome_book: OutcomeBook,
-    free: Vec<Lap>,
+    free: Vec<Generation>,
     next_number: u32,
     preparing: BTreeSet<Usage>,
-    retiring: BTreeSet<Lap>,
+    retiring: BTreeSet<Generation>,
     next_sequence: u64,
 }
 
@@ -144,7 +144,7 @@ impl Core {
         }
     }
 
-    fn machine(&mut self, usage: Usage) -> &mut Machine<Lap, Ticket> {
+    fn machine(&mut self, usage: Usage) -> &mut Machine<Generation, Ticket> {
         match usage {
             Usage::Outcomes => &mut self.outcomes,
             _ => &mut self.messages,
@@ -153,9 +153,19 @@ impl Core {
 }
 
 enum Work {
-    Commit { usage: Usage, number: u64 },
-    Begin { usage: Usage, header: SegmentHeader },
-    End { usage: Usage, lap: Lap, free: Lap },
+    Commit {
+        usage: Usage,
+        number: u64,
+    },
+    Begin {
+        usage: Usage,
+        header: SegmentHeader,
+    },
+    End {
+        usage: Usage,
+        generation: Generation,
+        free: Generation,
+    },
 }
 
 /// A write on its way to the disk.
@@ -211,8 +221,8 @@ enum Canary {
 struct Notice {
     from: usize,
     to: usize,
-    lap: Lap,
-    moved_to: Vec<Lap>,
+    generation: Generation,
+    moved_to: Vec<Generation>,
 }
 
 struct Simulation {
@@ -223,14 +233,14 @@ struct Simulation {
     cores: Vec<Core>,
     pending: Vec<Pending>,
     notes: Vec<Notice>,
-    pins: BTreeMap<Lap, usize>,
-    bad: BTreeSet<Lap>,
+    pins: BTreeMap<Generation, usize>,
+    bad: BTreeSet<Generation>,
     truths: BTreeMap<MessageId, Truth>,
     assemblies: BTreeMap<MessageId, Assembly>,
-    /// All laps that were begun in this run.
-    headers: BTreeMap<Lap, SegmentHeader>,
+    /// All generations that were begun in this run.
+    headers: BTreeMap<Generation, SegmentHeader>,
     /// Where each core's message log goes on, as a sender with very good eyes may know.
-    tails: BTreeMap<usize, (Lap, u64)>,
+    tails: BTreeMap<usize, (Generation, u64)>,
     log_sequence: u64,
     /// How soon recipients are finished, and how often anything is done about them.
     patience: usize,
@@ -403,16 +413,16 @@ impl Simulation {
 
     /// A block that looks like a commit of ours: an old one copied, or one made up.
     fn forgery(&mut self, core: usize, offset: usize) -> Vec<u8> {
-        let Some((lap, tail)) = self.tails.get(&core).copied() else {
+        let Some((generation, tail)) = self.tails.get(&core).copied() else {
             return vec![0; BLOCK_BYTES];
         };
-        let head = &self.headers[&lap];
+        let head = &self.headers[&generation];
         let segments: Vec<SegmentId> = self.disk.segments.keys().copied().collect();
         if self.random.one_in(2) && self.canary != Canary::NonceLeaks {
             let segment = segments[self.random.below(segments.len())];
             let start = self.random.below(16) * BLOCK_BYTES;
             let copied = &self.disk.segments[&segment][start..start + BLOCK_BYTES];
-            // Spools do not leak blocks with a live nonce to senders; older laps they may know.
+            // Spools do not leak blocks with a live nonce to senders; older generations they may know.
             let mut copied = copied.to_vec();
             copied[8..24].fill(7);
             return copied;
@@ -441,7 +451,7 @@ impl Simulation {
         let sums = record.encode(&mut block[64..]);
         let header = CommitHeader {
             nonce,
-            generation: head.lap.generation,
+            generation: head.generation.number,
             block: ((tail as usize + offset) / BLOCK_BYTES) as u32,
             sequence: 1,
             payload_bytes: record.bytes() as u32,
@@ -536,12 +546,12 @@ impl Simulation {
         let segment_bytes = SEGMENT_BYTES * (1 + self.random.below(3) as u64);
         let scarce = self.random.one_in(2);
         let book = &self.cores[core].message_book;
-        let Some(lap) = book.candidate(segment_bytes, segment_bytes, scarce) else {
+        let Some(generation) = book.candidate(segment_bytes, segment_bytes, scarce) else {
             return;
         };
         let mut cursor = 0;
         let live: Vec<MessageId> =
-            std::iter::from_fn(|| book.next_to_move(lap, &mut cursor).expect("few"))
+            std::iter::from_fn(|| book.next_to_move(generation, &mut cursor).expect("few"))
                 .filter(|id| !self.truths[id].moving)
                 .collect();
         if live.is_empty() {
@@ -556,7 +566,7 @@ impl Simulation {
         if body.len() < 8000 && !self.random.one_in(4) {
             return self.move_whole(id, from, &body);
         }
-        self.pin(&laps_of(&from));
+        self.pin(&generations_of(&from));
         self.truths.get_mut(&id).expect("it is there").moving = true;
         let most = 1 + self.random.below(6000);
         let pieces = body.chunks(most.max(1000)).map(<[u8]>::to_vec).collect();
@@ -576,7 +586,7 @@ impl Simulation {
             meta: &meta,
             body,
         };
-        self.pin(&laps_of(&from));
+        self.pin(&generations_of(&from));
         self.put_copy(&record, from, snapshot, Vec::new());
     }
 
@@ -585,8 +595,11 @@ impl Simulation {
         let from = assembly.from.expect("it is a move");
         let Some((snapshot, states)) = self.snapshot(id) else {
             self.truths.get_mut(&id).expect("it is there").moving = false;
-            self.unpin(&laps_of(&from));
-            return assembly.extents.iter().for_each(|e| self.unpin(&[e.lap]));
+            self.unpin(&generations_of(&from));
+            return assembly
+                .extents
+                .iter()
+                .for_each(|e| self.unpin(&[e.generation]));
         };
         let mut meta = Vec::new();
         let envelope = &self.truths[&id].envelope;
@@ -633,20 +646,24 @@ impl Simulation {
                 if self.canary == Canary::LeavesEarly && !truth.busy {
                     truth.busy = true;
                     core.message_book.finished(id);
-                    let laps = laps_of(&truth.parts);
-                    self.unpin(&laps);
+                    let generations = generations_of(&truth.parts);
+                    self.unpin(&generations);
                 }
             }
             Err((Ticket::Copy(copy), _)) => {
                 truth.moving = false;
-                self.unpin(&laps_of(&copy.from));
-                copy.chunks.iter().for_each(|e| self.unpin(&[e.lap]));
+                self.unpin(&generations_of(&copy.from));
+                copy.chunks.iter().for_each(|e| self.unpin(&[e.generation]));
             }
             Err(_) => unreachable!("it was a copy"),
         }
     }
 
-    fn copy_released(&mut self, copy: Copy, result: Result<Stored<Lap>, WriteFailed<Lap>>) {
+    fn copy_released(
+        &mut self,
+        copy: Copy,
+        result: Result<Stored<Generation>, WriteFailed<Generation>>,
+    ) {
         let Copy {
             id,
             from,
@@ -654,7 +671,7 @@ impl Simulation {
             chunks,
         } = copy;
         for extent in &chunks {
-            self.unpin(&[extent.lap]);
+            self.unpin(&[extent.generation]);
         }
         let truth = self.truths.get_mut(&id).expect("it is there");
         truth.moving = false;
@@ -678,7 +695,7 @@ impl Simulation {
                 }
                 if self.canary == Canary::IgnoresHolds {
                     from.iter()
-                        .for_each(|(lap, _)| book.retired_elsewhere(*lap));
+                        .for_each(|(generation, _)| book.retired_elsewhere(*generation));
                 }
             }
             Err(WriteFailed {
@@ -692,12 +709,12 @@ impl Simulation {
             }
             Err(_) => {}
         }
-        self.unpin(&laps_of(&from));
+        self.unpin(&generations_of(&from));
     }
 
-    fn pin(&mut self, laps: &[Lap]) {
-        for lap in laps {
-            *self.pins.entry(*lap).or_default() += 1;
+    fn pin(&mut self, generations: &[Generation]) {
+        for generation in generations {
+            *self.pins.entry(*generation).or_default() += 1;
         }
     }
 
@@ -752,10 +769,10 @@ impl Simulation {
         let truth = self.truths.get_mut(&id).expect("it is open");
         // Nothing can happen between this and taking note.
         let began = truth.standing.note(&[]);
-        let laps = laps_of(&truth.parts);
+        let generations = generations_of(&truth.parts);
         let ticket = Ticket::Outcome(Lean {
             outcome: outcome.clone(),
-            laps: laps.clone(),
+            generations: generations.clone(),
             is_covered: began <= truth.snapshot || self.canary == Canary::CoversTooMuch,
         });
         if self.cores[core].outcomes.append(&record, ticket).is_ok() {
@@ -764,7 +781,7 @@ impl Simulation {
             for (index, state) in outcome.recipients {
                 truth.tried[index as usize].push(state);
             }
-            self.pin(&laps);
+            self.pin(&generations);
         }
     }
 
@@ -848,31 +865,31 @@ impl Simulation {
         machine.write_done(number, ok, pending.buffer, &mut releases);
         let sealed = machine.take_sealed();
         if !ok {
-            self.bad.extend(self.lap_of(segment));
+            self.bad.extend(self.generation_of(segment));
         }
         for release in releases {
             self.release(pending.core, release);
         }
-        for lap in sealed {
+        for generation in sealed {
             match usage {
-                Usage::Outcomes => self.cores[pending.core].outcome_book.sealed(lap),
-                _ => self.cores[pending.core].message_book.sealed(lap),
+                Usage::Outcomes => self.cores[pending.core].outcome_book.sealed(generation),
+                _ => self.cores[pending.core].message_book.sealed(generation),
             }
         }
     }
 
-    fn lap_of(&self, segment: SegmentId) -> Option<Lap> {
+    fn generation_of(&self, segment: SegmentId) -> Option<Generation> {
         let header = SegmentHeader::decode(&self.disk.segments[&segment][..BLOCK_BYTES]).ok()?;
-        Some(header.lap)
+        Some(header.generation)
     }
 
-    fn release(&mut self, core: usize, release: Release<Lap, Ticket>) {
+    fn release(&mut self, core: usize, release: Release<Generation, Ticket>) {
         match (release.ticket, release.result) {
             (Ticket::Copy(copy), result) => self.copy_released(copy, result),
             (Ticket::Message(id, extents), Ok(stored)) => {
                 let parts = parts_of(&extents, &stored);
                 for extent in &extents {
-                    self.unpin(&[extent.lap]);
+                    self.unpin(&[extent.generation]);
                 }
                 self.cores[core].message_book.stored(id, &parts);
                 let truth = self.truths.get_mut(&id).expect("remembered");
@@ -882,7 +899,7 @@ impl Simulation {
             }
             (Ticket::Message(_, extents), Err(_)) => {
                 for extent in extents {
-                    self.unpin(&[extent.lap]);
+                    self.unpin(&[extent.generation]);
                 }
             }
             (Ticket::Chunk(id, number), stored) => self.chunk_released(id, number, stored.ok()),
@@ -893,7 +910,7 @@ impl Simulation {
         }
     }
 
-    fn chunk_released(&mut self, id: MessageId, number: u64, stored: Option<Stored<Lap>>) {
+    fn chunk_released(&mut self, id: MessageId, number: u64, stored: Option<Stored<Generation>>) {
         let assembly = self.assemblies.get_mut(&id);
         let Some(assembly) = assembly.filter(|assembly| assembly.number == number) else {
             return;
@@ -901,17 +918,17 @@ impl Simulation {
         let Some(stored) = stored else {
             let assembly = self.assemblies.remove(&id).expect("just seen");
             for extent in assembly.extents {
-                self.unpin(&[extent.lap]);
+                self.unpin(&[extent.generation]);
             }
             if let Some(from) = assembly.from {
                 self.truths.get_mut(&id).expect("it is there").moving = false;
-                self.unpin(&laps_of(&from));
+                self.unpin(&generations_of(&from));
             }
             return;
         };
         assembly.waiting -= 1;
         assembly.extents.push(RawExtent {
-            lap: *stored.segment(),
+            generation: *stored.segment(),
             offset: stored.body_offset(),
             bytes: stored.body_bytes(),
             checksum: stored.body_checksum(),
@@ -919,16 +936,16 @@ impl Simulation {
         *self.pins.entry(*stored.segment()).or_default() += 1;
     }
 
-    fn unpin(&mut self, laps: &[Lap]) {
-        for lap in laps {
-            *self.pins.get_mut(lap).expect("it was pinned") -= 1;
+    fn unpin(&mut self, generations: &[Generation]) {
+        for generation in generations {
+            *self.pins.get_mut(generation).expect("it was pinned") -= 1;
         }
     }
 
-    fn outcome_released(&mut self, core: usize, lean: Lean, lap: Lap) {
+    fn outcome_released(&mut self, core: usize, lean: Lean, generation: Generation) {
         let Lean {
             outcome,
-            laps,
+            generations,
             is_covered,
         } = lean;
         let truth = self.truths.get_mut(&outcome.message).expect("open");
@@ -938,8 +955,8 @@ impl Simulation {
         }
         let (home, finished) = (truth.home, truth.is_finished());
         let book = &mut self.cores[core].outcome_book;
-        book.refers(lap, &laps, is_covered);
-        self.unpin(&laps);
+        book.refers(generation, &generations, is_covered);
+        self.unpin(&generations);
         if finished {
             let known = self.cores[home].message_book.finished(outcome.message);
             assert!(known, "it was alive");
@@ -959,15 +976,15 @@ impl Simulation {
         let last = last.unwrap_or_else(|| self.create(core));
         self.log_sequence += 1;
         let nonce = self.random.bytes(16).try_into().expect("16 bytes");
-        let generation = (last.generation + 1).max(u64::from(self.run) << 32);
+        let generation = (last.number + 1).max(u64::from(self.run) << 32);
         let (generation, nonce) = match self.canary {
             Canary::RepeatsLaps => (1, [1; 16]),
             _ => (generation, nonce),
         };
         let header = SegmentHeader {
-            lap: Lap {
+            generation: Generation {
                 segment: last.segment,
-                generation,
+                number: generation,
             },
             usage,
             core: core as u16,
@@ -986,7 +1003,7 @@ impl Simulation {
         );
     }
 
-    fn create(&mut self, core: usize) -> Lap {
+    fn create(&mut self, core: usize) -> Generation {
         let number = self.cores[core].next_number;
         self.cores[core].next_number += 1;
         let segment = SegmentId {
@@ -994,10 +1011,7 @@ impl Simulation {
             number,
         };
         self.disk.create(segment, SEGMENT_BYTES);
-        Lap {
-            segment,
-            generation: 0,
-        }
+        Generation { segment, number: 0 }
     }
 
     fn write_header(&mut self, core: usize, header: &SegmentHeader, work: Work) {
@@ -1006,7 +1020,7 @@ impl Simulation {
         self.pending.push(Pending {
             core,
             work,
-            segment: header.lap.segment,
+            segment: header.generation.segment,
             position: 0,
             length: BLOCK_BYTES,
             buffer,
@@ -1019,45 +1033,49 @@ impl Simulation {
                 let at = &mut self.cores[core];
                 at.preparing.remove(&usage);
                 match usage {
-                    Usage::Outcomes => at.outcome_book.opened(header.lap),
-                    _ => at.message_book.opened(header.lap),
+                    Usage::Outcomes => at.outcome_book.opened(header.generation),
+                    _ => at.message_book.opened(header.generation),
                 }
                 at.machine(usage).supply(Head {
-                    segment: header.lap,
+                    segment: header.generation,
                     nonce: header.nonce,
-                    generation: header.lap.generation,
+                    generation: header.generation.number,
                     segment_bytes: SEGMENT_BYTES,
                 });
-                self.headers.insert(header.lap, header);
+                self.headers.insert(header.generation, header);
             }
-            Work::End { usage, lap, free } => {
+            Work::End {
+                usage,
+                generation,
+                free,
+            } => {
                 self.cores[core].free.push(free);
-                self.segment_gone(core, usage, lap);
+                self.segment_gone(core, usage, generation);
             }
             Work::Commit { .. } => unreachable!("no header"),
         }
     }
 
-    fn segment_gone(&mut self, core: usize, usage: Usage, lap: Lap) {
+    fn segment_gone(&mut self, core: usize, usage: Usage, generation: Generation) {
         self.retired += 1;
-        self.cores[core].retiring.remove(&lap);
+        self.cores[core].retiring.remove(&generation);
         if usage == Usage::Outcomes {
             if self.canary != Canary::ForgetsOutcomesEarly {
-                self.cores[core].outcome_book.retired(lap);
+                self.cores[core].outcome_book.retired(generation);
             }
             return;
         }
-        let moved_to = self.cores[core].message_book.retired(lap);
-        self.send_notes(core, lap, &moved_to);
+        let moved_to = self.cores[core].message_book.retired(generation);
+        self.send_notes(core, generation, &moved_to);
     }
 
-    fn send_notes(&mut self, from: usize, lap: Lap, moved_to: &[Lap]) {
+    fn send_notes(&mut self, from: usize, generation: Generation, moved_to: &[Generation]) {
         for to in 0..self.cores.len() {
             let moved_to = moved_to.to_vec();
             self.notes.push(Notice {
                 from,
                 to,
-                lap,
+                generation,
                 moved_to,
             });
         }
@@ -1073,47 +1091,65 @@ impl Simulation {
             .notes
             .iter()
             .position(|other| other.from == from && other.to == to);
-        let Notice { lap, moved_to, .. } = self.notes.remove(first.expect("it is there"));
+        let Notice {
+            generation,
+            moved_to,
+            ..
+        } = self.notes.remove(first.expect("it is there"));
         let core = &mut self.cores[to];
-        core.outcome_book.message_segment_retired(lap, &moved_to);
-        core.message_book.retired_elsewhere(lap);
+        core.outcome_book
+            .message_segment_retired(generation, &moved_to);
+        core.message_book.retired_elsewhere(generation);
     }
 
     fn retire(&mut self, core: usize) {
         let at = &self.cores[core];
-        let pinned = |lap: &Lap| self.pins.get(lap).is_some_and(|count| *count > 0);
-        let mut idle: Vec<(Usage, Lap)> = at
+        let pinned =
+            |generation: &Generation| self.pins.get(generation).is_some_and(|count| *count > 0);
+        let mut idle: Vec<(Usage, Generation)> = at
             .message_book
             .idle()
-            .filter(|lap| !pinned(lap))
-            .map(|lap| (Usage::Messages, lap))
+            .filter(|generation| !pinned(generation))
+            .map(|generation| (Usage::Messages, generation))
             .collect();
-        idle.extend(at.outcome_book.idle().map(|lap| (Usage::Outcomes, lap)));
+        idle.extend(
+            at.outcome_book
+                .idle()
+                .map(|generation| (Usage::Outcomes, generation)),
+        );
         if self.canary == Canary::ForgetsOutcomesEarly {
             idle.extend(self.full_outcome_segments(core));
         }
-        for (usage, lap) in idle {
-            if !self.cores[core].retiring.insert(lap) {
+        for (usage, generation) in idle {
+            if !self.cores[core].retiring.insert(generation) {
                 continue;
             }
-            if self.bad.contains(&lap) {
-                self.disk.segments.remove(&lap.segment);
-                self.segment_gone(core, usage, lap);
+            if self.bad.contains(&generation) {
+                self.disk.segments.remove(&generation.segment);
+                self.segment_gone(core, usage, generation);
                 continue;
             }
-            let free = Lap {
-                segment: lap.segment,
-                generation: lap.generation + 1,
+            let free = Generation {
+                segment: generation.segment,
+                number: generation.number + 1,
             };
             let header = free_header(free, self.run);
             if self.canary == Canary::SendsNotesEarly && usage == Usage::Messages {
-                self.send_notes(core, lap, &[]);
+                self.send_notes(core, generation, &[]);
             }
-            self.write_header(core, &header, Work::End { usage, lap, free });
+            self.write_header(
+                core,
+                &header,
+                Work::End {
+                    usage,
+                    generation,
+                    free,
+                },
+            );
         }
     }
 
-    fn full_outcome_segments(&self, core: usize) -> Vec<(Usage, Lap)> {
+    fn full_outcome_segments(&self, core: usize) -> Vec<(Usage, Generation)> {
         let is_old = |header: &SegmentHeader| {
             header.usage == Usage::Outcomes
                 && header.run < self.run
@@ -1124,7 +1160,7 @@ impl Simulation {
             .values()
             .filter_map(|content| SegmentHeader::decode(&content[..BLOCK_BYTES]).ok())
             .filter(is_old)
-            .map(|header| (Usage::Outcomes, header.lap))
+            .map(|header| (Usage::Outcomes, header.generation))
             .collect()
     }
 
@@ -1186,24 +1222,28 @@ impl Simulation {
                 self.disk.segments.remove(&segment.id);
             }
         }
-        let mut laps: Vec<_> = found.segments.iter().filter_map(in_use).collect();
-        laps.sort_by_key(|(_, header)| {
+        let mut generations: Vec<_> = found.segments.iter().filter_map(in_use).collect();
+        generations.sort_by_key(|(_, header)| {
             let is_outcomes = header.usage == Usage::Outcomes;
             (is_outcomes, header.run, header.log_sequence)
         });
-        for (segment, header) in laps {
+        for (segment, header) in generations {
             let needs = segment.refers_to.union(&segment.held_by);
-            if segment.live > 0 || needs.into_iter().any(|lap| !retired.contains(lap)) {
+            if segment.live > 0
+                || needs
+                    .into_iter()
+                    .any(|generation| !retired.contains(generation))
+            {
                 continue;
             }
             if damaged.contains(&segment.id) {
                 self.disk.segments.remove(&segment.id);
-                retired.insert(header.lap);
+                retired.insert(header.generation);
                 continue;
             }
-            let free = Lap {
+            let free = Generation {
                 segment: segment.id,
-                generation: header.lap.generation + 1,
+                number: header.generation.number + 1,
             };
             let mut block = vec![0; BLOCK_BYTES];
             free_header(free, self.run + 1).encode(&mut block);
@@ -1213,7 +1253,7 @@ impl Simulation {
                 return false;
             }
             self.disk.write(segment.id, 0, &block);
-            retired.insert(header.lap);
+            retired.insert(header.generation);
         }
         true
     }
@@ -1223,8 +1263,8 @@ impl Simulation {
         let home = |core: u16| usize::from(core) % cores;
         let mut homes = BTreeMap::new();
         for segment in &found.segments {
-            if let Condition::Lap(header) = &segment.condition {
-                homes.insert(header.lap, home(header.core));
+            if let Condition::Generation(header) = &segment.condition {
+                homes.insert(header.generation, home(header.core));
             }
         }
         for message in &found.messages {
@@ -1233,27 +1273,28 @@ impl Simulation {
             truth.snapshot = 0;
             truth.standing = Standing::of(&message.states);
             truth.moving = false;
-            truth.home = homes[&message.lap];
+            truth.home = homes[&message.generation];
             let book = &mut self.cores[truth.home].message_book;
             book.stored(message.id, &truth.parts);
         }
         for segment in &found.segments {
-            let Condition::Lap(header) = &segment.condition else {
+            let Condition::Generation(header) = &segment.condition else {
                 continue;
             };
-            let core = &mut self.cores[homes[&header.lap]];
+            let core = &mut self.cores[homes[&header.generation]];
             match header.usage {
-                Usage::Free => core.free.push(header.lap),
+                Usage::Free => core.free.push(header.generation),
                 Usage::Messages => {
                     for holder in &segment.held_by {
-                        core.message_book.held(header.lap, *holder);
+                        core.message_book.held(header.generation, *holder);
                     }
-                    core.message_book.sealed(header.lap);
+                    core.message_book.sealed(header.generation);
                 }
                 Usage::Outcomes => {
-                    let refers_to: Vec<Lap> = segment.refers_to.iter().copied().collect();
-                    core.outcome_book.refers(header.lap, &refers_to, true);
-                    core.outcome_book.sealed(header.lap);
+                    let refers_to: Vec<Generation> = segment.refers_to.iter().copied().collect();
+                    core.outcome_book
+                        .refers(header.generation, &refers_to, true);
+                    core.outcome_book.sealed(header.generation);
                 }
             }
         }
@@ -1315,16 +1356,16 @@ impl Simulation {
 
 fn in_use(segment: &SurveyedSegment) -> Option<(&SurveyedSegment, &SegmentHeader)> {
     match &segment.condition {
-        Condition::Lap(header) if header.usage != Usage::Free => Some((segment, header)),
+        Condition::Generation(header) if header.usage != Usage::Free => Some((segment, header)),
         _ => None,
     }
 }
 
-fn free_header(lap: Lap, run: u32) -> SegmentHeader {
+fn free_header(generation: Generation, run: u32) -> SegmentHeader {
     SegmentHeader {
-        lap,
+        generation,
         usage: Usage::Free,
-        core: lap.segment.core,
+        core: generation.segment.core,
         run,
         log_sequence: 0,
         segment_bytes: SEGMENT_BYTES,

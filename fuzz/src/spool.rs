@@ -7,8 +7,8 @@
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
 use ringpost::spool::format::{
-    COMMIT_HEADER_BYTES, CommitHeader, FinalMeta, Kind, Lap, MessageMeta, Nonce, RawExtent, Record,
-    SegmentHeader, SegmentId, Usage, encode_outcome, sum_head,
+    COMMIT_HEADER_BYTES, CommitHeader, FinalMeta, Generation, Kind, MessageMeta, Nonce, RawExtent,
+    Record, SegmentHeader, SegmentId, Usage, encode_outcome, sum_head,
 };
 use ringpost::spool::recovery::{Condition, Disk, FoundMessage, Survey, SurveyError, survey};
 use ringpost::time::WallTime;
@@ -61,7 +61,7 @@ struct Written {
     truths: BTreeMap<MessageId, Truth>,
 }
 
-/// One lap being written.
+/// One generation being written.
 struct Writer {
     header: SegmentHeader,
     bytes: Vec<u8>,
@@ -73,9 +73,9 @@ struct Writer {
 impl Writer {
     fn new(number: u32, usage: Usage) -> Self {
         let header = SegmentHeader {
-            lap: Lap {
+            generation: Generation {
                 segment: SegmentId { core: 0, number },
-                generation: 9,
+                number: 9,
             },
             usage,
             core: 0,
@@ -96,7 +96,7 @@ impl Writer {
     }
 
     fn segment(&self) -> SegmentId {
-        self.header.lap.segment
+        self.header.generation.segment
     }
 
     /// One commit. Where it lies, and where the body of each record begins.
@@ -111,7 +111,7 @@ impl Writer {
             heads_checksum = sum_head(heads_checksum, sums.head);
             let body_at = self.filled + COMMIT_HEADER_BYTES + payload.len() - record.body.len();
             extents.push(RawExtent {
-                lap: self.header.lap,
+                generation: self.header.generation,
                 offset: body_at as u64,
                 bytes: record.body.len() as u32,
                 checksum: sums.body,
@@ -123,7 +123,7 @@ impl Writer {
     fn seal(&mut self, payload: &[u8], records: usize, heads_checksum: u32) -> Range<usize> {
         let header = CommitHeader {
             nonce: self.header.nonce,
-            generation: self.header.lap.generation,
+            generation: self.header.generation.number,
             block: (self.filled / BLOCK) as u32,
             sequence: self.sequence,
             payload_bytes: payload.len() as u32,
@@ -398,7 +398,7 @@ fn is_intact(written: &Written, platters: &Platters, (segment, range): &Place) -
 /// The copies may both be whole, and one of them another segment's.
 fn header_is_ours(content: &[u8], segment: SegmentId) -> bool {
     let header = SegmentHeader::decode(content.get(..BLOCK).unwrap_or(content));
-    header.is_ok_and(|header| header.lap.segment == segment)
+    header.is_ok_and(|header| header.generation.segment == segment)
 }
 
 /// `None`: not all of it can be read.
@@ -406,7 +406,7 @@ fn content_of(platters: &mut Platters, message: &FoundMessage) -> Option<Vec<u8>
     let mut content = Vec::new();
     for extent in message.extents() {
         let mut piece = vec![0; extent.bytes as usize];
-        let read = platters.read(extent.lap.segment, extent.offset, &mut piece);
+        let read = platters.read(extent.generation.segment, extent.offset, &mut piece);
         if read.ok()? < piece.len() {
             return None;
         }
@@ -451,7 +451,7 @@ fn sealed(input: &[u8]) {
         found
             .segments
             .iter()
-            .all(|it| matches!(it.condition, Condition::Lap(_)))
+            .all(|it| matches!(it.condition, Condition::Generation(_)))
     );
     assert!(found.messages.len() as u64 <= written);
     for message in &found.messages {

@@ -2,8 +2,8 @@
 
 use ringpost::message::MessageId;
 use ringpost::spool::format::{
-    CommitHeader, FinalMeta, Lap, MessageMeta, Nonce, Record, RecordView, SegmentHeader, SegmentId,
-    Usage, decode_outcome, encode_outcome,
+    CommitHeader, FinalMeta, Generation, MessageMeta, Nonce, Record, RecordView, SegmentHeader,
+    SegmentId, Usage, decode_outcome, encode_outcome,
 };
 
 use super::option;
@@ -76,12 +76,12 @@ fn segment_header(block: &[u8]) {
     }
 }
 
-/// The lap that commit headers of the corpus belong to.
-fn lap() -> SegmentHeader {
+/// The generation that commit headers of the corpus belong to.
+fn generation() -> SegmentHeader {
     SegmentHeader {
-        lap: Lap {
+        generation: Generation {
             segment: SegmentId { core: 0, number: 1 },
-            generation: 7,
+            number: 7,
         },
         usage: Usage::Messages,
         core: 0,
@@ -93,8 +93,8 @@ fn lap() -> SegmentHeader {
 }
 
 fn commit_header(block: &[u8]) {
-    if let Some(found) = CommitHeader::decode(block, &lap(), 4096) {
-        assert!(4096 + found.header.bytes() as u64 <= lap().segment_bytes);
+    if let Some(found) = CommitHeader::decode(block, &generation(), 4096) {
+        assert!(4096 + found.header.bytes() as u64 <= generation().segment_bytes);
         for record in found.records(block).unwrap_or_default() {
             assert!(record.body_offset() + record.body.len() <= block.len());
         }

@@ -189,15 +189,19 @@ fn log_note(log: &Log, dir: &Path, thread: usize, note: &Note) {
     };
     match note {
         Note::SegmentRetired { .. } | Note::SpaceWanted => {}
-        Note::Unmovable { id, lap, error } => {
+        Note::Unmovable {
+            id,
+            generation,
+            error,
+        } => {
             log.line(LogLevel::Error, event::SPOOL_MESSAGE_DAMAGED, now)
                 .field("id", *id)
-                .field("segment", Shown(lap))
+                .field("segment", Shown(generation))
                 .field("error", error);
         }
-        Note::SegmentFailed { lap, error } => {
+        Note::SegmentFailed { generation, error } => {
             log.line(LogLevel::Error, event::SPOOL_SEGMENT_FAILED, now)
-                .field("segment", Shown(lap))
+                .field("segment", Shown(generation))
                 .field("error", error);
         }
         Note::NoSpace {

@@ -59,7 +59,7 @@ pub enum Bug {
     /// The segment of a copy may go before that of the original.
     HoldsIgnored,
     /// A segment is used again with the generation and the nonce it had.
-    LapsRepeated,
+    GenerationsRepeated,
     /// A run begins without a number of its own.
     RunsNotCounted,
     /// A segment of finished mail is never left for its space.

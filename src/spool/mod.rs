@@ -36,7 +36,7 @@ mod presence;
 pub mod recovery;
 mod shortage;
 
-pub use format::{Lap, SegmentId};
+pub use format::{Generation, SegmentId};
 pub use live::spool::Spool;
 pub use live::writer::Writer;
 pub use location::message_location::{Movable, Residence};
@@ -225,9 +225,9 @@ pub enum Note {
     /// A message segment is gone: hand this to [`Spool::receive_note`] on every other core, in the
     /// order of the notes, which may then let go of outcomes. A note that is lost costs disk space until the next start.
     SegmentRetired {
-        lap: Lap,
+        generation: Generation,
         /// Where copies of its messages lie: outcomes that they may lack are kept for them.
-        moved_to: Arc<[Lap]>,
+        moved_to: Arc<[Generation]>,
     },
     /// Mail was refused for want of space: hand this to [`Spool::receive_note`] on every other core, which may have
     /// a segment at work that holds nothing any more, and that outcomes of this core lean on.
@@ -236,11 +236,14 @@ pub enum Note {
     /// is, and is delivered or reported as far as that works.
     Unmovable {
         id: MessageId,
-        lap: Lap,
+        generation: Generation,
         error: String,
     },
     /// A segment was given up after an error. For the log only.
-    SegmentFailed { lap: Lap, error: String },
+    SegmentFailed {
+        generation: Generation,
+        error: String,
+    },
     /// Mail is refused or no segment can be made, for want of space. For the log only; said once until it is over.
     NoSpace {
         reason: String,

@@ -6,7 +6,7 @@
 
 use crate::io::file::File;
 use crate::io::fs::{self, MetadataExt};
-use crate::spool::format::Lap;
+use crate::spool::format::Generation;
 use crate::spool::shortage::Lack;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub(in crate::spool) struct Presence {
 pub(in crate::spool) struct Found {
     pub lack: Option<Lack>,
     /// Segments that have no name any more.
-    pub unlinked: Vec<Lap>,
+    pub unlinked: Vec<Generation>,
 }
 
 impl Presence {
@@ -48,7 +48,7 @@ impl Presence {
     }
 
     /// Blocking.
-    pub fn look(&self, segments: &[(Lap, File)]) -> Found {
+    pub fn look(&self, segments: &[(Generation, File)]) -> Found {
         let lack = self
             .names
             .iter()
@@ -60,7 +60,7 @@ impl Presence {
         let unlinked = segments.iter().filter(|(_, file)| is_unlinked(file));
         Found {
             lack,
-            unlinked: unlinked.map(|(lap, _)| *lap).collect(),
+            unlinked: unlinked.map(|(generation, _)| *generation).collect(),
         }
     }
 }

@@ -130,7 +130,7 @@ fn forgery(world: &World, header: &SegmentHeader, place: usize, knows_nonce: boo
             true => header.nonce,
             false => Nonce([7; 16]),
         },
-        generation: header.lap.generation,
+        generation: header.generation.number,
         block: (place / BLOCK_BYTES) as u32,
         sequence: 1,
         payload_bytes: record.bytes() as u32,

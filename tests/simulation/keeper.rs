@@ -6,15 +6,15 @@ use crate::spool::{MessageTicket, SEGMENT_BYTES, STAGING_BYTES, Spool};
 use crate::world::until;
 use ringpost::message::MessageId;
 use ringpost::spool::SpoolError;
-use ringpost::spool::format::{Lap, SegmentHeader, Usage};
+use ringpost::spool::format::{Generation, SegmentHeader, Usage};
 use ringpost::spool::location::place::Part;
 use ringpost::spool::log::commit::{Head, Machine};
 use std::rc::Rc;
 
-/// A segment for the next lap of a log, or a free one.
+/// A segment for the next generation of a log, or a free one.
 #[derive(Default)]
 pub struct Pool {
-    pub free: Vec<Lap>,
+    pub free: Vec<Generation>,
     /// Files that this core may have; none when the disk is full.
     pub files: usize,
     pub files_max: usize,
@@ -30,7 +30,7 @@ impl Pool {
 
 /// What there is to do for segments.
 enum Chore {
-    Retire(Usage, Lap),
+    Retire(Usage, Generation),
     Prepare(Usage),
     /// No segment is to be had, and the one at work is mostly of no use any more.
     Leave,
@@ -43,7 +43,7 @@ impl Spool {
     pub async fn keep_segments(&self) {
         loop {
             match until(self.world(), || self.chore()).await {
-                Chore::Retire(usage, lap) => self.retire(usage, lap).await,
+                Chore::Retire(usage, generation) => self.retire(usage, generation).await,
                 Chore::Prepare(usage) => self.prepare(usage).await,
                 Chore::Leave => self.leave_segment(),
                 Chore::Fail => self.fail_without_segments(),
@@ -52,8 +52,8 @@ impl Spool {
     }
 
     fn chore(&self) -> Option<Chore> {
-        if let Some((usage, lap)) = self.take_idle() {
-            return Some(Chore::Retire(usage, lap));
+        if let Some((usage, generation)) = self.take_idle() {
+            return Some(Chore::Retire(usage, generation));
         }
         let messages = self.messages.borrow();
         if self.outcomes.borrow().spares() == 0 && self.pool.borrow().has_more_than(0) {
@@ -73,7 +73,7 @@ impl Spool {
         let book = self.message_book.borrow();
         let segment = messages.leavable();
         segment.is_some_and(|(segment, used_bytes)| {
-            book.is_worth_leaving(segment.lap, used_bytes, SEGMENT_BYTES)
+            book.is_worth_leaving(segment.generation, used_bytes, SEGMENT_BYTES)
         })
     }
 
@@ -82,7 +82,7 @@ impl Spool {
         let mut messages = self.messages.borrow_mut();
         messages.leave();
         for segment in messages.take_sealed() {
-            self.message_book.borrow_mut().sealed(segment.lap);
+            self.message_book.borrow_mut().sealed(segment.generation);
         }
     }
 
@@ -104,69 +104,79 @@ impl Spool {
             recovery::begin_header(self.world(), self, usage, last, pool.log_sequence)
         };
         recovery::write_header(self.world(), &header).await;
-        let file = Rc::new(SegmentFile { lap: header.lap });
-        self.files.borrow_mut().insert(header.lap, file.clone());
+        let file = Rc::new(SegmentFile {
+            generation: header.generation,
+        });
+        self.files
+            .borrow_mut()
+            .insert(header.generation, file.clone());
         let head = Head {
             segment: file,
             nonce: header.nonce,
-            generation: header.lap.generation,
+            generation: header.generation.number,
             segment_bytes: SEGMENT_BYTES,
         };
         match usage {
             Usage::Outcomes => {
-                self.outcome_book.borrow_mut().opened(header.lap);
+                self.outcome_book.borrow_mut().opened(header.generation);
                 self.message_book.borrow_mut().outcomes_grew();
                 self.outcomes.borrow_mut().supply(head);
             }
             _ => {
-                self.message_book.borrow_mut().opened(header.lap);
+                self.message_book.borrow_mut().opened(header.generation);
                 self.messages.borrow_mut().supply(head);
             }
         }
     }
 
     /// A segment that nothing needs and nobody reads: from here on nobody can.
-    fn take_idle(&self) -> Option<(Usage, Lap)> {
+    fn take_idle(&self) -> Option<(Usage, Generation)> {
         let (messages, outcomes) = (self.message_book.borrow(), self.outcome_book.borrow());
-        let idle = messages.idle().map(|lap| (Usage::Messages, lap));
-        let mut idle = idle.chain(outcomes.idle().map(|lap| (Usage::Outcomes, lap)));
+        let idle = messages
+            .idle()
+            .map(|generation| (Usage::Messages, generation));
+        let mut idle = idle.chain(
+            outcomes
+                .idle()
+                .map(|generation| (Usage::Outcomes, generation)),
+        );
         let files = &mut self.files.borrow_mut();
-        let found = idle.find(|(_, lap)| {
-            let file = files.get(lap);
+        let found = idle.find(|(_, generation)| {
+            let file = files.get(generation);
             file.is_some_and(|file| Rc::strong_count(file) == 1)
         })?;
         files.remove(&found.1);
         Some(found)
     }
 
-    async fn retire(&self, usage: Usage, lap: Lap) {
-        if self.bad.borrow_mut().remove(&lap) {
+    async fn retire(&self, usage: Usage, generation: Generation) {
+        if self.bad.borrow_mut().remove(&generation) {
             self.world()
                 .power
                 .borrow_mut()
                 .disk
                 .segments
-                .remove(&lap.segment);
+                .remove(&generation.segment);
             self.pool.borrow_mut().files -= 1;
         } else {
-            let free: SegmentHeader = recovery::free_header(lap, self.run);
+            let free: SegmentHeader = recovery::free_header(generation, self.run);
             recovery::write_header(self.world(), &free).await;
-            self.pool.borrow_mut().free.push(free.lap);
+            self.pool.borrow_mut().free.push(free.generation);
         }
         self.world().seen.borrow_mut().segments_retired += 1;
         if usage == Usage::Outcomes {
-            return self.outcome_book.borrow_mut().retired(lap);
+            return self.outcome_book.borrow_mut().retired(generation);
         }
-        let moved_to = self.message_book.borrow_mut().retired(lap);
-        self.receive_note(lap, &moved_to);
-        self.notes.borrow_mut().push((lap, moved_to));
+        let moved_to = self.message_book.borrow_mut().retired(generation);
+        self.receive_note(generation, &moved_to);
+        self.notes.borrow_mut().push((generation, moved_to));
     }
 
     /// A message segment of any core is gone.
-    pub fn receive_note(&self, lap: Lap, moved_to: &[Lap]) {
+    pub fn receive_note(&self, generation: Generation, moved_to: &[Generation]) {
         let outcomes = &mut self.outcome_book.borrow_mut();
-        outcomes.message_segment_retired(lap, moved_to);
-        self.message_book.borrow_mut().retired_elsewhere(lap);
+        outcomes.message_segment_retired(generation, moved_to);
+        self.message_book.borrow_mut().retired_elsewhere(generation);
     }
 
     /// What recovery found of messages that this core is home to.
@@ -174,8 +184,8 @@ impl Spool {
         self.message_book.borrow_mut().stored(id, parts);
     }
 
-    pub fn mark_bad(&self, lap: Lap) {
-        self.bad.borrow_mut().insert(lap);
+    pub fn mark_bad(&self, generation: Generation) {
+        self.bad.borrow_mut().insert(generation);
     }
 
     pub fn has_room_for_mail(&self, bytes: u64) -> bool {

@@ -5,7 +5,7 @@ use crate::spool::{Chunks, MessageTicket, SEGMENT_BYTES, STAGING_BYTES, Slot, Sp
 use crate::world::{sleep, until};
 use ringpost::message::MessageId;
 use ringpost::spool::SpoolError;
-use ringpost::spool::format::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
+use ringpost::spool::format::{FinalMeta, Generation, Kind, MessageMeta, RawExtent, Record};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,31 +14,31 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 impl Spool {
     pub async fn move_mail(&self) {
         loop {
-            let lap = until(self.world(), || self.candidate()).await;
+            let generation = until(self.world(), || self.candidate()).await;
             let (mut cursor, mut moved) = (0, 0);
-            while let Some(id) = self.next_to_move(lap, &mut cursor) {
+            while let Some(id) = self.next_to_move(generation, &mut cursor) {
                 if self.move_one(id).await.is_err() {
                     break;
                 }
                 moved += 1;
             }
             if moved == 0 {
-                self.message_book.borrow_mut().move_later(lap);
+                self.message_book.borrow_mut().move_later(generation);
             }
             sleep(self.world(), LOOK_PAUSE).await;
         }
     }
 
-    fn candidate(&self) -> Option<Lap> {
+    fn candidate(&self) -> Option<Generation> {
         let scarce = !self.segment_may_come();
         // Fuller ones than would be worthwhile, too.
         let (bytes, room) = (2 * SEGMENT_BYTES, SEGMENT_BYTES);
         self.message_book.borrow().candidate(bytes, room, scarce)
     }
 
-    fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Option<MessageId> {
+    fn next_to_move(&self, generation: Generation, cursor: &mut usize) -> Option<MessageId> {
         let book = self.message_book.borrow();
-        book.next_to_move(lap, cursor).expect("few")
+        book.next_to_move(generation, cursor).expect("few")
     }
 
     async fn move_one(&self, id: MessageId) -> Result<(), SpoolError> {

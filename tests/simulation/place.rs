@@ -2,7 +2,7 @@
 
 use crate::job::Message;
 use crate::world::World;
-use ringpost::spool::format::{Lap, RawExtent};
+use ringpost::spool::format::{Generation, RawExtent};
 use ringpost::spool::location::place::Part;
 use ringpost::spool::log::commit::Stored;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 #[derive(Debug)]
 pub struct SegmentFile {
-    pub lap: Lap,
+    pub generation: Generation,
 }
 
 pub type SegmentRef = Rc<SegmentFile>;
@@ -26,7 +26,7 @@ impl Extent {
         Extent {
             segment: stored.segment().clone(),
             raw: RawExtent {
-                lap: stored.segment().lap,
+                generation: stored.segment().generation,
                 offset: stored.body_offset(),
                 bytes: stored.body_bytes(),
                 checksum: stored.body_checksum(),
@@ -95,19 +95,22 @@ impl Place {
 
     /// All segments that parts of the message lie in or may lie in, each once, ascending.
     pub fn parts(&self) -> Vec<Part> {
-        let mut parts: BTreeMap<Lap, u64> = BTreeMap::new();
+        let mut parts: BTreeMap<Generation, u64> = BTreeMap::new();
         for extent in &self.extents {
-            *parts.entry(extent.segment.lap).or_default() += u64::from(extent.raw.bytes);
+            *parts.entry(extent.segment.generation).or_default() += u64::from(extent.raw.bytes);
         }
-        *parts.entry(self.last.lap).or_default() += ENVELOPE_BYTES;
+        *parts.entry(self.last.generation).or_default() += ENVELOPE_BYTES;
         for segment in &self.doubtful {
-            parts.entry(segment.lap).or_default();
+            parts.entry(segment.generation).or_default();
         }
         parts.into_iter().collect()
     }
 
-    pub fn laps(&self) -> Vec<Lap> {
-        self.parts().into_iter().map(|(lap, _)| lap).collect()
+    pub fn generations(&self) -> Vec<Generation> {
+        self.parts()
+            .into_iter()
+            .map(|(generation, _)| generation)
+            .collect()
     }
 
     /// The body, checked.

@@ -12,16 +12,16 @@ use crate::spool::{SEGMENT_BYTES, Spool};
 use crate::world::World;
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::schedule::outcome::RecipientState;
-use ringpost::spool::format::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
+use ringpost::spool::format::{Generation, Nonce, SegmentHeader, SegmentId, Usage};
 use ringpost::spool::recovery::{Condition, FoundBody, Survey, SurveyedSegment, survey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-pub fn free_header(last: Lap, run: u32) -> SegmentHeader {
+pub fn free_header(last: Generation, run: u32) -> SegmentHeader {
     SegmentHeader {
-        lap: Lap {
+        generation: Generation {
             segment: last.segment,
-            generation: last.generation + 1,
+            number: last.number + 1,
         },
         usage: Usage::Free,
         core: last.segment.core,
@@ -36,14 +36,14 @@ pub fn begin_header(
     world: &World,
     spool: &Spool,
     usage: Usage,
-    last: Lap,
+    last: Generation,
     log_sequence: u64,
 ) -> SegmentHeader {
     let nonce = world.with_random(|random| random.bytes(16));
     SegmentHeader {
-        lap: Lap {
+        generation: Generation {
             segment: last.segment,
-            generation: (last.generation + 1).max(u64::from(spool.run) << 32),
+            number: (last.number + 1).max(u64::from(spool.run) << 32),
         },
         usage,
         core: spool.core,
@@ -54,7 +54,7 @@ pub fn begin_header(
     }
 }
 
-pub fn create(world: &World, core: u16, pool: &mut Pool) -> Lap {
+pub fn create(world: &World, core: u16, pool: &mut Pool) -> Generation {
     let segment = SegmentId {
         core,
         number: pool.next_number,
@@ -62,16 +62,13 @@ pub fn create(world: &World, core: u16, pool: &mut Pool) -> Lap {
     pool.next_number += 1;
     pool.files += 1;
     world.power.borrow_mut().disk.create(segment, SEGMENT_BYTES);
-    Lap {
-        segment,
-        generation: 0,
-    }
+    Generation { segment, number: 0 }
 }
 
 pub async fn write_header(world: &World, header: &SegmentHeader) {
     let mut buffer = AlignedBuf::new(BLOCK_BYTES);
     header.encode(&mut buffer);
-    let id = header.lap.segment;
+    let id = header.generation.segment;
     let (_, result) = power::write(world, Of::Header, id, 0, (buffer, BLOCK_BYTES)).await;
     result.expect("headers do not fail here");
 }
@@ -132,7 +129,7 @@ fn check(world: &World, found: &Survey) {
 
 fn in_use(segment: &SurveyedSegment) -> Option<(&SurveyedSegment, &SegmentHeader)> {
     match &segment.condition {
-        Condition::Lap(header) if header.usage != Usage::Free => Some((segment, header)),
+        Condition::Generation(header) if header.usage != Usage::Free => Some((segment, header)),
         _ => None,
     }
 }
@@ -146,27 +143,31 @@ fn let_go(world: &World, found: &Survey, run: u32) -> bool {
             power.disk.segments.remove(&segment.id);
         }
     }
-    let mut laps: Vec<_> = found.segments.iter().filter_map(in_use).collect();
-    laps.sort_by_key(|(_, header)| {
+    let mut generations: Vec<_> = found.segments.iter().filter_map(in_use).collect();
+    generations.sort_by_key(|(_, header)| {
         (
             header.usage == Usage::Outcomes,
             header.run,
             header.log_sequence,
         )
     });
-    for (segment, header) in laps {
+    for (segment, header) in generations {
         let needs = segment.refers_to.union(&segment.held_by);
-        if segment.live > 0 || needs.into_iter().any(|lap| !retired.contains(lap)) {
+        if segment.live > 0
+            || needs
+                .into_iter()
+                .any(|generation| !retired.contains(generation))
+        {
             continue;
         }
         let mut block = vec![0; BLOCK_BYTES];
-        free_header(header.lap, run).encode(&mut block);
+        free_header(header.generation, run).encode(&mut block);
         if world.one_in(20) {
             world.with_random(|random| power.disk.write_torn(random, segment.id, 0, &block));
             return false;
         }
         power.disk.write(segment.id, 0, &block);
-        retired.insert(header.lap);
+        retired.insert(header.generation);
     }
     true
 }
@@ -193,55 +194,55 @@ fn adopt(world: &World, relay: &Rc<Relay>, found: &Survey) {
     let mut homes = BTreeMap::new();
     let mut files = BTreeMap::new();
     for segment in &found.segments {
-        let Condition::Lap(header) = &segment.condition else {
+        let Condition::Generation(header) = &segment.condition else {
             continue;
         };
-        let lap = header.lap;
+        let generation = header.generation;
         let spool = relay.spool(home(header.core));
         spool.pool.borrow_mut().files += 1;
         if header.usage == Usage::Free {
-            spool.pool.borrow_mut().free.push(lap);
+            spool.pool.borrow_mut().free.push(generation);
             continue;
         }
-        let file = Rc::new(SegmentFile { lap });
-        homes.insert(lap, home(header.core));
-        files.insert(lap, file.clone());
-        spool.files.borrow_mut().insert(lap, file);
+        let file = Rc::new(SegmentFile { generation });
+        homes.insert(generation, home(header.core));
+        files.insert(generation, file.clone());
+        spool.files.borrow_mut().insert(generation, file);
         if segment.is_damaged {
-            spool.mark_bad(lap);
+            spool.mark_bad(generation);
         }
     }
     for message in &found.messages {
-        let spool = relay.spool(homes[&message.lap]);
+        let spool = relay.spool(homes[&message.generation]);
         spool.adopt(message.id, &message.parts());
     }
     for (segment, header) in found.segments.iter().filter_map(in_use) {
-        let spool = relay.spool(homes[&header.lap]);
+        let spool = relay.spool(homes[&header.generation]);
         match header.usage {
             Usage::Outcomes => {
-                let refers_to: Vec<Lap> = segment.refers_to.iter().copied().collect();
+                let refers_to: Vec<Generation> = segment.refers_to.iter().copied().collect();
                 let book = &mut spool.outcome_book.borrow_mut();
-                book.refers(header.lap, &refers_to, true);
-                book.sealed(header.lap);
+                book.refers(header.generation, &refers_to, true);
+                book.sealed(header.generation);
             }
             _ => {
                 let book = &mut spool.message_book.borrow_mut();
                 for holder in &segment.held_by {
-                    book.held(header.lap, *holder);
+                    book.held(header.generation, *holder);
                 }
-                book.sealed(header.lap);
+                book.sealed(header.generation);
             }
         }
     }
     for message in &found.messages {
         let extents = message.extents().iter();
-        let extents = extents.map(|raw| Extent::found(*raw, files[&raw.lap].clone()));
+        let extents = extents.map(|raw| Extent::found(*raw, files[&raw.generation].clone()));
         let last = match &message.body {
-            FoundBody::Inline(raw) => files[&raw.lap].clone(),
-            FoundBody::Chunks(_) => files[&message.lap].clone(),
+            FoundBody::Inline(raw) => files[&raw.generation].clone(),
+            FoundBody::Chunks(_) => files[&message.generation].clone(),
         };
         let place = Place::found(extents.collect(), last);
-        let home = homes[&message.lap];
+        let home = homes[&message.generation];
         let states = remembered(world, &message.states);
         let message = Message::new(
             (message.id, message.received_at),

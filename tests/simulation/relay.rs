@@ -15,7 +15,7 @@ use ringpost::schedule::outcome::RecipientState;
 use ringpost::schedule::retry::RetryPolicy;
 use ringpost::schedule::settle::{Recipients, due_of};
 use ringpost::session::Room;
-use ringpost::spool::Lap;
+use ringpost::spool::Generation;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -33,7 +33,7 @@ const MEMORY_BYTES: [u64; 3] = [60_000, 400_000, 10_000_000];
 enum Item {
     Deliver(Job),
     Finished(MessageId),
-    Retired(Lap, Vec<Lap>),
+    Retired(Generation, Vec<Generation>),
 }
 
 pub struct Part {
@@ -164,9 +164,9 @@ impl Relay {
             match item {
                 Item::Deliver(job) => core.submit(job),
                 Item::Finished(id) => core.spool().message_finished(id),
-                Item::Retired(lap, moved_to) => {
+                Item::Retired(generation, moved_to) => {
                     assert_ne!(from, to);
-                    core.spool().receive_note(lap, &moved_to);
+                    core.spool().receive_note(generation, &moved_to);
                 }
             }
         }
@@ -175,9 +175,9 @@ impl Relay {
     fn take_from_lanes(&self) -> Option<(usize, usize, Item)> {
         let lanes = &mut *self.lanes.borrow_mut();
         for (from, part) in self.parts.iter().enumerate() {
-            for (lap, moved_to) in part.spool.notes.take() {
+            for (generation, moved_to) in part.spool.notes.take() {
                 for to in (0..self.parts.len()).filter(|to| *to != from) {
-                    lanes.push((from, to, Item::Retired(lap, moved_to.clone())));
+                    lanes.push((from, to, Item::Retired(generation, moved_to.clone())));
                 }
             }
         }

@@ -11,7 +11,7 @@ use ringpost::message::{Envelope, MessageId};
 use ringpost::schedule::outcome::Outcome;
 use ringpost::spool::SpoolError;
 use ringpost::spool::format::{
-    FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record, encode_outcome,
+    FinalMeta, Generation, Kind, MessageMeta, RawExtent, Record, encode_outcome,
 };
 use ringpost::spool::live::liveness::{MessageBook, OutcomeBook};
 use ringpost::spool::log::commit::{
@@ -68,12 +68,12 @@ pub struct Spool {
     pub message_book: RefCell<MessageBook>,
     pub outcome_book: RefCell<OutcomeBook>,
     /// The only reference that outlives a message.
-    pub files: RefCell<BTreeMap<Lap, SegmentRef>>,
-    pub bad: RefCell<BTreeSet<Lap>>,
+    pub files: RefCell<BTreeMap<Generation, SegmentRef>>,
+    pub bad: RefCell<BTreeSet<Generation>>,
     kept: RefCell<BTreeMap<MessageId, Rc<Message>>>,
     pub pool: RefCell<Pool>,
     /// Told to the other cores, in their order.
-    pub notes: RefCell<Vec<(Lap, Vec<Lap>)>>,
+    pub notes: RefCell<Vec<(Generation, Vec<Generation>)>>,
     next_sequence: Cell<u64>,
 }
 
@@ -333,13 +333,13 @@ impl Spool {
             length,
             buffer,
         } = write;
-        let id = segment.lap.segment;
+        let id = segment.generation.segment;
         let (buffer, result) = power::write(&self.world, of, id, position, (buffer, length)).await;
         let mut releases = Vec::new();
         let mut machine = machine.borrow_mut();
         machine.write_done(number, result.is_ok(), buffer, &mut releases);
         if result.is_err() {
-            self.bad.borrow_mut().insert(segment.lap);
+            self.bad.borrow_mut().insert(segment.generation);
         }
         (releases, machine.take_sealed())
     }
@@ -357,7 +357,7 @@ impl Spool {
                 self.release_message(release);
             }
             for segment in sealed {
-                self.message_book.borrow_mut().sealed(segment.lap);
+                self.message_book.borrow_mut().sealed(segment.generation);
             }
         }
     }
@@ -378,13 +378,13 @@ impl Spool {
             }
             for Release { ticket, result } in releases {
                 let stored = result.expect("outcomes are written again until they are stored");
-                let lap = stored.segment().lap;
+                let generation = stored.segment().generation;
                 let book = &mut self.outcome_book.borrow_mut();
-                book.refers(lap, &ticket.place.laps(), ticket.is_covered);
+                book.refers(generation, &ticket.place.generations(), ticket.is_covered);
                 *ticket.answer.borrow_mut() = Some(());
             }
             for segment in sealed {
-                self.outcome_book.borrow_mut().sealed(segment.lap);
+                self.outcome_book.borrow_mut().sealed(segment.generation);
             }
         }
     }
@@ -439,7 +439,7 @@ impl Spool {
             Err(WriteFailed {
                 segment: Some(segment),
             }) => {
-                let is_alive = book.doubtful(message.id, &from.parts(), segment.lap);
+                let is_alive = book.doubtful(message.id, &from.parts(), segment.generation);
                 (
                     from.doubting(segment),
                     is_alive,

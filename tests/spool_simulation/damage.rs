@@ -10,7 +10,7 @@ struct OnDisk {
     segment: SegmentId,
     bytes: Range<usize>,
     ids: Vec<MessageId>,
-    /// Whole commits behind it in its lap.
+    /// Whole commits behind it in its generation.
     behind: u64,
 }
 
@@ -227,13 +227,13 @@ fn one_decay(seed: u64, kind: Decay, counted: &mut Counted) -> Result<(), String
         damage.segment == segment && (is_there || matches!(damage.what, What::Gap(_) | What::Chain))
             || matches!(damage.what, What::Parts(id) if ids.contains(&id))
     });
-    // The last commits of a lap look as a crash leaves them: they are counted, not named.
+    // The last commits of a generation look as a crash leaves them: they are counted, not named.
     let mut suffered = hit
         .iter()
         .filter(|commit| commit.ids.iter().any(|id| lost.contains(id)));
     let may_be_torn = suffered.all(|commit| commit.behind < IN_FLIGHT_MAX as u64);
     let is_counted = after.torn + after.holes > before.torn + before.holes;
-    // The last commits of a lap are known by their headers alone; without those nobody knows that
+    // The last commits of a generation are known by their headers alone; without those nobody knows that
     // there were any.
     let has_no_header = |commit: &&&OnDisk| place.contains(&commit.bytes.start);
     let headless = || hit.iter().filter(has_no_header);
@@ -294,14 +294,14 @@ fn decay_costs_only_what_lay_there_and_is_reported() {
 }
 
 /// Messages with a body, the record of which lies whole in one commit: where the body is, and how many
-/// commits are behind it in its lap.
+/// commits are behind it in its generation.
 fn bodies(disk: &VirtualDisk, found: &Survey) -> Vec<(MessageId, SegmentId, usize, u64)> {
     let on_disk = commits(disk);
     let place = |message: &ringpost::spool::recovery::FoundMessage| {
         let [extent] = message.extents() else {
             return None;
         };
-        let (segment, at) = (extent.lap.segment, extent.offset as usize);
+        let (segment, at) = (extent.generation.segment, extent.offset as usize);
         let holds = |commit: &&OnDisk| commit.segment == segment && commit.bytes.contains(&at);
         let commit = on_disk.iter().find(holds)?;
         (extent.bytes > 0).then_some((message.id, segment, at, commit.behind))
@@ -310,7 +310,7 @@ fn bodies(disk: &VirtualDisk, found: &Survey) -> Vec<(MessageId, SegmentId, usiz
 }
 
 /// Whose content is damaged is found with its envelope and its states, so that its sender can be told; except in
-/// the last commits of a lap, if no outcome says that the message was ever whole.
+/// the last commits of a generation, if no outcome says that the message was ever whole.
 #[test]
 fn a_message_whose_content_is_damaged_is_found_as_such() {
     let mut judged = [0; 2];
@@ -346,20 +346,20 @@ fn a_message_whose_content_is_damaged_is_found_as_such() {
     assert!(judged[0] > 50, "{judged:?}");
 }
 
-/// Zeros in place of so many commits before the last one of a lap, as if they had never been written.
+/// Zeros in place of so many commits before the last one of a generation, as if they had never been written.
 fn without_commits(missing: usize) -> RecoveryReport {
     let mut simulation = used_disk(1);
     let on_disk = commits(&simulation.disk);
     let segment = on_disk
         .iter()
         .find(|it| it.behind == 5)
-        .expect("a lap")
+        .expect("a generation")
         .segment;
-    let of_lap: Vec<&OnDisk> = on_disk.iter().filter(|it| it.segment == segment).collect();
+    let of_generation: Vec<&OnDisk> = on_disk.iter().filter(|it| it.segment == segment).collect();
     let before = simulation.look().expect("it reads").report;
     assert!(before.is_sound(), "{before}");
-    let last = of_lap.len() - 1;
-    for commit in &of_lap[last - missing..last] {
+    let last = of_generation.len() - 1;
+    for commit in &of_generation[last - missing..last] {
         let content = simulation.disk.segments.get_mut(&segment).expect("there");
         content[commit.bytes.clone()].fill(0);
     }

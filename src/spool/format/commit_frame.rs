@@ -26,7 +26,7 @@ pub struct CommitHeader {
     /// Bytes of the records; the padding is not counted.
     pub payload_bytes: u32,
     pub record_count: u32,
-    /// Checksum of the commit before this one in the lap; zero for the first.
+    /// Checksum of the commit before this one in the generation; zero for the first.
     pub previous: u32,
 }
 
@@ -55,14 +55,14 @@ impl CommitHeader {
         block.starts_with(&COMMIT_MAGIC.to_le_bytes())
     }
 
-    /// The header at the front of `block` if it belongs to this lap and place, with the checksum
-    /// of its records' heads and its own. `None` is anything else: zeros, an old lap, a forgery.
-    pub fn decode(block: &[u8], lap: &SegmentHeader, position: u64) -> Option<FoundCommit> {
+    /// The header at the front of `block` if it belongs to this generation and place, with the checksum
+    /// of its records' heads and its own. `None` is anything else: zeros, an old generation, a forgery.
+    pub fn decode(block: &[u8], segment: &SegmentHeader, position: u64) -> Option<FoundCommit> {
         let mut cursor = Cursor(block);
         (cursor.u64().ok()? == COMMIT_MAGIC).then_some(())?;
         let nonce = Nonce(cursor.array().ok()?);
         let generation = cursor.u64().ok()?;
-        (nonce == lap.nonce && generation == lap.lap.generation).then_some(())?;
+        (nonce == segment.nonce && generation == segment.generation.number).then_some(())?;
         let sequence = cursor.u64().ok()?;
         let number = cursor.u32().ok()?;
         let payload_bytes = cursor.u32().ok()?;
@@ -82,7 +82,7 @@ impl CommitHeader {
             previous,
         };
         let fits = header.bytes() <= COMMIT_BYTES_MAX
-            && position + header.bytes() as u64 <= lap.segment_bytes;
+            && position + header.bytes() as u64 <= segment.segment_bytes;
         (fits && u64::from(number) * BLOCK_BYTES as u64 == position).then_some(FoundCommit {
             header,
             heads_checksum,

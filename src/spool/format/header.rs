@@ -15,7 +15,7 @@ const SEGMENT_HEADER_BYTES: usize = 80;
 
 const _: () = assert!(SEGMENT_HEADER_BYTES <= 512);
 
-/// A secret of one lap. Whoever does not know it cannot forge a commit into it.
+/// A secret of one generation. Whoever does not know it cannot forge a commit into it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Nonce(pub [u8; 16]);
 
@@ -54,21 +54,21 @@ impl SegmentId {
     }
 }
 
-/// One lap of a segment file: from its header to its retirement. Never comes again.
+/// One use of a segment file, from its header to its retirement. Never comes again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Lap {
+pub struct Generation {
     pub segment: SegmentId,
     /// Grows with every header written to the file; starts above every earlier run's.
-    pub generation: u64,
+    pub number: u64,
 }
 
-impl fmt::Display for Lap {
+impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{:x}", self.segment, self.generation)
+        write!(f, "{}/{:x}", self.segment, self.number)
     }
 }
 
-/// What a segment's lap is for.
+/// What a segment's generation is for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Usage {
     Free,
@@ -79,12 +79,12 @@ pub enum Usage {
 /// The first block of a segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
-    pub lap: Lap,
+    pub generation: Generation,
     pub usage: Usage,
-    /// The log that this lap belongs to, which is not always the core that made the file.
+    /// The log that this generation belongs to, which is not always the core that made the file.
     pub core: u16,
     pub run: u32,
-    /// Position of this lap in its log, for people and for the order of compaction.
+    /// Position of this generation in its log, for people and for the order of compaction.
     pub log_sequence: u64,
     pub segment_bytes: u64,
     pub nonce: Nonce,
@@ -110,10 +110,10 @@ impl SegmentHeader {
         put_u16(&mut bytes, self.usage as u16);
         put_u16(&mut bytes, self.core);
         put_u32(&mut bytes, self.run);
-        put_u16(&mut bytes, self.lap.segment.core);
+        put_u16(&mut bytes, self.generation.segment.core);
         put_u16(&mut bytes, 0);
-        put_u32(&mut bytes, self.lap.segment.number);
-        put_u64(&mut bytes, self.lap.generation);
+        put_u32(&mut bytes, self.generation.segment.number);
+        put_u64(&mut bytes, self.generation.number);
         put_u64(&mut bytes, self.log_sequence);
         put_u64(&mut bytes, self.segment_bytes);
         bytes.extend_from_slice(&self.nonce.0);
@@ -133,7 +133,7 @@ impl SegmentHeader {
         for header in copies.iter().flatten() {
             if newest
                 .as_ref()
-                .is_none_or(|newest| header.lap.generation > newest.lap.generation)
+                .is_none_or(|newest| header.generation.number > newest.generation.number)
             {
                 newest = Some(header.clone());
             }
@@ -185,12 +185,12 @@ impl SegmentHeader {
             return Err(Malformed);
         }
         Ok(SegmentHeader {
-            lap: Lap {
+            generation: Generation {
                 segment: SegmentId {
                     core: maker,
                     number,
                 },
-                generation,
+                number: generation,
             },
             usage,
             core,

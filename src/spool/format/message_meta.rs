@@ -2,7 +2,7 @@
 
 use super::bytes::{Cursor, Malformed, put_u16, put_u32, put_u64};
 use super::envelope::put_envelope;
-use super::header::{Lap, SegmentId};
+use super::header::{Generation, SegmentId};
 use super::outcome_meta::{META_VERSION, States, put_states};
 use crate::message::Envelope;
 use crate::time::WallTime;
@@ -10,10 +10,10 @@ use crate::time::WallTime;
 /// First byte of the meta of a message that was moved: states of its recipients follow the envelope.
 const COPY_META_VERSION: u8 = 2;
 
-/// A piece of a body: which lap, where in it, how long, and its checksum.
+/// A piece of a body: which generation, where in it, how long, and its checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RawExtent {
-    pub lap: Lap,
+    pub generation: Generation,
     /// In bytes from the start of the segment.
     pub offset: u64,
     pub bytes: u32,
@@ -106,9 +106,9 @@ impl FinalMeta {
         put_u64(out, extents.iter().map(|e| u64::from(e.bytes)).sum());
         put_u32(out, extents.len() as u32);
         for extent in extents {
-            put_u16(out, extent.lap.segment.core);
-            put_u32(out, extent.lap.segment.number);
-            put_u64(out, extent.lap.generation);
+            put_u16(out, extent.generation.segment.core);
+            put_u32(out, extent.generation.segment.number);
+            put_u64(out, extent.generation.number);
             put_u64(out, extent.offset);
             put_u32(out, extent.bytes);
             put_u32(out, extent.checksum);
@@ -162,12 +162,12 @@ impl Cursor<'_> {
 
     fn extent(&mut self) -> Result<RawExtent, Malformed> {
         Ok(RawExtent {
-            lap: Lap {
+            generation: Generation {
                 segment: SegmentId {
                     core: self.u16()?,
                     number: self.u32()?,
                 },
-                generation: self.u64()?,
+                number: self.u64()?,
             },
             offset: self.u64()?,
             bytes: self.u32()?,

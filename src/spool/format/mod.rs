@@ -29,7 +29,7 @@ pub use bytes::Malformed;
 pub use commit_frame::{
     COMMIT_BYTES_MAX, COMMIT_HEADER_BYTES, CommitHeader, FoundCommit, sum_head,
 };
-pub use header::{FORMAT_VERSION, HeaderError, Lap, Nonce, SegmentHeader, SegmentId, Usage};
+pub use header::{FORMAT_VERSION, Generation, HeaderError, Nonce, SegmentHeader, SegmentId, Usage};
 pub use message_meta::{FinalMeta, MessageMeta, RawExtent};
 pub use outcome_meta::{OUTCOME_META_BYTES_MAX, States, decode_outcome, encode_outcome};
 pub use record::{Kind, RECORD_HEAD_BYTES, Record, RecordView, Sums};

@@ -84,16 +84,19 @@ fn state() -> impl Strategy<Value = RecipientState> {
     ]
 }
 
-fn lap(core: u16, number: u32, generation: u64) -> Lap {
-    Lap {
-        segment: SegmentId { core, number },
-        generation,
+fn generation(core: u16, segment: u32, number: u64) -> Generation {
+    Generation {
+        segment: SegmentId {
+            core,
+            number: segment,
+        },
+        number,
     }
 }
 
 fn header() -> SegmentHeader {
     SegmentHeader {
-        lap: lap(3, 9, 77),
+        generation: generation(3, 9, 77),
         usage: Usage::Messages,
         core: 3,
         run: 2,
@@ -109,7 +112,7 @@ const ID: MessageId = MessageId {
     sequence: 3,
 };
 
-/// A commit of these bodies at block 4 of the lap of [`header`].
+/// A commit of these bodies at block 4 of the generation of [`header`].
 fn commit(bodies: &[&[u8]]) -> Vec<u8> {
     let mut bytes = vec![0; COMMIT_HEADER_BYTES];
     let mut heads_checksum = 0;
@@ -127,7 +130,7 @@ fn commit(bodies: &[&[u8]]) -> Vec<u8> {
     }
     let header = CommitHeader {
         nonce: header().nonce,
-        generation: header().lap.generation,
+        generation: header().generation.number,
         block: 4,
         sequence: 1,
         payload_bytes: (bytes.len() - COMMIT_HEADER_BYTES) as u32,
@@ -177,11 +180,11 @@ proptest! {
     ) {
         let extents: Vec<RawExtent> = extents
             .into_iter()
-            .map(|(core, number, generation, offset, bytes)| RawExtent {
-                lap: lap(core, number, generation),
+            .map(|(core, segment, number, offset, bytes)| RawExtent {
+                generation: generation(core, segment, number),
                 offset,
                 bytes,
-                checksum: number,
+                checksum: segment,
             })
             .collect();
         let mut meta = Vec::new();
@@ -249,25 +252,25 @@ fn a_damaged_body_costs_only_its_record() {
 }
 
 #[test]
-fn a_commit_is_believed_only_in_its_lap_and_place() {
+fn a_commit_is_believed_only_in_its_generation_and_place() {
     let bytes = commit(&[b"x"]);
     let at = 4 * BLOCK_BYTES as u64;
-    let decode = |lap: &SegmentHeader, at| CommitHeader::decode(&bytes, lap, at).is_some();
+    let decode = |segment: &SegmentHeader, at| CommitHeader::decode(&bytes, segment, at).is_some();
     assert!(decode(&header(), at));
     assert!(!decode(&header(), at + BLOCK_BYTES as u64));
     let other_nonce = SegmentHeader {
         nonce: Nonce([8; 16]),
         ..header()
     };
-    let later_lap = SegmentHeader {
-        lap: lap(3, 9, 78),
+    let later_generation = SegmentHeader {
+        generation: generation(3, 9, 78),
         ..header()
     };
     let short = SegmentHeader {
         segment_bytes: at,
         ..header()
     };
-    assert!(!decode(&other_nonce, at) && !decode(&later_lap, at) && !decode(&short, at));
+    assert!(!decode(&other_nonce, at) && !decode(&later_generation, at) && !decode(&short, at));
 }
 
 #[test]
@@ -298,7 +301,7 @@ fn a_header_torn_between_its_copies_is_the_newer_one() {
     let mut block = vec![0; BLOCK_BYTES];
     let mut next = vec![0; BLOCK_BYTES];
     let later = SegmentHeader {
-        lap: lap(3, 9, 78),
+        generation: generation(3, 9, 78),
         ..header()
     };
     header().encode(&mut block);

@@ -93,7 +93,7 @@ fn supply(shared: &Rc<Shared>, usage: Usage, prepared: PreparedSegment) {
     shared.pool.borrow_mut().failing = None;
     let PreparedSegment { header, file } = prepared;
     let file = Arc::new(SegmentFile {
-        lap: header.lap,
+        generation: header.generation,
         segment_bytes: header.segment_bytes,
         file,
     });
@@ -117,14 +117,17 @@ fn failed(shared: &Rc<Shared>, lack: Lack) {
 async fn retire(shared: &Rc<Shared>) -> Progress {
     let mut progress = Progress::Nothing;
     for usage in [Usage::Messages, Usage::Outcomes] {
-        for lap in shared.idle(usage) {
-            let Some(segment) = shared.take_unread(lap) else {
+        for generation in shared.idle(usage) {
+            let Some(segment) = shared.take_unread(generation) else {
                 progress = Progress::Stuck;
                 continue;
             };
             if planted(Bug::NotesEarly) && usage == Usage::Messages {
                 let moved_to = Arc::new([]);
-                (shared.sink)(Note::SegmentRetired { lap, moved_to });
+                (shared.sink)(Note::SegmentRetired {
+                    generation,
+                    moved_to,
+                });
             }
             match retire_one(shared, segment).await {
                 Ok(free) => {
@@ -136,14 +139,14 @@ async fn retire(shared: &Rc<Shared>) -> Progress {
                     }
                     pool.look();
                     drop(pool);
-                    shared.segment_retired(usage, lap);
+                    shared.segment_retired(usage, generation);
                     progress = Progress::Some;
                 }
                 Err((segment, error)) => {
-                    shared.mark_bad(lap);
+                    shared.mark_bad(generation);
                     shared.put_back(segment);
                     let error = error.to_string();
-                    (shared.sink)(Note::SegmentFailed { lap, error });
+                    (shared.sink)(Note::SegmentFailed { generation, error });
                     return Progress::Stuck;
                 }
             }
@@ -158,19 +161,19 @@ async fn retire_one(
     segment: SegmentFile,
 ) -> Result<Option<FreeSegment>, (SegmentFile, io::Error)> {
     let segments = shared.pool.borrow().segments.clone();
-    let is_bad = shared.is_bad(segment.lap);
+    let is_bad = shared.is_bad(segment.generation);
     let run = shared.run;
     blocking(move || {
-        let id = segment.lap.segment;
+        let id = segment.generation.segment;
         let result = if is_bad {
             segments.set_aside(id).map(|()| None)
         } else if segment.segment_bytes != segments.segment_bytes() {
             segments.remove(id).map(|()| None)
         } else {
-            let ended = segments.end_lap(segment.lap, &segment.file, run);
+            let ended = segments.end_generation(segment.generation, &segment.file, run);
             match ended {
                 Err(_) if planted(Bug::FailedRetirementTaken) => Ok(Some(FreeSegment {
-                    lap: segment.lap,
+                    generation: segment.generation,
                     file: segment.file.clone(),
                 })),
                 ended => ended.map(Some),

@@ -1,7 +1,7 @@
 //! What a core knows of its segments and of the mail in them.
 
 use crate::message::MessageId;
-use crate::spool::format::Lap;
+use crate::spool::format::Generation;
 use crate::spool::live::liveness::{MessageBook, OutcomeBook};
 use crate::spool::location::message_location::Movable;
 use crate::spool::location::place::{Part, SegmentRef};
@@ -13,9 +13,9 @@ pub(super) struct Books {
     pub messages: MessageBook,
     pub outcomes: OutcomeBook,
     /// Segments of this core that are in use. The only reference that outlives a message.
-    pub files: BTreeMap<Lap, SegmentRef>,
+    pub files: BTreeMap<Generation, SegmentRef>,
     /// Set aside when they are retired.
-    pub bad: BTreeSet<Lap>,
+    pub bad: BTreeSet<Generation>,
     /// Unfinished messages of this home that can be moved.
     pub kept: HashMap<MessageId, Arc<dyn Movable>>,
 }
@@ -25,7 +25,7 @@ impl Books {
     pub fn of(
         live: Vec<(MessageId, Vec<Part>)>,
         old_messages: Vec<OldSegment>,
-        old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
+        old_outcomes: Vec<(OldSegment, BTreeSet<Generation>)>,
     ) -> Self {
         let mut books = Books {
             messages: MessageBook::default(),
@@ -36,23 +36,23 @@ impl Books {
         };
         // Oldest first: that is the order in which the book learns of them.
         for old in &old_messages {
-            books.messages.opened(old.file.lap);
+            books.messages.opened(old.file.generation);
             for holder in &old.held_by {
-                books.messages.held(old.file.lap, *holder);
+                books.messages.held(old.file.generation, *holder);
             }
         }
         for (id, parts) in live {
             books.messages.stored(id, &parts);
         }
         for old in old_messages {
-            books.messages.sealed(old.file.lap);
+            books.messages.sealed(old.file.generation);
             books.adopt(old.file, old.is_damaged);
         }
         for (old, refers_to) in old_outcomes {
-            let refers_to: Vec<Lap> = refers_to.into_iter().collect();
+            let refers_to: Vec<Generation> = refers_to.into_iter().collect();
             // Whatever they say is known to the messages from the start.
-            books.outcomes.refers(old.file.lap, &refers_to, true);
-            books.outcomes.sealed(old.file.lap);
+            books.outcomes.refers(old.file.generation, &refers_to, true);
+            books.outcomes.sealed(old.file.generation);
             books.adopt(old.file, old.is_damaged);
         }
         books
@@ -60,8 +60,8 @@ impl Books {
 
     fn adopt(&mut self, file: SegmentRef, is_damaged: bool) {
         if is_damaged {
-            self.bad.insert(file.lap);
+            self.bad.insert(file.generation);
         }
-        self.files.insert(file.lap, file);
+        self.files.insert(file.generation, file);
     }
 }

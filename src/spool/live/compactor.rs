@@ -12,7 +12,7 @@
 use crate::io::buffer::AlignedBuf;
 use crate::io::runtime::{sleep, spawn_joined, yield_now};
 use crate::message::MessageId;
-use crate::spool::format::{FinalMeta, Kind, Lap, MessageMeta, RawExtent, Record};
+use crate::spool::format::{FinalMeta, Generation, Kind, MessageMeta, RawExtent, Record};
 use crate::spool::live::shared::Shared;
 use crate::spool::live::tickets::{Copy, MessageTicket};
 use crate::spool::live::writer::Writer;
@@ -56,7 +56,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
             continue;
         }
         match shared.candidate() {
-            Some(lap) => empty(&shared, lap).await,
+            Some(generation) => empty(&shared, generation).await,
             None => sleep(LOOK_PAUSE).await,
         }
     }
@@ -64,16 +64,16 @@ pub(super) async fn run(shared: Rc<Shared>) {
 
 /// One segment being emptied.
 struct Emptying {
-    lap: Lap,
+    generation: Generation,
     cursor: Cell<usize>,
     moved: Cell<u64>,
     /// There is no room: the rest must wait.
     ended: Cell<bool>,
 }
 
-async fn empty(shared: &Rc<Shared>, lap: Lap) {
+async fn empty(shared: &Rc<Shared>, generation: Generation) {
     let emptying = Rc::new(Emptying {
-        lap,
+        generation,
         cursor: Cell::new(0),
         moved: Cell::new(0),
         ended: Cell::new(false),
@@ -84,7 +84,7 @@ async fn empty(shared: &Rc<Shared>, lap: Lap) {
         worker.await;
     }
     if emptying.moved.get() == 0 && !emptying.ended.get() {
-        shared.move_later(lap);
+        shared.move_later(generation);
     }
     shared.keeper.notify_one();
 }
@@ -92,7 +92,7 @@ async fn empty(shared: &Rc<Shared>, lap: Lap) {
 async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
     while !shared.rests() && !emptying.ended.get() {
         let mut cursor = emptying.cursor.get();
-        let next = shared.next_to_move(emptying.lap, &mut cursor);
+        let next = shared.next_to_move(emptying.generation, &mut cursor);
         emptying.cursor.set(cursor);
         let id = match next {
             Ok(Some(id)) => id,
@@ -106,11 +106,15 @@ async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
             Ok(()) => emptying.moved.set(emptying.moved.get() + 1),
             Err(Stays::Gone) => {}
             Err(Stays::Damaged(error)) => {
-                shared.move_never(emptying.lap);
-                let (lap, error) = (emptying.lap, error.to_string());
-                (shared.sink)(Note::Unmovable { id, lap, error });
+                shared.move_never(emptying.generation);
+                let (generation, error) = (emptying.generation, error.to_string());
+                (shared.sink)(Note::Unmovable {
+                    id,
+                    generation,
+                    error,
+                });
             }
-            Err(Stays::Refused(SpoolError::TooLarge)) => shared.move_never(emptying.lap),
+            Err(Stays::Refused(SpoolError::TooLarge)) => shared.move_never(emptying.generation),
             Err(Stays::Refused(_)) => emptying.ended.set(true),
         }
     }

@@ -29,7 +29,7 @@
 //!   messages moved to, whether the message is alive there or was finished meanwhile.
 
 use crate::message::MessageId;
-use crate::spool::format::Lap;
+use crate::spool::format::Generation;
 use crate::spool::location::place::Part;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -59,8 +59,10 @@ impl Parts {
         }
     }
 
-    fn lie_in(&self, lap: Lap) -> bool {
-        self.as_slice().iter().any(|(other, _)| *other == lap)
+    fn lie_in(&self, generation: Generation) -> bool {
+        self.as_slice()
+            .iter()
+            .any(|(other, _)| *other == generation)
     }
 
     fn as_slice(&self) -> &[Part] {
@@ -103,9 +105,9 @@ struct MessageSegment {
     /// copied twice at a time.
     ids: Vec<MessageId>,
     /// Older segments that are retired first: messages here have another copy there.
-    held_by: BTreeSet<Lap>,
+    held_by: BTreeSet<Generation>,
     /// Where copies of messages from here lie.
-    moved_to: BTreeSet<Lap>,
+    moved_to: BTreeSet<Generation>,
     moving: Moving,
 }
 
@@ -123,22 +125,22 @@ impl MessageSegment {
 /// The message segments of one home core, and the messages alive in them.
 #[derive(Default, Debug)]
 pub struct MessageBook {
-    segments: BTreeMap<Lap, MessageSegment>,
+    segments: BTreeMap<Generation, MessageSegment>,
     live: HashMap<MessageId, Parts>,
     /// Segments that are sealed, have nothing live, and are not held.
-    idle: BTreeSet<Lap>,
+    idle: BTreeSet<Generation>,
     orders: u64,
 }
 
 impl MessageBook {
     /// A segment of this core, empty or with messages that [`Self::stored`] will name.
-    pub fn opened(&mut self, lap: Lap) {
-        self.segment(lap);
+    pub fn opened(&mut self, generation: Generation) {
+        self.segment(generation);
     }
 
-    fn segment(&mut self, lap: Lap) -> &mut MessageSegment {
+    fn segment(&mut self, generation: Generation) -> &mut MessageSegment {
         let orders = &mut self.orders;
-        self.segments.entry(lap).or_insert_with(|| {
+        self.segments.entry(generation).or_insert_with(|| {
             *orders += 1;
             MessageSegment {
                 order: *orders,
@@ -148,9 +150,9 @@ impl MessageBook {
     }
 
     /// The segment gets no more commits.
-    pub fn sealed(&mut self, lap: Lap) {
-        self.segment(lap).sealed = true;
-        self.review(lap);
+    pub fn sealed(&mut self, generation: Generation) {
+        self.segment(generation).sealed = true;
+        self.review(generation);
         for segment in self.segments.values_mut() {
             if segment.moving == Moving::Later {
                 segment.moving = Moving::Yes;
@@ -159,13 +161,13 @@ impl MessageBook {
     }
 
     /// Keeps `idle` true after a change to the segment.
-    fn review(&mut self, lap: Lap) {
-        let is_idle = self.segments.get(&lap).is_some_and(|segment| {
+    fn review(&mut self, generation: Generation) {
+        let is_idle = self.segments.get(&generation).is_some_and(|segment| {
             segment.sealed && segment.live == 0 && segment.held_by.is_empty()
         });
         match is_idle {
-            true => self.idle.insert(lap),
-            false => self.idle.remove(&lap),
+            true => self.idle.insert(generation),
+            false => self.idle.remove(&generation),
         };
     }
 
@@ -173,17 +175,17 @@ impl MessageBook {
     pub fn stored(&mut self, id: MessageId, parts: &[Part]) {
         assert!(!parts.is_empty());
         let bytes = total(parts);
-        for (lap, _) in parts {
-            self.count(*lap, bytes).ids.push(id);
+        for (generation, _) in parts {
+            self.count(*generation, bytes).ids.push(id);
         }
         let before = self.live.insert(id, Parts::of(parts));
         assert!(before.is_none(), "a message id is stored once");
     }
 
     /// Part of a message of so many bytes is in the segment.
-    fn count(&mut self, lap: Lap, bytes: u64) -> &mut MessageSegment {
-        self.idle.remove(&lap);
-        let segment = self.segment(lap);
+    fn count(&mut self, generation: Generation, bytes: u64) -> &mut MessageSegment {
+        self.idle.remove(&generation);
+        let segment = self.segment(generation);
         segment.live += 1;
         segment.live_bytes += bytes;
         segment.stored_bytes += bytes;
@@ -196,11 +198,14 @@ impl MessageBook {
             return false;
         };
         let bytes = total(parts.as_slice());
-        for (lap, _) in parts.as_slice() {
-            let segment = self.segments.get_mut(lap).expect("counted when stored");
+        for (generation, _) in parts.as_slice() {
+            let segment = self
+                .segments
+                .get_mut(generation)
+                .expect("counted when stored");
             segment.live -= 1;
             segment.live_bytes -= bytes;
-            self.review(*lap);
+            self.review(*generation);
         }
         true
     }
@@ -219,10 +224,10 @@ impl MessageBook {
         };
         self.finished(id);
         let bytes = total(to);
-        for (lap, _) in to {
-            let segment = self.count(*lap, bytes);
+        for (generation, _) in to {
+            let segment = self.count(*generation, bytes);
             segment.copied_bytes += bytes;
-            if !before.lie_in(*lap) {
+            if !before.lie_in(*generation) {
                 segment.ids.push(id);
             }
         }
@@ -232,7 +237,7 @@ impl MessageBook {
 
     /// Writing a copy to `to` failed, and perhaps it is there all the same: until the message
     /// is finished or has moved elsewhere, it is alive there, too. False if it was finished meanwhile.
-    pub fn doubtful(&mut self, id: MessageId, from: &[Part], to: Lap) -> bool {
+    pub fn doubtful(&mut self, id: MessageId, from: &[Part], to: Generation) -> bool {
         for (old, _) in from {
             self.pass_on(*old, to);
         }
@@ -246,37 +251,40 @@ impl MessageBook {
         true
     }
 
-    fn pass_on(&mut self, from: Lap, to: Lap) {
+    fn pass_on(&mut self, from: Generation, to: Generation) {
         let segment = self.segments.get_mut(&from);
         segment.expect("it is pinned").moved_to.insert(to);
     }
 
     /// The segment is not retired before `by`, which may belong to another core.
-    pub fn held(&mut self, lap: Lap, by: Lap) {
-        self.segment(lap).held_by.insert(by);
-        self.review(lap);
+    pub fn held(&mut self, generation: Generation, by: Generation) {
+        self.segment(generation).held_by.insert(by);
+        self.review(generation);
     }
 
     /// Segments that may be retired, unless somebody still reads from them.
-    pub fn idle(&self) -> impl Iterator<Item = Lap> + '_ {
+    pub fn idle(&self) -> impl Iterator<Item = Generation> + '_ {
         self.idle.iter().copied()
     }
 
     /// The segment's header was durably overwritten. Returns what outcomes may refer to in its
     /// place: see [`OutcomeBook::message_segment_retired`].
-    pub fn retired(&mut self, lap: Lap) -> Vec<Lap> {
-        assert!(self.idle.remove(&lap), "only an idle segment is retired");
-        let segment = self.segments.remove(&lap).expect("it was idle");
-        self.retired_elsewhere(lap);
+    pub fn retired(&mut self, generation: Generation) -> Vec<Generation> {
+        assert!(
+            self.idle.remove(&generation),
+            "only an idle segment is retired"
+        );
+        let segment = self.segments.remove(&generation).expect("it was idle");
+        self.retired_elsewhere(generation);
         segment.moved_to.into_iter().collect()
     }
 
     /// The same of another core's segment.
-    pub fn retired_elsewhere(&mut self, lap: Lap) {
+    pub fn retired_elsewhere(&mut self, generation: Generation) {
         let mut released = Vec::new();
         for (other, segment) in &mut self.segments {
-            segment.moved_to.remove(&lap);
-            if segment.held_by.remove(&lap) {
+            segment.moved_to.remove(&generation);
+            if segment.held_by.remove(&generation) {
                 released.push(*other);
             }
         }
@@ -288,7 +296,7 @@ impl MessageBook {
     /// The segment whose messages are moved next, if that is worthwhile. When space is not yet
     /// `scarce`, all sealed segments together must be, and the newest is left alone: its mail may
     /// be on its way out. It is one whose messages have `room`: half a move gains nothing.
-    pub fn candidate(&self, segment_bytes: u64, room: u64, scarce: bool) -> Option<Lap> {
+    pub fn candidate(&self, segment_bytes: u64, room: u64, scarce: bool) -> Option<Generation> {
         let sealed = || self.segments.iter().filter(|(_, s)| s.sealed && s.live > 0);
         let newest = sealed().map(|(_, segment)| segment.order).max()?;
         let live_bytes: u64 = sealed().map(|(_, segment)| segment.live_bytes).sum();
@@ -305,12 +313,17 @@ impl MessageBook {
                     && (scarce || segment.order < newest)
             })
             .min_by_key(|(_, segment)| (segment.live_bytes, segment.order))
-            .map(|(lap, _)| *lap)
+            .map(|(generation, _)| *generation)
     }
 
     /// Sealed, the segment at work could be emptied, or is empty, and of what is used of it more is gained than is copied.
-    pub fn is_worth_leaving(&self, lap: Lap, used_bytes: u64, segment_bytes: u64) -> bool {
-        let segment = self.segments.get(&lap);
+    pub fn is_worth_leaving(
+        &self,
+        generation: Generation,
+        used_bytes: u64,
+        segment_bytes: u64,
+    ) -> bool {
+        let segment = self.segments.get(&generation);
         segment.is_some_and(|segment| {
             segment.live_bytes * WORTHWHILE_PARTS < used_bytes
                 && segment.is_worth_emptying(segment_bytes)
@@ -327,20 +340,28 @@ impl MessageBook {
     }
 
     /// Nothing in the segment is alive.
-    pub fn is_dead(&self, lap: Lap) -> bool {
+    pub fn is_dead(&self, generation: Generation) -> bool {
         self.segments
-            .get(&lap)
+            .get(&generation)
             .is_none_or(|segment| segment.live == 0)
     }
 
     /// The next live message of a segment. `cursor` starts at zero; `Err` says that many dead ones
     /// were passed and that it is somebody else's turn.
-    pub fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Result<Option<MessageId>, Busy> {
-        let ids = self.segments.get(&lap).map_or(&[][..], |s| &s.ids);
+    pub fn next_to_move(
+        &self,
+        generation: Generation,
+        cursor: &mut usize,
+    ) -> Result<Option<MessageId>, Busy> {
+        let ids = self.segments.get(&generation).map_or(&[][..], |s| &s.ids);
         let left = ids.get(*cursor..).unwrap_or_default();
         for id in left.iter().take(LOOK_MAX) {
             *cursor += 1;
-            if self.live.get(id).is_some_and(|parts| parts.lie_in(lap)) {
+            if self
+                .live
+                .get(id)
+                .is_some_and(|parts| parts.lie_in(generation))
+            {
                 return Ok(Some(*id));
             }
         }
@@ -351,8 +372,8 @@ impl MessageBook {
     }
 
     /// Nothing in the segment could be moved: not again before another one is sealed.
-    pub fn move_later(&mut self, lap: Lap) {
-        if let Some(segment) = self.segments.get_mut(&lap)
+    pub fn move_later(&mut self, generation: Generation) {
+        if let Some(segment) = self.segments.get_mut(&generation)
             && segment.moving == Moving::Yes
         {
             segment.moving = Moving::Later;
@@ -360,8 +381,8 @@ impl MessageBook {
     }
 
     /// A message in the segment cannot be read: it stays, and so does the segment.
-    pub fn move_never(&mut self, lap: Lap) {
-        if let Some(segment) = self.segments.get_mut(&lap) {
+    pub fn move_never(&mut self, generation: Generation) {
+        if let Some(segment) = self.segments.get_mut(&generation) {
             segment.moving = Moving::Never;
         }
     }
@@ -390,57 +411,62 @@ pub struct Busy;
 struct OutcomeSegment {
     /// Message segments whose messages are named here, and whether copies of those messages may
     /// lack what is said here.
-    refers_to: BTreeMap<Lap, bool>,
+    refers_to: BTreeMap<Generation, bool>,
     sealed: bool,
 }
 
 /// The outcome segments of one core, and the message segments that they are needed for.
 #[derive(Default, Debug)]
 pub struct OutcomeBook {
-    segments: BTreeMap<Lap, OutcomeSegment>,
+    segments: BTreeMap<Generation, OutcomeSegment>,
 }
 
 impl OutcomeBook {
-    pub fn opened(&mut self, lap: Lap) {
-        self.segments.entry(lap).or_default();
+    pub fn opened(&mut self, generation: Generation) {
+        self.segments.entry(generation).or_default();
     }
 
-    pub fn sealed(&mut self, lap: Lap) {
-        self.segments.entry(lap).or_default().sealed = true;
+    pub fn sealed(&mut self, generation: Generation) {
+        self.segments.entry(generation).or_default().sealed = true;
     }
 
-    /// An outcome in `lap` names a message that lies in `message_laps`. These must not be retired
+    /// An outcome in `generation` names a message that lies in `message_generations`. These must not be retired
     /// yet: whoever writes an outcome holds the message's place. `is_covered`: every later copy
     /// of the message says what the outcome says.
-    pub fn refers(&mut self, lap: Lap, message_laps: &[Lap], is_covered: bool) {
-        let segment = self.segments.entry(lap).or_default();
-        for message_lap in message_laps {
-            *segment.refers_to.entry(*message_lap).or_default() |= !is_covered;
+    pub fn refers(
+        &mut self,
+        generation: Generation,
+        message_generations: &[Generation],
+        is_covered: bool,
+    ) {
+        let segment = self.segments.entry(generation).or_default();
+        for message_generation in message_generations {
+            *segment.refers_to.entry(*message_generation).or_default() |= !is_covered;
         }
     }
 
     /// A message segment, of any core, was retired; copies of its messages are in `moved_to`. Notes
     /// of one core must come in their order.
-    pub fn message_segment_retired(&mut self, retired: Lap, moved_to: &[Lap]) {
+    pub fn message_segment_retired(&mut self, retired: Generation, moved_to: &[Generation]) {
         for segment in self.segments.values_mut() {
             if segment.refers_to.remove(&retired) == Some(true) {
-                for lap in moved_to {
-                    segment.refers_to.entry(*lap).or_default();
+                for generation in moved_to {
+                    segment.refers_to.entry(*generation).or_default();
                 }
             }
         }
     }
 
     /// Segments that may be retired.
-    pub fn idle(&self) -> impl Iterator<Item = Lap> + '_ {
+    pub fn idle(&self) -> impl Iterator<Item = Generation> + '_ {
         self.segments
             .iter()
             .filter(|(_, segment)| segment.sealed && segment.refers_to.is_empty())
-            .map(|(lap, _)| *lap)
+            .map(|(generation, _)| *generation)
     }
 
-    pub fn retired(&mut self, lap: Lap) {
-        let segment = self.segments.remove(&lap).expect("retired once");
+    pub fn retired(&mut self, generation: Generation) {
+        let segment = self.segments.remove(&generation).expect("retired once");
         assert!(segment.sealed && segment.refers_to.is_empty());
     }
 
@@ -454,10 +480,10 @@ mod tests {
     use super::*;
     use crate::spool::format::SegmentId;
 
-    fn lap(number: u32) -> Lap {
-        Lap {
+    fn generation(number: u32) -> Generation {
+        Generation {
             segment: SegmentId { core: 0, number },
-            generation: 1,
+            number: 1,
         }
     }
 
@@ -472,104 +498,118 @@ mod tests {
     #[test]
     fn a_segment_is_idle_when_sealed_and_all_finished() {
         let mut book = MessageBook::default();
-        book.opened(lap(1));
-        book.stored(id(1), &[(lap(1), 10)]);
-        book.stored(id(2), &[(lap(1), 10), (lap(2), 5)]);
-        book.sealed(lap(1));
+        book.opened(generation(1));
+        book.stored(id(1), &[(generation(1), 10)]);
+        book.stored(id(2), &[(generation(1), 10), (generation(2), 5)]);
+        book.sealed(generation(1));
         assert!(book.finished(id(1)));
         assert_eq!(book.idle().count(), 0);
         assert!(book.finished(id(2)));
         assert!(!book.finished(id(2)), "a second time changes nothing");
-        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(1)]);
-        book.sealed(lap(2));
-        book.retired(lap(1));
-        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(2)]);
+        assert_eq!(book.idle().collect::<Vec<_>>(), [generation(1)]);
+        book.sealed(generation(2));
+        book.retired(generation(1));
+        assert_eq!(book.idle().collect::<Vec<_>>(), [generation(2)]);
     }
 
     #[test]
     fn outcomes_outlive_the_messages_they_name() {
         let mut book = OutcomeBook::default();
-        book.opened(lap(7));
-        book.refers(lap(7), &[lap(1), lap(2)], true);
-        book.sealed(lap(7));
-        book.message_segment_retired(lap(1), &[]);
+        book.opened(generation(7));
+        book.refers(generation(7), &[generation(1), generation(2)], true);
+        book.sealed(generation(7));
+        book.message_segment_retired(generation(1), &[]);
         assert_eq!(book.idle().count(), 0);
-        book.message_segment_retired(lap(2), &[]);
-        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(7)]);
+        book.message_segment_retired(generation(2), &[]);
+        assert_eq!(book.idle().collect::<Vec<_>>(), [generation(7)]);
     }
 
-    fn sealed(lap: Lap, book: &mut MessageBook) {
-        book.opened(lap);
-        book.sealed(lap);
+    fn sealed(generation: Generation, book: &mut MessageBook) {
+        book.opened(generation);
+        book.sealed(generation);
     }
 
     #[test]
     fn the_copy_waits_for_the_original() {
         let mut book = MessageBook::default();
-        book.stored(id(1), &[(lap(1), 10)]);
-        book.stored(id(2), &[(lap(1), 10)]);
-        sealed(lap(1), &mut book);
-        assert!(book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
-        sealed(lap(2), &mut book);
+        book.stored(id(1), &[(generation(1), 10)]);
+        book.stored(id(2), &[(generation(1), 10)]);
+        sealed(generation(1), &mut book);
+        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
+        sealed(generation(2), &mut book);
         assert!(book.finished(id(1)));
-        assert_eq!(book.idle().count(), 0, "lap 2 is held by lap 1");
+        assert_eq!(
+            book.idle().count(),
+            0,
+            "generation 2 is held by generation 1"
+        );
         assert!(book.finished(id(2)));
-        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(1)]);
-        assert_eq!(book.retired(lap(1)), [lap(2)]);
-        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(2)]);
-        assert_eq!(book.retired(lap(2)), []);
+        assert_eq!(book.idle().collect::<Vec<_>>(), [generation(1)]);
+        assert_eq!(book.retired(generation(1)), [generation(2)]);
+        assert_eq!(book.idle().collect::<Vec<_>>(), [generation(2)]);
+        assert_eq!(book.retired(generation(2)), []);
     }
 
     #[test]
     fn mail_that_finished_while_it_was_copied_leaves_its_copy_behind() {
         let mut book = MessageBook::default();
-        book.stored(id(1), &[(lap(1), 10)]);
-        sealed(lap(1), &mut book);
+        book.stored(id(1), &[(generation(1), 10)]);
+        sealed(generation(1), &mut book);
         assert!(book.finished(id(1)));
-        assert!(!book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
-        assert_eq!(book.retired(lap(1)), [lap(2)]);
+        assert!(!book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
+        assert_eq!(book.retired(generation(1)), [generation(2)]);
         let mut outcomes = OutcomeBook::default();
-        outcomes.refers(lap(7), &[lap(1)], false);
-        outcomes.refers(lap(8), &[lap(1)], true);
-        outcomes.sealed(lap(7));
-        outcomes.sealed(lap(8));
-        outcomes.message_segment_retired(lap(1), &[lap(2)]);
-        assert_eq!(outcomes.idle().collect::<Vec<_>>(), [lap(8)]);
-        outcomes.message_segment_retired(lap(2), &[]);
-        assert_eq!(outcomes.idle().collect::<Vec<_>>(), [lap(7), lap(8)]);
+        outcomes.refers(generation(7), &[generation(1)], false);
+        outcomes.refers(generation(8), &[generation(1)], true);
+        outcomes.sealed(generation(7));
+        outcomes.sealed(generation(8));
+        outcomes.message_segment_retired(generation(1), &[generation(2)]);
+        assert_eq!(outcomes.idle().collect::<Vec<_>>(), [generation(8)]);
+        outcomes.message_segment_retired(generation(2), &[]);
+        assert_eq!(
+            outcomes.idle().collect::<Vec<_>>(),
+            [generation(7), generation(8)]
+        );
     }
 
     #[test]
     fn a_copy_whose_write_failed_is_reckoned_with() {
         let mut book = MessageBook::default();
-        book.stored(id(1), &[(lap(1), 10)]);
-        sealed(lap(1), &mut book);
-        assert!(book.doubtful(id(1), &[(lap(1), 10)], lap(2)));
-        sealed(lap(2), &mut book);
+        book.stored(id(1), &[(generation(1), 10)]);
+        sealed(generation(1), &mut book);
+        assert!(book.doubtful(id(1), &[(generation(1), 10)], generation(2)));
+        sealed(generation(2), &mut book);
         assert_eq!(book.idle().count(), 0);
-        assert!(book.moved(id(1), &[(lap(1), 10), (lap(2), 0)], &[(lap(3), 10)]));
-        assert_eq!(book.idle().collect::<Vec<_>>(), [lap(1), lap(2)]);
-        assert_eq!(book.retired(lap(1)), [lap(2), lap(3)]);
+        assert!(book.moved(
+            id(1),
+            &[(generation(1), 10), (generation(2), 0)],
+            &[(generation(3), 10)]
+        ));
+        assert_eq!(
+            book.idle().collect::<Vec<_>>(),
+            [generation(1), generation(2)]
+        );
+        assert_eq!(book.retired(generation(1)), [generation(2), generation(3)]);
     }
 
     /// Else it would be copied twice at a time, and the books would know of one copy only.
     #[test]
     fn a_message_is_named_once_to_those_who_move_it_although_a_copy_failed() {
         let mut book = MessageBook::default();
-        book.stored(id(1), &[(lap(1), 10)]);
-        sealed(lap(1), &mut book);
-        let mut from = vec![(lap(1), 10)];
+        book.stored(id(1), &[(generation(1), 10)]);
+        sealed(generation(1), &mut book);
+        let mut from = vec![(generation(1), 10)];
         for (number, failed) in (2..).zip(0..3) {
-            assert!(book.doubtful(id(1), &from, lap(number)));
-            from.push((lap(number), 0));
+            assert!(book.doubtful(id(1), &from, generation(number)));
+            from.push((generation(number), 0));
             let mut cursor = 0;
-            let mut next = || book.next_to_move(lap(1), &mut cursor);
+            let mut next = || book.next_to_move(generation(1), &mut cursor);
             assert_eq!(next(), Ok(Some(id(1))), "{failed}");
             assert_eq!(next(), Ok(None), "{failed}");
         }
         assert!(book.finished(id(1)));
         for number in 2..5 {
-            sealed(lap(number), &mut book);
+            sealed(generation(number), &mut book);
         }
         assert_eq!(book.idle().count(), 4);
     }
@@ -578,70 +618,82 @@ mod tests {
     #[test]
     fn a_message_that_moved_within_a_segment_is_named_once() {
         let mut book = MessageBook::default();
-        let from = [(lap(1), 10), (lap(2), 5)];
+        let from = [(generation(1), 10), (generation(2), 5)];
         book.stored(id(1), &from);
-        sealed(lap(1), &mut book);
-        assert!(book.moved(id(1), &from, &[(lap(2), 15)]));
-        sealed(lap(2), &mut book);
+        sealed(generation(1), &mut book);
+        assert!(book.moved(id(1), &from, &[(generation(2), 15)]));
+        sealed(generation(2), &mut book);
         let mut cursor = 0;
-        assert_eq!(book.next_to_move(lap(2), &mut cursor), Ok(Some(id(1))));
-        assert_eq!(book.next_to_move(lap(2), &mut cursor), Ok(None));
+        assert_eq!(
+            book.next_to_move(generation(2), &mut cursor),
+            Ok(Some(id(1)))
+        );
+        assert_eq!(book.next_to_move(generation(2), &mut cursor), Ok(None));
     }
 
     #[test]
     fn a_message_that_has_left_a_segment_is_not_moved_for_its_sake() {
         let mut book = MessageBook::default();
         for n in [1, 2] {
-            book.stored(id(n), &[(lap(1), 10)]);
+            book.stored(id(n), &[(generation(1), 10)]);
         }
-        sealed(lap(1), &mut book);
-        assert!(book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
+        sealed(generation(1), &mut book);
+        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
         let mut cursor = 0;
-        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(Some(id(2))));
-        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(None));
+        assert_eq!(
+            book.next_to_move(generation(1), &mut cursor),
+            Ok(Some(id(2)))
+        );
+        assert_eq!(book.next_to_move(generation(1), &mut cursor), Ok(None));
     }
 
     #[test]
     fn the_emptiest_segment_is_moved_when_that_is_worthwhile() {
         let mut book = MessageBook::default();
         for (number, bytes) in [(1, 30), (2, 10), (3, 5)] {
-            book.stored(id(u64::from(number)), &[(lap(number), bytes)]);
-            sealed(lap(number), &mut book);
+            book.stored(id(u64::from(number)), &[(generation(number), bytes)]);
+            sealed(generation(number), &mut book);
         }
         assert_eq!(
             book.candidate(100, 100, false),
-            Some(lap(2)),
+            Some(generation(2)),
             "not the newest"
         );
-        assert_eq!(book.candidate(100, 100, true), Some(lap(3)));
+        assert_eq!(book.candidate(100, 100, true), Some(generation(3)));
         assert_eq!(book.candidate(100, 4, true), None);
         assert_eq!(book.candidate(30, 100, false), None);
-        assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
-        assert!(book.is_worth_leaving(lap(2), 25, 25));
-        assert!(!book.is_worth_leaving(lap(2), 20, 25), "half is live");
-        assert!(!book.is_worth_leaving(lap(2), 20, 20));
-        assert!(!book.is_worth_leaving(lap(9), 100, 100), "there is none");
-        book.move_later(lap(3));
-        assert_eq!(book.candidate(25, 100, true), Some(lap(2)));
-        book.move_never(lap(2));
+        assert_eq!(book.candidate(25, 100, true), Some(generation(3)));
+        assert!(book.is_worth_leaving(generation(2), 25, 25));
+        assert!(
+            !book.is_worth_leaving(generation(2), 20, 25),
+            "half is live"
+        );
+        assert!(!book.is_worth_leaving(generation(2), 20, 20));
+        assert!(
+            !book.is_worth_leaving(generation(9), 100, 100),
+            "there is none"
+        );
+        book.move_later(generation(3));
+        assert_eq!(book.candidate(25, 100, true), Some(generation(2)));
+        book.move_never(generation(2));
         assert_eq!(book.candidate(25, 100, true), None);
-        sealed(lap(4), &mut book);
-        assert_eq!(book.candidate(25, 100, true), Some(lap(3)));
+        sealed(generation(4), &mut book);
+        assert_eq!(book.candidate(25, 100, true), Some(generation(3)));
     }
 
-    /// Two messages in lap 2, copied from lap 1.
+    /// Two messages in generation 2, copied from generation 1.
     fn copied() -> MessageBook {
         let mut book = MessageBook::default();
         for n in [1, 2] {
-            book.stored(id(n), &[(lap(1), 10)]);
+            book.stored(id(n), &[(generation(1), 10)]);
         }
-        sealed(lap(1), &mut book);
-        assert_eq!(book.candidate(100, 100, true), Some(lap(1)));
+        sealed(generation(1), &mut book);
+        assert_eq!(book.candidate(100, 100, true), Some(generation(1)));
         for n in [1, 2] {
-            assert!(book.moved(id(n), &[(lap(1), 10)], &[(lap(2), 10)]));
+            assert!(book.moved(id(n), &[(generation(1), 10)], &[(generation(2), 10)]));
         }
-        book.retired(lap(1));
-        sealed(lap(2), &mut book);
+        book.retired(generation(1));
+        sealed(generation(2), &mut book);
         book
     }
 
@@ -649,41 +701,41 @@ mod tests {
     fn copies_are_not_copied_again_before_as_much_has_ended() {
         let mut book = copied();
         assert_eq!(book.candidate(100, 100, true), None);
-        assert!(!book.is_worth_leaving(lap(2), 100, 100));
+        assert!(!book.is_worth_leaving(generation(2), 100, 100));
         assert!(book.finished(id(1)));
-        assert_eq!(book.candidate(100, 100, true), Some(lap(2)));
-        assert!(book.moved(id(2), &[(lap(2), 10)], &[(lap(3), 10)]));
-        sealed(lap(3), &mut book);
-        book.retired(lap(2));
+        assert_eq!(book.candidate(100, 100, true), Some(generation(2)));
+        assert!(book.moved(id(2), &[(generation(2), 10)], &[(generation(3), 10)]));
+        sealed(generation(3), &mut book);
+        book.retired(generation(2));
         assert_eq!(book.candidate(100, 100, true), None);
     }
 
     #[test]
     fn mail_beside_copies_is_copied_once_and_a_failed_copy_pays_for_nothing() {
         let mut book = MessageBook::default();
-        book.stored(id(1), &[(lap(1), 10)]);
-        sealed(lap(1), &mut book);
-        assert!(book.moved(id(1), &[(lap(1), 10)], &[(lap(2), 10)]));
-        book.stored(id(2), &[(lap(2), 10)]);
-        book.retired(lap(1));
-        sealed(lap(2), &mut book);
+        book.stored(id(1), &[(generation(1), 10)]);
+        sealed(generation(1), &mut book);
+        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
+        book.stored(id(2), &[(generation(2), 10)]);
+        book.retired(generation(1));
+        sealed(generation(2), &mut book);
         assert_eq!(book.candidate(100, 100, true), None);
-        assert!(book.doubtful(id(2), &[(lap(2), 10)], lap(3)));
+        assert!(book.doubtful(id(2), &[(generation(2), 10)], generation(3)));
         assert_eq!(book.candidate(100, 100, true), None);
         assert!(book.finished(id(2)));
-        assert_eq!(book.candidate(100, 100, true), Some(lap(2)));
+        assert_eq!(book.candidate(100, 100, true), Some(generation(2)));
     }
 
     #[test]
     fn outcomes_that_need_a_further_segment_have_the_oldest_copies_copied_again() {
         let mut book = copied();
         book.outcomes_grew();
-        assert_eq!(book.candidate(100, 100, true), Some(lap(2)));
+        assert_eq!(book.candidate(100, 100, true), Some(generation(2)));
         for n in [1, 2] {
-            assert!(book.moved(id(n), &[(lap(2), 10)], &[(lap(3), 10)]));
+            assert!(book.moved(id(n), &[(generation(2), 10)], &[(generation(3), 10)]));
         }
-        book.retired(lap(2));
-        sealed(lap(3), &mut book);
+        book.retired(generation(2));
+        sealed(generation(3), &mut book);
         assert_eq!(book.candidate(100, 100, true), None);
     }
 
@@ -691,13 +743,16 @@ mod tests {
     fn dead_messages_are_passed_in_turns() {
         let mut book = MessageBook::default();
         for n in 0..2500 {
-            book.stored(id(n), &[(lap(1), 1)]);
+            book.stored(id(n), &[(generation(1), 1)]);
             assert!(n == 2400 || book.finished(id(n)));
         }
         let mut cursor = 0;
-        assert_eq!(book.next_to_move(lap(1), &mut cursor), Err(Busy));
-        assert_eq!(book.next_to_move(lap(1), &mut cursor), Err(Busy));
-        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(Some(id(2400))));
-        assert_eq!(book.next_to_move(lap(1), &mut cursor), Ok(None));
+        assert_eq!(book.next_to_move(generation(1), &mut cursor), Err(Busy));
+        assert_eq!(book.next_to_move(generation(1), &mut cursor), Err(Busy));
+        assert_eq!(
+            book.next_to_move(generation(1), &mut cursor),
+            Ok(Some(id(2400)))
+        );
+        assert_eq!(book.next_to_move(generation(1), &mut cursor), Ok(None));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::io::file::free_bytes_blocking;
 use crate::spool::Settings;
-use crate::spool::format::{Lap, SegmentId, Usage};
+use crate::spool::format::{Generation, SegmentId, Usage};
 use crate::spool::log::segment::{FreeSegment, PreparedSegment, Purpose, Segments};
 use crate::spool::shortage::Lack;
 use std::collections::VecDeque;
@@ -231,17 +231,17 @@ impl Job {
             Source::Free(free) if self.counts_links => self.segments.restore(free)?,
             Source::Free(free) => free,
             Source::New(id) => FreeSegment {
-                lap: Lap {
+                generation: Generation {
                     segment: id,
-                    generation: 0,
+                    number: 0,
                 },
                 file: self.segments.create(id)?,
             },
         };
-        let id = free.lap.segment;
-        let prepared = self.segments.begin_lap(free, self.purpose);
+        let id = free.generation.segment;
+        let prepared = self.segments.begin_generation(free, self.purpose);
         if prepared.is_err() {
-            // A header that may or may not be there: recovery finds an empty lap, or nothing.
+            // A header that may or may not be there: recovery finds an empty generation, or nothing.
             let _ = self.segments.set_aside(id);
         }
         prepared

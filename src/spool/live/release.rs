@@ -4,7 +4,7 @@ use crate::io::{Bug, planted};
 use crate::message::MessageId;
 use crate::schedule::outcome::{Outcome, RecipientState};
 use crate::spool::SpoolError;
-use crate::spool::format::Lap;
+use crate::spool::format::Generation;
 use crate::spool::live::shared::Shared;
 use crate::spool::live::tickets::{Copy, MessageTicket, OutcomeTicket};
 use crate::spool::location::message_location::{Foothold, Residence};
@@ -84,7 +84,7 @@ impl Shared {
                     let is_alive = place.with_parts(|to| books.moved(id, from, to));
                     if planted(Bug::HoldsIgnored) {
                         from.iter()
-                            .for_each(|(lap, _)| books.retired_elsewhere(*lap));
+                            .for_each(|(generation, _)| books.retired_elsewhere(*generation));
                     }
                     is_alive
                 };
@@ -93,7 +93,7 @@ impl Shared {
             Err(WriteFailed {
                 segment: Some(segment),
             }) => {
-                let doubtful = |from: &[Part]| books.doubtful(id, from, segment.lap);
+                let doubtful = |from: &[Part]| books.doubtful(id, from, segment.generation);
                 let is_alive = from.with_parts(doubtful);
                 (from.doubting(segment), is_alive, Err(()))
             }
@@ -125,17 +125,17 @@ impl Shared {
     pub(super) fn release_outcomes(&self, releases: Vec<Release<SegmentRef, OutcomeTicket>>) {
         for Release { ticket, result } in releases {
             let stored = result.expect("outcomes are written again until they are stored");
-            let lap = stored.segment().lap();
+            let generation = stored.segment().generation();
             let OutcomeTicket { home, then } = ticket;
             let Foothold { place, is_covered } = &*home;
             let is_covered = &(*is_covered || planted(Bug::OutcomesCovered));
-            let refers = |laps: &[Lap]| {
+            let refers = |generations: &[Generation]| {
                 let books = &mut self.books.borrow_mut().outcomes;
                 if !planted(Bug::OutcomesForgotten) {
-                    books.refers(lap, laps, *is_covered);
+                    books.refers(generation, generations, *is_covered);
                 }
             };
-            place.with_laps(refers);
+            place.with_generations(refers);
             if let Some(then) = then {
                 then();
             }

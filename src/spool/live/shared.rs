@@ -3,7 +3,7 @@
 use crate::io::file::File;
 use crate::io::{Bug, planted};
 use crate::message::MessageId;
-use crate::spool::format::{COMMIT_BYTES_MAX, Lap, SegmentHeader, Usage};
+use crate::spool::format::{COMMIT_BYTES_MAX, Generation, SegmentHeader, Usage};
 use crate::spool::live::books::Books;
 use crate::spool::live::liveness::Busy;
 use crate::spool::live::log::Log;
@@ -108,23 +108,23 @@ impl Shared {
     /// Gives a log the segment that was prepared for it.
     pub fn supply(&self, usage: Usage, header: SegmentHeader, file: SegmentRef) {
         let mut books = self.books.borrow_mut();
-        books.files.insert(header.lap, file.clone());
+        books.files.insert(header.generation, file.clone());
         let head = Head {
             segment: file,
             nonce: header.nonce,
-            generation: header.lap.generation,
+            generation: header.generation.number,
             segment_bytes: header.segment_bytes,
         };
         match usage {
             Usage::Outcomes => {
-                books.outcomes.opened(header.lap);
+                books.outcomes.opened(header.generation);
                 books.messages.outcomes_grew();
                 self.outcomes.machine.borrow_mut().supply(head);
                 self.outcomes.room.notify_one();
                 self.outcomes.work.notify_one();
             }
             _ => {
-                books.messages.opened(header.lap);
+                books.messages.opened(header.generation);
                 self.messages.machine.borrow_mut().supply(head);
                 self.messages.room.notify_one();
                 self.messages.work.notify_one();
@@ -133,19 +133,21 @@ impl Shared {
     }
 
     /// Files of the segments in use.
-    pub fn files(&self) -> Vec<(Lap, File)> {
+    pub fn files(&self) -> Vec<(Generation, File)> {
         let books = self.books.borrow();
         let files = books.files.iter();
-        files.map(|(lap, it)| (*lap, it.file.clone())).collect()
+        files
+            .map(|(generation, it)| (*generation, it.file.clone()))
+            .collect()
     }
 
-    pub fn has_file(&self, lap: Lap) -> bool {
-        self.books.borrow().files.contains_key(&lap)
+    pub fn has_file(&self, generation: Generation) -> bool {
+        self.books.borrow().files.contains_key(&generation)
     }
 
     pub(super) fn messages_sealed(&self, sealed: Vec<SegmentRef>) {
         for segment in sealed {
-            self.books.borrow_mut().messages.sealed(segment.lap);
+            self.books.borrow_mut().messages.sealed(segment.generation);
             self.keeper.notify_one();
         }
     }
@@ -157,7 +159,7 @@ impl Shared {
         }
     }
 
-    pub fn idle(&self, usage: Usage) -> Vec<Lap> {
+    pub fn idle(&self, usage: Usage) -> Vec<Generation> {
         let books = self.books.borrow();
         match usage {
             Usage::Outcomes => books.outcomes.idle().collect(),
@@ -166,12 +168,12 @@ impl Shared {
     }
 
     /// The segment, if nobody else holds it: from here on nobody can read from it.
-    pub fn take_unread(&self, lap: Lap) -> Option<SegmentFile> {
+    pub fn take_unread(&self, generation: Generation) -> Option<SegmentFile> {
         let mut books = self.books.borrow_mut();
-        let file = books.files.remove(&lap)?;
+        let file = books.files.remove(&generation)?;
         if planted(Bug::ReadersIgnored) {
             return Some(SegmentFile {
-                lap,
+                generation,
                 segment_bytes: file.segment_bytes,
                 file: file.file.clone(),
             });
@@ -179,7 +181,7 @@ impl Shared {
         match Arc::try_unwrap(file) {
             Ok(segment) => Some(segment),
             Err(file) => {
-                books.files.insert(lap, file);
+                books.files.insert(generation, file);
                 None
             }
         }
@@ -187,28 +189,33 @@ impl Shared {
 
     pub fn put_back(&self, segment: SegmentFile) {
         let mut books = self.books.borrow_mut();
-        books.files.insert(segment.lap, Arc::new(segment));
+        books.files.insert(segment.generation, Arc::new(segment));
     }
 
-    pub fn mark_bad(&self, lap: Lap) {
-        self.books.borrow_mut().bad.insert(lap);
+    pub fn mark_bad(&self, generation: Generation) {
+        self.books.borrow_mut().bad.insert(generation);
     }
 
-    pub fn is_bad(&self, lap: Lap) -> bool {
-        self.books.borrow().bad.contains(&lap)
+    pub fn is_bad(&self, generation: Generation) -> bool {
+        self.books.borrow().bad.contains(&generation)
     }
 
     /// The segment is durably gone.
-    pub fn segment_retired(&self, usage: Usage, lap: Lap) {
+    pub fn segment_retired(&self, usage: Usage, generation: Generation) {
         let mut books = self.books.borrow_mut();
-        books.bad.remove(&lap);
+        books.bad.remove(&generation);
         match usage {
-            Usage::Outcomes => books.outcomes.retired(lap),
+            Usage::Outcomes => books.outcomes.retired(generation),
             _ => {
-                let moved_to: Arc<[Lap]> = books.messages.retired(lap).into();
-                books.outcomes.message_segment_retired(lap, &moved_to);
+                let moved_to: Arc<[Generation]> = books.messages.retired(generation).into();
+                books
+                    .outcomes
+                    .message_segment_retired(generation, &moved_to);
                 drop(books);
-                (self.sink)(Note::SegmentRetired { lap, moved_to });
+                (self.sink)(Note::SegmentRetired {
+                    generation,
+                    moved_to,
+                });
             }
         }
     }
@@ -221,7 +228,7 @@ impl Shared {
     }
 
     /// The segment that is to be emptied, if a segment is wanted and one is worth it.
-    pub fn candidate(&self) -> Option<Lap> {
+    pub fn candidate(&self) -> Option<Generation> {
         let pool = self.pool.borrow();
         let books = self.books.borrow();
         books
@@ -229,16 +236,23 @@ impl Shared {
             .candidate(pool.segment_bytes(), self.room(), pool.is_scarce())
     }
 
-    pub fn next_to_move(&self, lap: Lap, cursor: &mut usize) -> Result<Option<MessageId>, Busy> {
-        self.books.borrow().messages.next_to_move(lap, cursor)
+    pub fn next_to_move(
+        &self,
+        generation: Generation,
+        cursor: &mut usize,
+    ) -> Result<Option<MessageId>, Busy> {
+        self.books
+            .borrow()
+            .messages
+            .next_to_move(generation, cursor)
     }
 
-    pub fn move_later(&self, lap: Lap) {
-        self.books.borrow_mut().messages.move_later(lap);
+    pub fn move_later(&self, generation: Generation) {
+        self.books.borrow_mut().messages.move_later(generation);
     }
 
-    pub fn move_never(&self, lap: Lap) {
-        self.books.borrow_mut().messages.move_never(lap);
+    pub fn move_never(&self, generation: Generation) {
+        self.books.borrow_mut().messages.move_never(generation);
     }
 
     pub fn kept(&self, id: MessageId) -> Option<Arc<dyn Movable>> {

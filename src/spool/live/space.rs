@@ -176,9 +176,9 @@ impl Shared {
         let helps = {
             let books = &self.books.borrow().messages;
             let segment_bytes = self.pool.borrow().segment_bytes();
-            let is_dead = |segment: &SegmentRef| books.is_dead(segment.lap);
+            let is_dead = |segment: &SegmentRef| books.is_dead(segment.generation);
             let is_worth_it = |(segment, used): (&SegmentRef, u64)| {
-                books.is_worth_leaving(segment.lap, used, segment_bytes)
+                books.is_worth_leaving(segment.generation, used, segment_bytes)
             };
             machine.at_rest().is_some_and(is_dead) || machine.leavable().is_some_and(is_worth_it)
         };

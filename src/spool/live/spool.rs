@@ -134,12 +134,17 @@ impl Spool {
     /// A note of another core's spool.
     pub fn receive_note(&self, note: &Note) {
         match note {
-            Note::SegmentRetired { lap, .. }
-                if planted(Bug::NotesLost) && lap.generation.is_multiple_of(2) => {}
-            Note::SegmentRetired { lap, moved_to } => {
+            Note::SegmentRetired { generation, .. }
+                if planted(Bug::NotesLost) && generation.number.is_multiple_of(2) => {}
+            Note::SegmentRetired {
+                generation,
+                moved_to,
+            } => {
                 let mut books = self.shared.books.borrow_mut();
-                books.outcomes.message_segment_retired(*lap, moved_to);
-                books.messages.retired_elsewhere(*lap);
+                books
+                    .outcomes
+                    .message_segment_retired(*generation, moved_to);
+                books.messages.retired_elsewhere(*generation);
                 self.shared.keeper.notify_one();
             }
             Note::SpaceWanted => self.shared.leave_for_space(),

@@ -30,7 +30,10 @@ pub(super) async fn look(shared: &Rc<Shared>) {
     let segments = shared.files();
     let Found { lack, unlinked } = blocking(move || presence.look(&segments)).await;
     // Meanwhile the keeper may have removed one, as it should.
-    let lost = unlinked.iter().filter(|lap| shared.has_file(**lap)).count();
+    let lost = unlinked
+        .iter()
+        .filter(|generation| shared.has_file(**generation))
+        .count();
     let lack = lack.or_else(|| {
         let text = || format!("{lost} segments that are in use were removed");
         (lost > 0).then(|| Lack::Gone(text()))

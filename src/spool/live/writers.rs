@@ -5,7 +5,7 @@
 use crate::io::buffer::AlignedBuf;
 use crate::io::file::Durability;
 use crate::io::{Bug, planted};
-use crate::spool::format::Lap;
+use crate::spool::format::Generation;
 use crate::spool::live::log::Log;
 use crate::spool::live::shared::Shared;
 use crate::spool::location::place::SegmentRef;
@@ -129,7 +129,7 @@ impl Shared {
             );
             machine.take_sealed()
         };
-        self.note_failure(write.segment.lap, write.result);
+        self.note_failure(write.segment.generation, write.result);
         drop(write.segment);
         self.release_messages(releases, SpoolError::WriteFailed);
         self.messages_sealed(sealed);
@@ -151,20 +151,20 @@ impl Shared {
         if self.outcomes.machine.borrow().writes_again() {
             self.outcomes.due.set(true);
         }
-        self.note_failure(write.segment.lap, write.result);
+        self.note_failure(write.segment.generation, write.result);
         drop(write.segment);
         self.release_outcomes(releases);
         for segment in sealed {
-            self.books.borrow_mut().outcomes.sealed(segment.lap);
+            self.books.borrow_mut().outcomes.sealed(segment.generation);
             self.keeper.notify_one();
         }
     }
 
-    fn note_failure(&self, lap: Lap, result: io::Result<()>) {
+    fn note_failure(&self, generation: Generation, result: io::Result<()>) {
         if let Err(error) = result {
-            self.mark_bad(lap);
+            self.mark_bad(generation);
             let error = error.to_string();
-            (self.sink)(Note::SegmentFailed { lap, error });
+            (self.sink)(Note::SegmentFailed { generation, error });
         }
     }
 }

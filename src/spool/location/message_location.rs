@@ -86,16 +86,16 @@ impl Residence {
 mod tests {
     use super::*;
     use crate::io::file::{Durability, File};
-    use crate::spool::format::{Lap, SegmentId};
+    use crate::spool::format::{Generation, SegmentId};
     use crate::spool::location::place::{Extent, SegmentFile};
 
     fn place() -> Place {
         let file = std::fs::File::open("/dev/null").expect("it is everywhere");
         let extent = Extent {
             segment: Arc::new(SegmentFile {
-                lap: Lap {
+                generation: Generation {
                     segment: SegmentId { core: 0, number: 0 },
-                    generation: 1,
+                    number: 1,
                 },
                 segment_bytes: 4096,
                 file: File::new(file, Durability::Buffered),

@@ -3,16 +3,16 @@
 use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use crate::io::file::File;
 use crate::message::MessageId;
-use crate::spool::format::{Lap, RawExtent};
+use crate::spool::format::{Generation, RawExtent};
 use crate::spool::log::commit::Stored;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One lap of an open segment file. While anybody but its home core holds it, it is not retired.
+/// One generation of an open segment file. While anybody but its home core holds it, it is not retired.
 #[derive(Debug)]
 pub struct SegmentFile {
-    pub(in crate::spool) lap: Lap,
+    pub(in crate::spool) generation: Generation,
     pub(in crate::spool) segment_bytes: u64,
     pub(in crate::spool) file: File,
 }
@@ -21,11 +21,11 @@ pub struct SegmentFile {
 pub(in crate::spool) type SegmentRef = Arc<SegmentFile>;
 
 /// A segment, and how many bytes of a message lie in it.
-pub type Part = (Lap, u64);
+pub type Part = (Generation, u64);
 
 impl SegmentFile {
-    pub fn lap(&self) -> Lap {
-        self.lap
+    pub fn generation(&self) -> Generation {
+        self.generation
     }
 }
 
@@ -50,7 +50,7 @@ impl Extent {
 
     pub fn raw(&self) -> RawExtent {
         RawExtent {
-            lap: self.segment.lap,
+            generation: self.segment.generation,
             offset: self.offset,
             bytes: self.bytes,
             checksum: self.checksum,
@@ -157,7 +157,7 @@ impl Place {
         let envelope_bytes = u64::from(self.envelope_bytes);
         let mut parts: Vec<Part> = match &self.extents {
             Extents::Inline(extent) => {
-                let part = (extent.segment.lap, envelope_bytes + bytes(extent));
+                let part = (extent.segment.generation, envelope_bytes + bytes(extent));
                 if self.doubtful.is_none() {
                     return see(&[part]);
                 }
@@ -165,12 +165,12 @@ impl Place {
             }
             Extents::Chunks { chunks, last } => chunks
                 .iter()
-                .map(|extent| (extent.segment.lap, bytes(extent)))
-                .chain([(last.lap, envelope_bytes)])
+                .map(|extent| (extent.segment.generation, bytes(extent)))
+                .chain([(last.generation, envelope_bytes)])
                 .collect(),
         };
         let doubtful = self.doubtful.iter().flat_map(|segments| segments.iter());
-        parts.extend(doubtful.map(|segment| (segment.lap, 0)));
+        parts.extend(doubtful.map(|segment| (segment.generation, 0)));
         parts.sort_unstable();
         parts.dedup_by(|next, part| {
             let same = next.0 == part.0;
@@ -181,10 +181,13 @@ impl Place {
     }
 
     /// The segments of [`Self::with_parts`].
-    pub(in crate::spool) fn with_laps<R>(&self, see: impl FnOnce(&[Lap]) -> R) -> R {
+    pub(in crate::spool) fn with_generations<R>(&self, see: impl FnOnce(&[Generation]) -> R) -> R {
         self.with_parts(|parts| match parts {
-            [(lap, _)] => see(&[*lap]),
-            _ => see(&parts.iter().map(|(lap, _)| *lap).collect::<Vec<_>>()),
+            [(generation, _)] => see(&[*generation]),
+            _ => see(&parts
+                .iter()
+                .map(|(generation, _)| *generation)
+                .collect::<Vec<_>>()),
         })
     }
 
@@ -259,7 +262,7 @@ impl BodyReader {
                 io::ErrorKind::InvalidData,
                 format!(
                     "segment {}: the body at {} is damaged",
-                    extent.segment.lap, extent.offset
+                    extent.segment.generation, extent.offset
                 ),
             ));
         }

@@ -32,7 +32,7 @@ use std::collections::VecDeque;
 /// that a crash left rests on it.
 pub const IN_FLIGHT_MAX: usize = 2;
 
-/// A segment's lap that commits can go to. Its header is durable.
+/// A segment's generation that commits can go to. Its header is durable.
 #[derive(Clone, Debug)]
 pub struct Head<S> {
     pub segment: S,
@@ -205,7 +205,7 @@ pub struct Machine<S, T> {
     in_flight: VecDeque<Flight<S, T>>,
     idle_buffers: Vec<AlignedBuf>,
     idle_entries: Vec<Vec<Entry<T>>>,
-    /// Segments that get no more commits, with the number of their lap.
+    /// Segments that get no more commits, with the number of their generation.
     sealing: Vec<(u64, S)>,
     next_sequence: u64,
     next_write: u64,
@@ -240,7 +240,7 @@ impl<S: Clone, T> Machine<S, T> {
         }
     }
 
-    /// Gives the machine a lap to continue on when the present one is full.
+    /// Gives the machine a generation to continue on when the present one is full.
     pub fn supply(&mut self, head: Head<S>) {
         assert!(head.segment_bytes >= (BLOCK_BYTES + self.staging_bytes) as u64);
         self.spares.push_back(head);
@@ -316,7 +316,7 @@ impl<S: Clone, T> Machine<S, T> {
         self.again.iter().chain(&self.open).map(|b| b.filled).sum()
     }
 
-    /// Something waits because its write, or another one on its lap, has failed.
+    /// Something waits because its write, or another one on its generation, has failed.
     pub fn writes_again(&self) -> bool {
         !self.again.is_empty()
     }
@@ -338,7 +338,7 @@ impl<S: Clone, T> Machine<S, T> {
         })
     }
 
-    /// Bytes that can be written before another lap is needed.
+    /// Bytes that can be written before another generation is needed.
     pub fn room_bytes(&self) -> u64 {
         let current = self
             .current
@@ -402,7 +402,7 @@ impl<S: Clone, T> Machine<S, T> {
         })
     }
 
-    /// The lap for a commit of `length`: the present one, or the next spare.
+    /// The generation for a commit of `length`: the present one, or the next spare.
     fn advance(&mut self, length: usize) -> &mut Current<S> {
         if !self.current.as_ref().is_some_and(|c| c.has_room(length)) {
             self.seal_current();
@@ -424,8 +424,8 @@ impl<S: Clone, T> Machine<S, T> {
         }
     }
 
-    /// The lap at work and how much of it is used, if it may be left before it is full: at least half of it is used, nothing
-    /// waits or is in flight, and another lap is prepared.
+    /// The generation at work and how much of it is used, if it may be left before it is full: at least half of it is used, nothing
+    /// waits or is in flight, and another generation is prepared.
     pub fn leavable(&self) -> Option<(&S, u64)> {
         let is_free = self.is_idle() && !self.spares.is_empty();
         let current = self.current.as_ref().filter(|_| is_free)?;
@@ -434,13 +434,13 @@ impl<S: Clone, T> Machine<S, T> {
             .then_some((&current.head.segment, used_bytes))
     }
 
-    /// The lap at work, if there is anything in it, and nothing waits or is in flight.
+    /// The generation at work, if there is anything in it, and nothing waits or is in flight.
     pub fn at_rest(&self) -> Option<&S> {
         let current = self.current.as_ref().filter(|_| self.is_idle())?;
         (current.position > BLOCK_BYTES as u64).then_some(&current.head.segment)
     }
 
-    /// The lap at work gets no more commits. Only when it is [`Self::at_rest`].
+    /// The generation at work gets no more commits. Only when it is [`Self::at_rest`].
     pub fn leave(&mut self) {
         assert!(self.at_rest().is_some());
         self.seal_current();
@@ -471,7 +471,7 @@ impl<S: Clone, T> Machine<S, T> {
         self.release(releases);
     }
 
-    /// Nothing unreleased on this lap is believed any more, and nothing more is written to it.
+    /// Nothing unreleased on this generation is believed any more, and nothing more is written to it.
     fn give_up(&mut self, head_number: u64) {
         self.counters.failures += 1;
         for flight in &mut self.in_flight {
@@ -741,7 +741,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lap_is_left_when_half_of_it_is_used_and_nothing_is_under_way() {
+    fn a_generation_is_left_when_half_of_it_is_used_and_nothing_is_under_way() {
         let mut machine = machine(AfterFailure::Fail);
         machine.supply(head(2));
         for ticket in 0..2 {

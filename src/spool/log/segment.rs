@@ -2,7 +2,7 @@
 //!
 //! A file is claimed and filled with zeros before it is used, so that a commit later overwrites
 //! blocks that exist and the disk has no file system metadata to write. Its headers' generations
-//! only grow; a retired file is used again as it is, because nothing in it has the next lap's nonce.
+//! only grow; a retired file is used again as it is, because nothing in it has the next generation's nonce.
 
 use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use crate::io::file::{
@@ -11,7 +11,7 @@ use crate::io::file::{
 use crate::io::fs::{self, DirBuilderExt, FileExt, OpenOptionsExt};
 use crate::io::random;
 use crate::io::{Bug, planted};
-use crate::spool::format::{Lap, Nonce, SegmentHeader, SegmentId, Usage};
+use crate::spool::format::{Generation, Nonce, SegmentHeader, SegmentId, Usage};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,8 +26,8 @@ const PROBE_NAME: &str = "probe";
 /// A retired segment that can be used again.
 #[derive(Debug)]
 pub struct FreeSegment {
-    /// The lap that the free header belongs to.
-    pub lap: Lap,
+    /// The generation that the free header belongs to.
+    pub generation: Generation,
     pub file: File,
 }
 
@@ -38,7 +38,7 @@ pub struct PreparedSegment {
     pub file: File,
 }
 
-/// What the next lap is for.
+/// What the next generation is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Purpose {
     pub usage: Usage,
@@ -155,12 +155,16 @@ impl Segments {
         sync_directory(&self.path)
     }
 
-    /// Begins the next lap of a segment, durably.
-    pub fn begin_lap(&self, free: FreeSegment, purpose: Purpose) -> io::Result<PreparedSegment> {
+    /// Begins the next generation of a segment, durably.
+    pub fn begin_generation(
+        &self,
+        free: FreeSegment,
+        purpose: Purpose,
+    ) -> io::Result<PreparedSegment> {
         let mut header = SegmentHeader {
-            lap: Lap {
-                segment: free.lap.segment,
-                generation: next_generation(free.lap, purpose.run),
+            generation: Generation {
+                segment: free.generation.segment,
+                number: next_generation(free.generation, purpose.run),
             },
             usage: purpose.usage,
             core: purpose.core,
@@ -169,8 +173,8 @@ impl Segments {
             segment_bytes: self.segment_bytes,
             nonce: fresh_nonce()?,
         };
-        if planted(Bug::LapsRepeated) {
-            header.lap.generation = 1;
+        if planted(Bug::GenerationsRepeated) {
+            header.generation.number = 1;
             header.nonce = Nonce([1; 16]);
         }
         write_header(&free.file, &header)?;
@@ -180,15 +184,20 @@ impl Segments {
         })
     }
 
-    /// Ends a lap, durably: recovery finds nothing in it any more.
-    pub fn end_lap(&self, lap: Lap, file: &File, run: u32) -> io::Result<FreeSegment> {
+    /// Ends a generation, durably: recovery finds nothing in it any more.
+    pub fn end_generation(
+        &self,
+        generation: Generation,
+        file: &File,
+        run: u32,
+    ) -> io::Result<FreeSegment> {
         let header = SegmentHeader {
-            lap: Lap {
-                segment: lap.segment,
-                generation: next_generation(lap, run),
+            generation: Generation {
+                segment: generation.segment,
+                number: next_generation(generation, run),
             },
             usage: Usage::Free,
-            core: lap.segment.core,
+            core: generation.segment.core,
             run,
             log_sequence: 0,
             segment_bytes: self.segment_bytes,
@@ -196,7 +205,7 @@ impl Segments {
         };
         write_header(file, &header)?;
         Ok(FreeSegment {
-            lap: header.lap,
+            generation: header.generation,
             file: file.clone(),
         })
     }
@@ -226,20 +235,20 @@ impl Segments {
         if free.file.blocking().links()? > 0 {
             return Ok(free);
         }
-        let lap = free.lap;
+        let generation = free.generation;
         // What it takes of the disk is given back first.
         drop(free);
         Ok(FreeSegment {
-            lap,
-            file: self.create(lap.segment)?,
+            generation,
+            file: self.create(generation.segment)?,
         })
     }
 }
 
 /// Above the last one, and above all of earlier runs: a file that was lost and made anew never
-/// repeats a lap.
-fn next_generation(last: Lap, run: u32) -> u64 {
-    (last.generation + 1).max(u64::from(run) << 32)
+/// repeats a generation.
+fn next_generation(last: Generation, run: u32) -> u64 {
+    (last.number + 1).max(u64::from(run) << 32)
 }
 
 fn fresh_nonce() -> io::Result<Nonce> {

@@ -11,7 +11,7 @@ use crate::spool::format::{
 pub(super) struct Suspect {
     pub position: u64,
     pub what: What,
-    /// Whole commits of the lap before it.
+    /// Whole commits of the generation before it.
     pub commits_before: u64,
     /// The message whose content it is.
     pub message: Option<Box<Damaged>>,
@@ -31,7 +31,7 @@ pub(super) fn extent_of(
     record: &RecordView<'_>,
 ) -> RawExtent {
     RawExtent {
-        lap: header.lap,
+        generation: header.generation,
         offset: position + record.body_offset() as u64,
         bytes: record.body.len() as u32,
         checksum: record.body_checksum,
@@ -40,7 +40,7 @@ pub(super) fn extent_of(
 
 pub(super) type Visit<'a> = dyn FnMut(&FoundRecords<'_>, &mut Vec<Suspect>, u64) + 'a;
 
-/// One pass over a lap.
+/// One pass over a generation.
 #[derive(Default)]
 pub(super) struct Scan {
     pub window: Window,
@@ -53,11 +53,11 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    pub fn run(&mut self, disk: &mut dyn Disk, lap: &SegmentHeader, visit: &mut Visit<'_>) {
+    pub fn run(&mut self, disk: &mut dyn Disk, header: &SegmentHeader, visit: &mut Visit<'_>) {
         let mut position = BLOCK_BYTES as u64;
         self.expected = position;
-        while position < lap.segment_bytes {
-            position += self.block(disk, lap, position, visit);
+        while position < header.segment_bytes {
+            position += self.block(disk, header, position, visit);
         }
     }
 
@@ -65,13 +65,13 @@ impl Scan {
     fn block(
         &mut self,
         disk: &mut dyn Disk,
-        lap: &SegmentHeader,
+        header: &SegmentHeader,
         position: u64,
         visit: &mut Visit<'_>,
     ) -> u64 {
-        let id = lap.lap.segment;
+        let id = header.generation.segment;
         let found = match self.window.get(disk, id, position, BLOCK_BYTES) {
-            Ok(block) => CommitHeader::decode(block, lap, position),
+            Ok(block) => CommitHeader::decode(block, header, position),
             Err(error) => {
                 self.suspect(position, What::Unreadable(error.to_string()));
                 None

@@ -2,7 +2,7 @@
 
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
-use crate::spool::format::{Lap, RawExtent, SegmentHeader, SegmentId, States};
+use crate::spool::format::{Generation, RawExtent, SegmentHeader, SegmentId, States};
 use crate::spool::location::place::Part;
 use crate::time::WallTime;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ pub enum Condition {
     Blank,
     /// Nothing in it can be believed. It is left alone, so that somebody can look at it.
     Damaged,
-    Lap(SegmentHeader),
+    Generation(SegmentHeader),
 }
 
 #[derive(Clone, Debug)]
@@ -26,10 +26,10 @@ pub struct SurveyedSegment {
     /// Messages that need this segment, damaged ones included.
     pub live: u64,
     /// Of an outcome segment: the message segments whose messages it names.
-    pub refers_to: BTreeSet<Lap>,
+    pub refers_to: BTreeSet<Generation>,
     /// Of a message segment: older ones with other copies of messages that lie here. They must be
     /// retired first; see `book`.
-    pub held_by: BTreeSet<Lap>,
+    pub held_by: BTreeSet<Generation>,
     /// Holds damage that no crash explains.
     pub is_damaged: bool,
 }
@@ -44,12 +44,12 @@ pub struct FoundMessage {
     pub states: Vec<RecipientState>,
     pub body: FoundBody,
     /// The segment of the message's own or final record.
-    pub lap: Lap,
+    pub generation: Generation,
     /// The content is not what was written, and there is no other copy: its sender must hear of it.
     pub is_damaged: bool,
     /// Newer segments with copies that are not whole. As long as those can be found, outcomes that name the
     /// message are needed: they count as its parts.
-    pub doubtful: Vec<Lap>,
+    pub doubtful: Vec<Generation>,
 }
 
 /// What a record is reckoned to take for each recipient besides its address, and for the rest.
@@ -74,12 +74,12 @@ impl FoundMessage {
     }
 
     /// All segments that the message needs, each once, ascending.
-    pub fn laps(&self) -> Vec<Lap> {
-        let mut laps = laps_of(self.extents(), self.lap);
-        laps.extend(&self.doubtful);
-        laps.sort_unstable();
-        laps.dedup();
-        laps
+    pub fn generations(&self) -> Vec<Generation> {
+        let mut generations = generations_of(self.extents(), self.generation);
+        generations.extend(&self.doubtful);
+        generations.sort_unstable();
+        generations.dedup();
+        generations
     }
 
     /// About what the envelope takes, in a record of its own or before the body.
@@ -91,25 +91,30 @@ impl FoundMessage {
 
     /// The same, with about how many bytes of the message lie in each.
     pub fn parts(&self) -> Vec<Part> {
-        let bytes_in = |lap: Lap| {
-            let extents = self.extents().iter().filter(|extent| extent.lap == lap);
+        let bytes_in = |generation: Generation| {
+            let extents = self
+                .extents()
+                .iter()
+                .filter(|extent| extent.generation == generation);
             let of_body: u64 = extents.map(|extent| u64::from(extent.bytes)).sum();
-            match lap == self.lap {
+            match generation == self.generation {
                 true => of_body + self.envelope_bytes(),
                 false => of_body,
             }
         };
-        let laps = self.laps().into_iter();
-        laps.map(|lap| (lap, bytes_in(lap))).collect()
+        let generations = self.generations().into_iter();
+        generations
+            .map(|generation| (generation, bytes_in(generation)))
+            .collect()
     }
 }
 
-fn laps_of(extents: &[RawExtent], last: Lap) -> Vec<Lap> {
-    let mut laps: Vec<Lap> = extents.iter().map(|extent| extent.lap).collect();
-    laps.push(last);
-    laps.sort_unstable();
-    laps.dedup();
-    laps
+fn generations_of(extents: &[RawExtent], last: Generation) -> Vec<Generation> {
+    let mut generations: Vec<Generation> = extents.iter().map(|extent| extent.generation).collect();
+    generations.push(last);
+    generations.sort_unstable();
+    generations.dedup();
+    generations
 }
 
 /// A message whose envelope is whole and whose content is not.

@@ -170,8 +170,10 @@ impl fmt::Display for Verification {
             match &segment.condition {
                 Condition::Blank => writeln!(f, "blank")?,
                 Condition::Damaged => writeln!(f, "DAMAGED header")?,
-                Condition::Lap(header) if header.usage == Usage::Free => writeln!(f, "free")?,
-                Condition::Lap(header) => {
+                Condition::Generation(header) if header.usage == Usage::Free => {
+                    writeln!(f, "free")?
+                }
+                Condition::Generation(header) => {
                     let usage = match header.usage {
                         Usage::Outcomes => "outcomes",
                         _ => "messages",

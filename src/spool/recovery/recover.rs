@@ -8,7 +8,7 @@ use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::Settings;
-use crate::spool::format::{Lap, RawExtent, SegmentHeader, SegmentId, Usage};
+use crate::spool::format::{Generation, RawExtent, SegmentHeader, SegmentId, Usage};
 use crate::spool::location::place::Part;
 use crate::spool::location::place::{Extent, Place, SegmentFile};
 use crate::spool::log::segment::{FreeSegment, Segments};
@@ -65,7 +65,7 @@ pub struct CorePart {
     pub(in crate::spool) free: Vec<FreeSegment>,
     /// Oldest first.
     pub(in crate::spool) old_messages: Vec<OldSegment>,
-    pub(in crate::spool) old_outcomes: Vec<(OldSegment, BTreeSet<Lap>)>,
+    pub(in crate::spool) old_outcomes: Vec<(OldSegment, BTreeSet<Generation>)>,
     /// Unfinished messages of this home, and the segments they need.
     pub(in crate::spool) live: Vec<(MessageId, Vec<Part>)>,
 }
@@ -82,7 +82,7 @@ pub(in crate::spool) struct OldSegment {
     pub file: Arc<SegmentFile>,
     pub is_damaged: bool,
     /// Of a message segment: those that are to be retired before.
-    pub held_by: BTreeSet<Lap>,
+    pub held_by: BTreeSet<Generation>,
 }
 
 /// Opens the spool in `path`, making it if need be, for `cores` cores whatever their number was
@@ -193,14 +193,15 @@ impl Disk for Files<'_> {
 }
 
 fn message_segments(found: &Survey) -> Vec<(&SurveyedSegment, &SegmentHeader)> {
-    let laps = found
+    let generations = found
         .segments
         .iter()
         .filter_map(|segment| match &segment.condition {
-            Condition::Lap(header) => Some((segment, header)),
+            Condition::Generation(header) => Some((segment, header)),
             _ => None,
         });
-    laps.filter(|(_, header)| header.usage == Usage::Messages)
+    generations
+        .filter(|(_, header)| header.usage == Usage::Messages)
         .collect()
 }
 
@@ -209,9 +210,9 @@ struct Opening<'a> {
     segments: &'a Segments,
     run: u32,
     parts: Vec<CorePart>,
-    files: BTreeMap<Lap, Arc<SegmentFile>>,
+    files: BTreeMap<Generation, Arc<SegmentFile>>,
     /// The core that each old message segment is at home on.
-    homes: BTreeMap<Lap, usize>,
+    homes: BTreeMap<Generation, usize>,
 }
 
 impl<'a> Opening<'a> {
@@ -274,35 +275,41 @@ impl<'a> Opening<'a> {
                     .segments
                     .remove(segment.id)
                     .map_err(self.error(segment.id))?,
-                Condition::Lap(header) if header.usage == Usage::Free => {
+                Condition::Generation(header) if header.usage == Usage::Free => {
                     self.keep_free(header)?;
                 }
-                Condition::Lap(_) => {}
+                Condition::Generation(_) => {}
             }
         }
         let mut messages = message_segments(found);
         messages.sort_by_key(|(_, header)| (header.run, header.log_sequence));
         for (segment, header) in messages {
-            let held_by: BTreeSet<Lap> = segment.held_by.difference(&retired).copied().collect();
+            let held_by: BTreeSet<Generation> =
+                segment.held_by.difference(&retired).copied().collect();
             if segment.live > 0 || !held_by.is_empty() {
                 self.adopt_messages(segment, header, held_by)?;
             } else {
                 self.retire(segment, header)?;
-                retired.insert(header.lap);
+                retired.insert(header.generation);
             }
         }
         self.sort_outcomes(found, &retired)
     }
 
-    fn sort_outcomes(&mut self, found: &Survey, retired: &BTreeSet<Lap>) -> Result<(), OpenError> {
+    fn sort_outcomes(
+        &mut self,
+        found: &Survey,
+        retired: &BTreeSet<Generation>,
+    ) -> Result<(), OpenError> {
         for segment in &found.segments {
-            let Condition::Lap(header) = &segment.condition else {
+            let Condition::Generation(header) = &segment.condition else {
                 continue;
             };
             if header.usage != Usage::Outcomes {
                 continue;
             }
-            let refers_to: BTreeSet<Lap> = segment.refers_to.difference(retired).copied().collect();
+            let refers_to: BTreeSet<Generation> =
+                segment.refers_to.difference(retired).copied().collect();
             if refers_to.is_empty() {
                 self.retire(segment, header)?;
             } else {
@@ -319,12 +326,12 @@ impl<'a> Opening<'a> {
     }
 
     fn keep_free(&mut self, header: &SegmentHeader) -> Result<(), OpenError> {
-        let id = header.lap.segment;
+        let id = header.generation.segment;
         if header.segment_bytes != self.segments.segment_bytes() {
             return self.segments.remove(id).map_err(self.error(id));
         }
         let free = FreeSegment {
-            lap: header.lap,
+            generation: header.generation,
             file: self.segments.open(id).map_err(self.error(id))?,
         };
         let home = self.home(id.core);
@@ -348,7 +355,7 @@ impl<'a> Opening<'a> {
         let file = self.segments.open(id).map_err(self.error(id))?;
         let free = self
             .segments
-            .end_lap(header.lap, &file, self.run)
+            .end_generation(header.generation, &file, self.run)
             .map_err(self.error(id))?;
         let home = self.home(id.core);
         self.parts[home].free.push(free);
@@ -366,7 +373,7 @@ impl<'a> Opening<'a> {
         file.blocking().sync_all().map_err(self.error(id))?;
         Ok(OldSegment {
             file: Arc::new(SegmentFile {
-                lap: header.lap,
+                generation: header.generation,
                 segment_bytes: header.segment_bytes,
                 file,
             }),
@@ -379,15 +386,15 @@ impl<'a> Opening<'a> {
         &mut self,
         segment: &SurveyedSegment,
         header: &SegmentHeader,
-        held_by: BTreeSet<Lap>,
+        held_by: BTreeSet<Generation>,
     ) -> Result<(), OpenError> {
         let old = OldSegment {
             held_by,
             ..self.old(segment, header)?
         };
         let home = self.home(header.core);
-        self.files.insert(header.lap, old.file.clone());
-        self.homes.insert(header.lap, home);
+        self.files.insert(header.generation, old.file.clone());
+        self.homes.insert(header.generation, home);
         self.parts[home].old_messages.push(old);
         Ok(())
     }
@@ -398,7 +405,9 @@ impl<'a> Opening<'a> {
         for message in &found.messages {
             let mut parts = message.parts();
             // A copy of a time with another number of cores may be in another's log.
-            parts.retain(|(lap, _)| self.homes[lap] == self.homes[&message.lap]);
+            parts.retain(|(generation, _)| {
+                self.homes[generation] == self.homes[&message.generation]
+            });
             let home = self.keep_live(message.id, parts);
             messages.push(RecoveredMessage {
                 id: message.id,
@@ -415,15 +424,21 @@ impl<'a> Opening<'a> {
 
     /// All parts of a message are in one log, so they have one home.
     fn keep_live(&mut self, id: MessageId, parts: Vec<Part>) -> usize {
-        let home = parts.first().map_or(0, |(lap, _)| self.homes[lap]);
-        assert!(parts.iter().all(|(lap, _)| self.homes[lap] == home));
+        let home = parts
+            .first()
+            .map_or(0, |(generation, _)| self.homes[generation]);
+        assert!(
+            parts
+                .iter()
+                .all(|(generation, _)| self.homes[generation] == home)
+        );
         self.parts[home].live.push((id, parts));
         home
     }
 
     fn place_of(&self, message: &FoundMessage) -> Place {
         let extent = |raw: &RawExtent| Extent {
-            segment: self.files[&raw.lap].clone(),
+            segment: self.files[&raw.generation].clone(),
             offset: raw.offset,
             bytes: raw.bytes,
             checksum: raw.checksum,
@@ -433,12 +448,15 @@ impl<'a> Opening<'a> {
             FoundBody::Inline(raw) => Place::inline(extent(raw), envelope_bytes),
             FoundBody::Chunks(raw) => Place::chunks(
                 raw.iter().map(extent).collect(),
-                self.files[&message.lap].clone(),
+                self.files[&message.generation].clone(),
                 envelope_bytes,
             ),
         };
-        let is_home = |lap: &&Lap| self.homes[lap] == self.homes[&message.lap];
+        let is_home =
+            |generation: &&Generation| self.homes[generation] == self.homes[&message.generation];
         let doubtful = message.doubtful.iter().filter(is_home);
-        doubtful.fold(place, |place, lap| place.doubting(self.files[lap].clone()))
+        doubtful.fold(place, |place, generation| {
+            place.doubting(self.files[generation].clone())
+        })
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! A commit is believed if it carries the secret nonce and the generation of its segment's header,
 //! its own place, and checksums that are right. Anything else at a block is passed over: zeros,
-//! an older lap, a forgery in somebody's mail. So a hole that a crash left between two writes does
+//! an older generation, a forgery in somebody's mail. So a hole that a crash left between two writes does
 //! not hide the commit behind it.
 
 use super::commits::{FoundRecords, Scan, Suspect, extent_of};
@@ -16,7 +16,7 @@ use crate::io::buffer::BLOCK_BYTES;
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::format::{
-    CommitHeader, FinalMeta, HeaderError, Kind, Lap, MessageMeta, RecordView, SegmentHeader,
+    CommitHeader, FinalMeta, Generation, HeaderError, Kind, MessageMeta, RecordView, SegmentHeader,
     SegmentId, States, Usage, decode_outcome,
 };
 use crate::spool::log::commit::IN_FLIGHT_MAX;
@@ -63,32 +63,32 @@ struct Known {
     /// By recipient, ascending.
     states: Vec<(u32, RecipientState)>,
     /// Outcome segments that name it.
-    laps: Vec<Lap>,
+    generations: Vec<Generation>,
 }
 
 struct FoundFinal {
     id: MessageId,
     meta: FinalMeta,
-    lap: Lap,
+    generation: Generation,
     position: u64,
 }
 
 #[derive(Default)]
 struct Surveyor {
     segments: Vec<SurveyedSegment>,
-    index: BTreeMap<Lap, usize>,
+    index: BTreeMap<Generation, usize>,
     known: HashMap<MessageId, Known>,
     messages: Vec<FoundMessage>,
     /// The newest copy of every message: its segment.
-    seen: HashMap<MessageId, Lap>,
-    /// Whole chunks: lap and offset of the body; its length and checksum.
-    chunks: HashMap<(Lap, u64), (u32, u32)>,
+    seen: HashMap<MessageId, Generation>,
+    /// Whole chunks: generation and offset of the body; its length and checksum.
+    chunks: HashMap<(Generation, u64), (u32, u32)>,
     finals: Vec<FoundFinal>,
     damaged: Vec<Damaged>,
-    /// Such in the last commits of a lap: with the segment's index and the position.
+    /// Such in the last commits of a generation: with the segment's index and the position.
     torn: Vec<(usize, u64, Damaged)>,
     /// Where messages have copies that are not whole, newer than the one that counts.
-    doubtful: HashMap<MessageId, Vec<Lap>>,
+    doubtful: HashMap<MessageId, Vec<Generation>>,
     report: RecoveryReport,
 }
 
@@ -105,9 +105,9 @@ impl Surveyor {
                 }
             };
             let condition = self.classify(id, &blocks[..read], is_whole)?;
-            if let Condition::Lap(header) = &condition {
+            if let Condition::Generation(header) = &condition {
                 self.report.last_run = self.report.last_run.max(header.run);
-                self.index.insert(header.lap, self.segments.len());
+                self.index.insert(header.generation, self.segments.len());
             }
             self.report.segments += 1;
             self.segments.push(SurveyedSegment {
@@ -133,7 +133,9 @@ impl Surveyor {
     ) -> Result<Condition, SurveyError> {
         let (first, second) = blocks.split_at(blocks.len().min(BLOCK_BYTES));
         match SegmentHeader::decode(first) {
-            Ok(header) if header.lap.segment == id => return Ok(Condition::Lap(header)),
+            Ok(header) if header.generation.segment == id => {
+                return Ok(Condition::Generation(header));
+            }
             Err(HeaderError::Newer(version)) => {
                 return Err(SurveyError::Newer {
                     segment: id,
@@ -152,7 +154,7 @@ impl Surveyor {
 
     fn read_logs(&mut self, disk: &mut dyn Disk, usage: Usage) {
         for index in 0..self.segments.len() {
-            let Condition::Lap(header) = &self.segments[index].condition else {
+            let Condition::Generation(header) = &self.segments[index].condition else {
                 continue;
             };
             if header.usage != usage {
@@ -196,7 +198,7 @@ impl Surveyor {
         }
     }
 
-    /// Tells what a crash leaves from what it cannot: only the last writes of a lap can be
+    /// Tells what a crash leaves from what it cannot: only the last writes of a generation can be
     /// unfinished, as many as are in flight at once.
     fn judge(&mut self, index: usize, commits: u64, suspect: Suspect) {
         let behind = commits - suspect.commits_before;
@@ -245,7 +247,7 @@ impl Surveyor {
                 envelope: meta.envelope,
                 states: Vec::new(),
                 body: FoundBody::Inline(extent),
-                lap: header.lap,
+                generation: header.generation,
                 is_damaged: true,
                 doubtful: Vec::new(),
             },
@@ -271,11 +273,17 @@ impl Surveyor {
                 let meta = MessageMeta::decode(record.meta).map_err(unreadable)?;
                 self.learn(None, record.id, meta.states);
                 let body = FoundBody::Inline(extent);
-                self.found(record.id, meta.received_at, meta.envelope, body, header.lap);
+                self.found(
+                    record.id,
+                    meta.received_at,
+                    meta.envelope,
+                    body,
+                    header.generation,
+                );
             }
             (Usage::Messages, Kind::Chunk) => {
                 let sums = (extent.bytes, extent.checksum);
-                self.chunks.insert((extent.lap, extent.offset), sums);
+                self.chunks.insert((extent.generation, extent.offset), sums);
             }
             (Usage::Messages, Kind::Final) => {
                 let mut meta = FinalMeta::decode(record.meta).map_err(unreadable)?;
@@ -283,30 +291,30 @@ impl Surveyor {
                 self.finals.push(FoundFinal {
                     id: record.id,
                     meta,
-                    lap: header.lap,
+                    generation: header.generation,
                     position: position + record.offset as u64,
                 });
             }
             (Usage::Outcomes, Kind::Outcome) => {
                 let outcome = decode_outcome(record.id, record.meta).map_err(unreadable)?;
                 self.report.outcomes += 1;
-                self.learn(Some(header.lap), record.id, outcome.recipients);
+                self.learn(Some(header.generation), record.id, outcome.recipients);
             }
             _ => return Err(What::Record(record.id)),
         }
         Ok(())
     }
 
-    /// `lap`: of the outcome segment. A copy is no outcome, and what it says goes when it goes.
-    fn learn(&mut self, lap: Option<Lap>, id: MessageId, recipients: States) {
+    /// `generation`: of the outcome segment. A copy is no outcome, and what it says goes when it goes.
+    fn learn(&mut self, generation: Option<Generation>, id: MessageId, recipients: States) {
         if recipients.is_empty() {
             return;
         }
         let known = self.known.entry(id).or_default();
-        if let Some(lap) = lap
-            && known.laps.last() != Some(&lap)
+        if let Some(generation) = generation
+            && known.generations.last() != Some(&generation)
         {
-            known.laps.push(lap);
+            known.generations.push(generation);
         }
         for (recipient, state) in recipients {
             match known.states.binary_search_by_key(&recipient, |(r, _)| *r) {
@@ -335,10 +343,10 @@ impl Surveyor {
         received_at: WallTime,
         envelope: Envelope,
         body: FoundBody,
-        lap: Lap,
+        generation: Generation,
     ) {
-        self.note_references(id, lap);
-        let is_newest = self.is_newest(id, lap);
+        self.note_references(id, generation);
+        let is_newest = self.is_newest(id, generation);
         let states = self.states(id, envelope.recipients.len());
         if states.iter().all(RecipientState::is_finished) || !is_newest {
             return;
@@ -349,7 +357,7 @@ impl Surveyor {
             envelope,
             states,
             body,
-            lap,
+            generation,
             is_damaged: false,
             doubtful: Vec::new(),
         });
@@ -365,18 +373,18 @@ impl Surveyor {
             self.learn(None, id, damaged.states.clone());
             if !was_accepted || self.is_not_needed(&damaged.message) {
                 self.report.torn += 1;
-                self.doubt(damaged.message.id, damaged.message.lap);
+                self.doubt(damaged.message.id, damaged.message.generation);
             } else {
                 self.name_damage(index, position, What::Body(damaged.message.id));
                 self.damaged.push(damaged);
             }
         }
         for Damaged { message, states } in std::mem::take(&mut self.damaged) {
-            let (id, lap) = (message.id, message.lap);
+            let (id, generation) = (message.id, message.generation);
             self.learn(None, id, states);
-            self.doubt(id, lap);
+            self.doubt(id, generation);
             if let Entry::Vacant(entry) = self.seen.entry(id) {
-                entry.insert(lap);
+                entry.insert(generation);
                 self.messages.push(message);
             }
         }
@@ -389,33 +397,33 @@ impl Surveyor {
         self.seen.contains_key(&message.id) || states.iter().all(RecipientState::is_finished)
     }
 
-    /// In `lap` is a copy of the message that is not whole.
-    fn doubt(&mut self, id: MessageId, lap: Lap) {
-        self.note_references(id, lap);
+    /// In `generation` is a copy of the message that is not whole.
+    fn doubt(&mut self, id: MessageId, generation: Generation) {
+        self.note_references(id, generation);
         let Some(&counts) = self.seen.get(&id) else {
             return;
         };
         self.report.duplicates += 1;
-        if self.age(lap) > self.age(counts) {
-            self.doubtful.entry(id).or_default().push(lap);
+        if self.age(generation) > self.age(counts) {
+            self.doubtful.entry(id).or_default().push(generation);
         } else {
-            self.hold_newer(lap, counts);
+            self.hold_newer(generation, counts);
         }
     }
 
     /// Two copies of one id are one message: the newest is used, and goes last.
-    fn is_newest(&mut self, id: MessageId, lap: Lap) -> bool {
-        let Some(other) = self.seen.insert(id, lap) else {
+    fn is_newest(&mut self, id: MessageId, generation: Generation) -> bool {
+        let Some(other) = self.seen.insert(id, generation) else {
             return true;
         };
         self.report.duplicates += 1;
-        let newer = self.hold_newer(other, lap);
+        let newer = self.hold_newer(other, generation);
         self.seen.insert(id, newer);
-        self.age(other) < self.age(lap)
+        self.age(other) < self.age(generation)
     }
 
     /// Of two segments with copies of one message: the newer one, which goes last.
-    fn hold_newer(&mut self, one: Lap, other: Lap) -> Lap {
+    fn hold_newer(&mut self, one: Generation, other: Generation) -> Generation {
         let (older, newer) = match self.age(one) < self.age(other) {
             true => (one, other),
             false => (other, one),
@@ -428,10 +436,10 @@ impl Surveyor {
     }
 
     /// Grows from segment to segment of one log. A copy is only ever made in a later segment.
-    fn age(&self, lap: Lap) -> (u32, u64) {
-        match &self.segments[self.index[&lap]].condition {
-            Condition::Lap(header) => (header.run, header.log_sequence),
-            _ => unreachable!("only laps are indexed"),
+    fn age(&self, generation: Generation) -> (u32, u64) {
+        match &self.segments[self.index[&generation]].condition {
+            Condition::Generation(header) => (header.run, header.log_sequence),
+            _ => unreachable!("only generations are indexed"),
         }
     }
 
@@ -439,7 +447,7 @@ impl Surveyor {
     fn settle(&mut self) {
         let found = std::mem::take(&mut self.messages);
         for mut message in found {
-            if self.seen.get(&message.id) != Some(&message.lap) {
+            if self.seen.get(&message.id) != Some(&message.generation) {
                 continue;
             }
             message.states = self.states(message.id, message.envelope.recipients.len());
@@ -450,24 +458,27 @@ impl Surveyor {
             message.doubtful = self.doubtful.remove(&message.id).unwrap_or_default();
             self.report.messages += 1;
             self.report.recipients_open += open as u64;
-            self.count_live(&message.laps());
+            self.count_live(&message.generations());
             self.messages.push(message);
         }
         self.report.finished = self.seen.len() as u64 - self.report.messages;
     }
 
     /// As long as the message can be found again, all outcomes that name it are needed.
-    fn note_references(&mut self, id: MessageId, lap: Lap) {
-        let laps = self.known.get(&id).map(|known| known.laps.as_slice());
-        for outcome_lap in laps.unwrap_or_default() {
-            let index = self.index[outcome_lap];
-            self.segments[index].refers_to.insert(lap);
+    fn note_references(&mut self, id: MessageId, generation: Generation) {
+        let generations = self
+            .known
+            .get(&id)
+            .map(|known| known.generations.as_slice());
+        for outcome_generation in generations.unwrap_or_default() {
+            let index = self.index[outcome_generation];
+            self.segments[index].refers_to.insert(generation);
         }
     }
 
-    fn count_live(&mut self, laps: &[Lap]) {
-        for lap in laps {
-            if let Some(&index) = self.index.get(lap) {
+    fn count_live(&mut self, generations: &[Generation]) {
+        for generation in generations {
+            if let Some(&index) = self.index.get(generation) {
                 self.segments[index].live += 1;
             }
         }
@@ -478,36 +489,48 @@ impl Surveyor {
         for last in std::mem::take(&mut self.finals) {
             if self.is_complete(&last) {
                 let body = FoundBody::Chunks(last.meta.extents);
-                let FoundFinal { id, lap, .. } = last;
-                self.found(id, last.meta.received_at, last.meta.envelope, body, lap);
+                let FoundFinal { id, generation, .. } = last;
+                self.found(
+                    id,
+                    last.meta.received_at,
+                    last.meta.envelope,
+                    body,
+                    generation,
+                );
             } else {
                 incomplete.push(last);
             }
         }
         for last in incomplete {
-            self.note_references(last.id, last.lap);
+            self.note_references(last.id, last.generation);
             let extents = &last.meta.extents;
             if let Some(&counts) = self.seen.get(&last.id) {
                 // It has moved, and parts of the old copy went first; or parts of the new one are damaged.
                 self.report.duplicates += 1;
-                if self.age(last.lap) > self.age(counts) {
-                    self.doubtful.entry(last.id).or_default().push(last.lap);
+                if self.age(last.generation) > self.age(counts) {
+                    self.doubtful
+                        .entry(last.id)
+                        .or_default()
+                        .push(last.generation);
                 }
-            } else if extents.iter().any(|e| !self.is_message_lap(e.lap)) {
+            } else if extents
+                .iter()
+                .any(|e| !self.is_message_generation(e.generation))
+            {
                 // A segment goes only when nothing in it is needed: the final record's write
                 // failed, its sender was told so, and yet it reached the disk.
                 self.report.let_go += 1;
             } else {
-                self.seen.insert(last.id, last.lap);
+                self.seen.insert(last.id, last.generation);
                 self.lose(last);
             }
         }
     }
 
-    fn is_message_lap(&self, lap: Lap) -> bool {
-        self.index.get(&lap).is_some_and(|&index| {
+    fn is_message_generation(&self, generation: Generation) -> bool {
+        self.index.get(&generation).is_some_and(|&index| {
             matches!(&self.segments[index].condition,
-                Condition::Lap(header) if header.usage == Usage::Messages)
+                Condition::Generation(header) if header.usage == Usage::Messages)
         })
     }
 
@@ -519,14 +542,14 @@ impl Surveyor {
         let mut states = self.states(last.id, envelope.recipients.len()).into_iter();
         states.all(|state| state.is_finished())
             || extents.iter().all(|extent| {
-                self.chunks.get(&(extent.lap, extent.offset))
+                self.chunks.get(&(extent.generation, extent.offset))
                     == Some(&(extent.bytes, extent.checksum))
             })
     }
 
     /// A large message of which parts are missing.
     fn lose(&mut self, last: FoundFinal) {
-        let segment = last.lap.segment;
+        let segment = last.generation.segment;
         self.report
             .damage(segment, last.position, What::Parts(last.id));
         self.messages.push(FoundMessage {
@@ -535,7 +558,7 @@ impl Surveyor {
             envelope: last.meta.envelope,
             states: Vec::new(),
             body: FoundBody::Chunks(last.meta.extents),
-            lap: last.lap,
+            generation: last.generation,
             is_damaged: true,
             doubtful: Vec::new(),
         });

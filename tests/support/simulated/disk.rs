@@ -57,7 +57,7 @@ impl VirtualDisk {
 
     pub fn extent(&self, extent: &RawExtent) -> &[u8] {
         let start = extent.offset as usize;
-        &self.segments[&extent.lap.segment][start..start + extent.bytes as usize]
+        &self.segments[&extent.generation.segment][start..start + extent.bytes as usize]
     }
 
     pub fn digest(&self) -> u32 {
