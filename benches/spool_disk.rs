@@ -18,7 +18,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ringpost::io::runtime;
 use ringpost::message::{Envelope, MessageId};
 use ringpost::smtp::data::to_wire_form;
-use ringpost::spool::{self, Movable, Receipt, Residence, Settings, Spool, SpoolError};
+use ringpost::spool::{self, MessageLocation, Movable, Receipt, Settings, Spool, SpoolError};
 use ringpost::time::WallTime;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -52,7 +52,7 @@ impl Mail {
 struct Kept {
     id: MessageId,
     mail: Arc<Mail>,
-    residence: Residence,
+    location: MessageLocation,
 }
 
 impl Movable for Kept {
@@ -68,8 +68,8 @@ impl Movable for Kept {
         &self.mail.envelope
     }
 
-    fn residence(&self) -> &Residence {
-        &self.residence
+    fn location(&self) -> &MessageLocation {
+        &self.location
     }
 }
 
@@ -203,7 +203,7 @@ impl Crowded {
         self.spool.keep(Arc::new(Kept {
             id,
             mail: mail.clone(),
-            residence: Residence::fresh(receipt.into_place(), 1),
+            location: MessageLocation::fresh(receipt.into_place(), 1),
         }));
         let mut waiting = self.waiting.borrow_mut();
         waiting.push_back(id);

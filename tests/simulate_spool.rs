@@ -1,4 +1,4 @@
-//! The real spool on a simulated host: drivers, keeper, mover and recovery of one to three cores, on a disk that
+//! The real spool on a simulated host: drivers, allocator, compactor and recovery of one to three cores, on a disk that
 //! tears, fails, fills up and dies, in any order of tasks, with the power going at any moment, also within a call.
 //!
 //! Those who use the spool stand in for sessions and delivery. They and the `ledger` know what really happened.

@@ -4,7 +4,7 @@
 use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
-use ringpost::spool::{self, Note, Place, Residence, Settings, Spool, SpoolError};
+use ringpost::spool::{self, MessageLocation, Note, Place, Settings, Spool, SpoolError};
 use ringpost::time::WallTime;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -77,11 +77,9 @@ async fn play(spool: Spool, notes: Rc<RefCell<Vec<Note>>>) -> (BTreeSet<MessageI
         let mut all = Vec::new();
         for attempts in 1..=6000 {
             let (told, durable) = oneshot::channel();
-            let residence = Residence::fresh(place.clone(), 1);
+            let location = MessageLocation::fresh(place.clone(), 1);
             let outcome = tried(first, attempts);
-            spool.record(&outcome, &residence, move || {
-                told.send(()).expect("awaited")
-            });
+            spool.record(&outcome, &location, move || told.send(()).expect("awaited"));
             all.push(durable);
         }
         for durable in all {

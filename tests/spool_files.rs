@@ -7,7 +7,7 @@ use ringpost::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind
 use ringpost::smtp::reply::EnhancedStatus;
 use ringpost::spool::format::{SegmentHeader, Usage};
 use ringpost::spool::{
-    self, BodyReader, Movable, Note, OpenError, Opened, Place, RecoveredMessage, Residence,
+    self, BodyReader, MessageLocation, Movable, Note, OpenError, Opened, Place, RecoveredMessage,
     SEGMENT_BYTES_MIN, Settings, Spool, SpoolError,
 };
 use ringpost::time::WallTime;
@@ -89,12 +89,12 @@ fn finished(id: MessageId, recipients: u32) -> Outcome {
 
 /// Records an outcome of a message that nobody moves.
 async fn record(spool: &Spool, outcome: &Outcome, place: Place) {
-    let residence = Residence::fresh(place, 2);
-    record_durably(spool, outcome, &residence).await;
+    let location = MessageLocation::fresh(place, 2);
+    record_durably(spool, outcome, &location).await;
 }
 
 /// Returns when the outcome is durable.
-async fn record_durably(spool: &Spool, outcome: &Outcome, home: &Residence) {
+async fn record_durably(spool: &Spool, outcome: &Outcome, home: &MessageLocation) {
     let (told, durable) = oneshot::channel();
     spool.record(outcome, home, move || told.send(()).expect("awaited"));
     durable.await.expect("told");
@@ -437,15 +437,15 @@ fn a_small_spool_takes_mail_again_once_all_is_delivered() {
 /// A message whose recipient was deferred some times, and then delivered.
 async fn defer_and_finish(spool: &Spool, body: &[u8], attempts: u32) {
     let (id, place) = store(spool, body).await;
-    let residence = Residence::fresh(place, 2);
+    let location = MessageLocation::fresh(place, 2);
     for attempt in 1..=attempts {
         let outcome = Outcome {
             message: id,
             recipients: vec![(0, waiting(attempt))],
         };
-        record_durably(spool, &outcome, &residence).await;
+        record_durably(spool, &outcome, &location).await;
     }
-    record_durably(spool, &finished(id, 1), &residence).await;
+    record_durably(spool, &finished(id, 1), &location).await;
     spool.message_finished(id);
 }
 
@@ -762,7 +762,7 @@ struct Kept {
     id: MessageId,
     received_at: WallTime,
     envelope: Envelope,
-    residence: Residence,
+    location: MessageLocation,
 }
 
 impl Movable for Kept {
@@ -778,8 +778,8 @@ impl Movable for Kept {
         &self.envelope
     }
 
-    fn residence(&self) -> &Residence {
-        &self.residence
+    fn location(&self) -> &MessageLocation {
+        &self.location
     }
 }
 
@@ -794,7 +794,7 @@ fn keep_recovered(spool: &Spool, found: RecoveredMessage) -> Arc<Kept> {
         id: found.id,
         received_at: found.received_at,
         envelope: found.envelope,
-        residence: Residence::recovered(found.place, &found.states),
+        location: MessageLocation::recovered(found.place, &found.states),
     };
     keep(spool, kept)
 }
@@ -811,7 +811,7 @@ async fn fill_with_kept(spool: &Spool, recipients: usize, body: &[u8]) -> Vec<Ar
         let message = Kept {
             id,
             received_at: WallTime(0),
-            residence: Residence::fresh(receipt.into_place(), recipients),
+            location: MessageLocation::fresh(receipt.into_place(), recipients),
             envelope,
         };
         kept.push(keep(spool, message));
@@ -839,7 +839,7 @@ async fn moves_in_the_end(spool: &Spool, recipients: usize, body: &[u8]) -> u64 
             let lot = (number as u64 + round * 7919).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
             if lot % 100 < 30 {
                 let id = message.id;
-                record_durably(spool, &finished(id, recipients as u32), &message.residence).await;
+                record_durably(spool, &finished(id, recipients as u32), &message.location).await;
                 drop(message);
                 spool.message_finished(id);
             } else {
@@ -891,7 +891,7 @@ async fn keep_new(spool: &Spool, number: u64, recipients: usize, body: &[u8]) ->
                 let kept = Kept {
                     id,
                     received_at: WallTime(number),
-                    residence: Residence::fresh(receipt.into_place(), recipients),
+                    location: MessageLocation::fresh(receipt.into_place(), recipients),
                     envelope,
                 };
                 return keep(spool, kept);
@@ -908,7 +908,7 @@ async fn record_kept(spool: &Spool, kept: &Kept, recipient: u32, state: Recipien
         message: kept.id,
         recipients: vec![(recipient, state)],
     };
-    record_durably(spool, &outcome, &kept.residence).await;
+    record_durably(spool, &outcome, &kept.location).await;
 }
 
 fn waiting(attempts: u32) -> RecipientState {
@@ -1088,7 +1088,7 @@ fn run_with_little_room(path: &Path, settings: &Settings, numbers: std::ops::Ran
             .collect();
         flow(spool, numbers, &mut deferred).await;
         for kept in &deferred {
-            let whole = read_back(&kept.residence.place()).await.unwrap();
+            let whole = read_back(&kept.location.place()).await.unwrap();
             assert_eq!(whole, body(kept.received_at.0, DEFERRED_BYTES));
         }
         spool.stats()
@@ -1126,13 +1126,13 @@ fn large_deferred_mail_moves_in_chunks_and_can_be_read_meanwhile() {
         run(path, &settings, async |spool, _| {
             let kept = keep_new(spool, 77, 2, &large).await;
             record_kept(spool, &kept, 1, RecipientState::Finished).await;
-            let first = kept.residence.place();
+            let first = kept.location.place();
             flow(spool, 1..900, &mut Vec::new()).await;
             assert_eq!(read_back(&first).await.unwrap(), large);
             drop(first);
             flow(spool, 901..1800, &mut Vec::new()).await;
             assert!(spool.stats().moved > 30);
-            assert_eq!(read_back(&kept.residence.place()).await.unwrap(), large);
+            assert_eq!(read_back(&kept.location.place()).await.unwrap(), large);
         });
         run(path, &settings, async |_, recovered| {
             let found = recovered.iter().find(|found| found.received_at.0 == 77);

@@ -5,7 +5,7 @@ use ringpost::io::buffer::AlignedBuf;
 use ringpost::io::file::Durability;
 use ringpost::message::{Envelope, Mailbox, MessageId, Recipient};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
-use ringpost::spool::{self, Opened, Place, Residence, Settings, Spool};
+use ringpost::spool::{self, MessageLocation, Opened, Place, Settings, Spool};
 use ringpost::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -96,7 +96,7 @@ async fn finish(spool: &Spool, id: MessageId, place: Place) {
     };
     say("finishing", id);
     let (told, durable) = oneshot::channel();
-    let home = Residence::fresh(place, 1);
+    let home = MessageLocation::fresh(place, 1);
     spool.record(&outcome, &home, move || told.send(()).expect("awaited"));
     durable.await.expect("told");
     say("finished", id);

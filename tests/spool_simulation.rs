@@ -2,7 +2,7 @@
 //!
 //! A simulated host has several cores, each with two commit machines and two books, over one disk
 //! in memory. Everything random comes from one seed. A crash applies any subset of the sectors of
-//! the writes in flight. After each, the survey's findings are held against what was promised.
+//! the writes in flight. After each, the scan's findings are held against what was promised.
 //!
 //! `RINGPOST_SIMULATION_SEED=n` replays one seed, `RINGPOST_SIMULATION_SEEDS=n` runs more of them.
 
@@ -20,13 +20,13 @@ use ringpost::spool::format::{
     CommitHeader, FinalMeta, Generation, Kind, MessageMeta, Nonce, RawExtent, Record,
     SegmentHeader, SegmentId, Usage, encode_outcome,
 };
-use ringpost::spool::live::liveness::{MessageBook, OutcomeBook};
+use ringpost::spool::live::liveness::{MessageLiveness, OutcomeLiveness};
 use ringpost::spool::location::place::Part;
-use ringpost::spool::location::progress::Standing;
+use ringpost::spool::location::progress::RecipientProgress;
 use ringpost::spool::log::commit::{
     AfterFailure, Head, IN_FLIGHT_MAX, Machine, Release, Stored, WriteFailed,
 };
-use ringpost::spool::recovery::{Condition, Survey, SurveyedSegment, survey};
+use ringpost::spool::recovery::{Condition, LogScan, ScannedSegment, scan_logs};
 use ringpost::time::WallTime;
 use simulated::disk::VirtualDisk;
 use simulated::random::Random;
@@ -49,7 +49,7 @@ struct Truth {
     /// Where it lies, and with which snapshot it came there.
     parts: Vec<Part>,
     snapshot: u32,
-    standing: Standing,
+    standing: RecipientProgress,
     home: usize,
     busy: bool,
     moving: bool,
@@ -119,8 +119,8 @@ fn without_reason(state: &RecipientState) -> RecipientState {
 struct Core {
     messages: Machine<Generation, Ticket>,
     outcomes: Machine<Generation, Ticket>,
-    message_book: MessageBook,
-    outcome_book: OutcomeBook,
+    message_book: MessageLiveness,
+    outcome_book: OutcomeLiveness,
     free: Vec<Generation>,
     next_number: u32,
     preparing: BTreeSet<Usage>,
@@ -134,8 +134,8 @@ impl Core {
         Core {
             messages: machine(AfterFailure::Fail),
             outcomes: machine(AfterFailure::WriteAgain),
-            message_book: MessageBook::default(),
-            outcome_book: OutcomeBook::default(),
+            message_book: MessageLiveness::default(),
+            outcome_book: OutcomeLiveness::default(),
             free: Vec::new(),
             next_number,
             preparing: BTreeSet::new(),
@@ -309,8 +309,8 @@ impl Simulation {
         self.check(&found)
     }
 
-    fn look(&mut self) -> Result<Survey, String> {
-        survey(&mut self.disk).map_err(|error| format!("{error:?}"))
+    fn look(&mut self) -> Result<LogScan, String> {
+        scan_logs(&mut self.disk).map_err(|error| format!("{error:?}"))
     }
 
     // ---- a run ----
@@ -387,7 +387,7 @@ impl Simulation {
             tried: vec![Vec::new(); recipients],
             parts: Vec::new(),
             snapshot: 0,
-            standing: Standing::fresh(recipients),
+            standing: RecipientProgress::fresh(recipients),
             home,
             busy: false,
             moving: false,
@@ -1210,12 +1210,12 @@ impl Simulation {
     }
 
     /// Retires what nothing needs. False if the power went off meanwhile.
-    fn let_go(&mut self, found: &Survey) -> bool {
+    fn let_go(&mut self, found: &LogScan) -> bool {
         self.let_go_beside(found, &[])
     }
 
     /// The same, and sets damaged segments aside.
-    fn let_go_beside(&mut self, found: &Survey, damaged: &[SegmentId]) -> bool {
+    fn let_go_beside(&mut self, found: &LogScan, damaged: &[SegmentId]) -> bool {
         let mut retired = BTreeSet::new();
         for segment in &found.segments {
             if segment.condition == Condition::Blank {
@@ -1258,7 +1258,7 @@ impl Simulation {
         true
     }
 
-    fn adopt(&mut self, found: &Survey) {
+    fn adopt(&mut self, found: &LogScan) {
         let cores = self.cores.len();
         let home = |core: u16| usize::from(core) % cores;
         let mut homes = BTreeMap::new();
@@ -1271,7 +1271,7 @@ impl Simulation {
             let truth = self.truths.get_mut(&message.id).expect("checked");
             truth.parts = message.parts();
             truth.snapshot = 0;
-            truth.standing = Standing::of(&message.states);
+            truth.standing = RecipientProgress::of(&message.states);
             truth.moving = false;
             truth.home = homes[&message.generation];
             let book = &mut self.cores[truth.home].message_book;
@@ -1303,7 +1303,7 @@ impl Simulation {
     // ---- the promise ----
 
     /// Holds what was found against what was promised, and makes it the new truth.
-    fn check(&mut self, found: &Survey) -> Verdict {
+    fn check(&mut self, found: &LogScan) -> Verdict {
         let mut present = BTreeSet::new();
         for message in &found.messages {
             let id = message.id;
@@ -1354,7 +1354,7 @@ impl Simulation {
     }
 }
 
-fn in_use(segment: &SurveyedSegment) -> Option<(&SurveyedSegment, &SegmentHeader)> {
+fn in_use(segment: &ScannedSegment) -> Option<(&ScannedSegment, &SegmentHeader)> {
     match &segment.condition {
         Condition::Generation(header) if header.usage != Usage::Free => Some((segment, header)),
         _ => None,
@@ -1459,7 +1459,7 @@ fn flipped_bits_never_make_mail() {
                 content[at] ^= 1 << random.below(8);
             }
         }
-        let Ok(found) = survey(&mut disk) else {
+        let Ok(found) = scan_logs(&mut disk) else {
             continue;
         };
         for message in &found.messages {

@@ -10,7 +10,7 @@ use ringpost::spool::format::{
     COMMIT_HEADER_BYTES, CommitHeader, FinalMeta, Generation, Kind, MessageMeta, Nonce, RawExtent,
     Record, SegmentHeader, SegmentId, Usage, encode_outcome, sum_head,
 };
-use ringpost::spool::recovery::{Condition, Disk, FoundMessage, Survey, SurveyError, survey};
+use ringpost::spool::recovery::{Condition, Disk, FoundMessage, LogScan, ScanError, scan_logs};
 use ringpost::time::WallTime;
 use std::collections::BTreeMap;
 use std::io;
@@ -290,10 +290,10 @@ fn damaged(input: &[u8]) {
         };
         damage_once(&mut platters, what, segment, block, at, how);
     }
-    match survey(&mut platters) {
+    match scan_logs(&mut platters) {
         Ok(found) => check(&written, &mut platters, &found),
-        Err(SurveyError::Newer { .. }) => {}
-        Err(SurveyError::Io(error)) => panic!("{error}"),
+        Err(ScanError::Newer { .. }) => {}
+        Err(ScanError::Io(error)) => panic!("{error}"),
     }
 }
 
@@ -331,7 +331,7 @@ fn damage_once(platters: &mut Platters, what: u8, segment: u8, block: u8, at: u8
     }
 }
 
-fn check(written: &Written, platters: &mut Platters, found: &Survey) {
+fn check(written: &Written, platters: &mut Platters, found: &LogScan) {
     for message in &found.messages {
         let truth = written
             .truths
@@ -445,7 +445,7 @@ fn sealed(input: &[u8]) {
     for writer in writers {
         platters.0.insert(writer.segment(), writer.bytes);
     }
-    let found = survey(&mut platters).expect("it can be read");
+    let found = scan_logs(&mut platters).expect("it can be read");
     assert_eq!(found.report.commits, written, "what is sealed is believed");
     assert!(
         found

@@ -22,12 +22,12 @@ impl Inner {
             received_at: message.received_at,
             envelope: &message.envelope,
             recipients: &job.recipients,
-            body_bytes: message.residence.body_bytes(),
+            body_bytes: message.location.body_bytes(),
         };
         let wire = match message.is_content_lost() {
             // What can be read of it is not known to be what was sent.
             true => Vec::new(),
-            false => read_start(&message.residence.place(), owed.original_bytes_wanted())
+            false => read_start(&message.location.place(), owed.original_bytes_wanted())
                 .await
                 .unwrap_or_default(),
         };

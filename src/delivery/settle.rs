@@ -89,7 +89,7 @@ impl Inner {
             (judged.decisions.iter_mut()).for_each(|(_, it)| it.verdict = verdict);
         }
         if judged.accepted_any {
-            let sent = job.message.residence.place().body_bytes();
+            let sent = job.message.location.place().body_bytes();
             self.context.metrics.bytes_delivered.add(sent);
         }
         if let Some(reply) = &judged.tls_demanded {
@@ -207,7 +207,7 @@ impl Inner {
         let (this, kept) = (self.clone(), message.clone());
         self.at_work.set(self.at_work.get() + 1);
         let spool = &self.context.spool;
-        spool.record(&outcome, &message.residence, move || {
+        spool.record(&outcome, &message.location, move || {
             if finished > 0 {
                 (this.context.finished)(&kept, finished);
             }

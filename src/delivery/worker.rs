@@ -471,7 +471,7 @@ impl Worker {
             Some(body) => Content::Memory(body),
             None => {
                 self.inner.context.metrics.bodies_read_back.increment();
-                place = job.message.residence.place();
+                place = job.message.location.place();
                 Content::Spool(&place)
             }
         };
@@ -563,7 +563,7 @@ impl Worker {
 
     /// `recipients` of the job, with what can be known of the size of its content.
     fn transaction<'a>(&self, job: &'a Job, recipients: &'a [u32]) -> Transaction<'a> {
-        let wire_bytes = job.message.residence.body_bytes();
+        let wire_bytes = job.message.location.body_bytes();
         let envelope = &job.message.envelope;
         let transaction = Transaction::of_wire_form(envelope, recipients, wire_bytes, false);
         match &job.body {

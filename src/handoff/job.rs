@@ -6,7 +6,7 @@ use crate::message::{Envelope, MessageId, Recipient};
 use crate::policy::port::Port;
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::settle::{Course, Recipients};
-use crate::spool::{Movable, Place, RecoveredMessage, Residence};
+use crate::spool::{MessageLocation, Movable, Place, RecoveredMessage};
 use crate::time::{Birth, Now, WallTime};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Message {
     pub born: Birth,
     pub envelope: Envelope,
     /// Where in the spool it lies, and how its recipients stand.
-    pub residence: Residence,
+    pub location: MessageLocation,
     /// The core whose spool holds it and counts its open recipients.
     pub home: usize,
     open_recipients: AtomicU32,
@@ -87,7 +87,7 @@ impl Message {
             received_at,
             born: Birth::of_age(Duration::ZERO, now),
             envelope,
-            residence: Residence::fresh(place, recipients),
+            location: MessageLocation::fresh(place, recipients),
             home,
             open_recipients: AtomicU32::new(recipients as u32),
             content_failures: AtomicU32::new(0),
@@ -110,7 +110,7 @@ impl Message {
             received_at: found.received_at,
             born: Birth::of_age(calendar.since(found.received_at), now),
             envelope: found.envelope,
-            residence: Residence::recovered(found.place, &found.states),
+            location: MessageLocation::recovered(found.place, &found.states),
             home: usize::from(found.home),
             open_recipients: AtomicU32::new(open as u32),
             content_failures: AtomicU32::new(match found.is_damaged {
@@ -165,8 +165,8 @@ impl Movable for Message {
         &self.envelope
     }
 
-    fn residence(&self) -> &Residence {
-        &self.residence
+    fn location(&self) -> &MessageLocation {
+        &self.location
     }
 }
 

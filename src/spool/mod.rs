@@ -39,7 +39,7 @@ mod shortage;
 pub use format::{Generation, SegmentId};
 pub use live::spool::Spool;
 pub use live::writer::Writer;
-pub use location::message_location::{Movable, Residence};
+pub use location::message_location::{MessageLocation, Movable};
 pub use location::place::{BodyReader, Place, Receipt};
 pub use recovery::RecoveryReport;
 pub use recovery::directory::OpenError;

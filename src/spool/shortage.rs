@@ -96,7 +96,7 @@ pub(in crate::spool) struct Shortage {
 
 impl Shortage {
     /// The trouble was met. True if it is to be said.
-    pub fn meet(&mut self, trouble: Trouble, now: Now) -> bool {
+    pub fn begin(&mut self, trouble: Trouble, now: Now) -> bool {
         self.met_at = now;
         !std::mem::replace(&mut self.said[trouble as usize], true)
     }
@@ -140,23 +140,23 @@ mod tests {
         let (mut said, mut over) = (0, 0);
         for second in 0..1000 {
             let now = START + Duration::from_secs(second);
-            said += u32::from(shortage.meet(Trouble::Space, now));
+            said += u32::from(shortage.begin(Trouble::Space, now));
             over += shortage.passed(now + Duration::from_millis(900)).len();
         }
         assert_eq!((said, over), (1, 0));
         let end = START + Duration::from_secs(1002);
         assert_eq!(shortage.passed(end), [Trouble::Space]);
         assert_eq!(shortage.passed(end), []);
-        assert!(shortage.meet(Trouble::Space, end));
+        assert!(shortage.begin(Trouble::Space, end));
     }
 
     #[test]
     fn each_trouble_is_said_once_and_taken_back_once() {
         let mut shortage = Shortage::default();
-        assert!(shortage.meet(Trouble::Space, START));
-        assert!(shortage.meet(Trouble::Disk, START));
-        assert!(!shortage.meet(Trouble::Space, START));
-        assert!(!shortage.meet(Trouble::Disk, START));
+        assert!(shortage.begin(Trouble::Space, START));
+        assert!(shortage.begin(Trouble::Disk, START));
+        assert!(!shortage.begin(Trouble::Space, START));
+        assert!(!shortage.begin(Trouble::Disk, START));
         assert!(shortage.is_said());
         let end = START + QUIET;
         assert_eq!(shortage.passed(end), [Trouble::Space, Trouble::Disk]);

@@ -8,7 +8,9 @@ use ringpost::io::runtime::{sleep, timeout};
 use ringpost::io::simulated::{Owner, World};
 use ringpost::message::{Envelope, MessageId};
 use ringpost::schedule::outcome::{Outcome, RecipientState};
-use ringpost::spool::{CorePart, Movable, Note, RecoveredMessage, Residence, Spool, SpoolError};
+use ringpost::spool::{
+    CorePart, MessageLocation, Movable, Note, RecoveredMessage, Spool, SpoolError,
+};
 use ringpost::time::{Now, WallTime};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -45,7 +47,7 @@ struct Message {
     id: MessageId,
     received_at: WallTime,
     envelope: Envelope,
-    residence: Residence,
+    location: MessageLocation,
     home: u16,
 }
 
@@ -62,8 +64,8 @@ impl Movable for Message {
         &self.envelope
     }
 
-    fn residence(&self) -> &Residence {
-        &self.residence
+    fn location(&self) -> &MessageLocation {
+        &self.location
     }
 }
 
@@ -185,7 +187,7 @@ impl Host {
             id: found.id,
             received_at: found.received_at,
             envelope: found.envelope,
-            residence: Residence::recovered(found.place, &found.states),
+            location: MessageLocation::recovered(found.place, &found.states),
             home: found.home,
         });
         self.spool(found.home).keep(message.clone());
@@ -367,7 +369,7 @@ impl Host {
             id: receipt.id(),
             received_at,
             envelope,
-            residence: Residence::fresh(receipt.into_place(), recipients),
+            location: MessageLocation::fresh(receipt.into_place(), recipients),
             home,
         });
         self.spool(home).keep(message.clone());
@@ -412,7 +414,7 @@ impl Host {
     }
 
     async fn read_back(&self, message: &Message) {
-        let mut reader = message.residence.place().reader();
+        let mut reader = message.location.place().reader();
         let mut buffer = AlignedBuf::new(16 * 1024);
         let mut body = Vec::new();
         loop {
@@ -457,7 +459,7 @@ impl Host {
         };
         let (host, of_message) = (self.clone(), message.clone());
         let then = move || host.recorded(of_message, recipients);
-        self.spool(core).record(&outcome, &message.residence, then);
+        self.spool(core).record(&outcome, &message.location, then);
         if !rest.is_empty() {
             self.queue.borrow_mut().push(Job {
                 message,

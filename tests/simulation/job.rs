@@ -6,7 +6,7 @@ use ringpost::handoff::memory::{Charge, Memory};
 use ringpost::message::{Envelope, MessageId};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::schedule::settle::Recipients;
-use ringpost::spool::location::progress::Standing;
+use ringpost::spool::location::progress::RecipientProgress;
 use ringpost::time::WallTime;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -49,7 +49,7 @@ pub struct Message {
     pub received_at: WallTime,
     pub envelope: Envelope,
     place: RefCell<Rc<Place>>,
-    pub standing: Standing,
+    pub standing: RecipientProgress,
     pub home: usize,
     open: Cell<usize>,
     account: Rc<Account>,
@@ -73,7 +73,7 @@ impl Message {
             _memory: memory.charge(home, queued_bytes(&envelope)),
             envelope,
             place: RefCell::new(Rc::new(place)),
-            standing: Standing::of(states),
+            standing: RecipientProgress::of(states),
             home,
             open: Cell::new(open),
             account: account.clone(),

@@ -23,7 +23,7 @@ impl Spool {
                 moved += 1;
             }
             if moved == 0 {
-                self.message_book.borrow_mut().move_later(generation);
+                self.message_book.borrow_mut().postpone_moving(generation);
             }
             sleep(self.world(), LOOK_PAUSE).await;
         }

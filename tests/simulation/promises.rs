@@ -348,7 +348,7 @@ impl Ledger {
         }
     }
 
-    /// The survey has found this.
+    /// The scan has found this.
     pub fn found(
         &mut self,
         now: Now,

@@ -1,5 +1,5 @@
 //! From a disk that a power cut left to a running relay: stands in for `spool::recovery::recover` and the start of the
-//! engine. The survey is the real one, and its findings are held against the ledger.
+//! engine. The scan is the real one, and its findings are held against the ledger.
 
 use crate::canary::Canary;
 use crate::job::Message;
@@ -13,7 +13,7 @@ use crate::world::World;
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use ringpost::schedule::outcome::RecipientState;
 use ringpost::spool::format::{Generation, Nonce, SegmentHeader, SegmentId, Usage};
-use ringpost::spool::recovery::{Condition, FoundBody, Survey, SurveyedSegment, survey};
+use ringpost::spool::recovery::{Condition, FoundBody, LogScan, ScannedSegment, scan_logs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -73,10 +73,10 @@ pub async fn write_header(world: &World, header: &SegmentHeader) {
     result.expect("headers do not fail here");
 }
 
-fn look(world: &World) -> Survey {
-    match survey(&mut world.power.borrow_mut().disk) {
+fn look(world: &World) -> LogScan {
+    match scan_logs(&mut world.power.borrow_mut().disk) {
         Ok(found) => found,
-        Err(error) => panic!("the survey ends with {error:?}"),
+        Err(error) => panic!("the scan ends with {error:?}"),
     }
 }
 
@@ -106,7 +106,7 @@ pub fn start(world: &Rc<World>, network: &Rc<Network>, run: u32) -> Rc<Relay> {
     relay
 }
 
-fn check(world: &World, found: &Survey) {
+fn check(world: &World, found: &LogScan) {
     let mut ledger = world.ledger.borrow_mut();
     let now = world.now();
     ledger.begin_check();
@@ -127,7 +127,7 @@ fn check(world: &World, found: &Survey) {
     }
 }
 
-fn in_use(segment: &SurveyedSegment) -> Option<(&SurveyedSegment, &SegmentHeader)> {
+fn in_use(segment: &ScannedSegment) -> Option<(&ScannedSegment, &SegmentHeader)> {
     match &segment.condition {
         Condition::Generation(header) if header.usage != Usage::Free => Some((segment, header)),
         _ => None,
@@ -135,7 +135,7 @@ fn in_use(segment: &SurveyedSegment) -> Option<(&SurveyedSegment, &SegmentHeader
 }
 
 /// Retires what nothing needs, messages first. False if the power went off meanwhile.
-fn let_go(world: &World, found: &Survey, run: u32) -> bool {
+fn let_go(world: &World, found: &LogScan, run: u32) -> bool {
     let mut power = world.power.borrow_mut();
     let mut retired = BTreeSet::new();
     for segment in &found.segments {
@@ -172,7 +172,7 @@ fn let_go(world: &World, found: &Survey, run: u32) -> bool {
     true
 }
 
-fn open_spool(world: &Rc<World>, core: u16, run: u32, found: &Survey) -> Rc<Spool> {
+fn open_spool(world: &Rc<World>, core: u16, run: u32, found: &LogScan) -> Rc<Spool> {
     let numbers = found.segments.iter().filter(|it| it.id.core == core);
     let next_number = numbers.map(|it| it.id.number + 1).max().unwrap_or(0);
     // Seldom so few that the disk is full now and then.
@@ -189,7 +189,7 @@ fn open_spool(world: &Rc<World>, core: u16, run: u32, found: &Survey) -> Rc<Spoo
 }
 
 /// Every segment finds its use, and every message its way back into the queue.
-fn adopt(world: &World, relay: &Rc<Relay>, found: &Survey) {
+fn adopt(world: &World, relay: &Rc<Relay>, found: &LogScan) {
     let home = |core: u16| usize::from(core) % relay.cores();
     let mut homes = BTreeMap::new();
     let mut files = BTreeMap::new();

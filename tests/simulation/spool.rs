@@ -13,7 +13,7 @@ use ringpost::spool::SpoolError;
 use ringpost::spool::format::{
     FinalMeta, Generation, Kind, MessageMeta, RawExtent, Record, encode_outcome,
 };
-use ringpost::spool::live::liveness::{MessageBook, OutcomeBook};
+use ringpost::spool::live::liveness::{MessageLiveness, OutcomeLiveness};
 use ringpost::spool::log::commit::{
     AfterFailure, IN_FLIGHT_MAX, Machine, Refused, Release, Stored, Write, WriteFailed,
 };
@@ -65,8 +65,8 @@ pub struct Spool {
     pub messages: RefCell<Machine<SegmentRef, MessageTicket>>,
     pub outcomes: RefCell<Machine<SegmentRef, OutcomeTicket>>,
     outcomes_due: Cell<bool>,
-    pub message_book: RefCell<MessageBook>,
-    pub outcome_book: RefCell<OutcomeBook>,
+    pub message_book: RefCell<MessageLiveness>,
+    pub outcome_book: RefCell<OutcomeLiveness>,
     /// The only reference that outlives a message.
     pub files: RefCell<BTreeMap<Generation, SegmentRef>>,
     pub bad: RefCell<BTreeSet<Generation>>,

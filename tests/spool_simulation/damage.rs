@@ -2,7 +2,7 @@
 
 use super::*;
 use ringpost::spool::format::RecordView;
-use ringpost::spool::recovery::{Damage, RecoveryReport, SurveyError, What};
+use ringpost::spool::recovery::{Damage, RecoveryReport, ScanError, What};
 use std::ops::Range;
 
 /// A commit on the disk, and the messages that its records speak of.
@@ -122,10 +122,10 @@ fn decay(
     }
 }
 
-/// What a survey says of each message, its content included unless that is known to be damaged.
+/// What a scan says of each message, its content included unless that is known to be damaged.
 type Findings = BTreeMap<MessageId, (Envelope, Option<Vec<u8>>, Vec<RecipientState>)>;
 
-fn findings(disk: &VirtualDisk, found: &Survey) -> Findings {
+fn findings(disk: &VirtualDisk, found: &LogScan) -> Findings {
     let finding = |message: &ringpost::spool::recovery::FoundMessage| {
         let extents = message.extents().iter();
         let body = extents.flat_map(|extent| disk.extent(extent).to_vec());
@@ -150,7 +150,7 @@ fn used_disk(seed: u64) -> Simulation {
     simulation
 }
 
-/// Holds a survey of the damaged disk against one of the whole disk: the messages of which something
+/// Holds a scan of the damaged disk against one of the whole disk: the messages of which something
 /// is lost.
 fn compare(
     whole: &Findings,
@@ -295,7 +295,7 @@ fn decay_costs_only_what_lay_there_and_is_reported() {
 
 /// Messages with a body, the record of which lies whole in one commit: where the body is, and how many
 /// commits are behind it in its generation.
-fn bodies(disk: &VirtualDisk, found: &Survey) -> Vec<(MessageId, SegmentId, usize, u64)> {
+fn bodies(disk: &VirtualDisk, found: &LogScan) -> Vec<(MessageId, SegmentId, usize, u64)> {
     let on_disk = commits(disk);
     let place = |message: &ringpost::spool::recovery::FoundMessage| {
         let [extent] = message.extents() else {
@@ -323,7 +323,7 @@ fn a_message_whose_content_is_damaged_is_found_as_such() {
             let found = simulation.look().expect("it reads");
             let content = simulation.disk.segments.get_mut(&segment).expect("there");
             content[at] ^= 1;
-            let of = |survey: &Survey| survey.messages.iter().find(|it| it.id == id).cloned();
+            let of = |scan: &LogScan| scan.messages.iter().find(|it| it.id == id).cloned();
             let was = of(&whole).expect("it was found");
             match of(&found) {
                 Some(is) => {
@@ -385,8 +385,8 @@ fn an_unreadable_first_block_stops_the_start() {
     let mut simulation = used_disk(1);
     let segment = *simulation.disk.segments.keys().next().expect("one");
     simulation.disk.unreadable.insert((segment, 0));
-    let result = survey(&mut simulation.disk);
-    assert!(matches!(result, Err(SurveyError::Io(_))));
+    let result = scan_logs(&mut simulation.disk);
+    assert!(matches!(result, Err(ScanError::Io(_))));
 }
 
 /// Segment headers were read together with the block behind them, so one bad block there kept the relay
@@ -400,14 +400,14 @@ fn an_unreadable_first_commit_costs_that_commit_and_not_the_start() {
         .find(|commit| commit.bytes.start == BLOCK_BYTES);
     let first = first.expect("a segment in use");
     simulation.disk.unreadable.insert((first.segment, 1));
-    let found = survey(&mut simulation.disk).expect("it starts");
+    let found = scan_logs(&mut simulation.disk).expect("it starts");
     let named = found.report.damages.iter().any(|damage| {
         damage.segment == first.segment && matches!(damage.what, What::Unreadable(_))
     });
     assert!(named, "{}", found.report);
 }
 
-/// The check above finds a survey that loses what was not damaged, or says nothing of a loss.
+/// The check above finds a scan that loses what was not damaged, or says nothing of a loss.
 #[test]
 fn planted_losses_are_noticed() {
     let mut simulation = used_disk(3);

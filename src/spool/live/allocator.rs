@@ -23,7 +23,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Laps that messages have prepared ahead; outcomes have one.
 const MESSAGE_SPARES: usize = 2;
 
-/// The keeper's task: runs until the spool has closed.
+/// The allocator's task: runs until the spool has closed.
 pub(super) async fn keep(shared: Rc<Shared>) {
     while !shared.is_closed() {
         let retired = retire(&shared).await;
@@ -31,7 +31,7 @@ pub(super) async fn keep(shared: Rc<Shared>) {
         if retired == Progress::Some || prepared == Progress::Some {
             continue;
         }
-        let notified = shared.keeper.notified();
+        let notified = shared.allocator.notified();
         match retired == Progress::Stuck || prepared == Progress::Stuck {
             true => drop(timeout(RETRY_DELAY, notified).await),
             false => notified.await,
@@ -56,20 +56,20 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
     } else if shared.messages.machine.borrow().spares() < MESSAGE_SPARES {
         Usage::Messages
     } else {
-        shared.settle();
+        shared.set_prepared();
         return Progress::Nothing;
     };
     let job = {
         let mut pool = shared.pool.borrow_mut();
         pool.look();
         if pool.is_short() {
-            shared.mover.notify_one();
+            shared.compactor.notify_one();
         }
         pool.job(usage, shared.presence.counts_links())
     };
     let Some(job) = job else {
-        shared.nothing_to_be_had();
-        shared.settle();
+        shared.no_segment_available();
+        shared.set_prepared();
         return Progress::Stuck;
     };
     let result = blocking(move || job.run()).await;
@@ -81,7 +81,7 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
         }
         Err(lack) => {
             failed(shared, lack);
-            shared.settle();
+            shared.set_prepared();
             // Not at once: a disk that refuses everything would cost a segment each turn.
             sleep(RETRY_DELAY).await;
             Progress::Stuck
@@ -109,8 +109,8 @@ fn failed(shared: &Rc<Shared>, lack: Lack) {
         pool.creatable = 0;
         pool.failing = Some(lack);
     }
-    shared.tell_of_trouble();
-    shared.nothing_to_be_had();
+    shared.report_trouble();
+    shared.no_segment_available();
 }
 
 /// Retires what is idle and not read by anybody.

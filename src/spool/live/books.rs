@@ -2,7 +2,7 @@
 
 use crate::message::MessageId;
 use crate::spool::format::Generation;
-use crate::spool::live::liveness::{MessageBook, OutcomeBook};
+use crate::spool::live::liveness::{MessageLiveness, OutcomeLiveness};
 use crate::spool::location::message_location::Movable;
 use crate::spool::location::place::{Part, SegmentRef};
 use crate::spool::recovery::recover::OldSegment;
@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub(super) struct Books {
-    pub messages: MessageBook,
-    pub outcomes: OutcomeBook,
+    pub messages: MessageLiveness,
+    pub outcomes: OutcomeLiveness,
     /// Segments of this core that are in use. The only reference that outlives a message.
     pub files: BTreeMap<Generation, SegmentRef>,
     /// Set aside when they are retired.
@@ -28,8 +28,8 @@ impl Books {
         old_outcomes: Vec<(OldSegment, BTreeSet<Generation>)>,
     ) -> Self {
         let mut books = Books {
-            messages: MessageBook::default(),
-            outcomes: OutcomeBook::default(),
+            messages: MessageLiveness::default(),
+            outcomes: OutcomeLiveness::default(),
             files: BTreeMap::new(),
             bad: BTreeSet::new(),
             kept: HashMap::new(),

@@ -48,10 +48,10 @@ impl From<SpoolError> for Stays {
     }
 }
 
-/// The mover's task: runs until the spool has closed.
+/// The compactor's task: runs until the spool has closed.
 pub(super) async fn run(shared: Rc<Shared>) {
     while !shared.is_closed() {
-        shared.mover.notified().await;
+        shared.compactor.notified().await;
         if shared.rests() {
             continue;
         }
@@ -84,9 +84,9 @@ async fn empty(shared: &Rc<Shared>, generation: Generation) {
         worker.await;
     }
     if emptying.moved.get() == 0 && !emptying.ended.get() {
-        shared.move_later(generation);
+        shared.postpone_moving(generation);
     }
-    shared.keeper.notify_one();
+    shared.allocator.notify_one();
 }
 
 async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
@@ -106,7 +106,7 @@ async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
             Ok(()) => emptying.moved.set(emptying.moved.get() + 1),
             Err(Stays::Gone) => {}
             Err(Stays::Damaged(error)) => {
-                shared.move_never(emptying.generation);
+                shared.forbid_moving(emptying.generation);
                 let (generation, error) = (emptying.generation, error.to_string());
                 (shared.sink)(Note::Unmovable {
                     id,
@@ -114,7 +114,7 @@ async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
                     error,
                 });
             }
-            Err(Stays::Refused(SpoolError::TooLarge)) => shared.move_never(emptying.generation),
+            Err(Stays::Refused(SpoolError::TooLarge)) => shared.forbid_moving(emptying.generation),
             Err(Stays::Refused(_)) => emptying.ended.set(true),
         }
     }
@@ -122,7 +122,7 @@ async fn move_some(shared: Rc<Shared>, emptying: Rc<Emptying>) {
 
 async fn move_one(shared: &Rc<Shared>, id: MessageId) -> Result<(), Stays> {
     let message = shared.kept(id).ok_or(Stays::Gone)?;
-    let place = message.residence().place();
+    let place = message.location().place();
     // Half a commit may be envelope and states.
     let most = shared.messages.machine.borrow().record_bytes_max() / 2;
     match place.body_bytes() <= INLINE_BODY_BYTES_MAX.min(most) as u64 {
@@ -149,7 +149,7 @@ async fn move_whole(
         body.extend_from_slice(&buffer[piece]);
     }
     drop((reader, buffer));
-    let snapshot = message.residence().snapshot();
+    let snapshot = message.location().snapshot();
     if snapshot.is_finished {
         return Err(Stays::Gone);
     }
@@ -191,7 +191,7 @@ async fn move_in_chunks(
     }
     drop((reader, buffer));
     let chunks = writer.durable_chunks().await?;
-    let snapshot = message.residence().snapshot();
+    let snapshot = message.location().snapshot();
     if snapshot.is_finished {
         return Err(Stays::Gone);
     }

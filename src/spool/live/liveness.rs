@@ -9,7 +9,7 @@
 //! for nothing but messages.
 //!
 //! A message that moves from segment A to B, and what a crash finds. `old` are outcomes that every
-//! later copy covers, `new` those that the copy in B may lack (see `standing`):
+//! later copy covers, `new` those that the copy in B may lack (see `progress`):
 //!
 //! ```text
 //! state      in A   in B    outcomes     after a crash
@@ -124,7 +124,7 @@ impl MessageSegment {
 
 /// The message segments of one home core, and the messages alive in them.
 #[derive(Default, Debug)]
-pub struct MessageBook {
+pub struct MessageLiveness {
     segments: BTreeMap<Generation, MessageSegment>,
     live: HashMap<MessageId, Parts>,
     /// Segments that are sealed, have nothing live, and are not held.
@@ -132,7 +132,7 @@ pub struct MessageBook {
     orders: u64,
 }
 
-impl MessageBook {
+impl MessageLiveness {
     /// A segment of this core, empty or with messages that [`Self::stored`] will name.
     pub fn opened(&mut self, generation: Generation) {
         self.segment(generation);
@@ -268,7 +268,7 @@ impl MessageBook {
     }
 
     /// The segment's header was durably overwritten. Returns what outcomes may refer to in its
-    /// place: see [`OutcomeBook::message_segment_retired`].
+    /// place: see [`OutcomeLiveness::message_segment_retired`].
     pub fn retired(&mut self, generation: Generation) -> Vec<Generation> {
         assert!(
             self.idle.remove(&generation),
@@ -372,7 +372,7 @@ impl MessageBook {
     }
 
     /// Nothing in the segment could be moved: not again before another one is sealed.
-    pub fn move_later(&mut self, generation: Generation) {
+    pub fn postpone_moving(&mut self, generation: Generation) {
         if let Some(segment) = self.segments.get_mut(&generation)
             && segment.moving == Moving::Yes
         {
@@ -381,7 +381,7 @@ impl MessageBook {
     }
 
     /// A message in the segment cannot be read: it stays, and so does the segment.
-    pub fn move_never(&mut self, generation: Generation) {
+    pub fn forbid_moving(&mut self, generation: Generation) {
         if let Some(segment) = self.segments.get_mut(&generation) {
             segment.moving = Moving::Never;
         }
@@ -417,11 +417,11 @@ struct OutcomeSegment {
 
 /// The outcome segments of one core, and the message segments that they are needed for.
 #[derive(Default, Debug)]
-pub struct OutcomeBook {
+pub struct OutcomeLiveness {
     segments: BTreeMap<Generation, OutcomeSegment>,
 }
 
-impl OutcomeBook {
+impl OutcomeLiveness {
     pub fn opened(&mut self, generation: Generation) {
         self.segments.entry(generation).or_default();
     }
@@ -497,7 +497,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_idle_when_sealed_and_all_finished() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         book.opened(generation(1));
         book.stored(id(1), &[(generation(1), 10)]);
         book.stored(id(2), &[(generation(1), 10), (generation(2), 5)]);
@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn outcomes_outlive_the_messages_they_name() {
-        let mut book = OutcomeBook::default();
+        let mut book = OutcomeLiveness::default();
         book.opened(generation(7));
         book.refers(generation(7), &[generation(1), generation(2)], true);
         book.sealed(generation(7));
@@ -524,14 +524,14 @@ mod tests {
         assert_eq!(book.idle().collect::<Vec<_>>(), [generation(7)]);
     }
 
-    fn sealed(generation: Generation, book: &mut MessageBook) {
+    fn sealed(generation: Generation, book: &mut MessageLiveness) {
         book.opened(generation);
         book.sealed(generation);
     }
 
     #[test]
     fn the_copy_waits_for_the_original() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         book.stored(id(1), &[(generation(1), 10)]);
         book.stored(id(2), &[(generation(1), 10)]);
         sealed(generation(1), &mut book);
@@ -552,13 +552,13 @@ mod tests {
 
     #[test]
     fn mail_that_finished_while_it_was_copied_leaves_its_copy_behind() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         book.stored(id(1), &[(generation(1), 10)]);
         sealed(generation(1), &mut book);
         assert!(book.finished(id(1)));
         assert!(!book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
         assert_eq!(book.retired(generation(1)), [generation(2)]);
-        let mut outcomes = OutcomeBook::default();
+        let mut outcomes = OutcomeLiveness::default();
         outcomes.refers(generation(7), &[generation(1)], false);
         outcomes.refers(generation(8), &[generation(1)], true);
         outcomes.sealed(generation(7));
@@ -574,7 +574,7 @@ mod tests {
 
     #[test]
     fn a_copy_whose_write_failed_is_reckoned_with() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         book.stored(id(1), &[(generation(1), 10)]);
         sealed(generation(1), &mut book);
         assert!(book.doubtful(id(1), &[(generation(1), 10)], generation(2)));
@@ -595,7 +595,7 @@ mod tests {
     /// Else it would be copied twice at a time, and the books would know of one copy only.
     #[test]
     fn a_message_is_named_once_to_those_who_move_it_although_a_copy_failed() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         book.stored(id(1), &[(generation(1), 10)]);
         sealed(generation(1), &mut book);
         let mut from = vec![(generation(1), 10)];
@@ -617,7 +617,7 @@ mod tests {
     /// A long message begins in one segment and ends in the next; its copy goes behind its end.
     #[test]
     fn a_message_that_moved_within_a_segment_is_named_once() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         let from = [(generation(1), 10), (generation(2), 5)];
         book.stored(id(1), &from);
         sealed(generation(1), &mut book);
@@ -633,7 +633,7 @@ mod tests {
 
     #[test]
     fn a_message_that_has_left_a_segment_is_not_moved_for_its_sake() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         for n in [1, 2] {
             book.stored(id(n), &[(generation(1), 10)]);
         }
@@ -649,7 +649,7 @@ mod tests {
 
     #[test]
     fn the_emptiest_segment_is_moved_when_that_is_worthwhile() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         for (number, bytes) in [(1, 30), (2, 10), (3, 5)] {
             book.stored(id(u64::from(number)), &[(generation(number), bytes)]);
             sealed(generation(number), &mut book);
@@ -673,17 +673,17 @@ mod tests {
             !book.is_worth_leaving(generation(9), 100, 100),
             "there is none"
         );
-        book.move_later(generation(3));
+        book.postpone_moving(generation(3));
         assert_eq!(book.candidate(25, 100, true), Some(generation(2)));
-        book.move_never(generation(2));
+        book.forbid_moving(generation(2));
         assert_eq!(book.candidate(25, 100, true), None);
         sealed(generation(4), &mut book);
         assert_eq!(book.candidate(25, 100, true), Some(generation(3)));
     }
 
     /// Two messages in generation 2, copied from generation 1.
-    fn copied() -> MessageBook {
-        let mut book = MessageBook::default();
+    fn copied() -> MessageLiveness {
+        let mut book = MessageLiveness::default();
         for n in [1, 2] {
             book.stored(id(n), &[(generation(1), 10)]);
         }
@@ -712,7 +712,7 @@ mod tests {
 
     #[test]
     fn mail_beside_copies_is_copied_once_and_a_failed_copy_pays_for_nothing() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         book.stored(id(1), &[(generation(1), 10)]);
         sealed(generation(1), &mut book);
         assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
@@ -741,7 +741,7 @@ mod tests {
 
     #[test]
     fn dead_messages_are_passed_in_turns() {
-        let mut book = MessageBook::default();
+        let mut book = MessageLiveness::default();
         for n in 0..2500 {
             book.stored(id(n), &[(generation(1), 1)]);
             assert!(n == 2400 || book.finished(id(n)));

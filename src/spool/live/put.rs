@@ -7,7 +7,7 @@ use crate::schedule::outcome::Outcome;
 use crate::spool::format::{Kind, Record, encode_outcome};
 use crate::spool::live::shared::Shared;
 use crate::spool::live::tickets::{MessageTicket, OutcomeTicket};
-use crate::spool::location::message_location::Residence;
+use crate::spool::location::message_location::MessageLocation;
 use crate::spool::location::place::{Extent, Receipt};
 use crate::spool::{OUTCOME_FLUSH_BYTES, SpoolError};
 use std::collections::VecDeque;
@@ -66,7 +66,7 @@ impl Shared {
     pub fn record(
         self: &Rc<Self>,
         outcome: &Outcome,
-        home: &Residence,
+        home: &MessageLocation,
         then: impl FnOnce() + 'static,
     ) {
         let id = outcome.message;

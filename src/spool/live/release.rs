@@ -7,7 +7,7 @@ use crate::spool::SpoolError;
 use crate::spool::format::Generation;
 use crate::spool::live::shared::Shared;
 use crate::spool::live::tickets::{Copy, MessageTicket, OutcomeTicket};
-use crate::spool::location::message_location::{Foothold, Residence};
+use crate::spool::location::message_location::{LocationPin, MessageLocation};
 use crate::spool::location::place::{Extent, Part, Place, Receipt, SegmentRef};
 use crate::spool::log::commit::{Release, Stored, WriteFailed};
 use std::rc::Rc;
@@ -72,7 +72,7 @@ impl Shared {
         let id = message.id();
         // Of two copies under way the books would know only the last, and the other could be found again.
         assert!(
-            Arc::ptr_eq(&from, &message.residence().place()),
+            Arc::ptr_eq(&from, &message.location().place()),
             "a message is copied once at a time"
         );
         let books = &mut self.books.borrow_mut().messages;
@@ -100,7 +100,7 @@ impl Shared {
             Err(WriteFailed { segment: None }) => return Err(()),
         };
         if is_alive {
-            message.residence().replace(place.made_with(snapshot));
+            message.location().replace(place.made_with(snapshot));
         }
         result
     }
@@ -117,9 +117,9 @@ impl Shared {
             message: id,
             recipients: (0..recipients).map(finished).collect(),
         };
-        let residence = Residence::fresh(receipt.into_place(), recipients as usize);
+        let location = MessageLocation::fresh(receipt.into_place(), recipients as usize);
         let shared = self.clone();
-        self.record(&outcome, &residence, move || shared.message_finished(id));
+        self.record(&outcome, &location, move || shared.message_finished(id));
     }
 
     pub(super) fn release_outcomes(&self, releases: Vec<Release<SegmentRef, OutcomeTicket>>) {
@@ -127,7 +127,7 @@ impl Shared {
             let stored = result.expect("outcomes are written again until they are stored");
             let generation = stored.segment().generation();
             let OutcomeTicket { home, then } = ticket;
-            let Foothold { place, is_covered } = &*home;
+            let LocationPin { place, is_covered } = &*home;
             let is_covered = &(*is_covered || planted(Bug::OutcomesCovered));
             let refers = |generations: &[Generation]| {
                 let books = &mut self.books.borrow_mut().outcomes;
@@ -151,7 +151,7 @@ impl Shared {
         drop(books);
         drop(kept);
         if finished {
-            self.keeper.notify_one();
+            self.allocator.notify_one();
         }
     }
 }

@@ -30,19 +30,19 @@ pub(super) struct Shared {
     pub outcomes: Log<OutcomeTicket>,
     pub books: RefCell<Books>,
     pub pool: RefCell<Pool>,
-    /// For the keeper: a segment may be wanted or idle.
-    pub keeper: Notify,
-    /// For the mover: a segment is wanted.
-    pub mover: Notify,
+    /// For the allocator: a segment may be wanted or idle.
+    pub allocator: Notify,
+    /// For the compactor: a segment is wanted.
+    pub compactor: Notify,
     /// Nothing is to be moved any more.
     pub resting: Cell<bool>,
     pub moved: Cell<u64>,
     pub sink: Box<dyn Fn(Note)>,
     pub presence: Arc<Presence>,
     pub shortage: RefCell<Shortage>,
-    /// The keeper has prepared what it wants or found that it cannot.
-    pub is_settled: Cell<bool>,
-    pub settled: Notify,
+    /// The allocator has prepared what it wants or found that it cannot.
+    pub is_prepared: Cell<bool>,
+    pub prepared: Notify,
     pub next_sequence: Cell<u64>,
     /// Reused for encoding what precedes a body.
     pub scratch: RefCell<Vec<u8>>,
@@ -76,15 +76,15 @@ impl Shared {
             outcomes: Log::new(outcome_staging, in_flight, AfterFailure::WriteAgain, false),
             books: RefCell::new(Books::of(part.live, part.old_messages, part.old_outcomes)),
             pool: RefCell::new(pool),
-            keeper: Notify::new(),
-            mover: Notify::new(),
+            allocator: Notify::new(),
+            compactor: Notify::new(),
             resting: Cell::new(false),
             moved: Cell::new(0),
             sink,
             presence: part.presence,
             shortage: RefCell::default(),
-            is_settled: Cell::new(false),
-            settled: Notify::new(),
+            is_prepared: Cell::new(false),
+            prepared: Notify::new(),
             next_sequence: Cell::new(0),
             scratch: RefCell::new(Vec::new()),
             outcomes_in_line: Cell::new(0),
@@ -148,14 +148,14 @@ impl Shared {
     pub(super) fn messages_sealed(&self, sealed: Vec<SegmentRef>) {
         for segment in sealed {
             self.books.borrow_mut().messages.sealed(segment.generation);
-            self.keeper.notify_one();
+            self.allocator.notify_one();
         }
     }
 
-    /// The keeper has nothing to prepare, or cannot.
-    pub fn settle(&self) {
-        if !self.is_settled.replace(true) {
-            self.settled.notify_waiters();
+    /// The allocator has nothing to prepare, or cannot.
+    pub fn set_prepared(&self) {
+        if !self.is_prepared.replace(true) {
+            self.prepared.notify_waiters();
         }
     }
 
@@ -247,12 +247,12 @@ impl Shared {
             .next_to_move(generation, cursor)
     }
 
-    pub fn move_later(&self, generation: Generation) {
-        self.books.borrow_mut().messages.move_later(generation);
+    pub fn postpone_moving(&self, generation: Generation) {
+        self.books.borrow_mut().messages.postpone_moving(generation);
     }
 
-    pub fn move_never(&self, generation: Generation) {
-        self.books.borrow_mut().messages.move_never(generation);
+    pub fn forbid_moving(&self, generation: Generation) {
+        self.books.borrow_mut().messages.forbid_moving(generation);
     }
 
     pub fn kept(&self, id: MessageId) -> Option<Arc<dyn Movable>> {

@@ -51,7 +51,7 @@ impl Shared {
 
     /// No segment can be prepared now: the one at work is left for its space if that helps, and
     /// whoever waits for one is told.
-    pub fn nothing_to_be_had(self: &Rc<Self>) {
+    pub fn no_segment_available(self: &Rc<Self>) {
         self.leave_for_space();
         if self.messages.machine.borrow().is_starved() && !self.pool.borrow().may_come() {
             let mut releases = Vec::new();
@@ -60,7 +60,7 @@ impl Shared {
                 .borrow_mut()
                 .fail_waiting(&mut releases);
             if !releases.is_empty() {
-                self.tell_of_trouble();
+                self.report_trouble();
             }
             let error = self.pool.borrow().lack().error();
             self.release_messages(releases, error);
@@ -68,17 +68,17 @@ impl Shared {
         self.messages.room.notify_one();
     }
 
-    /// Why mail is refused. Whatever can make space is set going: the keeper may have all the segments
+    /// Why mail is refused. Whatever can make space is set going: the allocator may have all the segments
     /// that it wants, and would do nothing, while these are less room than the mail needs.
     pub(super) fn refusal(self: &Rc<Self>) -> SpoolError {
         self.make_room();
-        self.tell_of_trouble();
+        self.report_trouble();
         self.pool.borrow().lack().error()
     }
 
     pub(super) fn make_room(self: &Rc<Self>) {
         self.leave_for_space();
-        self.mover.notify_one();
+        self.compactor.notify_one();
         self.ask_others_for_space();
     }
 
@@ -93,12 +93,12 @@ impl Shared {
     }
 
     /// Says what keeps mail from being taken, once while that lasts.
-    pub fn tell_of_trouble(&self) {
+    pub fn report_trouble(&self) {
         let lack = self.pool.borrow().lack();
         let is_new = self
             .shortage
             .borrow_mut()
-            .meet(lack.trouble(), clock::now());
+            .begin(lack.trouble(), clock::now());
         if is_new {
             (self.sink)(self.note_of(&lack));
         }
@@ -127,17 +127,17 @@ impl Shared {
         let is_something = lack.is_some();
         self.pool.borrow_mut().seen(lack);
         if is_something {
-            self.tell_of_trouble();
+            self.report_trouble();
         }
     }
 
     /// Takes back what was said, if it is over. What can make room is set going, since perhaps no client asks any more.
-    pub fn look_whether_over(self: &Rc<Self>, now: Now) {
+    pub fn check_recovered(self: &Rc<Self>, now: Now) {
         if !self.shortage.borrow().is_said() {
             return;
         }
         self.make_room();
-        self.keeper.notify_one();
+        self.allocator.notify_one();
         let is_hindered = self.pool.borrow().hindrance().is_some();
         if is_hindered || !self.has_enough_room() || !self.outcomes_have_reserve() {
             return;
@@ -189,6 +189,6 @@ impl Shared {
         let sealed = machine.take_sealed();
         drop(machine);
         self.messages_sealed(sealed);
-        self.mover.notify_one();
+        self.compactor.notify_one();
     }
 }

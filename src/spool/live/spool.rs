@@ -10,7 +10,7 @@ use crate::spool::live::shared::Shared;
 use crate::spool::live::writer::Writer;
 use crate::spool::live::writers::{write_messages, write_outcomes};
 use crate::spool::live::{allocator, compactor, watch};
-use crate::spool::location::message_location::{Movable, Residence};
+use crate::spool::location::message_location::{MessageLocation, Movable};
 use crate::spool::location::place::Receipt;
 use crate::spool::log::commit::IN_FLIGHT_MAX;
 use crate::spool::recovery::recover::CorePart;
@@ -121,7 +121,7 @@ impl Spool {
     /// Makes new states of recipients durable, then calls `then`: the writer does, so its next write waits for it.
     /// `home` is where the message lies; it takes note of the states at once. Takes as long as the disk is full, and until
     /// the outcome is written elsewhere after a failed write; is never refused.
-    pub fn record(&self, outcome: &Outcome, home: &Residence, then: impl FnOnce() + 'static) {
+    pub fn record(&self, outcome: &Outcome, home: &MessageLocation, then: impl FnOnce() + 'static) {
         self.shared.record(outcome, home, then);
     }
 
@@ -145,7 +145,7 @@ impl Spool {
                     .outcomes
                     .message_segment_retired(*generation, moved_to);
                 books.messages.retired_elsewhere(*generation);
-                self.shared.keeper.notify_one();
+                self.shared.allocator.notify_one();
             }
             Note::SpaceWanted => self.shared.leave_for_space(),
             // For the log only.
@@ -190,11 +190,11 @@ impl Spool {
     /// [`Spool::admit`] tells which.
     pub async fn ready(&self) {
         loop {
-            let settled = self.shared.settled.notified();
-            if self.shared.is_settled.get() {
+            let prepared = self.shared.prepared.notified();
+            if self.shared.is_prepared.get() {
                 return;
             }
-            settled.await;
+            prepared.await;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::message::MessageId;
 use crate::spool::SpoolError;
-use crate::spool::location::message_location::{Foothold, Movable};
+use crate::spool::location::message_location::{LocationPin, Movable};
 use crate::spool::location::place::{Extent, Place, Receipt, SegmentRef};
 use crate::spool::log::commit::Stored;
 use std::cell::{Cell, RefCell};
@@ -29,7 +29,7 @@ pub(super) enum MessageTicket {
 
 /// What waits for a record of the outcome log.
 pub(super) struct OutcomeTicket {
-    pub home: Rc<Foothold>,
+    pub home: Rc<LocationPin>,
     /// Called when the record is durable; with the last record of an outcome.
     pub then: Option<Box<dyn FnOnce()>>,
 }

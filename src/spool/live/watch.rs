@@ -20,7 +20,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
             return;
         }
         look(&shared).await;
-        shared.look_whether_over(clock::now());
+        shared.check_recovered(clock::now());
     }
 }
 
@@ -29,7 +29,7 @@ pub(super) async fn look(shared: &Rc<Shared>) {
     let presence: Arc<Presence> = shared.presence.clone();
     let segments = shared.files();
     let Found { lack, unlinked } = blocking(move || presence.look(&segments)).await;
-    // Meanwhile the keeper may have removed one, as it should.
+    // Meanwhile the allocator may have removed one, as it should.
     let lost = unlinked
         .iter()
         .filter(|generation| shared.has_file(**generation))

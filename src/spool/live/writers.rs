@@ -97,11 +97,11 @@ impl Shared {
         // Another writer may take what did not fit into this batch.
         log.work.notify_one();
         if log.machine.borrow().spares() <= 1 {
-            self.keeper.notify_one();
+            self.allocator.notify_one();
         }
     }
 
-    /// After a write: the other writer, the keeper and those who close may have something to do.
+    /// After a write: the other writer, the allocator and those who close may have something to do.
     fn turn_over<T>(&self, log: &Log<T>) {
         log.work.notify_one();
         log.room.notify_one();
@@ -111,8 +111,8 @@ impl Shared {
     }
 
     pub(super) fn wake_all(&self) {
-        self.keeper.notify_one();
-        self.mover.notify_one();
+        self.allocator.notify_one();
+        self.compactor.notify_one();
         self.messages.work.notify_waiters();
         self.outcomes.work.notify_waiters();
     }
@@ -156,7 +156,7 @@ impl Shared {
         self.release_outcomes(releases);
         for segment in sealed {
             self.books.borrow_mut().outcomes.sealed(segment.generation);
-            self.keeper.notify_one();
+            self.allocator.notify_one();
         }
     }
 

@@ -4,16 +4,16 @@ use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::location::place::Place;
-use crate::spool::location::progress::{Snapshot, Standing};
+use crate::spool::location::progress::{RecipientProgress, Snapshot};
 use crate::time::WallTime;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
 /// A message's place and how its recipients stand. Shared by all cores that deliver it; only its
 /// home moves it. Reading the place takes no lock.
-pub struct Residence {
+pub struct MessageLocation {
     place: ArcSwap<Place>,
-    standing: Standing,
+    progress: RecipientProgress,
 }
 
 /// What a message must show to be moved when its segment is wanted.
@@ -21,31 +21,31 @@ pub trait Movable: Send + Sync {
     fn id(&self) -> MessageId;
     fn received_at(&self) -> WallTime;
     fn envelope(&self) -> &Envelope;
-    fn residence(&self) -> &Residence;
+    fn location(&self) -> &MessageLocation;
 }
 
 /// What an outcome leans on.
-pub(in crate::spool) struct Foothold {
+pub(in crate::spool) struct LocationPin {
     /// Pins the message's segments until the outcome is counted as referring to them.
     pub place: Arc<Place>,
     /// Every later copy of the message says what the outcome says.
     pub is_covered: bool,
 }
 
-impl Residence {
+impl MessageLocation {
     /// Of a message with so many recipients that was just accepted.
     pub fn fresh(place: Place, recipients: usize) -> Self {
-        Residence {
+        MessageLocation {
             place: ArcSwap::from_pointee(place),
-            standing: Standing::fresh(recipients),
+            progress: RecipientProgress::fresh(recipients),
         }
     }
 
     /// Of a message that was found at the start; one state for each recipient.
     pub fn recovered(place: Place, states: &[RecipientState]) -> Self {
-        Residence {
+        MessageLocation {
             place: ArcSwap::from_pointee(place),
-            standing: Standing::of(states),
+            progress: RecipientProgress::of(states),
         }
     }
 
@@ -59,18 +59,18 @@ impl Residence {
         self.place.load().body_bytes()
     }
 
-    /// The order of these steps matters: see [`Standing`].
-    pub(in crate::spool) fn note(&self, recipients: &[(u32, RecipientState)]) -> Foothold {
-        let snapshots_begun = self.standing.note(recipients);
+    /// The order of these steps matters: see [`RecipientProgress`].
+    pub(in crate::spool) fn note(&self, recipients: &[(u32, RecipientState)]) -> LocationPin {
+        let snapshots_begun = self.progress.note(recipients);
         let place = self.place.load_full();
-        Foothold {
+        LocationPin {
             is_covered: snapshots_begun <= place.snapshot(),
             place,
         }
     }
 
     pub(in crate::spool) fn snapshot(&self) -> Snapshot {
-        let mut snapshot = self.standing.snapshot();
+        let mut snapshot = self.progress.snapshot();
         if planted(Bug::CopiesForget) {
             snapshot.states.clear();
         }
@@ -111,17 +111,17 @@ mod tests {
     /// open again, and deliver twice.
     #[test]
     fn an_outcome_that_a_copy_under_way_may_lack_is_not_covered() {
-        let residence = Residence::fresh(place(), 2);
-        let finished = |index| residence.note(&[(index, RecipientState::Finished)]);
+        let location = MessageLocation::fresh(place(), 2);
+        let finished = |index| location.note(&[(index, RecipientState::Finished)]);
         assert!(finished(0).is_covered, "every copy is still to come");
-        let snapshot = residence.snapshot();
+        let snapshot = location.snapshot();
         let behind = finished(1);
         assert!(!behind.is_covered, "the copy may have been read before");
         assert_eq!(behind.place.snapshot(), 0);
-        residence.replace(place().made_with(snapshot.number));
+        location.replace(place().made_with(snapshot.number));
         assert!(finished(1).is_covered, "the next copy says it");
         // That one fails, and its segment may hold it all the same.
-        residence.snapshot();
+        location.snapshot();
         assert!(!finished(1).is_covered);
     }
 }

@@ -70,7 +70,7 @@ fn is_set(words: &[u64], index: u32) -> bool {
 }
 
 /// What the cores that deliver a message tell the one that may move it.
-pub struct Standing {
+pub struct RecipientProgress {
     recipients: u32,
     finished: Bits,
     /// Deferred recipients and owed reports. The lock is taken by failures, never by a delivery.
@@ -87,10 +87,10 @@ pub struct Snapshot {
     pub is_finished: bool,
 }
 
-impl Standing {
+impl RecipientProgress {
     /// Of a message with so many recipients that was just accepted.
     pub fn fresh(recipients: usize) -> Self {
-        Standing {
+        RecipientProgress {
             recipients: recipients as u32,
             finished: Bits::new(recipients),
             open: Mutex::new(Vec::new()),
@@ -100,13 +100,13 @@ impl Standing {
 
     /// Of a message that was found at the start; one state for each recipient.
     pub fn of(states: &[RecipientState]) -> Self {
-        let standing = Standing::fresh(states.len());
+        let progress = RecipientProgress::fresh(states.len());
         for (index, state) in (0..).zip(states) {
             if *state != RecipientState::fresh() {
-                standing.note_one(index, state);
+                progress.note_one(index, state);
             }
         }
-        standing
+        progress
     }
 
     /// Takes note of new states, *before* an outcome with them is written: a copy that says
@@ -175,11 +175,11 @@ mod tests {
 
     #[test]
     fn a_snapshot_has_what_was_noted_before_it() {
-        let standing = Standing::fresh(70);
-        assert_eq!(standing.note(&[(69, RecipientState::Finished)]), 0);
-        standing.note(&[(3, waiting(1)), (4, waiting(2))]);
-        standing.note(&[(3, waiting(2)), (4, RecipientState::Finished)]);
-        let snapshot = standing.snapshot();
+        let progress = RecipientProgress::fresh(70);
+        assert_eq!(progress.note(&[(69, RecipientState::Finished)]), 0);
+        progress.note(&[(3, waiting(1)), (4, waiting(2))]);
+        progress.note(&[(3, waiting(2)), (4, RecipientState::Finished)]);
+        let snapshot = progress.snapshot();
         assert_eq!(snapshot.number, 1);
         assert!(!snapshot.is_finished);
         let expected = [
@@ -188,26 +188,26 @@ mod tests {
             (69, RecipientState::Finished),
         ];
         assert_eq!(snapshot.states, expected);
-        assert_eq!(standing.note(&[]), 1);
+        assert_eq!(progress.note(&[]), 1);
     }
 
     #[test]
     fn what_was_found_at_the_start_is_known() {
         let found = [RecipientState::fresh(), RecipientState::Finished];
-        let standing = Standing::of(&found);
-        assert_eq!(standing.snapshot().states, [(1, RecipientState::Finished)]);
-        standing.note(&[(0, RecipientState::Finished)]);
-        assert!(standing.snapshot().is_finished);
+        let progress = RecipientProgress::of(&found);
+        assert_eq!(progress.snapshot().states, [(1, RecipientState::Finished)]);
+        progress.note(&[(0, RecipientState::Finished)]);
+        assert!(progress.snapshot().is_finished);
     }
 
     /// The promise of the table above, on real threads.
     #[test]
     fn a_state_that_saw_no_snapshot_is_in_the_next() {
         for _ in 0..2000 {
-            let standing = Standing::fresh(1);
+            let progress = RecipientProgress::fresh(1);
             std::thread::scope(|scope| {
-                let noted = scope.spawn(|| standing.note(&[(0, RecipientState::Finished)]));
-                let snapshot = standing.snapshot();
+                let noted = scope.spawn(|| progress.note(&[(0, RecipientState::Finished)]));
+                let snapshot = progress.snapshot();
                 let began = noted.join().expect("it ends");
                 assert!(began >= snapshot.number || snapshot.is_finished);
             });

@@ -42,7 +42,7 @@ pub(super) type Visit<'a> = dyn FnMut(&FoundRecords<'_>, &mut Vec<Suspect>, u64)
 
 /// One pass over a generation.
 #[derive(Default)]
-pub(super) struct Scan {
+pub(super) struct SegmentScan {
     pub window: Window,
     pub commits: u64,
     pub suspects: Vec<Suspect>,
@@ -52,7 +52,7 @@ pub(super) struct Scan {
     pub expected: u64,
 }
 
-impl Scan {
+impl SegmentScan {
     pub fn run(&mut self, disk: &mut dyn Disk, header: &SegmentHeader, visit: &mut Visit<'_>) {
         let mut position = BLOCK_BYTES as u64;
         self.expected = position;

@@ -18,7 +18,7 @@ pub enum Condition {
 }
 
 #[derive(Clone, Debug)]
-pub struct SurveyedSegment {
+pub struct ScannedSegment {
     pub id: SegmentId,
     pub condition: Condition,
     pub commits: u64,

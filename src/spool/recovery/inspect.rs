@@ -9,8 +9,8 @@ use crate::spool::SEGMENT_BYTES_DEFAULT;
 use crate::spool::format::Usage;
 use crate::spool::log::segment::Segments;
 use crate::spool::recovery::directory::{Directory, OpenError, io_error};
-use crate::spool::recovery::recover::survey_files;
-use crate::spool::recovery::{Condition, FoundMessage, RecoveryReport, Survey, SurveyedSegment};
+use crate::spool::recovery::recover::scan_files;
+use crate::spool::recovery::{Condition, FoundMessage, LogScan, RecoveryReport, ScannedSegment};
 use crate::time::WallTime;
 use std::fmt;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub struct Listing {
 /// What [`verify`] found: one line for each segment, then the numbers and the damages.
 #[derive(Clone, Debug)]
 pub struct Verification {
-    pub segments: Vec<SurveyedSegment>,
+    pub segments: Vec<ScannedSegment>,
     pub report: RecoveryReport,
 }
 
@@ -57,7 +57,7 @@ pub fn verify(path: &Path) -> Result<Verification, OpenError> {
     })
 }
 
-fn read(path: &Path) -> Result<Survey, OpenError> {
+fn read(path: &Path) -> Result<LogScan, OpenError> {
     let directory = Directory::open(path, false)?;
     // Only read: neither the size of new segments nor the way of writing matters.
     let segments = Segments::new(
@@ -66,7 +66,7 @@ fn read(path: &Path) -> Result<Survey, OpenError> {
         Some(Durability::Buffered),
     )
     .map_err(io_error(directory.segments().display()))?;
-    survey_files(&segments)
+    scan_files(&segments)
 }
 
 impl fmt::Display for Listing {

@@ -9,7 +9,7 @@ mod report;
 mod scan;
 mod window;
 
-pub use found::{Condition, FoundBody, FoundMessage, SurveyedSegment};
+pub use found::{Condition, FoundBody, FoundMessage, ScannedSegment};
 pub use report::{Damage, RecoveryReport, What};
-pub use scan::{Survey, SurveyError, survey};
+pub use scan::{LogScan, ScanError, scan_logs};
 pub use window::Disk;

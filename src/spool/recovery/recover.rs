@@ -1,4 +1,4 @@
-//! Opening a spool: lock, survey, begin a run, let go of what nothing needs, share out the rest.
+//! Opening a spool: lock, scan, begin a run, let go of what nothing needs, share out the rest.
 //!
 //! Blocking, before the rings start. The order is that of the running spool: message segments are
 //! retired first, then the outcome segments that only they needed.
@@ -15,8 +15,8 @@ use crate::spool::log::segment::{FreeSegment, Segments};
 use crate::spool::presence::Presence;
 use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error};
 use crate::spool::recovery::{
-    Condition, Disk, FoundBody, FoundMessage, RecoveryReport, Survey, SurveyError, SurveyedSegment,
-    survey,
+    Condition, Disk, FoundBody, FoundMessage, LogScan, RecoveryReport, ScanError, ScannedSegment,
+    scan_logs,
 };
 use crate::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +96,7 @@ pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, Open
         settings.durability,
     )
     .map_err(io_error(directory.segments().display()))?;
-    let found = survey_files(&segments)?;
+    let found = scan_files(&segments)?;
     let run = match planted(Bug::RunsNotCounted) {
         true => 1,
         false => directory.last_run()?.max(found.report.last_run) + 1,
@@ -146,16 +146,16 @@ pub fn check(
     Ok(())
 }
 
-pub(in crate::spool) fn survey_files(segments: &Segments) -> Result<Survey, OpenError> {
-    survey(&mut Files {
+pub(in crate::spool) fn scan_files(segments: &Segments) -> Result<LogScan, OpenError> {
+    scan_logs(&mut Files {
         segments,
         open: None,
     })
     .map_err(|error| match error {
-        SurveyError::Io(error) => {
+        ScanError::Io(error) => {
             OpenError::Io(format!("reading {}", segments.path().display()), error)
         }
-        SurveyError::Newer { segment, version } => OpenError::Newer {
+        ScanError::Newer { segment, version } => OpenError::Newer {
             what: segments.path().join(segment.file_name()),
             version,
         },
@@ -192,7 +192,7 @@ impl Disk for Files<'_> {
     }
 }
 
-fn message_segments(found: &Survey) -> Vec<(&SurveyedSegment, &SegmentHeader)> {
+fn message_segments(found: &LogScan) -> Vec<(&ScannedSegment, &SegmentHeader)> {
     let generations = found
         .segments
         .iter()
@@ -266,7 +266,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Every segment finds its use. Messages before outcomes: see the module's order.
-    fn sort(&mut self, found: &Survey) -> Result<(), OpenError> {
+    fn sort(&mut self, found: &LogScan) -> Result<(), OpenError> {
         let mut retired = BTreeSet::new();
         for segment in &found.segments {
             match &segment.condition {
@@ -298,7 +298,7 @@ impl<'a> Opening<'a> {
 
     fn sort_outcomes(
         &mut self,
-        found: &Survey,
+        found: &LogScan,
         retired: &BTreeSet<Generation>,
     ) -> Result<(), OpenError> {
         for segment in &found.segments {
@@ -342,7 +342,7 @@ impl<'a> Opening<'a> {
     /// Lets go of a segment that nothing needs. One with damage is set aside for somebody to see.
     fn retire(
         &mut self,
-        segment: &SurveyedSegment,
+        segment: &ScannedSegment,
         header: &SegmentHeader,
     ) -> Result<(), OpenError> {
         let id = segment.id;
@@ -364,7 +364,7 @@ impl<'a> Opening<'a> {
 
     fn old(
         &mut self,
-        segment: &SurveyedSegment,
+        segment: &ScannedSegment,
         header: &SegmentHeader,
     ) -> Result<OldSegment, OpenError> {
         let id = segment.id;
@@ -384,7 +384,7 @@ impl<'a> Opening<'a> {
 
     fn adopt_messages(
         &mut self,
-        segment: &SurveyedSegment,
+        segment: &ScannedSegment,
         header: &SegmentHeader,
         held_by: BTreeSet<Generation>,
     ) -> Result<(), OpenError> {
@@ -400,7 +400,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Places for all messages, and their homes' books.
-    fn place(&mut self, found: &Survey) -> Result<Vec<RecoveredMessage>, OpenError> {
+    fn place(&mut self, found: &LogScan) -> Result<Vec<RecoveredMessage>, OpenError> {
         let mut messages = Vec::with_capacity(found.messages.len());
         for message in &found.messages {
             let mut parts = message.parts();

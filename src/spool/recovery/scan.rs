@@ -8,8 +8,8 @@
 //! an older generation, a forgery in somebody's mail. So a hole that a crash left between two writes does
 //! not hide the commit behind it.
 
-use super::commits::{FoundRecords, Scan, Suspect, extent_of};
-use super::found::{Condition, Damaged, FoundBody, FoundMessage, SurveyedSegment};
+use super::commits::{FoundRecords, SegmentScan, Suspect, extent_of};
+use super::found::{Condition, Damaged, FoundBody, FoundMessage, ScannedSegment};
 use super::report::{RecoveryReport, What};
 use super::window::{Disk, WINDOW_BYTES};
 use crate::io::buffer::BLOCK_BYTES;
@@ -27,15 +27,15 @@ use std::io;
 
 /// All that was found.
 #[derive(Clone, Debug)]
-pub struct Survey {
-    pub segments: Vec<SurveyedSegment>,
+pub struct LogScan {
+    pub segments: Vec<ScannedSegment>,
     pub messages: Vec<FoundMessage>,
     pub report: RecoveryReport,
 }
 
-/// Why a survey could not be made.
+/// Why a scan could not be made.
 #[derive(Debug)]
-pub enum SurveyError {
+pub enum ScanError {
     /// The list of segments or a first block cannot be read.
     Io(io::Error),
     Newer {
@@ -45,16 +45,16 @@ pub enum SurveyError {
 }
 
 /// Reads everything. Read errors behind a segment's first block are damage; an error at the first
-/// block ends the survey, because a segment that cannot be read must not look empty.
-pub fn survey(disk: &mut dyn Disk) -> Result<Survey, SurveyError> {
-    let mut surveyor = Surveyor::default();
-    surveyor.read_headers(disk)?;
-    surveyor.read_logs(disk, Usage::Outcomes);
-    surveyor.read_logs(disk, Usage::Messages);
-    surveyor.join_chunks();
-    surveyor.own_up();
-    surveyor.settle();
-    Ok(surveyor.finish())
+/// block ends the scan, because a segment that cannot be read must not look empty.
+pub fn scan_logs(disk: &mut dyn Disk) -> Result<LogScan, ScanError> {
+    let mut scanner = Scanner::default();
+    scanner.read_headers(disk)?;
+    scanner.read_logs(disk, Usage::Outcomes);
+    scanner.read_logs(disk, Usage::Messages);
+    scanner.join_chunks();
+    scanner.judge_damaged();
+    scanner.decide();
+    Ok(scanner.finish())
 }
 
 /// What the outcomes, and the states that copies took along, say of one message.
@@ -74,8 +74,8 @@ struct FoundFinal {
 }
 
 #[derive(Default)]
-struct Surveyor {
-    segments: Vec<SurveyedSegment>,
+struct Scanner {
+    segments: Vec<ScannedSegment>,
     index: BTreeMap<Generation, usize>,
     known: HashMap<MessageId, Known>,
     messages: Vec<FoundMessage>,
@@ -92,16 +92,16 @@ struct Surveyor {
     report: RecoveryReport,
 }
 
-impl Surveyor {
-    fn read_headers(&mut self, disk: &mut dyn Disk) -> Result<(), SurveyError> {
-        for id in disk.segments().map_err(SurveyError::Io)? {
+impl Scanner {
+    fn read_headers(&mut self, disk: &mut dyn Disk) -> Result<(), ScanError> {
+        for id in disk.segments().map_err(ScanError::Io)? {
             let mut blocks = vec![0; 2 * BLOCK_BYTES];
             let (read, is_whole) = match disk.read(id, 0, &mut blocks) {
                 Ok(read) => (read, true),
                 // It may be the first commit that cannot be read: that is damage like any other.
                 Err(_) => {
                     let read = disk.read(id, 0, &mut blocks[..BLOCK_BYTES]);
-                    (read.map_err(SurveyError::Io)?, false)
+                    (read.map_err(ScanError::Io)?, false)
                 }
             };
             let condition = self.classify(id, &blocks[..read], is_whole)?;
@@ -110,7 +110,7 @@ impl Surveyor {
                 self.index.insert(header.generation, self.segments.len());
             }
             self.report.segments += 1;
-            self.segments.push(SurveyedSegment {
+            self.segments.push(ScannedSegment {
                 id,
                 is_damaged: condition == Condition::Damaged,
                 condition,
@@ -130,14 +130,14 @@ impl Surveyor {
         id: SegmentId,
         blocks: &[u8],
         is_whole: bool,
-    ) -> Result<Condition, SurveyError> {
+    ) -> Result<Condition, ScanError> {
         let (first, second) = blocks.split_at(blocks.len().min(BLOCK_BYTES));
         match SegmentHeader::decode(first) {
             Ok(header) if header.generation.segment == id => {
                 return Ok(Condition::Generation(header));
             }
             Err(HeaderError::Newer(version)) => {
-                return Err(SurveyError::Newer {
+                return Err(ScanError::Newer {
                     segment: id,
                     version,
                 });
@@ -171,7 +171,7 @@ impl Surveyor {
 
     fn read_segment(&mut self, disk: &mut dyn Disk, index: usize, header: &SegmentHeader) {
         let window_bytes = header.segment_bytes.min(WINDOW_BYTES as u64);
-        let mut scan = Scan::default();
+        let mut scan = SegmentScan::default();
         scan.window.buffer.resize(window_bytes as usize, 0);
         scan.run(disk, header, &mut |found, suspects, commits| {
             let FoundRecords {
@@ -365,7 +365,7 @@ impl Surveyor {
 
     /// Messages whose content is damaged, unless there is another copy. A copy that is not whole can be found
     /// again as well: what says that its message is finished must outlive it.
-    fn own_up(&mut self) {
+    fn judge_damaged(&mut self) {
         for (index, position, damaged) in std::mem::take(&mut self.torn) {
             let id = damaged.message.id;
             let was_accepted = self.known.contains_key(&id);
@@ -444,7 +444,7 @@ impl Surveyor {
     }
 
     /// Everything is read: now it is certain what is known of each message and which copy of it counts.
-    fn settle(&mut self) {
+    fn decide(&mut self) {
         let found = std::mem::take(&mut self.messages);
         for mut message in found {
             if self.seen.get(&message.id) != Some(&message.generation) {
@@ -564,8 +564,8 @@ impl Surveyor {
         });
     }
 
-    fn finish(self) -> Survey {
-        Survey {
+    fn finish(self) -> LogScan {
+        LogScan {
             segments: self.segments,
             messages: self.messages,
             report: self.report,

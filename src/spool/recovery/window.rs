@@ -8,7 +8,7 @@ use std::io;
 pub(super) const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 const _: () = assert!(WINDOW_BYTES >= COMMIT_BYTES_MAX);
 
-/// What a survey reads from: real files, or a simulator's.
+/// What a scan reads from: real files, or a simulator's.
 pub trait Disk {
     /// All segments, in an order that is the same each time.
     fn segments(&mut self) -> io::Result<Vec<SegmentId>>;
