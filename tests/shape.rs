@@ -74,7 +74,7 @@ impl Source {
             || self.syntax.attrs.iter().any(is_for_tests)
     }
 
-    /// `spool::live::driver`, and `spool` for `spool/mod.rs`.
+    /// `spool::live::shared`, and `spool` for `spool/mod.rs`.
     fn module(&self) -> String {
         let path = self.path.trim_end_matches(".rs");
         path.trim_end_matches("/mod").replace('/', "::")

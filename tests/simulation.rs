@@ -5,7 +5,7 @@
 //! outcomes and reports, the place of a job taken ahead, and of the spool the commit machines, the records, the books, the standing and the
 //! survey; and what memory the queue is charged. Stand-ins, written anew for the virtual world, are the drivers
 //! around them, each named in the head of its file in `simulation/`: for `session`, `delivery`, `remote::connection`,
-//! `spool::live::driver`, `keeper`, `mover` and `recover`, and `engine::core`. They call the same pure functions in the same
+//! the tasks of `spool::live`, `spool::recovery::recover`, and `engine::core`. They call the same pure functions in the same
 //! order; what a verdict makes of a recipient is `schedule::settle`, here and there. Not here: TLS, DNS beyond a
 //! yes, a no and a not now, damage (`spool_simulation`), and the drain.
 //!

@@ -1,4 +1,4 @@
-//! One core's spool: stands in for `spool::live::driver` on the virtual disk. The commit
+//! One core's spool: stands in for `spool::live` on the virtual disk. The commit
 //! machines, the books, the standing and the records are the real ones.
 
 use crate::canary::Canary;
