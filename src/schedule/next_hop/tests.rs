@@ -1,4 +1,38 @@
+use super::hop::Hop;
 use super::*;
+use crate::schedule::retry::RetryPolicy;
+
+impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+    /// The sums and the links between the tables.
+    fn check(&self) {
+        let hops = || self.slots.iter().filter_map(|slot| slot.hop.as_deref());
+        let sum = |count: fn(&Hop<K, J, C>) -> u32| hops().map(count).sum::<u32>();
+        assert_eq!(self.connections, sum(|hop| hop.connections()));
+        assert_eq!(self.closing, sum(|hop| hop.closing));
+        assert_eq!(
+            self.connected_hops,
+            sum(|hop| u32::from(hop.connections() > 0))
+        );
+        let unproven = sum(|hop| if hop.proven { 0 } else { hop.connections() });
+        assert_eq!(self.unproven_connections, unproven);
+        assert_eq!(self.ring.len(), hops().filter(|hop| hop.listed).count());
+        let starved = self.starved.iter().map(VecDeque::len).sum::<usize>();
+        assert_eq!(starved, hops().filter(|hop| hop.starved).count());
+        let unfailed = sum(|hop| u32::from(hop.starved && !hop.health.has_failed()));
+        assert_eq!(self.starved_unfailed, unfailed);
+        assert_eq!(
+            self.timers.len(),
+            hops().filter(|hop| hop.timer != Now::NEVER).count()
+        );
+        assert_eq!(self.idle.len(), hops().filter(|hop| hop.idle > 0).count());
+        assert_eq!(self.by_key.len(), hops().count());
+        assert_eq!(self.slots.len(), hops().count() + self.free.len());
+        assert!(self.slots.last().is_none_or(|slot| slot.hop.is_some()));
+        for hop in hops() {
+            assert!(hop.closing <= hop.busy && hop.woken <= hop.busy);
+        }
+    }
+}
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1_000_000;

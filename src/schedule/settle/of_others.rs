@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::message::Recipient;
-use crate::schedule::judge::{Event, GoesOn};
-use crate::schedule::next_hop::{Action, Settings, Take};
+use crate::schedule::judge::{self, Event, Finding, GoesOn, HopDiagnosis, Situation};
+use crate::schedule::next_hop::{Action, HopId, Schedule, Settings, Take};
+use crate::schedule::retry::RetryPolicy;
+use crate::smtp::client::RecipientVerdict;
 use crate::smtp::reply::{Reply, Stage};
 use std::rc::Rc;
 
