@@ -9,9 +9,13 @@ use ringpost::time::Now;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Longest wait at a site whose hosts are without fault, from queue to RCPT: twice the longest of 2,000 seeds. Others
-/// share the core's connections.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait at a site whose hosts are without fault, from queue to RCPT, where the core may have a connection for
+/// each site: twice the longest of 2,000 seeds.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// The same where there are fewer. Others share them, and hold each for a time-out or two, which is 5 s here. The
+/// longest with two connections was 12.0 s; from three on it is one time-out.
+const WAIT_FOR_ROOM_MAX: Duration = Duration::from_secs(20);
 
 /// Connections that failed within so little time failed together.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -31,6 +35,8 @@ pub struct Bounds {
     pub opening_max: u32,
     /// By core and site: since when connections fail together, and how many have.
     failures: BTreeMap<(usize, usize), (Now, usize)>,
+    /// The core may have a connection for each site.
+    pub has_room_for_all: bool,
     pub longest_wait: Duration,
     /// Time that has passed while nobody came to anything.
     pub stood_still: Duration,
@@ -67,7 +73,11 @@ impl Bounds {
         let (who, letter) = named(address)?;
         let wait = now.since(self.queued.get(&(letter, who?))?.since);
         self.longest_wait = self.longest_wait.max(wait);
-        (wait > WAIT_MAX).then(|| format!("{address} has waited {wait:?} for a host without fault"))
+        let most = match self.has_room_for_all {
+            true => WAIT_MAX,
+            false => WAIT_FOR_ROOM_MAX,
+        };
+        (wait > most).then(|| format!("{address} has waited {wait:?} for a host without fault"))
     }
 
     /// Nobody has come to anything for so long: nobody's wait is the longer for it.

@@ -57,6 +57,8 @@ impl End {
             return Err(Gone);
         }
         stream.bytes.extend_from_slice(bytes);
+        // Whoever waits for it may have looked already, and is to look again before time passes.
+        self.world.note_progress();
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-const SITES: usize = 5;
+pub const SITES: usize = 5;
 /// Its hosts are without fault: what happens to its mail is the relay's doing.
 pub const SPOTLESS_SITE: usize = 0;
 /// Its hosts restart as a whole.

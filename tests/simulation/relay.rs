@@ -4,7 +4,7 @@ use crate::ahead::AheadPlace;
 use crate::canary::Canary;
 use crate::delivery::HopState;
 use crate::job::{Account, Job, Message};
-use crate::network::Network;
+use crate::network::{Network, SITES};
 use crate::spool::Spool;
 use crate::world::{Owner, World, until};
 use ringpost::handoff::job::Body;
@@ -86,6 +86,8 @@ impl Relay {
             idle_wait: Duration::from_secs(2),
             ..Settings::default()
         };
+        world.ledger.borrow_mut().bounds.has_room_for_all =
+            settings.connections_max >= SITES as u32;
         let part = |(number, spool)| Part {
             spool,
             schedule: RefCell::new(Schedule::new(settings.clone().within(&retry))),
