@@ -17,6 +17,7 @@ mod settle;
 mod worker;
 
 use self::ahead::Aheads;
+use self::peer::TlsFault;
 use crate::domain::Domain;
 use crate::handoff::current::Current;
 use crate::handoff::job::{Job, Message};
@@ -37,7 +38,7 @@ use crate::spool::Spool;
 use crate::time::{Now, WallTime};
 use crate::tls::failures::FailureMemory;
 use crate::tls::levels::LevelTable;
-use crate::tls::policy::Level;
+use crate::tls::terms::Demand;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -117,18 +118,12 @@ type TlsPeer = (SocketAddr, Box<str>);
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct HopKey {
     site: SiteKey,
-    level: Level,
-    vouching_domain: Option<Domain<'static>>,
+    demand: Demand,
 }
 
 impl fmt::Display for HopKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.site)?;
-        match &self.vouching_domain {
-            Some(domain) => write!(f, " for {domain} ({})", self.level),
-            None if self.level == Level::May => Ok(()),
-            None => write!(f, " ({})", self.level),
-        }
+        write!(f, "{}{}", self.site, self.demand)
     }
 }
 
@@ -180,7 +175,7 @@ struct Inner {
     context: Context,
     schedule: RefCell<Schedule<HopKey, Job, HopState>>,
     /// Where TLS does not work, and why.
-    broken_tls: RefCell<FailureMemory<TlsPeer, Rc<str>>>,
+    broken_tls: RefCell<FailureMemory<TlsPeer, TlsFault>>,
     /// Addresses that did not answer in time.
     mute: RefCell<FailureMemory<SocketAddr>>,
     /// Addresses to which a content got lost.
@@ -301,16 +296,14 @@ struct Way {
     /// A report on the recipient, to the reverse-path.
     is_report: bool,
     next_hop: NextHop,
-    level: Level,
-    vouching_domain: Option<Domain<'static>>,
+    demand: Demand,
 }
 
 impl Way {
     fn hop(&self, site: &Site) -> HopKey {
         HopKey {
             site: site.key.clone(),
-            level: self.level,
-            vouching_domain: self.vouching_domain.clone(),
+            demand: self.demand.clone(),
         }
     }
 }
@@ -467,10 +460,7 @@ impl Inner {
         Ok(Some(Way {
             is_report: matches!(state, RecipientState::ReportOwed { .. }),
             next_hop: self.context.routes.get().next_hop(&domain),
-            level,
-            // The certificate is judged against the host's name, but who vouches for that name is
-            // the domain.
-            vouching_domain: (level == Level::Verify).then(|| domain.into_owned()),
+            demand: Demand::new(level, domain),
         }))
     }
 

@@ -1,6 +1,6 @@
 //! A connection to one of a hop's hosts: which addresses are tried, in which order, with TLS or without.
 
-use super::peer::{Better, Peer, PlaintextFallback, TlsTrouble};
+use super::peer::{Better, Peer, Plaintext, PlaintextFallback, TlsFault, TlsTrouble};
 use super::{HopKey, Inner};
 use crate::io::clock;
 use crate::io::runtime::{self, spawn};
@@ -8,15 +8,15 @@ use crate::io::{Bug, planted};
 use crate::message::TlsSummary;
 use crate::remote::connection::{Connection, OpenError, Target};
 use crate::remote::resolve::Attempt;
+use crate::remote::terms;
 use crate::schedule::judge::{self, Echoes, Event, Fallback, Finding, Situation, Trouble, Verdict};
 use crate::schedule::next_hop::{HopId, Refusal};
 use crate::schedule::tries::{Known, Tries, Try, Way};
 use crate::smtp::client::Cause;
 use crate::smtp::reply::{Reply, Stage};
-use crate::text;
 use crate::time::Now;
-use crate::tls::policy::Level;
 use crate::tls::stream::StreamError;
+use crate::tls::terms::Terms;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -57,9 +57,15 @@ pub(super) enum Ended {
 
 /// How a host failed that has no session with us.
 pub(super) struct Failed {
+    pub(super) error: OpenError,
     pub(super) finding: Finding,
+}
+
+impl Failed {
     /// The connection stood.
-    is_reached: bool,
+    fn is_reached(&self) -> bool {
+        !matches!(self.error, OpenError::Unreachable(_))
+    }
 }
 
 /// What is said of a hop after several of its hosts have failed: what the most preferred one did.
@@ -73,12 +79,12 @@ struct MostTelling {
 impl MostTelling {
     /// Of one host's addresses the last counts, unless it cannot be reached and one before it could.
     fn hear(&mut self, failed: Failed, preference: u16) {
-        if failed.is_reached && !failed.finding.host_refuses() {
+        if failed.is_reached() && !failed.finding.host_refuses() {
             self.busy = self.busy.into_iter().chain([preference]).min();
         }
         let is_kept = |before: &Failed| {
             before.finding.diagnosis().remote_host != failed.finding.diagnosis().remote_host
-                || (before.is_reached && !failed.is_reached)
+                || (before.is_reached() && !failed.is_reached())
         };
         if !self.failed.as_ref().is_some_and(is_kept) {
             self.failed = Some(failed);
@@ -94,6 +100,7 @@ impl MostTelling {
 /// An address to try.
 pub(super) struct Candidate<'a> {
     pub(super) attempt: Attempt<'a>,
+    pub(super) terms: Terms<'a>,
     pub(super) trouble: Option<TlsTrouble>,
 }
 
@@ -254,12 +261,13 @@ impl Inner {
         attempts.truncate(ADDRESSES_MAX);
         let patience = SILENT_ADDRESSES_MAX * self.context.remote.connect_timeout();
         let since = clock::now();
-        let mut tries = Tries::new(attempts.into_iter().map(|it| self.candidate(&key, it)));
+        let mut tries = Tries::new(self.candidates(&key, attempts).await);
         while let Some(tried) = tries.take() {
             let situation = Situation {
                 more_hosts: tries.has_more(),
                 may_recover,
-                plaintext_allowed: key.level.allows_plaintext() && tried.way == Way::Usual,
+                plaintext_allowed: tried.what.terms.level.allows_plaintext()
+                    && tried.way == Way::Usual,
                 ..Situation::default()
             };
             match self
@@ -268,7 +276,7 @@ impl Inner {
             {
                 Ended::Open(connection) => match put_aside(&tries, &tried, &connection) {
                     None => {
-                        let peer = self.peer(&tried.what, tried.way, key.level, &connection);
+                        let peer = self.peer(&tried.what, tried.way, &connection);
                         let better = better_than(&tries, &tried);
                         return Tried::Open(connection, peer.before(better).behind(told.busy));
                     }
@@ -316,26 +324,44 @@ impl Inner {
         }
     }
 
-    fn candidate<'a>(&self, key: &HopKey, attempt: Attempt<'a>) -> (Candidate<'a>, Known) {
+    /// Each address with the terms of its host, and what is known of it.
+    async fn candidates<'a>(
+        &self,
+        key: &HopKey,
+        attempts: Vec<Attempt<'a>>,
+    ) -> Vec<(Candidate<'a>, Known)> {
+        let mut candidates = Vec::with_capacity(attempts.len());
+        for attempt in attempts {
+            let terms = terms::of_host(&key.demand, attempt.host).await;
+            candidates.push(self.candidate(attempt, terms));
+        }
+        candidates
+    }
+
+    fn candidate<'a>(&self, attempt: Attempt<'a>, terms: Terms<'a>) -> (Candidate<'a>, Known) {
         let now = clock::now();
-        let may_do_without = key.level.wants_tls() && key.level.allows_plaintext();
-        let trouble = may_do_without
+        let trouble = terms
+            .may_fall_back()
             .then(|| self.remembered_trouble(attempt, now))
             .flatten();
         let known = Known {
             broken_tls: trouble.is_some(),
             mute: self.mute.borrow().has_failed(&attempt.address, now),
         };
-        (Candidate { attempt, trouble }, known)
+        let candidate = Candidate {
+            attempt,
+            terms,
+            trouble,
+        };
+        (candidate, known)
     }
 
     fn remembered_trouble(&self, attempt: Attempt<'_>, now: Now) -> Option<TlsTrouble> {
         let tls_peer = (attempt.address, attempt.host.name.clone());
         let memory = self.broken_tls.borrow();
-        memory.why(&tls_peer, now).map(|why| TlsTrouble {
-            why: why.clone(),
+        memory.why(&tls_peer, now).map(|fault| TlsTrouble {
+            fault: fault.clone(),
             is_remembered: true,
-            is_busy: false,
         })
     }
 
@@ -346,12 +372,12 @@ impl Inner {
         trouble: TlsTrouble,
     ) {
         let Attempt { host, address } = tried.what.attempt;
-        self.log_tls_failed(&host.name, address, &trouble.why);
-        if !trouble.is_busy {
-            let why = text::front(&trouble.why, REASON_BYTES_MAX);
+        self.log_tls_failed(&host.name, address, &trouble.fault);
+        if !trouble.fault.is_for_now() {
+            let fault = trouble.fault.in_brief(REASON_BYTES_MAX);
             let tls_peer = (address, host.name.clone());
             let mut memory = self.broken_tls.borrow_mut();
-            memory.failed(tls_peer, why.into(), clock::now());
+            memory.failed(tls_peer, fault, clock::now());
         }
         tried.what.trouble = Some(trouble);
         tries.put_aside(tried);
@@ -367,7 +393,6 @@ impl Inner {
         &self,
         candidate: &Candidate<'_>,
         way: Way,
-        level: Level,
         connection: &Connection,
     ) -> Peer {
         let Attempt { host, address } = candidate.attempt;
@@ -380,9 +405,9 @@ impl Inner {
         };
         let plaintext = match (&trouble, connection.tls()) {
             (_, Some(_)) => None,
-            (Some(trouble), None) => Some(trouble.said().into()),
-            (None, None) if !level.wants_tls() => Some("not wanted".into()),
-            (None, None) => Some("not offered".into()),
+            (Some(trouble), None) => Some(Plaintext::Trouble(trouble.clone())),
+            (None, None) if !candidate.terms.level.wants_tls() => Some(Plaintext::NotWanted),
+            (None, None) => Some(Plaintext::NotOffered),
         };
         Peer {
             host: host.name.clone(),
@@ -399,7 +424,7 @@ impl Inner {
     /// A host that refused STARTTLS in this very session is as one that is too busy for it: nothing is remembered.
     fn fallback(&self, trouble: &TlsTrouble, way: Way) -> PlaintextFallback {
         let span = BUSY_FALLBACK_MAX.min(self.context.settings.broken_tls_remembered);
-        let is_brief = trouble.is_busy || way == Way::Usual;
+        let is_brief = trouble.fault.is_for_now() || way == Way::Usual;
         PlaintextFallback {
             which: match trouble.is_remembered {
                 true => Fallback::Remembered,
@@ -420,13 +445,13 @@ impl Inner {
         if let Some(trouble) = &candidate.trouble
             && !trouble.is_remembered
         {
-            self.log_fallback(&host.name, address, &trouble.why);
+            self.log_fallback(&host.name, address, &trouble.fault);
         }
         let target = Target {
             site: key.site.as_str(),
             host: &host.name,
             address,
-            level: key.level,
+            terms: candidate.terms,
             try_tls: way == Way::Usual,
         };
         let error = match self.open_address(&target).await {
@@ -448,14 +473,10 @@ impl Inner {
         let finding = judge_opening(&error, &host.name, situation);
         match finding.verdict() {
             Verdict::TryPlaintext => Ended::TlsFailed(TlsTrouble {
-                why: Rc::from(finding.into_diagnosis().text),
+                fault: tls_fault(&error, finding),
                 is_remembered: false,
-                is_busy: is_busy(&error),
             }),
-            _ => Ended::Failed(Failed {
-                finding,
-                is_reached: !matches!(error, OpenError::Unreachable(_)),
-            }),
+            _ => Ended::Failed(Failed { error, finding }),
         }
     }
 
@@ -466,20 +487,20 @@ impl Inner {
             let waiting = Waiting::new(self, target.address);
             let opened = Connection::open(self.context.remote.clone(), target).await;
             waiting.ended(opened.as_ref().err().is_some_and(is_silence));
+            self.attempt_ended(target, opened.as_ref());
             match opened {
-                Ok(connection) => {
-                    self.opened(target, connection.tls());
-                    return Ok(connection);
-                }
-                Err(OpenError::Tls(failure)) => {
-                    self.context.metrics.handshakes_out_failed.increment();
-                    if !failure.with_ticket || retried {
-                        return Err(OpenError::Tls(failure));
-                    }
-                    retried = true;
-                }
-                Err(error) => return Err(error),
+                Err(OpenError::Tls(failure)) if failure.with_ticket && !retried => retried = true,
+                opened => return opened,
             }
+        }
+    }
+
+    /// Each attempt at an address ends here, with all that is known of it: on what terms, and what became of it.
+    fn attempt_ended(&self, target: &Target<'_>, opened: Result<&Connection, &OpenError>) {
+        match opened {
+            Ok(connection) => self.opened(target, connection.tls()),
+            Err(OpenError::Tls(_)) => self.context.metrics.handshakes_out_failed.increment(),
+            Err(_) => {}
         }
     }
 
@@ -533,10 +554,25 @@ fn is_silence(error: &OpenError) -> bool {
 fn tls_refused(connection: &Connection) -> Option<TlsTrouble> {
     let reply = connection.starttls_refusal()?;
     Some(TlsTrouble {
-        why: format!("STARTTLS was refused: {}", reply.one_line()).into(),
+        fault: TlsFault::StartTls {
+            why: format!("STARTTLS was refused: {}", reply.one_line()).into(),
+            for_now: reply.is_transient(),
+        },
         is_remembered: false,
-        is_busy: reply.is_transient(),
     })
+}
+
+/// Of an attempt after which plaintext is tried.
+fn tls_fault(error: &OpenError, finding: Finding) -> TlsFault {
+    match error {
+        OpenError::Tls(failure) => TlsFault::Handshake {
+            how: failure.how().into(),
+        },
+        error => TlsFault::StartTls {
+            why: finding.into_diagnosis().text.into(),
+            for_now: is_busy(error),
+        },
+    }
 }
 
 /// 421 to STARTTLS; after other replies to it the session goes on.

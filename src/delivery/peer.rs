@@ -3,7 +3,9 @@
 use super::TlsPeer;
 use crate::remote::resolve::Host;
 use crate::schedule::judge::Fallback;
+use crate::text;
 use crate::time::Now;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -14,7 +16,7 @@ pub struct Peer {
     pub(super) preference: u16,
     pub address: SocketAddr,
     /// Why there is no TLS; `None`: there is.
-    pub plaintext: Option<Box<str>>,
+    pub(super) plaintext: Option<Plaintext>,
     /// It offers TLS, which did not work.
     pub(super) fallback: Option<PlaintextFallback>,
     /// A host that comes before it, and that was there, was left out.
@@ -38,14 +40,70 @@ pub(super) struct Better {
     pub(super) trouble: TlsTrouble,
 }
 
+/// Why a session has no TLS.
+pub(super) enum Plaintext {
+    NotWanted,
+    NotOffered,
+    Trouble(TlsTrouble),
+}
+
+impl fmt::Display for Plaintext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Plaintext::NotWanted => f.write_str("not wanted"),
+            Plaintext::NotOffered => f.write_str("not offered"),
+            Plaintext::Trouble(trouble) => trouble.fmt(f),
+        }
+    }
+}
+
+/// How TLS with a host came to nothing.
+#[derive(Clone)]
+pub(super) enum TlsFault {
+    /// STARTTLS was refused, or the session ended there.
+    StartTls {
+        why: Rc<str>,
+        /// 4yz: it may work the next time, so it is not remembered.
+        for_now: bool,
+    },
+    /// The handshake failed, or TLS did before the first reply inside it.
+    Handshake { how: Rc<str> },
+}
+
+impl TlsFault {
+    pub(super) fn is_for_now(&self) -> bool {
+        matches!(self, TlsFault::StartTls { for_now: true, .. })
+    }
+
+    /// Its words cut to so many octets, to be remembered.
+    pub(super) fn in_brief(&self, bytes_max: usize) -> TlsFault {
+        match self {
+            TlsFault::StartTls { why, for_now } => TlsFault::StartTls {
+                why: text::front(why, bytes_max).into(),
+                for_now: *for_now,
+            },
+            TlsFault::Handshake { how } => TlsFault::Handshake {
+                how: text::front(how, bytes_max).into(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsFault::StartTls { why, .. } => f.write_str(why),
+            TlsFault::Handshake { how } => write!(f, "TLS failed {how}"),
+        }
+    }
+}
+
 /// Why TLS with a host does not work.
 #[derive(Clone)]
 pub(super) struct TlsTrouble {
-    pub(super) why: Rc<str>,
+    pub(super) fault: TlsFault,
     /// It was found out before, and TLS was not tried again.
     pub(super) is_remembered: bool,
-    /// 4yz to STARTTLS: it may work the next time, so it is not remembered.
-    pub(super) is_busy: bool,
 }
 
 impl Peer {
@@ -68,12 +126,48 @@ impl Peer {
     }
 }
 
-impl TlsTrouble {
-    pub(super) fn said(&self) -> String {
-        match (self.is_remembered, self.why.strip_prefix("TLS failed ")) {
-            (false, _) => self.why.to_string(),
-            (true, Some(how)) => format!("TLS failed before, {how}"),
-            (true, None) => format!("TLS failed before: {}", self.why),
+impl fmt::Display for TlsTrouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            fault if !self.is_remembered => fault.fmt(f),
+            TlsFault::Handshake { how } => write!(f, "TLS failed before, {how}"),
+            TlsFault::StartTls { why, .. } => write!(f, "TLS failed before: {why}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_says_so() {
+        let said = |fault: &TlsFault, is_remembered| {
+            let fault = fault.in_brief(30);
+            let trouble = TlsTrouble {
+                fault,
+                is_remembered,
+            };
+            trouble.to_string()
+        };
+        let handshake = TlsFault::Handshake {
+            how: "in the handshake: alert 40, and more of that".into(),
+        };
+        assert_eq!(
+            said(&handshake, false),
+            "TLS failed in the handshake: alert 40, an"
+        );
+        assert_eq!(
+            said(&handshake, true),
+            "TLS failed before, in the handshake: alert 40, an"
+        );
+        let refused = TlsFault::StartTls {
+            why: "STARTTLS was refused: 454 no".into(),
+            for_now: true,
+        };
+        assert_eq!(
+            said(&refused, true),
+            "TLS failed before: STARTTLS was refused: 454 no"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Does what `schedule::settle` decides of recipients: records new states, and queues what goes on.
 
-use super::peer::Peer;
+use super::peer::{Peer, TlsFault};
 use super::{HopId, Inner};
 use crate::handoff::job::{Job, Message, words_of};
 use crate::io::clock;
@@ -281,7 +281,7 @@ impl Inner {
                 .field("host", &peer.host)
                 .field("address", peer.address)
                 .tls(told.tls.as_ref())
-                .field("plaintext", &peer.plaintext),
+                .field("plaintext", peer.plaintext.as_ref().map(Shown)),
             // The host of an earlier connection, if any.
             None => line.field("host", not_empty(&diagnosis.remote_host)),
         };
@@ -318,7 +318,7 @@ impl Inner {
             .field("host", &peer.host)
             .field("address", peer.address)
             .field("reply", reply.one_line())
-            .field("reason", &peer.plaintext)
+            .field("reason", peer.plaintext.as_ref().map(Shown))
             .field("effect", "TLS is tried again, and then the mail");
     }
 
@@ -392,16 +392,16 @@ impl Inner {
         );
     }
 
-    pub(super) fn log_tls_failed(&self, host: &str, address: SocketAddr, why: &str) {
+    pub(super) fn log_tls_failed(&self, host: &str, address: SocketAddr, fault: &TlsFault) {
         let log = &self.context.log;
         log.line(LogLevel::Warn, event::TLS_FAILED, clock::wall_time())
             .field("host", host)
             .field("address", address)
-            .field("reason", why)
+            .field("reason", Shown(fault))
             .field("effect", "another host or plaintext is tried");
     }
 
-    pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, why: &str) {
+    pub(super) fn log_fallback(&self, host: &str, address: SocketAddr, fault: &TlsFault) {
         let log = &self.context.log;
         log.line(
             LogLevel::Info,
@@ -410,6 +410,6 @@ impl Inner {
         )
         .field("host", host)
         .field("address", address)
-        .field("reason", why);
+        .field("reason", Shown(fault));
     }
 }

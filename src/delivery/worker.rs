@@ -12,6 +12,7 @@ use crate::io::{Bug, planted};
 use crate::message::BodyType;
 use crate::remote::connection::{Connection, Content, Point};
 use crate::remote::resolve::Attempt;
+use crate::remote::terms;
 use crate::schedule::ahead::Ahead;
 use crate::schedule::dsn::Rendered;
 use crate::schedule::judge::{self, GoesOn, Situation};
@@ -406,6 +407,7 @@ impl Worker {
             let address = *address;
             let candidate = Candidate {
                 attempt: Attempt { host, address },
+                terms: terms::of_host(&key.demand, host).await,
                 trouble: Some(trouble.clone()),
             };
             let way = Way::Plaintext;
@@ -413,7 +415,7 @@ impl Worker {
             let connecting = inner.connect_address(&key, &candidate, way, Situation::default());
             match inner.unless_leaving(connecting).await {
                 Some(Ended::Open(connection)) => {
-                    let peer = inner.peer(&candidate, way, key.level, &connection);
+                    let peer = inner.peer(&candidate, way, &connection);
                     self.moves(*connection, peer, opened_at);
                     self.is_detour = true;
                     return true;

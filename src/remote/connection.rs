@@ -150,7 +150,7 @@ impl Connection {
             broke: None,
             waited: None,
             with_ticket: false,
-            may_fall_back: target.level.allows_plaintext(),
+            may_fall_back: target.terms.level.allows_plaintext(),
         };
         connection.negotiate(target).await?;
         Ok(connection)

@@ -6,3 +6,4 @@
 pub mod connection;
 pub mod resolve;
 pub mod route;
+pub mod terms;

@@ -21,6 +21,7 @@ pub mod server;
 mod server_name;
 pub mod session;
 pub mod stream;
+pub mod terms;
 #[cfg(test)]
 mod tests;
 pub mod tickets;

@@ -4,25 +4,26 @@ use super::{Connection, Context};
 use crate::io::clock;
 use crate::message::TlsSummary;
 use crate::smtp::client::{Cause, ClientStep, Failure, TlsWish};
-use crate::tls::policy::Level;
 use crate::tls::stream::StreamError;
+use crate::tls::terms::Terms;
 use std::fmt;
 use std::net::SocketAddr;
 
-/// Whom to connect to, and how much TLS is demanded.
+/// Whom to connect to, and on what terms.
 pub struct Target<'a> {
     pub site: &'a str,
     /// The MX host's name, or the address in brackets.
     pub host: &'a str,
     pub address: SocketAddr,
-    pub level: Level,
+    pub terms: Terms<'a>,
     /// False after a failed handshake that the level forgives.
     pub try_tls: bool,
 }
 
 impl Target<'_> {
     pub(super) fn wish(&self) -> TlsWish {
-        match (self.level.wants_tls(), self.level.allows_plaintext()) {
+        let level = self.terms.level;
+        match (level.wants_tls(), level.allows_plaintext()) {
             (true, false) => TlsWish::Required,
             (true, true) if self.try_tls => TlsWish::IfOffered,
             _ => TlsWish::Never,
@@ -54,13 +55,20 @@ pub struct TlsFailure {
     pub with_ticket: bool,
 }
 
-impl fmt::Display for TlsFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl TlsFailure {
+    /// When, and what was said.
+    pub fn how(&self) -> String {
         let when = match self.after_handshake {
             true => "after",
             false => "in",
         };
-        write!(f, "TLS failed {when} the handshake: {}", self.error)
+        format!("{when} the handshake: {}", self.error)
+    }
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TLS failed {}", self.how())
     }
 }
 
@@ -117,11 +125,11 @@ impl Connection {
         if let Some(session) = self.stream.session() {
             summary.verdict = self.context.judge.judge(
                 session.peer_certificates(),
-                target.host,
+                target.terms.certificate_name,
                 clock::wall_time(),
             );
         }
-        if !target.level.accepts(summary.verdict) {
+        if !target.terms.level.accepts(summary.verdict) {
             return Err(OpenError::Untrusted(summary));
         }
         self.tls = Some(summary);
