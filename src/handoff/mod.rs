@@ -5,38 +5,49 @@
 //! that is back-pressure, not loss.
 //! Not here: what the items mean.
 
+mod bell;
 pub mod current;
 pub mod job;
 pub mod memory;
 
+/// What `bell` is made of. `tests/interleavings.rs` has others in its place.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
+
 use crate::io::{Bug, planted};
+use bell::Sleeper;
 use crossbeam::queue::ArrayQueue;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use tokio::sync::Notify;
 
 /// Items that a lane holds before its sender keeps a backlog.
 pub const LANE_ITEMS: usize = 256;
 
 /// Tells a sleeping core that one of its lanes has items. Ringing costs a system call, so it is
-/// rung only while `sleeping` is set.
-#[derive(Default)]
+/// rung only for one that sleeps.
 struct Bell {
-    sleeping: AtomicBool,
+    sleeper: Sleeper,
     notify: Notify,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        Bell {
+            sleeper: Sleeper::awake(),
+            notify: Notify::new(),
+        }
+    }
 }
 
 impl Bell {
     fn ring_if_sleeping(&self) {
-        // Pairs with the fence in `Inbox::wait`: either the sleeper sees our item when it looks
-        // once more, or we see that it sleeps.
-        fence(Ordering::SeqCst);
         if planted(Bug::BellsUnrung) {
             return;
         }
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+        if self.sleeper.must_be_woken() {
             self.notify.notify_one();
         }
     }
@@ -172,13 +183,10 @@ impl<T> Inbox<T> {
     /// Resolves when an item may be there; at once if one is.
     pub async fn wait(&self) {
         let core = self.own();
-        core.bell.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if core.lanes.iter().any(|lane| !lane.is_empty()) {
-            core.bell.sleeping.store(false, Ordering::Relaxed);
-            return;
+        let is_empty = || core.lanes.iter().all(ArrayQueue::is_empty);
+        if core.bell.sleeper.may_sleep(is_empty) {
+            core.bell.notify.notified().await;
         }
-        core.bell.notify.notified().await;
     }
 }
 
