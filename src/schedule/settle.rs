@@ -2,7 +2,8 @@
 //!
 //! Promise: whatever the verdict, a recipient ends in exactly one of four ways: finished, owed a
 //! report, waiting with a due time, or queued again at once. The first three are to be recorded.
-//! Promise: each has an [`Ending`], so that its last word in log and counters cannot be forgotten.
+//! Promise: each has an [`Ending`](super::ending::Ending), so that its last word in log and counters cannot be
+//! forgotten.
 //! Not here: recording, queueing and telling; `delivery` does what is decided here.
 
 mod consequences;

@@ -69,7 +69,7 @@ pub(super) struct Awaited {
     pub due: Due,
 }
 
-/// Defaults of [`Settings`].
+/// Defaults of [`Settings`](super::Settings).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
