@@ -8,6 +8,7 @@
 //! `RINGPOST_SIMULATION_SEED=n` replays one seed and tells its story (`RINGPOST_SIMULATION_LINES=n`: so much of it),
 //! `RINGPOST_SIMULATION_SEEDS=n` runs so many.
 
+#[macro_use]
 #[path = "support/simulated/mod.rs"]
 mod simulated;
 
@@ -46,10 +47,10 @@ mod trouble;
 use play::Play;
 use ringpost::io::Bug;
 use seen::Seen;
-use simulated::seeds;
+use simulated::seeds::{
+    assert_noticed, assert_same_in_another_process, play_all, print_digests, seeds,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Of an ordinary run.
 const SEEDS: u64 = 200;
@@ -74,41 +75,11 @@ fn play_one(seed: u64, bug: Option<Bug>) -> Result<Seen, String> {
     }
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| count.get())
-}
-
 #[test]
 fn every_promise_holds_whatever_happens() {
     let all = seeds(SEEDS);
-    let next = AtomicU64::new(all.start);
-    let work = || {
-        let mut seen = Seen::default();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= all.end {
-                return seen;
-            }
-            match play_one(seed, None) {
-                Ok(of_seed) => seen.add(&of_seed),
-                Err(story) => {
-                    panic!("seed {seed}: {story}\nreplay with RINGPOST_SIMULATION_SEED={seed}")
-                }
-            }
-        }
-    };
     let began = std::time::Instant::now();
-    let seen = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads()).map(|_| scope.spawn(work)).collect();
-        let mut sum = Seen::default();
-        for thread in threads {
-            match thread.join() {
-                Ok(seen) => sum.add(&seen),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        sum
-    });
+    let seen = play_all(&all, |seed| play_one(seed, None), Seen::add);
     let count = all.end - all.start;
     println!("{count} seeds in {:?}: {seen:?}", began.elapsed());
     // Nothing is avoided.
@@ -117,8 +88,6 @@ fn every_promise_holds_whatever_happens() {
         assert!(rare.is_empty(), "these happen too seldom: {rare:?}");
     }
 }
-
-const DIGESTS: u64 = 40;
 
 fn digest(seed: u64) -> (u32, u32, u64) {
     let mut play = Play::new(seed, None, false);
@@ -129,23 +98,12 @@ fn digest(seed: u64) -> (u32, u32, u64) {
 /// Not a test by itself: what the one below asks of another process.
 #[test]
 fn digests() {
-    for seed in 0..DIGESTS {
-        println!("digest {seed} {:?}", digest(seed));
-    }
+    print_digests(digest);
 }
 
 #[test]
 fn a_seed_gives_the_same_world_in_another_process() {
-    let program = std::env::current_exe().expect("it runs");
-    let output = Command::new(program)
-        .args(["--exact", "digests", "--nocapture"])
-        .output()
-        .expect("it starts");
-    let text = String::from_utf8(output.stdout).expect("words");
-    for seed in 0..DIGESTS {
-        let line = format!("digest {seed} {:?}", digest(seed));
-        assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
-    }
+    assert_same_in_another_process(digest);
 }
 
 /// Each of these breaks a promise, so the checks must notice each, some sooner than others.
@@ -162,28 +120,7 @@ fn planted_bugs_are_noticed() {
         (Bug::RecoveredForgotten, 0),
         (Bug::ChargesKept, 0),
     ];
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut unnoticed = Vec::new();
-        while let Some((bug, first)) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let found = (*first..first + SEEDS_TO_FIND_A_BUG)
-                .find_map(|seed| Some((seed, play_one(seed, Some(*bug)).err()?)));
-            match found {
-                Some((seed, story)) => {
-                    let first = story.lines().next().unwrap_or_default();
-                    println!("{bug:?}, seed {seed}: {first}");
-                }
-                None => unnoticed.push(*bug),
-            }
-        }
-        unnoticed
-    };
-    let unnoticed: Vec<Bug> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads()).map(|_| scope.spawn(work)).collect();
-        let ended = threads.into_iter().map(|thread| thread.join());
-        ended
-            .flat_map(|unnoticed| unnoticed.expect("it catches panics"))
-            .collect()
+    assert_noticed(&bugs, SEEDS_TO_FIND_A_BUG, |seed, bug| {
+        play_one(seed, Some(bug))
     });
-    assert!(unnoticed.is_empty(), "not noticed: {unnoticed:?}");
 }

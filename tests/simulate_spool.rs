@@ -23,11 +23,11 @@ use ringpost::io::Bug;
 use ringpost::io::simulated::World;
 use ringpost::spool::SegmentId;
 use ringpost::spool::log::segment::{Segments, create_directory};
-use simulated::seeds;
+use simulated::seeds::{
+    assert_noticed, assert_same_in_another_process, play_all, print_digests, seeds,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Of an ordinary run.
 const SEEDS: u64 = 400;
@@ -57,41 +57,11 @@ fn digest(seed: u64) -> (u32, u32, u64) {
     play.world.digest()
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| count.get())
-}
-
 #[test]
 fn every_promise_holds_whatever_happens() {
     let all = seeds(SEEDS);
-    let next = AtomicU64::new(all.start);
-    let work = || {
-        let mut seen = Seen::default();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= all.end {
-                return seen;
-            }
-            match play_one(seed, Canary::None) {
-                Ok(of_seed) => seen.add(&of_seed),
-                Err(story) => {
-                    panic!("seed {seed}: {story}\nreplay with RINGPOST_SIMULATION_SEED={seed}")
-                }
-            }
-        }
-    };
     let began = std::time::Instant::now();
-    let seen = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads()).map(|_| scope.spawn(work)).collect();
-        let mut sum = Seen::default();
-        for thread in threads {
-            match thread.join() {
-                Ok(seen) => sum.add(&seen),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        sum
-    });
+    let seen = play_all(&all, |seed| play_one(seed, Canary::None), Seen::add);
     let count = all.end - all.start;
     println!("{count} seeds in {:?}: {seen:?}", began.elapsed());
     // Nothing is avoided.
@@ -102,28 +72,15 @@ fn every_promise_holds_whatever_happens() {
     }
 }
 
-const DIGESTS: u64 = 40;
-
 /// Not a test by itself: what the one below asks of another process.
 #[test]
 fn digests() {
-    for seed in 0..DIGESTS {
-        println!("digest {seed} {:?}", digest(seed));
-    }
+    print_digests(digest);
 }
 
 #[test]
 fn a_seed_gives_the_same_world_in_another_process() {
-    let program = std::env::current_exe().expect("it runs");
-    let output = Command::new(program)
-        .args(["--exact", "digests", "--nocapture"])
-        .output()
-        .expect("it starts");
-    let text = String::from_utf8(output.stdout).expect("words");
-    for seed in 0..DIGESTS {
-        let line = format!("digest {seed} {:?}", digest(seed));
-        assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
-    }
+    assert_same_in_another_process(digest);
 }
 
 /// A name whose change was not durable comes back with the power, and with it mail that is long delivered.
@@ -176,28 +133,5 @@ fn planted_bugs_are_noticed() {
     let of_the_relay = bugs.into_iter().chain(seldom);
     let of_the_relay = of_the_relay.map(|(bug, first)| (Canary::Relay(bug), first));
     let canaries: Vec<(Canary, u64)> = of_the_relay.chain(in_the_world).collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut unnoticed = Vec::new();
-        while let Some((canary, first)) = canaries.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let found = (*first..first + SEEDS_TO_FIND_A_BUG)
-                .find_map(|seed| Some((seed, play_one(seed, *canary).err()?)));
-            match found {
-                Some((seed, story)) => {
-                    let first = story.lines().next().unwrap_or_default();
-                    println!("{canary:?}, seed {seed}: {first}");
-                }
-                None => unnoticed.push(*canary),
-            }
-        }
-        unnoticed
-    };
-    let unnoticed: Vec<Canary> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads()).map(|_| scope.spawn(work)).collect();
-        let ended = threads.into_iter().map(|thread| thread.join());
-        ended
-            .flat_map(|unnoticed| unnoticed.expect("it catches panics"))
-            .collect()
-    });
-    assert!(unnoticed.is_empty(), "not noticed: {unnoticed:?}");
+    assert_noticed(&canaries, SEEDS_TO_FIND_A_BUG, play_one);
 }

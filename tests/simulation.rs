@@ -15,6 +15,7 @@
 //! `RINGPOST_SIMULATION_SEED=n` replays one seed and tells its story (`-- --nocapture`),
 //! `RINGPOST_SIMULATION_SEEDS=n` runs so many.
 
+#[macro_use]
 #[path = "support/simulated/mod.rs"]
 mod simulated;
 
@@ -74,9 +75,8 @@ use ledger::Stats;
 use network::{Network, RESTARTING_SITE, SPOTLESS_SITE};
 use relay::Relay;
 use seen::Seen;
-use simulated::seeds;
+use simulated::seeds::{assert_noticed, play_all, seeds};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use world::{Owner, Telling, World};
 
@@ -306,39 +306,10 @@ fn play_safely(seed: u64, canary: Canary) -> Result<(Seen, Stats), String> {
 #[test]
 fn every_promise_holds_whatever_happens() {
     let all = seeds(SEEDS);
-    let next = AtomicU64::new(all.start);
-    let work = || {
-        let (mut seen, mut stats) = (Seen::default(), Stats::default());
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= all.end {
-                return (seen, stats);
-            }
-            match play_safely(seed, Canary::None) {
-                Ok((of_seed, its_stats)) => {
-                    seen.add(&of_seed);
-                    stats.add(&its_stats);
-                }
-                Err(story) => {
-                    panic!("seed {seed}: {story}\nreplay with RINGPOST_SIMULATION_SEED={seed}")
-                }
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-    let (seen, stats) = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let mut sum = (Seen::default(), Stats::default());
-        for thread in threads {
-            match thread.join() {
-                Ok((seen, stats)) => {
-                    sum.0.add(&seen);
-                    sum.1.add(&stats);
-                }
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        sum
+    let play = |seed| play_safely(seed, Canary::None);
+    let (seen, stats) = play_all(&all, play, |sum: &mut (Seen, Stats), (seen, stats)| {
+        sum.0.add(seen);
+        sum.1.add(stats);
     });
     println!("{} seeds: {stats:?} {seen:?}", all.end - all.start);
     // Nothing is avoided.
@@ -362,10 +333,6 @@ fn a_seed_gives_the_same_world_twice() {
 /// Each of these breaks a promise, so the checks must notice each, some sooner than others.
 #[test]
 fn planted_bugs_are_noticed() {
-    for canary in Canary::ALL {
-        let found = (0..SEEDS_TO_FIND_A_BUG)
-            .find_map(|seed| Some((seed, play_safely(seed, canary).err()?)));
-        let (seed, story) = found.unwrap_or_else(|| panic!("{canary:?} was not noticed"));
-        println!("{canary:?}, seed {seed}: {story}");
-    }
+    let canaries = Canary::ALL.map(|canary| (canary, 0));
+    assert_noticed(&canaries, SEEDS_TO_FIND_A_BUG, play_safely);
 }
