@@ -41,6 +41,8 @@ mod promises;
 mod relay;
 #[path = "simulate_relay/seen.rs"]
 mod seen;
+#[path = "simulation/sites.rs"]
+mod sites;
 #[path = "simulation/trouble.rs"]
 mod trouble;
 

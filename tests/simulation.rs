@@ -63,6 +63,8 @@ mod seen;
 mod session;
 #[path = "simulation/session_to_host.rs"]
 mod session_to_host;
+#[path = "simulation/sites.rs"]
+mod sites;
 #[path = "simulation/spool.rs"]
 mod spool;
 #[path = "simulation/trouble.rs"]
@@ -72,10 +74,11 @@ mod worker;
 
 use canary::Canary;
 use ledger::Stats;
-use network::{Network, RESTARTING_SITE, SPOTLESS_SITE};
+use network::Network;
 use relay::Relay;
 use seen::Seen;
 use simulated::seeds::{assert_noticed, play_all, seeds};
+use sites::{RESTARTING_SITE, SPOTLESS_SITE};
 use std::rc::Rc;
 use std::time::Duration;
 use world::{Owner, Telling, World};
@@ -142,7 +145,7 @@ impl Simulation {
     fn rush(&mut self) -> Result<(), String> {
         let world = self.world.clone();
         let favourite = *world.pick(&[SPOTLESS_SITE, RESTARTING_SITE, RESTARTING_SITE]);
-        self.network.favourite.set(Some(favourite));
+        self.network.sites.favourite.set(Some(favourite));
         let mut to_come = CLIENTS_IN_A_RUSH;
         for _ in 0..300 + world.below(700) {
             if to_come > 0 && world.one_in(4) {
@@ -150,13 +153,13 @@ impl Simulation {
                 self.visit();
             }
             // At the worst time, mostly.
-            let is_worst = self.network.receiving() > 0;
+            let is_worst = self.network.sites.receiving() > 0;
             if world.one_in(if is_worst { 8 } else { 400 }) {
-                self.network.restart();
+                self.network.sites.restart(&world);
             }
             self.turn()?;
         }
-        self.network.favourite.set(None);
+        self.network.sites.favourite.set(None);
         Ok(())
     }
 
@@ -181,7 +184,7 @@ impl Simulation {
         world.pass(Duration::from_micros(world.below(400) as u64));
         match world.below(40) {
             0 if Rc::strong_count(&self.clients) <= clients => self.visit(),
-            6 if world.one_in(30) => self.network.restart(),
+            6 if world.one_in(30) => self.network.sites.restart(&world),
             1..5 => world.power.borrow_mut().complete_one(&world),
             // A while in which nobody comes to anything.
             5 if world.one_in(4) => {

@@ -1,36 +1,25 @@
 //! The next hops that there are, and the way to them: name servers, addresses, and who listens there.
 
 use crate::host::{self, Host, Manner};
-use crate::ledger::SiteFacts;
 use crate::link::{End, Tls};
+use crate::sites::Sites;
 use crate::world::{World, sleep};
 use ringpost::io::net::{Bound, Listener, Socket};
 use ringpost::io::simulated::{Manner as ServerManner, Reach};
 use ringpost::tls::ServerTls;
-use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
-
-const SITES: usize = 5;
-/// Its hosts are without fault: what happens to its mail is the relay's doing.
-pub const SPOTLESS_SITE: usize = 0;
-/// Its hosts restart as a whole.
-pub const RESTARTING_SITE: usize = 1;
 
 /// Where all questions go.
 pub const NAME_SERVER: &str = "10.9.9.9:53";
 
 pub struct Network {
     world: Rc<World>,
-    hosts: Vec<Rc<Host>>,
-    /// The hosts of each site, best first.
-    sites: Vec<Vec<usize>>,
+    pub sites: Sites,
     tls: Option<Rc<ServerTls>>,
     restarted: Notify,
-    /// Where most mail goes now.
-    pub favourite: Cell<Option<usize>>,
 }
 
 fn address_of(host: usize) -> IpAddr {
@@ -39,35 +28,14 @@ fn address_of(host: usize) -> IpAddr {
 
 impl Network {
     pub fn new(world: &Rc<World>, tls: Option<Rc<ServerTls>>) -> Rc<Network> {
-        let mut hosts = Vec::new();
-        let mut sites = Vec::new();
-        for site in 0..SITES {
-            let count = 1 + usize::from(world.one_in(3));
-            let of_site: Vec<usize> = (0..count).map(|it| hosts.len() + it).collect();
-            for number in &of_site {
-                hosts.push(Rc::new(Host::new(world, *number, site)));
-            }
-            sites.push(of_site);
-        }
-        let facts = |hosts_of: &Vec<usize>| SiteFacts {
-            refused_us: false,
-            size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
-            lacks_smtputf8: hosts_of.iter().any(|it| !hosts[*it].takes_smtputf8()),
-            is_spotless: hosts_of
-                .iter()
-                .all(|it| hosts[*it].manner == Manner::Spotless),
-        };
-        world.ledger.borrow_mut().sites = sites.iter().map(facts).collect();
         let network = Rc::new(Network {
             world: world.clone(),
-            hosts,
-            sites,
+            sites: Sites::draw(world),
             tls,
             restarted: Notify::new(),
-            favourite: Cell::new(None),
         });
         network.name_hosts();
-        for host in 0..network.hosts.len() {
+        for host in 0..network.sites.hosts.len() {
             let network = network.clone();
             world.spawn(async move { network.listen(host).await });
         }
@@ -78,7 +46,7 @@ impl Network {
         let mut names = self.world.host.names();
         let server = NAME_SERVER.parse().expect("an address");
         names.serve(server, ServerManner::default());
-        for (site, hosts) in self.sites.iter().enumerate() {
+        for (site, hosts) in self.sites.of_site.iter().enumerate() {
             for (place, host) in hosts.iter().enumerate() {
                 let name = format!("mx{host}.test");
                 names.mx(&format!("d{site}.test"), 10 * (1 + place as u16), &name);
@@ -87,23 +55,10 @@ impl Network {
         }
     }
 
-    /// A domain for a recipient or a sender.
-    pub fn any_domain(&self) -> String {
-        if let Some(site) = self.favourite.get()
-            && !self.world.one_in(5)
-        {
-            return format!("d{site}.test");
-        }
-        match self.world.below(24) {
-            0 => "gone.test".to_owned(),
-            other => format!("d{}.test", other % SITES),
-        }
-    }
-
     // ---- who listens ----
 
     async fn listen(self: Rc<Self>, number: usize) {
-        let (world, host) = (self.world.clone(), self.hosts[number].clone());
+        let (world, host) = (self.world.clone(), self.sites.hosts[number].clone());
         let address = SocketAddr::new(address_of(number), 25);
         self.set_down(number);
         loop {
@@ -140,7 +95,7 @@ impl Network {
 
     /// Some that are down refuse, others say nothing.
     fn set_down(&self, number: usize) {
-        if self.hosts[number].manner == Manner::Down {
+        if self.sites.hosts[number].manner == Manner::Down {
             let ways = [None, Some(Reach::Silent), Some(Reach::Unreachable)];
             let reach = *self.world.pick(&ways);
             self.world.host.set_reach(address_of(number), reach);
@@ -169,18 +124,9 @@ impl Network {
         }
     }
 
-    /// All hosts of the site that does so restart: every connection is reset, and new ones are refused for a while.
+    /// As [`Sites::restart`], and whoever listens notices.
     pub fn restart(&self) {
-        for host in &self.sites[RESTARTING_SITE] {
-            self.hosts[*host].restart(&self.world);
-        }
+        self.sites.restart(&self.world);
         self.restarted.notify_waiters();
-        self.world.seen.borrow_mut().restarts += 1;
-    }
-
-    /// Messages under way to the site that restarts, of those that some recipient was refused for.
-    pub fn receiving(&self) -> usize {
-        let hosts = self.sites[RESTARTING_SITE].iter();
-        hosts.map(|host| self.hosts[*host].receiving()).sum()
     }
 }

@@ -4,10 +4,11 @@
 use crate::client;
 use crate::ledger::parse_address;
 use crate::link::{End, Tls};
-use crate::network::{Network, RESTARTING_SITE, SPOTLESS_SITE};
+use crate::network::Network;
 use crate::probe;
 use crate::relay::{SPOOL, Setting, keys, listens_at};
 use crate::seen::Seen;
+use crate::sites::{RESTARTING_SITE, SPOTLESS_SITE};
 use crate::world::World;
 use ringpost::engine::simulated::{Relay, open_spool};
 use ringpost::io::Bug;
@@ -231,21 +232,24 @@ impl Play {
         };
         if is_rush {
             let sites = [SPOTLESS_SITE, RESTARTING_SITE, RESTARTING_SITE];
-            self.network.favourite.set(Some(*self.world.pick(&sites)));
+            self.network
+                .sites
+                .favourite
+                .set(Some(*self.world.pick(&sites)));
         }
         while self.host.now() < until {
             if Rc::strong_count(&self.clients) <= most {
                 self.visit();
             }
             // At the worst time, mostly.
-            let is_worst = self.network.receiving() > 0;
+            let is_worst = self.network.sites.receiving() > 0;
             if self.host.one_in(if is_worst { 8 } else { 100 }) {
                 self.network.restart();
             }
             let pause = Duration::from_micros(self.host.below(100_000) as u64);
             self.pass(pause, || false)?;
         }
-        self.network.favourite.set(None);
+        self.network.sites.favourite.set(None);
         Ok(())
     }
 

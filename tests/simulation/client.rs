@@ -108,7 +108,7 @@ impl Client {
         let tail = |is_utf8| if is_utf8 { "-\u{fc}" } else { "" };
         if !world.one_in(7) {
             let local_part = format!("s.l{number}{}", tail(utf8 == Utf8::Sender));
-            let sender = Mailbox::new(&local_part, &self.network.any_domain());
+            let sender = Mailbox::new(&local_part, &self.network.sites.any_domain(world));
             mail.push_str(sender.as_str());
             envelope.reverse_path = Some(sender);
         }
@@ -155,7 +155,7 @@ impl Client {
         let world = &self.world;
         let domain = match world.one_in(20) {
             true => "refused.test".to_owned(),
-            false => self.network.any_domain(),
+            false => self.network.sites.any_domain(world),
         };
         let path = Mailbox::new(&format!("r{index}.l{number}{tail}"), &domain);
         let mut command = format!("RCPT TO:<{path}>");

@@ -2,9 +2,9 @@
 
 use crate::ledger::parse_address;
 use crate::link::{Breaker, End, Received};
-use crate::network::{RESTARTING_SITE, SPOTLESS_SITE};
 use crate::promises::{Taken, split_path, unstuffed};
 use crate::relay::HOSTNAME;
+use crate::sites::{RESTARTING_SITE, SPOTLESS_SITE};
 use crate::trouble::{At, SESSION_IS_FULL, Trouble, is_positive};
 use crate::world::{World, sleep};
 use ringpost::time::Now;

@@ -1,52 +1,25 @@
 //! The next hops that there are, and the way to them.
 
 use crate::canary::Canary;
-use crate::host::{self, Host, Manner};
-use crate::ledger::{SiteFacts, site_of};
+use crate::host::{self, Manner};
+use crate::ledger::site_of;
 use crate::link::{self, End};
+use crate::sites::{SITES, Sites};
 use crate::world::{Owner, World};
 use ringpost::schedule::retry::RetryPolicy;
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub const SITES: usize = 5;
-/// Its hosts are without fault: what happens to its mail is the relay's doing.
-pub const SPOTLESS_SITE: usize = 0;
-/// Its hosts restart as a whole.
-pub const RESTARTING_SITE: usize = 1;
-
 pub struct Network {
     world: Rc<World>,
-    hosts: Vec<Rc<Host>>,
-    /// The hosts of each site, best first.
-    sites: Vec<Vec<usize>>,
+    pub sites: Sites,
     pub retry: RetryPolicy,
     pub report_retry: RetryPolicy,
-    /// Where most mail goes now.
-    pub favourite: Cell<Option<usize>>,
 }
 
 impl Network {
     pub fn new(world: &Rc<World>) -> Rc<Network> {
-        let mut hosts = Vec::new();
-        let mut sites = Vec::new();
-        for site in 0..SITES {
-            let count = 1 + usize::from(world.one_in(3));
-            let of_site: Vec<usize> = (0..count).map(|it| hosts.len() + it).collect();
-            for number in &of_site {
-                hosts.push(Rc::new(Host::new(world, *number, site)));
-            }
-            sites.push(of_site);
-        }
-        let facts = |hosts_of: &Vec<usize>| SiteFacts {
-            refused_us: false,
-            size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
-            lacks_smtputf8: hosts_of.iter().any(|it| !hosts[*it].takes_smtputf8()),
-            is_spotless: hosts_of
-                .iter()
-                .all(|it| hosts[*it].manner == Manner::Spotless),
-        };
+        let sites = Sites::draw(world);
         let min = Duration::from_secs(1 + world.below(20) as u64);
         let mut retry = RetryPolicy {
             min,
@@ -59,7 +32,6 @@ impl Network {
             ..retry
         };
         let ledger = &mut world.ledger.borrow_mut();
-        ledger.sites = sites.iter().map(facts).collect();
         ledger.lifetime = retry.lifetime;
         ledger.report_lifetime = report_retry.lifetime;
         if world.canary == Canary::NeverExpires {
@@ -67,11 +39,9 @@ impl Network {
         }
         Rc::new(Network {
             world: world.clone(),
-            hosts,
             sites,
             retry,
             report_retry,
-            favourite: Cell::new(None),
         })
     }
 
@@ -81,7 +51,7 @@ impl Network {
     }
 
     pub fn hosts_of(&self, site: usize) -> Vec<usize> {
-        self.sites[site].clone()
+        self.sites.of_site[site].clone()
     }
 
     pub fn name_of(&self, host: usize) -> String {
@@ -90,7 +60,7 @@ impl Network {
 
     /// `None`: nobody answers.
     pub fn connect(&self, host: usize) -> Option<End> {
-        let host = &self.hosts[host];
+        let host = &self.sites.hosts[host];
         let is_down = match host.manner {
             Manner::Down => true,
             Manner::Good | Manner::Spotless => false,
@@ -106,32 +76,5 @@ impl Network {
             host::serve(world, host, theirs).await;
         });
         Some(ours)
-    }
-
-    /// All hosts of the site that does so restart: every connection is reset, and new ones are refused for a while.
-    pub fn restart(&self) {
-        for host in &self.sites[RESTARTING_SITE] {
-            self.hosts[*host].restart(&self.world);
-        }
-        self.world.seen.borrow_mut().restarts += 1;
-    }
-
-    /// Messages under way to the site that restarts, of those that some recipient was refused for.
-    pub fn receiving(&self) -> usize {
-        let hosts = self.sites[RESTARTING_SITE].iter();
-        hosts.map(|host| self.hosts[*host].receiving()).sum()
-    }
-
-    /// A domain for a recipient or a sender.
-    pub fn any_domain(&self) -> String {
-        if let Some(site) = self.favourite.get()
-            && !self.world.one_in(5)
-        {
-            return format!("d{site}.test");
-        }
-        match self.world.below(24) {
-            0 => "gone.test".to_owned(),
-            other => format!("d{}.test", other % SITES),
-        }
     }
 }

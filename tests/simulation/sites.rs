@@ -1,0 +1,78 @@
+//! The next hops that there are: a few sites, with a host or two each.
+
+use crate::host::{Host, Manner};
+use crate::ledger::SiteFacts;
+use crate::world::World;
+use std::cell::Cell;
+use std::rc::Rc;
+
+pub const SITES: usize = 5;
+/// Its hosts are without fault: what happens to its mail is the relay's doing.
+pub const SPOTLESS_SITE: usize = 0;
+/// Its hosts restart as a whole.
+pub const RESTARTING_SITE: usize = 1;
+
+pub struct Sites {
+    pub hosts: Vec<Rc<Host>>,
+    /// The hosts of each site, best first.
+    pub of_site: Vec<Vec<usize>>,
+    /// Where most mail goes now.
+    pub favourite: Cell<Option<usize>>,
+}
+
+impl Sites {
+    /// The ledger hears what they are like.
+    pub fn draw(world: &World) -> Sites {
+        let mut hosts = Vec::new();
+        let mut of_site = Vec::new();
+        for site in 0..SITES {
+            let count = 1 + usize::from(world.one_in(3));
+            let numbers: Vec<usize> = (0..count).map(|it| hosts.len() + it).collect();
+            for number in &numbers {
+                hosts.push(Rc::new(Host::new(world, *number, site)));
+            }
+            of_site.push(numbers);
+        }
+        let facts = |hosts_of: &Vec<usize>| SiteFacts {
+            refused_us: false,
+            size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
+            lacks_smtputf8: hosts_of.iter().any(|it| !hosts[*it].takes_smtputf8()),
+            is_spotless: hosts_of
+                .iter()
+                .all(|it| hosts[*it].manner == Manner::Spotless),
+        };
+        world.ledger.borrow_mut().sites = of_site.iter().map(facts).collect();
+        Sites {
+            hosts,
+            of_site,
+            favourite: Cell::new(None),
+        }
+    }
+
+    /// A domain for a recipient or a sender.
+    pub fn any_domain(&self, world: &World) -> String {
+        if let Some(site) = self.favourite.get()
+            && !world.one_in(5)
+        {
+            return format!("d{site}.test");
+        }
+        match world.below(24) {
+            0 => "gone.test".to_owned(),
+            other => format!("d{}.test", other % SITES),
+        }
+    }
+
+    /// All hosts of the site that does so restart: every connection is reset, and new ones are refused for a while.
+    pub fn restart(&self, world: &World) {
+        for host in &self.of_site[RESTARTING_SITE] {
+            self.hosts[*host].restart(world);
+        }
+        world.seen.borrow_mut().restarts += 1;
+    }
+
+    /// Messages under way to the site that restarts, of those that some recipient was refused for.
+    pub fn receiving(&self) -> usize {
+        let hosts = self.of_site[RESTARTING_SITE].iter();
+        hosts.map(|host| self.hosts[*host].receiving()).sum()
+    }
+}
