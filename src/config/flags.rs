@@ -292,7 +292,7 @@ pub struct Spool {
     pub spool_durability: SpoolDurability,
 
     /// Messages larger than this go to disk in pieces of this size as they come in. Also the maximum memory that
-    /// a session or a delivery takes for a body beyond --in-memory-size
+    /// a session takes for a body beyond --in-memory-size
     #[arg(long, size = "16KiB..4MiB", default_value_t = Bytes(session::CHUNK_BYTES))]
     pub chunk_size: Bytes,
 
@@ -579,7 +579,7 @@ pub struct Privileges {
     #[arg(long, value_name = "NAME[:GROUP]", value_parser = values::user)]
     pub user: Option<UserName>,
 
-    /// Do not use Landlock. It denies the process all files except spool, certificates, log and the
+    /// Do not use Landlock. It denies the process all files except spool, certificates, lists, log and the
     /// resolver's settings
     #[arg(long, value_parser = values::boolean, action = ArgAction::SetTrue)]
     pub no_landlock: bool,

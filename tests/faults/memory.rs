@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// `--memory-max 16MiB`, and what the unit says of MemoryMax= then: twice that and 256 MiB.
+/// `--memory-max 16MiB`, and what tuning.md says of a control group then: twice that and 256 MiB.
 const LIMIT_BYTES: u64 = (2 * 16 + 256) << 20;
 const CLIENTS: usize = 60;
 
@@ -67,7 +67,7 @@ impl Drop for Group {
 }
 
 #[test]
-fn a_flood_into_a_queue_stays_within_the_memory_that_the_unit_allows() {
+fn a_flood_into_a_queue_stays_within_the_control_group_that_the_page_advises() {
     let Some(group) = Group::new() else {
         return;
     };
