@@ -97,8 +97,8 @@ fn digest(seed: u64) -> (u32, u32, u64) {
     play.host.digest()
 }
 
-/// Not a test by itself: what the one below asks of another process.
 #[test]
+#[ignore = "no test by itself: what the one below asks of another process"]
 fn digests() {
     print_digests(digest);
 }
