@@ -194,9 +194,12 @@ impl MessageLiveness {
 
     /// All recipients are finished and that is durable. False if the message is not alive here.
     pub fn finished(&mut self, id: MessageId) -> bool {
-        let Some(parts) = self.live.remove(&id) else {
-            return false;
-        };
+        self.take(id).is_some()
+    }
+
+    /// Not alive any more: where it lay.
+    fn take(&mut self, id: MessageId) -> Option<Parts> {
+        let parts = self.live.remove(&id)?;
         let bytes = total(parts.as_slice());
         for (generation, _) in parts.as_slice() {
             let segment = self
@@ -207,7 +210,7 @@ impl MessageLiveness {
             segment.live_bytes -= bytes;
             self.review(*generation);
         }
-        true
+        Some(parts)
     }
 
     /// A copy of a message that lies in `from` is durable in `to`. False if the message was
@@ -219,10 +222,9 @@ impl MessageLiveness {
                 self.held(*new, *old);
             }
         }
-        let Some(before) = self.live.get(&id).cloned() else {
+        let Some(before) = self.take(id) else {
             return false;
         };
-        self.finished(id);
         let bytes = total(to);
         for (generation, _) in to {
             let segment = self.count(*generation, bytes);
