@@ -20,7 +20,7 @@ use std::time::Duration;
 /// How long after a failure, or while a reader still holds an idle segment, to try again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Laps that messages have prepared ahead; outcomes have one.
+/// Segments that messages have prepared ahead; outcomes have one.
 const MESSAGE_SPARES: usize = 2;
 
 /// The allocator's task: runs until the spool has closed.

@@ -196,7 +196,7 @@ pub struct Machine<S, T> {
     staging_bytes: usize,
     in_flight_max: usize,
     current: Option<Current<S>>,
-    /// Laps prepared ahead, in the order of use.
+    /// Segments prepared ahead, in the order of use.
     spares: VecDeque<Head<S>>,
     open: Option<Batch<T>>,
     /// Batches whose write failed; they go before `open`. Empty with [`AfterFailure::Fail`].

@@ -28,7 +28,7 @@ pub struct ScannedSegment {
     /// Of an outcome segment: the message segments whose messages it names.
     pub refers_to: BTreeSet<Generation>,
     /// Of a message segment: older ones with other copies of messages that lie here. They must be
-    /// retired first; see `book`.
+    /// retired first; see `liveness`.
     pub held_by: BTreeSet<Generation>,
     /// Holds damage that no crash explains.
     pub is_damaged: bool,
