@@ -1,10 +1,10 @@
 //! A network: connections with windows and latency, queues of those who come, and hosts that refuse, are silent or
 //! break off. The rules at an end, at a reset and of readiness are those of TCP on Linux; `tests/sockets.rs` compares.
 
-use super::executor::{Event, Owner};
 mod readiness;
 
 use super::clockwork::Clockwork;
+use super::executor::{Event, Owner};
 use super::packet::{Arrival, Packet};
 use crate::time::Now;
 use std::any::Any;
@@ -98,8 +98,6 @@ struct Passive {
     address: SocketAddr,
     backlog: Option<usize>,
     queue: VecDeque<RawFd>,
-    /// Descriptors of the same socket.
-    shares: usize,
     polls: Vec<u64>,
 }
 
@@ -203,7 +201,6 @@ impl Network {
             address,
             backlog: None,
             queue: VecDeque::new(),
-            shares: 1,
             polls: Vec::new(),
         };
         self.passives.insert(number, passive);
@@ -222,7 +219,7 @@ impl Network {
     }
 
     pub fn share(&mut self, descriptor: RawFd) -> io::Result<RawFd> {
-        self.passive(descriptor)?.shares += 1;
+        self.passive(descriptor)?;
         let socket = self.descriptors[&descriptor];
         let number = self.number();
         self.descriptors.insert(number, socket);
@@ -290,24 +287,9 @@ impl Network {
         };
         let local = SocketAddr::new(source.unwrap_or(own), self.port());
         let most = self.links.latency_max.as_micros() as usize;
-        let end = End {
-            owner: world.owner(),
-            local,
-            remote,
-            state: State::Connecting,
-            other: None,
-            latency: Duration::from_micros(1 + world.below(most.max(1)) as u64),
-            last_arrival: Now(0),
-            unread: VecDeque::new(),
-            outstanding: 0,
-            has_ended: false,
-            error: None,
-            reading_is_shut: false,
-            writing_is_shut: false,
-            syns: 0,
-            polls: Vec::new(),
-        };
-        let (number, latency) = (self.number(), end.latency);
+        let latency = Duration::from_micros(1 + world.below(most.max(1)) as u64);
+        let number = self.number();
+        let end = End::new(world.owner(), (local, remote), latency);
         self.ends.insert(number, end);
         self.send(world, number, number, latency, Arrival::Syn);
         number
@@ -362,23 +344,10 @@ impl Network {
         if passive.queue.len() > passive.backlog.unwrap_or(0) {
             return self.syn_again(world, number);
         }
-        let owner = passive.owner;
         let theirs = End {
-            owner,
-            local: remote,
-            remote: local,
             state: State::Open,
             other: Some(number),
-            latency,
-            last_arrival: Now(0),
-            unread: VecDeque::new(),
-            outstanding: 0,
-            has_ended: false,
-            error: None,
-            reading_is_shut: false,
-            writing_is_shut: false,
-            syns: 0,
-            polls: Vec::new(),
+            ..End::new(passive.owner, (remote, local), latency)
         };
         let other = self.number();
         self.ends.insert(other, theirs);
@@ -574,9 +543,8 @@ impl Network {
     }
 
     fn close_passive(&mut self, world: &Clockwork, socket: RawFd) {
-        let passive = self.passives.get_mut(&socket).expect("it had a descriptor");
-        passive.shares -= 1;
-        if passive.shares == 0 {
+        let is_shared = self.descriptors.values().any(|it| *it == socket);
+        if !is_shared {
             self.let_queue_go(world, socket);
             self.passives.remove(&socket);
         }
@@ -643,6 +611,27 @@ impl Network {
 }
 
 impl End {
+    /// Of one who connects.
+    fn new(owner: Owner, (local, remote): (SocketAddr, SocketAddr), latency: Duration) -> Self {
+        End {
+            owner,
+            local,
+            remote,
+            state: State::Connecting,
+            other: None,
+            latency,
+            last_arrival: Now(0),
+            unread: VecDeque::new(),
+            outstanding: 0,
+            has_ended: false,
+            error: None,
+            reading_is_shut: false,
+            writing_is_shut: false,
+            syns: 0,
+            polls: Vec::new(),
+        }
+    }
+
     fn fail(&mut self, code: i32) {
         self.state = State::Gone;
         self.error = Some(code);

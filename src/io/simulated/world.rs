@@ -159,9 +159,7 @@ impl World {
 
     /// Tasks of cores.
     pub fn tasks_of_cores(&self) -> usize {
-        self.tasks
-            .borrow()
-            .count(|owner| matches!(owner, Owner::Core(_)))
+        self.tasks.borrow().count(is_core)
     }
 
     /// What is due happens, or a task has its turn, or it is later. False: nothing is ever to come.
@@ -290,8 +288,7 @@ impl World {
 
     /// Connections of cores.
     pub fn connections_of_cores(&self) -> usize {
-        let network = self.network.borrow();
-        network.connections(|owner| matches!(owner, Owner::Core(_)))
+        self.network.borrow().connections(is_core)
     }
 
     // ---- what each core has ----
