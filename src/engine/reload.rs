@@ -104,8 +104,8 @@ impl Reload<'_> {
         self.say_hints(hints::routes_to_itself(self.shared, &routes));
         self.rules.replace_lists(relaying, routes);
         for core in self.shared.cores() {
-            self.send(core, NewRule::Relaying(self.rules.relaying.clone()));
-            self.send(core, NewRule::Routes(self.rules.routes.clone()));
+            let (relaying, routes) = (self.rules.relaying.clone(), self.rules.routes.clone());
+            self.send(core, NewRule::Lists(relaying, routes));
         }
         true
     }

@@ -33,8 +33,8 @@ pub struct CoreRules {
 
 /// One kind anew, for one core.
 pub enum NewRule {
-    Relaying(Arc<RelayPolicy>),
-    Routes(Arc<RouteTable>),
+    /// Together: a relay domain that is in force without its new route would go to its MX hosts.
+    Lists(Arc<RelayPolicy>, Arc<RouteTable>),
     Tls(ServerTls),
 }
 
@@ -82,8 +82,10 @@ impl Rules {
 impl CoreRules {
     pub fn replace(&self, new: NewRule) {
         match new {
-            NewRule::Relaying(policy) => self.relaying.replace(policy),
-            NewRule::Routes(routes) => self.routes.replace(routes),
+            NewRule::Lists(relaying, routes) => {
+                self.relaying.replace(relaying);
+                self.routes.replace(routes);
+            }
             NewRule::Tls(tls) => self.tls.replace(Arc::new(tls)),
         }
     }
