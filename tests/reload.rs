@@ -155,6 +155,24 @@ fn one_bad_line_leaves_all_lists_as_they_were() {
 }
 
 #[test]
+fn the_only_list_that_is_gone_is_missed_at_sighup() {
+    let home = Home::new();
+    let domains = home.file("domains", "old.test\n");
+    let relay = home.start(&["--relay-from", "none", "--relay-domains-file", &domains]);
+    fs::remove_file(&domains).unwrap();
+    relay.signal("HUP");
+    let reload = relay.wait_for("reload", |_| true);
+    let said = relay.events("list");
+    let [line] = &said[..] else {
+        panic!("one complaint: {said:?}, {reload}");
+    };
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("--relay-domains-file"), "{error}");
+    assert_eq!(line["effect"], "all lists stay as they were");
+    relay.stop();
+}
+
+#[test]
 fn mail_that_waits_goes_by_the_new_route() {
     let lists = Lists::new(&["--retry-min", "1s", "--retry-max", "1s"]);
     // Nobody listens there.

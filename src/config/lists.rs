@@ -38,14 +38,14 @@ impl ListFlags {
         ListFile::of("--routes-file", &self.relaying.routes_file)
     }
 
-    /// Those that can be read again; what comes through a pipe is read once.
+    /// Those that are read again, or should be: one that is gone is to be complained of.
     pub fn files(&self) -> impl Iterator<Item = ListFile<'_>> {
-        self.all_files().filter(|list| list.path.is_file())
+        self.all_files().filter(|list| !list.is_read_once())
     }
 
     /// The others.
     pub fn read_once(&self) -> impl Iterator<Item = ListFile<'_>> {
-        self.all_files().filter(|list| !list.path.is_file())
+        self.all_files().filter(ListFile::is_read_once)
     }
 
     fn all_files(&self) -> impl Iterator<Item = ListFile<'_>> {
@@ -62,10 +62,7 @@ impl ListFlags {
     /// # Errors
     /// Whatever is wrong with any of them.
     pub fn read_again(&self) -> Result<(relaying::Settings, RouteTable), Vec<String>> {
-        // There would be nothing more in a pipe, and an empty list is a list.
-        let is_no_file = |list: &ListFile<'_>| list.path.exists() && !list.path.is_file();
-        let pipes = self.all_files().filter(is_no_file);
-        let mut complaints: Vec<String> = pipes
+        let mut complaints: Vec<String> = (self.read_once())
             .map(|list| format!("{list}: no regular file: it is read once"))
             .collect();
         let relaying = self.relaying(&mut complaints);
@@ -149,6 +146,11 @@ impl<'a> ListFile<'a> {
     fn of(flag: &'static str, path: &'a Option<PathBuf>) -> Option<Self> {
         let path = path.as_deref()?;
         Some(ListFile { flag, path })
+    }
+
+    /// It comes through a pipe. A second look would find nothing there, and an empty list is a list.
+    fn is_read_once(&self) -> bool {
+        self.path.exists() && !self.path.is_file()
     }
 }
 
