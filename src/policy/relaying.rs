@@ -108,7 +108,7 @@ impl NotRelayed {
             NotRelayed::UnknownRecipient => refusals::UNKNOWN_RECIPIENT,
             NotRelayed::NoPostmaster => refusals::NO_POSTMASTER,
             NotRelayed::NoDomain => refusals::RECIPIENT_WITHOUT_DOMAIN,
-            NotRelayed::InvalidDomain => refusals::RECIPIENT_OF_NO_DOMAIN,
+            NotRelayed::InvalidDomain => refusals::INVALID_RECIPIENT_DOMAIN,
         }
     }
 }

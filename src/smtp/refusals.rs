@@ -80,7 +80,6 @@ refusals! {
     UNKNOWN_RECIPIENT = 550, 1, 1, "No such recipient here";
     NO_POSTMASTER = 550, 1, 1, "This host has no postmaster of its own: name the domain";
     RECIPIENT_WITHOUT_DOMAIN = 501, 1, 3, "The recipient needs a domain";
-    RECIPIENT_OF_NO_DOMAIN = 553, 1, 3, "The recipient's domain is not a valid name";
 }
 
 // Rates of an address, and of all.
