@@ -321,6 +321,13 @@ fn a_default_gives_way_to_a_flag_that_was_given() {
         let text = stdout(&ringpost(&[&["--check"][..], &words].concat(), &[]));
         assert!(text.contains(&hint) && text.contains(flag), "{text}");
     }
+    // The one that asks for more counts, whichever it is.
+    let of_address = ["--max-connections-per-address", "20000"];
+    let reserved = ["--reserved-connections", "30000"];
+    assert_eq!(
+        effective("--max-connections", &[of_address, reserved].concat(), &[]),
+        "--max-connections 30000 (default 10000, which gives way to --reserved-connections 30000)"
+    );
     let by_variable = [("RINGPOST_MAX_CONNECTIONS", "50")];
     let per_address = effective("--max-connections-per-address", &[], &by_variable);
     assert!(per_address.contains(" 50 (default 100"), "{per_address}");

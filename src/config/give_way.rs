@@ -79,12 +79,17 @@ impl Yielding<'_> {
 
     fn replace<T: Display>(&mut self, flag: &'static str, place: &mut T, value: T, to: String) {
         let default = std::mem::replace(place, value).to_string();
-        self.gave_way.push(GaveWay {
-            flag,
-            default,
-            value: place.to_string(),
-            to,
-        });
+        let value = place.to_string();
+        match self.gave_way.iter_mut().find(|it| it.flag == flag) {
+            // It had given way to a flag that asks for less.
+            Some(gave_way) => (gave_way.value, gave_way.to) = (value, to),
+            None => self.gave_way.push(GaveWay {
+                flag,
+                default,
+                value,
+                to,
+            }),
+        }
     }
 
     /// The first must be at most the second.
