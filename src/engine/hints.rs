@@ -1,10 +1,11 @@
 //! What works but is probably not meant, as far as it is known at the start only.
 
-use super::placement::{CoreSpec, Topology};
+use super::placement::CoreSpec;
 use super::plan;
 use super::rules::Rules;
 use super::shared::Shared;
 use crate::config::SpoolConfig;
+use crate::io::cpu;
 use crate::io::file::{existing_part, free_bytes_blocking, total_bytes_blocking};
 use crate::remote::resolve::probe;
 use crate::remote::route::{NextHop, RouteTable};
@@ -27,7 +28,7 @@ const THREADS_PER_CPU_MAX: usize = 2;
 pub fn hints(shared: &Shared, rules: &Rules) -> Vec<String> {
     let mut hints = routes_to_itself(shared, &rules.routes);
     hints.extend(file_system(&shared.config.spool, &shared.specs));
-    let cpus = Topology::of_this_host().map_or(usize::MAX, |host| host.cpus.len());
+    let cpus = cpu::allowed().map_or(usize::MAX, |cpus| cpus.len());
     hints.extend(nobody_trusted(shared));
     hints.extend(too_many_threads(shared.specs.len(), cpus));
     hints.extend(silent_name_servers(&shared.config.resolver.name_servers));
