@@ -11,7 +11,7 @@
 //! Not here: starting threads.
 
 use crate::config::CoreConfig;
-use crate::io::cpu;
+use crate::io::cpu::{self, TIED_BELOW, kernel_list};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -110,17 +110,6 @@ fn nodes() -> BTreeMap<usize, usize> {
     nodes
 }
 
-/// `0-3,8` as the kernel writes it; what cannot be read is left out.
-fn kernel_list(text: &str) -> Vec<usize> {
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let first: usize = first.parse().ok()?;
-        let last: usize = last.parse().ok()?;
-        Some(first..=last)
-    };
-    text.trim().split(',').filter_map(range).flatten().collect()
-}
-
 /// A flag asks for a CPU that cannot be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnusableCpu {
@@ -146,7 +135,8 @@ impl std::error::Error for UnusableCpu {}
 
 /// The threads to start, in the order of their core numbers: every role is there at least once.
 ///
-/// With one list given, the other role gets the CPUs that are left, or the same ones if none are.
+/// With one list given, the other role gets the CPUs that are left, or the same ones if none are. None is tied if
+/// one of them cannot be, because its CPU has too high a number.
 ///
 /// # Errors
 /// If a listed CPU does not exist or may not be used, unless threads are not tied.
@@ -173,7 +163,8 @@ pub fn place(config: &CoreConfig, topology: &Topology) -> Result<Vec<CoreSpec>, 
         (None, Some(delivery)) => merged(&rest(delivery), delivery),
         (Some(ingress), Some(delivery)) => merged(ingress, delivery),
     };
-    if !config.pin {
+    let is_out_of_reach = |core: &CoreSpec| core.cpu.is_some_and(|number| number >= TIED_BELOW);
+    if !config.pin || cores.iter().any(is_out_of_reach) {
         cores.iter_mut().for_each(|core| core.cpu = None);
     }
     Ok(cores)
@@ -467,17 +458,24 @@ mod tests {
     }
 
     #[test]
+    fn a_host_with_more_cpus_than_can_be_named_has_untied_threads() {
+        let topology = host(1, TIED_BELOW + 2, 1);
+        assert_eq!(
+            explained(&flags("", ""), &topology),
+            "1026 threads: 513 taking in, not tied to CPUs; 513 delivering, not tied to CPUs"
+        );
+        assert_eq!(
+            explained(&flags("0-1", "1022-1023"), &topology),
+            "4 threads: 2 taking in on CPU 0,1; 2 delivering on CPU 1022,1023"
+        );
+    }
+
+    #[test]
     fn this_host_can_be_placed() {
         let topology = Topology::of_this_host().unwrap();
         let cores = place(&flags("", ""), &topology).unwrap();
         assert!(cores.iter().any(|core| core.ingress));
         assert!(cores.iter().any(|core| core.delivery));
         assert!(cores.len() <= topology.cpus.len());
-    }
-
-    #[test]
-    fn lists_of_the_kernel() {
-        assert_eq!(kernel_list("0-2,5\n"), [0, 1, 2, 5]);
-        assert_eq!(kernel_list("\n"), [] as [usize; 0]);
     }
 }

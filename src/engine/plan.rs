@@ -4,7 +4,8 @@
 use super::placement::{CoreSpec, Topology, place};
 use super::{Context, StartError, ports};
 use crate::config::Config;
-use crate::io::{cpu, limits};
+use crate::io::cpu::{self, TIED_BELOW};
+use crate::io::limits;
 use crate::text::units::Bytes;
 use crate::tls::TrustAnchors;
 
@@ -48,7 +49,8 @@ impl Plan {
         check_descriptors(config, &specs, descriptors)?;
         check_spool_size(config, &specs)?;
         // Whose threads are not tied shares its CPUs with others, which it may push off.
-        let is_patient = !shares_cpus && config.cores.pin;
+        let are_tied = specs.iter().all(|core| core.cpu.is_some());
+        let is_patient = !shares_cpus && are_tied;
         let impatience = is_patient.then(cpu::wake_patiently).and_then(Result::err);
         ports::check_sources(config)?;
         let (anchors, anchor_complaints) = TrustAnchors::load(
@@ -57,7 +59,13 @@ impl Plan {
             crate::io::clock::wall_time(),
         )
         .context("trusted certificates")?;
-        let hints = impatience.map(|error| {
+        let untied = (config.cores.pin && !are_tied).then(|| {
+            format!(
+                "threads are not tied to CPUs, because some of these have numbers from {TIED_BELOW} on: mail costs a \
+                 little more CPU; name lower ones in --ingress-cores and --delivery-cores, or set --no-pin"
+            )
+        });
+        let impatience = impatience.map(|error| {
             format!(
                 "the scheduling policy SCHED_BATCH was refused ({error}): mail costs a little \
                  more CPU; whatever the relay runs in should allow the system call \
@@ -69,7 +77,7 @@ impl Plan {
             specs,
             anchors,
             anchor_complaints,
-            hints: hints.into_iter().collect(),
+            hints: untied.into_iter().chain(impatience).collect(),
         })
     }
 }
