@@ -7,7 +7,8 @@ use crate::time::WallTime;
 /// The digits are placed by hand: 26 ns a line, and 310 by a description of the format.
 pub fn rfc3339(at: WallTime) -> [u8; 24] {
     let at = at.min(WallTime::LAST);
-    let (date, time) = (at.in_utc().date(), at.in_utc().time());
+    let utc = at.in_utc();
+    let (date, time) = (utc.date(), utc.time());
     let mut text = *b"0000-00-00T00:00:00.000Z";
     digits(&mut text[0..4], u64::from(date.year().unsigned_abs()));
     digits(&mut text[5..7], u64::from(u8::from(date.month())));
