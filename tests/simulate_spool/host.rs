@@ -37,6 +37,8 @@ pub struct Manners {
     pub body_bytes_max: usize,
     /// How soon recipients are finished: see [`next_state`].
     pub patience: usize,
+    /// One new message in so many is left lying until the next start, and nobody moves it; 0: none.
+    pub neglects: usize,
     /// Nothing goes wrong: whoever waits too long complains.
     pub is_quiet: bool,
     pub knows_nonce: bool,
@@ -90,6 +92,7 @@ pub struct Host {
     segments: PathBuf,
     lanes: Vec<RefCell<VecDeque<ToCore>>>,
     queue: RefCell<Vec<Job>>,
+    neglected: RefCell<Vec<Arc<Message>>>,
     /// No new mail.
     pub is_ending: Cell<bool>,
     pub is_closing: Cell<bool>,
@@ -121,6 +124,7 @@ impl Host {
             segments,
             lanes: parts.iter().map(|_| RefCell::default()).collect(),
             queue: RefCell::default(),
+            neglected: RefCell::default(),
             is_ending: Cell::new(false),
             is_closing: Cell::new(false),
             told: RefCell::default(),
@@ -372,6 +376,9 @@ impl Host {
             location: MessageLocation::fresh(receipt.into_place(), recipients),
             home,
         });
+        if self.world.one_in(self.manners.get().neglects) {
+            return self.neglected.borrow_mut().push(message);
+        }
         self.spool(home).keep(message.clone());
         let mut recipients: Vec<_> = (0..recipients as u32)
             .map(|index| (index, RecipientState::fresh()))

@@ -6,7 +6,9 @@ use crate::ledger::{Ledger, Stats};
 use crate::mail::{id_of, in_words, stage_of};
 use ringpost::io::Bug;
 use ringpost::io::simulated::{Faults, Guard, Order, Owner, World};
-use ringpost::spool::{self, OpenError, Opened, RecoveredMessage, Settings, SpoolStats};
+use ringpost::spool::{
+    self, OpenError, Opened, RecoveredMessage, SEGMENT_BYTES_MIN, Settings, SpoolStats,
+};
 use ringpost::time::Now;
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -24,6 +26,20 @@ const TIDY_MAX: Duration = Duration::from_secs(10);
 const SEGMENTS_LEFT_MAX: u64 = 3;
 /// A turn takes some microseconds, so this is far more than any time bound above.
 const POLLS_MAX: u64 = 3_000_000;
+
+/// Of an uneven life: how long deliverers go on, and files fail, when no more mail comes.
+const EBB: Duration = Duration::from_secs(2);
+/// Of an uneven life: one message in so many is left lying. Some segments hold none of these.
+const NEGLECTS: usize = 40;
+
+/// What the host goes through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    Any,
+    /// Segments and outcomes go fast, while some mail is left lying between mail that has moved; and most mail has
+    /// gone when the power does, so that few segments are used again before.
+    Uneven,
+}
 
 /// Planted bugs that are none of the relay: in the world itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +138,7 @@ impl Seen {
 pub struct Play {
     pub world: Guard,
     ledger: Rc<RefCell<Ledger>>,
+    life: Life,
     canary: Canary,
     settings: Settings,
     /// What this host's file system cannot do.
@@ -130,7 +147,7 @@ pub struct Play {
 }
 
 impl Play {
-    pub fn new(seed: u64, canary: Canary, is_told: bool) -> Play {
+    pub fn new(seed: u64, life: Life, canary: Canary, is_told: bool) -> Play {
         let world = World::begin(seed, is_told);
         if let Canary::Relay(bug) = canary {
             world.plant(Some(bug));
@@ -149,6 +166,15 @@ impl Play {
             let more = segment_bytes * world.below(if is_tight { 6 } else { 20 }) as u64;
             settings.spool_bytes_max = Some(settings.spool_bytes_min(3) + more);
         }
+        if life == Life::Uneven {
+            settings = Settings {
+                segment_bytes: SEGMENT_BYTES_MIN,
+                message_bytes_max: SEGMENT_BYTES_MIN / 2,
+                outcome_delay: Duration::ZERO,
+                spool_bytes_max: None,
+                ..settings
+            };
+        }
         let lacks = Faults {
             has_no_direct: world.one_in(4),
             has_no_unnamed: world.one_in(4),
@@ -158,6 +184,7 @@ impl Play {
         Play {
             world,
             ledger: Rc::default(),
+            life,
             canary,
             settings,
             lacks,
@@ -275,14 +302,25 @@ impl Play {
 
     fn manners(&self) -> Manners {
         let world = &self.world;
-        Manners {
+        let manners = Manners {
             appenders: 1 + world.below(4),
             deliverers: 1 + world.below(3),
             pause: Duration::from_millis([2, 10, 40][world.below(3)]),
             body_bytes_max: self.settings.message_bytes_max as usize,
             patience: 3 + world.below([3, 20][world.below(2)]),
+            neglects: 0,
             is_quiet: false,
             knows_nonce: self.canary == Canary::NonceLeaks,
+        };
+        match self.life {
+            Life::Any => manners,
+            Life::Uneven => Manners {
+                appenders: 4,
+                deliverers: 3,
+                pause: Duration::from_millis(4),
+                neglects: NEGLECTS,
+                ..manners
+            },
         }
     }
 
@@ -312,6 +350,10 @@ impl Play {
         let length = Duration::from_millis(50 + self.world.below(1500) as u64);
         let dies = self.world.one_in(8);
         self.pass(host, length, || false)?;
+        if self.life == Life::Uneven {
+            host.is_ending.set(true);
+            self.pass(host, EBB, || false)?;
+        }
         if dies {
             self.world.set_faults(Faults {
                 is_dead: true,
@@ -407,6 +449,7 @@ impl Play {
         self.world.set_space(self.plenty(), 0);
         let quiet = Manners {
             is_quiet: true,
+            neglects: 0,
             deliverers: 3,
             pause: Duration::from_millis(60),
             ..host.manners.get()
