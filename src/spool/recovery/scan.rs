@@ -73,6 +73,15 @@ struct FoundFinal {
     position: u64,
 }
 
+/// A segment's index, and how many whole commits come before this one, which is whole but for its bodies.
+type CommitAt = (usize, u64);
+
+struct Torn {
+    commit: CommitAt,
+    position: u64,
+    damaged: Damaged,
+}
+
 #[derive(Default)]
 struct Scanner {
     segments: Vec<ScannedSegment>,
@@ -85,8 +94,10 @@ struct Scanner {
     chunks: HashMap<(Generation, u64), (u32, u32)>,
     finals: Vec<FoundFinal>,
     damaged: Vec<Damaged>,
-    /// Such in the last commits of a generation: with the segment's index and the position.
-    torn: Vec<(usize, u64, Damaged)>,
+    /// Such in the last commits of a generation.
+    torn: Vec<Torn>,
+    /// Commits with a body that is torn.
+    unfinished: BTreeSet<CommitAt>,
     /// Where messages have copies that are not whole, newer than the one that counts.
     doubtful: HashMap<MessageId, Vec<Generation>>,
     report: RecoveryReport,
@@ -203,13 +214,18 @@ impl Scanner {
     fn judge(&mut self, index: usize, commits: u64, suspect: Suspect) {
         let behind = commits - suspect.commits_before;
         let in_flight = IN_FLIGHT_MAX as u64;
+        let commit = (index, suspect.commits_before);
         match suspect.what {
             What::Commit if behind < in_flight => self.report.torn += 1,
             // The damaged record's own commit is counted among those behind. If a crash cut it off is known
             // when all is read.
             What::Body(_) if behind <= in_flight => match suspect.message {
-                Some(message) => self.torn.push((index, suspect.position, *message)),
-                None => self.report.torn += 1,
+                Some(damaged) => self.torn.push(Torn {
+                    commit,
+                    position: suspect.position,
+                    damaged: *damaged,
+                }),
+                None => _ = self.unfinished.insert(commit),
             },
             What::Gap(missing) if behind < in_flight && missing < in_flight => {
                 self.report.holes += 1;
@@ -366,19 +382,25 @@ impl Scanner {
     /// Messages whose content is damaged, unless there is another copy. A copy that is not whole can be found
     /// again as well: what says that its message is finished must outlive it.
     fn judge_damaged(&mut self) {
-        for (index, position, damaged) in std::mem::take(&mut self.torn) {
+        for torn in std::mem::take(&mut self.torn) {
+            let Torn {
+                commit,
+                position,
+                damaged,
+            } = torn;
             let id = damaged.message.id;
             let was_accepted = self.known.contains_key(&id);
             // Its head is whole, so what a copy says of its recipients is true. Outcomes that it covers may be gone.
             self.learn(None, id, damaged.states.clone());
             if !was_accepted || self.is_not_needed(&damaged.message) {
-                self.report.torn += 1;
+                self.unfinished.insert(commit);
                 self.doubt(damaged.message.id, damaged.message.generation);
             } else {
-                self.name_damage(index, position, What::Body(damaged.message.id));
+                self.name_damage(commit.0, position, What::Body(damaged.message.id));
                 self.damaged.push(damaged);
             }
         }
+        self.report.torn += self.unfinished.len() as u64;
         for Damaged { message, states } in std::mem::take(&mut self.damaged) {
             let (id, generation) = (message.id, message.generation);
             self.learn(None, id, states);
