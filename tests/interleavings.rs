@@ -1,8 +1,12 @@
-//! The bell between cores, in every order that its threads, and the memory between them, may have (loom).
+//! What cores agree about without a lock, in every order that threads, and the memory between them, may have (loom).
 //!
 //! The bell's own file is compiled here a second time, with loom's atomics; and a third time with weaker fences, which
 //! must be found. A lane is as much of one as the bell depends on: items that become visible with a release, and are
 //! looked for with an acquire. The queues themselves are crossbeam's, which loom cannot look into.
+//!
+//! New lists are a model (`handoff/current.rs` stands on `arc_swap`): a number in the place of the lists, with the
+//! weakest load that a look may be. It shows why a core looks there before it routes mail of another core, and that
+//! reading the control thread's lane first would not do.
 
 #![allow(clippy::duplicate_mod, reason = "it is one file with other atomics")]
 
@@ -75,4 +79,64 @@ fn no_wake_is_lost_in_any_order() {
 #[should_panic(expected = "a wake is lost")]
 fn weaker_fences_are_found() {
     send_and_sleep!(weaker::bell, 1, None);
+}
+
+/// How the core that routes learns of new lists.
+#[derive(Clone, Copy)]
+enum Learns {
+    /// It looks at the place where they are published, behind each job.
+    ByLook,
+    /// By an item of the control thread's lane, which it reads before the others.
+    ByLane,
+}
+
+/// New lists come. One core takes mail, by whichever it sees, and sends it on. Another one routes it: by no older ones.
+fn route_mail_of_another_core(learns: Learns) {
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+
+    const JOB: usize = 1;
+    loom::model(move || {
+        let published = Arc::new(AtomicUsize::new(0));
+        let (told, jobs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let control = {
+            let (published, told) = (published.clone(), told.clone());
+            loom::thread::spawn(move || {
+                // The lane first, which is all that can be done for who learns by it.
+                told.store(1, Ordering::Release);
+                published.store(1, Ordering::Release);
+            })
+        };
+        let takes_mail = {
+            let (published, jobs) = (published.clone(), jobs.clone());
+            loom::thread::spawn(move || {
+                let taken_by = published.load(Ordering::Relaxed);
+                jobs.store(JOB + taken_by, Ordering::Release);
+            })
+        };
+        let told = match learns {
+            Learns::ByLook => 0,
+            Learns::ByLane => told.load(Ordering::Acquire),
+        };
+        if let Some(taken_by) = jobs.load(Ordering::Acquire).checked_sub(JOB) {
+            let routed_by = match learns {
+                Learns::ByLook => published.load(Ordering::Relaxed),
+                Learns::ByLane => told,
+            };
+            assert!(routed_by >= taken_by, "mail takes a route of before");
+        }
+        control.join().expect("it ends");
+        takes_mail.join().expect("it ends");
+    });
+}
+
+#[test]
+fn mail_of_another_core_is_routed_by_no_older_lists_in_any_order() {
+    route_mail_of_another_core(Learns::ByLook);
+}
+
+#[test]
+#[should_panic(expected = "mail takes a route of before")]
+fn a_lane_that_is_read_first_is_read_too_early() {
+    route_mail_of_another_core(Learns::ByLane);
 }

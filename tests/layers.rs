@@ -81,7 +81,7 @@ const CRATES: [(&str, &[&str]); 21] = [
     // Random numbers are everybody's, and no part of TLS.
     ("ring", &["tls", "io/kernel/random.rs"]),
     ("crossbeam", &["handoff"]),
-    ("arc_swap", &["spool"]),
+    ("arc_swap", &["handoff", "spool"]),
     ("hickory_resolver", &["io"]),
     ("clap", &["config"]),
 ];

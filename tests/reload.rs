@@ -7,6 +7,7 @@ use std::fs;
 use support::client::{CONTENT, Client};
 use support::next_hop::NextHop;
 use support::relay::{Home, Relay};
+use support::stopped_thread::StoppedThread;
 
 const FROM: &str = "a@sender.test";
 
@@ -91,6 +92,56 @@ fn a_domain_that_is_added_with_its_recipients_and_its_route_is_served_after_sigh
         lists.relay.wait_for_count("delivered", 2, |_| true);
         lists.relay.stop();
     }
+}
+
+/// As soon as the relay takes mail for it.
+fn client_of_new_domain(relay: &Relay) -> Client {
+    loop {
+        let mut client = greeted(relay);
+        client.expect(&format!("MAIL FROM:<{FROM}>"), 250);
+        let is_taken = client.command("RCPT TO:<v@new.test>").code == 250;
+        client.expect("RSET", 250);
+        match is_taken {
+            true => return client,
+            false => client.quit(),
+        }
+    }
+}
+
+/// The thread that delivers comes to nothing while another one goes by the new lists already.
+#[test]
+fn mail_for_a_new_relay_domain_never_takes_the_route_of_before() {
+    let (home, old, new) = (Home::new(), NextHop::start(), NextHop::start());
+    let domains = home.file("domains", "old.test\n");
+    let routes = home.file("routes", &format!("{}\n", old.route("*")));
+    let relay = home.start(&[
+        "--relay-from",
+        "none",
+        "--relay-domains-file",
+        &domains,
+        "--routes-file",
+        &routes,
+        "--ingress-cores",
+        "0",
+        "--delivery-cores",
+        "1",
+        // Another process may stop its threads.
+        "--core-dumps",
+    ]);
+    let delivery = StoppedThread::new(relay.pid(), "ringpost-1");
+    home.file("domains", "old.test\nnew.test\n");
+    let both = format!("{}\n{}\n", old.route("*"), new.route("new.test"));
+    home.file("routes", &both);
+    relay.signal("HUP");
+    relay.wait_for_count("list", 2, |_| true);
+    let mut client = client_of_new_domain(&relay);
+    client.accepted(FROM, &["v@new.test"], CONTENT);
+    client.accepted(FROM, &["u@old.test"], CONTENT);
+    drop(delivery);
+    relay.wait_for_count("delivered", 2, |_| true);
+    assert_eq!((old.mails().len(), new.mails().len()), (1, 1));
+    client.quit();
+    relay.stop();
 }
 
 #[test]

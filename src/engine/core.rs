@@ -413,7 +413,13 @@ impl Core {
 
     fn receive(self: &Rc<Self>, item: ToCore) {
         match item {
-            ToCore::Deliver(job) => self.deliver(job),
+            ToCore::Deliver(job) => {
+                // It was taken by lists that may be newer than ours.
+                if !planted(Bug::RulesOfBefore) {
+                    self.rules.catch_up();
+                }
+                self.deliver(job);
+            }
             ToCore::Finished(message) => self.spool.message_finished(message),
             ToCore::Spool(note) => self.spool.receive_note(&note),
             ToCore::Rule(new) => self.rules.replace(*new),

@@ -103,10 +103,8 @@ impl Reload<'_> {
         ));
         self.say_hints(hints::routes_to_itself(self.shared, &routes));
         self.rules.replace_lists(relaying, routes);
-        for core in self.shared.cores() {
-            let (relaying, routes) = (self.rules.relaying.clone(), self.rules.routes.clone());
-            self.send(core, NewRule::Lists(relaying, routes));
-        }
+        let cores = self.shared.cores();
+        cores.for_each(|core| self.send(core, NewRule::Lists));
         true
     }
 

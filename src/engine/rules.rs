@@ -1,15 +1,21 @@
 //! What may change while the relay runs: one immutable value of each kind, replaced whole.
 //!
 //! The control thread holds what is in force. Each core has one pointer of a kind ([`Current`]), which its sessions and
-//! deliveries look through, and gets a new value over its lane.
+//! deliveries look through.
+//!
+//! Promise: mail is routed by lists no older than those that took it, whichever core took it. New lists are published
+//! before any core is told, and a core looks for them before it routes mail that another one took
+//! ([`CoreRules::catch_up`]). An item of a lane alone would come too late: a core reads its lanes in turn, and may have
+//! read the control thread's just before.
 
 use super::{Context as _, StartError};
 use crate::config::Config;
 use crate::domain::Domain;
-use crate::handoff::current::Current;
+use crate::handoff::current::{Current, Follower, Published};
 use crate::policy::relaying::{self, RelayPolicy};
 use crate::remote::route::RouteTable;
 use crate::tls::{ServerKeys, ServerTls, TlsError, Versions};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// What is in force, or is to be from the start.
@@ -18,23 +24,31 @@ pub struct Rules {
     pub relaying: Arc<RelayPolicy>,
     pub routes: Arc<RouteTable>,
     pub keys: ServerKeys,
+    /// For all cores.
+    lists: Published<Lists>,
     /// What cores may still look through. The last one to let go of a list takes time that no core has.
-    retired: Vec<Retired>,
+    retired: Vec<Lists>,
 }
 
-type Retired = (Arc<RelayPolicy>, Arc<RouteTable>);
+/// Together: a relay domain that is in force without its new route would go to its MX hosts.
+#[derive(Clone)]
+struct Lists {
+    relaying: Arc<RelayPolicy>,
+    routes: Arc<RouteTable>,
+}
 
 /// The same, as one core works with it.
 pub struct CoreRules {
     pub relaying: Current<RelayPolicy>,
     pub routes: Current<RouteTable>,
     pub tls: Current<ServerTls>,
+    latest: RefCell<Follower<Lists>>,
 }
 
 /// One kind anew, for one core.
 pub enum NewRule {
-    /// Together: a relay domain that is in force without its new route would go to its MX hosts.
-    Lists(Arc<RelayPolicy>, Arc<RouteTable>),
+    /// There are other lists than before: see [`CoreRules::catch_up`].
+    Lists,
     Tls(ServerTls),
 }
 
@@ -47,45 +61,64 @@ impl Rules {
         core_tls(&keys).context("the certificate for clients")?;
         let routes = std::mem::take(&mut config.routes);
         let relaying = std::mem::take(&mut config.relaying);
-        Ok(Rules {
+        let lists = Lists {
             relaying: Arc::new(relay_policy(&relaying, &routes, &config.hostname)),
             routes: Arc::new(routes),
+        };
+        Ok(Rules {
+            relaying: lists.relaying.clone(),
+            routes: lists.routes.clone(),
             keys,
+            lists: Published::new(lists),
             retired: Vec::new(),
         })
     }
 
+    /// In force for each core from its next look on. Each is to be told ([`NewRule::Lists`]), or one without mail would
+    /// not look.
     pub fn replace_lists(&mut self, relaying: RelayPolicy, routes: RouteTable) {
-        let relaying = std::mem::replace(&mut self.relaying, Arc::new(relaying));
-        let routes = std::mem::replace(&mut self.routes, Arc::new(routes));
-        self.retired.push((relaying, routes));
+        let new = Lists {
+            relaying: Arc::new(relaying),
+            routes: Arc::new(routes),
+        };
+        let relaying = std::mem::replace(&mut self.relaying, new.relaying.clone());
+        let routes = std::mem::replace(&mut self.routes, new.routes.clone());
+        self.retired.push(Lists { relaying, routes });
+        self.lists.replace(new);
     }
 
     /// Lets go of what no core looks through any more.
     pub fn tidy(&mut self) {
-        self.retired.retain(|(relaying, routes)| {
-            Arc::strong_count(relaying) > 1 || Arc::strong_count(routes) > 1
+        self.retired.retain(|lists| {
+            Arc::strong_count(&lists.relaying) > 1 || Arc::strong_count(&lists.routes) > 1
         });
     }
 
     /// # Errors
     /// The certificate cannot be used.
     pub fn on_core(self) -> Result<CoreRules, TlsError> {
+        let latest = self.lists.follow();
         Ok(CoreRules {
-            relaying: Current::new(self.relaying),
-            routes: Current::new(self.routes),
+            relaying: Current::new(latest.has().relaying.clone()),
+            routes: Current::new(latest.has().routes.clone()),
             tls: Current::new(Arc::new(core_tls(&self.keys)?)),
+            latest: RefCell::new(latest),
         })
     }
 }
 
 impl CoreRules {
+    /// Takes over lists that were published since the last look. Not while anybody holds a value in force.
+    pub fn catch_up(&self) {
+        if let Some(lists) = self.latest.borrow_mut().news() {
+            self.relaying.replace(lists.relaying.clone());
+            self.routes.replace(lists.routes.clone());
+        }
+    }
+
     pub fn replace(&self, new: NewRule) {
         match new {
-            NewRule::Lists(relaying, routes) => {
-                self.relaying.replace(relaying);
-                self.routes.replace(routes);
-            }
+            NewRule::Lists => self.catch_up(),
             NewRule::Tls(tls) => self.tls.replace(Arc::new(tls)),
         }
     }

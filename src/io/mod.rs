@@ -82,6 +82,8 @@ pub enum Bug {
     RecoveredForgotten,
     /// The memory of a message is not given back.
     ChargesKept,
+    /// Mail that another core took is routed by whatever lists are at hand.
+    RulesOfBefore,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
 }

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod link;
 pub mod next_hop;
 pub mod relay;
+pub mod stopped_thread;
 
 use next_hop::NextHop;
 use relay::{Home, PROGRAM, Relay};
