@@ -84,6 +84,8 @@ pub enum Bug {
     ChargesKept,
     /// Mail that another core took is routed by whatever lists are at hand.
     RulesOfBefore,
+    /// What the hosts say that were asked for first counts for all hosts of a domain.
+    PartSpeaksForAll,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
 }

@@ -13,7 +13,7 @@
 //! | no such name | permanent, 5.1.2 |
 //! | failure, refusal, silence | temporary, 4.4.3; never the implicit MX |
 //! | (not asked: its turn did not come) | temporary, 4.4.3; see `line` |
-//! | none of the hosts has an address | 5.4.4, or 4.4.3 if that could not be learned for each |
+//! | none of the hosts has an address | 5.4.4, or 4.4.3 if that could not be learned for each, or not all were asked |
 //! | this relay among the hosts | it and all of equal or worse preference are dropped |
 //! | nothing is left of them | permanent, 5.4.6: a loop |
 //!
@@ -77,7 +77,8 @@ pub struct Settings {
     /// temporary failure.
     pub resolve_timeout: Duration,
     pub families: Families,
-    /// Hosts of a site that are used: the best, chosen by lot among equals at each look-up. At least 1.
+    /// Hosts of a site that are used: the best that have addresses, chosen by lot among equals at each look-up. As many
+    /// are asked for at a time. At least 1.
     pub hosts_max: usize,
     /// Addresses of a host that are used, chosen by lot. At least 1.
     pub addresses_per_host_max: usize,
@@ -219,30 +220,33 @@ impl Resolver {
         self.pool.take_notices()
     }
 
-    /// Leaves the best of the hosts, which come by preference; by lot among equals (RFC 5321 section 5.1), so that
-    /// each has its turn at some look-up. True if some were left out.
-    fn draw_hosts(&self, hosts: &mut Vec<(u16, Box<str>)>) -> bool {
+    /// Takes the best of those that come by preference, [`Settings::hosts_max`] of them; by lot among equals (RFC 5321
+    /// section 5.1), so that each has its turn at some look-up.
+    fn take_best<T>(&self, from: &mut Vec<T>, preference: impl Fn(&T) -> u16) -> Vec<T> {
         let most = self.settings.hosts_max.max(1);
-        let Some((worst, _)) = hosts.get(most) else {
-            return false;
+        let Some(worst) = from.get(most).map(&preference) else {
+            return std::mem::take(from);
         };
-        let worst = *worst;
-        let mut drawn = hosts.split_off(hosts.partition_point(|(other, _)| *other < worst));
-        drawn.retain(|(other, _)| *other == worst);
-        self.draw(&mut drawn, most - hosts.len());
-        hosts.append(&mut drawn);
-        true
+        let mut equal = from.split_off(from.partition_point(|it| preference(it) < worst));
+        let worse = equal.split_off(equal.partition_point(|it| preference(it) == worst));
+        let mut best = std::mem::take(from);
+        while best.len() < most {
+            best.push(self.take_by_lot(&mut equal));
+        }
+        from.extend(equal.into_iter().chain(worse));
+        best
     }
 
-    /// Leaves `most`, each with the same chance, in the order they were in. True if some were left out.
-    fn draw<T>(&self, from: &mut Vec<T>, most: usize) -> bool {
-        let is_drawn = from.len() > most;
-        let mut lots = self.lots.borrow_mut();
+    /// Leaves `most`, each with the same chance, in the order they were in.
+    fn draw<T>(&self, from: &mut Vec<T>, most: usize) {
         while from.len() > most {
-            let out = lots.next() % from.len() as u64;
-            from.remove(out as usize);
+            self.take_by_lot(from);
         }
-        is_drawn
+    }
+
+    fn take_by_lot<T>(&self, from: &mut Vec<T>) -> T {
+        let at = self.lots.borrow_mut().next() % from.len() as u64;
+        from.remove(at as usize)
     }
 
     /// The order for [`Site::attempts`].

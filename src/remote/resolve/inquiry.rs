@@ -9,6 +9,7 @@ use super::pool::Heard;
 use super::site::{Host, Site, SiteKey};
 use crate::io::dns::{Denial, Kind, Question, Record};
 use crate::io::runtime::timeout;
+use crate::io::{Bug, clock, planted};
 use crate::remote::route::NextHop;
 use crate::time::Now;
 use std::cell::Cell;
@@ -25,6 +26,9 @@ const OTHER_FAMILY_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait that an answer from a name server can ask for.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// Times that [`Settings::hosts_max`](super::Settings::hosts_max) further hosts of a domain are asked for.
+const ROUNDS_MAX: usize = 5;
+
 /// How long what was drawn by lot is kept: the hosts and addresses left out have their turn soon.
 const DRAWN_TTL_MAX: Duration = Duration::from_secs(60);
 
@@ -33,6 +37,8 @@ pub(super) struct Inquiry<'a> {
     resolver: &'a Resolver,
     /// When it was begun: what it learns is good from then on.
     now: Now,
+    /// The same by the clock.
+    began: Now,
     /// How long all of it is good.
     pub ttl: Cell<Duration>,
     /// A name server said something, whatever it was.
@@ -52,6 +58,42 @@ enum Found {
 /// What the DNS says about a host's addresses. `Err(None)`: it has none.
 type Addresses = Result<Vec<SocketAddr>, Option<ResolveError>>;
 
+/// What is known of the hosts of a domain so far.
+#[derive(Default)]
+struct Known {
+    /// Those with addresses, by preference.
+    hosts: Vec<Host>,
+    /// Those that have none.
+    without: Vec<Box<str>>,
+    /// Of one that may have some.
+    failure: Option<ResolveError>,
+}
+
+impl Known {
+    fn add(&mut self, names: Vec<(u16, Box<str>)>, answers: Vec<Addresses>) {
+        for ((preference, name), answer) in names.into_iter().zip(answers) {
+            match answer {
+                Ok(addresses) => self.hosts.push(Host {
+                    name,
+                    preference,
+                    addresses,
+                }),
+                Err(Some(error)) => self.failure = Some(error),
+                Err(None) => self.without.push(name),
+            }
+        }
+    }
+
+    /// None has an address, or there are others as good as one that has: each of them may be this relay.
+    fn wants(&self, others: &[(u16, Box<str>)]) -> bool {
+        let Some((next, _)) = others.first() else {
+            return false;
+        };
+        let worst = self.hosts.last();
+        worst.is_none_or(|worst| *next <= worst.preference)
+    }
+}
+
 /// What is remembered about a host: its addresses, maybe none, and how long that is good.
 pub(super) type HostAddresses = (Rc<[IpAddr]>, Now);
 
@@ -60,6 +102,7 @@ impl<'a> Inquiry<'a> {
         Inquiry {
             resolver,
             now,
+            began: clock::now(),
             ttl: Cell::new(TTL_MAX),
             answered: Cell::new(false),
         }
@@ -126,9 +169,6 @@ impl<'a> Inquiry<'a> {
         }
         // Of all hosts, so that it is the same whichever are used.
         let key = site_key(&hosts, port);
-        if self.resolver.draw_hosts(&mut hosts) {
-            self.keep(DRAWN_TTL_MAX);
-        }
         let hosts = self.with_addresses(next_hop, domain, hosts, port).await?;
         Ok(Site { key, hosts })
     }
@@ -159,44 +199,68 @@ impl<'a> Inquiry<'a> {
         Ok(Site { key, hosts })
     }
 
-    /// Finds the addresses of all hosts at once. Not empty, and without this relay.
+    /// The best hosts that have addresses, of those that come by preference. Not empty, and without this relay.
+    ///
+    /// Some are asked for at a time, the best first. What only a part of them says is never final (RFC 5321 section 5.1).
     async fn with_addresses(
         &self,
         next_hop: &NextHop,
         domain: &str,
-        names: Vec<(u16, Box<str>)>,
+        mut names: Vec<(u16, Box<str>)>,
         port: u16,
     ) -> Result<Vec<Host>, ResolveError> {
-        let questions = names.iter().map(|(_, name)| self.addresses(name, port));
-        let answers = all(questions.collect()).await;
-        let mut hosts = Vec::new();
-        let mut failure = None;
-        let mut without = Vec::new();
-        for ((preference, name), answer) in names.into_iter().zip(answers) {
-            match answer {
-                Ok(addresses) => hosts.push(Host {
-                    name,
-                    preference,
-                    addresses,
-                }),
-                Err(Some(error)) => failure = Some(error),
-                Err(None) => without.push(name),
+        let mut known = Known::default();
+        let mut rounds = match planted(Bug::PartSpeaksForAll) {
+            true => 1,
+            false => ROUNDS_MAX,
+        };
+        while rounds > 0 && known.wants(&names) {
+            rounds -= 1;
+            let best = self.resolver.take_best(&mut names, |(it, _)| *it);
+            let questions = best.iter().map(|(_, name)| self.addresses(name, port));
+            let wait = self.time_for_more(known.hosts.is_empty());
+            match timeout(wait, all(questions.collect())).await {
+                Ok(answers) => known.add(best, answers),
+                // What is known will do.
+                Err(_) => break,
             }
         }
         let own = &self.resolver.own;
         let is_own = |host: &Host| host.addresses.iter().any(|it| own.is_own_address(*it));
-        let had_hosts = !hosts.is_empty();
-        if let Some(at) = hosts.iter().position(is_own) {
-            let preference = hosts[at].preference;
-            hosts.retain(|host| host.preference < preference);
+        let had_hosts = !known.hosts.is_empty();
+        if let Some(at) = known.hosts.iter().position(is_own) {
+            let preference = known.hosts[at].preference;
+            known.hosts.retain(|host| host.preference < preference);
+        }
+        let mut hosts = self
+            .resolver
+            .take_best(&mut known.hosts, |it| it.preference);
+        if !names.is_empty() || !known.hosts.is_empty() {
+            self.keep(DRAWN_TTL_MAX);
         }
         hosts.shrink_to_fit();
-        match failure {
+        match known.failure {
             _ if !hosts.is_empty() => Ok(hosts),
             // A better host that could not be asked for may exist all the same.
             Some(error) => Err(error),
             None if had_hosts => Err(mail_loop(next_hop)),
-            None => Err(no_address_of(domain, &without)),
+            None if names.is_empty() || planted(Bug::PartSpeaksForAll) => {
+                Err(no_address_of(domain, &known.without))
+            }
+            None => {
+                let asked = known.without.len();
+                let why = format!("none of its first {asked} mail hosts has an address");
+                Err(no_answer(domain, why))
+            }
+        }
+    }
+
+    /// How long further hosts are waited for. If some are known, these are to be of use before the time of the whole is up.
+    fn time_for_more(&self, is_nothing_known: bool) -> Duration {
+        let limit = self.resolver.settings.resolve_timeout;
+        match is_nothing_known {
+            true => limit,
+            false => (limit / 2).saturating_sub(clock::now().since(self.began)),
         }
     }
 
@@ -249,12 +313,8 @@ impl<'a> Inquiry<'a> {
                 Found::Records(records) => {
                     // Each family keeps its half, so that neither crowds out the other.
                     let most = self.resolver.settings.addresses_per_host_max.div_ceil(2);
-                    let mut of_family: Vec<_> =
-                        records.iter().filter_map(Record::address).collect();
-                    if self.resolver.draw(&mut of_family, most.max(1)) {
-                        self.keep(DRAWN_TTL_MAX);
-                    }
-                    ips.extend(of_family);
+                    let of_family = records.iter().filter_map(Record::address).collect();
+                    ips.extend(self.draw_addresses(of_family, most.max(1)));
                 }
                 Found::Failed(why) => failure = Some(no_answer(name, why)),
                 Found::NoRecords | Found::NoSuchName => {}
@@ -264,6 +324,21 @@ impl<'a> Inquiry<'a> {
             Some(error) if ips.is_empty() => Err(error),
             _ => Ok(ips),
         }
+    }
+
+    /// Leaves `most` by lot; but what leads back here stays, or nobody would know that it does.
+    fn draw_addresses(&self, addresses: Vec<IpAddr>, most: usize) -> Vec<IpAddr> {
+        if addresses.len() <= most {
+            return addresses;
+        }
+        self.keep(DRAWN_TTL_MAX);
+        let own = &self.resolver.own;
+        let (mut drawn, mut others): (Vec<_>, Vec<_>) =
+            addresses.into_iter().partition(|it| own.has_address(*it));
+        drawn.truncate(most);
+        self.resolver.draw(&mut others, most - drawn.len());
+        drawn.append(&mut others);
+        drawn
     }
 
     /// Where one family has addresses, the other is not waited for long: there are name servers that never answer

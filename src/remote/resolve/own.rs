@@ -26,12 +26,24 @@ impl OwnNames {
     /// True if a connection to this address would come back to one of our listeners. Also true
     /// for 0.0.0.0 and loopback addresses that a stranger's DNS hands out.
     pub fn is_own_address(&self, address: SocketAddr) -> bool {
-        let ip = address.ip().to_canonical();
-        let listens = |listener: &SocketAddr| {
-            listener.port() == address.port() && reaches(ip, listener.ip().to_canonical())
-        };
-        let is_alias = |alias: &IpAddr| alias.to_canonical() == ip;
-        self.listeners.iter().any(listens) || self.aliases.iter().any(is_alias)
+        let is_port = |listener: &&SocketAddr| listener.port() == address.port();
+        self.leads_here(address.ip(), self.listeners.iter().filter(is_port))
+    }
+
+    /// The same of any port.
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.leads_here(ip, self.listeners.iter())
+    }
+
+    fn leads_here<'a>(
+        &self,
+        ip: IpAddr,
+        mut listeners: impl Iterator<Item = &'a SocketAddr>,
+    ) -> bool {
+        let ip = ip.to_canonical();
+        let mut aliases = self.aliases.iter();
+        listeners.any(|listener| reaches(ip, listener.ip().to_canonical()))
+            || aliases.any(|alias| alias.to_canonical() == ip)
     }
 }
 

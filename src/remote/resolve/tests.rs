@@ -9,6 +9,7 @@ use std::time::Instant;
 
 #[path = "../../../tests/support/dns.rs"]
 mod dns;
+mod many_hosts;
 
 /// Waits are short: the server is on this host, and silence is part of the tests.
 fn settings(dns: &DnsServer) -> Settings {
