@@ -290,11 +290,6 @@ fn a_default_gives_way_to_a_flag_that_was_given() {
             "--max-connections",
             "20000 (default 10000",
         ),
-        (
-            "--reserved-connections 20000",
-            "--max-connections",
-            "20000 (default 10000",
-        ),
         ("--session-timeout 1m", "--data-timeout", "1m (default 5m"),
         ("--retry-max 1m", "--retry-min", "1m (default 5m"),
         ("--retry-min 2h", "--retry-max", "2h (default 1h"),
@@ -321,13 +316,6 @@ fn a_default_gives_way_to_a_flag_that_was_given() {
         let text = stdout(&ringpost(&[&["--check"][..], &words].concat(), &[]));
         assert!(text.contains(&hint) && text.contains(flag), "{text}");
     }
-    // The one that asks for more counts, whichever it is.
-    let of_address = ["--max-connections-per-address", "20000"];
-    let reserved = ["--reserved-connections", "30000"];
-    assert_eq!(
-        effective("--max-connections", &[of_address, reserved].concat(), &[]),
-        "--max-connections 30000 (default 10000, which gives way to --reserved-connections 30000)"
-    );
     let by_variable = [("RINGPOST_MAX_CONNECTIONS", "50")];
     let per_address = effective("--max-connections-per-address", &[], &by_variable);
     assert!(per_address.contains(" 50 (default 100"), "{per_address}");
@@ -345,6 +333,51 @@ fn a_default_gives_way_to_a_flag_that_was_given() {
         &[],
         &["--max-connections-per-address 100 is more than --max-connections 50"],
     );
+}
+
+#[test]
+fn a_default_that_gives_way_leaves_places_for_strangers() {
+    let reserved = ["--reserved-connections", "12000"];
+    let why = "--reserved-connections 12000 is more than --max-connections 10000";
+    refused(&reserved, &[], &[why]);
+    let room = ["--max-connections-per-address", "20000"];
+    let total = effective("--max-connections", &[reserved, room].concat(), &[]);
+    assert!(total.starts_with("--max-connections 20000 "), "{total}");
+    // Whoever gives both may mean it.
+    let all = ["--check", "--reserved-connections", "10000"];
+    let output = ringpost(&all, &[]);
+    let hint = "--reserved-connections 10000 leaves no connection of --max-connections 10000";
+    assert!(stdout(&output).contains(hint), "{}", stdout(&output));
+    let nobody = [&all[..], &["--relay-from", "none"]].concat();
+    let output = ringpost(&nobody, &[]);
+    assert!(
+        !stdout(&output).contains("leaves no"),
+        "{}",
+        stdout(&output)
+    );
+}
+
+#[test]
+fn a_domain_in_three_spellings_has_one_hint_and_a_million_domains_have_few() {
+    let home = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let recipients = path("recipients", "u@other.test\n");
+    let hints = |domains: &str| {
+        let domains = path("domains", domains);
+        let flags = ["--check", "--relay-domains-file", &domains];
+        let flags = [&flags[..], &["--recipients-file", &recipients]].concat();
+        stdout(&ringpost(&flags, &[]))
+    };
+    let text = hints("bücher.test\nxn--bcher-kva.test\nBÜCHER.test\n");
+    assert_eq!(text.matches("no recipient of").count(), 1, "{text}");
+    let many: String = (0..1000).map(|n| format!("d{n}.test\n")).collect();
+    let text = hints(&many);
+    assert_eq!(text.matches("no recipient of").count(), 10, "{text}");
+    assert!(text.contains("990 more relay domains"), "{text}");
 }
 
 #[test]

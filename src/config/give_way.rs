@@ -79,17 +79,12 @@ impl Yielding<'_> {
 
     fn replace<T: Display>(&mut self, flag: &'static str, place: &mut T, value: T, to: String) {
         let default = std::mem::replace(place, value).to_string();
-        let value = place.to_string();
-        match self.gave_way.iter_mut().find(|it| it.flag == flag) {
-            // It had given way to a flag that asks for less.
-            Some(gave_way) => (gave_way.value, gave_way.to) = (value, to),
-            None => self.gave_way.push(GaveWay {
-                flag,
-                default,
-                value,
-                to,
-            }),
-        }
+        self.gave_way.push(GaveWay {
+            flag,
+            default,
+            value: place.to_string(),
+            to,
+        });
     }
 
     /// The first must be at most the second.
@@ -144,10 +139,7 @@ impl Yielding<'_> {
             ),
             total,
         );
-        if let Some(reserved) = &mut limits.reserved_connections {
-            let total = ("max-connections", &mut limits.max_connections);
-            self.at_most(("reserved-connections", reserved), total);
-        }
+        // Not for --reserved-connections, a part: all places would be reserved, and strangers get none.
         let timeouts = &mut flags.timeouts;
         if !timeouts.session_timeout.0.is_zero() {
             self.at_most(

@@ -13,10 +13,20 @@ use std::collections::HashSet;
 /// Descriptors that are neither sessions nor deliveries: logs, segments, rings, resolvers.
 const OTHER_DESCRIPTORS: u64 = 256;
 
+/// Hints that differ only in what they name; more are counted.
+const ALIKE_MAX: usize = 10;
+
 pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
     let mut hints: Vec<String> = config.gave_way.iter().map(GaveWay::to_string).collect();
     let outside = config.listen.is_outside();
     hints.extend(of_relaying(&config.relaying, &config.routes, outside));
+    let listen = &config.listen;
+    if listen.connections_reserved >= listen.connections_max {
+        hints.push(format!(
+            "--reserved-connections {} leaves no connection of --max-connections {} to clients outside --relay-from",
+            listen.connections_reserved, listen.connections_max
+        ));
+    }
     if !config.hostname.contains('.') {
         hints.push(format!(
             "this host calls itself '{}', which is not a full name: many receivers refuse such names; \
@@ -98,7 +108,9 @@ pub fn of_relaying(
     }
     let recipients = relay.recipients.iter().flatten();
     let known: HashSet<_> = recipients.map(|recipient| &recipient.domain).collect();
-    hints.extend(relay.domains.iter().filter_map(|pattern| {
+    let mut seen = HashSet::new();
+    let domains = relay.domains.iter().filter(|pattern| seen.insert(*pattern));
+    let unknown = domains.filter_map(|pattern| {
         let is_known = relay.recipients.is_none()
             || match pattern {
                 DomainPattern::Exact(name) => known.contains(name),
@@ -107,7 +119,19 @@ pub fn of_relaying(
         (!is_known).then(|| {
             format!("no recipient of {pattern} is in --recipients-file: all mail to it is refused")
         })
-    }));
+    });
+    hints.extend(first_of(unknown, "relay domains without a known recipient"));
+    hints
+}
+
+/// The first of hints that differ only in what they name. Lists can have millions of entries.
+pub fn first_of(alike: impl Iterator<Item = String>, what: &str) -> Vec<String> {
+    let mut alike = alike.fuse();
+    let mut hints: Vec<String> = alike.by_ref().take(ALIKE_MAX).collect();
+    match alike.count() {
+        0 => {}
+        more => hints.push(format!("there are {more} more {what}")),
+    }
     hints
 }
 

@@ -23,6 +23,7 @@ mod values;
 
 pub use argument_file::Places;
 pub use give_way::GaveWay;
+pub use hints::first_of;
 pub use lists::{ListFile, ListFlags};
 pub use surroundings::Surroundings;
 pub use values::{ClientNet, CpuList, TlsFor};

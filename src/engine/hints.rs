@@ -4,7 +4,7 @@ use super::placement::CoreSpec;
 use super::plan;
 use super::rules::Rules;
 use super::shared::Shared;
-use crate::config::SpoolConfig;
+use crate::config::{SpoolConfig, first_of};
 use crate::io::cpu;
 use crate::io::file::{existing_part, free_bytes_blocking, total_bytes_blocking};
 use crate::remote::resolve::probe;
@@ -51,7 +51,7 @@ pub fn routes_to_itself(shared: &Shared, routes: &RouteTable) -> Vec<String> {
     let told = |place| {
         format!("{place}: this route leads back to this relay: its mail is refused or returned")
     };
-    places.into_iter().map(told).collect()
+    first_of(places.into_iter().map(told), "routes that lead back")
 }
 
 /// What the file system of the spool is too small for, in whole MiB.
