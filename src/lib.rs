@@ -26,6 +26,9 @@
 //! `sendmail` command, a 250 for mail that is only in memory, locks that cores contend for on a
 //! message's path, and threads that take work from each other.
 
+// They panic without a reader, and wait for a slow one.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod domain;
 pub mod log;
 pub mod message;

@@ -193,9 +193,14 @@ impl Log {
     /// Begins a line; it ends when the returned value is dropped. Nothing happens if the level is
     /// not wanted or no buffer is free.
     pub fn line(&self, level: LogLevel, event: &'static Event, at: WallTime) -> Line<'_> {
-        if !self.wants(level) {
-            return Line { open: None };
+        match self.wants(level) {
+            true => self.answer(level, event, at),
+            false => Line { open: None },
         }
+    }
+
+    /// As [`Log::line`], whatever the level that is wanted: somebody has asked for it and waits.
+    pub fn answer(&self, level: LogLevel, event: &'static Event, at: WallTime) -> Line<'_> {
         // Held only by a line that is being made: a value that logs while it is shown gets nothing.
         let Ok(mut lane) = self.lane.try_borrow_mut() else {
             return Line { open: None };
@@ -313,6 +318,9 @@ impl Lane {
         self.current_reported += dropped;
     }
 }
+
+/// How a line is begun: [`Log::line`], or [`Log::answer`].
+pub type Begin = for<'a> fn(&'a Log, LogLevel, &'static Event, WallTime) -> Line<'a>;
 
 /// A line being made.
 pub struct Line<'a> {

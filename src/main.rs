@@ -1,5 +1,7 @@
 //! Reads the flags and starts what they ask for.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use mimalloc::MiMalloc;
 use ringpost::config::{Command, Config};
 use ringpost::engine;
@@ -23,7 +25,7 @@ fn check(config: Config, report: &str) -> ExitCode {
     let checked = match engine::check(config) {
         Ok(checked) => checked,
         Err(complaint) => {
-            eprintln!("error: {complaint}");
+            let _ = writeln!(std::io::stderr(), "error: {complaint}");
             return ExitCode::from(2);
         }
     };

@@ -154,6 +154,7 @@ const THROUGH_IO: [(&[&str], &[&str]); 10] = [
             "engine/confinement.rs",
             "engine/log.rs",
             "engine/placement.rs",
+            "engine/stderr.rs",
         ],
     ),
     (&["std", "time", "Instant"], &["io"]),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ringpost::io::whole::Kinds;
 use ringpost::message::{TlsSummary, Verdict};
 use ringpost::time::WallTime;
 use ringpost::tls::{
@@ -225,7 +226,7 @@ fn a_client_that_can_use_no_rsa_certificate_gets_the_ec_one_beside_it() {
     }
     let directory = tempfile::tempdir().unwrap();
     let (certificate, key) = make_certificate(directory.path(), &["-newkey", "rsa:2048"]);
-    let given = certificate::load(certificate.as_ref(), key.as_ref()).unwrap();
+    let given = certificate::load(certificate.as_ref(), key.as_ref(), Kinds::Any).unwrap();
     let windows = ["-tls1_2", "-cipher", WINDOWS_2012_R2];
     let (_, alone) = try_s_client(&given, &windows, "END\n");
     let why = alone.unwrap_err().to_string();
@@ -262,7 +263,7 @@ fn a_client_that_takes_no_signature_of_our_key_hears_an_alert() {
     let directory = tempfile::tempdir().unwrap();
     let p384 = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"];
     let (certificate, key) = make_certificate(directory.path(), &p384);
-    let keys = certificate::load(certificate.as_ref(), key.as_ref()).unwrap();
+    let keys = certificate::load(certificate.as_ref(), key.as_ref(), Kinds::Any).unwrap();
     for flag in ["-tls1_2", "-tls1_3"] {
         let (printed, error) = try_s_client(&keys, &[flag, "-sigalgs", "ECDSA+SHA256"], "END\n");
         let why = error.unwrap_err().to_string();

@@ -9,6 +9,7 @@ use super::surroundings::SERVICE_STATE_DIR;
 use super::values::ClientNet;
 use super::{Config, CoreConfig, LogConfig, SpoolConfig, Surroundings};
 use crate::io::file::existing_part;
+use crate::io::whole::Kinds;
 use crate::policy::port::{self, Port};
 use crate::policy::rates;
 use crate::remote::connection;
@@ -38,8 +39,8 @@ pub fn config(
     complaints.extend(spool.clone().err());
     complaints.extend(certificates.clone().err());
     let lists = ListFlags::new(&flags);
-    let relaying = lists.relaying(&mut complaints);
-    let routes = lists.routes(&mut complaints);
+    let relaying = lists.relaying(Kinds::Any, &mut complaints);
+    let routes = lists.routes(Kinds::Any, &mut complaints);
     let read_once = read_once(&flags, &lists);
     let (Ok(spool), Ok(certificates), true) = (spool, certificates, complaints.is_empty()) else {
         return Err(complaints);

@@ -556,7 +556,7 @@ pub struct Logging {
     )]
     pub log_format: LogFormat,
 
-    /// 'info' has one line per session and per delivery attempt
+    /// 'info' has one line per session and per delivery attempt. Answers to signals are logged at any level
     #[arg(
         long,
         value_name = "error|warn|info|debug",

@@ -4,26 +4,43 @@ use super::flags::{Flags, Relaying};
 use super::hints;
 use super::values::ClientNet;
 use crate::domain::pattern::DomainPattern;
+use crate::io::whole::{self, Kinds};
 use crate::message::Mailbox;
 use crate::policy::relaying::{self, KnownRecipient};
 use crate::remote::route::RouteTable;
 use std::fmt;
 use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+
+/// The largest file: some tens of millions of entries.
+const LIST_BYTES_MAX: u64 = 1 << 30;
+/// The longest line: a path and a domain with room for a remark.
+const LINE_BYTES_MAX: u64 = 4096;
+/// What is wrong with a file is said so often; then it is not read on.
+const COMPLAINTS_MAX: usize = 100;
 
 /// The flags that lists are made from.
 #[derive(Clone, Debug)]
 pub struct ListFlags {
     relaying: Relaying,
     mx_port: u16,
+    /// Flags of files that were no regular ones at the start: they come through a pipe. A second look would find
+    /// nothing there, and an empty list is a list.
+    read_once: Vec<&'static str>,
 }
 
 impl ListFlags {
     pub(super) fn new(flags: &Flags) -> Self {
-        ListFlags {
+        let mut lists = ListFlags {
             relaying: flags.relaying.clone(),
             mx_port: u16::try_from(flags.delivery.mx_port).expect("bounded by its flag"),
-        }
+            read_once: Vec::new(),
+        };
+        let is_no_file = |list: &ListFile<'_>| list.path.exists() && !list.path.is_file();
+        let read_once = lists.all_files().filter(is_no_file).map(|list| list.flag);
+        lists.read_once = read_once.collect();
+        lists
     }
 
     pub fn relay_domains_file(&self) -> Option<ListFile<'_>> {
@@ -40,12 +57,14 @@ impl ListFlags {
 
     /// Those that are read again, or should be: one that is gone is to be complained of.
     pub fn files(&self) -> impl Iterator<Item = ListFile<'_>> {
-        self.all_files().filter(|list| !list.is_read_once())
+        self.all_files()
+            .filter(|list| !self.read_once.contains(&list.flag))
     }
 
     /// The others.
     pub fn read_once(&self) -> impl Iterator<Item = ListFile<'_>> {
-        self.all_files().filter(ListFile::is_read_once)
+        self.all_files()
+            .filter(|list| self.read_once.contains(&list.flag))
     }
 
     fn all_files(&self) -> impl Iterator<Item = ListFile<'_>> {
@@ -65,8 +84,11 @@ impl ListFlags {
         let mut complaints: Vec<String> = (self.read_once())
             .map(|list| format!("{list}: no regular file: it is read once"))
             .collect();
-        let relaying = self.relaying(&mut complaints);
-        let routes = self.routes(&mut complaints);
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        let relaying = self.relaying(Kinds::RegularFile, &mut complaints);
+        let routes = self.routes(Kinds::RegularFile, &mut complaints);
         match complaints.is_empty() {
             true => Ok((relaying, routes)),
             false => Err(complaints),
@@ -83,34 +105,31 @@ impl ListFlags {
     }
 
     /// The routes of flags and file, each complaint with its place.
-    pub fn routes(&self, complaints: &mut Vec<String>) -> RouteTable {
+    pub fn routes(&self, kinds: Kinds, complaints: &mut Vec<String>) -> RouteTable {
         let mut table = RouteTable::new(self.mx_port);
-        let of_flags = self.relaying.route.iter();
-        let mut routes: Vec<(String, String)> = of_flags
-            .map(|text| ("--route".to_owned(), text.trim().to_owned()))
-            .collect();
-        if let Some(path) = &self.relaying.routes_file {
-            routes.extend(lines("--routes-file", path, complaints));
-        }
-        for (source, text) in &routes {
-            if let Err(error) = table.add_entry(text, source) {
-                complaints.push(format!("{source}: '{text}': {}", error.why));
+        for text in self.relaying.route.iter().map(|text| text.trim()) {
+            if let Err(error) = table.add_entry(text, "--route") {
+                complaints.push(format!("--route: '{text}': {}", error.why));
             }
+        }
+        if let Some(file) = self.routes_file() {
+            file.each_entry(kinds, complaints, |number, text| {
+                let added = table.add_entry(text, &file.place(number));
+                added.map_err(|error| error.why.to_string())
+            });
         }
         table
     }
 
     /// Who may relay what by flags and files.
-    pub fn relaying(&self, complaints: &mut Vec<String>) -> relaying::Settings {
+    pub fn relaying(&self, kinds: Kinds, complaints: &mut Vec<String>) -> relaying::Settings {
         let flags = &self.relaying;
         let mut domains = flags.relay_domain.clone();
-        if let Some(path) = &flags.relay_domains_file {
-            for (source, text) in lines("--relay-domains-file", path, complaints) {
-                match text.parse() {
-                    Ok(domain) => domains.push(domain),
-                    Err(allowed) => complaints.push(format!("{source}: '{text}': {allowed}")),
-                }
-            }
+        if let Some(file) = self.relay_domains_file() {
+            file.each_entry(kinds, complaints, |_, text| {
+                domains.push(text.parse()?);
+                Ok(())
+            });
         }
         relaying::Settings {
             trusted_nets: flags
@@ -122,10 +141,9 @@ impl ListFlags {
                 })
                 .collect(),
             domains,
-            recipients: flags
-                .recipients_file
-                .as_ref()
-                .map(|path| recipients(path, complaints)),
+            recipients: self
+                .recipients_file()
+                .map(|file| recipients(file, kinds, complaints)),
             postmaster: flags
                 .postmaster
                 .as_deref()
@@ -148,10 +166,60 @@ impl<'a> ListFile<'a> {
         Some(ListFile { flag, path })
     }
 
-    /// It comes through a pipe. A second look would find nothing there, and an empty list is a list.
-    fn is_read_once(&self) -> bool {
-        self.path.exists() && !self.path.is_file()
+    fn place(&self, line: usize) -> String {
+        format!("{self}:{line}")
     }
+
+    /// Hands its lines to `add`, with their numbers and without comments and blanks. What is wrong comes with its place.
+    fn each_entry(
+        &self,
+        kinds: Kinds,
+        complaints: &mut Vec<String>,
+        mut add: impl FnMut(usize, &str) -> Result<(), String>,
+    ) {
+        let mut complaints_left = COMPLAINTS_MAX;
+        let mut one_line = |number: usize, line: &str| {
+            let text = without_comment(line).trim();
+            if text.is_empty() {
+                return Ok(());
+            }
+            if let Err(why) = add(number, text) {
+                complaints.push(format!("{}: '{text}': {why}", self.place(number)));
+                complaints_left -= 1;
+                if complaints_left == 0 {
+                    let why = format!("{COMPLAINTS_MAX} entries are wrong; it is not read further");
+                    return Err(io::Error::other(why));
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = each_line(self.path, kinds, &mut one_line) {
+            complaints.push(format!("{self}: {error}"));
+        }
+    }
+}
+
+fn each_line(
+    path: &Path,
+    kinds: Kinds,
+    mut take: impl FnMut(usize, &str) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut file = BufReader::new(whole::open_blocking(path, kinds, LIST_BYTES_MAX)?);
+    let mut line = String::new();
+    for number in 1.. {
+        line.clear();
+        let mut bounded = file.by_ref().take(LINE_BYTES_MAX);
+        let length = bounded.read_line(&mut line)?;
+        if length as u64 == LINE_BYTES_MAX && !line.ends_with('\n') {
+            let why = format!("line {number} is longer than {LINE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        if length == 0 {
+            break;
+        }
+        take(number, &line)?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for ListFile<'_> {
@@ -160,34 +228,17 @@ impl fmt::Display for ListFile<'_> {
     }
 }
 
-fn recipients(path: &Path, complaints: &mut Vec<String>) -> Vec<KnownRecipient> {
+fn recipients(
+    file: ListFile<'_>,
+    kinds: Kinds,
+    complaints: &mut Vec<String>,
+) -> Vec<KnownRecipient> {
     let mut recipients = Vec::new();
-    for (source, text) in lines("--recipients-file", path, complaints) {
-        match text.parse() {
-            Ok(recipient) => recipients.push(recipient),
-            Err(allowed) => complaints.push(format!("{source}: '{text}': {allowed}")),
-        }
-    }
+    file.each_entry(kinds, complaints, |_, text| {
+        recipients.push(text.parse()?);
+        Ok(())
+    });
     recipients
-}
-
-/// The lines of a file without comments and blanks, each with its place.
-fn lines(flag: &str, path: &Path, complaints: &mut Vec<String>) -> Vec<(String, String)> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            complaints.push(format!("{flag} {}: {error}", path.display()));
-            return Vec::new();
-        }
-    };
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| {
-            let place = format!("{flag} {}:{}", path.display(), index + 1);
-            (place, without_comment(line).trim().to_owned())
-        })
-        .filter(|(_, line)| !line.is_empty())
-        .collect()
 }
 
 /// A comment begins with a `#` at the start of a word: within one it may belong to a local-part.

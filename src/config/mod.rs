@@ -38,6 +38,7 @@ use crate::{delivery, listener, privilege, session, spool, tls};
 use clap::FromArgMatches;
 use flags::{Action, Flags, SpoolAction};
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 /// All settings. Every value is inside the bounds of its flag and no two contradict each other.
@@ -145,7 +146,7 @@ impl Exit {
     pub fn print(&self) -> u8 {
         match self {
             Exit::Placed(place, error) => {
-                eprint!("{place}: ");
+                let _ = write!(io::stderr(), "{place}: ");
                 let _ = error.print();
                 u8::try_from(error.exit_code()).unwrap_or(2)
             }
@@ -155,10 +156,11 @@ impl Exit {
                 u8::try_from(error.exit_code()).unwrap_or(2)
             }
             Exit::Refused(complaints) => {
+                let mut text = String::new();
                 for complaint in complaints {
-                    eprintln!("error: {complaint}");
+                    text.push_str(&format!("error: {complaint}\n"));
                 }
-                eprintln!("\nFor more information, try '--help'.");
+                let _ = writeln!(io::stderr(), "{text}\nFor more information, try '--help'.");
                 2
             }
         }

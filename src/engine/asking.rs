@@ -1,5 +1,6 @@
-//! Asks cores on the control thread, without stopping the message path.
+//! Asks cores on the control thread, without stopping the message path, and tells them to end.
 //!
+//! Whoever asks has the control thread's inbox to itself: what cores say unasked is heard here, too.
 //! A core that has not answered in time is left out of what is said, and named. What it says later is dropped.
 
 use super::lane::ToCore;
@@ -17,6 +18,8 @@ pub struct Asker<'a> {
     handoff: &'a Handoff<ToCore>,
     cores: Range<usize>,
     conversations: u64,
+    /// Cores that have nothing under way any more.
+    drained: usize,
 }
 
 /// Cores that have not answered in time.
@@ -28,6 +31,7 @@ impl<'a> Asker<'a> {
             handoff,
             cores,
             conversations: 0,
+            drained: 0,
         }
     }
 
@@ -44,15 +48,7 @@ impl<'a> Asker<'a> {
         }
         let deadline = clock::now() + ANSWERS_WITHIN;
         while !silent.is_empty() {
-            let mut answers = Vec::new();
-            let inbox = &self.handoff.inbox;
-            inbox.drain(usize::MAX, |item| match item {
-                ToCore::Answer(answer) if answer.number == self.conversations => {
-                    answers.push(*answer);
-                }
-                _ => {}
-            });
-            for Answer { core, said, .. } in answers {
+            for Answer { core, said, .. } in self.hear() {
                 match hear(core, said) {
                     Some(next) => self.send(core, next),
                     None => silent.retain(|other| *other != core),
@@ -60,7 +56,11 @@ impl<'a> Asker<'a> {
             }
             self.handoff.outbox.flush();
             let left = deadline.since(clock::now());
-            if silent.is_empty() || runtime::timeout(left, inbox.wait()).await.is_err() {
+            if silent.is_empty()
+                || runtime::timeout(left, self.handoff.inbox.wait())
+                    .await
+                    .is_err()
+            {
                 break;
             }
         }
@@ -70,6 +70,42 @@ impl<'a> Asker<'a> {
     /// Waits until all cores have received all that was sent to them before.
     pub async fn until_received(&mut self) -> Silent {
         self.ask(Question::Counts, |_, _| None).await
+    }
+
+    /// Something that nobody has asked for comes; [`Asker::hear`] takes it.
+    pub async fn spoken_to(&self) {
+        self.handoff.inbox.wait().await;
+    }
+
+    /// Takes what has come. Answers to an earlier question are too late.
+    pub fn hear(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        self.handoff.inbox.drain(usize::MAX, |item| match item {
+            ToCore::Answer(answer) if answer.number == self.conversations => {
+                answers.push(*answer);
+            }
+            ToCore::Drained => self.drained += 1,
+            _ => {}
+        });
+        answers
+    }
+
+    /// Has every core bring what is under way to its end. They go on answering.
+    pub fn begin_drain(&self) {
+        for core in self.cores.clone() {
+            self.handoff.outbox.send(core, ToCore::Drain);
+        }
+    }
+
+    /// Resolves when all cores have. What was heard is kept if this is given up.
+    pub async fn drained(&mut self) {
+        loop {
+            self.hear();
+            if self.drained >= self.cores.len() {
+                return;
+            }
+            self.spoken_to().await;
+        }
     }
 
     fn send(&self, core: usize, question: Question) {

@@ -4,18 +4,23 @@ use super::confinement::{self, Confinement};
 use super::{Context as _, StartError};
 use crate::config::Config;
 use crate::io::clock;
-use crate::log::{Log, LogLevel, Shown, event};
+use crate::io::whole::Kinds;
+use crate::log::{Begin, Log, LogLevel, Shown, event};
 use crate::privilege::Identity;
 use crate::time::WallTime;
 use crate::tls::{CertificateError, ServerKeys, certificate};
 use std::path::Path;
 
 /// What only root may be able to read is read before root is given up. `None`: no certificate is given.
-pub fn load_given(config: &Config, owner: &Identity) -> Result<Option<ServerKeys>, StartError> {
+pub fn load_given(
+    config: &Config,
+    owner: &Identity,
+    kinds: Kinds,
+) -> Result<Option<ServerKeys>, StartError> {
     confinement::check_given_keys(config, owner)?;
     let given = config.tls.certificates.given.iter();
     let loaded = given
-        .map(|files| certificate::load(&files.chain, &files.key))
+        .map(|files| certificate::load(&files.chain, &files.key, kinds))
         .collect::<Result<Vec<_>, _>>()
         .context("the certificate for clients")?;
     Ok(loaded.into_iter().reduce(ServerKeys::followed_by))
@@ -64,17 +69,26 @@ fn beside_kept(
     })
 }
 
-/// All certificates again, in the running relay.
-pub fn reload(config: &Config, owner: &Identity) -> Result<ServerKeys, StartError> {
-    let given = load_given(config, owner)?;
-    with_generated(config, owner, given)
+/// All certificates again, in the running relay. A spare one that cannot be had leaves that of `before` in use; why is
+/// given beside.
+pub fn reload(
+    config: &Config,
+    owner: &Identity,
+    before: &ServerKeys,
+) -> Result<(ServerKeys, Option<StartError>), StartError> {
+    let given = load_given(config, owner, Kinds::RegularFile)?;
+    match (with_generated(config, owner, given.clone()), given) {
+        (Ok(keys), _) => Ok((keys, None)),
+        (Err(error), Some(given)) => Ok((given.with_spare_of(before), Some(error))),
+        (Err(error), None) => Err(error),
+    }
 }
 
 /// A line for each, and what is wrong with it.
-pub fn say(keys: &ServerKeys, hostname: &str, log: &Log) {
+pub fn say(keys: &ServerKeys, hostname: &str, log: &Log, begin: Begin) {
     let now = clock::wall_time();
     for shown in keys.shown() {
-        let mut line = log.line(LogLevel::Info, event::CERTIFICATE, now);
+        let mut line = begin(log, LogLevel::Info, event::CERTIFICATE, now);
         line.field("source", &*shown.source)
             .field("kind", shown.kind)
             .field("sha256", &*shown.fingerprint);
@@ -83,7 +97,6 @@ pub fn say(keys: &ServerKeys, hostname: &str, log: &Log) {
         }
     }
     for warning in keys.warnings(hostname, now) {
-        log.line(LogLevel::Warn, event::CERTIFICATE, now)
-            .field("warning", Shown(warning));
+        begin(log, LogLevel::Warn, event::CERTIFICATE, now).field("warning", Shown(warning));
     }
 }

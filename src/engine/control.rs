@@ -1,4 +1,6 @@
 //! The control thread, outside of the message path: signals, and the end.
+//!
+//! Promise: it waits for nobody without a bound: no file, no reader of what it says, no core.
 
 use super::asking::Asker;
 use super::lane::ToCore;
@@ -8,17 +10,16 @@ use super::report;
 use super::rules::Rules;
 use super::service::{self, Watchdog};
 use super::shared::Shared;
+use super::signals::{Signals, Wish};
 use crate::handoff::Handoff;
 use crate::io::{clock, runtime};
-use crate::log::{Log, LogLevel, Shown, event};
-use std::future::Future;
+use crate::log::{Log, LogLevel, event};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long the control thread waits for the log's thread, which may be busy with its disk.
-const REOPEN_PATIENCE: Duration = Duration::from_secs(1);
+/// Lines that found no room at the log's writer are handed over again after this time.
+const HAND_OVER_AGAIN: Duration = Duration::from_millis(100);
 
 /// How the relay ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,41 +28,6 @@ pub enum Stopped {
     Drained,
     /// The time for that was up, or a second signal came: the rest is in the spool.
     AtOnce,
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    report: Signal,
-    reload: Signal,
-}
-
-/// What a signal asks for.
-enum Wish {
-    Stop,
-    Report,
-    Reload,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            report: signal(SignalKind::user_defined1())?,
-            reload: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-        biased;
-                    _ = self.interrupt.recv() => Wish::Stop,
-                    _ = self.terminate.recv() => Wish::Stop,
-                    _ = self.report.recv() => Wish::Report,
-                    _ = self.reload.recv() => Wish::Reload,
-                }
-    }
 }
 
 /// The control thread's loop, ready to receive signals.
@@ -80,113 +46,82 @@ impl Control {
 
     /// Serves signals until the relay is told to stop and has. Runs on the calling thread.
     pub fn run(
-        mut self,
+        self,
         shared: &Arc<Shared>,
         rules: &mut Rules,
         handoff: &Handoff<ToCore>,
         writer: &Writer,
         log: &Log,
     ) -> Stopped {
-        self.runtime.run(async {
+        let Control { runtime, signals } = self;
+        runtime.run(async {
             service::ready(log);
-            serve_until_stop(shared, rules, handoff, writer, log, &mut self.signals).await;
-            service::stopping(log);
-            log.line(LogLevel::Info, event::STOPPING, clock::wall_time());
-            log.flush(clock::wall_time());
-            let stopped = end(
-                drain(shared, handoff),
-                shared.config.listen.drain_timeout,
-                &mut self.signals,
-            )
-            .await;
-            report::log_counters(&report::snapshot_of(shared), log);
+            let mut at_work = AtWork {
+                shared,
+                log,
+                signals,
+                watchdog: Watchdog::new(),
+                asker: Asker::new(handoff, shared.cores()),
+                reload: Reload::new(shared, rules, handoff, writer, log),
+            };
+            at_work.until_stop().await;
+            let stopped = at_work.until_drained().await;
+            report::log_counters(&report::snapshot_of(shared), log, Log::line);
             stopped
         })
     }
 }
 
-async fn serve_until_stop(
-    shared: &Arc<Shared>,
-    rules: &mut Rules,
-    handoff: &Handoff<ToCore>,
-    writer: &Writer,
-    log: &Log,
-    signals: &mut Signals,
-) {
-    let mut watchdog = Watchdog::new();
-    let mut asker = Asker::new(handoff, shared.cores());
-    loop {
-        tokio::select! {
-        biased;
-                    () = watchdog.pause() => watchdog.look(&shared.heartbeats, log),
-                    wish = signals.next() => match wish {
-                        Wish::Stop => return,
-                        Wish::Report => report::report(shared, &mut asker, log).await,
-                        Wish::Reload => {
-                            service::reloading(log);
-                            let reopened = reopen(writer, log);
-                            Reload { shared, rules, handoff, log }.run(reopened);
-                            let silent = asker.until_received().await;
-                            report::say_silent(&silent, "what was read again is not in force there yet", log);
-                            rules.tidy();
-                            service::ready(log);
-                        }
-                    },
-                    () = handoff.inbox.wait() => {
-                        handoff.inbox.drain(usize::MAX, drop);
-                    }
-                }
-    }
+/// What the control thread works with. Each turn of its loops hands its lines over first.
+struct AtWork<'a> {
+    shared: &'a Shared,
+    log: &'a Log,
+    signals: Signals,
+    watchdog: Watchdog,
+    asker: Asker<'a>,
+    reload: Reload<'a>,
 }
 
-/// True if that worked.
-fn reopen(writer: &Writer, log: &Log) -> bool {
-    let result = writer.reopen(REOPEN_PATIENCE);
-    if let Err(error) = &result {
-        log.line(LogLevel::Warn, event::LOG, clock::wall_time())
-            .field("error", Shown(error))
-            .field("effect", "the old file stays in use");
-        // It may have been renamed or removed: then nobody reads there.
-        eprintln!(
-            "ringpost: {error}; the log file is not opened anew, and the old one stays in use"
-        );
-    }
-    result.is_ok()
-}
-
-/// Has every core bring what is under way to its end. Resolves when all have.
-pub async fn drain(shared: &Shared, handoff: &Handoff<ToCore>) {
-    for core in shared.cores() {
-        handoff.outbox.send(core, ToCore::Drain);
-    }
-    wait_for_cores(shared.cores().count(), handoff).await;
-}
-
-async fn wait_for_cores(cores: usize, handoff: &Handoff<ToCore>) {
-    let mut drained = 0;
-    loop {
-        handoff.inbox.drain(usize::MAX, |item| {
-            if let ToCore::Drained = item {
-                drained += 1;
+impl AtWork<'_> {
+    async fn until_stop(&mut self) {
+        loop {
+            let has_lines_left = self.log.flush(clock::wall_time());
+            tokio::select! {
+                biased;
+                () = self.watchdog.pause() => self.watchdog.look(&self.shared.heartbeats, self.log),
+                wish = self.signals.next() => match wish {
+                    Wish::Stop => return,
+                    Wish::Report => report::report(self.shared, &mut self.asker, self.log).await,
+                    Wish::Reload => self.reload.begin(),
+                },
+                reread = self.reload.read() => self.reload.finish(reread, &mut self.asker).await,
+                () = self.asker.spoken_to() => drop(self.asker.hear()),
+                () = runtime::sleep(HAND_OVER_AGAIN), if has_lines_left => {}
             }
-        });
-        if drained >= cores {
-            return;
         }
-        handoff.inbox.wait().await;
     }
-}
 
-async fn end(
-    drained: impl Future<Output = ()>,
-    timeout: Duration,
-    signals: &mut Signals,
-) -> Stopped {
-    let second_signal = async { while !matches!(signals.next().await, Wish::Stop) {} };
-    tokio::select! {
-    biased;
-            () = drained => Stopped::Drained,
-            () = second_signal => Stopped::AtOnce,
-            () = runtime::sleep(timeout) => Stopped::AtOnce,
+    /// Has the cores end what is under way, within `--drain-timeout`.
+    async fn until_drained(&mut self) -> Stopped {
+        service::stopping(self.log);
+        (self.log).line(LogLevel::Info, event::STOPPING, clock::wall_time());
+        self.reload.give_up();
+        self.asker.begin_drain();
+        let end = clock::now() + self.shared.config.listen.drain_timeout;
+        loop {
+            let has_lines_left = self.log.flush(clock::wall_time());
+            tokio::select! {
+                biased;
+                () = self.asker.drained() => return Stopped::Drained,
+                () = self.watchdog.pause() => self.watchdog.look(&self.shared.heartbeats, self.log),
+                wish = self.signals.next() => match wish {
+                    Wish::Stop => return Stopped::AtOnce,
+                    Wish::Report => report::report(self.shared, &mut self.asker, self.log).await,
+                    Wish::Reload => self.reload.only_reopen_log(),
+                },
+                () = runtime::sleep(end.since(clock::now())) => return Stopped::AtOnce,
+                () = runtime::sleep(HAND_OVER_AGAIN), if has_lines_left => {}
+            }
         }
+    }
 }

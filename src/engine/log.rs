@@ -4,6 +4,7 @@
 //! buffers and drop lines (`crate::log`). Nobody waits for this thread except [`Writer::stop`], for a
 //! bounded time.
 
+use super::stderr;
 use crate::config::LogConfig;
 use crate::io::clock;
 use crate::io::file::{WITHOUT_WAITING, check_writable_blocking};
@@ -138,14 +139,16 @@ impl Writer {
     }
 
     /// Closes the log file and opens it anew by name, after a rotation. If that fails, the old
-    /// one stays in use. A writer that is not done within `patience` counts as at work.
+    /// one stays in use.
     ///
     /// # Errors
-    /// Why the file cannot be opened.
+    /// Why the file cannot be opened, or `TimedOut`: the writer waits for its disk, and opens the file anew when it
+    /// comes to that.
     pub fn reopen(&self, patience: Duration) -> io::Result<()> {
         let (done, is_done) = mpsc::channel();
         let _ = self.orders.send(Order::Reopen(done));
-        is_done.recv_timeout(patience).unwrap_or(Ok(()))
+        let late = |_| Err(io::ErrorKind::TimedOut.into());
+        is_done.recv_timeout(patience).unwrap_or_else(late)
     }
 
     /// Writes all that was handed over until now, then ends the thread. True if that was done
@@ -209,17 +212,16 @@ impl Output {
     }
 
     /// The file cannot say why it cannot be written, so standard error does.
-    fn complain(&mut self, error: &io::Error, now: Now, stderr: &mut dyn Write) {
+    fn complain(&mut self, error: &io::Error, now: Now, say: impl FnOnce(&str)) {
         if let Target::File { path, .. } = &self.target
             && now >= self.complaint_due
         {
             self.complaint_due = now + COMPLAINT_INTERVAL;
             let error = naming(path, error);
             // There is nobody else to be told.
-            let _ = writeln!(
-                stderr,
-                "ringpost: {error}; log lines are lost; the log says later how many"
-            );
+            say(&format!(
+                "{error}; log lines are lost; the log says later how many"
+            ));
         }
     }
 }
@@ -270,7 +272,7 @@ fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
                 Ok(()) => chunk.written(),
                 Err(error) => {
                     drop(chunk);
-                    output.complain(&error, clock::now(), &mut io::stderr());
+                    output.complain(&error, clock::now(), stderr::say);
                 }
             },
             Order::Reopen(done) => {
@@ -482,13 +484,14 @@ mod tests {
         for second in 0..60 {
             let error = io::Error::from_raw_os_error(28);
             let now = start + Duration::from_secs(second);
-            output.complain(&error, now, &mut told);
+            output.complain(&error, now, |line| told.push(line.to_owned()));
         }
-        let told = String::from_utf8(told).unwrap();
-        assert_eq!(told.lines().count(), 1, "{told}");
+        let [line] = &told[..] else {
+            panic!("one line: {told:?}");
+        };
         assert!(
-            told.contains("--log-file") && told.contains("No space left"),
-            "{told}"
+            line.contains("--log-file") && line.contains("No space left"),
+            "{line}"
         );
     }
 

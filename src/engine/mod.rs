@@ -24,14 +24,18 @@ mod ports;
 mod questions;
 mod reload;
 mod report;
+mod reread;
 mod rules;
 mod service;
 mod shared;
+mod signals;
 #[cfg(feature = "simulate")]
 pub mod simulated;
+mod stderr;
 
 use crate::config::Config;
 use crate::handoff::Handoff;
+use crate::io::whole::Kinds;
 use crate::io::{clock, cpu, limits, runtime};
 use crate::log::{Line, Log, LogLevel, Shown, event};
 use crate::policy::port::Listening;
@@ -39,6 +43,7 @@ use crate::privilege::{self, Identity, Sealed};
 use crate::smtp::extension::Extension;
 use crate::spool::{self, RecoveryReport};
 use crate::time::WallTime;
+use asking::Asker;
 use confinement::{Confinement, Process};
 use control::{Control, Stopped};
 use lane::ToCore;
@@ -87,7 +92,7 @@ pub fn run(config: Config) -> ExitCode {
     let writer = match opened {
         Ok(writer) => writer,
         Err(StartError(complaint)) => {
-            eprintln!("ringpost: {}", places.with_places(complaint));
+            complain(places.with_places(complaint));
             return ExitCode::FAILURE;
         }
     };
@@ -95,13 +100,18 @@ pub fn run(config: Config) -> ExitCode {
     let code = match run_until_stopped(config, &writer, &log) {
         Ok(Stopped::Drained | Stopped::AtOnce) => ExitCode::SUCCESS,
         Err(StartError(complaint)) => {
-            eprintln!("ringpost: {}", places.with_places(complaint));
+            complain(places.with_places(complaint));
             ExitCode::FAILURE
         }
     };
     log.flush(clock::wall_time());
     writer.stop(LOG_PATIENCE);
     code
+}
+
+/// Why there is no relay. Whoever does not listen sees the exit code.
+fn complain(why: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "ringpost: {why}");
 }
 
 fn harden(config: &Config) -> Result<(), StartError> {
@@ -225,8 +235,11 @@ impl Relay {
         } = &self.running;
         let drained = runtime::control().is_ok_and(|thread| {
             let wait = shared.config.listen.drain_timeout;
-            let drained = async { runtime::timeout(wait, control::drain(shared, handoff)).await };
-            thread.run(drained).is_ok()
+            let mut asker = Asker::new(handoff, shared.cores());
+            asker.begin_drain();
+            thread
+                .run(async { runtime::timeout(wait, asker.drained()).await })
+                .is_ok()
         });
         self.log.flush(clock::wall_time());
         self.writer.stop(LOG_PATIENCE);
@@ -289,7 +302,7 @@ fn prepare(mut config: Config, process: Process, intent: Intent) -> Result<Prepa
         Intent::Check => (Vec::new(), ports::check(&config)?),
     };
     let identity = confinement::future_identity(&config, process)?;
-    let given_keys = certificates::load_given(&config, &identity)?;
+    let given_keys = certificates::load_given(&config, &identity, Kinds::Any)?;
     let confinement = Confinement::begin(&config, process, intent)?;
     let keys = match intent {
         Intent::Start => certificates::with_generated(&config, confinement.identity(), given_keys)?,
@@ -458,7 +471,7 @@ fn say_hello(
         .field("threads", Shown(explain(&shared.specs)));
     more(&mut line);
     drop(line);
-    certificates::say(&rules.keys, &shared.config.hostname, log);
+    certificates::say(&rules.keys, &shared.config.hostname, log, Log::line);
     log.line(LogLevel::Info, event::TRUSTED_ROOTS, now)
         .field("roots", shared.anchors.len() as u64)
         .field("left_out", shared.anchors.left_out() as u64);
@@ -578,7 +591,7 @@ fn print(result: Result<(String, u8), spool::OpenError>) -> ExitCode {
                 }
                 _ => "",
             };
-            eprintln!("ringpost: {error}{advice}");
+            complain(format_args!("{error}{advice}"));
             ExitCode::FAILURE
         }
     }

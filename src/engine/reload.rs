@@ -1,108 +1,184 @@
-//! SIGHUP: what is read again, what of it is in force from then on, and what is said of it.
+//! SIGHUP: what was read again comes into force, and what is said of it.
 //!
-//! What cannot be read, or has something wrong in it, changes nothing.
+//! What cannot be read, or has something wrong in it, changes nothing. Reading is `reread`'s.
 
+use super::asking::Asker;
 use super::certificates;
-use super::hints;
 use super::lane::ToCore;
-use super::rules::{self, NewRule, Rules};
+use super::log::Writer;
+use super::report;
+use super::reread::{NewCertificates, NewLists, Reader, Reread};
+use super::rules::{NewRule, Rules};
+use super::service;
 use super::shared::Shared;
-use super::{Context as _, StartError};
-use crate::config::{ListFile, ListFlags};
+use super::{StartError, hints, stderr};
+use crate::config::ListFile;
 use crate::handoff::Handoff;
 use crate::io::clock;
 use crate::log::{Log, LogLevel, Shown, event};
 use crate::policy::list_change::ListChange;
-use crate::tls::{ServerKeys, ServerTls};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Complaints about lists that have a line each; more are counted.
 const COMPLAINTS_MAX: usize = 10;
 
-pub struct Reload<'a> {
-    pub shared: &'a Shared,
-    pub rules: &'a mut Rules,
-    pub handoff: &'a Handoff<ToCore>,
-    pub log: &'a Log,
+/// How long the control thread waits for the log's thread, which may be busy with its disk.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a stop leaves as it is.
+const DURING_A_STOP: &str = "certificate and lists (the relay stops)";
+
+/// What became of the log file at a SIGHUP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LogFile {
+    /// There is none.
+    Absent,
+    Anew,
+    Old,
 }
 
-impl Reload<'_> {
-    /// Reads again, on the control thread. `reopened`: the log file is a new one.
-    pub fn run(mut self, reopened: bool) {
+/// What SIGHUP does while the relay runs.
+pub struct Reload<'a> {
+    shared: &'a Arc<Shared>,
+    rules: &'a mut Rules,
+    handoff: &'a Handoff<ToCore>,
+    writer: &'a Writer,
+    log: &'a Log,
+    reader: Reader,
+    log_file: LogFile,
+    /// Another SIGHUP came while the one before was served.
+    once_more: bool,
+    /// Of the lists in force.
+    hints: Vec<String>,
+}
+
+impl<'a> Reload<'a> {
+    pub fn new(
+        shared: &'a Arc<Shared>,
+        rules: &'a mut Rules,
+        handoff: &'a Handoff<ToCore>,
+        writer: &'a Writer,
+        log: &'a Log,
+    ) -> Self {
+        let mut hints = hints::routes_to_itself(shared, &rules.routes);
+        hints.extend(shared.config.hints.iter().cloned());
+        Reload {
+            shared,
+            rules,
+            handoff,
+            writer,
+            log,
+            reader: Reader::default(),
+            log_file: LogFile::Absent,
+            once_more: false,
+            hints,
+        }
+    }
+
+    /// Opens the log anew and begins to read the rest.
+    pub fn begin(&mut self) {
+        service::reloading(self.log);
+        self.log_file = self.reopen_log();
+        if self.reader.is_at_work() {
+            self.once_more = true;
+            self.log
+                .answer(LogLevel::Info, event::RELOAD, clock::wall_time())
+                .field(
+                    "waits",
+                    "the reload before still reads its files; all is read once more after it",
+                );
+            return;
+        }
+        self.reader.begin(self.shared, self.rules.in_force());
+    }
+
+    /// What was read, when that has come to its end. Nothing is lost if this is given up.
+    pub async fn read(&mut self) -> Reread {
+        self.reader.done().await
+    }
+
+    /// Puts it in force, and waits for a moment until all cores have it.
+    pub async fn finish(&mut self, reread: Reread, asker: &mut Asker<'_>) {
         let mut again = Vec::new();
-        if self.certificate() {
+        if self.certificates(reread.certificates) {
             again.push("the certificate".to_owned());
         }
-        if self.lists() {
+        if reread.lists.is_some_and(|lists| self.lists(lists)) {
             let files = self.shared.config.lists.files();
             again.extend(files.map(|list| list.to_string()));
         }
-        self.say(again, reopened);
-    }
-
-    /// The old one stays if that fails. True if it is a new one.
-    fn certificate(&mut self) -> bool {
-        match self.new_certificate() {
-            Ok((keys, of_cores)) => {
-                certificates::say(&keys, &self.shared.config.hostname, self.log);
-                self.rules.keys = keys;
-                for (core, tls) in self.shared.cores().zip(of_cores) {
-                    self.send(core, NewRule::Tls(tls));
-                }
-                true
-            }
-            Err(StartError(complaint)) => {
-                self.log
-                    .line(LogLevel::Error, event::CERTIFICATE, clock::wall_time())
-                    .field("error", complaint)
-                    .field("effect", "the old one stays in use");
-                false
-            }
+        let silent = asker.until_received().await;
+        let effect = "what was read again is not in force there yet";
+        report::say_silent(&silent, effect, self.log);
+        self.rules.tidy();
+        self.say(again, None);
+        match std::mem::take(&mut self.once_more) {
+            true => self.reader.begin(self.shared, self.rules.in_force()),
+            false => service::ready(self.log),
         }
     }
 
-    fn new_certificate(&self) -> Result<(ServerKeys, Vec<ServerTls>), StartError> {
-        let keys = certificates::reload(&self.shared.config, &self.shared.identity)?;
-        let keys = keys.keeping_tickets_of(&self.rules.keys);
-        let of_core = |_| rules::core_tls(&keys);
-        let of_cores: Result<Vec<_>, _> = self.shared.cores().map(of_core).collect();
-        let of_cores = of_cores.context("the certificate for clients")?;
-        Ok((keys, of_cores))
+    /// What SIGHUP does during a stop.
+    pub fn only_reopen_log(&mut self) {
+        self.log_file = self.reopen_log();
+        self.say(Vec::new(), Some(DURING_A_STOP));
     }
 
-    /// Relay domains, recipients and routes. True if they were read; a list that says the same is left alone.
-    fn lists(&mut self) -> bool {
-        let lists = &self.shared.config.lists;
-        if lists.files().next().is_none() {
-            return false;
+    /// The relay stops: what is being read changes nothing any more.
+    pub fn give_up(&mut self) {
+        if self.reader.is_at_work() {
+            self.say(Vec::new(), Some(DURING_A_STOP));
         }
-        let (settings, routes) = match lists.read_again() {
-            Ok(read) => read,
+    }
+
+    /// The old ones stay if that fails. True if they are new.
+    fn certificates(&mut self, read: Result<NewCertificates, StartError>) -> bool {
+        let new = match read {
+            Ok(new) => new,
+            Err(error) => {
+                self.say_bad_certificate(error, "the old one stays in use");
+                return false;
+            }
+        };
+        let hostname = &self.shared.config.hostname;
+        certificates::say(&new.keys, hostname, self.log, Log::answer);
+        if let Some(error) = new.spare_is_old {
+            self.say_bad_certificate(error, "the old spare one stays in use");
+        }
+        self.rules.keys = new.keys;
+        for (core, tls) in self.shared.cores().zip(new.of_cores) {
+            self.send(core, NewRule::Tls(tls));
+        }
+        true
+    }
+
+    fn say_bad_certificate(&self, StartError(complaint): StartError, effect: &str) {
+        self.log
+            .answer(LogLevel::Error, event::CERTIFICATE, clock::wall_time())
+            .field("error", complaint)
+            .field("effect", effect);
+    }
+
+    /// True if they were read; a list that says the same is left alone.
+    fn lists(&mut self, read: Result<NewLists, Vec<String>>) -> bool {
+        let new = match read {
+            Ok(new) => new,
             Err(complaints) => {
                 self.say_bad_lists(&complaints);
                 return false;
             }
         };
-        let hostname = &self.shared.config.hostname;
-        let relaying = rules::relay_policy(&settings, &routes, hostname);
-        let of_domains = relaying.domains_since(&self.rules.relaying);
-        let of_recipients = relaying.recipients_since(&self.rules.relaying);
-        let of_routes = routes.since(&self.rules.routes);
-        self.say_list(lists.relay_domains_file(), of_domains);
-        self.say_list(lists.recipients_file(), of_recipients);
-        self.say_list(lists.routes_file(), of_routes);
-        if [of_domains, of_recipients, of_routes]
-            .iter()
-            .all(ListChange::is_none)
-        {
+        let lists = &self.shared.config.lists;
+        self.say_list(lists.relay_domains_file(), new.of_domains);
+        self.say_list(lists.recipients_file(), new.of_recipients);
+        self.say_list(lists.routes_file(), new.of_routes);
+        if new.are_as_before() {
             return true;
         }
-        self.say_hints(ListFlags::hints(
-            &settings,
-            &routes,
-            self.shared.config.listen.is_outside(),
-        ));
-        self.say_hints(hints::routes_to_itself(self.shared, &routes));
-        self.rules.replace_lists(relaying, routes);
+        self.say_hints(new.hints);
+        self.rules.replace_lists(new.relaying, new.routes);
         let cores = self.shared.cores();
         cores.for_each(|core| self.send(core, NewRule::Lists));
         true
@@ -117,7 +193,7 @@ impl Reload<'_> {
             return;
         };
         self.log
-            .line(LogLevel::Info, event::LIST, clock::wall_time())
+            .answer(LogLevel::Info, event::LIST, clock::wall_time())
             .field("file", Shown(list))
             .field("entries", change.entries as u64)
             .field("added", change.added as u64)
@@ -126,48 +202,67 @@ impl Reload<'_> {
 
     fn say_bad_lists(&self, complaints: &[String]) {
         let places = &self.shared.config.places;
-        for complaint in complaints.iter().take(COMPLAINTS_MAX) {
+        let first = complaints.iter().take(COMPLAINTS_MAX);
+        let first = first.map(|complaint| places.with_places(complaint.clone()));
+        let more = match complaints.len().saturating_sub(COMPLAINTS_MAX) {
+            0 => None,
+            more => Some(format!("{more} more")),
+        };
+        for error in first.chain(more) {
             self.log
-                .line(LogLevel::Error, event::LIST, clock::wall_time())
-                .field("error", places.with_places(complaint.clone()))
-                .field("effect", "all lists stay as they were");
-        }
-        if let Some(more @ 1..) = complaints.len().checked_sub(COMPLAINTS_MAX) {
-            self.log
-                .line(LogLevel::Error, event::LIST, clock::wall_time())
-                .field("error", Shown(format!("{more} more")))
+                .answer(LogLevel::Error, event::LIST, clock::wall_time())
+                .field("error", error)
                 .field("effect", "all lists stay as they were");
         }
     }
 
-    /// Those that were not said at the start.
-    fn say_hints(&self, hints: Vec<String>) {
-        let said = &self.shared.config.hints;
-        for hint in hints.iter().filter(|hint| !said.contains(hint)) {
+    /// Those that did not hold before.
+    fn say_hints(&mut self, hints: Vec<String>) {
+        for hint in hints.iter().filter(|hint| !self.hints.contains(hint)) {
             self.log
-                .line(LogLevel::Warn, event::HINT, clock::wall_time())
+                .answer(LogLevel::Warn, event::HINT, clock::wall_time())
                 .field("text", hint);
         }
+        self.hints = hints;
+    }
+
+    fn reopen_log(&self) -> LogFile {
+        if self.shared.config.log.file.is_none() {
+            return LogFile::Absent;
+        }
+        let Err(error) = self.writer.reopen(REOPEN_PATIENCE) else {
+            return LogFile::Anew;
+        };
+        let (error, effect) = match error.kind() {
+            io::ErrorKind::TimedOut => (
+                "--log-file: its disk does not answer".to_owned(),
+                "the old file stays in use until it does",
+            ),
+            _ => (error.to_string(), "the old file stays in use"),
+        };
+        // It may have been renamed or removed: then nobody reads there.
+        stderr::say(&format!("{error}; {effect}"));
+        self.log
+            .answer(LogLevel::Warn, event::LOG, clock::wall_time())
+            .field("error", error)
+            .field("effect", effect);
+        LogFile::Old
     }
 
     /// What was read again, and what was not.
-    fn say(&self, mut again: Vec<String>, reopened: bool) {
-        let config = &self.shared.config;
-        if config.log.file.is_some() && reopened {
+    fn say(&self, mut again: Vec<String>, not_now: Option<&str>) {
+        if self.log_file == LogFile::Anew {
             again.push("the log file, opened anew".to_owned());
         }
-        let mut line = (self.log).line(LogLevel::Info, event::RELOAD, clock::wall_time());
+        let read_once = self.shared.config.read_once.iter().map(String::as_str);
+        let mut not_again: Vec<&str> = read_once.collect();
+        not_again.extend(not_now);
+        not_again.extend((self.log_file == LogFile::Old).then_some("the log file"));
+        let mut line = (self.log).answer(LogLevel::Info, event::RELOAD, clock::wall_time());
         if !again.is_empty() {
             line.field("read_again", again.join(", "));
         }
-        let log_file = (config.log.file.is_some() && !reopened).then_some("the log file");
-        let not_again = config.read_once.iter().map(String::as_str).chain(log_file);
-        line.field(
-            "not_read_again",
-            not_again.collect::<Vec<&str>>().join(", "),
-        )
-        .field("remedy", "a restart reads all of it");
-        drop(line);
-        self.log.flush(clock::wall_time());
+        line.field("not_read_again", not_again.join(", "))
+            .field("remedy", "a restart reads all of it");
     }
 }

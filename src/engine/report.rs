@@ -5,7 +5,7 @@ use super::questions::{Question, Said};
 use super::shared::Shared;
 use crate::delivery::HopReport;
 use crate::io::clock;
-use crate::log::{Log, LogLevel, Shown, event};
+use crate::log::{Begin, Log, LogLevel, Shown, event};
 use crate::metrics::{Snapshot, Value};
 use crate::schedule::next_hop::HopStatus;
 use std::cmp::Reverse;
@@ -22,14 +22,13 @@ pub async fn report(shared: &Shared, asker: &mut Asker<'_>, log: &Log) {
     say_silent(&silent, "its counts may be a moment old", log);
     let snapshot = snapshot_of(shared);
     for text in snapshot.summary().lines() {
-        log.line(LogLevel::Info, event::METRICS, clock::wall_time())
+        log.answer(LogLevel::Info, event::METRICS, clock::wall_time())
             .field("text", text);
     }
-    log_counters(&snapshot, log);
+    log_counters(&snapshot, log, Log::answer);
     let (hops, silent) = next_hops(asker).await;
     hops.say(log);
     say_silent(&silent, "its next hops are not all here", log);
-    log.flush(clock::wall_time());
 }
 
 pub fn snapshot_of(shared: &Shared) -> Snapshot {
@@ -37,8 +36,8 @@ pub fn snapshot_of(shared: &Shared) -> Snapshot {
 }
 
 /// All items in one line, for programs; of histograms how many values there were, and their sum.
-pub fn log_counters(snapshot: &Snapshot, log: &Log) {
-    let mut line = log.line(LogLevel::Info, event::COUNTERS, clock::wall_time());
+pub fn log_counters(snapshot: &Snapshot, log: &Log, begin: Begin) {
+    let mut line = begin(log, LogLevel::Info, event::COUNTERS, clock::wall_time());
     for item in snapshot.items() {
         match item.value {
             Value::Counter(number) | Value::Gauge(number) => {
@@ -56,12 +55,12 @@ pub fn log_counters(snapshot: &Snapshot, log: &Log) {
     }
 }
 
-/// Cores that were asked and have not answered.
+/// Cores that were asked, because an operator asks, and have not answered.
 pub fn say_silent(silent: &Silent, effect: &str, log: &Log) {
     if silent.is_empty() {
         return;
     }
-    log.line(LogLevel::Warn, event::CORE_SILENT, clock::wall_time())
+    log.answer(LogLevel::Warn, event::CORE_SILENT, clock::wall_time())
         .field("cores", Shown(format!("{silent:?}")))
         .field("effect", effect);
 }
@@ -85,16 +84,20 @@ async fn next_hops(asker: &mut Asker<'_>) -> (NextHops, Silent) {
 struct NextHops {
     /// By their names; at most [`HOPS_KEPT_MAX`].
     by_name: BTreeMap<String, HopReport>,
-    left_out: u64,
+    /// The others, without what their hosts have said. A host may come once from each core.
+    others: BTreeMap<String, HopStatus>,
 }
 
 impl NextHops {
     /// One that several cores serve is one: their queues together.
     fn add(&mut self, hop: HopReport) {
-        let hop = match self.by_name.remove(&hop.name) {
+        let mut hop = match self.by_name.remove(&hop.name) {
             Some(same) => together(hop, same),
             None => hop,
         };
+        if let Some(status) = self.others.remove(&hop.name) {
+            hop.status = both(hop.status, status);
+        }
         self.by_name.insert(hop.name.clone(), hop);
         if self.by_name.len() > HOPS_KEPT_MAX {
             let fullest = self.take_fullest(2 * HOPS_MAX);
@@ -103,12 +106,12 @@ impl NextHops {
         }
     }
 
-    /// So many, the fullest first. The others are counted.
+    /// So many, the fullest first. What is left out are the others.
     fn take_fullest(&mut self, most: usize) -> Vec<HopReport> {
         let mut hops: Vec<_> = std::mem::take(&mut self.by_name).into_values().collect();
         hops.sort_by_key(|hop| Reverse(hop.status.todo));
-        self.left_out += hops.len().saturating_sub(most) as u64;
-        hops.truncate(most);
+        let others = hops.drain(most.min(hops.len())..);
+        self.others.extend(others.map(|hop| (hop.name, hop.status)));
         hops
     }
 
@@ -118,7 +121,7 @@ impl NextHops {
             let status = hop.status;
             let pause = status.paused_until.since(now);
             let next_try = (status.paused_until > now).then(|| wall_time + pause);
-            log.line(LogLevel::Info, event::NEXT_HOP, wall_time)
+            log.answer(LogLevel::Info, event::NEXT_HOP, wall_time)
                 .field("hop", &hop.name)
                 .field("state", state(&status, next_try.is_some()))
                 .field("waiting", status.todo as u64)
@@ -126,9 +129,9 @@ impl NextHops {
                 .field("next_try", next_try)
                 .field("reply", hop.last_word.as_deref());
         }
-        if self.left_out > 0 {
-            log.line(LogLevel::Info, event::NEXT_HOP, wall_time)
-                .field("left_out", self.left_out);
+        if !self.others.is_empty() {
+            log.answer(LogLevel::Info, event::NEXT_HOP, wall_time)
+                .field("left_out", self.others.len() as u64);
         }
     }
 }
@@ -149,16 +152,25 @@ fn state(status: &HopStatus, is_paused: bool) -> &'static str {
 fn together(a: HopReport, b: HopReport) -> HopReport {
     HopReport {
         name: a.name,
-        status: HopStatus {
-            todo: a.status.todo + b.status.todo,
-            opening: a.status.opening + b.status.opening,
-            busy: a.status.busy + b.status.busy,
-            idle: a.status.idle + b.status.idle,
-            window: a.status.window + b.status.window,
-            paused_until: a.status.paused_until.max(b.status.paused_until),
-            is_dead: a.status.is_dead || b.status.is_dead,
-        },
+        status: both(a.status, b.status),
         last_word: a.last_word.or(b.last_word),
+    }
+}
+
+fn both(a: HopStatus, b: HopStatus) -> HopStatus {
+    HopStatus {
+        todo: a.todo + b.todo,
+        opening: a.opening + b.opening,
+        busy: a.busy + b.busy,
+        idle: a.idle + b.idle,
+        window: a.window + b.window,
+        paused_until: match (a.todo, b.todo) {
+            // Nothing is tried there for a core without mail for it.
+            (0, _) => b.paused_until,
+            (_, 0) => a.paused_until,
+            _ => a.paused_until.min(b.paused_until),
+        },
+        is_dead: a.is_dead || b.is_dead,
     }
 }
 
@@ -190,9 +202,35 @@ mod tests {
         hops.add(hop(999, 5));
         let fullest = hops.take_fullest(HOPS_MAX);
         assert_eq!(fullest.len(), HOPS_MAX);
-        assert_eq!(hops.left_out, 900);
+        assert_eq!(hops.others.len(), 900);
         let first = &fullest[0].status;
         assert_eq!((first.todo, first.busy), (1004, 2));
         assert_eq!(fullest[HOPS_MAX - 1].status.todo, 900);
+    }
+
+    #[test]
+    fn hosts_that_two_cores_serve_are_left_out_once_and_none_of_their_mail_is_forgotten() {
+        let mut hops = NextHops::default();
+        for _ in 0..2 {
+            (0..2500).for_each(|number| hops.add(hop(number, 1)));
+            // It was not among the fullest before.
+            hops.add(hop(2500, 1));
+        }
+        (0..50).for_each(|number| hops.add(hop(number, 3)));
+        let fullest = hops.take_fullest(HOPS_MAX);
+        assert_eq!(hops.others.len(), 2501 - HOPS_MAX);
+        assert!(fullest[..50].iter().all(|hop| hop.status.todo == 5));
+        assert!(fullest[50..].iter().all(|hop| hop.status.todo == 2));
+    }
+
+    #[test]
+    fn the_next_try_is_the_first_one_of_any_core_that_has_mail() {
+        let at = |todo, millis| HopStatus {
+            paused_until: Now(millis),
+            ..hop(0, todo).status
+        };
+        assert_eq!(both(at(1, 300), at(1, 200)).paused_until, Now(200));
+        assert_eq!(both(at(1, 300), at(0, 200)).paused_until, Now(300));
+        assert_eq!(both(at(0, 0), at(1, 200)).paused_until, Now(200));
     }
 }

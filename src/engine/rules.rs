@@ -17,6 +17,7 @@ use crate::remote::route::RouteTable;
 use crate::tls::{ServerKeys, ServerTls, TlsError, Versions};
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::thread;
 
 /// What is in force, or is to be from the start.
 #[derive(Clone)]
@@ -28,6 +29,13 @@ pub struct Rules {
     lists: Published<Lists>,
     /// What cores may still look through. The last one to let go of a list takes time that no core has.
     retired: Vec<Lists>,
+}
+
+/// What is in force, to be looked at.
+pub struct InForce {
+    pub relaying: Arc<RelayPolicy>,
+    pub routes: Arc<RouteTable>,
+    pub keys: ServerKeys,
 }
 
 /// Together: a relay domain that is in force without its new route would go to its MX hosts.
@@ -74,24 +82,36 @@ impl Rules {
         })
     }
 
+    /// For another thread that compares with it.
+    pub fn in_force(&self) -> InForce {
+        InForce {
+            relaying: self.relaying.clone(),
+            routes: self.routes.clone(),
+            keys: self.keys.clone(),
+        }
+    }
+
     /// In force for each core from its next look on. Each is to be told ([`NewRule::Lists`]), or one without mail would
     /// not look.
-    pub fn replace_lists(&mut self, relaying: RelayPolicy, routes: RouteTable) {
-        let new = Lists {
-            relaying: Arc::new(relaying),
-            routes: Arc::new(routes),
-        };
+    pub fn replace_lists(&mut self, relaying: Arc<RelayPolicy>, routes: Arc<RouteTable>) {
+        let new = Lists { relaying, routes };
         let relaying = std::mem::replace(&mut self.relaying, new.relaying.clone());
         let routes = std::mem::replace(&mut self.routes, new.routes.clone());
         self.retired.push(Lists { relaying, routes });
         self.lists.replace(new);
     }
 
-    /// Lets go of what no core looks through any more.
+    /// Lets go of what no core looks through any more, on a thread of its own: a list of millions takes seconds.
     pub fn tidy(&mut self) {
-        self.retired.retain(|lists| {
-            Arc::strong_count(&lists.relaying) > 1 || Arc::strong_count(&lists.routes) > 1
-        });
+        let is_idle = |lists: &mut Lists| {
+            Arc::strong_count(&lists.relaying) == 1 && Arc::strong_count(&lists.routes) == 1
+        };
+        let idle: Vec<Lists> = self.retired.extract_if(.., is_idle).collect();
+        if !idle.is_empty() {
+            // Without a thread they are let go of here.
+            let thread = thread::Builder::new().name("old-lists".to_owned());
+            let _ = thread.spawn(move || drop(idle));
+        }
     }
 
     /// # Errors

@@ -3,6 +3,7 @@
 use crate::io::{clock, runtime};
 use crate::log::{Log, LogLevel, Shown, event};
 use crate::metrics::Counter;
+use crate::time::Now;
 use sd_notify::NotifyState;
 use std::time::Duration;
 
@@ -46,14 +47,18 @@ fn complain(log: &Log, error: &std::io::Error) {
 pub struct Watchdog {
     /// How often to tell; `None`: nobody asks.
     wait: Option<Duration>,
+    /// When to tell next. What else happens until then puts it off by nothing.
+    due: Now,
     seen: Vec<u64>,
 }
 
 impl Watchdog {
     pub fn new() -> Self {
+        let limit = sd_notify::watchdog_enabled();
+        let wait = limit.map(|limit| (limit / TELLS_PER_LIMIT).max(WATCH_WAIT_MIN));
         Watchdog {
-            wait: sd_notify::watchdog_enabled()
-                .map(|limit| (limit / TELLS_PER_LIMIT).max(WATCH_WAIT_MIN)),
+            wait,
+            due: clock::now() + wait.unwrap_or_default(),
             seen: Vec::new(),
         }
     }
@@ -61,7 +66,7 @@ impl Watchdog {
     /// Until the next look; for ever if nobody asks.
     pub async fn pause(&self) {
         match self.wait {
-            Some(wait) => runtime::sleep(wait).await,
+            Some(_) => runtime::sleep(self.due.since(clock::now())).await,
             None => std::future::pending().await,
         }
     }
@@ -79,6 +84,7 @@ impl Watchdog {
             }
         }
         self.seen = now;
+        self.due = clock::now() + self.wait.unwrap_or_default();
     }
 }
 

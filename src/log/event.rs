@@ -131,7 +131,7 @@ events! {
     METRICS = "metrics" ["text"];
     NEXT_HOP = "next-hop" ["hop", "state", "waiting", "connections", "next_try", "reply", "left_out"];
     LIST = "list" ["file", "entries", "added", "removed", "error", "effect"];
-    RELOAD = "reload" ["read_again", "not_read_again", "remedy"];
+    RELOAD = "reload" ["read_again", "not_read_again", "remedy", "waits"];
     LOG = "log" ["lines_dropped", "error", "effect"];
     SERVICE_MANAGER = "service-manager" ["error"];
     CORE_SILENT = "core-silent" ["cores", "effect"];

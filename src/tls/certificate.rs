@@ -29,6 +29,7 @@ use webpki::EndEntityCert;
 use super::der;
 use super::server_name::parse_server_name;
 use crate::io::file;
+use crate::io::whole::{self, Kinds};
 use crate::time::WallTime;
 
 /// How long a certificate that we make is valid. Nobody renews it by hand.
@@ -164,6 +165,15 @@ impl ServerKeys {
 
     pub(super) fn ticketer(&self) -> Arc<dyn ProducesTickets> {
         self.tickets.clone()
+    }
+
+    /// With the spare one of `previous`, if there is one.
+    #[must_use]
+    pub fn with_spare_of(self, previous: &ServerKeys) -> Self {
+        ServerKeys {
+            spare: previous.spare.clone(),
+            ..self
+        }
     }
 
     /// These keys with the ticket keys of `previous`: after a reload clients still resume.
@@ -366,15 +376,19 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CertificateError + '_ {
 /// The operator's certificate: a PEM chain, the host's own certificate first, and its key as
 /// PKCS #8, SEC1 or PKCS #1. Both may be the same file. An expired certificate is used; see
 /// [`ServerKeys::warnings`].
-pub fn load(certificate_path: &Path, key_path: &Path) -> Result<ServerKeys, CertificateError> {
-    let chain = read_chain(certificate_path)?;
-    let key = read_key(key_path)?;
+pub fn load(
+    certificate_path: &Path,
+    key_path: &Path,
+    kinds: Kinds,
+) -> Result<ServerKeys, CertificateError> {
+    let chain = parse_chain(certificate_path, &read(certificate_path, kinds)?)?;
+    let key = parse_key(key_path, &read(key_path, kinds)?)?;
     ServerKeys::new(chain, key, certificate_path, key_path)
 }
 
-/// All certificates of a PEM file; at least one.
+/// All certificates of a PEM file; at least one. For a start.
 pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    parse_chain(path, &read(path)?)
+    parse_chain(path, &read(path, Kinds::Any)?)
 }
 
 fn parse_chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
@@ -389,10 +403,6 @@ fn parse_chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
         return Err(complain(Problem::NoCertificate));
     }
     Ok(chain)
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError> {
-    parse_key(path, &read(path)?)
 }
 
 fn parse_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> {
@@ -415,15 +425,14 @@ const ENCRYPTED: [&[u8]; 2] = [
     b"Proc-Type: 4,ENCRYPTED",
 ];
 
-fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
-    let metadata = fs::metadata(path).map_err(io_error(path))?;
-    if metadata.len() > PEM_BYTES_MAX {
-        return Err(CertificateError {
+fn read(path: &Path, kinds: Kinds) -> Result<Vec<u8>, CertificateError> {
+    whole::read_blocking(path, kinds, PEM_BYTES_MAX).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => CertificateError {
             path: path.to_owned(),
             problem: Problem::TooLarge,
-        });
-    }
-    fs::read(path).map_err(io_error(path))
+        },
+        _ => io_error(path)(error),
+    })
 }
 
 /// Where the certificate of [`load_or_generate`] came from.
@@ -466,7 +475,7 @@ pub fn load_or_generate(
     write_durably(directory, KEPT_KEY, &key, 0o600).map_err(io_error(&key_path))?;
     write_durably(directory, KEPT_CERTIFICATE, &certificate, 0o644)
         .map_err(io_error(&certificate_path))?;
-    let keys = load(&certificate_path, &key_path)?;
+    let keys = load(&certificate_path, &key_path, Kinds::RegularFile)?;
     let origin = Origin::Generated(reason);
     Ok((keys.with_source(&origin), origin))
 }
@@ -504,7 +513,7 @@ pub fn check_or_generate(
 fn load_kept(directory: &Path, hostname: &str, now: WallTime) -> Result<ServerKeys, String> {
     let certificate_path = directory.join(KEPT_CERTIFICATE);
     let key_path = kept_key(directory);
-    match load(&certificate_path, &key_path) {
+    match load(&certificate_path, &key_path, Kinds::RegularFile) {
         Ok(keys) => match reason_to_renew(&keys, hostname, now) {
             None => Ok(keys),
             Some(reason) => Err(reason),
@@ -704,8 +713,9 @@ mod tests {
         let (certificate, key) = kept(temp.path());
         origin(temp.path(), "mx.test", NOW);
         let missing = temp.path().join("missing.pem");
-        let complaint =
-            |certificate: &Path, key: &Path| load(certificate, key).unwrap_err().to_string();
+        let complaint = |certificate: &Path, key: &Path| {
+            load(certificate, key, Kinds::Any).unwrap_err().to_string()
+        };
         assert!(complaint(&missing, &key).contains("missing.pem does not exist"));
         assert!(complaint(&key, &key).contains("has no certificate"));
         assert!(complaint(&certificate, &certificate).contains("has no private key"));
@@ -735,7 +745,7 @@ mod tests {
         let both = temp.path().join("both.pem");
         let content = fs::read_to_string(key).unwrap() + &fs::read_to_string(certificate).unwrap();
         fs::write(&both, content).unwrap();
-        load(&both, &both).unwrap();
+        load(&both, &both, Kinds::Any).unwrap();
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::policy::{Judge, TrustAnchors};
 use super::session::{Session, TlsError, UNREAD_BYTES_MAX, UNREAD_BYTES_MAX_CONNECTING};
 use super::tickets::TICKETS_PER_HOST_MAX;
 use super::{ClientTls, ServerTls, Versions};
+use crate::io::whole::Kinds;
 use crate::message::Verdict;
 use crate::time::WallTime;
 
@@ -443,7 +444,7 @@ fn x509_v1_completes_and_is_unparsable() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("src/tls/fixtures")
             .join(file);
-        let keys = certificate::load(&path, &path).unwrap();
+        let keys = certificate::load(&path, &path, Kinds::Any).unwrap();
         let server = ServerTls::new(&keys, Versions::default()).unwrap();
         let certificate = keys.certified_keys()[0].cert[0].clone();
         for versions in EACH {

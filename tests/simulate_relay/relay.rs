@@ -3,6 +3,7 @@
 use crate::network::NAME_SERVER;
 use crate::world::World;
 use ringpost::config::{Command, Config, Surroundings};
+use ringpost::io::whole::Kinds;
 use ringpost::schedule::retry::RetryPolicy;
 use ringpost::tls::ServerKeys;
 use ringpost::tls::certificate;
@@ -33,7 +34,7 @@ pub fn keys() -> ServerKeys {
         let (chain, private) = (directory.path().join("chain"), directory.path().join("key"));
         std::fs::write(&chain, certificate.pem()).expect("it is written");
         std::fs::write(&private, key.serialize_pem()).expect("it is written");
-        certificate::load(&chain, &private).expect("it is a certificate with its key")
+        certificate::load(&chain, &private, Kinds::Any).expect("it is a certificate with its key")
     });
     keys.clone()
 }

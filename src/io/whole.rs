@@ -1,0 +1,110 @@
+//! Files of an operator that are read from beginning to end: certificates, keys, lists. They lie on the host's own disk
+//! in the simulation, too.
+//!
+//! Promise: no file is read beyond its bound, and of a regular one neither opening nor reading waits for anybody
+//! but the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// What may stand at a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kinds {
+    /// A pipe as well, whose writer is waited for: at a start.
+    Any,
+    /// What can be read again.
+    RegularFile,
+}
+
+/// A file that ends with an error where its bound is.
+pub struct Bounded {
+    file: File,
+    bytes_max: u64,
+    bytes_left: u64,
+}
+
+/// Opens `path`, of which at most `bytes_max` octets will be read. Blocks.
+///
+/// # Errors
+/// It cannot be opened, is of another kind, or is known to be longer (`FileTooLarge`).
+pub fn open_blocking(path: &Path, kinds: Kinds, bytes_max: u64) -> io::Result<Bounded> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    if kinds == Kinds::RegularFile {
+        // A pipe without a writer would be waited for before its kind is known.
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    let file = options.open(path)?;
+    let found = file.metadata()?;
+    if kinds == Kinds::RegularFile && !found.is_file() {
+        let why = "no regular file: such a one is read once, at the start";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    if found.is_file() && found.len() > bytes_max {
+        return Err(too_large(bytes_max));
+    }
+    Ok(Bounded {
+        file,
+        bytes_max,
+        bytes_left: bytes_max,
+    })
+}
+
+/// All of it. Blocks.
+///
+/// # Errors
+/// As [`open_blocking`], and if it grows beyond its bound meanwhile.
+pub fn read_blocking(path: &Path, kinds: Kinds, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open_blocking(path, kinds, bytes_max)?.read_to_end(&mut content)?;
+    Ok(content)
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        let left = self.bytes_left.checked_sub(count as u64);
+        self.bytes_left = left.ok_or_else(|| too_large(self.bytes_max))?;
+        Ok(count)
+    }
+}
+
+fn too_large(bytes_max: u64) -> io::Error {
+    let why = format!("larger than {bytes_max} bytes");
+    io::Error::new(io::ErrorKind::FileTooLarge, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_file_is_read_up_to_its_bound_and_no_further() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        fs::write(&path, "12345").unwrap();
+        for kinds in [Kinds::Any, Kinds::RegularFile] {
+            assert_eq!(read_blocking(&path, kinds, 5).unwrap(), b"12345");
+            let error = read_blocking(&path, kinds, 4).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+            assert!(error.to_string().contains("larger than 4 bytes"));
+        }
+        // It has no length, and no end.
+        let error = read_blocking(Path::new("/dev/zero"), Kinds::Any, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let pipe = temp.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for path in [&pipe, temp.path(), Path::new("/dev/zero")] {
+            let error = read_blocking(path, Kinds::RegularFile, 1 << 20).unwrap_err();
+            assert!(error.to_string().contains("no regular file"), "{error}");
+        }
+    }
+}
