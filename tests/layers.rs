@@ -475,6 +475,10 @@ fn violations_of_the_seam(source: &Source) -> Vec<String> {
     if source.code.windows(2).any(asks) && !source.is_in(may_ask) {
         found.push("asks a path whether it is there: take io::fs::exists".to_owned());
     }
+    let looks = |it: &[String]| it[0] == "." && ["addr", "as_ptr"].contains(&it[1].as_str());
+    if source.code.windows(2).any(looks) && !source.is_in(&["io"]) {
+        found.push("asks where memory lies: take io::page_offset".to_owned());
+    }
     // Without it the order of looking is drawn from random numbers of the library.
     let selects = source
         .code
@@ -749,6 +753,11 @@ fn planted_violations_are_found() {
             "spool/recovery/directory.rs",
             "if path.exists() {}",
             "asks a path whether it is there: take io::fs::exists",
+        ),
+        (
+            "tls/session.rs",
+            "let past_page = plain.as_ptr().addr() % PAGE_BYTES;",
+            "asks where memory lies: take io::page_offset",
         ),
         (
             "delivery/mod.rs",

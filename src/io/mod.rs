@@ -30,8 +30,11 @@ use kernel as host;
 #[cfg(feature = "simulate")]
 use simulated as host;
 
-pub use host::{clock, fs, interfaces, process_id, random, runtime};
+pub use host::{clock, fs, interfaces, page_offset, process_id, random, runtime};
 use host::{operations, sockets};
+
+/// Of memory, on the hosts that we know.
+pub const PAGE_BYTES: usize = 4096;
 
 /// Faults that are put into the relay on purpose, one at a time, to see that a simulation finds them. In any other
 /// build there are none, and nothing of them.

@@ -21,6 +21,7 @@ use rustls_pki_types::CertificateDer;
 pub use super::error::TlsError;
 use super::hello::{HELLO_KEPT_BYTES_MAX, fingerprint};
 use super::tickets::HostTickets;
+use crate::io::{PAGE_BYTES, page_offset};
 use crate::message::{TlsSummary, Verdict};
 
 /// The plaintext of one record (RFC 8446 section 5.1).
@@ -378,13 +379,14 @@ impl fmt::Debug for Session {
 /// How far past a page boundary the text for [`Session::encrypt`] should start.
 pub const PLAIN_OFFSET_BYTES: usize = 64;
 
-const PAGE_BYTES: usize = 4096;
-
 /// Bytes of `plain` to write first, so that what is left starts well: all of it, unless it is more
 /// than a record and starts too near to a page boundary.
 fn first_record_bytes(plain: &[u8]) -> usize {
-    let past_page = plain.as_ptr().addr() % PAGE_BYTES;
-    if plain.len() <= RECORD_PLAIN_BYTES_MAX || past_page >= PLAIN_OFFSET_BYTES {
+    if plain.len() <= RECORD_PLAIN_BYTES_MAX {
+        return plain.len();
+    }
+    let past_page = page_offset(plain);
+    if past_page >= PLAIN_OFFSET_BYTES {
         return plain.len();
     }
     RECORD_PLAIN_BYTES_MAX - PAGE_BYTES + PLAIN_OFFSET_BYTES - past_page

@@ -21,15 +21,16 @@ pub fn listens_at() -> [SocketAddr; 2] {
     [25, 465].map(|port| SocketAddr::from(([192, 0, 2, 1], port)))
 }
 
-/// Made once for all worlds. Their signatures have one length, whatever they sign: so a seed is the same in every process.
+/// Made once for all worlds, and others in each process. Signatures of Ed25519 have one length, whatever they sign, and a
+/// serial number that is given has one too: lengths are all that a world sees of them.
 pub fn keys() -> ServerKeys {
     static KEYS: OnceLock<ServerKeys> = OnceLock::new();
     let keys = KEYS.get_or_init(|| {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
         let names = vec![HOSTNAME.to_owned()];
-        let certificate = rcgen::CertificateParams::new(names)
-            .and_then(|params| params.self_signed(&key))
-            .expect("a certificate");
+        let mut params = rcgen::CertificateParams::new(names).expect("a name");
+        params.serial_number = Some(1.into());
+        let certificate = params.self_signed(&key).expect("a certificate");
         let directory = tempfile::tempdir().expect("a directory");
         let (chain, private) = (directory.path().join("chain"), directory.path().join("key"));
         std::fs::write(&chain, certificate.pem()).expect("it is written");

@@ -13,3 +13,8 @@ pub mod sockets;
 pub fn process_id() -> u32 {
     std::process::id()
 }
+
+/// How far past the start of a page this memory begins, as it was allocated.
+pub fn page_offset(memory: &[u8]) -> usize {
+    memory.as_ptr().addr() % super::PAGE_BYTES
+}
