@@ -50,7 +50,7 @@ use play::Play;
 use ringpost::io::Bug;
 use seen::Seen;
 use simulated::seeds::{
-    assert_noticed, assert_same_in_another_process, play_all, print_digests, seeds,
+    assert_noticed, assert_same_in_another_process, play_all, print_stories, seeds,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -91,21 +91,21 @@ fn every_promise_holds_whatever_happens() {
     }
 }
 
-fn digest(seed: u64) -> (u32, u32, u64) {
-    let mut play = Play::new(seed, None, false);
+fn tell(seed: u64) -> (String, (u32, u32, u64)) {
+    let mut play = Play::new(seed, None, true);
     play.play().expect("it plays");
-    play.host.digest()
+    (play.host.story(usize::MAX), play.host.digest())
 }
 
 #[test]
 #[ignore = "no test by itself: what the one below asks of another process"]
-fn digests() {
-    print_digests(digest);
+fn stories() {
+    print_stories(tell);
 }
 
 #[test]
 fn a_seed_gives_the_same_world_in_another_process() {
-    assert_same_in_another_process(digest);
+    assert_same_in_another_process(tell);
 }
 
 /// Each of these breaks a promise, so the checks must notice each, some sooner than others.

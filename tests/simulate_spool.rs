@@ -24,7 +24,7 @@ use ringpost::io::simulated::World;
 use ringpost::spool::SegmentId;
 use ringpost::spool::log::segment::{Segments, create_directory};
 use simulated::seeds::{
-    assert_noticed, assert_same_in_another_process, play_all, print_digests, seeds,
+    assert_noticed, assert_same_in_another_process, play_all, print_stories, seeds,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -61,10 +61,10 @@ fn play_lives(seed: u64) -> Result<Seen, String> {
     Ok(seen)
 }
 
-fn digest(seed: u64) -> (u32, u32, u64) {
-    let mut play = Play::new(seed, Life::Any, Canary::None, false);
+fn tell(seed: u64) -> (String, (u32, u32, u64)) {
+    let mut play = Play::new(seed, Life::Any, Canary::None, true);
     play.play().expect("it plays");
-    play.world.digest()
+    (play.world.story(usize::MAX), play.world.digest())
 }
 
 #[test]
@@ -84,13 +84,13 @@ fn every_promise_holds_whatever_happens() {
 
 #[test]
 #[ignore = "no test by itself: what the one below asks of another process"]
-fn digests() {
-    print_digests(digest);
+fn stories() {
+    print_stories(tell);
 }
 
 #[test]
 fn a_seed_gives_the_same_world_in_another_process() {
-    assert_same_in_another_process(digest);
+    assert_same_in_another_process(tell);
 }
 
 /// A name whose change was not durable comes back with the power, and with it mail that is long delivered.
