@@ -3,8 +3,8 @@
 //! What a start asks of the host (users, files of keys, the CPUs) is handed in; binding, the spool's recovery, lanes
 //! and cores are those of every start.
 
+use super::asking::Asker;
 use super::assemble;
-use super::control;
 use super::core;
 use super::lane::ToCore;
 use super::placement::CoreSpec;
@@ -118,7 +118,9 @@ impl Relay {
 
     /// As on SIGTERM: ends when all that is under way has come to its end.
     pub async fn drain(&self) {
-        control::drain(&self.shared, &self.handoff).await;
+        let mut asker = Asker::new(&self.handoff, self.shared.cores());
+        asker.begin_drain();
+        asker.drained().await;
     }
 
     /// What sessions, bodies and the queue hold of the memory.
