@@ -39,8 +39,10 @@ pub fn open_blocking(path: &Path, kinds: Kinds, bytes_max: u64) -> io::Result<Bo
     let file = options.open(path)?;
     let found = file.metadata()?;
     if kinds == Kinds::RegularFile && !found.is_file() {
-        let why = "no regular file: such a one is read once, at the start";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no regular file",
+        ));
     }
     if found.is_file() && found.len() > bytes_max {
         return Err(too_large(bytes_max));
