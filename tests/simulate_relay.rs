@@ -1,5 +1,5 @@
 //! The real relay on a simulated host: cores, lanes, listeners, sessions, TLS, spool, look-ups, delivery and its
-//! connections, with one to four cores in one thread, among clients and next hops who behave or do not, over a network
+//! connections, with one to four cores in one thread, which new relay domains and routes come to, among clients and next hops who behave or do not, over a network
 //! that delays and breaks, on a disk that fails, with the power going at any moment.
 //!
 //! Clients and next hops share no code with the relay but its sockets. They and the `ledger` know what really happened;
@@ -121,6 +121,7 @@ fn planted_bugs_are_noticed() {
         (Bug::DeferredForgotten, 0),
         (Bug::RecoveredForgotten, 0),
         (Bug::ChargesKept, 0),
+        (Bug::RulesOfBefore, 0),
     ];
     assert_noticed(&bugs, SEEDS_TO_FIND_A_BUG, |seed, bug| {
         play_one(seed, Some(bug))

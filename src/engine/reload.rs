@@ -17,6 +17,8 @@ use crate::handoff::Handoff;
 use crate::io::clock;
 use crate::log::{Log, LogLevel, Shown, event};
 use crate::policy::list_change::ListChange;
+use crate::policy::relaying::RelayPolicy;
+use crate::remote::route::RouteTable;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,22 @@ enum LogFile {
     Absent,
     Anew,
     Old,
+}
+
+/// Puts lists in force on all cores.
+pub fn replace_lists(
+    rules: &mut Rules,
+    (relaying, routes): (Arc<RelayPolicy>, Arc<RouteTable>),
+    handoff: &Handoff<ToCore>,
+) {
+    rules.replace_lists(relaying, routes);
+    // The control thread's own place is the last one.
+    let cores = 0..handoff.outbox.core();
+    cores.for_each(|core| send(handoff, core, NewRule::Lists));
+}
+
+fn send(handoff: &Handoff<ToCore>, core: usize, new: NewRule) {
+    handoff.outbox.send(core, ToCore::Rule(Box::new(new)));
 }
 
 /// What SIGHUP does while the relay runs.
@@ -178,14 +196,12 @@ impl<'a> Reload<'a> {
             return true;
         }
         self.say_hints(new.hints);
-        self.rules.replace_lists(new.relaying, new.routes);
-        let cores = self.shared.cores();
-        cores.for_each(|core| self.send(core, NewRule::Lists));
+        replace_lists(self.rules, (new.relaying, new.routes), self.handoff);
         true
     }
 
     fn send(&self, core: usize, new: NewRule) {
-        self.handoff.outbox.send(core, ToCore::Rule(Box::new(new)));
+        send(self.handoff, core, new);
     }
 
     fn say_list(&self, list: Option<ListFile<'_>>, change: ListChange) {

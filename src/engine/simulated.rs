@@ -10,23 +10,27 @@ use super::lane::ToCore;
 use super::placement::CoreSpec;
 use super::plan::Plan;
 use super::ports;
-use super::rules::Rules;
+use super::reload;
+use super::rules::{self, Rules};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::handoff::Handoff;
 use crate::io::runtime;
 use crate::io::simulated::{Owner, World};
 use crate::log::{Chunk, Log, LogFormat, LogLevel};
+use crate::policy::relaying;
 use crate::privilege::Identity;
+use crate::remote::route::RouteTable;
 use crate::spool::{self, OpenError, Opened};
 use crate::tls::{ServerKeys, TrustAnchors};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// A relay of the world of this thread.
 pub struct Relay {
     shared: Arc<Shared>,
+    rules: RefCell<Rules>,
     handoff: Handoff<ToCore>,
     /// The lock on the spool.
     _directory: spool::recovery::directory::Directory,
@@ -83,9 +87,9 @@ impl Relay {
             let log = || Log::new(LogFormat::Text, level, Box::new(tell));
             let recovered = (opened.parts, opened.messages);
             let (seeds, handoff) = assemble::seeds((&shared, &rules), recovered, listeners, log);
-            Ok::<_, String>((shared, handoff, seeds))
+            Ok::<_, String>((shared, rules, handoff, seeds))
         };
-        let (shared, handoff, seeds) = world.act_as(Owner::Core(0), start)?;
+        let (shared, rules, handoff, seeds) = world.act_as(Owner::Core(0), start)?;
         let (started, failed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         for seed in seeds {
             let owner = Owner::Core(seed.number as u16);
@@ -101,6 +105,7 @@ impl Relay {
         }
         Ok(Relay {
             shared,
+            rules: RefCell::new(rules),
             handoff,
             _directory: opened.directory,
             started,
@@ -114,6 +119,14 @@ impl Relay {
             true => Err("a core does not start"),
             false => Ok(self.started.get() == self.shared.specs.len()),
         }
+    }
+
+    /// As on SIGHUP, with these in the files.
+    pub fn replace_lists(&self, settings: &relaying::Settings, routes: RouteTable) {
+        let relaying = rules::relay_policy(settings, &routes, &self.shared.config.hostname);
+        let lists = (Arc::new(relaying), Arc::new(routes));
+        let mut rules = self.rules.borrow_mut();
+        reload::replace_lists(&mut rules, lists, &self.handoff);
     }
 
     /// As on SIGTERM: ends when all that is under way has come to its end.

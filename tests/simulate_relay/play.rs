@@ -8,7 +8,7 @@ use crate::network::Network;
 use crate::probe;
 use crate::relay::{SPOOL, Setting, keys, listens_at};
 use crate::seen::Seen;
-use crate::sites::{RESTARTING_SITE, SPOTLESS_SITE};
+use crate::sites::{RESTARTING_SITE, SITES, SPOTLESS_SITE};
 use crate::world::World;
 use ringpost::engine::simulated::{Relay, open_spool};
 use ringpost::io::Bug;
@@ -26,6 +26,8 @@ use std::time::Duration;
 
 const CLIENTS_AT_ONCE: usize = 6;
 const CLIENTS_IN_A_RUSH: usize = 20;
+/// A core stands still for less than this.
+const HOLD_US_MAX: usize = 2_000_000;
 /// A drain lets transactions end; none takes longer than this here.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// Once all hosts are well, all mail has gone within this: the longest wait of a recipient, then that of a hop (five
@@ -100,8 +102,19 @@ impl Play {
             deliveries: stats.deliveries,
             repetitions: stats.repetitions,
             reports: stats.reports,
+            for_newcomers: self.deliveries_for_newcomers(),
             ..*self.world.seen.borrow()
         }
+    }
+
+    fn deliveries_for_newcomers(&self) -> u64 {
+        let ledger = self.world.ledger.borrow();
+        let all = ledger.letters.values();
+        let all = all.flat_map(|letter| letter.envelope.recipients.iter().zip(&letter.fates));
+        let newcomers = self.network.sites.newcomers.borrow();
+        let is_newcomers = |domain: &str| newcomers.iter().any(|it| it == domain);
+        let theirs = all.filter(|(it, _)| is_newcomers(it.forward_path.domain_as_written()));
+        theirs.map(|(_, fate)| u64::from(fate.deliveries)).sum()
     }
 
     fn choose_order(&self) {
@@ -246,11 +259,38 @@ impl Play {
             if self.host.one_in(if is_worst { 8 } else { 100 }) {
                 self.network.restart();
             }
+            if self.host.one_in(30) {
+                self.reload();
+            }
             let pause = Duration::from_micros(self.host.below(100_000) as u64);
             self.pass(pause, || false)?;
         }
         self.network.sites.favourite.set(None);
         Ok(())
+    }
+
+    /// As on SIGHUP, with one domain more, which name servers know nothing of: only its route leads anywhere. Clients
+    /// have waited for it, and a core may hear of it late.
+    fn reload(&mut self) {
+        self.world.seen.borrow_mut().reloads += 1;
+        let site = self.host.below(SITES);
+        let newcomers = &self.network.sites.newcomers;
+        let number = newcomers.borrow().len();
+        let domain = format!("d{site}-new{number}.test");
+        tell!(self.world, "[SIGHUP: {domain} is new]");
+        self.setting.add_domain(&domain, &format!("d{site}.test"));
+        newcomers.borrow_mut().push(domain);
+        if self.host.one_in(2) && !self.host.is_any_held() {
+            self.world.seen.borrow_mut().holds += 1;
+            let core = Owner::Core(self.host.below(3) as u16);
+            let time = Duration::from_micros(self.host.below(HOLD_US_MAX) as u64);
+            tell!(self.world, "[{core:?} stands still for {time:?}]");
+            self.host.hold(core, time);
+        }
+        let config = &self.setting.config;
+        let relay = self.relay.as_ref().expect("it runs");
+        relay.replace_lists(&config.relaying, config.routes.clone());
+        (0..1 + self.host.below(3)).for_each(|_| self.visit());
     }
 
     /// An end of a connection to the relay, once there is one.

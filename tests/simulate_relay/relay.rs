@@ -43,6 +43,7 @@ pub fn keys() -> ServerKeys {
 /// What the seed makes of a relay.
 pub struct Setting {
     pub config: Config,
+    flags: String,
     pub has_tls: bool,
 }
 
@@ -68,13 +69,7 @@ impl Setting {
              --handshake-timeout 5s --crowded-timeout 5s --command-timeout 30s --data-timeout 20s",
             4 * min
         );
-        let arguments = flags.split_whitespace().map(OsString::from);
-        let read = Config::from_args_on(arguments, &Surroundings::default());
-        let mut config = match read {
-            Ok(Command::Run(config)) => *config,
-            Ok(other) => panic!("{other:?}"),
-            Err(exit) => panic!("{exit:?}"),
-        };
+        let mut config = read(&flags);
         config.server.max_recipients = RECIPIENTS_MAX;
         let segment_bytes = 64 * 1024 * [1, 2, 4][world.below(3)];
         config.spool.settings.segment_bytes = segment_bytes;
@@ -86,7 +81,28 @@ impl Setting {
         ledger.lifetime = lifetime_of(&config.delivery.retry);
         ledger.report_lifetime = lifetime_of(&config.delivery.report_retry);
         drop(ledger);
-        Setting { config, has_tls }
+        Setting {
+            config,
+            flags,
+            has_tls,
+        }
+    }
+
+    /// From now on this is a relay domain, and its route leads to the hosts of another one.
+    pub fn add_domain(&mut self, domain: &str, of_hosts: &str) {
+        let more = format!(" --relay-domain {domain} --route {domain}={of_hosts}");
+        self.flags.push_str(&more);
+        let read = read(&self.flags);
+        (self.config.relaying, self.config.routes) = (read.relaying, read.routes);
+    }
+}
+
+fn read(flags: &str) -> Config {
+    let arguments = flags.split_whitespace().map(OsString::from);
+    match Config::from_args_on(arguments, &Surroundings::default()) {
+        Ok(Command::Run(config)) => *config,
+        Ok(other) => panic!("{other:?}"),
+        Err(exit) => panic!("{exit:?}"),
     }
 }
 

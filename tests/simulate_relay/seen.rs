@@ -2,13 +2,13 @@
 
 counted! {
     // The world.
-    polls simulated_s power_cuts kills drains starts recovered handshakes handshakes_failed probes
+    polls simulated_s power_cuts kills drains reloads holds starts recovered handshakes handshakes_failed probes
     // Clients.
     accepted refused unclear_to_client mail_refused rcpt_refused given_up left_early left_before_250
     // Next hops.
     restarts dribbles sessions_full senders_refused strangers_refused smtputf8_letters
     refused_for_now refused_for_good broken_off silences nonsense hosts_tired unclear_to_relay
-    deliveries repetitions reports
+    deliveries repetitions reports for_newcomers
 }
 
 impl Seen {

@@ -155,7 +155,7 @@ impl Client {
         let world = &self.world;
         let domain = match world.one_in(20) {
             true => "refused.test".to_owned(),
-            false => self.network.sites.any_domain(world),
+            false => self.network.sites.domain_of_recipient(world),
         };
         let path = Mailbox::new(&format!("r{index}.l{number}{tail}"), &domain);
         let mut command = format!("RCPT TO:<{path}>");

@@ -3,7 +3,7 @@
 use crate::host::{Host, Manner};
 use crate::ledger::SiteFacts;
 use crate::world::World;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub const SITES: usize = 5;
@@ -18,6 +18,8 @@ pub struct Sites {
     pub of_site: Vec<Vec<usize>>,
     /// Where most mail goes now.
     pub favourite: Cell<Option<usize>>,
+    /// Relay domains that came while the relay ran.
+    pub newcomers: RefCell<Vec<String>>,
 }
 
 impl Sites {
@@ -46,6 +48,15 @@ impl Sites {
             hosts,
             of_site,
             favourite: Cell::new(None),
+            newcomers: RefCell::default(),
+        }
+    }
+
+    /// A domain for a recipient.
+    pub fn domain_of_recipient(&self, world: &World) -> String {
+        match self.newcomers.borrow().last() {
+            Some(newcomer) if world.one_in(3) => newcomer.clone(),
+            _ => self.any_domain(world),
         }
     }
 

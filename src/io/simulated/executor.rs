@@ -39,6 +39,8 @@ pub enum Event {
     /// The operation of the disk of that number ends.
     Disk(u64),
     Network(Packet),
+    /// The core that stands still goes on.
+    GoesOn,
 }
 
 type Future_ = Pin<Box<dyn Future<Output = ()>>>;
@@ -80,6 +82,8 @@ pub struct Tasks {
     tasks: BTreeMap<u64, Task>,
     ready: Arc<Mutex<VecDeque<u64>>>,
     next: u64,
+    /// It comes to nothing, as one to which the kernel gives no CPU.
+    pub still: Option<Owner>,
     last_owner: Option<Owner>,
 }
 
@@ -109,28 +113,29 @@ impl Tasks {
     ) -> Option<(u64, Task)> {
         let mut ready = self.ready.lock().expect("nobody panics with it");
         ready.retain(|number| self.tasks.contains_key(number));
-        if ready.is_empty() {
-            return None;
-        }
-        let owner = |number: &u64| self.tasks[number].owner;
-        let among = |wanted: &dyn Fn(&u64) -> bool| {
-            let all = ready.iter().enumerate();
-            let places: Vec<usize> = all.filter(|(_, it)| wanted(it)).map(|(at, _)| at).collect();
-            places
+        let owner = |place: usize| self.tasks[&ready[place]].owner;
+        let can: Vec<usize> = (0..ready.len())
+            .filter(|place| Some(owner(*place)) != self.still)
+            .collect();
+        let first = *can.first()?;
+        let among = |wanted: &dyn Fn(Owner) -> bool| -> Vec<usize> {
+            let all = can.iter().copied();
+            all.filter(|place| wanted(owner(*place))).collect()
         };
         let place = match order {
-            Order::Fifo => 0,
-            Order::Any => draw(ready.len()),
+            Order::Fifo => first,
+            Order::Any => can[draw(can.len())],
             Order::Starves(starved) => {
-                let others = among(&|number| owner(number) != starved);
+                let others = among(&|owner| owner != starved);
                 match others.is_empty() || draw(50) == 0 {
-                    true => draw(ready.len()),
+                    true => can[draw(can.len())],
                     false => others[draw(others.len())],
                 }
             }
             Order::WholeTurns => {
-                let same = among(&|number| Some(owner(number)) == self.last_owner);
-                same.first().copied().unwrap_or_else(|| draw(ready.len()))
+                let same = among(&|owner| Some(owner) == self.last_owner);
+                let same = same.first().copied();
+                same.unwrap_or_else(|| can[draw(can.len())])
             }
         };
         let number = ready.remove(place).expect("it is there");

@@ -7,7 +7,7 @@
 //! What may go wrong, and what all promises must survive together:
 //!
 //! ```text
-//! order       any ready task is next; one core starves; one core runs on alone
+//! order       any ready task is next; one core starves; one core runs on alone; one stands still for a while
 //! time        a turn takes 0-8 us, now and then 20 ms; an operation of the disk up to 45 ms, rarely 10 s
 //! writes      end in any order; short ones, EINTR; errors, after which any part may be there
 //! sync        fails once, and what was dirty is forgotten; the next one succeeds

@@ -157,6 +157,17 @@ impl World {
         self.tasks.borrow_mut().add(owner, Box::pin(future));
     }
 
+    /// This core comes to nothing for so long. One at a time does.
+    pub fn hold(&self, core: Owner, time: Duration) {
+        let before = self.tasks.borrow_mut().still.replace(core);
+        assert_eq!(before, None, "another one stands still");
+        self.event_in(time, Event::GoesOn);
+    }
+
+    pub fn is_any_held(&self) -> bool {
+        self.tasks.borrow().still.is_some()
+    }
+
     /// Tasks of cores.
     pub fn tasks_of_cores(&self) -> usize {
         self.tasks.borrow().count(is_core)
@@ -189,6 +200,7 @@ impl World {
         match event {
             Event::Wake(waker) => waker.wake(),
             Event::Blocking(work) => work(),
+            Event::GoesOn => self.tasks.borrow_mut().still = None,
             Event::Network(packet) => self.network(|network| network.arrive(self, packet)),
             Event::Disk(number) => {
                 let waker = self.disk.borrow_mut().finish(self, number);
@@ -332,6 +344,7 @@ impl World {
         for (key, event) in events {
             match event {
                 Event::Blocking(work) => works.push(work),
+                Event::GoesOn => self.tasks.borrow_mut().still = None,
                 Event::Disk(_) if is_power => {}
                 // A ring that goes waits for what the disk has been told.
                 Event::Disk(number) => drop(self.disk.borrow_mut().finish(self, number)),
