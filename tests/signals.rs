@@ -488,7 +488,7 @@ fn a_hint_is_said_whenever_a_reload_makes_it_true_again() {
 }
 
 #[test]
-fn a_silent_relay_still_serves_mail_after_all_of_it() {
+fn signals_by_the_dozen_hold_up_neither_mail_nor_each_other() {
     let home = Home::new();
     let hop = NextHop::start();
     let relay = relay_to(&home, &hop, &[]);
