@@ -646,6 +646,55 @@ fn inspection_lists_mail_and_names_damage() {
     });
 }
 
+fn segment_files(path: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(path.join("segments")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_segment_whose_front_became_zeros_is_reported_and_left_alone() {
+    both(|path, settings| {
+        let marked = [b"here-lies-mail".as_slice(), &body(3, 3000)].concat();
+        run(path, settings, async |spool, _| {
+            for _ in 0..5 {
+                store(spool, &marked).await;
+            }
+        });
+        let holds_mail = |file: &std::path::PathBuf| {
+            let content = std::fs::read(file).unwrap();
+            content.windows(14).any(|it| it == b"here-lies-mail")
+        };
+        let mut files = segment_files(path);
+        files.retain(holds_mail);
+        for file in &files {
+            let mut content = std::fs::read(file).unwrap();
+            content[..2 * BLOCK_BYTES].fill(0);
+            std::fs::write(file, content).unwrap();
+        }
+        let verified = spool::recovery::inspect::verify(path).expect("it reads");
+        assert_eq!(verified.exit_status(), 1, "{verified}");
+        let opened = open(path, settings);
+        assert!(!opened.report.is_sound(), "{}", opened.report);
+        assert!(files.iter().all(holds_mail), "it is left alone");
+    });
+}
+
+#[test]
+fn segments_that_were_cut_to_nothing_are_counted() {
+    both(|path, settings| {
+        run(path, settings, async |spool, _| {
+            store(spool, &body(3, 3000)).await;
+        });
+        let files = segment_files(path);
+        for file in &files {
+            std::fs::File::create(file).expect("it is cut");
+        }
+        let opened = open(path, settings);
+        assert_eq!(opened.report.blank, files.len() as u64);
+        assert!(opened.report.to_string().contains("segments hold nothing"));
+    });
+}
+
 #[test]
 fn a_body_that_decays_later_is_not_handed_out_as_whole() {
     both(|path, settings| {

@@ -252,7 +252,7 @@ fn effect_of_a_spool_that_is_gone(is_last: bool) -> (&'static str, &'static str)
         ),
         false => (
             "new mail gets 451 4.3.0; no start on this directory would find the messages that wait",
-            "if the files were moved or unmounted, bring them back; if they were removed, let the relay run \
+            "if the files were moved or unmounted, bring them back; if they were removed or cut, let the relay run \
              until nothing waits, and start it anew",
         ),
     }

@@ -497,7 +497,8 @@ fn say_recovery(report: &RecoveryReport, log: &Log, now: WallTime) {
         .field("outcomes", report.outcomes)
         .field("second_copies", not_zero(report.duplicates))
         .field("refused_messages", not_zero(report.let_go))
-        .field("unfinished_commits", not_zero(report.torn + report.holes));
+        .field("unfinished_commits", not_zero(report.torn + report.holes))
+        .field("blank_segments", not_zero(report.blank));
     for damage in &report.damages {
         log.line(LogLevel::Error, event::RECOVERY, now)
             .field("id", damage.message())

@@ -197,9 +197,10 @@ impl Blocking<'_> {
         self.0.write_all_at(bytes, position)
     }
 
-    /// How many names it has.
-    pub fn links(self) -> io::Result<u64> {
-        Ok(fs::MetadataExt::nlink(&self.0.metadata()?))
+    /// How many names it has, and its length in bytes.
+    pub fn links_and_length(self) -> io::Result<(u64, u64)> {
+        let metadata = self.0.metadata()?;
+        Ok((fs::MetadataExt::nlink(&metadata), metadata.len()))
     }
 
     /// See [`File::sync_data`].

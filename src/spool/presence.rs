@@ -20,11 +20,18 @@ pub(in crate::spool) struct Presence {
     counts_links: bool,
 }
 
+/// A segment that is to keep its name and its length.
+pub(in crate::spool) struct Watched {
+    pub generation: Generation,
+    pub bytes: u64,
+    pub file: File,
+}
+
 /// What a look has found.
 pub(in crate::spool) struct Found {
     pub lack: Option<Lack>,
-    /// Segments that have no name any more.
-    pub unlinked: Vec<Generation>,
+    /// Segments that have no name any more, or were cut.
+    pub spoilt: Vec<Generation>,
 }
 
 impl Presence {
@@ -48,19 +55,21 @@ impl Presence {
     }
 
     /// Blocking.
-    pub fn look(&self, segments: &[(Generation, File)]) -> Found {
+    pub fn look(&self, segments: &[Watched]) -> Found {
         let lack = self
             .names
             .iter()
             .find_map(|(path, file)| astray(path, file));
-        let is_unlinked = |file: &File| {
-            let links = file.blocking().links();
-            self.counts_links && links.is_ok_and(|links| links == 0)
+        let is_spoilt = |watched: &&Watched| {
+            let found = watched.file.blocking().links_and_length();
+            found.is_ok_and(|(links, length)| {
+                self.counts_links && links == 0 || length < watched.bytes
+            })
         };
-        let unlinked = segments.iter().filter(|(_, file)| is_unlinked(file));
+        let spoilt = segments.iter().filter(is_spoilt);
         Found {
             lack,
-            unlinked: unlinked.map(|(generation, _)| *generation).collect(),
+            spoilt: spoilt.map(|watched| watched.generation).collect(),
         }
     }
 }

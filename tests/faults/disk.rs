@@ -420,6 +420,18 @@ fn segments_that_are_removed_take_no_mail() {
 }
 
 #[test]
+fn segments_that_are_cut_take_no_mail() {
+    let home = Home::new();
+    let gate = Gate::closed();
+    let relay = relay_by(&home, Command::new(PROGRAM), &gate.hop, &[]);
+    for segment in fs::read_dir(home.path("spool/segments")).expect("our own directory") {
+        fs::File::create(segment.expect("an entry").path()).expect("it is cut");
+    }
+    relay.wait_for("spool-gone", |_| true);
+    assert_eq!(said_to(relay.address(), CONTENT), 451);
+}
+
+#[test]
 fn a_forbidden_spool_directory_is_451_and_a_line() {
     let home = Home::new();
     let gate = Gate::closed();

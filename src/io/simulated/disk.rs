@@ -318,6 +318,10 @@ impl Disk {
         (handle.inode, links.count() as u64)
     }
 
+    pub fn length(&self, inode: u64) -> u64 {
+        self.inodes.get(&inode).map_or(0, |inode| inode.length)
+    }
+
     /// The same of a name.
     pub fn identity_of(&self, path: &Path) -> io::Result<(u64, u64)> {
         self.find(path).map(|inode| (inode, 1))

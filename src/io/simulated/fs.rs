@@ -29,8 +29,14 @@ impl File {
 
     pub fn metadata(&self) -> io::Result<Metadata> {
         let world = world::current();
-        let (inode, links) = world.disk.borrow().identity(self.handle);
-        Ok(Metadata { inode, links })
+        let disk = world.disk.borrow();
+        let (inode, links) = disk.identity(self.handle);
+        let length = disk.length(inode);
+        Ok(Metadata {
+            inode,
+            links,
+            length,
+        })
     }
 
     pub fn sync_all(&self) -> io::Result<()> {
@@ -207,9 +213,18 @@ impl DirBuilderExt for DirBuilder {
 pub struct Metadata {
     inode: u64,
     links: u64,
+    length: u64,
 }
 
 impl Metadata {
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "so it is in the standard library"
+    )]
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
     /// There are no links.
     pub fn is_symlink(&self) -> bool {
         false

@@ -50,11 +50,6 @@ impl CommitHeader {
         checksum
     }
 
-    /// True if `block` claims to start a commit, whoever wrote it. For telling a crash from decay.
-    pub fn looks_like_one(block: &[u8]) -> bool {
-        block.starts_with(&COMMIT_MAGIC.to_le_bytes())
-    }
-
     /// The header at the front of `block` if it belongs to this generation and place, with the checksum
     /// of its records' heads and its own. `None` is anything else: zeros, an old generation, a forgery.
     pub fn decode(block: &[u8], segment: &SegmentHeader, position: u64) -> Option<FoundCommit> {

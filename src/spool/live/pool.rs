@@ -228,8 +228,7 @@ impl Job {
 
     fn prepare(self) -> io::Result<PreparedSegment> {
         let free = match self.source {
-            Source::Free(free) if self.counts_links => self.segments.restore(free)?,
-            Source::Free(free) => free,
+            Source::Free(free) => self.segments.restore(free, self.counts_links)?,
             Source::New(id) => FreeSegment {
                 generation: Generation {
                     segment: id,

@@ -1,6 +1,5 @@
 //! What the tasks of one core's spool share.
 
-use crate::io::file::File;
 use crate::io::{Bug, planted};
 use crate::message::MessageId;
 use crate::spool::format::{COMMIT_BYTES_MAX, Generation, SegmentHeader, Usage};
@@ -12,7 +11,7 @@ use crate::spool::live::tickets::{MessageTicket, OutcomeTicket};
 use crate::spool::location::message_location::Movable;
 use crate::spool::location::place::{SegmentFile, SegmentRef};
 use crate::spool::log::commit::{AfterFailure, Head};
-use crate::spool::presence::Presence;
+use crate::spool::presence::{Presence, Watched};
 use crate::spool::recovery::recover::CorePart;
 use crate::spool::shortage::Shortage;
 use crate::spool::{Note, OUTCOME_STAGING_BYTES};
@@ -132,13 +131,18 @@ impl Shared {
         }
     }
 
-    /// Files of the segments in use.
-    pub fn files(&self) -> Vec<(Generation, File)> {
+    /// Segments in use. One that was found damaged may have been cut before.
+    pub fn files(&self) -> Vec<Watched> {
         let books = self.books.borrow();
-        let files = books.files.iter();
-        files
-            .map(|(generation, it)| (*generation, it.file.clone()))
-            .collect()
+        let watched = books.files.iter().map(|(generation, it)| Watched {
+            generation: *generation,
+            bytes: match books.bad.contains(generation) {
+                true => 0,
+                false => it.segment_bytes,
+            },
+            file: it.file.clone(),
+        });
+        watched.collect()
     }
 
     pub fn has_file(&self, generation: Generation) -> bool {

@@ -28,14 +28,14 @@ pub(super) async fn run(shared: Rc<Shared>) {
 pub(super) async fn look(shared: &Rc<Shared>) {
     let presence: Arc<Presence> = shared.presence.clone();
     let segments = shared.files();
-    let Found { lack, unlinked } = blocking(move || presence.look(&segments)).await;
+    let Found { lack, spoilt } = blocking(move || presence.look(&segments)).await;
     // Meanwhile the allocator may have removed one, as it should.
-    let lost = unlinked
+    let lost = spoilt
         .iter()
         .filter(|generation| shared.has_file(**generation))
         .count();
     let lack = lack.or_else(|| {
-        let text = || format!("{lost} segments that are in use were removed");
+        let text = || format!("{lost} segments that are in use were removed or cut");
         (lost > 0).then(|| Lack::Gone(text()))
     });
     shared.seen(lack);

@@ -230,14 +230,19 @@ impl Segments {
         }
     }
 
-    /// The same segment in a new file, if somebody has removed it: nothing was in it. Its generations go on.
-    pub fn restore(&self, free: FreeSegment) -> io::Result<FreeSegment> {
-        if free.file.blocking().links()? > 0 {
+    /// The same segment in a new file, if somebody has removed or cut it: nothing was in it. Its generations go on.
+    pub fn restore(&self, free: FreeSegment, counts_links: bool) -> io::Result<FreeSegment> {
+        let (links, length) = free.file.blocking().links_and_length()?;
+        let has_name = !counts_links || links > 0;
+        if has_name && length >= self.segment_bytes {
             return Ok(free);
         }
         let generation = free.generation;
         // What it takes of the disk is given back first.
         drop(free);
+        if has_name {
+            self.remove(generation.segment)?;
+        }
         Ok(FreeSegment {
             generation,
             file: self.create(generation.segment)?,

@@ -330,9 +330,14 @@ impl<'a> Opening<'a> {
         if header.segment_bytes != self.segments.segment_bytes() {
             return self.segments.remove(id).map_err(self.error(id));
         }
+        let file = self.segments.open(id).map_err(self.error(id))?;
+        let length = file.blocking().links_and_length();
+        if length.map_err(self.error(id))?.1 < header.segment_bytes {
+            return self.segments.remove(id).map_err(self.error(id));
+        }
         let free = FreeSegment {
             generation: header.generation,
-            file: self.segments.open(id).map_err(self.error(id))?,
+            file,
         };
         let home = self.home(id.core);
         self.parts[home].free.push(free);

@@ -83,6 +83,8 @@ pub struct RecoveryReport {
     pub torn: u64,
     /// Unfinished commits with a whole one behind them, as two writes in flight can leave.
     pub holes: u64,
+    /// Segments of zeros, or without any content. A crash leaves those that were being made.
+    pub blank: u64,
     /// Named up to a bound; see `damages_count`.
     pub damages: Vec<Damage>,
     pub damages_count: u64,
@@ -136,6 +138,14 @@ impl fmt::Display for RecoveryReport {
                  cut off by a crash, and then nothing in them was accepted; if there was none, they are damaged, \
                  and mail is lost",
                 self.torn, self.holes
+            )?;
+        }
+        if self.blank > 0 {
+            write!(
+                f,
+                "\n{} segments hold nothing: a crash came while they were being made, and the next start removes \
+                 them; if there was none, they were emptied, and mail is lost",
+                self.blank
             )?;
         }
         for damage in &self.damages {

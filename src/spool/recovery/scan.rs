@@ -11,13 +11,13 @@
 use super::commits::{FoundRecords, SegmentScan, Suspect, extent_of};
 use super::found::{Condition, Damaged, FoundBody, FoundMessage, ScannedSegment};
 use super::report::{RecoveryReport, What};
-use super::window::{Disk, WINDOW_BYTES};
+use super::window::{Disk, WINDOW_BYTES, is_all_zeros};
 use crate::io::buffer::BLOCK_BYTES;
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::format::{
-    CommitHeader, FinalMeta, Generation, HeaderError, Kind, MessageMeta, RecordView, SegmentHeader,
-    SegmentId, States, Usage, decode_outcome,
+    FinalMeta, Generation, HeaderError, Kind, MessageMeta, RecordView, SegmentHeader, SegmentId,
+    States, Usage, decode_outcome,
 };
 use crate::spool::log::commit::IN_FLIGHT_MAX;
 use crate::time::WallTime;
@@ -106,16 +106,12 @@ struct Scanner {
 impl Scanner {
     fn read_headers(&mut self, disk: &mut dyn Disk) -> Result<(), ScanError> {
         for id in disk.segments().map_err(ScanError::Io)? {
-            let mut blocks = vec![0; 2 * BLOCK_BYTES];
-            let (read, is_whole) = match disk.read(id, 0, &mut blocks) {
-                Ok(read) => (read, true),
-                // It may be the first commit that cannot be read: that is damage like any other.
-                Err(_) => {
-                    let read = disk.read(id, 0, &mut blocks[..BLOCK_BYTES]);
-                    (read.map_err(ScanError::Io)?, false)
-                }
-            };
-            let condition = self.classify(id, &blocks[..read], is_whole)?;
+            let mut block = vec![0; BLOCK_BYTES];
+            let read = disk.read(id, 0, &mut block).map_err(ScanError::Io)?;
+            let condition = self.classify(disk, id, &block[..read])?;
+            if condition == Condition::Blank {
+                self.report.blank += 1;
+            }
             if let Condition::Generation(header) = &condition {
                 self.report.last_run = self.report.last_run.max(header.run);
                 self.index.insert(header.generation, self.segments.len());
@@ -135,32 +131,25 @@ impl Scanner {
         Ok(())
     }
 
-    /// `is_whole`: nothing of its start is left out because it cannot be read.
     fn classify(
         &mut self,
+        disk: &mut dyn Disk,
         id: SegmentId,
-        blocks: &[u8],
-        is_whole: bool,
+        block: &[u8],
     ) -> Result<Condition, ScanError> {
-        let (first, second) = blocks.split_at(blocks.len().min(BLOCK_BYTES));
-        match SegmentHeader::decode(first) {
-            Ok(header) if header.generation.segment == id => {
-                return Ok(Condition::Generation(header));
+        match SegmentHeader::decode(block) {
+            Ok(header) if header.generation.segment == id => Ok(Condition::Generation(header)),
+            Err(HeaderError::Newer(version)) => Err(ScanError::Newer {
+                segment: id,
+                version,
+            }),
+            // Its first header is written last. Behind one that decay took there may be mail.
+            Err(HeaderError::Blank) if is_all_zeros(disk, id) => Ok(Condition::Blank),
+            _ => {
+                self.report.damage(id, 0, What::Header);
+                Ok(Condition::Damaged)
             }
-            Err(HeaderError::Newer(version)) => {
-                return Err(ScanError::Newer {
-                    segment: id,
-                    version,
-                });
-            }
-            // A commit is only ever written behind a durable header.
-            Err(HeaderError::Blank) if is_whole && !CommitHeader::looks_like_one(second) => {
-                return Ok(Condition::Blank);
-            }
-            _ => {}
         }
-        self.report.damage(id, 0, What::Header);
-        Ok(Condition::Damaged)
     }
 
     fn read_logs(&mut self, disk: &mut dyn Disk, usage: Usage) {

@@ -6,6 +6,8 @@ use std::io;
 
 /// Read at once. Holds the longest commit from wherever it starts.
 pub(super) const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+/// The same where zeros are looked for.
+const ZEROS_BYTES: usize = 1024 * 1024;
 const _: () = assert!(WINDOW_BYTES >= COMMIT_BYTES_MAX);
 
 /// What a scan reads from: real files, or a simulator's.
@@ -33,6 +35,19 @@ pub(super) fn read_by_blocks(
         }
     }
     bytes
+}
+
+/// Nothing was ever written to the segment but zeros. False if it cannot be read.
+pub(super) fn is_all_zeros(disk: &mut dyn Disk, segment: SegmentId) -> bool {
+    let mut piece = vec![0; ZEROS_BYTES];
+    let mut position = 0;
+    loop {
+        match disk.read(segment, position, &mut piece) {
+            Ok(0) => return true,
+            Ok(read) if piece[..read].iter().all(|byte| *byte == 0) => position += read as u64,
+            _ => return false,
+        }
+    }
 }
 
 /// A piece of a segment in memory.
