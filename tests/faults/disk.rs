@@ -354,6 +354,37 @@ fn a_disk_that_others_have_filled_says_452_until_there_is_room() {
     relay.stop();
 }
 
+#[test]
+fn a_killed_relay_starts_and_delivers_on_a_disk_without_a_free_byte() {
+    let home = Home::new();
+    let Some(disk) = Disk::new(&home, 96) else {
+        return;
+    };
+    for durability in ["auto", "buffered"] {
+        let options = ["--spool-durability", durability, "--retry-min", "1s"];
+        let gate = Gate::closed();
+        let relay = disk.start(&home, &gate.hop, &options);
+        let load = Load::new(relay.address(), 20_000);
+        load.during(CLIENTS, || load.wait_for_accepted(20, 0));
+        drop(relay);
+        let foreign = disk.outside(&disk.disk.join("foreign"));
+        fill_up(&foreign);
+        gate.open();
+        let relay = disk.start(&home, &gate.hop, &options);
+        assert_eq!(load.wait_until_delivered(&gate.hop), 0, "{durability}");
+        relay.stop();
+        fs::remove_file(foreign).expect("it is there");
+    }
+}
+
+/// Up to the last block.
+fn fill_up(path: &Path) {
+    let file = fs::File::create(path).expect("a file");
+    for piece in [MIB as usize, BLOCK_BYTES] {
+        while std::io::Write::write_all(&mut &file, &vec![1; piece]).is_ok() {}
+    }
+}
+
 /// A message that takes a quarter of a segment.
 fn long_content() -> String {
     format!("{CONTENT}{}", "0123456789abcdef\r\n".repeat(1 << 16))

@@ -12,6 +12,7 @@ use crate::io::fs::{self, DirBuilderExt, FileExt, OpenOptionsExt};
 use crate::io::random;
 use crate::io::{Bug, planted};
 use crate::spool::format::{Generation, Nonce, SegmentHeader, SegmentId, Usage};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -72,8 +73,9 @@ impl Segments {
     /// As [`Segments::new`], and leaves no trace: of a disk that tells only by a file with a name
     /// the best is believed. `path` need not exist.
     pub fn check(path: PathBuf, segment_bytes: u64, wish: Option<Durability>) -> io::Result<Self> {
-        let durability = durability_of(wish, || {
-            Ok(probe_unnamed(existing_part(&path))?.unwrap_or(Durability::Direct))
+        let durability = durability_of(wish, || match probe_existing(&path) {
+            Some(durability) => Ok(durability),
+            None => Ok(probe_unnamed(existing_part(&path))?.unwrap_or(Durability::Direct)),
         })?;
         Ok(Segments {
             path,
@@ -289,12 +291,35 @@ fn durability_of(
     }
 }
 
-/// Writes one block as a commit would be written, to learn whether the file system lets us.
+/// Writes one block as a commit would be written, to learn whether the file system lets us. Where there are segments,
+/// one of them is read: a start needs no room then.
 fn probe(directory: &Path) -> io::Result<Durability> {
+    if let Some(durability) = probe_existing(directory) {
+        return Ok(durability);
+    }
     match probe_unnamed(directory)? {
         Some(durability) => Ok(durability),
         None => probe_named(directory),
     }
+}
+
+/// `None` if no segment tells.
+fn probe_existing(directory: &Path) -> Option<Durability> {
+    let entries = fs::read_dir(directory).ok()?.flatten();
+    let is_segment = |name: &OsStr| name.to_str().and_then(SegmentId::from_file_name).is_some();
+    let mut names = entries.map(|entry| entry.file_name());
+    names
+        .by_ref()
+        .filter(|name| is_segment(name))
+        .find_map(|name| {
+            let opened = open_blocking(&directory.join(name), true, Durability::Direct);
+            let mut block = AlignedBuf::new(BLOCK_BYTES);
+            match opened.and_then(|file| file.read_at(&mut block, 0)) {
+                Ok(_) => Some(Durability::Direct),
+                Err(error) if refuses_direct(&error) => Some(Durability::Buffered),
+                Err(_) => None,
+            }
+        })
 }
 
 /// `None` if that takes a file with a name.

@@ -8,13 +8,13 @@
 //! ```
 
 use crate::io::file::{check_enterable_blocking, check_writable_blocking, existing_part};
-use crate::io::fs::{self, OpenOptionsExt, TryLockError};
+use crate::io::fs::{self, FileExt, OpenOptionsExt, TryLockError};
 use crate::io::process_id;
 use crate::spool::format::FORMAT_VERSION;
 use crate::spool::log::segment::{create_directory, sync_directory};
 use crate::spool::presence::Presence;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 const LOCK_NAME: &str = "lock";
@@ -216,7 +216,7 @@ fn create_all(path: &Path) -> io::Result<()> {
 fn lock(path: &Path) -> Result<fs::File, OpenError> {
     let file = path.join(LOCK_NAME);
     let failed = || io_error(file.display().to_string());
-    let mut lock = fs::OpenOptions::new()
+    let lock = fs::OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -240,9 +240,14 @@ fn lock(path: &Path) -> Result<fs::File, OpenError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed()(error)),
     }
-    lock.set_len(0)
-        .and_then(|()| writeln!(lock, "{}", process_id()))
-        .map_err(failed())?;
+    let holder = format!("{}\n", process_id());
+    let named = lock.write_all_at(holder.as_bytes(), 0);
+    let named = named.and_then(|()| lock.set_len(holder.len() as u64));
+    match named {
+        // On a full disk whoever is refused is not told who has it.
+        Err(error) if is_full(&error) => lock.set_len(0).map_err(failed())?,
+        named => named.map_err(failed())?,
+    }
     Ok(lock)
 }
 
@@ -261,17 +266,35 @@ fn read_number(path: &Path) -> io::Result<Option<u32>> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "holds no number"))
 }
 
-/// A new file in the place of the old one: a crash leaves either.
+/// A new file in the place of the old one: a crash leaves either. Without room for a new one the old one is written
+/// over. Its number never gets shorter, so it needs no more room, and a sector of the disk holds all of it.
 fn write_number(directory: &Path, name: &str, number: u32) -> io::Result<()> {
-    let fresh = directory.join(format!("{name}.new"));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    writeln!(file, "{number}")?;
-    file.sync_all()?;
-    fs::rename(&fresh, directory.join(name))?;
+    let (path, fresh) = (directory.join(name), directory.join(format!("{name}.new")));
+    let text = format!("{number}\n");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).mode(0o600);
+    match write_text(options.clone().create(true).truncate(true), &fresh, &text) {
+        Ok(()) => fs::rename(&fresh, &path)?,
+        Err(error) if is_full(&error) && exists(&path) => {
+            // It is in nobody's way if it stays.
+            let _ = fs::remove_file(&fresh);
+            write_text(&options, &path, &text)?;
+        }
+        Err(error) => return Err(error),
+    }
     sync_directory(directory)
+}
+
+fn write_text(options: &fs::OpenOptions, path: &Path, text: &str) -> io::Result<()> {
+    let file = options.open(path)?;
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.sync_all()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
