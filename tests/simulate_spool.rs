@@ -51,13 +51,16 @@ fn play_one(seed: u64, life: Life, canary: Canary) -> Result<Seen, String> {
     }
 }
 
-/// An uneven life takes longer, and fewer of them will do.
+/// The other lives take longer, and fewer of them will do.
 fn play_lives(seed: u64) -> Result<Seen, String> {
     let mut seen = play_one(seed, Life::Any, Canary::None)?;
-    if seed.is_multiple_of(4) {
-        let uneven = play_one(seed, Life::Uneven, Canary::None);
-        seen.add(&uneven.map_err(|story| format!("{:?}: {story}", Life::Uneven))?);
-    }
+    let other = match seed % 4 {
+        0 => Life::Uneven,
+        1 => Life::Full,
+        _ => return Ok(seen),
+    };
+    let of_other = play_one(seed, other, Canary::None);
+    seen.add(&of_other.map_err(|story| format!("{other:?}: {story}"))?);
     Ok(seen)
 }
 
@@ -137,10 +140,12 @@ fn planted_bugs_are_noticed() {
     ];
     let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 8)];
     let of_an_uneven_life = [(Bug::FailedRetirementTaken, 0), (Bug::HoldsIgnored, 0)];
+    let of_a_full_disk = [(Bug::OutcomesNotFolded, 0), (Bug::FoldedEarly, 0)];
     let of_the_relay = |life, (bug, first)| ((life, Canary::Relay(bug)), first);
     let canaries: Vec<((Life, Canary), u64)> = (bugs.into_iter())
         .map(|bug| of_the_relay(Life::Any, bug))
         .chain(of_an_uneven_life.map(|bug| of_the_relay(Life::Uneven, bug)))
+        .chain(of_a_full_disk.map(|bug| of_the_relay(Life::Full, bug)))
         .chain(in_the_world.map(|(canary, first)| ((Life::Any, canary), first)))
         .collect();
     assert_noticed(&canaries, SEEDS_TO_FIND_A_BUG, |seed, (life, canary)| {

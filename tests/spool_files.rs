@@ -364,6 +364,80 @@ fn a_full_spool_refuses_and_recovers_by_itself() {
 }
 
 #[test]
+fn restarts_of_a_full_spool_do_not_add_up() {
+    both(|path, settings| {
+        let settings = Settings {
+            spool_bytes_max: Some(8 * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        let body = body(1, 20_000);
+        run(path, &settings, async |spool, _| {
+            fill(spool, &body).await;
+        });
+        for restart in 0..12 {
+            let stats = run(path, &settings, async |spool, recovered| {
+                let message = &recovered[restart];
+                let place = MessageLocation::recovered(message.place.clone(), &message.states);
+                let deferred = Outcome {
+                    message: message.id,
+                    recipients: vec![(0, waiting(1))],
+                };
+                record_durably(spool, &deferred, &place).await;
+                spool.stats()
+            });
+            assert!(stats.outcome_segments <= 2, "{restart}: {stats:?}");
+            assert!(segment_files(path).len() <= 8, "{restart}");
+        }
+        run(path, &settings, async |spool, recovered| {
+            let tried = |message: &&RecoveredMessage| message.states == [waiting(1)];
+            assert_eq!(recovered.iter().filter(tried).count(), 12);
+            let places = recovered.into_iter().map(|it| (it.id, it.place));
+            finish_all(spool, places.collect(), &body).await;
+        });
+    });
+}
+
+#[test]
+fn a_spool_that_exceeds_its_size_gives_the_rest_back() {
+    both(|path, settings| {
+        let body = body(1, 20_000);
+        let large = Settings {
+            spool_bytes_max: Some(16 * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        let small = Settings {
+            spool_bytes_max: Some(8 * SEGMENT_BYTES),
+            ..settings.clone()
+        };
+        let mail = run(path, &large, async |spool, _| {
+            fill(spool, &body).await.len()
+        });
+        let files = || segment_files(path).len();
+        assert!(files() > 12, "{}", files());
+        run(path, &small, async |spool, recovered| {
+            assert_eq!(recovered.len(), mail);
+            let places = recovered.into_iter().map(|it| (it.id, it.place));
+            finish_all(spool, places.collect(), &body).await;
+            let rest = async {
+                while files() > 8 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let given_back = tokio::time::timeout(Duration::from_secs(10), rest).await;
+            given_back.expect("it is given back");
+        });
+        // Nothing is in use any more.
+        run(path, &large, async |spool, _| {
+            let mail = fill(spool, &body).await;
+            finish_all(spool, mail, &body).await;
+        });
+        run(path, &small, async |_, _| {
+            assert!(files() <= 8, "{}", files())
+        });
+    });
+}
+
+#[test]
 fn a_spool_that_has_reached_its_size_says_so_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let settings = Settings {

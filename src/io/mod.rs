@@ -56,6 +56,10 @@ pub enum Bug {
     NotesEarly,
     /// Segments of outcomes go without waiting for their messages.
     OutcomesForgotten,
+    /// Old segments of outcomes stay as they are, one more with each restart.
+    OutcomesNotFolded,
+    /// Old segments of outcomes go before what they say is written elsewhere.
+    FoldedEarly,
     /// A copy does not say how its recipients stand.
     CopiesForget,
     /// Every outcome counts as told by all later copies.

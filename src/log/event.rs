@@ -62,7 +62,7 @@ events! {
     SPOOL = "spool" ["dir", "run", "recovered_messages"];
     RECOVERY = "recovery" [
         "messages", "open_recipients", "finished_messages", "segments", "commits", "outcomes",
-        "second_copies", "refused_messages", "unfinished_commits", "id", "damage"
+        "second_copies", "refused_messages", "unfinished_commits", "blank_segments", "id", "damage"
     ];
     HINT = "hint" ["text"];
     LISTENING = "listening" ["address", "tls"];

@@ -77,9 +77,14 @@ impl RecipientState {
     /// Keeps the further of the two states. Commutative and associative up to ties, and
     /// idempotent; ties keep `self`.
     pub fn merge(&mut self, other: RecipientState) {
-        if other.rank() > self.rank() {
+        if self.is_behind(&other) {
             *self = other;
         }
+    }
+
+    /// Merged with it, it becomes the other one.
+    pub fn is_behind(&self, other: &RecipientState) -> bool {
+        self.rank() < other.rank()
     }
 }
 

@@ -5,6 +5,7 @@ use crate::host::{Host, Manners};
 use crate::ledger::{Ledger, Stats};
 use crate::mail::{id_of, in_words, stage_of};
 use ringpost::io::Bug;
+use ringpost::io::file::free_bytes_blocking;
 use ringpost::io::simulated::{Faults, Guard, Order, Owner, World};
 use ringpost::spool::{
     self, OpenError, Opened, RecoveredMessage, SEGMENT_BYTES_MIN, Settings, SpoolStats,
@@ -17,6 +18,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const SPOOL: &str = "/spool";
+
+/// Room for the lock and the like on a disk that is to get full.
+const SMALL_FILES_BYTES: u64 = 16 * 4096;
 
 /// Virtual time that the last run may take until nothing is left.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
@@ -39,6 +43,9 @@ pub enum Life {
     /// Segments and outcomes go fast, while some mail is left lying between mail that has moved; and most mail has
     /// gone when the power does, so that few segments are used again before.
     Uneven,
+    /// Others have taken all of the disk that the spool has not, the next hop takes little or nothing, and the relay is
+    /// started anew many times.
+    Full,
 }
 
 /// Planted bugs that are none of the relay: in the world itself.
@@ -175,6 +182,18 @@ impl Play {
                 ..settings
             };
         }
+        if life == Life::Full {
+            settings = Settings {
+                segment_bytes: SEGMENT_BYTES_MIN,
+                message_bytes_max: SEGMENT_BYTES_MIN / 2,
+                keep_free_bytes: 0,
+                outcome_delay: Duration::from_millis(50),
+                ..settings
+            };
+            let least = settings.spool_bytes_min(1);
+            let more = SEGMENT_BYTES_MIN * world.below(6) as u64;
+            settings.spool_bytes_max = world.one_in(2).then_some(least + more);
+        }
         let lacks = Faults {
             has_no_direct: world.one_in(4),
             has_no_unnamed: world.one_in(4),
@@ -193,10 +212,15 @@ impl Play {
     }
 
     pub fn play(&mut self) -> Result<(), String> {
-        for _ in 0..1 + self.world.below(3) {
-            self.choose_order();
-            let host = self.start()?;
-            self.run(&host)?;
+        match self.life {
+            Life::Full => self.play_on_a_full_disk()?,
+            Life::Any | Life::Uneven => {
+                for _ in 0..1 + self.world.below(3) {
+                    self.choose_order();
+                    let host = self.start()?;
+                    self.run(&host)?;
+                }
+            }
         }
         self.world.set_order(Order::Fifo);
         self.heal()?;
@@ -225,8 +249,13 @@ impl Play {
     /// Opens the spool, perhaps only after the power has gone within that, and starts the cores.
     fn start(&mut self) -> Result<Rc<Host>, String> {
         self.world.set_faults(self.lacks);
-        self.set_space();
-        let cores = 1 + self.world.below(3) as u16;
+        let cores = match self.life {
+            Life::Full => 1,
+            Life::Any | Life::Uneven => {
+                self.set_space();
+                1 + self.world.below(3) as u16
+            }
+        };
         let opened = self.open(cores)?;
         let manners = self.manners();
         let parts = (opened.parts, opened.messages);
@@ -272,7 +301,9 @@ impl Play {
             let opened = match opened {
                 Ok(opened) => opened,
                 // Not a byte is left. Somebody makes room and starts it again.
-                Err(OpenError::Io(_, error)) if error.kind() == ErrorKind::StorageFull => {
+                Err(OpenError::Io(_, error))
+                    if error.kind() == ErrorKind::StorageFull && self.life != Life::Full =>
+                {
                     self.world.set_space(self.plenty(), 0);
                     continue;
                 }
@@ -314,6 +345,13 @@ impl Play {
         };
         match self.life {
             Life::Any => manners,
+            Life::Full => Manners {
+                appenders: 2,
+                deliverers: 1,
+                pause: Duration::from_millis(10),
+                patience: 1 + world.below(2),
+                ..manners
+            },
             Life::Uneven => Manners {
                 appenders: 4,
                 deliverers: 3,
@@ -365,7 +403,11 @@ impl Play {
             self.world.set_space(self.plenty(), 0);
             self.stop(host)?;
         }
-        // At the worst time, mostly: while helpers are at work.
+        self.cut(host)
+    }
+
+    /// At the worst time, mostly: while helpers are at work.
+    fn cut(&mut self, host: &Rc<Host>) -> Result<(), String> {
         if self.world.tasks_of_cores() > 0 && !self.world.one_in(3) {
             let wait = Duration::from_millis(100);
             self.pass(host, wait, || self.world.helpers_at_work() > 1)?;
@@ -373,6 +415,37 @@ impl Play {
         self.end(host);
         self.seen.cuts += 1;
         self.world.cut_power();
+        Ok(())
+    }
+
+    fn play_on_a_full_disk(&mut self) -> Result<(), String> {
+        let least = self.settings.spool_bytes_min(1) / SEGMENT_BYTES_MIN;
+        let segments = least + 3 + self.world.below(6) as u64;
+        let capacity = segments * SEGMENT_BYTES_MIN + SMALL_FILES_BYTES;
+        self.world.set_space(capacity, 0);
+        let most = self.settings.spool_bytes_max.unwrap_or(capacity) / SEGMENT_BYTES_MIN;
+        for restarts in 0..6 + self.world.below(10) {
+            self.choose_order();
+            let host = self.start()?;
+            self.world.set_faults(self.lacks);
+            let has_grown = || {
+                let stats = host.spool(0).stats();
+                let files = stats.segments_in_use + stats.segments_prepared + stats.segments_free;
+                files >= segments.min(most)
+            };
+            if restarts == 0 && !self.pass(&host, Duration::from_secs(20), has_grown)? {
+                return Err(format!("it does not use its disk: {}", host.describe()));
+            }
+            let length = Duration::from_millis(self.world.below(400) as u64);
+            self.pass(&host, length, || false)?;
+            if self.world.one_in(2) {
+                self.stop(&host)?;
+            }
+            self.cut(&host)?;
+            self.world.set_space(capacity, 0);
+            let free = free_bytes_blocking(Path::new(SPOOL)).map_err(|error| error.to_string())?;
+            self.world.set_space(capacity, free);
+        }
         Ok(())
     }
 
@@ -446,14 +519,20 @@ impl Play {
     fn heal(&mut self) -> Result<(), String> {
         let host = self.start()?;
         self.world.set_faults(self.lacks);
-        self.world.set_space(self.plenty(), 0);
-        let quiet = Manners {
+        let mut quiet = Manners {
             is_quiet: true,
             neglects: 0,
             deliverers: 3,
             pause: Duration::from_millis(60),
             ..host.manners.get()
         };
+        match self.life {
+            Life::Full => {
+                quiet.patience = 20;
+                quiet.pause = Duration::from_millis(5);
+            }
+            Life::Any | Life::Uneven => self.world.set_space(self.plenty(), 0),
+        }
         host.manners.set(quiet);
         self.pass(&host, Duration::from_secs(1), || false)?;
         host.is_ending.set(true);

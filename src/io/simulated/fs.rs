@@ -253,8 +253,14 @@ impl MetadataExt for Metadata {
 }
 
 pub fn metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
-    let (inode, links) = world::current().disk.borrow().identity_of(path.as_ref())?;
-    Ok(Metadata { inode, links })
+    let world = world::current();
+    let disk = world.disk.borrow();
+    let (inode, links) = disk.identity_of(path.as_ref())?;
+    Ok(Metadata {
+        inode,
+        links,
+        length: disk.length(inode),
+    })
 }
 
 pub fn symlink_metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {

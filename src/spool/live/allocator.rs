@@ -162,12 +162,13 @@ async fn retire_one(
 ) -> Result<Option<FreeSegment>, (SegmentFile, io::Error)> {
     let segments = shared.pool.borrow().segments.clone();
     let is_bad = shared.is_bad(segment.generation);
+    let is_excessive = shared.pool.borrow().is_excessive();
     let run = shared.run;
     blocking(move || {
         let id = segment.generation.segment;
         let result = if is_bad {
             segments.set_aside(id).map(|()| None)
-        } else if segment.segment_bytes != segments.segment_bytes() {
+        } else if is_excessive || segment.segment_bytes != segments.segment_bytes() {
             segments.remove(id).map(|()| None)
         } else {
             let ended = segments.end_generation(segment.generation, &segment.file, run);

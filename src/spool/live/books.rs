@@ -58,6 +58,14 @@ impl Books {
         books
     }
 
+    /// A segment of this run's outcomes that has some of earlier ones.
+    pub fn go_on(&mut self, file: SegmentRef, refers_to: BTreeSet<Generation>) {
+        let refers_to: Vec<Generation> = refers_to.into_iter().collect();
+        self.outcomes.opened(file.generation);
+        self.outcomes.refers(file.generation, &refers_to, true);
+        self.files.insert(file.generation, file);
+    }
+
     fn adopt(&mut self, file: SegmentRef, is_damaged: bool) {
         if is_damaged {
             self.bad.insert(file.generation);

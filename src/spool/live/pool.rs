@@ -52,7 +52,7 @@ impl Pool {
         (core, run): (u16, u32),
         settings: &Settings,
         files_max: Option<u64>,
-        next_number: u32,
+        (next_number, next_log_sequence): (u32, u64),
     ) -> Self {
         Pool {
             segments,
@@ -67,7 +67,7 @@ impl Pool {
             creatable: 0,
             is_bound_by_size: false,
             next_number,
-            next_log_sequence: 0,
+            next_log_sequence,
             failing: None,
             blind: None,
             astray: None,
@@ -79,6 +79,12 @@ impl Pool {
     pub fn adopt(&mut self, free: Vec<FreeSegment>, others: usize) {
         self.files += (free.len() + others) as u64;
         self.free.extend(free);
+    }
+
+    /// More than there may be, and some are free: what gets free now is given back.
+    pub fn is_excessive(&self) -> bool {
+        let exceeds = self.files_max.is_some_and(|most| self.files > most);
+        exceeds && self.free.len() as u64 > OUTCOME_RESERVE
     }
 
     /// Segments that messages may still get, as far as we know.

@@ -12,6 +12,7 @@ use crate::spool::location::message_location::Movable;
 use crate::spool::location::place::{SegmentFile, SegmentRef};
 use crate::spool::log::commit::{AfterFailure, Head};
 use crate::spool::presence::{Presence, Watched};
+use crate::spool::recovery::fold::Folded;
 use crate::spool::recovery::recover::CorePart;
 use crate::spool::shortage::Shortage;
 use crate::spool::{Note, OUTCOME_STAGING_BYTES};
@@ -64,16 +65,23 @@ impl Shared {
             (part.core, part.run),
             &part.settings,
             part.segments_max,
-            part.next_number,
+            (part.next_number, part.log_sequence),
         );
-        pool.adopt(part.free, part.old_messages.len() + part.old_outcomes.len());
+        let in_use = part.old_messages.len() + part.old_outcomes.len();
+        pool.adopt(part.free, in_use + usize::from(part.folded.is_some()));
+        let mut books = Books::of(part.live, part.old_messages, part.old_outcomes);
+        let outcomes = Log::new(outcome_staging, in_flight, AfterFailure::WriteAgain, false);
+        if let Some(Folded { stop, refers_to }) = part.folded {
+            books.go_on(stop.head.segment.clone(), refers_to);
+            outcomes.machine.borrow_mut().go_on(stop);
+        }
         Shared {
             core: part.core,
             run: part.run,
             outcome_delay: part.settings.outcome_delay,
             messages: Log::new(staging, in_flight, AfterFailure::Fail, true),
-            outcomes: Log::new(outcome_staging, in_flight, AfterFailure::WriteAgain, false),
-            books: RefCell::new(Books::of(part.live, part.old_messages, part.old_outcomes)),
+            outcomes,
+            books: RefCell::new(books),
             pool: RefCell::new(pool),
             allocator: Notify::new(),
             compactor: Notify::new(),

@@ -42,6 +42,15 @@ pub struct Head<S> {
     pub segment_bytes: u64,
 }
 
+/// A generation that has commits already, and where its next one goes.
+#[derive(Clone, Debug)]
+pub struct Stop<S> {
+    pub head: Head<S>,
+    position: u64,
+    previous: u32,
+    next_sequence: u64,
+}
+
 /// What becomes of records whose write failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterFailure {
@@ -248,6 +257,32 @@ impl<S: Clone, T> Machine<S, T> {
 
     pub fn spares(&self) -> usize {
         self.spares.len()
+    }
+
+    /// Where the log has stopped, for another machine to go on. `None`: it never began. Only when nothing waits or is
+    /// in flight.
+    pub fn stop(self) -> Option<Stop<S>> {
+        assert!(self.is_idle());
+        let current = self.current?;
+        Some(Stop {
+            head: current.head,
+            position: current.position,
+            previous: current.previous,
+            next_sequence: self.next_sequence,
+        })
+    }
+
+    /// Before the first append: goes on where another machine has stopped. Everything before is durable.
+    pub fn go_on(&mut self, stop: Stop<S>) {
+        assert!(self.current.is_none() && self.is_idle());
+        self.next_sequence = stop.next_sequence;
+        self.current = Some(Current {
+            head: stop.head,
+            number: self.next_head,
+            position: stop.position,
+            previous: stop.previous,
+        });
+        self.next_head += 1;
     }
 
     /// Copies the record into the open batch. The ticket comes back from [`Self::write_done`], or

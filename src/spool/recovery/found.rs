@@ -1,7 +1,7 @@
 //! What a scan finds: segments and the mail in them.
 
 use crate::message::{Envelope, MessageId};
-use crate::schedule::outcome::RecipientState;
+use crate::schedule::outcome::{Outcome, RecipientState};
 use crate::spool::format::{Generation, RawExtent, SegmentHeader, SegmentId, States};
 use crate::spool::location::place::Part;
 use crate::time::WallTime;
@@ -25,13 +25,25 @@ pub struct ScannedSegment {
     pub records: u64,
     /// Messages that need this segment, damaged ones included.
     pub live: u64,
-    /// Of an outcome segment: the message segments whose messages it names.
+    /// Of an outcome segment: the message segments with messages for whose sake it is needed.
     pub refers_to: BTreeSet<Generation>,
+    /// Of an outcome segment: all that it is needed for, if that is little and nothing in it is damaged.
+    pub held: Vec<HeldOutcome>,
+    /// What that takes in records of its own.
+    pub held_bytes: u64,
     /// Of a message segment: older ones with other copies of messages that lie here. They must be
     /// retired first; see `liveness`.
     pub held_by: BTreeSet<Generation>,
     /// Holds damage that no crash explains.
     pub is_damaged: bool,
+}
+
+/// How recipients of a message stand, as one outcome segment says and no other one that is kept.
+#[derive(Clone, Debug)]
+pub struct HeldOutcome {
+    pub outcome: Outcome,
+    /// Message segments in which the message can be found.
+    pub found_in: Vec<Generation>,
 }
 
 /// A message with an unfinished recipient.

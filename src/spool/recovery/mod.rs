@@ -2,14 +2,16 @@
 
 mod commits;
 pub mod directory;
+pub(in crate::spool) mod fold;
 mod found;
 pub mod inspect;
+mod known;
 pub mod recover;
 mod report;
 mod scan;
 mod window;
 
-pub use found::{Condition, FoundBody, FoundMessage, ScannedSegment};
+pub use found::{Condition, FoundBody, FoundMessage, HeldOutcome, ScannedSegment};
 pub use report::{Damage, RecoveryReport, What};
 pub use scan::{LogScan, ScanError, scan_logs};
 pub use window::Disk;

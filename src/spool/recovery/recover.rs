@@ -11,12 +11,14 @@ use crate::spool::Settings;
 use crate::spool::format::{Generation, RawExtent, SegmentHeader, SegmentId, Usage};
 use crate::spool::location::place::Part;
 use crate::spool::location::place::{Extent, Place, SegmentFile};
-use crate::spool::log::segment::{FreeSegment, Segments};
+use crate::spool::log::segment::{FreeSegment, Purpose, Segments};
 use crate::spool::presence::Presence;
 use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error};
+use crate::spool::recovery::fold::{Folded, fold};
+use crate::spool::recovery::scan::FOLDED_PARTS;
 use crate::spool::recovery::{
     Condition, Disk, FoundBody, FoundMessage, LogScan, RecoveryReport, ScanError, ScannedSegment,
-    scan_logs,
+    What, scan_logs,
 };
 use crate::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +68,10 @@ pub struct CorePart {
     /// Oldest first.
     pub(in crate::spool) old_messages: Vec<OldSegment>,
     pub(in crate::spool) old_outcomes: Vec<(OldSegment, BTreeSet<Generation>)>,
+    /// Where the log of outcomes goes on.
+    pub(in crate::spool) folded: Option<Folded>,
+    /// The last one that was given in this run.
+    pub(in crate::spool) log_sequence: u64,
     /// Unfinished messages of this home, and the segments they need.
     pub(in crate::spool) live: Vec<(MessageId, Vec<Part>)>,
 }
@@ -73,6 +79,12 @@ pub struct CorePart {
 impl CorePart {
     pub fn core(&self) -> u16 {
         self.core
+    }
+
+    /// All segments that it gets.
+    fn files(&self) -> u64 {
+        let in_use = self.old_messages.len() + self.old_outcomes.len();
+        (in_use + self.free.len()) as u64 + u64::from(self.folded.is_some())
     }
 }
 
@@ -84,6 +96,19 @@ pub(in crate::spool) struct OldSegment {
     /// Of a message segment: those that are to be retired before.
     pub held_by: BTreeSet<Generation>,
 }
+
+impl OldSegment {
+    fn of(file: Arc<SegmentFile>) -> Self {
+        OldSegment {
+            file,
+            is_damaged: false,
+            held_by: BTreeSet::new(),
+        }
+    }
+}
+
+/// Free segments that a core starts with, if there are so many: the next one for outcomes, and one in reserve.
+const FREE_MIN: usize = 2;
 
 /// Opens the spool in `path`, making it if need be, for `cores` cores whatever their number was
 /// before. Blocking; reads every log through.
@@ -104,13 +129,17 @@ pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, Open
     directory.begin_run(run)?;
     let presence = directory.presence()?;
     let mut opening = Opening::new(&segments, presence, settings, (run, cores))?;
-    opening.sort(&found)?;
+    opening.sort(&found, settings)?;
     let messages = opening.place(&found)?;
+    let mut report = found.report;
+    for (id, error) in opening.unwritable {
+        report.damage(id, 0, What::Unwritable(error.to_string()));
+    }
     Ok(Opened {
         directory,
         run,
         messages,
-        report: found.report,
+        report,
         parts: opening.parts,
     })
 }
@@ -192,7 +221,7 @@ impl Disk for Files<'_> {
     }
 }
 
-fn message_segments(found: &LogScan) -> Vec<(&ScannedSegment, &SegmentHeader)> {
+fn segments_of(found: &LogScan, usage: Usage) -> Vec<(&ScannedSegment, &SegmentHeader)> {
     let generations = found
         .segments
         .iter()
@@ -201,7 +230,7 @@ fn message_segments(found: &LogScan) -> Vec<(&ScannedSegment, &SegmentHeader)> {
             _ => None,
         });
     generations
-        .filter(|(_, header)| header.usage == Usage::Messages)
+        .filter(|(_, header)| header.usage == usage)
         .collect()
 }
 
@@ -213,6 +242,8 @@ struct Opening<'a> {
     files: BTreeMap<Generation, Arc<SegmentFile>>,
     /// The core that each old message segment is at home on.
     homes: BTreeMap<Generation, usize>,
+    /// Segments that the disk has refused a write to.
+    unwritable: Vec<(SegmentId, io::Error)>,
 }
 
 impl<'a> Opening<'a> {
@@ -244,6 +275,8 @@ impl<'a> Opening<'a> {
             free: Vec::new(),
             old_messages: Vec::new(),
             old_outcomes: Vec::new(),
+            folded: None,
+            log_sequence: 0,
             live: Vec::new(),
         });
         Ok(Opening {
@@ -252,6 +285,7 @@ impl<'a> Opening<'a> {
             parts: parts.collect(),
             files: BTreeMap::new(),
             homes: BTreeMap::new(),
+            unwritable: Vec::new(),
         })
     }
 
@@ -266,7 +300,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Every segment finds its use. Messages before outcomes: see the module's order.
-    fn sort(&mut self, found: &LogScan) -> Result<(), OpenError> {
+    fn sort(&mut self, found: &LogScan, settings: &Settings) -> Result<(), OpenError> {
         let mut retired = BTreeSet::new();
         for segment in &found.segments {
             match &segment.condition {
@@ -281,7 +315,7 @@ impl<'a> Opening<'a> {
                 Condition::Generation(_) => {}
             }
         }
-        let mut messages = message_segments(found);
+        let mut messages = segments_of(found, Usage::Messages);
         messages.sort_by_key(|(_, header)| (header.run, header.log_sequence));
         for (segment, header) in messages {
             let held_by: BTreeSet<Generation> =
@@ -293,7 +327,8 @@ impl<'a> Opening<'a> {
                 retired.insert(header.generation);
             }
         }
-        self.sort_outcomes(found, &retired)
+        self.sort_outcomes(found, &retired)?;
+        self.share_out(settings)
     }
 
     fn sort_outcomes(
@@ -301,24 +336,168 @@ impl<'a> Opening<'a> {
         found: &LogScan,
         retired: &BTreeSet<Generation>,
     ) -> Result<(), OpenError> {
-        for segment in &found.segments {
-            let Condition::Generation(header) = &segment.condition else {
-                continue;
-            };
-            if header.usage != Usage::Outcomes {
-                continue;
-            }
+        let mut unneeded = Vec::new();
+        for (segment, header) in segments_of(found, Usage::Outcomes) {
             let refers_to: BTreeSet<Generation> =
                 segment.refers_to.difference(retired).copied().collect();
             if refers_to.is_empty() {
-                self.retire(segment, header)?;
+                unneeded.push((segment, header));
             } else {
                 let old = self.old(segment, header)?;
                 let home = self.home(header.core);
                 self.parts[home].old_outcomes.push((old, refers_to));
             }
         }
+        // Only now: what is repeated elsewhere is on the disk there.
+        for (segment, header) in unneeded {
+            self.retire(segment, header)?;
+        }
+        self.fold_outcomes(found, retired)
+    }
+
+    /// So that restarts do not add up: see [`fold`](super::fold).
+    fn fold_outcomes(
+        &mut self,
+        found: &LogScan,
+        retired: &BTreeSet<Generation>,
+    ) -> Result<(), OpenError> {
+        if planted(Bug::OutcomesNotFolded) {
+            return Ok(());
+        }
+        for home in 0..self.parts.len() {
+            let is_here = |header: &SegmentHeader| {
+                let old = self.parts[home].old_outcomes.iter();
+                let mut generations = old.map(|(old, _)| old.file.generation);
+                generations.any(|generation| generation == header.generation)
+            };
+            let mut folding = segments_of(found, Usage::Outcomes);
+            folding.retain(|(segment, header)| !segment.held.is_empty() && is_here(header));
+            folding.sort_by_key(|(segment, _)| segment.held_bytes);
+            while self.fold_some(home, &mut folding, retired)? {}
+        }
         Ok(())
+    }
+
+    /// As many as one segment has room for, and two if there are two. False if there is nothing to do, or no segment for it.
+    fn fold_some(
+        &mut self,
+        home: usize,
+        folding: &mut Vec<(&ScannedSegment, &SegmentHeader)>,
+        retired: &BTreeSet<Generation>,
+    ) -> Result<bool, OpenError> {
+        let segment_bytes = self.segments.segment_bytes();
+        let room = segment_bytes - segment_bytes / FOLDED_PARTS;
+        let sums = folding.iter().scan(0, |sum, (segment, _)| {
+            *sum += segment.held_bytes;
+            Some(*sum)
+        });
+        let count = sums.take_while(|sum| *sum <= room).count();
+        let some: Vec<_> = folding.drain(..count).collect();
+        if some.is_empty() {
+            return Ok(false);
+        }
+        let Some(free) = self.take_free(home) else {
+            return Ok(false);
+        };
+        if planted(Bug::FoldedEarly) {
+            self.retire_folded(home, &some)?;
+        }
+        let id = free.generation.segment;
+        let part = &mut self.parts[home];
+        part.log_sequence += 1;
+        let purpose = Purpose {
+            usage: Usage::Outcomes,
+            core: part.core,
+            run: self.run,
+            log_sequence: part.log_sequence,
+        };
+        let outcomes = some.iter().flat_map(|(segment, _)| &segment.held);
+        let outcomes = outcomes.filter(|it| it.found_in.iter().any(|it| !retired.contains(it)));
+        let prepared = self.segments.begin_generation(free, purpose);
+        match prepared.and_then(|prepared| fold(prepared, outcomes)) {
+            Ok(mut folded) => {
+                folded.refers_to.retain(|it| !retired.contains(it));
+                let full = self.parts[home].folded.replace(folded);
+                let full = full.map(|it| (OldSegment::of(it.file().clone()), it.refers_to));
+                self.parts[home].old_outcomes.extend(full);
+                self.retire_folded(home, &some)?;
+                Ok(true)
+            }
+            Err(error) => {
+                // The old ones stay. What is in this one they say, too.
+                let _ = self.segments.set_aside(id);
+                self.unwritable.push((id, error));
+                Ok(false)
+            }
+        }
+    }
+
+    fn retire_folded(
+        &mut self,
+        home: usize,
+        some: &[(&ScannedSegment, &SegmentHeader)],
+    ) -> Result<(), OpenError> {
+        for (segment, header) in some {
+            let old_outcomes = &mut self.parts[home].old_outcomes;
+            old_outcomes.retain(|(old, _)| old.file.generation != header.generation);
+            self.retire(segment, header)?;
+        }
+        Ok(())
+    }
+
+    /// Of this core, else of another one, else a new one.
+    fn take_free(&mut self, home: usize) -> Option<FreeSegment> {
+        let richest = self.richest();
+        let own = self.parts[home].free.pop();
+        if let Some(free) = own.or_else(|| self.parts[richest].free.pop()) {
+            return Some(free);
+        }
+        let part = &mut self.parts[home];
+        let segment = SegmentId {
+            core: part.core,
+            number: part.next_number,
+        };
+        part.next_number += 1;
+        Some(FreeSegment {
+            file: self.segments.create(segment).ok()?,
+            generation: Generation { segment, number: 0 },
+        })
+    }
+
+    fn richest(&self) -> usize {
+        let parts = self.parts.iter().enumerate();
+        let richest = parts.max_by_key(|(_, part)| part.free.len());
+        richest.map_or(0, |(core, _)| core)
+    }
+
+    /// Free segments above the bound go. A core without any gets some of another's: it could not begin on a full disk.
+    fn share_out(&mut self, settings: &Settings) -> Result<(), OpenError> {
+        let most = settings.spool_bytes_max.unwrap_or(u64::MAX) / settings.segment_bytes;
+        let mut files: u64 = self.parts.iter().map(CorePart::files).sum();
+        loop {
+            let richest = self.richest();
+            if self.parts[richest].free.len() <= FREE_MIN {
+                return Ok(());
+            }
+            let poor = self
+                .parts
+                .iter()
+                .position(|part| part.free.len() < FREE_MIN);
+            if files <= most && poor.is_none() {
+                return Ok(());
+            }
+            let Some(free) = self.parts[richest].free.pop() else {
+                return Ok(());
+            };
+            match poor {
+                Some(poor) => self.parts[poor].free.push(free),
+                None => {
+                    let id = free.generation.segment;
+                    self.segments.remove(id).map_err(self.error(id))?;
+                    files -= 1;
+                }
+            }
+        }
     }
 
     fn home(&self, core: u16) -> usize {
@@ -376,14 +555,14 @@ impl<'a> Opening<'a> {
         let file = self.segments.open(id).map_err(self.error(id))?;
         // What was read may have come from the page cache; what follows relies on the disk.
         file.blocking().sync_all().map_err(self.error(id))?;
+        let file = Arc::new(SegmentFile {
+            generation: header.generation,
+            segment_bytes: header.segment_bytes,
+            file,
+        });
         Ok(OldSegment {
-            file: Arc::new(SegmentFile {
-                generation: header.generation,
-                segment_bytes: header.segment_bytes,
-                file,
-            }),
             is_damaged: segment.is_damaged,
-            held_by: BTreeSet::new(),
+            ..OldSegment::of(file)
         })
     }
 

@@ -22,6 +22,8 @@ pub enum What {
     Header,
     /// The disk gave an error.
     Unreadable(String),
+    /// The disk took no outcomes that were to go into it. Nothing is lost.
+    Unwritable(String),
     /// A commit begins here and is not whole.
     Commit,
     /// This many commits (at least) are missing before this one.
@@ -52,6 +54,9 @@ impl fmt::Display for Damage {
         match &self.what {
             What::Header => f.write_str("the header is damaged, the segment is left alone"),
             What::Unreadable(error) => write!(f, "unreadable: {error}"),
+            What::Unwritable(error) => {
+                write!(f, "cannot be written, and is set aside: {error}")
+            }
             What::Commit => f.write_str("a damaged commit"),
             What::Gap(missing) => write!(f, "{missing} commits are missing before this one"),
             What::Chain => f.write_str("the commit does not follow the one before"),

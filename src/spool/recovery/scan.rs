@@ -10,6 +10,7 @@
 
 use super::commits::{FoundRecords, SegmentScan, Suspect, extent_of};
 use super::found::{Condition, Damaged, FoundBody, FoundMessage, ScannedSegment};
+use super::known::Knowledge;
 use super::report::{RecoveryReport, What};
 use super::window::{Disk, WINDOW_BYTES, is_all_zeros};
 use crate::io::buffer::BLOCK_BYTES;
@@ -17,13 +18,16 @@ use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::format::{
     FinalMeta, Generation, HeaderError, Kind, MessageMeta, RecordView, SegmentHeader, SegmentId,
-    States, Usage, decode_outcome,
+    Usage, decode_outcome,
 };
 use crate::spool::log::commit::IN_FLIGHT_MAX;
 use crate::time::WallTime;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+
+/// What a segment of outcomes is needed for is little if it is no more than one part in this many.
+pub const FOLDED_PARTS: u64 = 3;
 
 /// All that was found.
 #[derive(Clone, Debug)]
@@ -57,15 +61,6 @@ pub fn scan_logs(disk: &mut dyn Disk) -> Result<LogScan, ScanError> {
     Ok(scanner.finish())
 }
 
-/// What the outcomes, and the states that copies took along, say of one message.
-#[derive(Default)]
-struct Known {
-    /// By recipient, ascending.
-    states: Vec<(u32, RecipientState)>,
-    /// Outcome segments that name it.
-    generations: Vec<Generation>,
-}
-
 struct FoundFinal {
     id: MessageId,
     meta: FinalMeta,
@@ -86,7 +81,7 @@ struct Torn {
 struct Scanner {
     segments: Vec<ScannedSegment>,
     index: BTreeMap<Generation, usize>,
-    known: HashMap<MessageId, Known>,
+    known: Knowledge,
     messages: Vec<FoundMessage>,
     /// The newest copy of every message: its segment.
     seen: HashMap<MessageId, Generation>,
@@ -125,6 +120,8 @@ impl Scanner {
                 records: 0,
                 live: 0,
                 refers_to: BTreeSet::new(),
+                held: Vec::new(),
+                held_bytes: 0,
                 held_by: BTreeSet::new(),
             });
         }
@@ -152,15 +149,18 @@ impl Scanner {
         }
     }
 
+    /// Older segments first.
     fn read_logs(&mut self, disk: &mut dyn Disk, usage: Usage) {
-        for index in 0..self.segments.len() {
-            let Condition::Generation(header) = &self.segments[index].condition else {
-                continue;
-            };
-            if header.usage != usage {
-                continue;
-            }
-            let header = header.clone();
+        let mut of_usage: Vec<(usize, SegmentHeader)> = (self.segments.iter().enumerate())
+            .filter_map(|(index, segment)| match &segment.condition {
+                Condition::Generation(header) if header.usage == usage => {
+                    Some((index, header.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        of_usage.sort_by_key(|(_, header)| (header.run, header.log_sequence));
+        for (index, header) in of_usage {
             match usage {
                 Usage::Messages => self.report.message_segments += 1,
                 _ => self.report.outcome_segments += 1,
@@ -276,7 +276,7 @@ impl Scanner {
         match (header.usage, record.kind) {
             (Usage::Messages, Kind::Message) => {
                 let meta = MessageMeta::decode(record.meta).map_err(unreadable)?;
-                self.learn(None, record.id, meta.states);
+                self.known.learn(None, record.id, meta.states);
                 let body = FoundBody::Inline(extent);
                 self.found(
                     record.id,
@@ -292,7 +292,8 @@ impl Scanner {
             }
             (Usage::Messages, Kind::Final) => {
                 let mut meta = FinalMeta::decode(record.meta).map_err(unreadable)?;
-                self.learn(None, record.id, std::mem::take(&mut meta.states));
+                self.known
+                    .learn(None, record.id, std::mem::take(&mut meta.states));
                 self.finals.push(FoundFinal {
                     id: record.id,
                     meta,
@@ -303,43 +304,12 @@ impl Scanner {
             (Usage::Outcomes, Kind::Outcome) => {
                 let outcome = decode_outcome(record.id, record.meta).map_err(unreadable)?;
                 self.report.outcomes += 1;
-                self.learn(Some(header.generation), record.id, outcome.recipients);
+                let index = self.index[&header.generation];
+                self.known.learn(Some(index), record.id, outcome.recipients);
             }
             _ => return Err(What::Record(record.id)),
         }
         Ok(())
-    }
-
-    /// `generation`: of the outcome segment. A copy is no outcome, and what it says goes when it goes.
-    fn learn(&mut self, generation: Option<Generation>, id: MessageId, recipients: States) {
-        if recipients.is_empty() {
-            return;
-        }
-        let known = self.known.entry(id).or_default();
-        if let Some(generation) = generation
-            && known.generations.last() != Some(&generation)
-        {
-            known.generations.push(generation);
-        }
-        for (recipient, state) in recipients {
-            match known.states.binary_search_by_key(&recipient, |(r, _)| *r) {
-                Ok(at) => known.states[at].1.merge(state),
-                Err(at) => known.states.insert(at, (recipient, state)),
-            }
-        }
-    }
-
-    /// The states of a message with this many recipients: the union of all that is known.
-    fn states(&self, id: MessageId, recipients: usize) -> Vec<RecipientState> {
-        let mut states = vec![RecipientState::fresh(); recipients];
-        if let Some(known) = self.known.get(&id) {
-            for (recipient, state) in &known.states {
-                if let Some(slot) = states.get_mut(*recipient as usize) {
-                    slot.merge(state.clone());
-                }
-            }
-        }
-        states
     }
 
     fn found(
@@ -352,7 +322,7 @@ impl Scanner {
     ) {
         self.note_references(id, generation);
         let is_newest = self.is_newest(id, generation);
-        let states = self.states(id, envelope.recipients.len());
+        let states = self.known.states(id, envelope.recipients.len());
         if states.iter().all(RecipientState::is_finished) || !is_newest {
             return;
         }
@@ -378,9 +348,9 @@ impl Scanner {
                 damaged,
             } = torn;
             let id = damaged.message.id;
-            let was_accepted = self.known.contains_key(&id);
+            let was_accepted = self.known.is_named(id);
             // Its head is whole, so what a copy says of its recipients is true. Outcomes that it covers may be gone.
-            self.learn(None, id, damaged.states.clone());
+            self.known.learn(None, id, damaged.states.clone());
             if !was_accepted || self.is_not_needed(&damaged.message) {
                 self.unfinished.insert(commit);
                 self.doubt(damaged.message.id, damaged.message.generation);
@@ -392,7 +362,7 @@ impl Scanner {
         self.report.torn += self.unfinished.len() as u64;
         for Damaged { message, states } in std::mem::take(&mut self.damaged) {
             let (id, generation) = (message.id, message.generation);
-            self.learn(None, id, states);
+            self.known.learn(None, id, states);
             self.doubt(id, generation);
             if let Entry::Vacant(entry) = self.seen.entry(id) {
                 entry.insert(generation);
@@ -404,7 +374,9 @@ impl Scanner {
     /// Of one in the last commits that was accepted, as an outcome that names it says: copies are made of what is
     /// whole elsewhere, or was until the last recipient was finished.
     fn is_not_needed(&self, message: &FoundMessage) -> bool {
-        let states = self.states(message.id, message.envelope.recipients.len());
+        let states = self
+            .known
+            .states(message.id, message.envelope.recipients.len());
         self.seen.contains_key(&message.id) || states.iter().all(RecipientState::is_finished)
     }
 
@@ -461,7 +433,9 @@ impl Scanner {
             if self.seen.get(&message.id) != Some(&message.generation) {
                 continue;
             }
-            message.states = self.states(message.id, message.envelope.recipients.len());
+            message.states = self
+                .known
+                .states(message.id, message.envelope.recipients.len());
             let open = message.states.iter().filter(|s| !s.is_finished()).count();
             if open == 0 {
                 continue;
@@ -475,14 +449,11 @@ impl Scanner {
         self.report.finished = self.seen.len() as u64 - self.report.messages;
     }
 
-    /// As long as the message can be found again, all outcomes that name it are needed.
+    /// As long as the message can be found again, outcomes that name it are needed.
     fn note_references(&mut self, id: MessageId, generation: Generation) {
-        let generations = self
-            .known
-            .get(&id)
-            .map(|known| known.generations.as_slice());
-        for outcome_generation in generations.unwrap_or_default() {
-            let index = self.index[outcome_generation];
+        let segments = &self.segments;
+        let says_more = |index: usize| segments[index].is_damaged;
+        for index in self.known.found(id, generation, says_more) {
             self.segments[index].refers_to.insert(generation);
         }
     }
@@ -550,7 +521,10 @@ impl Scanner {
         let FinalMeta {
             extents, envelope, ..
         } = &last.meta;
-        let mut states = self.states(last.id, envelope.recipients.len()).into_iter();
+        let mut states = self
+            .known
+            .states(last.id, envelope.recipients.len())
+            .into_iter();
         states.all(|state| state.is_finished())
             || extents.iter().all(|extent| {
                 self.chunks.get(&(extent.generation, extent.offset))
@@ -575,7 +549,17 @@ impl Scanner {
         });
     }
 
-    fn finish(self) -> LogScan {
+    fn finish(mut self) -> LogScan {
+        for (index, held) in self.known.held() {
+            let segment = &mut self.segments[index];
+            let Condition::Generation(header) = &segment.condition else {
+                continue;
+            };
+            if !segment.is_damaged && held.bytes * FOLDED_PARTS <= header.segment_bytes {
+                segment.held_bytes = held.bytes;
+                segment.held = held.outcomes;
+            }
+        }
         LogScan {
             segments: self.segments,
             messages: self.messages,
