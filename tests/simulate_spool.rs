@@ -20,7 +20,10 @@ mod simulated;
 
 use play::{Canary, Life, Play, Seen};
 use ringpost::io::Bug;
-use ringpost::io::simulated::World;
+use ringpost::io::buffer::AlignedBuf;
+use ringpost::io::file::Durability;
+use ringpost::io::fs::{self, FileExt};
+use ringpost::io::simulated::{Faults, World};
 use ringpost::spool::SegmentId;
 use ringpost::spool::log::segment::{Segments, create_directory};
 use simulated::seeds::{
@@ -117,6 +120,36 @@ fn a_segment_is_set_aside_or_removed_once_that_is_durable() {
         let left = world.names_in(&path);
         assert!(!left.contains(&id.file_name()), "seed {seed}: {left:?}");
     }
+}
+
+/// A sync that failed leaves in the page cache what the disk has not got, and the next sync says nothing of it. A relay that is
+/// killed then must not build upon that when it starts again.
+#[test]
+fn what_a_failed_sync_has_left_in_the_cache_is_not_believed() {
+    let world = World::begin(0, false);
+    let path = PathBuf::from("/segments");
+    create_directory(&path).expect("it is made");
+    let segments = Segments::new(path.clone(), 64 * 1024, Some(Durability::Buffered));
+    let segments = segments.expect("they are there");
+    let id = SegmentId { core: 0, number: 1 };
+    let file = segments.create(id).expect("it is made");
+    let mut content = AlignedBuf::new(4096);
+    content.fill(7);
+    let written = file.blocking().write_all_at(&content, 0);
+    written.expect("it is written");
+    world.set_faults(Faults {
+        sync_errors: 1,
+        ..Faults::default()
+    });
+    file.blocking().sync_all().expect_err("it fails");
+    world.set_faults(Faults::default());
+    world.kill();
+    segments.settle().expect("the disk works again");
+    let file = fs::File::open(path.join(id.file_name())).expect("it is there");
+    let mut found = [1; 4096];
+    let read = file.read_at(&mut found, 0);
+    assert_eq!(read.expect("it reads"), found.len());
+    assert_eq!(found, [0; 4096]);
 }
 
 /// Each of these breaks a promise, so the checks must notice each, some sooner than others.

@@ -47,6 +47,11 @@ pub fn allocate_blocking(file: &fs::File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Lets go of what the page cache has of the file, but for what is not yet on the disk.
+pub fn forget_cached_blocking(file: &fs::File) -> io::Result<()> {
+    operations::forget_cached(file)
+}
+
 /// Opens a file without a name in `directory`, for reading and writing; it is gone when it is closed.
 /// `None` if this file system has no such files (`O_TMPFILE` in `open(2)`).
 pub fn open_unnamed_blocking(

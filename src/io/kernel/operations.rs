@@ -80,6 +80,15 @@ pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Lets go of the pages of the file that are not dirty: they are read from the disk again.
+pub fn forget_cached(file: &File) -> io::Result<()> {
+    // SAFETY: takes a valid descriptor and plain numbers.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
 /// Bytes of the file system that `path` is on: those that this user may still write, and all.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     let stat = statvfs(path)?;

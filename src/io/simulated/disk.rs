@@ -546,6 +546,14 @@ impl Disk {
         Ok(())
     }
 
+    pub fn forget_cached(&mut self, handle: Handle) -> io::Result<()> {
+        let inode = self.inode(handle)?;
+        if inode.dirty.is_empty() {
+            inode.cache = inode.stable.clone();
+        }
+        Ok(())
+    }
+
     fn land(&mut self, handle: Handle, position: u64, bytes: &[u8]) {
         let inode = self.inodes.get_mut(&handle.inode).expect("it is open");
         let end = position + bytes.len() as u64;

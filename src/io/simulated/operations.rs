@@ -91,6 +91,11 @@ pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     disk.allocate(&world, file.handle(), bytes)
 }
 
+pub fn forget_cached(file: &File) -> io::Result<()> {
+    let world = world::current();
+    world.disk.borrow_mut().forget_cached(file.handle())
+}
+
 /// Bytes of the file system that `path` is on: those that this user may still write, and all.
 pub fn space(_: &Path) -> io::Result<(u64, u64)> {
     Ok(world::current().disk.borrow().space())

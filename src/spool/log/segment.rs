@@ -6,7 +6,8 @@
 
 use crate::io::buffer::{AlignedBuf, BLOCK_BYTES};
 use crate::io::file::{
-    Durability, File, allocate_blocking, existing_part, open_blocking, open_unnamed_blocking,
+    Durability, File, allocate_blocking, existing_part, forget_cached_blocking, open_blocking,
+    open_unnamed_blocking,
 };
 use crate::io::fs::{self, DirBuilderExt, FileExt, OpenOptionsExt};
 use crate::io::random;
@@ -121,6 +122,17 @@ impl Segments {
     pub fn open(&self, id: SegmentId) -> io::Result<File> {
         let file = open_blocking(&self.path_of(id), true, self.durability)?;
         Ok(File::new(file, self.durability))
+    }
+
+    /// Makes durable what a relay that was killed has left in the page cache, and lets go of it: what is read from now on
+    /// is what the disk has. After a sync that failed the cache has more than that, and nobody says so any more.
+    pub fn settle(&self) -> io::Result<()> {
+        for id in self.list()?.0 {
+            let file = fs::File::open(self.path_of(id))?;
+            file.sync_all()?;
+            forget_cached_blocking(&file)?;
+        }
+        sync_directory(&self.path)
     }
 
     /// Makes a segment of zeros. On an error nothing of it is left.

@@ -121,6 +121,9 @@ pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, Open
         settings.durability,
     )
     .map_err(io_error(directory.segments().display()))?;
+    segments
+        .settle()
+        .map_err(io_error(directory.segments().display()))?;
     let found = scan_files(&segments)?;
     let run = match planted(Bug::RunsNotCounted) {
         true => 1,
@@ -553,8 +556,6 @@ impl<'a> Opening<'a> {
     ) -> Result<OldSegment, OpenError> {
         let id = segment.id;
         let file = self.segments.open(id).map_err(self.error(id))?;
-        // What was read may have come from the page cache; what follows relies on the disk.
-        file.blocking().sync_all().map_err(self.error(id))?;
         let file = Arc::new(SegmentFile {
             generation: header.generation,
             segment_bytes: header.segment_bytes,
