@@ -28,6 +28,8 @@ mod host;
 mod ledger;
 #[path = "simulate_relay/link.rs"]
 mod link;
+#[path = "simulate_relay/neighbours.rs"]
+mod neighbours;
 #[path = "simulate_relay/network.rs"]
 mod network;
 #[path = "simulate_relay/play.rs"]
@@ -122,6 +124,21 @@ fn planted_bugs_are_noticed() {
         (Bug::RecoveredForgotten, 0),
         (Bug::ChargesKept, 0),
         (Bug::RulesOfBefore, 0),
+        (Bug::AnsweredEarly, 0),
+        (Bug::NotifyForgotten, 0),
+        (Bug::FinishedEarly, 0),
+        (Bug::OutcomesLost, 0),
+        (Bug::StatesForgotten, 0),
+        (Bug::ReportsForgotten, 0),
+        (Bug::RepliesMixedUp, 0),
+        (Bug::PostponedForgotten, 0),
+        (Bug::ContentCut, 0),
+        (Bug::LifetimesIgnored, 0),
+        (Bug::SendersPauseHops, 0),
+        (Bug::ReportsNeedSmtputf8, 0),
+        (Bug::HopsTriedThrice, 0),
+        (Bug::JoinsUnbounded, 0),
+        (Bug::AheadKept, 0),
     ];
     assert_noticed(&bugs, SEEDS_TO_FIND_A_BUG, |seed, bug| {
         play_one(seed, Some(bug))

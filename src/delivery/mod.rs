@@ -198,7 +198,10 @@ struct Inner {
 }
 
 impl Delivery {
-    pub fn new(context: Context, settings: next_hop::Settings, seed: u64) -> Self {
+    pub fn new(context: Context, mut settings: next_hop::Settings, seed: u64) -> Self {
+        if planted(Bug::JoinsUnbounded) {
+            settings.window_initial = settings.window_max;
+        }
         let broken_tls = FailureMemory::new(context.settings.broken_tls_remembered);
         let delivery = Delivery(Rc::new(Inner {
             context,
@@ -382,6 +385,9 @@ impl Inner {
     }
 
     fn postpone(self: &Rc<Self>, hop: HopId, job: Job) {
+        if planted(Bug::PostponedForgotten) {
+            return job.leave_to_the_spool();
+        }
         let decisions = {
             let mut schedule = self.schedule.borrow_mut();
             let patience = schedule.settings().blocked_wait_max;

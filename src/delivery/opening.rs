@@ -193,7 +193,13 @@ impl Inner {
                     this.schedule.borrow_mut().connected(hop, took);
                     this.serve(hop, *connection, peer, started).await;
                 }
-                Some(Tried::Failed(finding)) => this.connect_failed(hop, &finding, started),
+                Some(Tried::Failed(finding)) => {
+                    if planted(Bug::HopsTriedThrice) {
+                        let _ = this.connect(hop, &[]).await;
+                        let _ = this.connect(hop, &[]).await;
+                    }
+                    this.connect_failed(hop, &finding, started);
+                }
                 // Nobody asks the schedule any more, and the jobs are in the spool.
                 None => {}
             }

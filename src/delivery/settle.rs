@@ -10,6 +10,7 @@ use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
 use crate::schedule::ending::Ending;
 use crate::schedule::judge::Verdict;
+use crate::schedule::next_hop::Refusal;
 use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState};
 use crate::schedule::settle::{
     After, Consequences, Course, Decision, Facts, Over, content_lost, decide_all, is_report,
@@ -21,6 +22,7 @@ use crate::time::{Now, WallTime};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The session that a transaction went over.
 pub(super) struct Session<'a> {
@@ -55,12 +57,20 @@ fn not_empty(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// See [`Bug::BrokenIsDelivered`].
-fn taken_for_delivered(mut result: TransactionResult) -> TransactionResult {
-    for (_, verdict) in &mut result.verdicts {
-        if *verdict == RecipientVerdict::LostAfterData {
-            let reply = Rc::new(Reply::new(250, "taken"));
-            *verdict = RecipientVerdict::Accepted { reply };
+/// See [`Bug::BrokenIsDelivered`] and [`Bug::RepliesMixedUp`].
+fn with_bugs(mut result: TransactionResult) -> TransactionResult {
+    if planted(Bug::BrokenIsDelivered) {
+        for (_, verdict) in &mut result.verdicts {
+            if *verdict == RecipientVerdict::LostAfterData {
+                let reply = Rc::new(Reply::new(250, "taken"));
+                *verdict = RecipientVerdict::Accepted { reply };
+            }
+        }
+    }
+    if planted(Bug::RepliesMixedUp) {
+        for at in 1..result.verdicts.len() {
+            let before = result.verdicts[at - 1].1.clone();
+            result.verdicts[at].1 = before;
         }
     }
     result
@@ -79,10 +89,7 @@ impl Inner {
             connection, peer, ..
         } = *session;
         let reusable = result.reusable && connection.lives();
-        let result = match planted(Bug::BrokenIsDelivered) {
-            true => taken_for_delivered(result),
-            false => result,
-        };
+        let result = with_bugs(result);
         let mut judged = judge_transaction(&job.message.envelope, &result, &session.over);
         if session.goes_again {
             let verdict = Verdict::NextTransaction;
@@ -99,6 +106,10 @@ impl Inner {
         let took = now.since(session.started);
         let mut schedule = self.schedule.borrow_mut();
         judged.tell(&mut schedule, hop, (took, now), |hop| &mut hop.last);
+        let is_put_off = |(_, it): &(u32, Decision)| it.diagnosis.status.class == 4;
+        if planted(Bug::SendersPauseHops) && judged.decisions.iter().any(is_put_off) {
+            schedule.refused(hop, Refusal::Mail, now);
+        }
         drop(schedule);
         self.stir_if_wanted(hop, now);
         let told = Told {
@@ -162,7 +173,10 @@ impl Inner {
         let is_report = is_report(&recipients);
         let facts = Facts {
             envelope: &message.envelope,
-            age: message.born.age(clock::now()),
+            age: match planted(Bug::LifetimesIgnored) {
+                true => Duration::ZERO,
+                false => message.born.age(clock::now()),
+            },
             now: clock::wall_time(),
             random: self.random(),
             retry: &self.context.settings.retry,
@@ -187,6 +201,16 @@ impl Inner {
         self.queue_again(job, consequences);
     }
 
+    /// See [`Bug::FinishedEarly`].
+    pub(super) fn finish_early(self: &Rc<Self>, job: &Job) {
+        let finished = |(index, _): &(u32, RecipientState)| (*index, RecipientState::Finished);
+        let mut consequences = Consequences {
+            recorded: job.recipients.iter().map(finished).collect(),
+            ..Consequences::default()
+        };
+        self.record(&job.message, &mut consequences);
+    }
+
     /// A report that nobody can be told: its recipients are finished.
     pub(super) fn forget_report(self: &Rc<Self>, job: Job) {
         self.settle_all(job, Verdict::Bounce, &nobody_to_tell());
@@ -204,6 +228,9 @@ impl Inner {
             recipients,
         };
         let finished = consequences.finished;
+        if planted(Bug::OutcomesLost) && self.random().is_multiple_of(2) {
+            return (self.context.finished)(message, finished);
+        }
         let (this, kept) = (self.clone(), message.clone());
         self.at_work.set(self.at_work.get() + 1);
         let spool = &self.context.spool;

@@ -479,7 +479,12 @@ impl Worker {
         };
         loop {
             match self.connection.proceed().await {
-                Point::SendBody => self.send_body(&content).await,
+                Point::SendBody => {
+                    if planted(Bug::FinishedEarly) {
+                        self.inner.finish_early(job);
+                    }
+                    self.send_body(&content).await;
+                }
                 Point::Done(result) => return result,
             }
         }
@@ -524,7 +529,7 @@ impl Worker {
         loop {
             let taker = self.connection.taker(job.course.original);
             let report = self.inner.render_report(job, taker).await?;
-            let result = self.send_report(&report).await;
+            let result = self.send_report(job, &report).await;
             let count = job.recipients.len();
             let smaller = job.course.smaller(&result, report.original, count);
             let is_less = smaller.is_some_and(|it| it.original < report.original);
@@ -545,8 +550,10 @@ impl Worker {
         }
     }
 
-    async fn send_report(&mut self, report: &Rendered) -> TransactionResult {
-        let envelope = report.envelope();
+    async fn send_report(&mut self, job: &Job, report: &Rendered) -> TransactionResult {
+        let is_of_smtputf8 = job.message.envelope.smtputf8;
+        let mut envelope = report.envelope();
+        envelope.smtputf8 |= planted(Bug::ReportsNeedSmtputf8) && is_of_smtputf8;
         let is_8bit = report.body_type == BodyType::EightBitMime;
         let bytes = report.wire.len() as u64;
         let transaction = Transaction::of_wire_form(&envelope, &[0], bytes, is_8bit);

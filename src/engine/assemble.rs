@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::handoff::job::{Job, Message};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
-use crate::io::{clock, random};
+use crate::io::{Bug, clock, planted, random};
 use crate::listener::{AddressCounts, Load};
 use crate::log::Log;
 use crate::metrics::{CoreMetrics, Counter};
@@ -107,6 +107,7 @@ fn distribute(shared: &Shared, rules: &Rules, messages: Vec<RecoveredMessage>) -
     let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
     let clocks = (clock::wall_time(), clock::now());
     for (turn, recovered) in messages.into_iter().enumerate() {
+        let recovered = with_bugs(recovered);
         let (message, states) = Message::recovered(recovered, &shared.memory, clocks);
         for (core, job) in recovered_jobs(shared, rules, &message, states, turn) {
             cores[core].jobs.0.push(job);
@@ -114,6 +115,19 @@ fn distribute(shared: &Shared, rules: &Rules, messages: Vec<RecoveredMessage>) -
         cores[message.home].kept.push(message);
     }
     cores
+}
+
+/// See [`Bug::StatesForgotten`] and [`Bug::ReportsForgotten`].
+fn with_bugs(mut recovered: RecoveredMessage) -> RecoveredMessage {
+    for state in &mut recovered.states {
+        let is_owed = matches!(state, RecipientState::ReportOwed { .. });
+        if planted(Bug::StatesForgotten) {
+            *state = RecipientState::fresh();
+        } else if planted(Bug::ReportsForgotten) && is_owed {
+            *state = RecipientState::Finished;
+        }
+    }
+    recovered
 }
 
 fn recovered_jobs(

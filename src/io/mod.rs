@@ -94,6 +94,36 @@ pub enum Bug {
     RulesOfBefore,
     /// What the hosts say that were asked for first counts for all hosts of a domain.
     PartSpeaksForAll,
+    /// 250 is said when the message goes to the spool, whatever comes of that.
+    AnsweredEarly,
+    /// What a recipient wishes to be told of is forgotten.
+    NotifyForgotten,
+    /// Recipients are recorded as finished when the content goes out.
+    FinishedEarly,
+    /// Every other outcome counts as durable, and is not written.
+    OutcomesLost,
+    /// How the recipients of recovered mail stand is forgotten.
+    StatesForgotten,
+    /// Reports that are owed on recovered mail are forgotten.
+    ReportsForgotten,
+    /// Each recipient of a transaction is judged by the reply to the one before.
+    RepliesMixedUp,
+    /// A job that has waited too long at its hop is let go.
+    PostponedForgotten,
+    /// Of a content that is read back, pieces but the last are not sent.
+    ContentCut,
+    /// No mail is too old.
+    LifetimesIgnored,
+    /// Whatever is refused for now pauses the hop.
+    SendersPauseHops,
+    /// A report on mail that needs SMTPUTF8 needs it, too.
+    ReportsNeedSmtputf8,
+    /// A hop that cannot be reached is tried three times at once.
+    HopsTriedThrice,
+    /// As many connections may open to a hop that greets nobody as to any other.
+    JoinsUnbounded,
+    /// A job that was begun ahead waits for the message before it, however long that takes.
+    AheadKept,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
 }

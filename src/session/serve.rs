@@ -294,12 +294,19 @@ impl Session {
         self.pace = None;
         self.stream.set_deadline(Now::NEVER);
         let complete = clock::now();
+        let is_early = planted(Bug::AnsweredEarly);
+        if is_early {
+            self.server.committed(incoming.id, &mut self.out);
+            let _ = self.flush().await;
+        }
         match incoming.commit(&self.context.spool, &envelope).await {
             Ok(durable) => {
                 let took = clock::now().since(complete);
                 self.context.metrics.accept_us.record_duration(took);
                 self.last_message = clock::now();
-                self.server.committed(durable.id, &mut self.out);
+                if !is_early {
+                    self.server.committed(durable.id, &mut self.out);
+                }
                 self.hand_over(durable, *envelope);
             }
             Err(error) => {
@@ -307,12 +314,17 @@ impl Session {
                 let at = RejectedAt::Commit;
                 let rejection = self.server.rejection_of(&envelope, at, &refusal);
                 self.context.asked(&self.who).rejected(&rejection);
-                self.server.not_committed(refusal, &mut self.out);
+                if !is_early {
+                    self.server.not_committed(refusal, &mut self.out);
+                }
             }
         }
     }
 
-    fn hand_over(&mut self, durable: Durable, envelope: Envelope) {
+    fn hand_over(&mut self, durable: Durable, mut envelope: Envelope) {
+        if planted(Bug::NotifyForgotten) {
+            (envelope.recipients.iter_mut()).for_each(|recipient| recipient.notify = None);
+        }
         let context = &self.context;
         let metrics = &context.metrics;
         metrics.messages_accepted.increment();

@@ -2,6 +2,7 @@
 
 use crate::host::{self, Host, Manner};
 use crate::link::{End, Tls};
+use crate::neighbours::{self, Neighbour};
 use crate::sites::Sites;
 use crate::world::{World, sleep};
 use ringpost::io::net::{Bound, Listener, Socket};
@@ -18,6 +19,7 @@ pub const NAME_SERVER: &str = "10.9.9.9:53";
 pub struct Network {
     world: Rc<World>,
     pub sites: Sites,
+    pub neighbours: Vec<Rc<Neighbour>>,
     tls: Option<Rc<ServerTls>>,
     restarted: Notify,
 }
@@ -31,6 +33,7 @@ impl Network {
         let network = Rc::new(Network {
             world: world.clone(),
             sites: Sites::draw(world),
+            neighbours: neighbours::settle(world),
             tls,
             restarted: Notify::new(),
         });

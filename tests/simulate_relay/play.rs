@@ -48,6 +48,8 @@ pub struct Play {
     clients: Rc<()>,
     sources: Cell<u32>,
     relay: Option<Relay>,
+    /// Of the relay that was started last.
+    cores: u16,
     is_told: bool,
 }
 
@@ -77,6 +79,7 @@ impl Play {
             clients: Rc::new(()),
             sources: Cell::new(0),
             relay: None,
+            cores: 0,
             is_told,
         }
     }
@@ -145,6 +148,7 @@ impl Play {
         self.host.set_faults(self.lacks);
         self.host.set_space(PLENTY, 0);
         let cores = 1 + self.host.below(4) as u16;
+        self.cores = cores;
         let opened = self.open(cores)?;
         self.check(&opened.messages)?;
         self.world.seen.borrow_mut().starts += 1;
@@ -413,6 +417,12 @@ impl Play {
         self.start()?;
         // Those of before have gone, or are let go of.
         self.pass(Duration::from_secs(2), || false)?;
+        let window = self.setting.config.schedule.window_initial as usize;
+        let open_max = window * usize::from(self.cores);
+        for neighbour in &self.network.neighbours {
+            let neighbour = neighbour.clone();
+            self.connect(move |_, end| neighbour.send_letters(end, open_max));
+        }
         for _ in 0..2 + self.host.below(4) {
             self.connect(probe::send);
             let pause = Duration::from_micros(self.host.below(3_000_000) as u64);

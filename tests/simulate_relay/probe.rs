@@ -68,7 +68,7 @@ fn begin(ledger: &mut Ledger, world: &World) -> u32 {
 }
 
 /// The next whole reply, in time and with this code.
-async fn expect(
+pub async fn expect(
     world: &World,
     end: &End,
     input: &mut Vec<u8>,

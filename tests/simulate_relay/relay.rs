@@ -1,5 +1,6 @@
 //! How the relay is set up: by its own flags, and smaller than any flag allows.
 
+use crate::neighbours;
 use crate::network::NAME_SERVER;
 use crate::world::World;
 use ringpost::config::{Command, Config, Surroundings};
@@ -61,12 +62,13 @@ impl Setting {
         let held = *world.pick(&["0", "16KiB", "2MiB"]);
         let flags = format!(
             "ringpost --listen {smtp} {tls} --hostname {HOSTNAME} --spool {SPOOL} --tls-dir /tls \
-             --relay-domain d0.test,d1.test,d2.test,d3.test,d4.test,gone.test --relay-from none \
+             --relay-domain d0.test,d1.test,d2.test,d3.test,d4.test,gone.test,{} --relay-from none \
              --dns {NAME_SERVER} --dns-timeout 2s --retry-min {min}s --retry-max {}s \
              --queue-lifetime {lifetime}s --bounce-lifetime {of_reports}s --max-message-size 64KiB \
              --chunk-size 16KiB --in-memory-size {held} --idle-timeout 2s --connect-timeout 5s \
              --greeting-timeout 10s --reply-timeout 10s --send-timeout 10s --final-reply-timeout 12s \
              --handshake-timeout 5s --crowded-timeout 5s --command-timeout 30s --data-timeout 20s",
+            neighbours::domains(),
             4 * min
         );
         let mut config = read(&flags);
@@ -74,6 +76,8 @@ impl Setting {
         let segment_bytes = 64 * 1024 * [1, 2, 4][world.below(3)];
         config.spool.settings.segment_bytes = segment_bytes;
         config.spool.settings.keep_free_bytes = 0;
+        config.schedule.window_initial = 1 + world.below(3) as u32;
+        config.schedule.jobs_per_new_connection = 1 + world.below(3) as u32;
         if world.one_in(2) {
             config.spool.settings.outcome_delay = Duration::from_millis(world.below(50) as u64);
         }

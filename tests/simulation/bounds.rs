@@ -1,7 +1,7 @@
 //! Upper bounds as promises: how long mail to a host without fault may wait, how many connections mail may cause, and
 //! that nobody is put off, returned, or told of, for what was said to somebody else.
 
-use crate::ledger::{Ledger, parse_address};
+use crate::ledger::{Ledger, parse_address, site_of};
 use ringpost::message::{MessageId, Recipient};
 use ringpost::schedule::judge::Verdict;
 use ringpost::schedule::settle::Decision;
@@ -66,6 +66,15 @@ impl Bounds {
                 self.queued.entry((letter, index)).or_insert(waiting);
             }
         }
+    }
+
+    /// A recipient waits at a site without fault.
+    pub fn waits(&mut self, letter: u32, index: usize, now: Now) {
+        let waiting = Waiting {
+            since: now,
+            is_excused: false,
+        };
+        self.queued.entry((letter, index)).or_insert(waiting);
     }
 
     /// A host of a site without fault is asked to take a recipient. A complaint if that took too long.
@@ -167,6 +176,20 @@ pub fn is_anothers(text: &str, index: usize, letter: u32) -> bool {
 }
 
 impl Ledger {
+    /// The client was told that the letter was accepted: its recipients at hosts without fault are served soon.
+    pub fn expect_soon(&mut self, number: u32, now: Now) {
+        let letter = &self.letters[&number];
+        for recipient in &letter.envelope.recipients {
+            let path = &recipient.forward_path;
+            let site = site_of(path.domain_as_written());
+            if site.is_some_and(|site| self.sites[site].is_spotless)
+                && let Some((Some(index), letter)) = parse_address(path.local_part())
+            {
+                self.bounds.waits(letter, index, now);
+            }
+        }
+    }
+
     /// What was decided about a recipient. A complaint if it is no affair of its own.
     pub fn decided(
         &mut self,

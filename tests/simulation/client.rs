@@ -345,7 +345,12 @@ impl Client {
             self.world.ledger.borrow_mut().letter(number).may_surface = true;
         }
         let now = self.world.wall_time();
-        let complaint = self.world.ledger.borrow_mut().answered(now, number, answer);
+        let mut ledger = self.world.ledger.borrow_mut();
+        if answer == Answer::Accepted && !self.world.has_disk_trouble() {
+            ledger.expect_soon(number, self.world.now());
+        }
+        let complaint = ledger.answered(now, number, answer);
+        drop(ledger);
         complaint.into_iter().for_each(|it| self.world.accuse(it));
         match answer {
             Answer::Unclear => Err(Over),
