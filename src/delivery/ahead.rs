@@ -10,7 +10,7 @@
 
 use super::Inner;
 use crate::handoff::job::Job;
-use crate::io::{Bug, clock, planted, runtime};
+use crate::io::{clock, runtime};
 use crate::schedule::ahead::{Ahead, Place};
 use crate::schedule::next_hop::HopId;
 use crate::time::Now;
@@ -100,9 +100,6 @@ impl Inner {
     /// Gives back what was taken ahead and has waited for longer than a quick hop takes. About one look a second, and none
     /// where nothing is taken ahead.
     pub(super) async fn give_back_late(self: Rc<Self>) {
-        if planted(Bug::AheadKept) {
-            return;
-        }
         let patience = self.schedule.borrow().settings().proven_wait_max;
         loop {
             let now = clock::now();

@@ -18,6 +18,7 @@ use crate::handoff::Handoff;
 use crate::io::runtime;
 use crate::io::simulated::{Owner, World};
 use crate::log::{Chunk, Log, LogFormat, LogLevel};
+use crate::metrics::Snapshot;
 use crate::policy::relaying;
 use crate::privilege::Identity;
 use crate::remote::route::RouteTable;
@@ -134,6 +135,11 @@ impl Relay {
         let mut asker = Asker::new(&self.handoff, self.shared.cores());
         asker.begin_drain();
         asker.drained().await;
+    }
+
+    /// What its cores have counted so far.
+    pub fn counted(&self) -> Snapshot {
+        Snapshot::of(self.shared.metrics.iter().map(Arc::as_ref))
     }
 
     /// What sessions, bodies and the queue hold of the memory.

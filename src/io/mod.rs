@@ -122,8 +122,6 @@ pub enum Bug {
     HopsTriedThrice,
     /// As many connections may open to a hop that greets nobody as to any other.
     JoinsUnbounded,
-    /// A job that was begun ahead waits for the message before it, however long that takes.
-    AheadKept,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
 }

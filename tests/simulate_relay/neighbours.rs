@@ -15,6 +15,7 @@ use std::time::Duration;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longer than a letter may wait behind another one, and less than the relay waits for a final reply.
 const SLOW_REPLY: Duration = Duration::from_secs(11);
+const LATE_GREETING: Duration = Duration::from_secs(1);
 /// Letters to a slow host but the one that it is slow about are delivered within this.
 const DELIVERY_MAX: Duration = Duration::from_secs(8);
 
@@ -24,7 +25,7 @@ pub enum Ailment {
     Leaves,
     /// It takes connections, and greets nobody.
     Mute,
-    /// Of the first letter it says late that it has taken it.
+    /// It greets late, so that letters wait, and of the first it says late that it has taken it.
     Slow,
 }
 
@@ -58,7 +59,7 @@ impl Ailment {
         match self {
             Ailment::Leaves => 1,
             Ailment::Mute => 20,
-            Ailment::Slow => 3,
+            Ailment::Slow => 12,
         }
     }
 }
@@ -196,6 +197,7 @@ impl Neighbour {
     async fn take_letters(&self, end: &End) -> Option<()> {
         let mut input = Vec::new();
         let mut is_content = false;
+        sleep(&self.world, LATE_GREETING).await;
         end.send(b"220 slow.test\r\n").ok()?;
         loop {
             let Some(at) = input.iter().position(|byte| *byte == b'\n') else {

@@ -1,6 +1,7 @@
 //! One seed: several runs of a relay, each ended by a power cut, a kill or a drain, each with another number of cores;
 //! then everything heals, and whoever waits too long complains.
 
+use crate::bounds::Bounds;
 use crate::client;
 use crate::ledger::parse_address;
 use crate::link::{End, Tls};
@@ -16,6 +17,7 @@ use ringpost::io::net::Socket;
 use ringpost::io::simulated::{self, Faults, Guard, Links, Order, Owner};
 use ringpost::log::LogLevel;
 use ringpost::spool::{self, OpenError, Opened, RecoveredMessage};
+use ringpost::time::Now;
 use ringpost::tls::{ClientTls, ServerTls, Versions};
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -159,6 +161,7 @@ impl Play {
         };
         let config = self.setting.config.clone();
         tell!(self.world, "[{cores} cores start]");
+        self.world.ledger.borrow_mut().bounds = Bounds::default();
         let relay = Relay::start(&self.host, config, keys(), opened, level)?;
         self.relay = Some(relay);
         let is_ready = || self.relay.as_ref().expect("just started").is_ready();
@@ -207,7 +210,7 @@ impl Play {
             if let Some((_, number)) = parse_address(path.local_part()) {
                 ledger.by_id.insert(found.id, number);
             }
-            let complaint = ledger.found_envelope(now, found.id, &found.envelope, &found.states);
+            let complaint = ledger.found(now, found.id, &found.envelope, &found.states);
             complaints.extend(complaint);
         }
         complaints.extend(ledger.end_check(now));
@@ -290,6 +293,7 @@ impl Play {
             let time = Duration::from_micros(self.host.below(HOLD_US_MAX) as u64);
             tell!(self.world, "[{core:?} stands still for {time:?}]");
             self.host.hold(core, time);
+            self.world.ledger.borrow_mut().bounds.held_until = self.host.now() + time;
         }
         let config = &self.setting.config;
         let relay = self.relay.as_ref().expect("it runs");
@@ -337,6 +341,7 @@ impl Play {
     // ---- the end of a run ----
 
     fn end(&mut self) -> Result<(), String> {
+        self.note_counted();
         match self.host.below(5) {
             0 => {
                 // All that is known is durable, so nothing comes twice for that.
@@ -359,6 +364,12 @@ impl Play {
         Ok(())
     }
 
+    fn note_counted(&self) {
+        let relay = self.relay.as_ref().expect("it runs");
+        let mut seen = self.world.seen.borrow_mut();
+        seen.add_counted(&relay.counted());
+    }
+
     fn stop(&mut self) -> Result<(), String> {
         match self.host.one_in(2) {
             true => self.host.kill(),
@@ -372,6 +383,8 @@ impl Play {
         self.world.seen.borrow_mut().drains += 1;
         self.host.set_faults(self.lacks);
         tell!(self.world, "[the relay is told to stop]");
+        // What is not begun is left for the next start.
+        self.world.ledger.borrow_mut().bounds.held_until = Now::NEVER;
         let relay = Rc::new(self.relay.take().expect("it runs"));
         let has_drained = Rc::new(Cell::new(false));
         let (draining, drained) = (relay.clone(), has_drained.clone());
@@ -429,6 +442,7 @@ impl Play {
             self.pass(pause, || false)?;
         }
         self.empty()?;
+        self.note_counted();
         self.drain()?;
         self.host.kill();
         self.check_nothing_is_left()

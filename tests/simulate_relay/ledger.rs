@@ -66,7 +66,7 @@ pub struct Fate {
     pub relayed: bool,
     /// A hop took it that reports success by itself.
     pub passed_on: bool,
-    /// The relay knows durably that it is done.
+    /// A start has found that it is done.
     pub finished: bool,
     /// Reports that arrived: of failure, and that it was relayed.
     pub reports: [u32; 2],
@@ -121,17 +121,6 @@ pub struct Stats {
     pub deliveries: u64,
     pub repetitions: u64,
     pub reports: u64,
-    /// For a host without fault.
-    pub longest_wait: Duration,
-}
-
-impl Stats {
-    pub fn add(&mut self, other: &Stats) {
-        self.deliveries += other.deliveries;
-        self.repetitions += other.repetitions;
-        self.reports += other.reports;
-        self.longest_wait = self.longest_wait.max(other.longest_wait);
-    }
 }
 
 impl Ledger {
@@ -195,32 +184,8 @@ impl Ledger {
             .then(|| format!("letter {number} was refused, and delivered"))
     }
 
-    /// The relay calls it `id`, whose body this is, or a piece of it.
-    pub fn received(&mut self, id: MessageId, body: &[u8]) {
-        if let Some(number) = letter_of(body) {
-            self.by_id.insert(id, number);
-        }
-    }
-
-    pub fn may_surface(&mut self, id: MessageId) {
-        if let Some(number) = self.by_id.get(&id) {
-            self.letters.get_mut(number).expect("begun").may_surface = true;
-        }
-    }
-
-    pub fn content_of_another(&self, id: MessageId) -> Option<Vec<u8>> {
-        let number = self.by_id.get(&id)?;
-        let other = self.letters.get(&number.checked_sub(1)?)?;
-        let mut content = b"Received: by another\r\n".to_vec();
-        content.extend_from_slice(&other.content);
-        content.extend_from_slice(b".\r\n");
-        Some(content)
-    }
-
     /// The power goes: what is not durably done may be done again.
     pub fn power_cut(&mut self) {
-        self.stats.longest_wait = self.stats.longest_wait.max(self.bounds.longest_wait);
-        self.bounds = Bounds::default();
         for fate in self.letters.values_mut().flat_map(|it| &mut it.fates) {
             if !fate.finished {
                 fate.is_excused = true;
@@ -256,6 +221,7 @@ impl Ledger {
 
     /// A host without fault said 4yz to a recipient, or to MAIL of a sender.
     pub fn put_off(&mut self, address: &str) {
+        self.bounds.put_off(address);
         let Some((who, letter)) = self.addressed(address) else {
             return;
         };

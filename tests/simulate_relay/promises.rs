@@ -6,7 +6,6 @@ use crate::ledger::{Answer, Fate, Ledger, Letter, header_of, letter_of, parse_ad
 use ringpost::message::{BodyType, Envelope, MessageId, Notify, Recipient, Ret};
 use ringpost::schedule::outcome::{RecipientState, ReportKind};
 use ringpost::time::Now;
-use std::fmt::Write;
 
 /// A transaction that a next hop took, as it came.
 pub struct Taken {
@@ -306,40 +305,6 @@ impl Ledger {
         }
     }
 
-    /// New states of recipients are durable.
-    pub fn recorded(
-        &mut self,
-        now: Now,
-        id: MessageId,
-        states: &[(u32, RecipientState)],
-    ) -> Option<String> {
-        let number = self.by_id[&id];
-        let letter = &self.letters[&number];
-        let mut wrong = None;
-        for (index, state) in states {
-            // The last try is when the lifetime ends; then it is to be returned.
-            if let RecipientState::Waiting { due, .. } = state
-                && letter
-                    .accepted_at
-                    .is_some_and(|at| *due > at + self.lifetime)
-            {
-                wrong = wrong.or(Some(format!(
-                    "recipient {index} of letter {number} is deferred beyond its lifetime"
-                )));
-            }
-            // That it was finished by the same word is no contradiction.
-            if state.is_finished() {
-                let checked = self.may_stand(now, letter, *index as usize, state);
-                wrong = wrong.or(checked.err());
-            }
-        }
-        let letter = self.letter(number);
-        for (index, state) in states {
-            letter.fates[*index as usize].finished |= state.is_finished();
-        }
-        wrong
-    }
-
     // ---- after a power cut ----
 
     pub fn begin_check(&mut self) {
@@ -348,26 +313,8 @@ impl Ledger {
         }
     }
 
-    /// The scan has found this.
+    /// The start has found this.
     pub fn found(
-        &mut self,
-        now: Now,
-        id: MessageId,
-        envelope: &Envelope,
-        states: &[RecipientState],
-        body: &[u8],
-    ) -> Option<String> {
-        let Some(&number) = self.by_id.get(&id) else {
-            return self.found_envelope(now, id, envelope, states);
-        };
-        let content = &self.letter(number).content;
-        let wrong = difference(without_trace(&unstuffed(body)), content);
-        let wrong = wrong.map(|it| format!("letter {number} is found with another content: {it}"));
-        self.found_envelope(now, id, envelope, states).or(wrong)
-    }
-
-    /// The same, and nobody has looked at its content.
-    pub fn found_envelope(
         &mut self,
         now: Now,
         id: MessageId,
@@ -393,12 +340,21 @@ impl Ledger {
         for (index, state) in states.iter().enumerate() {
             wrong = wrong.or(self.may_stand(now, letter, index, state).err());
         }
+        for (fate, state) in self.letter(number).fates.iter_mut().zip(states) {
+            fate.finished |= state.is_finished();
+        }
         wrong
     }
 
     /// All that was accepted and was not found must be done.
-    pub fn end_check(&self, now: Now) -> Vec<String> {
-        self.lost(now, |letter| !letter.is_present)
+    pub fn end_check(&mut self, now: Now) -> Vec<String> {
+        let lost = self.lost(now, |letter| !letter.is_present);
+        for letter in self.letters.values_mut() {
+            let is_done = letter.answer == Answer::Accepted && !letter.is_present;
+            let fates = letter.fates.iter_mut();
+            fates.for_each(|fate| fate.finished |= is_done);
+        }
+        lost
     }
 
     fn lost(&self, now: Now, among: impl Fn(&Letter) -> bool) -> Vec<String> {
@@ -420,15 +376,6 @@ impl Ledger {
     /// Everything has drained.
     pub fn at_the_end(&self, now: Now) -> Vec<String> {
         self.lost(now, |_| true)
-    }
-
-    /// The state of everything, for a digest.
-    pub fn describe(&self) -> String {
-        let mut text = String::new();
-        for (number, letter) in &self.letters {
-            let _ = writeln!(text, "{number} {:?} {:?}", letter.answer, letter.fates);
-        }
-        text
     }
 }
 
