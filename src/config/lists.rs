@@ -205,19 +205,24 @@ fn each_line(
     mut take: impl FnMut(usize, &str) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut file = BufReader::new(whole::open_blocking(path, kinds, LIST_BYTES_MAX)?);
-    let mut line = String::new();
+    let mut line = Vec::new();
     for number in 1.. {
         line.clear();
         let mut bounded = file.by_ref().take(LINE_BYTES_MAX);
-        let length = bounded.read_line(&mut line)?;
-        if length as u64 == LINE_BYTES_MAX && !line.ends_with('\n') {
-            let why = format!("line {number} is longer than {LINE_BYTES_MAX} bytes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-        }
+        let length = bounded.read_until(b'\n', &mut line)?;
         if length == 0 {
             break;
         }
-        take(number, &line)?;
+        // First: the bound may fall within a character.
+        if length as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+            let why = format!("line {number} is longer than {LINE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let text = str::from_utf8(&line).map_err(|_| {
+            let why = format!("line {number} is not UTF-8");
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })?;
+        take(number, text)?;
     }
     Ok(())
 }
@@ -284,6 +289,54 @@ fn postmaster(text: &str, complaints: &mut Vec<String>) -> Option<Mailbox> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is wrong with a list of these octets.
+    fn complaints(content: &[u8]) -> Vec<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), content).unwrap();
+        let list = ListFile {
+            flag: "--list",
+            path: file.path(),
+        };
+        let mut complaints = Vec::new();
+        list.each_entry(Kinds::Any, &mut complaints, |_, text| match text {
+            "bad" => Err("is bad".to_owned()),
+            _ => Ok(()),
+        });
+        let place = format!("--list {}", file.path().display());
+        let strip = |it: &String| it.strip_prefix(&place).expect("its place").to_owned();
+        complaints.iter().map(strip).collect()
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_or_no_text_is_named() {
+        let long = "ä".repeat(LINE_BYTES_MAX as usize);
+        // The bound falls within a letter, or between two.
+        for start in ["", "a"] {
+            let text = format!("first\n{start}{long}\n");
+            assert_eq!(
+                complaints(text.as_bytes()),
+                [": line 2 is longer than 4096 bytes"]
+            );
+        }
+        assert_eq!(
+            complaints(b"first\nsecond\nb\xfccher.test\n"),
+            [": line 3 is not UTF-8"]
+        );
+        let longest = format!("{}\nbad\n", "a".repeat(LINE_BYTES_MAX as usize - 1));
+        assert_eq!(complaints(longest.as_bytes()), [":2: 'bad': is bad"]);
+    }
+
+    #[test]
+    fn a_list_in_which_all_is_wrong_is_not_read_to_its_end() {
+        let found = complaints("bad\n".repeat(COMPLAINTS_MAX + 1).as_bytes());
+        assert_eq!(found.len(), COMPLAINTS_MAX + 1);
+        assert_eq!(found[COMPLAINTS_MAX - 1], ":100: 'bad': is bad");
+        assert_eq!(
+            found[COMPLAINTS_MAX],
+            ": 100 entries are wrong; it is not read further"
+        );
+    }
 
     #[test]
     fn comments_begin_with_a_word() {
