@@ -37,7 +37,7 @@ pub(super) struct Inquiry<'a> {
     resolver: &'a Resolver,
     /// When it was begun: what it learns is good from then on.
     now: Now,
-    /// The same by the clock.
+    /// When its turn had come: its own time runs from then on.
     began: Now,
     /// How long all of it is good.
     pub ttl: Cell<Duration>,
@@ -218,11 +218,19 @@ impl<'a> Inquiry<'a> {
             rounds -= 1;
             let best = self.resolver.take_best(&mut names, |(it, _)| *it);
             let questions = best.iter().map(|(_, name)| self.addresses(name, port));
-            let wait = self.time_for_more(known.hosts.is_empty());
-            match timeout(wait, all(questions.collect())).await {
+            let answers = all(questions.collect());
+            let heard = match known.hosts.is_empty() {
+                // As long as the whole may take.
+                true => Ok(answers.await),
+                false => timeout(self.time_for_more(), answers).await,
+            };
+            match heard {
                 Ok(answers) => known.add(best, answers),
-                // What is known will do.
-                Err(_) => break,
+                // What is known will do for now.
+                Err(_) => {
+                    names.extend(best);
+                    break;
+                }
             }
         }
         let own = &self.resolver.own;
@@ -255,13 +263,10 @@ impl<'a> Inquiry<'a> {
         }
     }
 
-    /// How long further hosts are waited for. If some are known, these are to be of use before the time of the whole is up.
-    fn time_for_more(&self, is_nothing_known: bool) -> Duration {
+    /// How long further hosts are waited for: those that are known are to be of use before the time of the whole is up.
+    fn time_for_more(&self) -> Duration {
         let limit = self.resolver.settings.resolve_timeout;
-        match is_nothing_known {
-            true => limit,
-            false => (limit / 2).saturating_sub(clock::now().since(self.began)),
-        }
+        (limit / 2).saturating_sub(clock::now().since(self.began))
     }
 
     async fn addresses(&self, name: &str, port: u16) -> Addresses {

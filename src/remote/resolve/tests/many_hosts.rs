@@ -2,6 +2,7 @@
 
 use super::dns::{DnsServer, Failure};
 use super::{own, run, settings, show};
+use crate::io::clock;
 use crate::remote::resolve::{Resolver, Settings};
 use hickory_resolver::proto::rr::RecordType;
 use std::time::Duration;
@@ -22,6 +23,17 @@ fn outcomes(dns: &DnsServer, times: usize, change: impl FnOnce(&mut Settings)) -
         outcomes.dedup();
         outcomes
     })
+}
+
+/// `a.test` has so many mail hosts, one as good as the other.
+fn with_equal_hosts(count: usize) -> DnsServer {
+    let dns = DnsServer::start();
+    for number in 0..count {
+        let host = format!("mx{number}.test");
+        dns.mx("a.test", 10, &host);
+        dns.host(&host, "192.0.2.1");
+    }
+    dns
 }
 
 #[test]
@@ -87,12 +99,7 @@ fn a_host_that_could_not_be_asked_for_is_no_reason_to_leave_out_the_others() {
 
 #[test]
 fn this_relay_is_found_among_many_equal_hosts_by_its_address() {
-    let dns = DnsServer::start();
-    for number in 0..6 {
-        let host = format!("mx{number}.test");
-        dns.mx("a.test", 10, &host);
-        dns.host(&host, "192.0.2.1");
-    }
+    let dns = with_equal_hosts(6);
     dns.mx("a.test", 10, "disguise.test");
     dns.host("disguise.test", "127.0.0.1");
     let few = |settings: &mut Settings| settings.hosts_max = 2;
@@ -100,7 +107,6 @@ fn this_relay_is_found_among_many_equal_hosts_by_its_address() {
     assert_eq!(outcomes(&dns, 20, few), [is_loop]);
     dns.mx("a.test", 5, "best.test");
     dns.host("best.test", "192.0.2.2");
-    let few = |settings: &mut Settings| settings.hosts_max = 2;
     assert_eq!(outcomes(&dns, 20, few), ["best.test 5 192.0.2.2:25"]);
 }
 
@@ -120,12 +126,7 @@ fn this_relay_is_found_among_many_addresses_of_a_host() {
 /// They are asked for only because each of them may be this relay.
 #[test]
 fn equal_hosts_are_not_waited_for_until_it_is_too_late_for_those_that_are_known() {
-    let dns = DnsServer::start();
-    for number in 0..6 {
-        let host = format!("mx{number}.test");
-        dns.mx("a.test", 10, &host);
-        dns.host(&host, "192.0.2.1");
-    }
+    let dns = with_equal_hosts(6);
     // One answer after the other.
     dns.delay(Duration::from_millis(200));
     let slow = |settings: &mut Settings| {
@@ -136,4 +137,47 @@ fn equal_hosts_are_not_waited_for_until_it_is_too_late_for_those_that_are_known(
     };
     let found = outcomes(&dns, 1, slow);
     assert!(found[0].ends_with(".test 10 192.0.2.1:25"), "{found:?}");
+}
+
+#[test]
+fn equal_hosts_that_were_not_heard_of_have_their_turn_soon() {
+    let dns = with_equal_hosts(2);
+    // One answer after the other.
+    dns.delay(Duration::from_millis(200));
+    let settings = Settings {
+        hosts_max: 1,
+        query_timeout: Duration::from_secs(1),
+        // Half of it is not enough for both.
+        resolve_timeout: Duration::from_millis(1400),
+        ..settings(&dns)
+    };
+    run(async {
+        let resolver = Resolver::new(settings, own()).unwrap();
+        let next_hop = "a.test".parse().unwrap();
+        let answer = resolver.resolve(&next_hop).await;
+        assert_eq!(show(&answer).len(), 1, "{answer:?}");
+        assert!(resolver.remembered(&next_hop).is_some());
+        let later = clock::now() + Duration::from_secs(61);
+        assert!(resolver.remembered_at(&next_hop, later).is_none());
+    });
+}
+
+/// The time of the whole and that of its only host end at once.
+#[test]
+fn a_host_of_which_nothing_is_heard_in_time_is_no_reason_to_return_mail() {
+    let dns = DnsServer::start();
+    dns.fail_all(Failure::Silent);
+    let settings = Settings {
+        query_timeout: Duration::from_secs(10),
+        resolve_timeout: Duration::from_millis(20),
+        ..settings(&dns)
+    };
+    run(async {
+        for _ in 0..20 {
+            let resolver = Resolver::new(settings.clone(), own()).unwrap();
+            let answer = resolver.resolve(&"[mx.test]:25".parse().unwrap()).await;
+            let late = "4.4.3 DNS look-up of [mx.test]:25 failed: no answer in time";
+            assert_eq!(show(&answer), [late]);
+        }
+    });
 }
