@@ -2,7 +2,7 @@
 //!
 //! Promise: nothing above waits, reads or writes, tells the time or draws a random number but through here
 //! (`tests/layers.rs` watches that).
-//! Not here: what bytes mean; and what is read once before the rings start, such as flags and keys.
+//! Not here: what bytes mean; and what is read once before the rings start, such as files of flags.
 
 pub mod buffer;
 pub mod cpu;
