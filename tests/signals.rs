@@ -292,11 +292,17 @@ fn a_new_certificate_is_taken_although_the_spare_one_cannot_be_read() {
     relay.stop();
 }
 
+/// A relay for the domains of a file, and the path of that.
+fn with_domains(text: &str) -> (Home, String, Relay) {
+    let home = Home::new();
+    let domains = home.file("domains", text);
+    let relay = home.start(&["--relay-from", "none", "--relay-domains-file", &domains]);
+    (home, domains, relay)
+}
+
 #[test]
 fn a_list_without_an_end_is_refused_at_its_bound() {
-    let home = Home::new();
-    let domains = home.file("domains", "old.test\n");
-    let relay = home.start(&["--relay-from", "none", "--relay-domains-file", &domains]);
+    let (_home, domains, relay) = with_domains("old.test\n");
     let hole = fs::File::create(&domains).unwrap();
     hole.set_len(1 << 40).unwrap();
     let said = reload(&relay);
@@ -311,9 +317,7 @@ fn a_list_without_an_end_is_refused_at_its_bound() {
 
 #[test]
 fn a_list_that_is_no_file_any_more_is_an_error_also_if_it_is_the_only_one() {
-    let home = Home::new();
-    let domains = home.file("domains", "old.test\n");
-    let relay = home.start(&["--relay-from", "none", "--relay-domains-file", &domains]);
+    let (_home, domains, relay) = with_domains("old.test\n");
     let path = Path::new(&domains);
     type Change = fn(&Path);
     let changes: [(&str, Change); 3] = [
@@ -349,9 +353,7 @@ fn many_domains(count: usize) -> String {
 
 #[test]
 fn a_large_list_is_read_beside_signals_and_a_sighup_meanwhile_asks_for_one_more() {
-    let home = Home::new();
-    let domains = home.file("domains", "old.test\n");
-    let relay = home.start(&["--relay-from", "none", "--relay-domains-file", &domains]);
+    let (home, domains, relay) = with_domains("old.test\n");
     fs::write(&domains, many_domains(300_000)).unwrap();
     relay.signal("HUP");
     relay.signal("USR1");
@@ -372,11 +374,29 @@ fn a_large_list_is_read_beside_signals_and_a_sighup_meanwhile_asks_for_one_more(
     relay.stop();
 }
 
+/// What the control thread has taken of the CPU, which is the first thread of the process.
+fn cpu_of_control_thread(relay: &Relay) -> Duration {
+    let pid = relay.pid();
+    let counts = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap();
+    let on_cpu = counts.split_whitespace().next().unwrap();
+    Duration::from_nanos(on_cpu.parse().unwrap())
+}
+
+/// It has been read, and hundreds of thousands of pieces of memory are to be given back.
+#[test]
+fn a_large_list_that_says_the_same_is_let_go_of_beside_signals() {
+    let (_home, _, relay) = with_domains(&many_domains(300_000));
+    let before = cpu_of_control_thread(&relay);
+    reload(&relay);
+    let taken = cpu_of_control_thread(&relay) - before;
+    assert_eq!(relay.events("list")[0]["added"], 0);
+    assert!(taken < Duration::from_millis(10), "{taken:?}");
+    relay.stop();
+}
+
 #[test]
 fn a_stop_does_not_wait_for_a_large_list() {
-    let home = Home::new();
-    let domains = home.file("domains", "old.test\n");
-    let mut relay = home.start(&["--relay-from", "none", "--relay-domains-file", &domains]);
+    let (_home, domains, mut relay) = with_domains("old.test\n");
     fs::write(&domains, many_domains(300_000)).unwrap();
     relay.signal("HUP");
     std::thread::sleep(Duration::from_millis(100));

@@ -140,7 +140,7 @@ fn recovered_jobs(
     let anywhere = shared.delivery_cores[turn % shared.delivery_cores.len()];
     let recipients = (0..).zip(states).filter(|(_, s)| !s.is_finished());
     shared
-        .split_by_core(&rules.routes, message, recipients, anywhere)
+        .split_by_core(&rules.lists.routes, message, recipients, anywhere)
         .into_iter()
         .map(|(core, recipients)| {
             let job = Job {

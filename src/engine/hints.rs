@@ -26,7 +26,7 @@ const THREADS_PER_CPU_MAX: usize = 2;
 
 /// For the log, and for `--check`.
 pub fn hints(shared: &Shared, rules: &Rules) -> Vec<String> {
-    let mut hints = routes_to_itself(shared, &rules.routes);
+    let mut hints = routes_to_itself(shared, &rules.lists.routes);
     hints.extend(file_system(&shared.config.spool, &shared.specs));
     let cpus = cpu::allowed().map_or(usize::MAX, |cpus| cpus.len());
     hints.extend(nobody_trusted(shared));

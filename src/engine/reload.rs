@@ -8,7 +8,7 @@ use super::lane::ToCore;
 use super::log::Writer;
 use super::report;
 use super::reread::{NewCertificates, NewLists, Reader, Reread};
-use super::rules::{NewRule, Rules};
+use super::rules::{Lists, NewRule, Rules};
 use super::service;
 use super::shared::Shared;
 use super::{StartError, hints, stderr};
@@ -17,9 +17,8 @@ use crate::handoff::Handoff;
 use crate::io::clock;
 use crate::log::{Log, LogLevel, Shown, event};
 use crate::policy::list_change::ListChange;
-use crate::policy::relaying::RelayPolicy;
-use crate::remote::route::RouteTable;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,13 +43,14 @@ enum LogFile {
 /// Puts lists in force on all cores.
 pub fn replace_lists(
     rules: &mut Rules,
-    (relaying, routes): (Arc<RelayPolicy>, Arc<RouteTable>),
+    lists: Lists,
+    cores: Range<usize>,
     handoff: &Handoff<ToCore>,
 ) {
-    rules.replace_lists(relaying, routes);
-    // The control thread's own place is the last one.
-    let cores = 0..handoff.outbox.core();
-    cores.for_each(|core| send(handoff, core, NewRule::Lists));
+    rules.replace_lists(lists);
+    for core in cores {
+        send(handoff, core, NewRule::Lists);
+    }
 }
 
 fn send(handoff: &Handoff<ToCore>, core: usize, new: NewRule) {
@@ -80,7 +80,7 @@ impl<'a> Reload<'a> {
         writer: &'a Writer,
         log: &'a Log,
     ) -> Self {
-        let mut hints = hints::routes_to_itself(shared, &rules.routes);
+        let mut hints = hints::routes_to_itself(shared, &rules.lists.routes);
         hints.extend(shared.config.hints.iter().cloned());
         Reload {
             shared,
@@ -167,7 +167,7 @@ impl<'a> Reload<'a> {
         }
         self.rules.keys = new.keys;
         for (core, tls) in self.shared.cores().zip(new.of_cores) {
-            self.send(core, NewRule::Tls(tls));
+            send(self.handoff, core, NewRule::Tls(tls));
         }
         true
     }
@@ -192,16 +192,11 @@ impl<'a> Reload<'a> {
         self.say_list(lists.relay_domains_file(), new.of_domains);
         self.say_list(lists.recipients_file(), new.of_recipients);
         self.say_list(lists.routes_file(), new.of_routes);
-        if new.are_as_before() {
-            return true;
+        if let Some(new) = new.changed {
+            self.say_hints(new.hints);
+            replace_lists(self.rules, new.lists, self.shared.cores(), self.handoff);
         }
-        self.say_hints(new.hints);
-        replace_lists(self.rules, (new.relaying, new.routes), self.handoff);
         true
-    }
-
-    fn send(&self, core: usize, new: NewRule) {
-        send(self.handoff, core, new);
     }
 
     fn say_list(&self, list: Option<ListFile<'_>>, change: ListChange) {

@@ -5,13 +5,11 @@
 
 use super::certificates;
 use super::hints;
-use super::rules::{self, InForce};
+use super::rules::{self, InForce, Lists};
 use super::shared::Shared;
 use super::{Context as _, StartError};
 use crate::config::ListFlags;
 use crate::policy::list_change::ListChange;
-use crate::policy::relaying::RelayPolicy;
-use crate::remote::route::RouteTable;
 use crate::tls::{ServerKeys, ServerTls};
 use std::sync::Arc;
 use std::thread;
@@ -34,21 +32,17 @@ pub struct NewCertificates {
 
 /// Relay domains, recipients and routes: all of them, since a relay domain may need its route.
 pub struct NewLists {
-    pub relaying: Arc<RelayPolicy>,
-    pub routes: Arc<RouteTable>,
     pub of_domains: ListChange,
     pub of_recipients: ListChange,
     pub of_routes: ListChange,
-    /// All that hold, those that held before too.
-    pub hints: Vec<String>,
+    /// `None`: they say the same as those in force. Then they are let go of by the thread that has read them.
+    pub changed: Option<ChangedLists>,
 }
 
-impl NewLists {
-    pub fn are_as_before(&self) -> bool {
-        [self.of_domains, self.of_recipients, self.of_routes]
-            .iter()
-            .all(ListChange::is_none)
-    }
+pub struct ChangedLists {
+    pub lists: Lists,
+    /// All that hold, those that held before too.
+    pub hints: Vec<String>,
 }
 
 /// At most one reading that is under way.
@@ -116,16 +110,23 @@ fn certificates(shared: &Shared, before: &InForce) -> Result<NewCertificates, St
 
 fn lists(shared: &Shared, before: &InForce) -> Result<NewLists, Vec<String>> {
     let (settings, routes) = shared.config.lists.read_again()?;
-    let relaying = rules::relay_policy(&settings, &routes, &shared.config.hostname);
-    let outside = shared.config.listen.is_outside();
-    let mut hints = ListFlags::hints(&settings, &routes, outside);
-    hints.extend(hints::routes_to_itself(shared, &routes));
+    let lists = Lists::new(&settings, routes, &shared.config.hostname);
+    let of_domains = lists.relaying.domains_since(&before.lists.relaying);
+    let of_recipients = lists.relaying.recipients_since(&before.lists.relaying);
+    let of_routes = lists.routes.since(&before.lists.routes);
+    let are_as_before = [of_domains, of_recipients, of_routes]
+        .iter()
+        .all(ListChange::is_none);
+    let changed = (!are_as_before).then(|| {
+        let outside = shared.config.listen.is_outside();
+        let mut hints = ListFlags::hints(&settings, &lists.routes, outside);
+        hints.extend(hints::routes_to_itself(shared, &lists.routes));
+        ChangedLists { lists, hints }
+    });
     Ok(NewLists {
-        of_domains: relaying.domains_since(&before.relaying),
-        of_recipients: relaying.recipients_since(&before.relaying),
-        of_routes: routes.since(&before.routes),
-        relaying: Arc::new(relaying),
-        routes: Arc::new(routes),
-        hints,
+        of_domains,
+        of_recipients,
+        of_routes,
+        changed,
     })
 }

@@ -22,27 +22,35 @@ use std::thread;
 /// What is in force, or is to be from the start.
 #[derive(Clone)]
 pub struct Rules {
-    pub relaying: Arc<RelayPolicy>,
-    pub routes: Arc<RouteTable>,
+    pub lists: Lists,
     pub keys: ServerKeys,
-    /// For all cores.
-    lists: Published<Lists>,
+    /// The lists, for all cores.
+    published: Published<Lists>,
     /// What cores may still look through. The last one to let go of a list takes time that no core has.
     retired: Vec<Lists>,
 }
 
 /// What is in force, to be looked at.
 pub struct InForce {
-    pub relaying: Arc<RelayPolicy>,
-    pub routes: Arc<RouteTable>,
+    pub lists: Lists,
     pub keys: ServerKeys,
 }
 
 /// Together: a relay domain that is in force without its new route would go to its MX hosts.
 #[derive(Clone)]
-struct Lists {
-    relaying: Arc<RelayPolicy>,
-    routes: Arc<RouteTable>,
+pub struct Lists {
+    pub relaying: Arc<RelayPolicy>,
+    pub routes: Arc<RouteTable>,
+}
+
+impl Lists {
+    /// Of what flags and files say.
+    pub fn new(settings: &relaying::Settings, routes: RouteTable, hostname: &str) -> Self {
+        Lists {
+            relaying: Arc::new(relay_policy(settings, &routes, hostname)),
+            routes: Arc::new(routes),
+        }
+    }
 }
 
 /// The same, as one core works with it.
@@ -69,15 +77,11 @@ impl Rules {
         core_tls(&keys).context("the certificate for clients")?;
         let routes = std::mem::take(&mut config.routes);
         let relaying = std::mem::take(&mut config.relaying);
-        let lists = Lists {
-            relaying: Arc::new(relay_policy(&relaying, &routes, &config.hostname)),
-            routes: Arc::new(routes),
-        };
+        let lists = Lists::new(&relaying, routes, &config.hostname);
         Ok(Rules {
-            relaying: lists.relaying.clone(),
-            routes: lists.routes.clone(),
+            lists: lists.clone(),
             keys,
-            lists: Published::new(lists),
+            published: Published::new(lists),
             retired: Vec::new(),
         })
     }
@@ -85,20 +89,17 @@ impl Rules {
     /// For another thread that compares with it.
     pub fn in_force(&self) -> InForce {
         InForce {
-            relaying: self.relaying.clone(),
-            routes: self.routes.clone(),
+            lists: self.lists.clone(),
             keys: self.keys.clone(),
         }
     }
 
     /// In force for each core from its next look on. Each is to be told ([`NewRule::Lists`]), or one without mail would
     /// not look.
-    pub fn replace_lists(&mut self, relaying: Arc<RelayPolicy>, routes: Arc<RouteTable>) {
-        let new = Lists { relaying, routes };
-        let relaying = std::mem::replace(&mut self.relaying, new.relaying.clone());
-        let routes = std::mem::replace(&mut self.routes, new.routes.clone());
-        self.retired.push(Lists { relaying, routes });
-        self.lists.replace(new);
+    pub fn replace_lists(&mut self, new: Lists) {
+        self.retired
+            .push(std::mem::replace(&mut self.lists, new.clone()));
+        self.published.replace(new);
     }
 
     /// Lets go of what no core looks through any more, on a thread of its own: a list of millions takes seconds.
@@ -117,7 +118,7 @@ impl Rules {
     /// # Errors
     /// The certificate cannot be used.
     pub fn on_core(self) -> Result<CoreRules, TlsError> {
-        let latest = self.lists.follow();
+        let latest = self.published.follow();
         Ok(CoreRules {
             relaying: Current::new(latest.has().relaying.clone()),
             routes: Current::new(latest.has().routes.clone()),
@@ -150,11 +151,7 @@ pub fn core_tls(keys: &ServerKeys) -> Result<ServerTls, TlsError> {
 }
 
 /// A route for our own name leads the bare `Postmaster` there.
-pub fn relay_policy(
-    settings: &relaying::Settings,
-    routes: &RouteTable,
-    hostname: &str,
-) -> RelayPolicy {
+fn relay_policy(settings: &relaying::Settings, routes: &RouteTable, hostname: &str) -> RelayPolicy {
     let mut policy = RelayPolicy::new(settings);
     if Domain::parse(hostname).is_ok_and(|name| routes.route(&name).is_some()) {
         policy.has_route_for_own_name();

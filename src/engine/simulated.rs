@@ -11,7 +11,7 @@ use super::placement::CoreSpec;
 use super::plan::Plan;
 use super::ports;
 use super::reload;
-use super::rules::{self, Rules};
+use super::rules::{Lists, Rules};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::handoff::Handoff;
@@ -124,10 +124,9 @@ impl Relay {
 
     /// As on SIGHUP, with these in the files.
     pub fn replace_lists(&self, settings: &relaying::Settings, routes: RouteTable) {
-        let relaying = rules::relay_policy(settings, &routes, &self.shared.config.hostname);
-        let lists = (Arc::new(relaying), Arc::new(routes));
+        let lists = Lists::new(settings, routes, &self.shared.config.hostname);
         let mut rules = self.rules.borrow_mut();
-        reload::replace_lists(&mut rules, lists, &self.handoff);
+        reload::replace_lists(&mut rules, lists, self.shared.cores(), &self.handoff);
     }
 
     /// As on SIGTERM: ends when all that is under way has come to its end.
