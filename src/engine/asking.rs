@@ -56,11 +56,7 @@ impl<'a> Asker<'a> {
             }
             self.handoff.outbox.flush();
             let left = deadline.since(clock::now());
-            if silent.is_empty()
-                || runtime::timeout(left, self.handoff.inbox.wait())
-                    .await
-                    .is_err()
-            {
+            if silent.is_empty() || runtime::timeout(left, self.spoken_to()).await.is_err() {
                 break;
             }
         }

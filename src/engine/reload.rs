@@ -146,7 +146,7 @@ impl<'a> Reload<'a> {
 
     /// The relay stops: what is being read changes nothing any more.
     pub fn give_up(&mut self) {
-        if self.reader.is_at_work() {
+        if self.reader.give_up() {
             self.say(Vec::new(), Some(DURING_A_STOP));
         }
     }

@@ -56,6 +56,11 @@ impl Reader {
         self.under_way.is_some()
     }
 
+    /// What is being read is let go of where it is read. True if there was something.
+    pub fn give_up(&mut self) -> bool {
+        self.under_way.take().is_some()
+    }
+
     /// Begins to read; what is in force is compared with.
     pub fn begin(&mut self, shared: &Arc<Shared>, before: InForce) {
         let (done, is_done) = oneshot::channel();

@@ -17,7 +17,7 @@ pub fn ready(log: &Log) {
     tell(log, &[NotifyState::Ready, NotifyState::Status("relaying")]);
 }
 
-/// A new certificate is being read; [`ready`] ends it.
+/// Certificate and lists are being read; [`ready`] ends it.
 pub fn reloading(log: &Log) {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(log, &[NotifyState::Reloading, now]),
