@@ -5,7 +5,7 @@
 //!  accept     SMTP+TLS   commit   lane       schedule    SMTP+TLS to the next hop
 //! ```
 //!
-//! A room imports only from rooms of a lower level. `tests/layers.rs` watches that, and holds the
+//! A room imports only from rooms of a lower level. `tests/house/layers.rs` watches that, and holds the
 //! short list of what may be imported within a level.
 //!
 //! | level | rooms | what they know |

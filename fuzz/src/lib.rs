@@ -1,5 +1,5 @@
 //! What the fuzz targets do with their input. The same functions run over the corpora as an ordinary
-//! test (`tests/fuzz_corpus.rs` of the relay), on a stable toolchain.
+//! test (`tests/machines/fuzz_corpus.rs` of the relay), on a stable toolchain.
 //!
 //! A target returns if all is well and panics if not. Where the network decides how octets are cut,
 //! the first of the input's octets choose cuts and settings, the rest is what the peer sends.

@@ -1,7 +1,7 @@
 //! What the relay asks of the host: the ring, its sockets and files, name servers, clocks, chance, threads' CPUs.
 //!
 //! Promise: nothing above waits, reads or writes, tells the time or draws a random number but through here
-//! (`tests/layers.rs` watches that).
+//! (`tests/house/layers.rs` watches that).
 //! Not here: what bytes mean; and what is read once before the rings start, such as files of flags.
 
 pub mod buffer;

@@ -1,6 +1,6 @@
 //! Every event of the log with its fields, declared once.
 //!
-//! The table in docs/log.md is compared with this list, both ways (`tests/log_table.rs`). A line with
+//! The table in docs/log.md is compared with this list, both ways (`tests/house/log_table.rs`). A line with
 //! a field that its event does not declare is a bug, which builds with debug assertions find.
 
 /// What a line is about.

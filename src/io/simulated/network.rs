@@ -1,5 +1,6 @@
 //! A network: connections with windows and latency, queues of those who come, and hosts that refuse, are silent or
-//! break off. The rules at an end, at a reset and of readiness are those of TCP on Linux; `tests/sockets.rs` compares.
+//! break off. The rules at an end, at a reset and of readiness are those of TCP on Linux:
+//! `tests/conformance/sockets.rs` compares.
 
 mod readiness;
 

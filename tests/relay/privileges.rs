@@ -3,7 +3,7 @@
 //!
 //! Becoming another user needs root; without it those tests say so and end.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What is not taken, what goes out in another form, and what comes back: content, reports and refusals,
 //! with the relay as a process between a client and next hops that lack extensions.
 
-mod support;
+use crate::support;
 
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;

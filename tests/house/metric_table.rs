@@ -49,7 +49,7 @@ fn the_page_of_counters_is_what_the_code_says() {
     assert_eq!(
         written,
         page(),
-        "RINGPOST_WRITE_DOCS=1 cargo test --test metric_table writes it"
+        "RINGPOST_WRITE_DOCS=1 cargo test --test house metric_table writes it"
     );
 }
 

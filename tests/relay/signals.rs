@@ -1,7 +1,7 @@
 //! What signals ask for, when something is in the way: a reader that does not read, a file that never ends, a stop
 //! that takes its time.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::fs;

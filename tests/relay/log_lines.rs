@@ -1,6 +1,6 @@
 //! What an operator reads: the log of the relay as a process, about single events.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::collections::BTreeSet;

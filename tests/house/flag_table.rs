@@ -1,5 +1,5 @@
 //! What README.md, tuning.md and docs/ say of flags, against the flags: that they exist, and their defaults. And
-//! docs/flags.md, which is made from the help: `RINGPOST_WRITE_DOCS=1 cargo test --test flag_table` writes it.
+//! docs/flags.md, which is made from the help: `RINGPOST_WRITE_DOCS=1 cargo test --test house flag_table` writes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -160,7 +160,7 @@ fn the_page_of_flags_is_what_the_help_says() {
     assert!(page.matches("\n| `--").count() > 70, "{page}");
     assert!(
         read(&path) == page,
-        "docs/flags.md is not what the help says: RINGPOST_WRITE_DOCS=1 cargo test --test flag_table"
+        "docs/flags.md is not what the help says: RINGPOST_WRITE_DOCS=1 cargo test --test house flag_table"
     );
 }
 

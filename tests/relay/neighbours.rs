@@ -1,7 +1,7 @@
 //! What happens to one message, or to one connection, does not happen to the other mail for the same next hop: against the relay
 //! as a process.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Which host gets the mail, and with or without TLS, when the first way does not work: against the relay as a process.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::net::{Ipv4Addr, Ipv6Addr};

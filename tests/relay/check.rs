@@ -4,7 +4,7 @@
 //! What another process does is left out on purpose: a port or a spool that is in use is no fault of the
 //! configuration, and a relay that runs is in the way of its own check.
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,7 +2,7 @@
 //! simulated ones: where the two differ a simulation proves nothing.
 
 #[cfg(not(feature = "simulate"))]
-#[path = "support/dns.rs"]
+#[path = "../support/dns.rs"]
 mod dns;
 
 use ringpost::io::clock;

@@ -1,7 +1,7 @@
 //! Peers that mean harm, against the relay as a process: what is sent on is one message or none, and
 //! others are served as before.
 
-mod support;
+use crate::support;
 
 use ringpost::tls::Versions;
 use ringpost::tls::client::ClientTls;

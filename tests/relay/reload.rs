@@ -1,6 +1,6 @@
 //! What an operator changes while the relay runs: lists, and SIGHUP.
 
-mod support;
+use crate::support;
 
 use serde_json::Value;
 use std::fs;

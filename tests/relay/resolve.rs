@@ -1,8 +1,6 @@
 //! The resolver on the loop that it runs on in the relay.
 
-#[path = "support/dns.rs"]
-mod dns;
-
+use crate::support::dns;
 use ringpost::remote::resolve::{OwnNames, Resolver, Settings};
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The relay as a process between a client and a next hop, over loopback with real TLS.
 
-mod support;
+use crate::support;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

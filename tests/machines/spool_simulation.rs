@@ -6,10 +6,9 @@
 //!
 //! `RINGPOST_SIMULATION_SEED=n` replays one seed, `RINGPOST_SIMULATION_SEEDS=n` runs more of them.
 
-#[path = "support/simulated/mod.rs"]
+#[path = "../support/simulated/mod.rs"]
 mod simulated;
 
-#[path = "spool_simulation/damage.rs"]
 mod damage;
 
 use ringpost::io::buffer::{AlignedBuf, BLOCK_BYTES};

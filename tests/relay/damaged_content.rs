@@ -1,7 +1,7 @@
 //! The disk no longer holds the content of an accepted message, but its envelope: whoever can be told is told,
 //! at once, and no next hop is blamed.
 
-mod support;
+use crate::support;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
