@@ -94,6 +94,12 @@ pub enum Bug {
     RulesOfBefore,
     /// What the hosts say that were asked for first counts for all hosts of a domain.
     PartSpeaksForAll,
+    /// A mail host of which nothing was heard in time has no address.
+    SilenceSpeaksForHost,
+    /// Mail waits for what the name servers say of each of a domain's hosts.
+    SilentHostHoldsOthers,
+    /// The host whose addresses come first is the best.
+    FirstHostWins,
     /// 250 is said when the message goes to the spool, whatever comes of that.
     AnsweredEarly,
     /// What a recipient wishes to be told of is forgotten.

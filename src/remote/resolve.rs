@@ -13,7 +13,7 @@
 //! | no such name | permanent, 5.1.2 |
 //! | failure, refusal, silence | temporary, 4.4.3; never the implicit MX |
 //! | (not asked: its turn did not come) | temporary, 4.4.3; see `line` |
-//! | none of the hosts has an address | 5.4.4, or 4.4.3 if that could not be learned for each, or not all were asked |
+//! | none of the hosts has an address | 5.4.4, or 4.4.3 if that could not be learned of each; see `candidates` |
 //! | this relay among the hosts | it and all of equal or worse preference are dropped |
 //! | nothing is left of them | permanent, 5.4.6: a loop |
 //!
@@ -22,7 +22,9 @@
 //! from any other MTA that follows MX records.
 
 mod cache;
+mod candidates;
 mod error;
+mod first;
 mod flight;
 mod hosts;
 mod inquiry;
@@ -40,7 +42,6 @@ pub use own::OwnNames;
 pub use pool::Notice;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
-use crate::io::runtime::timeout;
 use crate::io::{clock, random};
 use crate::remote::route::NextHop;
 use crate::time::Now;
@@ -220,21 +221,10 @@ impl Resolver {
         self.pool.take_notices()
     }
 
-    /// Takes the best of those that come by preference, [`Settings::hosts_max`] of them; by lot among equals (RFC 5321
-    /// section 5.1), so that each has its turn at some look-up.
-    fn take_best<T>(&self, from: &mut Vec<T>, preference: impl Fn(&T) -> u16) -> Vec<T> {
-        let most = self.settings.hosts_max.max(1);
-        let Some(worst) = from.get(most).map(&preference) else {
-            return std::mem::take(from);
-        };
-        let mut equal = from.split_off(from.partition_point(|it| preference(it) < worst));
-        let worse = equal.split_off(equal.partition_point(|it| preference(it) == worst));
-        let mut best = std::mem::take(from);
-        while best.len() < most {
-            best.push(self.take_by_lot(&mut equal));
-        }
-        from.extend(equal.into_iter().chain(worse));
-        best
+    /// Best first; by lot among equals (RFC 5321 section 5.1), so that each has its turn at some look-up.
+    fn draw_order<T>(&self, hosts: &mut [T], preference: impl Fn(&T) -> u16) {
+        let mut lots = self.lots.borrow_mut();
+        hosts.sort_by_cached_key(|host| (preference(host), lots.next()));
     }
 
     /// Leaves `most`, each with the same chance, in the order they were in.
@@ -313,12 +303,11 @@ impl Resolver {
         now: Now,
     ) -> (Result<Site, ResolveError>, Duration, bool) {
         let inquiry = Inquiry::new(self, now);
-        let limit = self.settings.resolve_timeout;
-        let inquired = timeout(limit, inquiry.site(next_hop)).await;
-        let answer = inquired.unwrap_or_else(|_| {
+        let answer = inquiry.site(next_hop).await;
+        // Also where no name server said how long.
+        if answer.as_ref().is_err_and(|error| !error.is_permanent()) {
             inquiry.keep(self.settings.failure_ttl);
-            Err(no_answer(&next_hop.to_string(), "no answer in time".into()))
-        });
+        }
         (answer, inquiry.ttl.get(), inquiry.answered.get())
     }
 }

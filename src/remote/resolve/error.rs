@@ -82,19 +82,3 @@ pub(super) fn mail_loop(next_hop: &NextHop) -> ResolveError {
         next_hop: next_hop.to_string().into(),
     }
 }
-
-pub(super) fn no_address(domain: &str) -> ResolveError {
-    ResolveError::NoAddress {
-        domain: domain.into(),
-    }
-}
-
-/// The hosts are what the domain's owner has to look at.
-pub(super) fn no_address_of(domain: &str, hosts: &[Box<str>]) -> ResolveError {
-    match hosts {
-        [host] if **host == *domain => no_address(domain),
-        [] => no_address(domain),
-        [host] => no_address(&format!("{host}, the mail host of {domain}")),
-        [host, ..] => no_address(&format!("{host}, nor for the other mail hosts of {domain}")),
-    }
-}

@@ -3,21 +3,22 @@
 //! Not here: which server is asked (`pool`), and what is remembered of a next hop (`Resolver`).
 
 use super::Resolver;
-use super::error::{ResolveError, mail_loop, no_address, no_address_of, no_answer, no_such_domain};
+use super::candidates::{Candidates, Learned};
+use super::error::{ResolveError, mail_loop, no_answer, no_such_domain};
+use super::first::{Asking, first_of};
 use super::hosts::{drop_from, mx_hosts, site_key};
 use super::pool::Heard;
 use super::site::{Host, Site, SiteKey};
+use crate::io::clock;
 use crate::io::dns::{Denial, Kind, Question, Record};
 use crate::io::runtime::timeout;
-use crate::io::{Bug, clock, planted};
 use crate::remote::route::NextHop;
 use crate::time::Now;
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 /// How long a host's addresses of one family are waited for when those of the other are known.
@@ -26,19 +27,16 @@ const OTHER_FAMILY_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait that an answer from a name server can ask for.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Times that [`Settings::hosts_max`](super::Settings::hosts_max) further hosts of a domain are asked for.
-const ROUNDS_MAX: usize = 5;
-
 /// How long what was drawn by lot is kept: the hosts and addresses left out have their turn soon.
 const DRAWN_TTL_MAX: Duration = Duration::from_secs(60);
 
 /// Everything that is asked for one next hop; remembers how long the answer is good.
 pub(super) struct Inquiry<'a> {
     resolver: &'a Resolver,
-    /// When it was begun: what it learns is good from then on.
+    /// When it was asked for: what it learns is good from then on.
     now: Now,
-    /// When its turn had come: its own time runs from then on.
-    began: Now,
+    /// The end of its time, which runs from when its turn has come. The only clock: each step ends by it.
+    end: Now,
     /// How long all of it is good.
     pub ttl: Cell<Duration>,
     /// A name server said something, whatever it was.
@@ -55,45 +53,6 @@ enum Found {
     Failed(String),
 }
 
-/// What the DNS says about a host's addresses. `Err(None)`: it has none.
-type Addresses = Result<Vec<SocketAddr>, Option<ResolveError>>;
-
-/// What is known of the hosts of a domain so far.
-#[derive(Default)]
-struct Known {
-    /// Those with addresses, by preference.
-    hosts: Vec<Host>,
-    /// Those that have none.
-    without: Vec<Box<str>>,
-    /// Of one that may have some.
-    failure: Option<ResolveError>,
-}
-
-impl Known {
-    fn add(&mut self, names: Vec<(u16, Box<str>)>, answers: Vec<Addresses>) {
-        for ((preference, name), answer) in names.into_iter().zip(answers) {
-            match answer {
-                Ok(addresses) => self.hosts.push(Host {
-                    name,
-                    preference,
-                    addresses,
-                }),
-                Err(Some(error)) => self.failure = Some(error),
-                Err(None) => self.without.push(name),
-            }
-        }
-    }
-
-    /// None has an address, or there are others as good as one that has: each of them may be this relay.
-    fn wants(&self, others: &[(u16, Box<str>)]) -> bool {
-        let Some((next, _)) = others.first() else {
-            return false;
-        };
-        let worst = self.hosts.last();
-        worst.is_none_or(|worst| *next <= worst.preference)
-    }
-}
-
 /// What is remembered about a host: its addresses, maybe none, and how long that is good.
 pub(super) type HostAddresses = (Rc<[IpAddr]>, Now);
 
@@ -102,7 +61,7 @@ impl<'a> Inquiry<'a> {
         Inquiry {
             resolver,
             now,
-            began: clock::now(),
+            end: clock::now() + resolver.settings.resolve_timeout,
             ttl: Cell::new(TTL_MAX),
             answered: Cell::new(false),
         }
@@ -148,7 +107,10 @@ impl<'a> Inquiry<'a> {
         domain: &str,
         port: u16,
     ) -> Result<Site, ResolveError> {
-        let records = match self.query(domain, Kind::Mx).await {
+        let left = self.end.since(clock::now());
+        let found = timeout(left, self.query(domain, Kind::Mx)).await;
+        let found = found.unwrap_or_else(|_| self.failed("no answer in time".into()));
+        let records = match found {
             Found::Records(records) => records,
             Found::NoRecords => return self.implicit_mx(next_hop, domain, port).await,
             Found::NoSuchName => return Err(no_such_domain(domain)),
@@ -159,12 +121,10 @@ impl<'a> Inquiry<'a> {
                 domain: domain.into(),
             });
         };
-        if hosts.is_empty() {
-            return Err(no_address(domain));
-        }
         let own = &self.resolver.own;
+        let had_hosts = !hosts.is_empty();
         drop_from(&mut hosts, |(_, name)| own.is_own_name(name));
-        if hosts.is_empty() {
+        if had_hosts && hosts.is_empty() {
             return Err(mail_loop(next_hop));
         }
         // Of all hosts, so that it is the same whichever are used.
@@ -200,8 +160,6 @@ impl<'a> Inquiry<'a> {
     }
 
     /// The best hosts that have addresses, of those that come by preference. Not empty, and without this relay.
-    ///
-    /// Some are asked for at a time, the best first. What only a part of them says is never final (RFC 5321 section 5.1).
     async fn with_addresses(
         &self,
         next_hop: &NextHop,
@@ -209,67 +167,37 @@ impl<'a> Inquiry<'a> {
         mut names: Vec<(u16, Box<str>)>,
         port: u16,
     ) -> Result<Vec<Host>, ResolveError> {
-        let mut known = Known::default();
-        let mut rounds = match planted(Bug::PartSpeaksForAll) {
-            true => 1,
-            false => ROUNDS_MAX,
-        };
-        while rounds > 0 && known.wants(&names) {
-            rounds -= 1;
-            let best = self.resolver.take_best(&mut names, |(it, _)| *it);
-            let questions = best.iter().map(|(_, name)| self.addresses(name, port));
-            let answers = all(questions.collect());
-            let heard = match known.hosts.is_empty() {
-                // As long as the whole may take.
-                true => Ok(answers.await),
-                false => timeout(self.time_for_more(), answers).await,
-            };
-            match heard {
-                Ok(answers) => known.add(best, answers),
-                // What is known will do for now.
-                Err(_) => {
-                    names.extend(best);
-                    break;
-                }
+        let at_a_time = self.resolver.settings.hosts_max.max(1);
+        if names.len() > at_a_time {
+            self.resolver.draw_order(&mut names, |(it, _)| *it);
+        }
+        let mut candidates = Candidates::new(&names, at_a_time, clock::now(), self.end);
+        let mut asking: Vec<Asking<(usize, Learned)>> = Vec::new();
+        loop {
+            for index in candidates.ask(clock::now()) {
+                let name = &names[index].1;
+                asking.push(Box::pin(async move {
+                    (index, self.addresses(name, port).await)
+                }));
+            }
+            if candidates.is_over(clock::now()) {
+                break;
+            }
+            let deadline = candidates.deadline();
+            if let Some((index, learned)) = first_of(&mut asking, deadline).await {
+                candidates.learn(index, learned, clock::now());
             }
         }
-        let own = &self.resolver.own;
-        let is_own = |host: &Host| host.addresses.iter().any(|it| own.is_own_address(*it));
-        let had_hosts = !known.hosts.is_empty();
-        if let Some(at) = known.hosts.iter().position(is_own) {
-            let preference = known.hosts[at].preference;
-            known.hosts.retain(|host| host.preference < preference);
+        if candidates.lacks_answers() {
+            self.keep(self.resolver.settings.failure_ttl);
         }
-        let mut hosts = self
-            .resolver
-            .take_best(&mut known.hosts, |it| it.preference);
-        if !names.is_empty() || !known.hosts.is_empty() {
+        if candidates.leaves_out() {
             self.keep(DRAWN_TTL_MAX);
         }
-        hosts.shrink_to_fit();
-        match known.failure {
-            _ if !hosts.is_empty() => Ok(hosts),
-            // A better host that could not be asked for may exist all the same.
-            Some(error) => Err(error),
-            None if had_hosts => Err(mail_loop(next_hop)),
-            None if names.is_empty() || planted(Bug::PartSpeaksForAll) => {
-                Err(no_address_of(domain, &known.without))
-            }
-            None => {
-                let asked = known.without.len();
-                let why = format!("none of its first {asked} mail hosts has an address");
-                Err(no_answer(domain, why))
-            }
-        }
+        candidates.outcome(next_hop, domain)
     }
 
-    /// How long further hosts are waited for: those that are known are to be of use before the time of the whole is up.
-    fn time_for_more(&self) -> Duration {
-        let limit = self.resolver.settings.resolve_timeout;
-        (limit / 2).saturating_sub(clock::now().since(self.began))
-    }
-
-    async fn addresses(&self, name: &str, port: u16) -> Addresses {
+    async fn addresses(&self, name: &str, port: u16) -> Learned {
         let hosts = &self.resolver.hosts;
         let now = self.now;
         let remembered = hosts.borrow_mut().get(name, now);
@@ -283,15 +211,21 @@ impl<'a> Inquiry<'a> {
             self.keep(inquiry.ttl.get());
             self.answered
                 .set(self.answered.get() || inquiry.answered.get());
-            let ips: Rc<[IpAddr]> = found.map_err(Some)?.into();
+            let ips: Rc<[IpAddr]> = match found {
+                Ok(ips) => ips.into(),
+                Err(error) => return Learned::Failed(error),
+            };
             let until = now + inquiry.ttl.get();
             let mut hosts = hosts.borrow_mut();
             hosts.insert(name.into(), (ips.clone(), until), until);
             ips
         };
-        match ips.is_empty() {
-            true => Err(None),
-            false => Ok(ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()),
+        let own = &self.resolver.own;
+        let addresses: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        match addresses.is_empty() {
+            true => Learned::NoAddress,
+            false if addresses.iter().any(|it| own.is_own_address(*it)) => Learned::IsThisRelay,
+            false => Learned::Addresses(addresses),
         }
     }
 
@@ -354,24 +288,32 @@ impl<'a> Inquiry<'a> {
         ipv4: impl Future<Output = Found>,
         ipv6: impl Future<Output = Found>,
     ) -> (Found, Found) {
-        let late = |found: Result<Found, _>| {
-            found.unwrap_or_else(|_| self.failed(format!("no answer about {name} in time")))
-        };
-        let wait = |found: &Found| match found {
-            Found::Records(_) => OTHER_FAMILY_WAIT,
-            _ => self.resolver.settings.resolve_timeout,
-        };
         let (mut ipv4, mut ipv6) = (pin!(ipv4), pin!(ipv6));
         tokio::select! {
             biased;
             found = &mut ipv4 => {
-                let other = timeout(wait(&found), ipv6).await;
-                (found, late(other))
+                let other = self.other_family(name, &found, ipv6).await;
+                (found, other)
             }
             found = &mut ipv6 => {
-                let other = timeout(wait(&found), ipv4).await;
-                (late(other), found)
+                let other = self.other_family(name, &found, ipv4).await;
+                (other, found)
             }
+        }
+    }
+
+    async fn other_family(
+        &self,
+        name: &str,
+        found: &Found,
+        other: impl Future<Output = Found>,
+    ) -> Found {
+        match found {
+            Found::Records(_) => {
+                let other = timeout(OTHER_FAMILY_WAIT, other).await;
+                other.unwrap_or_else(|_| self.failed(format!("no answer about {name} in time")))
+            }
+            _ => other.await,
         }
     }
 
@@ -425,37 +367,4 @@ impl<'a> Inquiry<'a> {
 /// none has the SOA as well; of MX too little hangs on it, because the addresses are asked for next.
 fn ends_in_alias(denial: &Denial) -> bool {
     denial.name_exists && !denial.is_proven && denial.is_of_alias
-}
-
-/// Runs all at once, and returns when the last is done.
-pub(super) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    enum Slot<F: Future> {
-        Running(Pin<Box<F>>),
-        Done(F::Output),
-    }
-    let mut slots: Vec<Slot<F>> = futures
-        .into_iter()
-        .map(|future| Slot::Running(Box::pin(future)))
-        .collect();
-    poll_fn(|context| {
-        let mut running = false;
-        for slot in &mut slots {
-            if let Slot::Running(future) = slot {
-                match future.as_mut().poll(context) {
-                    Poll::Ready(output) => *slot = Slot::Done(output),
-                    Poll::Pending => running = true,
-                }
-            }
-        }
-        match running {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
-        }
-    })
-    .await;
-    let done = slots.into_iter().filter_map(|slot| match slot {
-        Slot::Done(output) => Some(output),
-        Slot::Running(_) => None,
-    });
-    done.collect()
 }

@@ -5,16 +5,13 @@
 //! Not here: what an answer means for mail; how one server is asked (`io::dns`).
 
 use super::Settings;
+use super::first::{Asking, first_of};
 use super::servers::{Ask, Course, GivenUp, Limits, Said, Servers};
 use crate::io::clock;
 use crate::io::dns::{self, Code, Denial, Question, Record, Reply, Server};
 use crate::io::runtime::timeout;
-use crate::time::Now;
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 /// The next server is asked as well when one has said nothing for so long, or a quarter of its time.
@@ -58,8 +55,6 @@ pub(super) struct Pool {
     query_timeout: Duration,
 }
 
-type Asking<'a> = Pin<Box<dyn Future<Output = (Ask, Reply)> + 'a>>;
-
 /// What is kept of a question's failures.
 #[derive(Default)]
 struct Failures {
@@ -99,7 +94,7 @@ impl Pool {
     /// Asks one server after another until one answers.
     pub async fn ask(&self, question: &Question) -> Heard {
         let mut course = self.servers.borrow_mut().begin(clock::now());
-        let mut asking: Vec<Asking> = Vec::new();
+        let mut asking: Vec<Asking<(Ask, Reply)>> = Vec::new();
         let mut failures = Failures::default();
         loop {
             let now = clock::now();
@@ -218,24 +213,6 @@ fn answer_of(reply: Reply) -> Heard {
             unreachable!("no server's failure ends a question")
         }
     }
-}
-
-/// The first that is done; `None` once it is `deadline`.
-async fn first_of(asking: &mut Vec<Asking<'_>>, deadline: Now) -> Option<(Ask, Reply)> {
-    let first = poll_fn(|context| {
-        for index in 0..asking.len() {
-            if let Poll::Ready(reply) = asking[index].as_mut().poll(context) {
-                drop(asking.swap_remove(index));
-                return Poll::Ready(reply);
-            }
-        }
-        Poll::Pending
-    });
-    if deadline == Now::NEVER {
-        return Some(first.await);
-    }
-    let wait = deadline.since(clock::now());
-    timeout(wait, first).await.ok()
 }
 
 fn name_servers(settings: &Settings) -> Vec<SocketAddr> {

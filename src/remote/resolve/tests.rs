@@ -1,12 +1,13 @@
 use super::hosts::site_key;
-use super::inquiry::all;
 use super::*;
+use all::all;
 use dns::{DnsServer, Failure};
 use hickory_resolver::proto::rr::rdata::MX;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use std::collections::HashSet;
 use std::time::Instant;
 
+mod all;
 #[path = "../../../tests/support/dns.rs"]
 mod dns;
 mod many_hosts;
@@ -173,7 +174,7 @@ fn silent_server_costs_a_bounded_time() {
     run(async {
         let resolver = Resolver::new(settings, own()).unwrap();
         let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
-        let expected = ["4.4.3 DNS look-up of a.test:25 failed: no answer in time"];
+        let expected = ["4.4.3 DNS look-up of a.test failed: no answer in time"];
         assert_eq!(show(&answer), expected);
     });
     assert!(started.elapsed() < Duration::from_secs(5));

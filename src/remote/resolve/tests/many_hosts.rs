@@ -176,8 +176,78 @@ fn a_host_of_which_nothing_is_heard_in_time_is_no_reason_to_return_mail() {
         for _ in 0..20 {
             let resolver = Resolver::new(settings.clone(), own()).unwrap();
             let answer = resolver.resolve(&"[mx.test]:25".parse().unwrap()).await;
-            let late = "4.4.3 DNS look-up of [mx.test]:25 failed: no answer in time";
+            let late = "4.4.3 DNS look-up of mx.test failed: no answer in time";
             assert_eq!(show(&answer), [late]);
         }
     });
+}
+
+/// Its domain's name servers answer, those of the host do not.
+fn silent_host(dns: &DnsServer, host: &str) {
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.fail(host, kind, Failure::Silent);
+    }
+}
+
+#[test]
+fn mail_waits_when_the_name_servers_say_nothing_about_a_mail_host() {
+    let dns = DnsServer::start();
+    dns.mx("a.test", 10, "dead.test");
+    silent_host(&dns, "dead.test");
+    for query_timeout in [20, 90, 100, 110, 1000].map(Duration::from_millis) {
+        let long = |settings: &mut Settings| {
+            settings.query_timeout = query_timeout;
+            settings.resolve_timeout = Duration::from_millis(100);
+        };
+        for outcome in outcomes(&dns, 5, long) {
+            assert!(
+                outcome.starts_with("4.4.3 DNS look-up of dead.test"),
+                "{outcome}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_silent_mail_host_does_not_keep_mail_from_the_one_beside_it() {
+    let good = "good.test 20 192.0.2.1:25";
+    for preference in [10, 20, 30] {
+        let dns = DnsServer::start();
+        dns.mx("a.test", preference, "dead.test");
+        dns.mx("a.test", 20, "good.test");
+        dns.host("good.test", "192.0.2.1");
+        silent_host(&dns, "dead.test");
+        let settings = Settings {
+            query_timeout: Duration::from_secs(10),
+            resolve_timeout: Duration::from_secs(3),
+            ..settings(&dns)
+        };
+        run(async {
+            let failure_ttl = settings.failure_ttl;
+            let resolver = Resolver::new(settings, own()).unwrap();
+            let next_hop = "a.test".parse().unwrap();
+            let answer = resolver.resolve(&next_hop).await;
+            assert_eq!(show(&answer), [good], "{preference}");
+            assert!(resolver.remembered(&next_hop).is_some());
+            let later = clock::now() + failure_ttl;
+            assert!(resolver.remembered_at(&next_hop, later).is_none());
+        });
+    }
+}
+
+#[test]
+fn hosts_behind_twenty_silent_ones_are_found() {
+    let dns = DnsServer::start();
+    for number in 0..20 {
+        let host = format!("dead{number}.test");
+        dns.mx("a.test", number, &host);
+        silent_host(&dns, &host);
+    }
+    dns.mx("a.test", 50, "good.test");
+    dns.host("good.test", "192.0.2.1");
+    let long = |settings: &mut Settings| {
+        settings.query_timeout = Duration::from_secs(10);
+        settings.resolve_timeout = Duration::from_secs(5);
+    };
+    assert_eq!(outcomes(&dns, 1, long), ["good.test 50 192.0.2.1:25"]);
 }
