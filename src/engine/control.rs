@@ -14,6 +14,7 @@ use super::signals::{Signals, Wish};
 use crate::handoff::Handoff;
 use crate::io::{clock, runtime};
 use crate::log::{Log, LogLevel, event};
+use crate::time::Now;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,9 @@ impl Control {
 }
 
 /// What the control thread works with. Each turn of its loops hands its lines over first.
+///
+/// What is there first in a `select!` must come to its end whatever others do. Signals come as often as somebody
+/// likes, so they stand behind what ends a loop.
 struct AtWork<'a> {
     shared: &'a Shared,
     log: &'a Log,
@@ -89,12 +93,12 @@ impl AtWork<'_> {
             tokio::select! {
                 biased;
                 () = self.watchdog.pause() => self.watchdog.look(&self.shared.heartbeats, self.log),
+                reread = self.reload.read() => self.reload.finish(reread, &mut self.asker).await,
                 wish = self.signals.next() => match wish {
                     Wish::Stop => return,
                     Wish::Report => report::report(self.shared, &mut self.asker, self.log).await,
                     Wish::Reload => self.reload.begin(),
                 },
-                reread = self.reload.read() => self.reload.finish(reread, &mut self.asker).await,
                 () = self.asker.spoken_to() => drop(self.asker.hear()),
                 () = runtime::sleep(HAND_OVER_AGAIN), if has_lines_left => {}
             }
@@ -108,18 +112,30 @@ impl AtWork<'_> {
         self.reload.give_up();
         self.asker.begin_drain();
         let end = clock::now() + self.shared.config.listen.drain_timeout;
+        if self.until_drained_or(end).await {
+            return Stopped::Drained;
+        }
+        Stopped::AtOnce
+    }
+
+    /// False if it is `end`, or a second signal has come, before all is done.
+    async fn until_drained_or(&mut self, end: Now) -> bool {
         loop {
             let has_lines_left = self.log.flush(clock::wall_time());
             tokio::select! {
                 biased;
-                () = self.asker.drained() => return Stopped::Drained,
+                () = self.asker.drained() => return true,
+                () = runtime::sleep_until(end) => return false,
                 () = self.watchdog.pause() => self.watchdog.look(&self.shared.heartbeats, self.log),
                 wish = self.signals.next() => match wish {
-                    Wish::Stop => return Stopped::AtOnce,
-                    Wish::Report => report::report(self.shared, &mut self.asker, self.log).await,
+                    Wish::Stop => return false,
+                    Wish::Report => tokio::select! {
+                        biased;
+                        () = runtime::sleep_until(end) => return false,
+                        () = report::report(self.shared, &mut self.asker, self.log) => {}
+                    },
                     Wish::Reload => self.reload.only_reopen_log(),
                 },
-                () = runtime::sleep(end.since(clock::now())) => return Stopped::AtOnce,
                 () = runtime::sleep(HAND_OVER_AGAIN), if has_lines_left => {}
             }
         }

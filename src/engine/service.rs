@@ -66,7 +66,7 @@ impl Watchdog {
     /// Until the next look; for ever if nobody asks.
     pub async fn pause(&self) {
         match self.wait {
-            Some(_) => runtime::sleep(self.due.since(clock::now())).await,
+            Some(_) => runtime::sleep_until(self.due).await,
             None => std::future::pending().await,
         }
     }

@@ -451,6 +451,30 @@ fn a_relay_that_drains_says_what_it_waits_for_and_reopens_its_log() {
     assert!(fs::read_to_string(&log).unwrap().contains("at once"));
 }
 
+/// Who waits for a stop asks what it waits for, and each answer takes longer while a core is silent.
+#[test]
+fn the_end_of_a_drain_does_not_wait_for_who_asks() {
+    for pause in [400, 0] {
+        let home = Home::new();
+        let cores = ["--ingress-cores", "0", "--delivery-cores", "1"];
+        let drain = ["--drain-timeout", "3s", "--core-dumps"];
+        let mut relay = home.start(&[&cores[..], &drain].concat());
+        let silent = StoppedThread::new(relay.pid(), "ringpost-1");
+        relay.signal("TERM");
+        let begun = Instant::now();
+        relay.wait_for("stopping", |_| true);
+        while relay.events("stop").is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(15), "it goes on");
+            relay.signal("USR1");
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        let taken = begun.elapsed();
+        assert!(taken < Duration::from_secs(5), "{taken:?}");
+        drop(silent);
+        relay.wait();
+    }
+}
+
 #[test]
 fn what_an_operator_asks_for_is_answered_whatever_the_level_is() {
     let home = Home::new();

@@ -1,5 +1,6 @@
 //! A thread of another process that stands still, as one that the kernel gives no CPU.
 
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -21,7 +22,10 @@ impl StoppedThread {
 
 impl Drop for StoppedThread {
     fn drop(&mut self) {
-        ptrace::detach(self.0, None).expect("it goes on");
+        if ptrace::detach(self.0, None) == Err(Errno::ESRCH) {
+            // Its process has ended, and is a zombie until this was seen.
+            waitpid(self.0, Some(WaitPidFlag::__WALL)).expect("it has ended");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::io::watch::{self, Watched};
 use crate::io::{clock, net};
+use crate::time::Now;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
@@ -46,6 +47,15 @@ async fn tick() {
 
 pub async fn sleep(wait: Duration) {
     tokio::time::sleep(wait).await;
+}
+
+/// Resolves at `time`, at the first look if that has come. A sleep of nothing waits for a turn of the timer, which does
+/// not come to a `select!` in which something else is always there.
+pub async fn sleep_until(time: Now) {
+    let left = time.since(clock::now());
+    if !left.is_zero() {
+        sleep(left).await;
+    }
 }
 
 /// The result of a future, or an error if it takes longer.

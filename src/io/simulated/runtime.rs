@@ -89,6 +89,11 @@ pub fn sleep(wait: Duration) -> Sleep {
     }
 }
 
+/// Resolves at `time`.
+pub async fn sleep_until(time: Now) {
+    sleep(time.since(world::current().now())).await;
+}
+
 /// See [`sleep`].
 pub struct Sleep {
     until: Now,
