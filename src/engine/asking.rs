@@ -13,6 +13,9 @@ use std::time::Duration;
 /// What the control thread waits for all answers of all cores together. Its signals and the watchdog wait as long.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long clients in the middle of a transaction may take to hear that the relay stops.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Asks cores, on the control thread.
 pub struct Asker<'a> {
     handoff: &'a Handoff<ToCore>,
@@ -20,6 +23,8 @@ pub struct Asker<'a> {
     conversations: u64,
     /// Cores that have nothing under way any more.
     drained: usize,
+    /// Cores without a session, after [`Asker::dismiss`].
+    dismissed: usize,
 }
 
 /// Cores that have not answered in time.
@@ -32,6 +37,7 @@ impl<'a> Asker<'a> {
             cores,
             conversations: 0,
             drained: 0,
+            dismissed: 0,
         }
     }
 
@@ -81,6 +87,7 @@ impl<'a> Asker<'a> {
                 answers.push(*answer);
             }
             ToCore::Drained => self.drained += 1,
+            ToCore::Dismissed => self.dismissed += 1,
             _ => {}
         });
         answers
@@ -95,9 +102,22 @@ impl<'a> Asker<'a> {
 
     /// Resolves when all cores have. What was heard is kept if this is given up.
     pub async fn drained(&mut self) {
+        self.until_all(|it| it.drained).await;
+    }
+
+    /// Has every core end the sessions that a drain has left, and waits for a moment until they have.
+    pub async fn dismiss(&mut self) {
+        for core in self.cores.clone() {
+            self.handoff.outbox.send(core, ToCore::Dismiss);
+        }
+        let all = self.until_all(|it| it.dismissed);
+        let _ = runtime::timeout(LAST_WORDS_WITHIN, all).await;
+    }
+
+    async fn until_all(&mut self, count: impl Fn(&Self) -> usize) {
         loop {
             self.hear();
-            if self.drained >= self.cores.len() {
+            if count(self) >= self.cores.len() {
                 return;
             }
             self.spoken_to().await;

@@ -105,7 +105,8 @@ impl AtWork<'_> {
         }
     }
 
-    /// Has the cores end what is under way, within `--drain-timeout`.
+    /// Has the cores end what is under way, within `--drain-timeout`. Whoever is in the middle of a transaction after
+    /// that, or after a second signal, is told so.
     async fn until_drained(&mut self) -> Stopped {
         service::stopping(self.log);
         (self.log).line(LogLevel::Info, event::STOPPING, clock::wall_time());
@@ -115,6 +116,7 @@ impl AtWork<'_> {
         if self.until_drained_or(end).await {
             return Stopped::Drained;
         }
+        self.asker.dismiss().await;
         Stopped::AtOnce
     }
 

@@ -429,8 +429,9 @@ impl Core {
                 }
             }
             ToCore::Drain => self.clone().drain(),
+            ToCore::Dismiss => self.clone().dismiss(),
             ToCore::Ask(asked) => self.answer(asked),
-            ToCore::Drained | ToCore::Answer(_) => {}
+            ToCore::Drained | ToCore::Dismissed | ToCore::Answer(_) => {}
         }
     }
 
@@ -531,6 +532,20 @@ impl Core {
             self.log_suppressed(true);
             self.log.flush(clock::wall_time());
             self.outbox.send(self.shared.control(), ToCore::Drained);
+        });
+    }
+
+    /// Ends what a drain has left of sessions (RFC 5321 section 3.8); tells the control thread.
+    fn dismiss(self: Rc<Self>) {
+        self.stop_accepting();
+        net::interrupt_all(Direction::Inbound);
+        spawn(async move {
+            let ingress = self.ingress.borrow().clone();
+            if let Some(ingress) = ingress {
+                ingress.context.state.sessions.all_ended().await;
+            }
+            self.log.flush(clock::wall_time());
+            self.outbox.send(self.shared.control(), ToCore::Dismissed);
         });
     }
 }

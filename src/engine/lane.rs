@@ -24,4 +24,8 @@ pub enum ToCore {
     Drain,
     /// To the control thread: nothing is under way any more.
     Drained,
+    /// The end has come: clients in the middle of a transaction get 421. Answer with `Dismissed`.
+    Dismiss,
+    /// To the control thread: no session is open any more.
+    Dismissed,
 }

@@ -237,9 +237,13 @@ impl Relay {
             let wait = shared.config.listen.drain_timeout;
             let mut asker = Asker::new(handoff, shared.cores());
             asker.begin_drain();
-            thread
-                .run(async { runtime::timeout(wait, asker.drained()).await })
-                .is_ok()
+            thread.run(async {
+                let drained = runtime::timeout(wait, asker.drained()).await.is_ok();
+                if !drained {
+                    asker.dismiss().await;
+                }
+                drained
+            })
         });
         self.log.flush(clock::wall_time());
         self.writer.stop(LOG_PATIENCE);

@@ -107,6 +107,17 @@ pub fn interrupt_idle() {
     });
 }
 
+/// Ends the waits of all of this thread's sockets of that direction, and those that they begin later: for the end of a
+/// drain.
+pub fn interrupt_all(direction: Direction) {
+    SOCKETS.with_borrow(|sockets| {
+        let of_direction = sockets.iter().map(|(_, state)| state);
+        of_direction
+            .filter(|state| state.direction == direction)
+            .for_each(|state| state.expire());
+    });
+}
+
 impl State {
     fn expire(&self) {
         self.deadline.set(Now::NEVER);

@@ -475,6 +475,42 @@ fn the_end_of_a_drain_does_not_wait_for_who_asks() {
     }
 }
 
+/// RFC 5321 section 3.8: no client finds its connection closed without a word.
+#[test]
+fn clients_in_mid_transaction_are_told_when_a_drain_ends() {
+    for (patience, signals) in [("1s", 1), ("1h", 2)] {
+        let (home, hop) = (Home::new(), NextHop::start());
+        let mut relay = relay_to(&home, &hop, &["--drain-timeout", patience]);
+        let mut envelope = Client::connect(relay.address());
+        envelope.expect("EHLO client.test", 250);
+        let mut content = Client::connect(relay.address());
+        content.expect("EHLO client.test", 250);
+        let mut over_tls = Client::connect_with_starttls(relay.address());
+        for client in [&mut envelope, &mut content, &mut over_tls] {
+            client.expect(&format!("MAIL FROM:<{FROM}>"), 250);
+        }
+        content.expect(&format!("RCPT TO:<{TO}>"), 250);
+        content.expect("DATA", 354);
+        content.send("Subject: half of it\r\n");
+        // It neither reads nor goes.
+        let mut deaf = Client::connect(relay.address());
+        deaf.send("EHLO client.test\r\nMAIL FROM:<>\r\n");
+
+        relay.signal("TERM");
+        relay.wait_for("stopping", |_| true);
+        let begun = Instant::now();
+        (1..signals).for_each(|_| relay.signal("TERM"));
+        for client in [&mut envelope, &mut content, &mut over_tls] {
+            let last = client.reply();
+            assert_eq!((last.code, &last.text[4..9]), (421, "4.3.2"), "{last:?}");
+        }
+        assert!(relay.wait().success());
+        let taken = begun.elapsed();
+        assert!(taken < Duration::from_secs(5), "{taken:?}");
+        assert!(has(&relay.events("stop")[0], "how", "at once"));
+    }
+}
+
 #[test]
 fn what_an_operator_asks_for_is_answered_whatever_the_level_is() {
     let home = Home::new();
