@@ -7,7 +7,7 @@ use super::settle::Session;
 use super::{Idle, Inner, Told};
 use crate::handoff::job::Job;
 use crate::io::clock;
-use crate::io::runtime::spawn;
+use crate::io::runtime::{self, spawn};
 use crate::io::{Bug, planted};
 use crate::message::BodyType;
 use crate::remote::connection::{Connection, Content, Point};
@@ -25,9 +25,13 @@ use crate::smtp::client::{RecipientVerdict, Transaction, TransactionResult};
 use crate::time::Now;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Hosts that are waited for at a time while they answer QUIT and mail goes on to others; more are not waited for.
 const FAREWELLS_MAX: usize = 64;
+
+/// How long a drain waits for the answer to a QUIT: nothing depends on it, but RFC 5321 section 4.1.1.10 wants it heard.
+const FAREWELL_TIMEOUT_AT_THE_END: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Carries jobs until there is no more reason to keep the connection.
@@ -63,7 +67,7 @@ impl Inner {
                     Some(_) => After::Close,
                     None => {
                         self.stir();
-                        return worker.connection.quit().await;
+                        return self.say_quit(worker.connection).await;
                     }
                 },
             };
@@ -72,7 +76,7 @@ impl Inner {
                 After::Close => {
                     self.schedule.borrow_mut().closed(hop);
                     self.stir();
-                    return worker.connection.quit().await;
+                    return self.say_quit(worker.connection).await;
                 }
                 After::Broke => {
                     let mut schedule = self.schedule.borrow_mut();
@@ -93,10 +97,23 @@ impl Inner {
         self.at_work.set(self.at_work.get() + 1);
         self.farewells.set(self.farewells.get() + 1);
         spawn(async move {
-            connection.quit().await;
+            this.say_quit(connection).await;
             this.farewells.set(this.farewells.get() - 1);
             this.work_done();
         });
+    }
+
+    /// Says QUIT and waits for its answer; while the relay stops, only for a moment.
+    async fn say_quit(&self, connection: Connection) {
+        let patience = async {
+            self.leave().await;
+            runtime::sleep(FAREWELL_TIMEOUT_AT_THE_END).await;
+        };
+        tokio::select! {
+            biased;
+            () = connection.quit() => {}
+            () = patience => {}
+        }
     }
 
     /// Waits idle until told what to do. `None`: time is up, the peer has ended the session or the

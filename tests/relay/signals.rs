@@ -512,6 +512,28 @@ fn clients_in_mid_transaction_are_told_when_a_drain_ends() {
 }
 
 #[test]
+fn a_next_hop_that_does_not_answer_quit_holds_up_no_stop() {
+    for answer in [|| Answer::Stall, || Answer::Dribble("221-wait\r\n")] {
+        let home = Home::new();
+        let hop = NextHop::scripted(StartTls::Works, move |occasion| match occasion.command {
+            "QUIT" => answer(),
+            _ => Answer::Usual,
+        });
+        let mut relay = relay_to(&home, &hop, &["--drain-timeout", "1h"]);
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+        relay.wait_for("delivered", |_| true);
+        relay.signal("TERM");
+        hop.wait_for_command(|command| command == "QUIT");
+        let begun = Instant::now();
+        assert!(relay.wait().success());
+        // Any other time it may take five seconds.
+        let taken = begun.elapsed();
+        assert!(taken < Duration::from_secs(4), "{taken:?}");
+        assert_eq!(relay.events("stop")[0]["how"], "drained");
+    }
+}
+
+#[test]
 fn what_an_operator_asks_for_is_answered_whatever_the_level_is() {
     let home = Home::new();
     let path = home.path("notify");
