@@ -2,12 +2,15 @@
 //! in the simulation, too.
 //!
 //! Promise: no file is read beyond its bound, and of a regular one neither opening nor reading waits for anybody
-//! but the disk.
+//! but the disk. What some editors write before the first character is no part of it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+/// U+FEFF in UTF-8, with which some editors begin a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What may stand at a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +22,7 @@ pub enum Kinds {
 }
 
 /// A file that ends with an error where its bound is.
-pub struct Bounded {
+struct Bounded {
     file: File,
     bytes_max: u64,
     bytes_left: u64,
@@ -28,8 +31,8 @@ pub struct Bounded {
 /// Opens `path`, of which at most `bytes_max` octets will be read. Blocks.
 ///
 /// # Errors
-/// It cannot be opened, is of another kind, or is known to be longer (`FileTooLarge`).
-pub fn open_blocking(path: &Path, kinds: Kinds, bytes_max: u64) -> io::Result<Bounded> {
+/// It cannot be opened or read, is of another kind, or is known to be longer (`FileTooLarge`).
+pub fn open_blocking(path: &Path, kinds: Kinds, bytes_max: u64) -> io::Result<impl Read> {
     let mut options = OpenOptions::new();
     options.read(true);
     if kinds == Kinds::RegularFile {
@@ -47,11 +50,18 @@ pub fn open_blocking(path: &Path, kinds: Kinds, bytes_max: u64) -> io::Result<Bo
     if found.is_file() && found.len() > bytes_max {
         return Err(too_large(bytes_max));
     }
-    Ok(Bounded {
+    let mut file = Bounded {
         file,
         bytes_max,
         bytes_left: bytes_max,
-    })
+    };
+    let mut start = Vec::new();
+    let most = BYTE_ORDER_MARK.len() as u64;
+    file.by_ref().take(most).read_to_end(&mut start)?;
+    if start == BYTE_ORDER_MARK {
+        start.clear();
+    }
+    Ok(Cursor::new(start).chain(file))
 }
 
 /// All of it. Blocks.
@@ -97,6 +107,25 @@ mod tests {
         // It has no length, and no end.
         let error = read_blocking(Path::new("/dev/zero"), Kinds::Any, 1 << 20).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        for (written, read) in [
+            ("", ""),
+            ("a", "a"),
+            ("\u{feff}", ""),
+            ("\u{feff}entry", "entry"),
+            // One is taken off, and only where the file begins.
+            ("\u{feff}\u{feff}", "\u{feff}"),
+            ("entry\u{feff}", "entry\u{feff}"),
+        ] {
+            fs::write(&path, written).unwrap();
+            let content = read_blocking(&path, Kinds::RegularFile, 16).unwrap();
+            assert_eq!(content, read.as_bytes(), "{written:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// The mailbox that every host takes mail for (RFC 5321 section 4.5.1).
@@ -51,6 +52,10 @@ impl FromStr for KnownRecipient {
         // A quoted local-part may hold an '@', a domain never does.
         let (local_part, name) = text.rsplit_once('@').ok_or(wrong)?;
         let domain = recipient_domain(name).map_err(|error| format!("{error}; {wrong}"))?;
+        if let Some(character) = first_unseen(local_part) {
+            let name = character.escape_unicode();
+            return Err(format!("{name} in the local-part cannot be seen"));
+        }
         if !is_local_part(local_part) {
             return Err(wrong.to_owned());
         }
@@ -74,6 +79,46 @@ fn is_local_part(text: &str) -> bool {
         is_end
     });
     end.is_some_and(|end| end + 1 == quoted.len())
+}
+
+/// Format characters (Unicode, category Cf) without a shape of their own, and what is drawn as nothing.
+const UNSEEN: [RangeInclusive<char>; 12] = [
+    '\u{ad}'..='\u{ad}',
+    '\u{34f}'..='\u{34f}',
+    '\u{61c}'..='\u{61c}',
+    '\u{115f}'..='\u{1160}',
+    '\u{180e}'..='\u{180e}',
+    '\u{200b}'..='\u{200f}',
+    '\u{202a}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{3164}'..='\u{3164}',
+    '\u{feff}'..='\u{feff}',
+    '\u{fff9}'..='\u{fffb}',
+    '\u{e0000}'..='\u{e007f}',
+];
+
+/// They join or part the letters of some scripts; within a word they belong to its spelling (RFC 8264 section 9.8).
+const JOINERS: RangeInclusive<char> = '\u{200c}'..='\u{200d}';
+
+/// A character that no operator sees in the list, and no client will send: it came along with a copied address.
+fn first_unseen(local_part: &str) -> Option<char> {
+    let mut before = None;
+    let mut characters = local_part.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_letter = |it: Option<char>| it.is_some_and(|it| !it.is_ascii() && !is_unseen(it));
+        let joins = JOINERS.contains(&character)
+            && is_letter(before)
+            && is_letter(characters.peek().copied());
+        if is_unseen(character) && !joins {
+            return Some(character);
+        }
+        before = Some(character);
+    }
+    None
+}
+
+fn is_unseen(character: char) -> bool {
+    character.is_control() || UNSEEN.iter().any(|range| range.contains(&character))
 }
 
 /// A local-part as it is compared; borrowed while it is lower-case ASCII.
@@ -313,6 +358,33 @@ mod tests {
     fn verdict(policy: &RelayPolicy, trusted: bool, address: &str) -> Result<(), NotRelayed> {
         let (local_part, domain) = address.rsplit_once('@').unwrap_or((address, ""));
         policy.recipient(trusted, &Mailbox::new(local_part, domain))
+    }
+
+    #[test]
+    fn what_cannot_be_seen_in_a_list_is_no_part_of_a_recipient() {
+        for (text, named) in [
+            ("\u{feff}u@a.test", "\\u{feff}"),
+            ("u\u{200b}@a.test", "\\u{200b}"),
+            ("u\u{ad}v@a.test", "\\u{ad}"),
+            ("\"u\u{202e}v\"@a.test", "\\u{202e}"),
+            ("u\u{1}@a.test", "\\u{1}"),
+            // A joiner has nothing to join here.
+            ("u\u{200d}v@a.test", "\\u{200d}"),
+            ("\u{645}\u{200c}@a.test", "\\u{200c}"),
+        ] {
+            let error = text.parse::<KnownRecipient>().unwrap_err();
+            let expected = format!("{named} in the local-part cannot be seen");
+            assert_eq!(error, expected, "{text:?}");
+        }
+        for text in [
+            "u@a.test",
+            "b\u{fc}cher@a.test",
+            "e\u{301}@a.test",
+            "\u{645}\u{6cc}\u{200c}\u{62e}@a.test",
+            "@a.test",
+        ] {
+            assert!(text.parse::<KnownRecipient>().is_ok(), "{text:?}");
+        }
     }
 
     #[test]

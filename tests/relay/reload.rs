@@ -206,6 +206,33 @@ fn one_bad_line_leaves_all_lists_as_they_were() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_first_entry() {
+    let lists = Lists::new(&[]);
+    lists.rewrite("domains", "\u{feff}old.test\n");
+    lists.rewrite("recipients", "\u{feff}u@old.test\nv@old.test\n");
+    let said = lists.reload();
+    let of_recipients = |line: &&Value| line["file"].as_str().unwrap().contains("recipients");
+    let changed = said.iter().find(of_recipients).unwrap();
+    assert_eq!(
+        (&changed["added"], &changed["removed"]),
+        (&1.into(), &0.into())
+    );
+    let mut client = greeted(&lists.relay);
+    client.accepted(FROM, &["u@old.test", "v@old.test"], CONTENT);
+    client.quit();
+    lists.hop.wait_for_mail(1);
+
+    lists.rewrite("recipients", "u\u{200b}@old.test\n");
+    let said = lists.reload();
+    let error = said[0]["error"].as_str().unwrap();
+    assert!(
+        error.contains("recipients:1") && error.contains("\\u{200b} in"),
+        "{error}"
+    );
+    lists.relay.stop();
+}
+
+#[test]
 fn the_only_list_that_is_gone_is_missed_at_sighup() {
     let home = Home::new();
     let domains = home.file("domains", "old.test\n");
