@@ -170,7 +170,8 @@ impl<'a> ListFile<'a> {
         format!("{self}:{line}")
     }
 
-    /// Hands its lines to `add`, with their numbers and without comments and blanks. What is wrong comes with its place.
+    /// Hands its lines to `add`, with their numbers and without comments and blanks. What is wrong comes with its place;
+    /// first, why the file is not read further: of many complaints only the first may be said.
     fn each_entry(
         &self,
         kinds: Kinds,
@@ -194,7 +195,7 @@ impl<'a> ListFile<'a> {
             Ok(())
         };
         if let Err(error) = each_line(self.path, kinds, &mut one_line) {
-            complaints.push(format!("{self}: {error}"));
+            complaints.insert(0, format!("{self}: {error}"));
         }
     }
 }
@@ -331,11 +332,8 @@ mod tests {
     fn a_list_in_which_all_is_wrong_is_not_read_to_its_end() {
         let found = complaints("bad\n".repeat(COMPLAINTS_MAX + 1).as_bytes());
         assert_eq!(found.len(), COMPLAINTS_MAX + 1);
-        assert_eq!(found[COMPLAINTS_MAX - 1], ":100: 'bad': is bad");
-        assert_eq!(
-            found[COMPLAINTS_MAX],
-            ": 100 entries are wrong; it is not read further"
-        );
+        assert_eq!(found[0], ": 100 entries are wrong; it is not read further");
+        assert_eq!(found[COMPLAINTS_MAX], ":100: 'bad': is bad");
     }
 
     #[test]

@@ -233,6 +233,28 @@ fn a_byte_order_mark_is_no_part_of_the_first_entry() {
 }
 
 #[test]
+fn however_many_entries_are_wrong_it_is_said_that_a_list_is_not_read_further() {
+    let lists = Lists::new(&[]);
+    let wrong = "no domain\n".repeat(200);
+    lists.rewrite("domains", &wrong);
+    lists.rewrite("recipients", &wrong);
+    let said = lists.reload();
+    let errors = said.iter().map(|line| line["error"].as_str().unwrap());
+    for name in ["domains", "recipients"] {
+        let says = format!("{name}: 100 entries are wrong; it is not read further");
+        assert!(
+            errors.clone().any(|error| error.ends_with(&says)),
+            "{said:?}"
+        );
+    }
+    assert!(
+        errors.clone().any(|error| error.contains("more")),
+        "{said:?}"
+    );
+    lists.relay.stop();
+}
+
+#[test]
 fn the_only_list_that_is_gone_is_missed_at_sighup() {
     let home = Home::new();
     let domains = home.file("domains", "old.test\n");
