@@ -87,6 +87,7 @@ impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
 /// Runs the relay until it is told to stop. Ends the process's threads by ending the process: the
 /// rings are never dropped with operations in flight.
 pub fn run(config: Config) -> ExitCode {
+    stderr::bound_panics();
     let places = config.places.clone();
     let opened = harden(&config).and_then(|()| open_log(&config));
     let writer = match opened {
@@ -111,7 +112,7 @@ pub fn run(config: Config) -> ExitCode {
 
 /// Why there is no relay. Whoever does not listen sees the exit code.
 fn complain(why: impl fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "ringpost: {why}");
+    stderr::say_last(format!("ringpost: {why}\n"));
 }
 
 fn harden(config: &Config) -> Result<(), StartError> {
