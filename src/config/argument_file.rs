@@ -13,7 +13,6 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Begins an argument that names a file of flags.
 const PREFIX: &str = "@";
@@ -160,62 +159,6 @@ impl Expanded {
             false => self.action.push(argument),
         }
     }
-
-    /// The lines, for complaints that come later.
-    pub fn into_places(self) -> Places {
-        Places(self.lines.into())
-    }
-}
-
-/// The lines of files that gave flags.
-#[derive(Clone, Debug, Default)]
-pub struct Places(Arc<[Line]>);
-
-impl Places {
-    /// A complaint with the lines behind it that it is about: those that gave the flags that it names, with
-    /// the value that is complained of if it is named; where it names no flag, those that gave a value in it.
-    pub fn with_places(&self, complaint: String) -> String {
-        let lines = self.0.iter();
-        let named: Vec<&Line> = lines
-            .filter(|line| line.flag().is_some_and(|flag| names(&complaint, flag)))
-            .collect();
-        let candidates = match named.is_empty() {
-            true => self.0.iter().collect(),
-            false => named.clone(),
-        };
-        let with_value: Vec<&Line> = candidates
-            .into_iter()
-            .filter(|line| line.value().is_some_and(|value| holds(&complaint, value)))
-            .collect();
-        let lines = match with_value.is_empty() {
-            true => named,
-            false => with_value,
-        };
-        let places: Vec<String> = lines.iter().map(|line| line.place.to_string()).collect();
-        match places.is_empty() {
-            true => complaint,
-            false => format!("{complaint} ({})", places.join(", ")),
-        }
-    }
-}
-
-/// True if the value stands in the text as a word of its own.
-fn holds(text: &str, value: &str) -> bool {
-    let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-    !value.is_empty()
-        && text.match_indices(value).any(|(at, _)| {
-            let (before, behind) = (&text[..at], &text[at + value.len()..]);
-            !is_part(before.chars().next_back()) && !is_part(behind.chars().next())
-        })
-}
-
-/// True if the flag stands in the text, and not as the beginning of another one.
-fn names(text: &str, flag: &str) -> bool {
-    let flag = format!("--{flag}");
-    text.match_indices(&flag).any(|(at, _)| {
-        let next = text[at + flag.len()..].chars().next();
-        next.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '-')
-    })
 }
 
 fn flag_name(argument: &str) -> Option<&str> {
@@ -357,27 +300,6 @@ mod tests {
         let expanded = expand_words(&["ringpost", &format!("@{}", path.display())]).unwrap();
         let expected = ["ringpost", "--no-pin", "--max-hops", "50"];
         assert_eq!(expanded.arguments, expected);
-    }
-
-    #[test]
-    fn a_complaint_is_followed_by_the_lines_that_gave_its_flags() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("flags");
-        let text = "--route a.test=b\n--route c.test=d\n--retry-min 2h\n--retry-min-x 1\n";
-        fs::write(&path, text).unwrap();
-        let expanded = expand_words(&["ringpost", &format!("@{}", path.display())]).unwrap();
-        let places = expanded.into_places();
-        let placed = |complaint: &str| places.with_places(complaint.to_owned());
-        let of = |lines: &[u32]| {
-            let places = lines
-                .iter()
-                .map(|line| format!("{}:{line}", path.display()));
-            format!(" ({})", places.collect::<Vec<_>>().join(", "))
-        };
-        assert!(placed("--route: 'c.test=d': no").ends_with(&of(&[2])));
-        assert!(placed("--route: no").ends_with(&of(&[1, 2])));
-        assert!(placed("--retry-min 2h is more than --retry-max 1h").ends_with(&of(&[3])));
-        assert_eq!(placed("--max-hops: no"), "--max-hops: no");
     }
 
     #[test]

@@ -16,15 +16,16 @@ mod flags;
 mod give_way;
 mod hints;
 mod lists;
+mod places;
 mod report;
 mod source;
 mod surroundings;
 mod values;
 
-pub use argument_file::Places;
 pub use give_way::GaveWay;
 pub use hints::first_of;
 pub use lists::{ListFile, ListFlags};
+pub use places::Places;
 pub use surroundings::Surroundings;
 pub use values::{ClientNet, CpuList, TlsFor};
 
@@ -68,7 +69,7 @@ pub struct Config {
     pub gave_way: Vec<GaveWay>,
     /// What works but is probably not meant, for the log at start.
     pub hints: Vec<String>,
-    /// Which lines of files gave flags, for complaints of the start.
+    /// Which lines of files and variables gave flags, for complaints of the start.
     pub places: Places,
     /// What is read at the start and never again, for people.
     pub read_once: Vec<String>,
@@ -183,7 +184,7 @@ impl Config {
         surroundings: &Surroundings,
     ) -> Result<Command, Exit> {
         let refused = |complaint| Exit::Refused(vec![complaint]);
-        let mut expanded = argument_file::expand(arguments).map_err(refused)?;
+        let expanded = argument_file::expand(arguments).map_err(refused)?;
         let matches = flags::command()
             .try_get_matches_from(&expanded.arguments)
             .map_err(|error| match source::of(&error, &expanded) {
@@ -204,8 +205,8 @@ impl Config {
             });
         }
         let check = flags.general.check;
-        let given_in = std::mem::take(&mut expanded.given_in);
-        let places = expanded.into_places();
+        let given_in = expanded.given_in;
+        let places = Places::new(expanded.lines, &given_in, &matches);
         let cores = build::cores(&flags);
         let gave_way = give_way::give_way(&mut flags, &matches, &cores, surroundings);
         let mut config = build::config(flags, gave_way, surroundings).map_err(|complaints| {

@@ -590,6 +590,39 @@ fn what_is_wrong_in_a_file_of_flags_is_named_with_its_line() {
 }
 
 #[test]
+fn who_gave_what_contradicts_is_named_file_or_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ringpost.flags");
+    let file = format!("@{}", path.display());
+    let place = format!("{}:1", path.display());
+    let retry_min = ("RINGPOST_RETRY_MIN", "2h");
+    let complaint = "--retry-min 2h is more than --retry-max 1h";
+    let named = |places: &str| format!("{complaint} ({places})");
+    refused(
+        &["--retry-max", "1h"],
+        &[retry_min],
+        &[&named("RINGPOST_RETRY_MIN")],
+    );
+    // However it was written.
+    fs::write(&path, "--retry-max 60m\n").unwrap();
+    let both = named(&format!("{place}, RINGPOST_RETRY_MIN"));
+    refused(&[&file], &[retry_min], &[&both]);
+    // The last one counts.
+    let overruled = [&*file, "--retry-max", "1h", "--retry-min", "2h"];
+    let text = stderr(&ringpost(&overruled, &[]));
+    assert!(text.contains(complaint), "{text}");
+    assert!(!text.contains(&place), "{text}");
+
+    fs::write(&path, "--no-landlock\n").unwrap();
+    let places = format!("exclude each other ({place}, RINGPOST_REQUIRE_LANDLOCK)");
+    refused(
+        &[&file],
+        &[("RINGPOST_REQUIRE_LANDLOCK", "true")],
+        &[&places],
+    );
+}
+
+#[test]
 fn spool_commands_find_the_spool_by_the_relays_flags() {
     let dir = tempfile::tempdir().unwrap();
     let (flags, spool) = (dir.path().join("flags"), dir.path().join("mail"));
