@@ -84,7 +84,7 @@ pub struct SegmentHeader {
     /// The log that this generation belongs to, which is not always the core that made the file.
     pub core: u16,
     pub run: u32,
-    /// Position of this generation in its log, for people and for the order of compaction.
+    /// Position of this generation in its log: see [`SegmentHeader::age`].
     pub log_sequence: u64,
     pub segment_bytes: u64,
     pub nonce: Nonce,
@@ -101,6 +101,11 @@ pub enum HeaderError {
 }
 
 impl SegmentHeader {
+    /// Grows from segment to segment of one log. A copy is only ever made in a later segment.
+    pub fn age(&self) -> (u32, u64) {
+        (self.run, self.log_sequence)
+    }
+
     /// Fills `block` (at least [`BLOCK_BYTES`]) with both copies.
     pub fn encode(&self, block: &mut [u8]) {
         block[..BLOCK_BYTES].fill(0);

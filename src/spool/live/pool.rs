@@ -34,7 +34,8 @@ pub(super) struct Pool {
     pub creatable: u64,
     is_bound_by_size: bool,
     next_number: u32,
-    next_log_sequence: u64,
+    /// The last one that was given in this run.
+    log_sequence: u64,
     /// Why the last attempt to make or begin a segment failed, if it did.
     pub failing: Option<Lack>,
     /// Why the last look at the file system failed, if it did.
@@ -52,7 +53,7 @@ impl Pool {
         (core, run): (u16, u32),
         settings: &Settings,
         files_max: Option<u64>,
-        (next_number, next_log_sequence): (u32, u64),
+        (next_number, log_sequence): (u32, u64),
     ) -> Self {
         Pool {
             segments,
@@ -67,7 +68,7 @@ impl Pool {
             creatable: 0,
             is_bound_by_size: false,
             next_number,
-            next_log_sequence,
+            log_sequence,
             failing: None,
             blind: None,
             astray: None,
@@ -186,7 +187,7 @@ impl Pool {
             Some(free) => Source::Free(free),
             None => Source::New(self.new_id()),
         };
-        self.next_log_sequence += 1;
+        self.log_sequence += 1;
         Some(Job {
             segments: self.segments.clone(),
             source,
@@ -195,7 +196,7 @@ impl Pool {
                 usage,
                 core: self.core,
                 run: self.run,
-                log_sequence: self.next_log_sequence,
+                log_sequence: self.log_sequence,
             },
         })
     }

@@ -319,7 +319,7 @@ impl<'a> Opening<'a> {
             }
         }
         let mut messages = segments_of(found, Usage::Messages);
-        messages.sort_by_key(|(_, header)| (header.run, header.log_sequence));
+        messages.sort_by_key(|(_, header)| header.age());
         for (segment, header) in messages {
             let held_by: BTreeSet<Generation> =
                 segment.held_by.difference(&retired).copied().collect();

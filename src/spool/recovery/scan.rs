@@ -159,7 +159,7 @@ impl Scanner {
                 _ => None,
             })
             .collect();
-        of_usage.sort_by_key(|(_, header)| (header.run, header.log_sequence));
+        of_usage.sort_by_key(|(_, header)| header.age());
         for (index, header) in of_usage {
             match usage {
                 Usage::Messages => self.report.message_segments += 1,
@@ -418,10 +418,9 @@ impl Scanner {
         newer
     }
 
-    /// Grows from segment to segment of one log. A copy is only ever made in a later segment.
     fn age(&self, generation: Generation) -> (u32, u64) {
         match &self.segments[self.index[&generation]].condition {
-            Condition::Generation(header) => (header.run, header.log_sequence),
+            Condition::Generation(header) => header.age(),
             _ => unreachable!("only generations are indexed"),
         }
     }
