@@ -320,18 +320,18 @@ fn probe_existing(directory: &Path) -> Option<Durability> {
     let entries = fs::read_dir(directory).ok()?.flatten();
     let is_segment = |name: &OsStr| name.to_str().and_then(SegmentId::from_file_name).is_some();
     let mut names = entries.map(|entry| entry.file_name());
-    names
-        .by_ref()
-        .filter(|name| is_segment(name))
-        .find_map(|name| {
-            let opened = open_blocking(&directory.join(name), true, Durability::Direct);
-            let mut block = AlignedBuf::new(BLOCK_BYTES);
-            match opened.and_then(|file| file.read_at(&mut block, 0)) {
-                Ok(_) => Some(Durability::Direct),
-                Err(error) if refuses_direct(&error) => Some(Durability::Buffered),
-                Err(_) => None,
-            }
-        })
+    names.find_map(|name| {
+        if !is_segment(&name) {
+            return None;
+        }
+        let opened = open_blocking(&directory.join(name), true, Durability::Direct);
+        let mut block = AlignedBuf::new(BLOCK_BYTES);
+        match opened.and_then(|file| file.read_at(&mut block, 0)) {
+            Ok(_) => Some(Durability::Direct),
+            Err(error) if refuses_direct(&error) => Some(Durability::Buffered),
+            Err(_) => None,
+        }
+    })
 }
 
 /// `None` if that takes a file with a name.
