@@ -440,23 +440,21 @@ fn a_spool_whose_directory_is_gone_takes_no_mail() {
 
 #[test]
 fn segments_that_are_removed_take_no_mail() {
-    let home = Home::new();
-    let gate = Gate::closed();
-    let relay = relay_by(&home, Command::new(PROGRAM), &gate.hop, &[]);
-    for segment in fs::read_dir(home.path("spool/segments")).expect("our own directory") {
-        fs::remove_file(segment.expect("an entry").path()).expect("a segment");
-    }
-    relay.wait_for("spool-gone", |_| true);
-    assert_eq!(said_to(relay.address(), CONTENT), 451);
+    segments_take_no_mail_after(|segment| fs::remove_file(segment).expect("a segment"));
 }
 
 #[test]
 fn segments_that_are_cut_take_no_mail() {
+    segments_take_no_mail_after(|segment| _ = fs::File::create(segment).expect("it is cut"));
+}
+
+/// After this is done to each of them.
+fn segments_take_no_mail_after(spoil: impl Fn(&Path)) {
     let home = Home::new();
     let gate = Gate::closed();
     let relay = relay_by(&home, Command::new(PROGRAM), &gate.hop, &[]);
     for segment in fs::read_dir(home.path("spool/segments")).expect("our own directory") {
-        fs::File::create(segment.expect("an entry").path()).expect("it is cut");
+        spoil(&segment.expect("an entry").path());
     }
     relay.wait_for("spool-gone", |_| true);
     assert_eq!(said_to(relay.address(), CONTENT), 451);
