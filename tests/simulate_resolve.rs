@@ -15,7 +15,8 @@ use ringpost::io::dns::{Code, Kind};
 use ringpost::io::simulated::{Fault, Guard, Manner, Names, Order, Owner, World};
 use ringpost::io::{Bug, clock, runtime};
 use ringpost::remote::resolve::{Answer, OwnNames, Resolver, Settings};
-use simulated::{random::Random, seeds};
+use simulated::random::Random;
+use simulated::seeds::{assert_noticed, play_all, seeds};
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -365,16 +366,15 @@ impl Play {
 
 #[test]
 fn every_question_has_the_right_answer_in_its_time() {
-    let (mut answered, mut given_up) = (0, 0);
     let all = seeds(SEEDS);
-    for seed in all.clone() {
-        let play = Play::new(seed, None);
-        let seen = play
-            .play()
-            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-        answered += seen.answered.get();
-        given_up += seen.given_up.get();
-    }
+    let play_one = |seed| {
+        let seen = Play::new(seed, None).play()?;
+        Ok([seen.answered.get(), seen.given_up.get()])
+    };
+    let add = |sum: &mut [usize; 2], of_seed: &[usize; 2]| {
+        (sum.iter_mut().zip(of_seed)).for_each(|(sum, of_seed)| *sum += of_seed);
+    };
+    let [answered, given_up] = play_all(&all, play_one, add);
     println!("{answered} answers, {given_up} given up");
     if all.end - all.start >= SEEDS {
         assert!(given_up > 100 && answered > 1000);
@@ -398,18 +398,12 @@ fn a_seed_gives_the_same_world_again() {
 
 #[test]
 fn planted_bugs_are_noticed() {
-    for bug in [
-        Bug::LookUpSlotKept,
-        Bug::PartSpeaksForAll,
-        Bug::SilenceSpeaksForHost,
-        Bug::SilentHostHoldsOthers,
-        Bug::FirstHostWins,
-    ] {
-        let found = (0..SEEDS).find_map(|seed| {
-            let play = Play::new(seed, Some(bug));
-            Some((seed, play.play().err()?))
-        });
-        let (seed, complaint) = found.unwrap_or_else(|| panic!("{bug:?} is not noticed"));
-        println!("{bug:?}, seed {seed}: {complaint}");
-    }
+    let bugs = [
+        (Bug::LookUpSlotKept, 0),
+        (Bug::PartSpeaksForAll, 0),
+        (Bug::SilenceSpeaksForHost, 0),
+        (Bug::SilentHostHoldsOthers, 0),
+        (Bug::FirstHostWins, 0),
+    ];
+    assert_noticed(&bugs, SEEDS, |seed, bug| Play::new(seed, Some(bug)).play());
 }
