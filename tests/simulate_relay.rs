@@ -1,6 +1,7 @@
 //! The real relay on a simulated host: cores, lanes, listeners, sessions, TLS, spool, look-ups, delivery and its
-//! connections, with one to four cores in one thread, which new relay domains and routes come to, among clients and next hops who behave or do not, over a network
-//! that delays and breaks, on a disk that fails, with the power going at any moment.
+//! connections, with one to four cores in one thread, which new relay domains and routes come to, among clients and next
+//! hops who behave or do not, over a network that delays and breaks, on a disk that fails, with the power going at any
+//! moment.
 //!
 //! Clients and next hops share no code with the relay but its sockets. They and the `ledger` know what really happened;
 //! `promises` is what must be true of it. Not here: decay of the disk (`spool_simulation`), signals, and the threads.

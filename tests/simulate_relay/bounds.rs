@@ -1,5 +1,5 @@
-//! Upper bounds as promises: how long mail to a host without fault may wait, whatever happens to other hosts. What mail to
-//! hosts that are not well may cause is with the `neighbours`.
+//! Upper bounds as promises: how long mail to a host without fault may wait, whatever happens to other hosts. What mail
+//! to hosts that are not well may cause is with the `neighbours`.
 
 use crate::ledger::{Ledger, parse_address, site_of};
 use ringpost::time::Now;
@@ -24,7 +24,7 @@ pub struct Bounds {
 impl Bounds {
     /// A host of a site without fault is asked to take a recipient. A complaint if that took too long.
     pub fn offered(&mut self, address: &str, now: Now) -> Option<String> {
-        let (who, letter) = named(address)?;
+        let (who, letter) = parse_address(address)?;
         let since = self.waiting.insert((letter, who?), None)??;
         let wait = now.since(since.max(self.held_until));
         let is_late = wait > WAIT_MAX && !self.put_off.contains(&letter);
@@ -33,7 +33,7 @@ impl Bounds {
 
     /// A host without fault has put off a recipient, or all of a sender.
     pub fn put_off(&mut self, address: &str) {
-        match named(address) {
+        match parse_address(address) {
             Some((Some(index), letter)) => _ = self.waiting.insert((letter, index), None),
             Some((None, letter)) => _ = self.put_off.insert(letter),
             None => {}
@@ -56,10 +56,6 @@ impl Ledger {
             }
         }
     }
-}
-
-fn named(address: &str) -> Option<(Option<usize>, u32)> {
-    parse_address(address.split('@').next().unwrap_or_default())
 }
 
 /// Whom a text speaks of: hosts name them.

@@ -127,7 +127,7 @@ impl Host {
 
     /// This recipient does not live here.
     fn is_unknown(&self, address: &str) -> bool {
-        match (self.manner, named_in(address)) {
+        match (self.manner, parse_address(address)) {
             (Manner::Restarting, Some((Some(index), number))) => {
                 (number + index as u32).is_multiple_of(2)
             }
@@ -140,14 +140,10 @@ impl Host {
 
     /// It does not like this sender, today.
     fn dislikes(&self, world: &World, reverse_path: &str) -> bool {
-        let who = named_in(reverse_path);
+        let who = parse_address(reverse_path);
         let is_disliked = matches!(who, Some((None, number)) if number % 4 == 0);
         self.manner == Manner::Spotless && is_disliked && !world.is_healed.get()
     }
-}
-
-fn named_in(address: &str) -> Option<(Option<usize>, u32)> {
-    parse_address(address.split('@').next().unwrap_or_default())
 }
 
 const DISLIKES: [&str; 3] = [

@@ -9,11 +9,11 @@ use ringpost::time::{Now, WallTime};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Names a letter in an address: `r0.l17@...` is recipient 0 of letter 17, `s.l17@...` its sender. What follows a
-/// hyphen is there to be encoded: `r0.l17-\u{fc}@...`.
-pub fn parse_address(local_part: &str) -> Option<(Option<usize>, u32)> {
-    let (who, letter) = local_part.split_once(".l")?;
-    let letter = letter.split('-').next()?.parse().ok()?;
+/// The letter that an address names, or its local part: `r0.l17@...` is recipient 0 of letter 17, `s.l17@...` its
+/// sender. What follows a hyphen is there to be encoded: `r0.l17-\u{fc}@...`.
+pub fn parse_address(address: &str) -> Option<(Option<usize>, u32)> {
+    let (who, letter) = address.split_once(".l")?;
+    let letter = letter.split(['-', '@']).next()?.parse().ok()?;
     match who {
         "s" => Some((None, letter)),
         _ => Some((Some(who.strip_prefix('r')?.parse().ok()?), letter)),
@@ -233,8 +233,7 @@ impl Ledger {
 
     /// The letter that an address is of, and which recipient it is there; `None`: its sender.
     fn addressed(&mut self, address: &str) -> Option<(Option<usize>, &mut Letter)> {
-        let local_part = address.split('@').next()?;
-        let (who, number) = parse_address(local_part)?;
+        let (who, number) = parse_address(address)?;
         Some((who, self.letters.get_mut(&number)?))
     }
 }

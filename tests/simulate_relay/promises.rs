@@ -44,8 +44,7 @@ fn reported(content: &[u8]) -> Vec<Said> {
         in_diagnostic &= is_continued;
         if let Some(recipient) = line.strip_prefix("Final-Recipient: ") {
             let (_, address) = recipient.split_once(';').unwrap_or_default();
-            let local_part = address.trim().split('@').next().unwrap_or_default();
-            last = parse_address(local_part);
+            last = parse_address(address.trim());
         } else if let Some(action) = line.strip_prefix("Action: ")
             && let Some((Some(index), letter)) = last.take()
         {
@@ -95,8 +94,7 @@ impl Ledger {
             }
         }
         for rcpt in &taken.rcpts {
-            let local_part = split_path(rcpt).0.split('@').next().unwrap_or_default();
-            if let Some((Some(index), number)) = parse_address(local_part)
+            if let Some((Some(index), number)) = parse_address(split_path(rcpt).0)
                 && let Some(letter) = self.letters.get_mut(&number)
             {
                 for fate in letter.fates_of(index) {
