@@ -263,8 +263,13 @@ impl Core {
         if listeners.is_empty() {
             return;
         }
-        let core = self.clone();
-        let accepted = Box::new(move |message, body| core.accepted(message, body));
+        // The core has the ingress. One that is gone leaves the message to the spool.
+        let core = Rc::downgrade(self);
+        let accepted = Box::new(move |message, body| {
+            if let Some(core) = core.upgrade() {
+                core.accepted(message, body);
+            }
+        });
         let outbox = self.outbox.clone();
         let pass_on = Box::new(move |core, connection: Box<Accepted>| {
             outbox.send(core, ToCore::Connection(connection));

@@ -154,7 +154,7 @@ pub const fn has_ended() -> bool {
 /// Whether the relay was ended from outside, so that nothing that goes now is forgotten by it.
 #[cfg(feature = "simulate")]
 pub fn has_ended() -> bool {
-    simulated::World::is_ending()
+    simulated::World::has_relay_ended()
 }
 
 /// Values that each core has for itself.

@@ -56,7 +56,8 @@ pub struct World {
     network: RefCell<Network>,
     locals: RefCell<BTreeMap<(Owner, usize), Rc<dyn Any>>>,
     planted: Cell<Option<Bug>>,
-    is_dropping: Cell<bool>,
+    /// The relay was ended from outside, and no core of a next one runs yet.
+    has_ended: Cell<bool>,
 }
 
 /// Ends its world: what lives in it holds it.
@@ -72,7 +73,7 @@ impl Deref for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let tasks = self.tasks.borrow_mut().take_all(|_| true);
+        let tasks = self.end_tasks(|_| true);
         self.drop_tasks(tasks);
         let events = self.events.take();
         drop(events);
@@ -104,7 +105,7 @@ impl World {
             network: RefCell::default(),
             locals: RefCell::default(),
             planted: Cell::new(None),
-            is_dropping: Cell::new(false),
+            has_ended: Cell::new(false),
         });
         CURRENT.set(Some(world.clone()));
         Guard(world)
@@ -154,6 +155,9 @@ impl World {
     }
 
     pub fn spawn(&self, owner: Owner, future: impl Future<Output = ()> + 'static) {
+        if is_core(owner) {
+            self.has_ended.set(false);
+        }
         self.tasks.borrow_mut().add(owner, Box::pin(future));
     }
 
@@ -336,7 +340,7 @@ impl World {
     }
 
     fn end_cores(&self, is_power: bool) {
-        let tasks = self.tasks.borrow_mut().take_all(is_core);
+        let tasks = self.end_tasks(is_core);
         // Helper threads have got as far as they have.
         let events = self.events.take();
         let mut kept = BTreeMap::new();
@@ -364,9 +368,13 @@ impl World {
         self.drop_tasks(tasks);
     }
 
+    fn end_tasks(&self, which: impl Fn(Owner) -> bool) -> Vec<Task> {
+        self.has_ended.set(true);
+        self.tasks.borrow_mut().take_all(which)
+    }
+
     /// Each as its owner: what it holds is its core's.
     fn drop_tasks(&self, tasks: Vec<Task>) {
-        self.is_dropping.set(true);
         let mut panicked = None;
         for task in tasks {
             let dropped = || self.act_as(task.owner, || drop(task));
@@ -374,7 +382,6 @@ impl World {
                 panicked = Some(panic);
             }
         }
-        self.is_dropping.set(false);
         self.locals
             .borrow_mut()
             .retain(|(owner, _), _| !is_core(*owner));
@@ -383,11 +390,11 @@ impl World {
         }
     }
 
-    /// Tasks are being dropped by force.
-    pub(in crate::io) fn is_ending() -> bool {
+    /// Whether it has, until cores run again: tasks are dropped by force, then what was shared by them.
+    pub(in crate::io) fn has_relay_ended() -> bool {
         CURRENT.with_borrow(|current| {
             let world = current.as_ref();
-            world.is_none_or(|world| world.is_dropping.get())
+            world.is_none_or(|world| world.has_ended.get())
         })
     }
 
