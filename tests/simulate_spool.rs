@@ -144,7 +144,7 @@ fn what_a_failed_sync_has_left_in_the_cache_is_not_believed() {
     file.blocking().sync_all().expect_err("it fails");
     world.set_faults(Faults::default());
     world.kill();
-    segments.settle().expect("the disk works again");
+    segments.settle(id).expect("the disk works again");
     let file = fs::File::open(path.join(id.file_name())).expect("it is there");
     let mut found = [1; 4096];
     let read = file.read_at(&mut found, 0);

@@ -1266,3 +1266,16 @@ fn large_deferred_mail_moves_in_chunks_and_can_be_read_meanwhile() {
         });
     });
 }
+
+/// Of thousands of segments an operator must know which one to look at.
+#[test]
+fn a_start_that_cannot_read_a_segment_names_it() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let path = temp.path().join("spool");
+    drop(spool::open(&path, &settings(Durability::Buffered), 1).expect("it opens"));
+    let segment = path.join("segments/0000-00000077.seg");
+    std::fs::create_dir(&segment).expect("it is made");
+    let opened = spool::open(&path, &settings(Durability::Buffered), 1);
+    let error = opened.expect_err("a directory is no segment").to_string();
+    assert!(error.contains("0000-00000077.seg"), "{error}");
+}

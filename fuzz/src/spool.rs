@@ -293,7 +293,7 @@ fn damaged(input: &[u8]) {
     match scan_logs(&mut platters) {
         Ok(found) => check(&written, &mut platters, &found),
         Err(ScanError::Newer { .. }) => {}
-        Err(ScanError::Io(error)) => panic!("{error}"),
+        Err(ScanError::Io(segment, error)) => panic!("{segment:?}: {error}"),
     }
 }
 

@@ -126,13 +126,10 @@ impl Segments {
 
     /// Makes durable what a relay that was killed has left in the page cache, and lets go of it: what is read from now on
     /// is what the disk has. After a sync that failed the cache has more than that, and nobody says so any more.
-    pub fn settle(&self) -> io::Result<()> {
-        for id in self.list()?.0 {
-            let file = fs::File::open(self.path_of(id))?;
-            file.sync_all()?;
-            forget_cached_blocking(&file)?;
-        }
-        sync_directory(&self.path)
+    pub fn settle(&self, id: SegmentId) -> io::Result<()> {
+        let file = fs::File::open(self.path_of(id))?;
+        file.sync_all()?;
+        forget_cached_blocking(&file)
     }
 
     /// Makes a segment of zeros. On an error nothing of it is left.

@@ -11,7 +11,7 @@ use crate::spool::Settings;
 use crate::spool::format::{Generation, RawExtent, SegmentHeader, SegmentId, Usage};
 use crate::spool::location::place::Part;
 use crate::spool::location::place::{Extent, Place, SegmentFile};
-use crate::spool::log::segment::{FreeSegment, Purpose, Segments};
+use crate::spool::log::segment::{FreeSegment, Purpose, Segments, sync_directory};
 use crate::spool::presence::Presence;
 use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error};
 use crate::spool::recovery::fold::{Folded, fold};
@@ -121,9 +121,7 @@ pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, Open
         settings.durability,
     )
     .map_err(io_error(directory.segments().display()))?;
-    segments
-        .settle()
-        .map_err(io_error(directory.segments().display()))?;
+    settle(&segments)?;
     let found = scan_files(&segments)?;
     let run = match planted(Bug::RunsNotCounted) {
         true => 1,
@@ -178,14 +176,27 @@ pub fn check(
     Ok(())
 }
 
+/// So that what is read from now on is what the disk has, names included.
+fn settle(segments: &Segments) -> Result<(), OpenError> {
+    let failed = |path: &Path| io_error(path.display().to_string());
+    let path = segments.path();
+    for id in segments.list().map_err(failed(path))?.0 {
+        let settled = segments.settle(id);
+        settled.map_err(failed(&path.join(id.file_name())))?;
+    }
+    sync_directory(path).map_err(failed(path))
+}
+
 pub(in crate::spool) fn scan_files(segments: &Segments) -> Result<LogScan, OpenError> {
     scan_logs(&mut Files {
         segments,
         open: None,
     })
     .map_err(|error| match error {
-        ScanError::Io(error) => {
-            OpenError::Io(format!("reading {}", segments.path().display()), error)
+        ScanError::Io(segment, error) => {
+            let path = segments.path();
+            let path = segment.map_or(path.to_owned(), |id| path.join(id.file_name()));
+            OpenError::Io(format!("reading {}", path.display()), error)
         }
         ScanError::Newer { segment, version } => OpenError::Newer {
             what: segments.path().join(segment.file_name()),

@@ -40,8 +40,8 @@ pub struct LogScan {
 /// Why a scan could not be made.
 #[derive(Debug)]
 pub enum ScanError {
-    /// The list of segments or a first block cannot be read.
-    Io(io::Error),
+    /// The first block of a segment cannot be read, or if none is named, the list of segments.
+    Io(Option<SegmentId>, io::Error),
     Newer {
         segment: SegmentId,
         version: u32,
@@ -100,9 +100,10 @@ struct Scanner {
 
 impl Scanner {
     fn read_headers(&mut self, disk: &mut dyn Disk) -> Result<(), ScanError> {
-        for id in disk.segments().map_err(ScanError::Io)? {
+        let failed = |segment| move |error| ScanError::Io(segment, error);
+        for id in disk.segments().map_err(failed(None))? {
             let mut block = vec![0; BLOCK_BYTES];
-            let read = disk.read(id, 0, &mut block).map_err(ScanError::Io)?;
+            let read = disk.read(id, 0, &mut block).map_err(failed(Some(id)))?;
             let condition = self.classify(disk, id, &block[..read])?;
             if condition == Condition::Blank {
                 self.report.blank += 1;

@@ -424,7 +424,7 @@ fn an_unreadable_first_block_stops_the_start() {
     let segment = *simulation.disk.segments.keys().next().expect("one");
     simulation.disk.unreadable.insert((segment, 0));
     let result = scan_logs(&mut simulation.disk);
-    assert!(matches!(result, Err(ScanError::Io(_))));
+    assert!(matches!(result, Err(ScanError::Io(Some(found), _)) if found == segment));
 }
 
 /// Segment headers were read together with the block behind them, so one bad block there kept the relay
