@@ -396,6 +396,66 @@ fn a_seed_gives_the_same_world_again() {
     }
 }
 
+/// How long 50 domains that answer wait at most, asked for behind so many of which nobody says anything. `MAX`: one is
+/// put off.
+fn wait_behind_silent(silent: usize, bug: Option<Bug>) -> Duration {
+    let world = World::begin(1, false);
+    world.plant(bug);
+    let server = SocketAddr::from(([192, 0, 2, 0], 53));
+    world.names().serve(server, Manner::default());
+    for domain in 0..silent {
+        let name = format!("s{domain}.test");
+        world.names().fail(&name, Kind::Mx, Fault::Silent);
+    }
+    for domain in 0..50 {
+        let name = format!("g{domain}.test");
+        world.names().host(&name, address(domain, 0));
+    }
+    let settings = Settings {
+        name_servers: vec![server],
+        ..Settings::default()
+    };
+    let make = || Resolver::new(settings, OwnNames::default());
+    let resolver = world.act_as(Owner::Core(0), make).expect("a resolver");
+    let resolver = Rc::new(resolver);
+    let (open, longest) = (Rc::new(Cell::new(50)), Rc::new(Cell::new(Duration::ZERO)));
+    let silent = (0..silent).map(|it| format!("s{it}.test"));
+    for name in silent.chain((0..50).map(|it| format!("g{it}.test"))) {
+        let (resolver, open, longest) = (resolver.clone(), open.clone(), longest.clone());
+        world.spawn(Owner::Core(0), async move {
+            let is_good = name.starts_with('g');
+            // After a while, so that the line is there.
+            runtime::sleep(Duration::from_secs(if is_good { 8 } else { 0 })).await;
+            let began = clock::now();
+            let answer = resolver.resolve(&name.parse().expect("a next hop")).await;
+            if is_good {
+                let took = match answer {
+                    Ok(_) => clock::now().since(began),
+                    Err(_) => Duration::MAX,
+                };
+                longest.set(longest.get().max(took));
+                open.set(open.get() - 1);
+            }
+        });
+    }
+    while open.get() > 0 {
+        assert!(world.step(), "somebody waits for ever");
+    }
+    longest.get()
+}
+
+#[test]
+fn many_silent_domains_hold_up_a_new_one_for_seconds() {
+    for (silent, most) in [(100, 1), (600, 1), (3000, 20)] {
+        let wait = wait_behind_silent(silent, None);
+        println!("behind {silent}: {wait:?}");
+        assert!(wait <= Duration::from_secs(most), "{silent}: {wait:?}");
+    }
+    let wait = wait_behind_silent(600, Some(Bug::SilentLookUpsKeepSlots));
+    println!("behind 600, each with its slot: {wait:?}");
+    assert!(wait > Duration::from_secs(5));
+}
+
 #[test]
 fn planted_bugs_are_noticed() {
     let bugs = [

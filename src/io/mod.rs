@@ -130,6 +130,8 @@ pub enum Bug {
     JoinsUnbounded,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
+    /// A look-up to which no name server says anything keeps its slot to its end.
+    SilentLookUpsKeepSlots,
 }
 
 /// Whether the relay has this bug.

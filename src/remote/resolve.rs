@@ -42,6 +42,7 @@ pub use own::OwnNames;
 pub use pool::Notice;
 pub use site::{Attempt, Families, Host, Site, SiteKey};
 
+use crate::io::runtime::timeout;
 use crate::io::{clock, random};
 use crate::remote::route::NextHop;
 use crate::time::Now;
@@ -52,11 +53,12 @@ use inquiry::{HostAddresses, Inquiry};
 use line::Class;
 use pool::Pool;
 use site::Mixer;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
-use turn::Slots;
+use turn::{Slot, Slots};
 
 /// MX hosts whose addresses are remembered apart from the next hops: some take mail for very many domains.
 /// About 100 bytes each.
@@ -64,6 +66,12 @@ const HOSTS_REMEMBERED_MAX: usize = 10_000;
 
 /// Default of [`Settings::query_timeout`].
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A look-up to which no name server has said anything for so long leaves its slot to others, and goes on beside them.
+const SILENT_AFTER: Duration = Duration::from_secs(2);
+
+/// So many times [`Settings::lookups_max`] silent look-ups go on beside those that have the slots.
+const ASIDE_PER_SLOT: usize = 3;
 
 /// How a delivery core resolves.
 #[derive(Clone, Debug)]
@@ -180,7 +188,8 @@ impl Resolver {
         let remembered = self.remembered_at(next_hop, now);
         match next_hop {
             NextHop::Address(address) if remembered.is_none() => {
-                let inquiry = Inquiry::new(self, now);
+                let words = Cell::new(0);
+                let inquiry = Inquiry::new(self, now, &words);
                 let answer = inquiry.address_site(next_hop, *address);
                 let answer = answer.map(Rc::new).map_err(Rc::new);
                 let known = Remembered {
@@ -273,7 +282,7 @@ impl Resolver {
             return Err(Rc::new(no_answer(&next_hop.to_string(), why.text().into())));
         }
         // Boxed, so that those who wait in line are small.
-        let (answer, ttl, answered) = Box::pin(self.ask(next_hop, now)).await;
+        let (answer, ttl, answered) = Box::pin(self.ask(next_hop, now, slot.as_mut())).await;
         if let Some(slot) = &mut slot {
             slot.answered = Some(answered);
         }
@@ -301,20 +310,36 @@ impl Resolver {
         &self,
         next_hop: &NextHop,
         now: Now,
+        slot: Option<&mut Slot<'_>>,
     ) -> (Result<Site, ResolveError>, Duration, bool) {
-        let inquiry = Inquiry::new(self, now);
-        let answer = inquiry.site(next_hop).await;
+        let words = Cell::new(0);
+        let inquiry = Inquiry::new(self, now, &words);
+        let mut asking = pin!(inquiry.site(next_hop));
+        let mut heard = 0;
+        let answer = loop {
+            match timeout(SILENT_AFTER, asking.as_mut()).await {
+                Ok(answer) => break answer,
+                Err(_) if words.get() != heard => heard = words.get(),
+                Err(_) => {
+                    if let Some(slot) = slot {
+                        slot.set_aside();
+                    }
+                    break asking.await;
+                }
+            }
+        };
         // Also where no name server said how long.
         if answer.as_ref().is_err_and(|error| !error.is_permanent()) {
             inquiry.keep(self.settings.failure_ttl);
         }
-        (answer, inquiry.ttl.get(), inquiry.answered.get())
+        (answer, inquiry.ttl.get(), words.get() > 0)
     }
 }
 
 fn line_limits(settings: &Settings) -> line::Limits {
     line::Limits {
         slots_max: settings.lookups_max.max(1),
+        aside_max: settings.lookups_max.saturating_mul(ASIDE_PER_SLOT),
         line_max: settings.line_max,
         wait_max: settings.line_wait_max,
         silence_max: settings.silence_max,

@@ -39,8 +39,8 @@ pub(super) struct Inquiry<'a> {
     end: Now,
     /// How long all of it is good.
     pub ttl: Cell<Duration>,
-    /// A name server said something, whatever it was.
-    pub answered: Cell<bool>,
+    /// How often a name server said something, whatever it was.
+    words: &'a Cell<u32>,
 }
 
 /// What the DNS says about one name and type.
@@ -57,18 +57,23 @@ enum Found {
 pub(super) type HostAddresses = (Rc<[IpAddr]>, Now);
 
 impl<'a> Inquiry<'a> {
-    pub fn new(resolver: &'a Resolver, now: Now) -> Self {
+    /// Counts in `words` how often a name server says something, whatever it is.
+    pub fn new(resolver: &'a Resolver, now: Now, words: &'a Cell<u32>) -> Self {
         Inquiry {
             resolver,
             now,
             end: clock::now() + resolver.settings.resolve_timeout,
             ttl: Cell::new(TTL_MAX),
-            answered: Cell::new(false),
+            words,
         }
     }
 
     pub fn keep(&self, ttl: Duration) {
         self.ttl.set(self.ttl.get().min(ttl));
+    }
+
+    fn note_word(&self) {
+        self.words.set(self.words.get().saturating_add(1));
     }
 
     pub async fn site(&self, next_hop: &NextHop) -> Result<Site, ResolveError> {
@@ -206,11 +211,9 @@ impl<'a> Inquiry<'a> {
             ips
         } else {
             // How long the answer about the host is good is its own affair.
-            let inquiry = Inquiry::new(self.resolver, now);
+            let inquiry = Inquiry::new(self.resolver, now, self.words);
             let found = inquiry.host_ips(name).await;
             self.keep(inquiry.ttl.get());
-            self.answered
-                .set(self.answered.get() || inquiry.answered.get());
             let ips: Rc<[IpAddr]> = match found {
                 Ok(ips) => ips.into(),
                 Err(error) => return Learned::Failed(error),
@@ -324,7 +327,7 @@ impl<'a> Inquiry<'a> {
         };
         match self.resolver.pool.ask(&question).await {
             Heard::Records { records, ttl } => {
-                self.answered.set(true);
+                self.note_word();
                 self.keep(ttl);
                 match records.is_empty() {
                     true => Found::NoRecords,
@@ -332,14 +335,16 @@ impl<'a> Inquiry<'a> {
                 }
             }
             Heard::Denied(denial) => {
-                self.answered.set(true);
+                self.note_word();
                 match ends_in_alias(&denial) && kind != Kind::Mx {
                     true => self.failed("its aliases come to no end".into()),
                     false => self.denied(&denial),
                 }
             }
             Heard::Failed { why, is_silence } => {
-                self.answered.set(self.answered.get() || !is_silence);
+                if !is_silence {
+                    self.note_word();
+                }
                 self.failed(why)
             }
         }

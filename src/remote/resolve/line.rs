@@ -16,6 +16,11 @@
 //! domains whose name servers are dead cannot hold up mail for those that always answer. Within a
 //! class it is first come, first served; a domain is in line once, however much mail waits for it.
 //!
+//! **Silent look-ups.** One to which nobody says anything for a while is set aside: it goes on, and its slot is for the
+//! next. So a flood of new domains whose name servers are silent holds up the others for seconds. Only `aside_max`
+//! are set aside; beyond that each keeps its slot to its end, and the newest in line and the oldest go by turns: a new
+//! domain that answers waits for one time-out at most, and nobody is passed over for ever.
+//!
 //! **A slow name server and a dead one.** Waiting in line says nothing about the DNS, so as long
 //! as answers come, a domain waits up to `wait_max` for its turn: at 1.5 s an answer and 200 slots,
 //! 10,000 domains take two minutes, and none of them has failed. A dead server takes the
@@ -37,6 +42,8 @@ use std::time::Duration;
 pub(super) struct Limits {
     /// Look-ups at a time. At least 1.
     pub slots_max: usize,
+    /// Look-ups that go on beside them, since no name server says anything to them.
+    pub aside_max: usize,
     /// Places in line, both classes together.
     pub line_max: usize,
     pub wait_max: Duration,
@@ -88,8 +95,12 @@ struct Place<W> {
 
 pub(super) struct Line<W> {
     limits: Limits,
-    /// Slots taken, by class. Invariant: sum <= slots_max.
+    /// Look-ups under way, by class. Invariant: sum <= slots_max + aside_max.
     taken: [usize; 2],
+    /// Those of them to which no name server has said anything for a while.
+    silent: [usize; 2],
+    /// Whose turn it is where silent look-ups are too many.
+    newest_first: bool,
     /// By class, first come first. Who is no longer interested is still in it.
     places: [VecDeque<Place<W>>; 2],
     /// Decided, and not told yet.
@@ -105,6 +116,8 @@ impl<W> Line<W> {
         Line {
             limits,
             taken: [0, 0],
+            silent: [0, 0],
+            newest_first: true,
             places: [VecDeque::new(), VecDeque::new()],
             told: VecDeque::new(),
             proven_first: true,
@@ -149,6 +162,22 @@ impl<W> Line<W> {
         self.advance();
     }
 
+    /// No name server says anything to a look-up that has a slot: others may go meanwhile.
+    pub fn set_aside(&mut self, class: Class) {
+        self.silent[class as usize] += 1;
+        self.advance();
+    }
+
+    /// To be said before one that was set aside leaves.
+    pub fn take_back(&mut self, class: Class) {
+        self.silent[class as usize] -= 1;
+    }
+
+    /// There are more silent look-ups than may go on beside the slots.
+    fn is_crowded(&self) -> bool {
+        self.silent.iter().sum::<usize>() >= self.limits.aside_max
+    }
+
     /// Places in line.
     pub fn waiting(&self) -> usize {
         self.places.iter().map(VecDeque::len).sum()
@@ -178,13 +207,24 @@ impl<W> Line<W> {
 
     fn has_slot(&self, class: Class) -> bool {
         let max = self.limits.slots_max;
-        let [unproven, proven] = self.taken;
+        let aside_max = self.limits.aside_max;
+        let aside = self.silent[Class::Unproven as usize].min(aside_max);
+        let unproven = self.taken[Class::Unproven as usize] - aside;
+        let aside = self.silent[Class::Proven as usize].min(aside_max - aside);
+        let proven = self.taken[Class::Proven as usize] - aside;
         unproven + proven < max && (class == Class::Proven || unproven < max - max / 8)
     }
 
     fn advance(&mut self) {
         while let Some(class) = self.next_class() {
-            let Some(place) = self.places[class as usize].pop_front() else {
+            let is_newest = self.is_crowded() && self.newest_first;
+            self.newest_first = !is_newest;
+            let places = &mut self.places[class as usize];
+            let place = match is_newest {
+                true => places.pop_back(),
+                false => places.pop_front(),
+            };
+            let Some(place) = place else {
                 return;
             };
             self.taken[class as usize] += 1;
@@ -219,6 +259,7 @@ mod tests {
     fn line(slots_max: usize, line_max: usize) -> Line<u32> {
         Line::new(Limits {
             slots_max,
+            aside_max: 2,
             line_max,
             wait_max: 600 * SECOND,
             silence_max: 20 * SECOND,
@@ -307,6 +348,34 @@ mod tests {
         line.leave(Proven, Some(true), at(3));
         line.leave(Proven, Some(true), at(3));
         assert!(line.taken[Unproven as usize] <= 7);
+    }
+
+    #[test]
+    fn silent_look_ups_leave_their_slots_and_then_the_newest_go_by_turns() {
+        let mut line = line(1, 1000);
+        for waiter in 0..6 {
+            line.join(Unproven, waiter, at(0));
+        }
+        assert_eq!(told(&mut line).0, [0]);
+        line.set_aside(Unproven);
+        assert_eq!(told(&mut line).0, [1]);
+        line.set_aside(Unproven);
+        let newest = (vec![5], vec![]);
+        assert_eq!(told(&mut line), newest);
+        line.set_aside(Unproven);
+        assert!(told(&mut line).0.is_empty(), "no more than two go on aside");
+        for (next, class) in [(2, Unproven), (4, Unproven), (3, Unproven)] {
+            line.take_back(class);
+            line.leave(class, Some(false), at(1));
+            let asking = told(&mut line).0;
+            assert_eq!(asking, [next]);
+            line.set_aside(class);
+        }
+        for _ in 0..3 {
+            line.take_back(Unproven);
+            line.leave(Unproven, Some(false), at(2));
+        }
+        assert_eq!((line.taken, line.silent), ([0, 0], [0, 0]));
     }
 
     /// A turn that nobody takes is left like any other, and says nothing about the name servers.

@@ -23,6 +23,7 @@ impl Slots {
             class,
             told,
             is_taken: false,
+            is_aside: false,
             answered: None,
         }
     }
@@ -51,6 +52,7 @@ pub(super) struct Slot<'a> {
     class: Class,
     told: oneshot::Receiver<Turn>,
     is_taken: bool,
+    is_aside: bool,
     /// Whether a name server said something; `None` if the look-up was given up.
     pub answered: Option<bool>,
 }
@@ -64,6 +66,17 @@ impl Slot<'_> {
     }
 }
 
+impl Slot<'_> {
+    /// No name server says anything: others may go meanwhile.
+    pub fn set_aside(&mut self) {
+        if planted(Bug::SilentLookUpsKeepSlots) || self.is_aside {
+            return;
+        }
+        self.is_aside = true;
+        self.slots.change(|line, _| line.set_aside(self.class));
+    }
+}
+
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         if planted(Bug::LookUpSlotKept) && self.answered.is_none() {
@@ -71,8 +84,12 @@ impl Drop for Slot<'_> {
         }
         // Its turn may have come a moment ago.
         if self.is_taken || matches!(self.told.try_recv(), Ok(Ok(()))) {
-            self.slots
-                .change(|line, now| line.leave(self.class, self.answered, now));
+            self.slots.change(|line, now| {
+                if self.is_aside {
+                    line.take_back(self.class);
+                }
+                line.leave(self.class, self.answered, now);
+            });
         }
     }
 }
