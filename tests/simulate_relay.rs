@@ -136,6 +136,8 @@ fn planted_bugs_are_noticed() {
         (Bug::ReportsNeedSmtputf8, 0),
         (Bug::HopsTriedThrice, 0),
         (Bug::JoinsUnbounded, 0),
+        (Bug::GateNeverShuts, 10),
+        (Bug::GateNeverOpens, 4),
     ];
     assert_noticed(&bugs, SEEDS_TO_FIND_A_BUG, |seed, bug| {
         play_one(seed, Some(bug))

@@ -14,6 +14,7 @@ use crate::policy::port::{self, Port};
 use crate::policy::rates;
 use crate::remote::connection;
 use crate::remote::resolve;
+use crate::schedule::gate;
 use crate::schedule::next_hop;
 use crate::schedule::retry::RetryPolicy;
 use crate::smtp::extension::{Extension, Extensions};
@@ -326,6 +327,7 @@ fn delivery(flags: &Delivery, tls: &Tls) -> delivery::Settings {
         report_retry: retry(lifetime.saturating_add(of_reports)),
         recipients_per_transaction: flags.recipients_per_transaction as usize,
         transactions_per_connection: flags.max_deliveries_per_connection,
+        unrecorded_max: gate::UNRECORDED_MAX,
         broken_tls_remembered: tls.tls_broken_for.0,
         levels: LevelTable::new(tls.tls_out, levels.collect()),
     }

@@ -10,6 +10,7 @@
 //! Not here: SMTP, TLS and DNS (`remote`), and what a failure means (`schedule::judge`).
 
 mod ahead;
+mod held;
 mod opening;
 mod peer;
 mod report;
@@ -17,6 +18,7 @@ mod settle;
 mod worker;
 
 use self::ahead::Aheads;
+use self::held::Held;
 use self::peer::TlsFault;
 use crate::domain::Domain;
 use crate::handoff::current::Current;
@@ -29,6 +31,7 @@ use crate::metrics::CoreMetrics;
 use crate::remote::connection;
 use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
 use crate::remote::route::{NextHop, RouteTable, UnusableDomain};
+use crate::schedule::gate::Gate;
 use crate::schedule::judge::{LastWord, Verdict};
 use crate::schedule::next_hop::{self, Action, HopId, HopStatus, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
@@ -85,6 +88,8 @@ pub struct Settings {
     pub report_retry: RetryPolicy,
     pub recipients_per_transaction: usize,
     pub transactions_per_connection: u32,
+    /// See [`Gate`].
+    pub unrecorded_max: usize,
     /// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
     pub broken_tls_remembered: Duration,
     /// How much TLS a recipient domain demands.
@@ -181,6 +186,9 @@ struct Inner {
     /// Addresses to which a content got lost.
     content_lost: RefCell<FailureMemory<SocketAddr>>,
     aheads: Aheads,
+    gate: RefCell<Gate>,
+    /// While the gate is shut.
+    held: Cell<Option<Held>>,
     random: Cell<u64>,
     /// Rings when the schedule may have something to do.
     stirred: Notify,
@@ -203,6 +211,10 @@ impl Delivery {
             settings.window_initial = settings.window_max;
         }
         let broken_tls = FailureMemory::new(context.settings.broken_tls_remembered);
+        let gate = Gate::new(match planted(Bug::GateNeverShuts) {
+            true => usize::MAX,
+            false => context.settings.unrecorded_max,
+        });
         let delivery = Delivery(Rc::new(Inner {
             context,
             schedule: RefCell::new(Schedule::new(settings)),
@@ -210,6 +222,8 @@ impl Delivery {
             mute: RefCell::new(FailureMemory::new(MUTE_REMEMBERED)),
             content_lost: RefCell::new(FailureMemory::new(LOST_CONTENT_REMEMBERED)),
             aheads: Aheads::default(),
+            gate: RefCell::new(gate),
+            held: Cell::new(None),
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),
@@ -350,7 +364,10 @@ impl Inner {
             }
             let action = self.schedule.borrow_mut().poll(clock::now());
             match action {
-                None => return Turn::Done(self.schedule.borrow().deadline()),
+                None => {
+                    let deadline = self.schedule.borrow().deadline();
+                    return Turn::Done(self.look_at_held().or(deadline));
+                }
                 Some(Action::Open { hop }) => self.open(hop),
                 Some(Action::Wake { hop }) => self.tell_idle(hop, Told::Work),
                 Some(Action::Close { hop }) => self.tell_idle(hop, Told::Close),

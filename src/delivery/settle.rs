@@ -232,9 +232,12 @@ impl Inner {
             return (self.context.finished)(message, finished);
         }
         let (this, kept) = (self.clone(), message.clone());
+        let count = outcome.recipients.len();
+        self.outcomes_handed_over(count);
         self.at_work.set(self.at_work.get() + 1);
         let spool = &self.context.spool;
         spool.record(&outcome, &message.location, move || {
+            this.outcomes_recorded(count);
             if finished > 0 {
                 (this.context.finished)(&kept, finished);
             }

@@ -128,6 +128,10 @@ pub enum Bug {
     HopsTriedThrice,
     /// As many connections may open to a hop that greets nobody as to any other.
     JoinsUnbounded,
+    /// Mail goes on however many outcomes wait for the disk.
+    GateNeverShuts,
+    /// Mail that was held for the disk does not go on.
+    GateNeverOpens,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
     /// A look-up to which no name server says anything keeps its slot to its end.

@@ -168,6 +168,7 @@ pub struct Schedule<K, J, C = ()> {
     /// Connections that have been told to close.
     closing: u32,
     connected_hops: u32,
+    is_held: bool,
 }
 
 impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
@@ -193,6 +194,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             unproven_connections: 0,
             closing: 0,
             connected_hops: 0,
+            is_held: false,
         }
     }
 
@@ -215,6 +217,9 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
 
     /// The next thing to do now; `None`: nothing until [`Schedule::deadline`] or another call.
     pub fn poll(&mut self, now: Now) -> Option<Action<J>> {
+        if self.is_held {
+            return None;
+        }
         self.fire_timers(now);
         self.poll_starved(now)
             .or_else(|| self.poll_ring(now))
@@ -225,6 +230,9 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     /// When to poll again if nothing else happens. Never late; may be early, so that most events
     /// need not touch a timer.
     pub fn deadline(&self) -> Option<Now> {
+        if self.is_held {
+            return None;
+        }
         if !self.ring.is_empty() {
             return Some(Now(0));
         }
@@ -233,6 +241,17 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             (Some(timer), Some(due)) => Some(timer.min(due)),
             (timer, due) => timer.or(due),
         }
+    }
+
+    /// Until [`Schedule::go_on`] no job is handed out, and nothing is asked of the driver: connections that ask for work
+    /// become idle.
+    pub fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// See [`Schedule::hold`]. The driver is to poll.
+    pub fn go_on(&mut self) {
+        self.is_held = false;
     }
 
     /// A busy connection asks for its next job.
@@ -249,6 +268,11 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             self.closing += 1;
             self.list(id);
             return Take::Close;
+        }
+        if self.is_held {
+            // It is woken when mail goes on.
+            self.list(id);
+            return self.rest(id, now);
         }
         let Some(job) = hop.pop() else {
             return self.rest(id, now);
@@ -271,7 +295,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         let settings = &self.settings;
         let hop = expect_hop(&mut self.slots, id);
         let too_many = hop.staying() > hop.health.room(settings);
-        if yields || too_many || !hop.proven || hop.health.takes_from > now {
+        if self.is_held || yields || too_many || !hop.proven || hop.health.takes_from > now {
             return None;
         }
         let job = hop.pop()?;
@@ -316,7 +340,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
 
     /// Whether a hop that has no connection, and has not failed, waits for another to give one up.
     pub fn is_crowded(&self) -> bool {
-        self.starved_unfailed > 0 && self.wanted_connections(false) > self.closing
+        !self.is_held && self.starved_unfailed > 0 && self.wanted_connections(false) > self.closing
     }
 
     /// No host of the hop could be reached, or none wanted to talk, since the connection began to open at `began`. A handshake that

@@ -16,6 +16,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Longer than a letter may wait behind another one, and less than the relay waits for a final reply.
 const SLOW_REPLY: Duration = Duration::from_secs(11);
 const LATE_GREETING: Duration = Duration::from_secs(1);
+/// Letters that are accepted meanwhile are all there.
+const LATER_GREETING: Duration = Duration::from_secs(3);
 /// Letters to a slow host but the one that it is slow about are delivered within this.
 const DELIVERY_MAX: Duration = Duration::from_secs(8);
 
@@ -27,9 +29,11 @@ pub enum Ailment {
     Mute,
     /// It greets late, so that letters wait, and of the first it says late that it has taken it.
     Slow,
+    /// None but that it greets late, so that letters wait. It is the relay's disk that is not well.
+    Well,
 }
 
-const AILMENTS: [Ailment; 3] = [Ailment::Leaves, Ailment::Mute, Ailment::Slow];
+const AILMENTS: [Ailment; 4] = [Ailment::Leaves, Ailment::Mute, Ailment::Slow, Ailment::Well];
 
 pub struct Neighbour {
     world: Rc<World>,
@@ -38,6 +42,9 @@ pub struct Neighbour {
     open_max: Cell<usize>,
     open: Cell<usize>,
     last_opened: Cell<Option<Now>>,
+    connections: Cell<usize>,
+    /// All of its letters were accepted by the relay.
+    is_all_sent: Cell<bool>,
     letters_begun: Cell<usize>,
     letters_taken: Cell<usize>,
 }
@@ -48,6 +55,7 @@ impl Ailment {
             Ailment::Leaves => "leaves.test",
             Ailment::Mute => "mute.test",
             Ailment::Slow => "slow.test",
+            Ailment::Well => "well.test",
         }
     }
 
@@ -60,6 +68,7 @@ impl Ailment {
             Ailment::Leaves => 1,
             Ailment::Mute => 20,
             Ailment::Slow => 12,
+            Ailment::Well => 80,
         }
     }
 }
@@ -82,6 +91,8 @@ pub fn settle(world: &Rc<World>) -> Vec<Rc<Neighbour>> {
             open_max: Cell::new(usize::MAX),
             open: Cell::default(),
             last_opened: Cell::default(),
+            connections: Cell::default(),
+            is_all_sent: Cell::default(),
             letters_begun: Cell::default(),
             letters_taken: Cell::default(),
         })
@@ -100,6 +111,7 @@ impl Neighbour {
         if let Err(complaint) = self.talk(&end).await {
             return self.world.accuse(complaint);
         }
+        self.is_all_sent.set(true);
         if self.ailment == Ailment::Slow {
             sleep(&self.world, DELIVERY_MAX).await;
             let (taken, wanted) = (self.letters_taken.get(), self.ailment.letters() - 1);
@@ -109,6 +121,23 @@ impl Neighbour {
                 ));
             }
         }
+    }
+
+    pub fn ailment(&self) -> Ailment {
+        self.ailment
+    }
+
+    pub fn letters_sent(&self) -> Option<usize> {
+        self.is_all_sent.get().then(|| self.ailment.letters())
+    }
+
+    pub fn letters_taken(&self) -> usize {
+        self.letters_taken.get()
+    }
+
+    /// So many were opened to it.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
     }
 
     async fn talk(&self, end: &End) -> Result<(), String> {
@@ -158,6 +187,7 @@ impl Neighbour {
     }
 
     async fn serve(&self, end: End) {
+        self.connections.set(self.connections.get() + 1);
         match self.ailment {
             Ailment::Leaves => self.look_at_pause(),
             Ailment::Mute => {
@@ -166,7 +196,8 @@ impl Neighbour {
                 while end.receive(&mut input, Now::NEVER).await != Received::End {}
                 self.open.set(self.open.get() - 1);
             }
-            Ailment::Slow => _ = self.take_letters(&end).await,
+            Ailment::Slow => _ = self.take_letters(&end, LATE_GREETING).await,
+            Ailment::Well => _ = self.take_letters(&end, LATER_GREETING).await,
         }
     }
 
@@ -194,11 +225,11 @@ impl Neighbour {
     }
 
     /// `None`: the relay has gone.
-    async fn take_letters(&self, end: &End) -> Option<()> {
+    async fn take_letters(&self, end: &End, greets_after: Duration) -> Option<()> {
         let mut input = Vec::new();
         let mut is_content = false;
-        sleep(&self.world, LATE_GREETING).await;
-        end.send(b"220 slow.test\r\n").ok()?;
+        sleep(&self.world, greets_after).await;
+        end.send(b"220 neighbour.test\r\n").ok()?;
         loop {
             let Some(at) = input.iter().position(|byte| *byte == b'\n') else {
                 match end.receive(&mut input, Now::NEVER).await {
@@ -220,7 +251,7 @@ impl Neighbour {
                     "354 go on"
                 }
                 "QUIT" => "221 2.0.0 bye",
-                line if line.starts_with("EHLO") => "250-slow.test\r\n250 PIPELINING",
+                line if line.starts_with("EHLO") => "250-neighbour.test\r\n250 PIPELINING",
                 _ => "250 2.0.0 well",
             };
             end.send(format!("{reply}\r\n").as_bytes()).ok()?;
@@ -230,7 +261,7 @@ impl Neighbour {
     async fn take_letter(&self) {
         let begun = self.letters_begun.get();
         self.letters_begun.set(begun + 1);
-        if begun == 0 {
+        if begun == 0 && self.ailment == Ailment::Slow {
             return sleep(&self.world, SLOW_REPLY).await;
         }
         self.letters_taken.set(self.letters_taken.get() + 1);

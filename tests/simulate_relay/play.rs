@@ -5,6 +5,7 @@ use crate::bounds::Bounds;
 use crate::client;
 use crate::ledger::parse_address;
 use crate::link::{End, Tls};
+use crate::neighbours::Ailment;
 use crate::network::Network;
 use crate::probe;
 use crate::relay::{SPOOL, Setting, keys, listens_at};
@@ -36,6 +37,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// minutes), and the same for a report.
 const EMPTY_MAX: Duration = Duration::from_secs(2 * (100 + 300));
 /// A turn takes some microseconds, so this is far more than any time bound above.
+/// The disk gives nothing but errors for so long.
+const DISK_DEAD_FOR: Duration = Duration::from_secs(15);
+/// Mail that was held for the disk has gone within this. A delivery core may have one connection to the host.
+const DISK_BACK_MAX: Duration = Duration::from_secs(60);
+/// The outcomes of so many recipients never wait for the disk at once, but when it is dead.
+const RECIPIENTS_HELD_NEVER: usize = 1000;
 const POLLS_MAX: u64 = 6_000_000;
 const PLENTY: u64 = 1 << 40;
 
@@ -239,6 +246,11 @@ impl Play {
     fn run(&mut self) -> Result<(), String> {
         let faults = self.faults();
         self.host.set_faults(faults);
+        let is_narrow = self.setting.config.delivery.unrecorded_max < RECIPIENTS_HELD_NEVER;
+        if is_narrow && faults.write_errors + faults.sync_errors + faults.delays > 0 {
+            // Mail may be held for the disk.
+            self.world.ledger.borrow_mut().bounds.held_until = Now::NEVER;
+        }
         // A sync that is interrupted counts as failed.
         let of_writes = faults.write_errors + faults.call_errors;
         let of_syncs = faults.sync_errors + faults.interruptions;
@@ -293,7 +305,8 @@ impl Play {
             let time = Duration::from_micros(self.host.below(HOLD_US_MAX) as u64);
             tell!(self.world, "[{core:?} stands still for {time:?}]");
             self.host.hold(core, time);
-            self.world.ledger.borrow_mut().bounds.held_until = self.host.now() + time;
+            let bounds = &mut self.world.ledger.borrow_mut().bounds;
+            bounds.held_until = bounds.held_until.max(self.host.now() + time);
         }
         let config = &self.setting.config;
         let relay = self.relay.as_ref().expect("it runs");
@@ -432,7 +445,8 @@ impl Play {
         self.pass(Duration::from_secs(2), || false)?;
         let window = self.setting.config.schedule.window_initial as usize;
         let open_max = window * usize::from(self.cores);
-        for neighbour in &self.network.neighbours {
+        let neighbours = self.network.neighbours.iter();
+        for neighbour in neighbours.filter(|it| it.ailment() != Ailment::Well) {
             let neighbour = neighbour.clone();
             self.connect(move |_, end| neighbour.send_letters(end, open_max));
         }
@@ -442,10 +456,50 @@ impl Play {
             self.pass(pause, || false)?;
         }
         self.empty()?;
+        self.outlive_disk()?;
+        self.empty()?;
         self.note_counted();
         self.drain()?;
         self.host.kill();
         self.check_nothing_is_left()
+    }
+
+    /// Mail waits for a host, and the disk dies. Little of it goes out, since none of that can be recorded, and all once
+    /// the disk is there again.
+    fn outlive_disk(&self) -> Result<(), String> {
+        let mut neighbours = self.network.neighbours.iter();
+        let well = neighbours.find(|it| it.ailment() == Ailment::Well);
+        let well = well.expect("there is one").clone();
+        let sender = well.clone();
+        self.connect(move |_, end| sender.send_letters(end, usize::MAX));
+        self.pass(Duration::from_secs(20), || well.letters_sent().is_some())?;
+        let Some(sent) = well.letters_sent() else {
+            return Err(format!("letters to {:?} are not accepted", well.ailment()));
+        };
+        let before = well.letters_taken();
+        tell!(self.world, "[the disk dies, {before} of {sent} letters have gone]");
+        self.host.set_faults(Faults {
+            is_dead: true,
+            ..self.lacks
+        });
+        self.pass(DISK_DEAD_FOR, || false)?;
+        let gone = well.letters_taken() - before;
+        let gate = self.setting.config.delivery.unrecorded_max;
+        let most = gate * usize::from(self.cores) + 2 * well.connections();
+        if gone > most {
+            return Err(format!(
+                "{gone} letters have gone out with a dead disk, which takes no outcomes: more than {most}"
+            ));
+        }
+        self.world.seen.borrow_mut().held_for_disk += u64::from(sent - before > most);
+        self.host.set_faults(self.lacks);
+        match self.pass(DISK_BACK_MAX, || well.letters_taken() == sent)? {
+            true => Ok(()),
+            false => Err(format!(
+                "the disk works again, and {} letters are still held",
+                sent - well.letters_taken()
+            )),
+        }
     }
 
     fn empty(&self) -> Result<(), String> {

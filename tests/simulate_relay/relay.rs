@@ -76,6 +76,9 @@ impl Setting {
         let segment_bytes = 64 * 1024 * [1, 2, 4][world.below(3)];
         config.spool.settings.segment_bytes = segment_bytes;
         config.spool.settings.keep_free_bytes = 0;
+        if world.one_in(2) {
+            config.delivery.unrecorded_max = 1 + world.below(6);
+        }
         config.schedule.window_initial = 1 + world.below(3) as u32;
         config.schedule.jobs_per_new_connection = 1 + world.below(3) as u32;
         if world.one_in(2) {
