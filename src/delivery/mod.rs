@@ -35,8 +35,9 @@ use crate::schedule::gate::Gate;
 use crate::schedule::judge::{LastWord, Verdict};
 use crate::schedule::next_hop::{self, Action, HopId, HopStatus, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
-use crate::schedule::retry::RetryPolicy;
+use crate::schedule::retry::{NextTry, RetryPolicy};
 use crate::schedule::settle as decide;
+use crate::schedule::settle::Postponed;
 use crate::spool::Spool;
 use crate::time::{Now, WallTime};
 use crate::tls::failures::FailureMemory;
@@ -58,6 +59,9 @@ pub type Finished = Box<dyn Fn(&Message, u32)>;
 
 /// Actions of the schedule that are performed before other tasks of the core get their turn.
 const ACTIONS_PER_TURN: usize = 64;
+
+/// A job that comes back untried waits at least for this, at its hop or apart from it.
+const RETURNED_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// How often memory that nobody uses any more is given back.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
@@ -405,13 +409,65 @@ impl Inner {
         if planted(Bug::PostponedForgotten) {
             return job.leave_to_the_spool();
         }
-        let decisions = {
+        let is_too_old = self.is_too_old(&job);
+        let (postponed, patience, opens_from) = {
             let mut schedule = self.schedule.borrow_mut();
             let patience = schedule.settings().blocked_wait_max;
             let last = &schedule.context(hop).last;
-            decide::postponed(&job.recipients, last, clock::now(), patience)
+            let now = clock::now();
+            let postponed = decide::postponed(&job.recipients, last, is_too_old, now, patience);
+            let status = schedule.status(hop).expect("it has just named the hop");
+            (postponed, patience, status.paused_until.max(now))
         };
-        self.settle_postponed(job, decisions);
+        match postponed {
+            Postponed::Decided(decisions) => self.settle_postponed(job, decisions),
+            Postponed::Returned(why) => {
+                let wait = RETURNED_WAIT_MIN.saturating_sub(patience);
+                self.wait_for_hop(job, &why, wait, opens_from);
+            }
+        }
+    }
+
+    /// The hop is no better than it was, and the job is routed again: its domain may have other hosts by now. It has waited
+    /// for a while already.
+    fn wait_for_hop(self: &Rc<Self>, mut job: Job, why: &Diagnosis, wait: Duration, next_try: Now) {
+        // Once for each time that it is tried: what the hop does then has lines of its own.
+        if job.course.returns() == 1 {
+            let next_try = clock::wall_time() + next_try.since(clock::now());
+            self.tell_returned(&job, why, Some(next_try));
+        }
+        job.body = None;
+        match wait.is_zero() {
+            true => self.clone().submit(job),
+            false => self.schedule.borrow_mut().defer(job, clock::now() + wait),
+        }
+    }
+
+    /// No name server could say where the job goes. It is asked for again as often as mail is tried.
+    fn wait_for_names(self: &Rc<Self>, mut job: Job, why: &Diagnosis) {
+        let policy = self.retry_of(&job);
+        let times = job.course.returns();
+        let age = settle::age_of(&job.message);
+        match policy.after_failure(times, age, self.random()) {
+            NextTry::Expired => self.settle_all(job, Verdict::Defer, why),
+            NextTry::After(wait) => {
+                let due = clock::wall_time() + wait;
+                self.tell_returned(&job, why, Some(due));
+                self.defer(job, due);
+            }
+        }
+    }
+
+    fn retry_of(&self, job: &Job) -> &RetryPolicy {
+        let settings = &self.context.settings;
+        match decide::is_report(&job.recipients) {
+            true => &settings.report_retry,
+            false => &settings.retry,
+        }
+    }
+
+    fn is_too_old(&self, job: &Job) -> bool {
+        settle::age_of(&job.message) >= self.retry_of(job).lifetime
     }
 
     fn submit(self: Rc<Self>, job: Job) {
@@ -490,13 +546,10 @@ impl Inner {
     fn resolved(self: &Rc<Self>, way: &Way, answer: Answer, job: Job) {
         match answer {
             Ok(site) => self.queue(way, site, job),
-            Err(error) => {
-                let verdict = match error.is_permanent() {
-                    true => Verdict::Bounce,
-                    false => Verdict::Defer,
-                };
-                self.settle_all(job, verdict, &error.diagnosis());
+            Err(error) if error.is_permanent() => {
+                self.settle_all(job, Verdict::Bounce, &error.diagnosis());
             }
+            Err(error) => self.wait_for_names(job, &error.diagnosis()),
         }
     }
 

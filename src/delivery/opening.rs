@@ -235,7 +235,6 @@ impl Inner {
     }
 
     fn connect_failed(&self, hop: HopId, finding: &Finding, started: Now) {
-        self.log_connect_failed(hop, finding.diagnosis());
         self.context.metrics.connections_out_failed.increment();
         let mut schedule = self.schedule.borrow_mut();
         let now = clock::now();
@@ -248,6 +247,8 @@ impl Inner {
         if !planted(Bug::WindowsKept) {
             schedule.connect_failed(hop, started, now);
         }
+        drop(schedule);
+        self.log_connect_failed(hop, finding.diagnosis());
     }
 
     /// Tries the hop's hosts in order of preference, and each address of a host in turn; plaintext at those

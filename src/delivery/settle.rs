@@ -53,6 +53,14 @@ struct Attempt<'a> {
     next_try: Option<WallTime>,
 }
 
+/// Of a message.
+pub(super) fn age_of(message: &Message) -> Duration {
+    match planted(Bug::LifetimesIgnored) {
+        true => Duration::ZERO,
+        false => message.born.age(clock::now()),
+    }
+}
+
 fn not_empty(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
@@ -166,6 +174,26 @@ impl Inner {
         self.apply(job, decisions, &Told::default());
     }
 
+    /// A job comes back untried, for this reason. `next_try`: if it has a time of its own.
+    pub(super) fn tell_returned(&self, job: &Job, why: &Diagnosis, next_try: Option<WallTime>) {
+        let is_report = is_report(&job.recipients);
+        let decisions = decide_all(&job.recipients, Verdict::Defer, why);
+        let told = match is_report {
+            true => &decisions[..1],
+            false => &decisions,
+        };
+        for (index, decision) in told {
+            self.count(Ending::Returned, is_report, &job.message);
+            let attempt = Attempt {
+                recipient: (!is_report).then_some(*index),
+                ending: Ending::Returned,
+                decision,
+                next_try,
+            };
+            self.log_attempt(&job.message, &attempt, &Told::default());
+        }
+    }
+
     fn apply(self: &Rc<Self>, job: Job, mut decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
         let (mut job, recipients) = job.dissolve();
         job.course = job.course.after(&mut decisions);
@@ -173,10 +201,7 @@ impl Inner {
         let is_report = is_report(&recipients);
         let facts = Facts {
             envelope: &message.envelope,
-            age: match planted(Bug::LifetimesIgnored) {
-                true => Duration::ZERO,
-                false => message.born.age(clock::now()),
-            },
+            age: age_of(&message),
             now: clock::wall_time(),
             random: self.random(),
             retry: &self.context.settings.retry,
@@ -268,7 +293,7 @@ impl Inner {
         let metrics = &self.context.metrics;
         let counter = match (ending, is_report) {
             (Ending::Requeued, _) => return,
-            (Ending::Deferred { .. }, false) => &metrics.deferred,
+            (Ending::Deferred { .. } | Ending::Returned, false) => &metrics.deferred,
             (Ending::Delivered, false) => {
                 let took = clock::wall_time().since(message.received_at);
                 metrics.delivery_us.record_duration(took);
@@ -277,7 +302,7 @@ impl Inner {
             (Ending::Bounced, _) => &metrics.bounced,
             (Ending::Expired, _) => &metrics.expired,
             (Ending::Dropped(..), false) => &metrics.dropped,
-            (Ending::Deferred { .. }, true) => &metrics.reports_deferred,
+            (Ending::Deferred { .. } | Ending::Returned, true) => &metrics.reports_deferred,
             (Ending::Delivered, true) => &metrics.reports_delivered,
             (Ending::Dropped(..), true) => &metrics.reports_dropped,
         };
@@ -287,7 +312,7 @@ impl Inner {
     fn log_attempt(&self, message: &Message, attempt: &Attempt<'_>, told: &Told<'_>) {
         let (event, level) = match attempt.ending {
             Ending::Delivered => (event::DELIVERED, LogLevel::Info),
-            Ending::Deferred { .. } => (event::DEFERRED, LogLevel::Info),
+            Ending::Deferred { .. } | Ending::Returned => (event::DEFERRED, LogLevel::Info),
             Ending::Bounced => (event::BOUNCED, LogLevel::Info),
             Ending::Expired => (event::EXPIRED, LogLevel::Info),
             Ending::Dropped(..) => (event::DROPPED, LogLevel::Warn),
@@ -327,7 +352,7 @@ impl Inner {
         line.field("reason", attempt.ending.drop_reason())
             .field("status", Shown(diagnosis.status))
             .field("reply", &diagnosis.text);
-        if let Ending::Deferred { .. } = attempt.ending {
+        if !attempt.ending.is_final() {
             line.field("next_try", attempt.next_try);
         }
     }
@@ -352,13 +377,20 @@ impl Inner {
             .field("effect", "TLS is tried again, and then the mail");
     }
 
+    /// The schedule knows of it.
     pub(super) fn log_connect_failed(&self, hop: HopId, diagnosis: &Diagnosis) {
+        let schedule = self.schedule.borrow();
+        let status = schedule.status(hop).expect("it has just failed");
+        let wall_time = clock::wall_time();
+        let next_try = wall_time + status.paused_until.since(clock::now());
         let log = &self.context.log;
-        log.line(LogLevel::Info, event::CONNECT_FAILED, clock::wall_time())
-            .field("hop", Shown(self.schedule.borrow().key(hop)))
+        log.line(LogLevel::Info, event::CONNECT_FAILED, wall_time)
+            .field("hop", Shown(schedule.key(hop)))
             .field("host", &diagnosis.remote_host)
             .field("status", Shown(diagnosis.status))
-            .field("reply", &diagnosis.text);
+            .field("reply", &diagnosis.text)
+            .field("waiting", status.todo as u64)
+            .field("next_try", next_try);
     }
 
     /// One line for each connection, which this ends.

@@ -111,7 +111,7 @@ events! {
         "id", "from", "to", "report", "host", "address", TLS, "plaintext", "delay_ms", "transaction_ms",
         "status", "reply"
     ];
-    CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply"];
+    CONNECT_FAILED = "connect-failed" ["hop", "host", "status", "reply", "waiting", "next_try"];
     HOST_FAILED = "host-failed" ["host", "address", "status", "reply"];
     NAME_SERVER_FAILED = "name-server-failed" ["thread", "server", "reason", "answered_by", "effect"];
     OUT_OF_STEP = "out-of-step" ["host", "address", "reply", "effect"];

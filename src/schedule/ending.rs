@@ -14,6 +14,8 @@ pub enum Ending {
     Deferred {
         attempt: u32,
     },
+    /// Nobody could be asked about it: no attempt is counted, and it waits on.
+    Returned,
     Delivered,
     /// Undeliverable; the reverse-path is owed a report.
     Bounced,
@@ -44,7 +46,10 @@ pub enum Untold {
 impl Ending {
     /// Nothing more will be tried.
     pub fn is_final(self) -> bool {
-        !matches!(self, Ending::Requeued | Ending::Deferred { .. })
+        !matches!(
+            self,
+            Ending::Requeued | Ending::Deferred { .. } | Ending::Returned
+        )
     }
 
     /// Why mail is gone without a word to its sender; `None` if it is not.

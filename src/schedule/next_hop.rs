@@ -8,7 +8,7 @@
 //! ```text
 //!             defer                        push
 //!  judge ---------------> due queue      -------> todo of the hop --- take --> connection
-//!                            | Retry (route again)        | Postpone (waited too long)
+//!                            | Retry (route again)        | Postpone (route again, or expired)
 //! ```
 //!
 //! A connection is always in one of these states; the driver reports each change:
@@ -32,8 +32,8 @@
 //! the first that breaks another is opened at once: a host that was restarted has all its mail again as soon as it listens. Jobs
 //! stay where they are, so that everything flows at
 //! once when a short outage ends; a failure costs the same whether one job waits or a million. A job that has
-//! waited for `blocked_wait_max` of the trouble is handed back as [`Action::Postpone`], one at a time: the driver counts an
-//! attempt with what the hop last said and defers it or, past its lifetime, reports it expired.
+//! waited for `blocked_wait_max` of the trouble is handed back as [`Action::Postpone`], one at a time: the driver routes it again or, past its lifetime,
+//! reports it expired with what the hop last said.
 //!
 //! **A hop that is slow** is not failing. While more jobs wait than connections are opening, a further one is opened every
 //! `join_wait`, also beyond the window, which grows with it to `window_max`: mail for one recipient who takes
@@ -90,7 +90,7 @@ pub enum Action<J> {
     Wake { hop: HopId },
     /// One idle connection of the hop is to be closed; then [`Schedule::closed`].
     Close { hop: HopId },
-    /// The job has waited at this hop for too long. Counts as an attempt.
+    /// The job has waited at this hop for too long.
     Postpone { hop: HopId, job: J },
     /// The job is due: find its next hop and push it.
     Retry { job: J },

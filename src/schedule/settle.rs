@@ -16,7 +16,7 @@ pub use judged::{
 };
 
 use super::dsn::{self, Extent};
-use super::judge::{LastWord, Verdict};
+use super::judge::{HopDiagnosis, LastWord, Verdict};
 use super::outcome::{Diagnosis, RecipientState};
 use crate::message::{Envelope, Mailbox};
 use crate::smtp::client::TransactionResult;
@@ -53,6 +53,8 @@ pub const FURTHER_CONNECTIONS_MAX: u32 = 16;
 pub struct Course {
     /// How often it was queued again at once, since anything of it was last done or deferred.
     requeued: u32,
+    /// How often it came back untried since it was last tried: nobody could be asked about it.
+    returned: u32,
     /// What a report returns of the original, at most.
     pub original: Extent,
     /// Recipients that a report speaks of, at most.
@@ -63,6 +65,7 @@ impl Default for Course {
     fn default() -> Self {
         Course {
             requeued: 0,
+            returned: 0,
             original: Extent::Whole,
             recipients_max: RECIPIENTS_PER_REPORT_MAX,
         }
@@ -70,6 +73,12 @@ impl Default for Course {
 }
 
 impl Course {
+    /// It comes back untried, for so many times now.
+    pub fn returns(&mut self) -> u32 {
+        self.returned = self.returned.saturating_add(1);
+        self.returned
+    }
+
     /// Of a report that was refused, and is to be smaller; `None`: it cannot be. `sent`: what it returned of the
     /// original. `count`: of how many recipients it spoke.
     pub fn smaller(self, result: &TransactionResult, sent: Extent, count: usize) -> Option<Course> {
@@ -86,7 +95,8 @@ impl Course {
 
     /// The same once the job has ended with these decisions. Those that would go on at once without end are
     /// deferred.
-    pub fn after(self, decisions: &mut [(u32, Decision)]) -> Course {
+    pub fn after(mut self, decisions: &mut [(u32, Decision)]) -> Course {
+        self.returned = 0;
         let reconnects = |(_, it): &(u32, Decision)| it.verdict == Verdict::Reconnect;
         if !decisions.iter().any(reconnects) {
             return Course {
@@ -131,22 +141,38 @@ pub fn waited_in_vain() -> Diagnosis {
     }
 }
 
-/// A job has waited at its hop for too long, which counts as an attempt. It fails in the way the hop last
-/// failed. A hop's refusal for good returns mail that was tried before, if the hop has said nothing else for half of `blocked_wait_max`:
-/// a host that is being set up or repaired says much that passes.
+/// What becomes of a job that has waited at its hop for too long.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Postponed {
+    /// Nobody was asked about it: it waits on, as it was, and this is why. No attempt is counted, and nothing recorded, so
+    /// a hop that is dead for days costs no space of the spool.
+    Returned(Diagnosis),
+    /// The hop's refusal is an answer, or the lifetime is over: that is an attempt.
+    Decided(Vec<(u32, Decision)>),
+}
+
+/// A job has waited at its hop for too long, whatever the hop last said. A hop's refusal for good counts as an attempt, and
+/// returns mail that was tried before, if the hop has said nothing else for half of `blocked_wait_max`: a host that is being
+/// set up or repaired says much that passes. `is_too_old`: its lifetime is over, and what the hop last said is why.
 pub fn postponed(
     recipients: &[(u32, RecipientState)],
     last: &LastWord,
+    is_too_old: bool,
     now: Now,
     blocked_wait_max: Duration,
-) -> Vec<(u32, Decision)> {
+) -> Postponed {
     let refuses = last.refuses_since(blocked_wait_max / 2, now);
+    let for_now = last
+        .diagnosis()
+        .map_or_else(waited_in_vain, HopDiagnosis::for_now);
+    if !refuses && !is_too_old {
+        return Postponed::Returned(for_now);
+    }
     let decide = |state: &RecipientState| match last.diagnosis() {
-        None => (Verdict::Defer, waited_in_vain()),
         Some(word) if refuses && attempts_of(state) > 0 => {
             (Verdict::Bounce, word.diagnosis().clone())
         }
-        Some(word) => (Verdict::Defer, word.for_now()),
+        _ => (Verdict::Defer, for_now.clone()),
     };
     let decision = |(index, state): &(u32, RecipientState)| {
         let (verdict, diagnosis) = decide(state);
@@ -160,7 +186,7 @@ pub fn postponed(
             },
         )
     };
-    recipients.iter().map(decision).collect()
+    Postponed::Decided(recipients.iter().map(decision).collect())
 }
 
 /// The content is not what was accepted, or the disk has given only errors for it.

@@ -1467,7 +1467,8 @@ fn broken_starttls_defers_where_encryption_is_demanded() {
         let flags = ["--handshake-timeout", "1s", "--tls-out", "encrypt"];
         let relay = relay_to(&home, &hop, &flags);
         send_mail(relay.address(), FROM, &[TO], CONTENT);
-        relay.wait_for_count("deferred", 2, |_| true);
+        relay.wait_for("deferred", |_| true);
+        relay.wait_for_count("connect-failed", 2, |_| true);
         let commands = hop.commands();
         assert!(
             !commands.iter().any(|text| verb_is(text, "MAIL")),
@@ -1759,7 +1760,8 @@ fn mail_waits_for_a_host_that_is_down_while_another_refuses_it_for_good() {
     hosts.dns.host("mx9.example.test", &down.to_string());
     let relay = hosts.relay(&home, &[]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);
-    relay.wait_for_count("deferred", 4, |_| true);
+    relay.wait_for("deferred", |_| true);
+    relay.wait_for_count("connect-failed", 4, |_| true);
     assert_eq!(relay.events("bounced").len(), 0);
     relay.stop();
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
+use support::dns::{DnsServer, Failure};
 use support::next_hop::{Answer, NextHop, Occasion, StartTls, deaf};
 use support::relay::{Home, Relay};
 use support::{PATIENCE, Watched, relay_to};
@@ -596,5 +597,82 @@ fn one_mail_for_a_refused_port_is_one_attempt_at_a_time() {
         "{:?}",
         first.elapsed()
     );
+    relay.stop();
+}
+
+// ---- a dead destination costs the others nothing ----
+
+const WAITING: usize = 20;
+
+/// Mail for that destination waits through many tries, and a start finds all of it as it was accepted.
+fn assert_waits_without_a_record(flags: &[&str], tries: impl Fn(&Relay) -> usize) {
+    let home = Home::new();
+    let flags = [flags, &["--retry-min", "1s", "--retry-max", "1s"]].concat();
+    let relay = home.start(&flags);
+    for _ in 0..WAITING {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+    }
+    relay.wait_for_count("accepted", WAITING, |_| true);
+    let begun = Instant::now();
+    while tries(&relay) < 6 {
+        assert!(begun.elapsed() < PATIENCE, "it is not tried");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let deferred = relay.events("deferred");
+    assert!(deferred.len() >= WAITING, "{}", deferred.len());
+    for event in &deferred {
+        assert!(
+            event["attempt"].is_null() && event["next_try"].is_string(),
+            "{event}"
+        );
+    }
+    relay.kill();
+    let relay = home.start(&flags);
+    let recovery = relay.wait_for("recovery", |_| true);
+    assert_eq!(recovery["messages"], WAITING, "{recovery}");
+    assert_eq!(recovery["outcomes"], 0, "{recovery}");
+    relay.stop();
+}
+
+#[test]
+fn mail_for_a_dead_host_takes_no_more_of_the_spool_however_long_it_waits() {
+    let flags = ["--route", "*=[127.0.0.1]:1"];
+    assert_waits_without_a_record(&flags, |relay| relay.events("connect-failed").len());
+}
+
+#[test]
+fn mail_for_a_domain_without_name_servers_takes_no_more_of_the_spool_however_long_it_waits() {
+    use hickory_resolver::proto::rr::RecordType;
+    let dns = DnsServer::start();
+    dns.fail("example.test", RecordType::MX, Failure::ServFail);
+    let server = dns.address().to_string();
+    let tries = |relay: &Relay| relay.events("deferred").len() / WAITING;
+    assert_waits_without_a_record(&["--dns", &server], tries);
+}
+
+/// The log names each message once while it waits.
+#[test]
+fn mail_for_a_dead_host_expires_with_what_is_wrong_there() {
+    let home = Home::new();
+    let relay = home.start(&[
+        "--route",
+        "*=[127.0.0.1]:1",
+        "--retry-min",
+        "1s",
+        "--retry-max",
+        "1s",
+        "--queue-lifetime",
+        "5s",
+    ]);
+    for _ in 0..2 {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+    }
+    for event in relay.wait_for_count("expired", 2, |_| true) {
+        let reply = event["reply"].as_str().expect("text");
+        assert!(reply.contains("refused"), "{reply}");
+    }
+    let of_mail = relay.events("deferred");
+    let of_mail = of_mail.iter().filter(|event| event["report"].is_null());
+    assert_eq!(of_mail.count(), 2, "one line each");
     relay.stop();
 }

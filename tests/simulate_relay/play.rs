@@ -477,7 +477,10 @@ impl Play {
             return Err(format!("letters to {:?} are not accepted", well.ailment()));
         };
         let before = well.letters_taken();
-        tell!(self.world, "[the disk dies, {before} of {sent} letters have gone]");
+        tell!(
+            self.world,
+            "[the disk dies, {before} of {sent} letters have gone]"
+        );
         self.host.set_faults(Faults {
             is_dead: true,
             ..self.lacks

@@ -39,7 +39,7 @@ fn judged(verdicts: Vec<RecipientVerdict>) -> Judged {
 }
 
 /// What is said to others after a transaction that ended so.
-fn said_to_others(verdicts: Vec<RecipientVerdict>) -> Option<(Verdict, String)> {
+fn said_to_others(verdicts: Vec<RecipientVerdict>) -> Option<String> {
     let mut schedule = Hops::new(Settings::default());
     let hop = hop_at_work(&mut schedule);
     let judged = judged(verdicts);
@@ -52,10 +52,12 @@ fn said_to_others(verdicts: Vec<RecipientVerdict>) -> Option<(Verdict, String)> 
     let last = schedule.context(hop);
     last.diagnosis()?;
     let day = Now(24 * 3600 * 1_000_000);
-    let mut others = postponed(&[(0, tried)], last, day, Duration::from_secs(60));
-    let (_, decision) = others.remove(0);
-    assert_eq!(decision.diagnosis.status.class, 4);
-    Some((decision.verdict, decision.diagnosis.text.into()))
+    let others = postponed(&[(0, tried)], last, false, day, Duration::from_secs(60));
+    let Postponed::Returned(diagnosis) = others else {
+        panic!("{others:?}");
+    };
+    assert_eq!(diagnosis.status.class, 4);
+    Some(diagnosis.text.into())
 }
 
 #[test]
@@ -88,7 +90,7 @@ fn a_recipients_refusal_is_not_said_to_others_that_wait_for_the_hop() {
     ];
     for (verdicts, text) in table {
         let said = said_to_others(verdicts.clone());
-        assert_eq!(said, Some((Verdict::Defer, text.into())), "{verdicts:?}");
+        assert_eq!(said, Some(text.into()), "{verdicts:?}");
     }
     let nothing = [
         no_user(),
@@ -125,34 +127,45 @@ fn a_hop_that_refuses_for_good_returns_mail_that_was_tried_before_if_it_says_not
         last: None,
     };
     let recipients = [(3, RecipientState::fresh()), (4, tried)];
-    let verdicts = |last: &LastWord, now| {
-        let decisions = postponed(&recipients, last, now, minute);
-        decisions
-            .into_iter()
-            .map(|(index, it)| (index, it.verdict, it.diagnosis.status.to_string()))
-            .collect::<Vec<_>>()
+    let of_age = |is_too_old, last: &LastWord, now| match postponed(
+        &recipients,
+        last,
+        is_too_old,
+        now,
+        minute,
+    ) {
+        Postponed::Returned(diagnosis) => Err(diagnosis.status.to_string()),
+        Postponed::Decided(decisions) => {
+            let decided =
+                |(index, it): (u32, Decision)| (index, it.verdict, it.diagnosis.status.to_string());
+            Ok(decisions.into_iter().map(decided).collect::<Vec<_>>())
+        }
     };
+    let verdicts = |last: &LastWord, now| of_age(false, last, now);
+    let waits_on = |status: &str| Err(status.to_owned());
     let deferred = |status: &str| {
-        vec![
+        Ok(vec![
             (3, Verdict::Defer, status.to_owned()),
             (4, Verdict::Defer, status.to_owned()),
-        ]
+        ])
     };
     let mut last = LastWord::default();
-    assert_eq!(verdicts(&last, second(60)), deferred("4.4.5"));
+    assert_eq!(verdicts(&last, second(60)), waits_on("4.4.5"));
+    assert_eq!(of_age(true, &last, second(60)), deferred("4.4.5"));
     last.heard(no_mail_here(), second(1));
-    assert_eq!(verdicts(&last, second(2)), deferred("4.3.2"), "only now");
+    assert_eq!(verdicts(&last, second(2)), waits_on("4.3.2"), "only now");
+    assert_eq!(of_age(true, &last, second(2)), deferred("4.3.2"));
     last.heard(no_mail_here(), second(20));
-    let returned = vec![
+    let returned = Ok(vec![
         (3, Verdict::Defer, "4.3.2".to_owned()),
         (4, Verdict::Bounce, "5.3.2".to_owned()),
-    ];
+    ]);
     assert_eq!(verdicts(&last, second(60)), returned);
     last.heard(HopDiagnosis::sessions_break("mx.b.test"), second(70));
     last.heard(no_mail_here(), second(71));
-    assert_eq!(verdicts(&last, second(80)), deferred("4.3.2"), "again");
+    assert_eq!(verdicts(&last, second(80)), waits_on("4.3.2"), "again");
     last.forget();
-    assert_eq!(verdicts(&last, second(200)), deferred("4.4.5"));
+    assert_eq!(verdicts(&last, second(200)), waits_on("4.4.5"));
 }
 
 #[test]
