@@ -325,6 +325,7 @@ fn delivery(flags: &Delivery, tls: &Tls) -> delivery::Settings {
         // It is counted from the arrival of the mail, whose own lifetime may be over by the
         // time that a report is owed.
         report_retry: retry(lifetime.saturating_add(of_reports)),
+        report_window: flags.report_window.0,
         recipients_per_transaction: flags.recipients_per_transaction as usize,
         transactions_per_connection: flags.max_deliveries_per_connection,
         unrecorded_max: gate::UNRECORDED_MAX,

@@ -14,7 +14,7 @@ use crate::policy::rates;
 use crate::privilege::UserName;
 use crate::remote::resolve::{self, Families};
 use crate::remote::{connection, route};
-use crate::schedule::{next_hop, retry};
+use crate::schedule::{next_hop, reports, retry};
 use crate::smtp::data::BareLineEnds;
 use crate::smtp::server;
 use crate::text::units::{Bytes, Span};
@@ -325,6 +325,11 @@ pub struct Delivery {
     /// How long beyond --queue-lifetime a bounce is tried before it is dropped
     #[arg(long, span = "0s..90d", default_value_t = Span(delivery::REPORT_LIFETIME))]
     pub bounce_lifetime: Span,
+
+    /// How long the failures of one message are gathered for its first report to the sender. The second report
+    /// comes no sooner than 10 times, each later one than 60 times as long after the one before. 0s: at once
+    #[arg(long, span = "0s..1h", default_value_t = Span(reports::WINDOW))]
+    pub report_window: Span,
 
     /// Connections to one next hop, all cores together
     #[arg(long, count = "1..10000", default_value_t = next_hop::CONNECTIONS_PER_HOP_MAX)]

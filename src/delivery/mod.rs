@@ -10,6 +10,7 @@
 //! Not here: SMTP, TLS and DNS (`remote`), and what a failure means (`schedule::judge`).
 
 mod ahead;
+mod gathering;
 mod held;
 mod opening;
 mod peer;
@@ -18,6 +19,7 @@ mod settle;
 mod worker;
 
 use self::ahead::Aheads;
+pub use self::gathering::PassOn;
 use self::held::Held;
 use self::peer::TlsFault;
 use crate::domain::Domain;
@@ -35,6 +37,7 @@ use crate::schedule::gate::Gate;
 use crate::schedule::judge::{LastWord, Verdict};
 use crate::schedule::next_hop::{self, Action, HopId, HopStatus, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
+use crate::schedule::reports::{Gatherer, Windows};
 use crate::schedule::retry::{NextTry, RetryPolicy};
 use crate::schedule::settle as decide;
 use crate::schedule::settle::Postponed;
@@ -90,6 +93,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// For reports, which nobody waits for.
     pub report_retry: RetryPolicy,
+    /// How long failures of one message are gathered for its first report.
+    pub report_window: Duration,
     pub recipients_per_transaction: usize,
     pub transactions_per_connection: u32,
     /// See [`Gate`].
@@ -110,6 +115,7 @@ pub struct Context {
     pub spool: Spool,
     /// So many more recipients of a message are finished, and that is durable.
     pub finished: Finished,
+    pub pass_on: PassOn,
     pub memory: Arc<Memory>,
     /// Which core's memory it is.
     pub core: usize,
@@ -193,6 +199,9 @@ struct Inner {
     gate: RefCell<Gate>,
     /// While the gate is shut.
     held: Cell<Option<Held>>,
+    gatherer: RefCell<Gatherer<Arc<Message>>>,
+    /// Rings when reports wait that did not before.
+    gathered: Notify,
     random: Cell<u64>,
     /// Rings when the schedule may have something to do.
     stirred: Notify,
@@ -214,6 +223,7 @@ impl Delivery {
         if planted(Bug::JoinsUnbounded) {
             settings.window_initial = settings.window_max;
         }
+        let windows = Windows(context.settings.report_window);
         let broken_tls = FailureMemory::new(context.settings.broken_tls_remembered);
         let gate = Gate::new(match planted(Bug::GateNeverShuts) {
             true => usize::MAX,
@@ -228,6 +238,8 @@ impl Delivery {
             aheads: Aheads::default(),
             gate: RefCell::new(gate),
             held: Cell::new(None),
+            gatherer: RefCell::new(Gatherer::new(windows)),
+            gathered: Notify::new(),
             random: Cell::new(seed),
             stirred: Notify::new(),
             draining: Cell::new(false),
@@ -240,26 +252,17 @@ impl Delivery {
         spawn(delivery.0.clone().drive());
         spawn(delivery.0.clone().tidy());
         spawn(delivery.0.clone().give_back_late());
+        spawn(delivery.0.clone().send_reports());
         delivery
     }
 
     /// Takes over a job: recipients that wait for delivery are routed by their own domain, owed
-    /// reports by that of the reverse-path.
+    /// reports wait for others of their message.
     pub fn submit(&self, job: Job) {
-        self.0.clone().submit(job);
-    }
-
-    /// Takes over a job that was read from the spool at start: recipients that are not due wait.
-    pub fn resume(&self, job: Job) {
-        let Some(job) = self.0.without_lost_content(job) else {
-            return;
-        };
-        let due = job
-            .recipients
-            .iter()
-            .map(|(_, state)| decide::due_of(state))
-            .min();
-        self.0.defer(job, due.unwrap_or_default());
+        match decide::is_report(&job.recipients) {
+            true => self.0.gather(job),
+            false => self.0.clone().submit(job),
+        }
     }
 
     /// Why mail that goes this way can only be returned, if that is known already.
@@ -293,9 +296,10 @@ impl Delivery {
         self.0.schedule.borrow().is_crowded()
     }
 
-    /// Jobs queued, deferred or at work.
+    /// Jobs queued, deferred or at work, and messages whose reports wait.
     pub fn pending(&self) -> usize {
-        self.0.schedule.borrow().len() + self.0.at_work.get() - self.0.idle.get()
+        let jobs = self.0.schedule.borrow().len() + self.0.gatherer.borrow().waiting();
+        jobs + self.0.at_work.get() - self.0.idle.get()
     }
 
     /// No new transaction begins from now on, nor is one waited for that has not begun; resolves

@@ -27,9 +27,12 @@ impl Inner {
         let wire = match message.is_content_lost() {
             // What can be read of it is not known to be what was sent.
             true => Vec::new(),
-            false => read_start(&message.location.place(), owed.original_bytes_wanted())
-                .await
-                .unwrap_or_default(),
+            false => read_start(
+                &message.location.place(),
+                owed.original_bytes_wanted(taker.original),
+            )
+            .await
+            .unwrap_or_default(),
         };
         owed.render(&wire, clock::wall_time(), taker)
     }

@@ -206,6 +206,7 @@ impl Inner {
             random: self.random(),
             retry: &self.context.settings.retry,
             report_retry: &self.context.settings.report_retry,
+            report_window: self.context.settings.report_window,
         };
         let words_before = words_of(&recipients);
         let mut consequences = Consequences::of(&facts, recipients, &decisions);
@@ -280,7 +281,7 @@ impl Inner {
         if !consequences.reports.is_empty() {
             let mut reports = job.part(consequences.reports);
             reports.course = Course::default();
-            self.clone().submit(reports);
+            self.owe(reports);
         }
         if let Some(due) = consequences.due {
             for recipients in deferred {

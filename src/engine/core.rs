@@ -137,6 +137,16 @@ fn build(
             }
         }
     };
+    let pass_on = {
+        let (shared, outbox) = (shared.clone(), outbox.clone());
+        move |job: Job| match shared.gathering_core(job.message.home) {
+            core if core == number => Some(job),
+            core => {
+                outbox.send(core, ToCore::Deliver(job));
+                None
+            }
+        }
+    };
     let delivery = match spec.delivery {
         false => None,
         true => Some(shared.delivery(
@@ -144,7 +154,7 @@ fn build(
             &rules,
             spool.clone(),
             log.clone(),
-            Box::new(finished),
+            (Box::new(finished), Box::new(pass_on)),
         )?),
     };
     Ok(Rc::new(Core {

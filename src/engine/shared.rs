@@ -80,8 +80,16 @@ impl Shared {
         }
     }
 
-    /// Recipients of a message by the core that delivers them; `anywhere` serves fixed next hops.
-    /// A report goes the way of the reverse-path, from whichever core owes it.
+    /// The core that gathers the reports of messages with this home: the home itself if it delivers.
+    pub fn gathering_core(&self, home: usize) -> usize {
+        match self.specs[home].delivery {
+            true => home,
+            false => self.delivery_cores[home % self.delivery_cores.len()],
+        }
+    }
+
+    /// Recipients of a message by the core that delivers them, or that gathers what its sender is owed; `anywhere` serves
+    /// fixed next hops.
     pub fn split_by_core(
         &self,
         routes: &RouteTable,
@@ -92,9 +100,10 @@ impl Shared {
         let mut parts: Vec<(usize, Vec<(u32, RecipientState)>)> = Vec::new();
         for (index, state) in recipients {
             let forward_path = &message.envelope.recipients[index as usize].forward_path;
-            let core = self
-                .core_for_mailbox(routes, forward_path)
-                .unwrap_or(anywhere);
+            let core = match &state {
+                RecipientState::ReportOwed { .. } => self.gathering_core(message.home),
+                _ => (self.core_for_mailbox(routes, forward_path)).unwrap_or(anywhere),
+            };
             match parts.iter_mut().find(|(other, _)| *other == core) {
                 Some((_, part)) => part.push((index, state)),
                 None => parts.push((core, vec![(index, state)])),
@@ -171,7 +180,7 @@ impl Shared {
         rules: &CoreRules,
         spool: Spool,
         log: Rc<Log>,
-        finished: delivery::Finished,
+        (finished, pass_on): (delivery::Finished, delivery::PassOn),
     ) -> Result<Delivery, String> {
         let context = delivery::Context {
             hostname: self.config.hostname.clone(),
@@ -181,6 +190,7 @@ impl Shared {
             remote: Rc::new(self.remote().map_err(|error| error.to_string())?),
             spool,
             finished,
+            pass_on,
             memory: self.memory.clone(),
             core,
             metrics: self.metrics[core].clone(),

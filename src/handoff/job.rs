@@ -5,12 +5,13 @@ use crate::io::{self, net::Descriptor};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::policy::port::Port;
 use crate::schedule::outcome::{Diagnosis, RecipientState};
+use crate::schedule::reports::History;
 use crate::schedule::settle::{Course, Recipients};
 use crate::spool::{MessageLocation, Movable, Place, RecoveredMessage};
 use crate::time::{Birth, Now, WallTime};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// An accepted message, shared by the cores that deliver it.
@@ -28,7 +29,35 @@ pub struct Message {
     open_recipients: AtomicU32,
     /// How often the disk would not give the content; [`CONTENT_TRIES_MAX`]: it is given up.
     content_failures: AtomicU32,
+    pub reported: Reported,
     memory: Charge,
+}
+
+/// What this run has told the sender of a message. Only the core that gathers its reports reads and writes it.
+#[derive(Default)]
+pub struct Reported {
+    reports: AtomicU32,
+    last: AtomicU64,
+    has_returned_body: AtomicBool,
+}
+
+impl Reported {
+    pub fn history(&self) -> History {
+        History {
+            reports: self.reports.load(Ordering::Relaxed),
+            last: Now(self.last.load(Ordering::Relaxed)),
+        }
+    }
+
+    pub fn set(&self, history: History) {
+        self.reports.store(history.reports, Ordering::Relaxed);
+        self.last.store(history.last.0, Ordering::Relaxed);
+    }
+
+    /// A report returns the content. True if one has before.
+    pub fn returns_body(&self) -> bool {
+        self.has_returned_body.swap(true, Ordering::Relaxed)
+    }
 }
 
 /// How often a disk that gives an error is asked for a message's content before that counts as lost. A
@@ -91,6 +120,7 @@ impl Message {
             home,
             open_recipients: AtomicU32::new(recipients as u32),
             content_failures: AtomicU32::new(0),
+            reported: Reported::default(),
             memory,
         })
     }
@@ -117,6 +147,7 @@ impl Message {
                 true => CONTENT_TRIES_MAX,
                 false => 0,
             }),
+            reported: Reported::default(),
             memory: memory.charge(usize::from(found.home), bytes),
         });
         (message, found.states)

@@ -124,6 +124,16 @@ pub enum Bug {
     SendersPauseHops,
     /// A report on mail that needs SMTPUTF8 needs it, too.
     ReportsNeedSmtputf8,
+    /// Whatever a transaction decides is reported at once, and by itself.
+    ReportsUngathered,
+    /// A report goes out once more.
+    ReportsRepeated,
+    /// Who is owed a report that waits for others is forgotten.
+    GatheredForgotten,
+    /// Recipients that need SMTPUTF8 are reported together with the others.
+    FormsMixed,
+    /// The content goes back with every report.
+    BodiesRepeated,
     /// A hop that cannot be reached is tried three times at once.
     HopsTriedThrice,
     /// As many connections may open to a hop that greets nobody as to any other.

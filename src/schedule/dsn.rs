@@ -7,7 +7,8 @@
 //! is all ASCII, and needs no extension of the host that takes it: addresses in the form of RFC 6533
 //! that has 7 bits, text and returned headers in quoted-printable. Only an original that is asked for
 //! whole goes back in 8 bits, where the host takes them; and no more of it than the host has room for.
-//! Pure: time, Message-ID and boundary are handed in, so the same report is rendered twice alike.
+//! Pure: time and boundary are handed in, so the same report is rendered twice alike. Its Message-ID follows from what it
+//! says: it is the same again after a crash, and never that of another report.
 //! Not here: when a report is due, and its delivery. A report has a null reverse-path.
 
 use std::borrow::Cow;
@@ -20,9 +21,11 @@ use crate::smtp::reply::{EnhancedStatus, Stage, printable, printable_str};
 use crate::smtp::trace::push_date;
 use crate::time::WallTime;
 
+mod identity;
 mod lines;
 mod returned;
 
+use identity::message_id;
 use lines::{Lines, QUOTED_PRINTABLE, pieces, quoted_printable};
 use returned::{Returned, free_boundary};
 
@@ -106,8 +109,8 @@ pub struct Taker {
 pub struct Report<'a> {
     /// Our host name.
     pub reporting_mta: &'a str,
-    /// Of the report, without angle brackets: `id@host`.
-    pub message_id: &'a str,
+    /// Of the original.
+    pub id: MessageId,
     /// Letters, digits and `-._=`; what else it has is dropped. A suffix is added if the original
     /// has the same.
     pub boundary: &'a str,
@@ -179,11 +182,11 @@ impl<'a> Owed<'a> {
         self.recipients.iter().filter_map(reported).collect()
     }
 
-    /// How many bytes of the stored original, from its start, [`Self::render`] can use.
-    pub fn original_bytes_wanted(&self) -> usize {
+    /// How many bytes of the stored original, from its start, [`Self::render`] can use to return at most this.
+    pub fn original_bytes_wanted(&self, most: Extent) -> usize {
         let reported = self.reported();
         let reports_failure = reported.iter().any(|it| it.action == Action::Failed);
-        original_bytes_wanted(self.envelope, reports_failure, self.body_bytes)
+        original_bytes_wanted(self.envelope, reports_failure, most, self.body_bytes)
     }
 
     /// Renders the report with what could be read of the original, from its start. `None`: nobody
@@ -191,9 +194,12 @@ impl<'a> Owed<'a> {
     pub fn render(&self, wire: &[u8], now: WallTime, taker: Taker) -> Option<Rendered> {
         let reported = self.reported();
         let (id, hostname) = (self.id, self.hostname);
+        if reported.is_empty() {
+            return None;
+        }
         render(&Report {
             reporting_mta: hostname,
-            message_id: &format!("{id}.{}@{hostname}", reported.first()?.index),
+            id,
             boundary: &format!("{id}.report"),
             now,
             arrived: self.received_at,
@@ -209,18 +215,26 @@ impl<'a> Owed<'a> {
 }
 
 /// How many bytes of the stored original [`render`] can use. `body_bytes`: its length in wire form.
-pub fn original_bytes_wanted(envelope: &Envelope, reports_failure: bool, body_bytes: u64) -> usize {
+fn original_bytes_wanted(
+    envelope: &Envelope,
+    reports_failure: bool,
+    most: Extent,
+    body_bytes: u64,
+) -> usize {
     let bytes = usize::try_from(body_bytes).unwrap_or(usize::MAX);
-    if returns_full(envelope, reports_failure) && bytes <= FULL_BYTES_MAX {
-        bytes
-    } else {
-        bytes.min(HEADER_BYTES_MAX)
+    match most {
+        Extent::Nothing => 0,
+        Extent::Whole if returns_full(envelope, reports_failure) && bytes <= FULL_BYTES_MAX => {
+            bytes
+        }
+        _ => bytes.min(HEADER_BYTES_MAX),
     }
 }
 
-/// RFC 3461 section 4.3: RET counts for failures only. Without it the headers are enough.
+/// RFC 3461 section 4.3: RET counts for failures only. Without it the choice is ours: whoever asks for a report says
+/// how often a message goes back ([`Taker::original`]).
 fn returns_full(envelope: &Envelope, reports_failure: bool) -> bool {
-    reports_failure && envelope.ret == Some(Ret::Full)
+    reports_failure && envelope.ret != Some(Ret::Headers)
 }
 
 /// Renders a report. `None` if the original has a null reverse-path: nobody is to be told.
@@ -257,12 +271,13 @@ fn compose(report: &Report<'_>, to: &Mailbox, form: Form, returned: Returned) ->
     let mut body = Lines::new(form);
     body.human_part(report, &boundary, returned.extent);
     body.status_part(report, &boundary);
+    let message_id = message_id(report, &body.out, &returned);
     body.returned_part(&boundary, &returned);
     body.line(&format!("--{boundary}--"));
 
     let is_8bit = !body.out.is_ascii();
     let mut head = Lines::new(form);
-    head.header(report, to, &boundary, is_8bit);
+    head.header(report, (to, &message_id), &boundary, is_8bit);
     let mut wire = head.out;
     wire.extend_from_slice(&body.out);
     wire.extend_from_slice(b".\r\n");
@@ -337,7 +352,13 @@ impl Form {
 
 /// The parts of a report.
 impl Lines {
-    fn header(&mut self, report: &Report<'_>, to: &Mailbox, boundary: &str, is_8bit: bool) {
+    fn header(
+        &mut self,
+        report: &Report<'_>,
+        (to, message_id): (&Mailbox, &str),
+        boundary: &str,
+        is_8bit: bool,
+    ) {
         let host = self.form.word(report.reporting_mta).replace(' ', "?");
         self.line(&format!("Date: {}", date(report.now)));
         self.line(&format!(
@@ -345,7 +366,7 @@ impl Lines {
         ));
         self.line(&format!("To: <{}>", self.form.word(to.as_str())));
         self.field("Subject", subject(report));
-        let message_id = self.form.word(report.message_id);
+        let message_id = self.form.word(message_id);
         self.line(&format!("Message-ID: <{message_id}>"));
         self.line("Auto-Submitted: auto-replied");
         self.line("MIME-Version: 1.0");

@@ -39,7 +39,7 @@ pub struct Decision {
 }
 
 /// Recipients that one report speaks of. All that a message with many owes, in one report, may be larger than any host takes.
-pub const RECIPIENTS_PER_REPORT_MAX: usize = 100;
+pub const RECIPIENTS_PER_REPORT_MAX: usize = 1_000;
 
 /// How often a job is queued again at once though nothing of it has been done; then it is deferred. With a hop
 /// that ends each session after one message, half of those that wait go on with each round.
@@ -73,6 +73,14 @@ impl Default for Course {
 }
 
 impl Course {
+    /// Of a report that returns no more of the original than this.
+    pub fn of_report(original: Extent) -> Course {
+        Course {
+            original,
+            ..Course::default()
+        }
+    }
+
     /// It comes back untried, for so many times now.
     pub fn returns(&mut self) -> u32 {
         self.returned = self.returned.saturating_add(1);
@@ -255,7 +263,7 @@ pub fn due_of(state: &RecipientState) -> WallTime {
     }
 }
 
-fn attempts_of(state: &RecipientState) -> u32 {
+pub fn attempts_of(state: &RecipientState) -> u32 {
     match state {
         RecipientState::Waiting { attempts, .. } | RecipientState::ReportOwed { attempts, .. } => {
             *attempts

@@ -13,6 +13,7 @@ FLAGS = {
     "retry-min": "1s",
     "retry-max": "1s",
     "queue-lifetime": "5m",
+    "report-window": "100ms",
     "handshake-timeout": "2s",
     "log-format": "json",
 }

@@ -3,6 +3,7 @@
 
 use crate::support;
 
+use std::collections::BTreeSet;
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;
 use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls};
@@ -261,6 +262,178 @@ fn a_report_on_many_recipients_is_not_dropped_for_its_size() {
     assert!(all.is_some(), "{} of 60", told(&hop.mails()));
     assert!(relay.events("dropped").is_empty());
     relay.stop();
+}
+
+// ---- Windows ----
+
+/// Recipients that reports speak of, each as often as it is spoken of.
+fn spoken_of(reports: &[Mail]) -> Vec<&str> {
+    let lines = reports.iter().flat_map(|report| report.content.lines());
+    let mut found: Vec<&str> = lines
+        .filter_map(|line| line.strip_prefix("Final-Recipient: "))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn message_ids(reports: &[Mail]) -> BTreeSet<&str> {
+    let lines = reports.iter().flat_map(|report| report.content.lines());
+    lines
+        .filter(|line| line.starts_with("Message-ID: <") && line.contains("@relay.test>"))
+        .collect()
+}
+
+/// A gateway's list: its recipients are at several hosts, each is refused in a transaction of its own, and several cores
+/// deliver. Each refusal used to be a report, with the whole message in it.
+#[test]
+fn a_message_with_two_hundred_refused_recipients_comes_back_once() {
+    const HOPS: usize = 4;
+    let hops = [(); HOPS].map(|()| {
+        NextHop::scripted(StartTls::NotOffered, |occasion| {
+            no_such_user(&occasion).unwrap_or(Answer::Usual)
+        })
+    });
+    let (home, back) = (Home::new(), NextHop::start());
+    let mut routes: Vec<String> = (0..200)
+        .map(|number| hops[number % HOPS].route(&format!("d{number}.test")))
+        .collect();
+    routes.push(back.route("sender.test"));
+    let routes = home.file("routes", &routes.join("\n"));
+    let flags = [
+        "--routes-file",
+        &routes,
+        "--recipients-per-transaction",
+        "1",
+        "--ingress-cores",
+        "0,0",
+        "--delivery-cores",
+        "0,0,0",
+        // Long enough for a machine with other work.
+        "--report-window",
+        "8s",
+    ];
+    let relay = home.start(&flags);
+    let mut client = begun(&relay, "MAIL FROM:<a@sender.test>");
+    for number in 0..200 {
+        client.expect(&format!("RCPT TO:<no{number}@d{number}.test>"), 250);
+    }
+    client.expect("DATA", 354);
+    let body = "A line of the body.\r\n".repeat(10_000);
+    client.expect(&format!("{CONTENT}\r\n{body}."), 250);
+    client.quit();
+    relay.wait_for_count("bounced", 200, |_| true);
+    let transactions = hops.iter().flat_map(|hop| hop.commands());
+    let transactions = transactions.filter(|command| command.starts_with("MAIL"));
+    assert_eq!(transactions.count(), 200);
+    back.wait_for_mail(1);
+    relay.stop_with_nothing_left();
+    let reports = back.mails();
+    assert_eq!(reports.len(), 1);
+    let mut all: Vec<String> = (0..200)
+        .map(|number| format!("rfc822;no{number}@d{number}.test"))
+        .collect();
+    all.sort_unstable();
+    assert_eq!(spoken_of(&reports), all);
+    let bodies = reports[0].content.matches(&body).count();
+    assert_eq!(bodies, 1);
+}
+
+/// The first recipient is refused at once, the second at the second attempt: after the first report has gone.
+fn reports_of_two_windows(mail: &str) -> Vec<Mail> {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        let is_late = occasion.command.starts_with("RCPT TO:<late");
+        match is_late && occasion.before < 2 {
+            true => Answer::Say("450 4.2.1 not now"),
+            false if is_late => Answer::Say("550 5.2.1 disabled"),
+            false => no_such_user(&occasion).unwrap_or(Answer::Usual),
+        }
+    });
+    let (home, back) = (Home::new(), NextHop::start());
+    let (route, back_route) = (hop.route("example.test"), back.route("sender.test"));
+    let flags = ["--retry-min", "1s", "--retry-max", "1s", "--route"];
+    let relay = home.start(&[&flags[..], &[&route, "--route", &back_route]].concat());
+    let mut client = begun(&relay, mail);
+    client.expect("RCPT TO:<no@example.test>", 250);
+    finished(
+        client,
+        "late@example.test",
+        &format!("{CONTENT}\r\nthe body"),
+    );
+    let reports = back.wait_for_mail(2);
+    relay.stop_with_nothing_left();
+    assert_eq!(back.mails().len(), 2);
+    assert_eq!(spoken_of(&reports[..1]), ["rfc822;no@example.test"]);
+    assert_eq!(spoken_of(&reports[1..]), ["rfc822;late@example.test"]);
+    assert_eq!(message_ids(&reports).len(), 2);
+    reports
+}
+
+#[test]
+fn a_content_comes_back_once_or_as_ret_says() {
+    for (ret, bodies) in [("", [1, 0]), (" RET=FULL", [1, 1]), (" RET=HDRS", [0, 0])] {
+        let reports = reports_of_two_windows(&format!("MAIL FROM:<a@sender.test>{ret}"));
+        for (report, bodies) in reports.iter().zip(bodies) {
+            let content = &report.content;
+            assert_eq!(
+                content.matches("the body").count(),
+                bodies,
+                "{ret}: {content}"
+            );
+            assert!(content.contains("Subject: test"), "{ret}: {content}");
+        }
+    }
+}
+
+#[test]
+fn recipients_that_need_smtputf8_are_reported_apart() {
+    let hop = NextHop::with_keywords(StartTls::NotOffered, PLAIN_KEYWORDS, |occasion| {
+        no_such_user(&occasion).unwrap_or(Answer::Usual)
+    });
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--report-window", "2s"]);
+    let mut client = begun(&relay, "MAIL FROM:<a@sender.test> SMTPUTF8");
+    client.expect("RCPT TO:<j\u{f6}rg@example.test>", 250);
+    client.expect("RCPT TO:<no1@example.test>", 250);
+    finished(client, "no2@example.test", CONTENT);
+    let reports = hop.wait_for_mail(2);
+    let of = |report: &Mail| spoken_of(std::slice::from_ref(report)).join(" ");
+    let mut all: Vec<String> = reports.iter().map(of).collect();
+    all.sort_unstable();
+    let expected = [
+        "rfc822;no1@example.test rfc822;no2@example.test",
+        "utf-8;j\\x{F6}rg@example.test",
+    ];
+    assert_eq!(all, expected);
+    assert_eq!(message_ids(&reports).len(), 2);
+    relay.stop_with_nothing_left();
+    assert_eq!(hop.mails().len(), 2);
+}
+
+/// They are in the spool: neither a drain nor a start sends them early, and the start that does sends one report.
+#[test]
+fn reports_that_wait_survive_drains_and_kills() {
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        no_such_user(&occasion).unwrap_or(Answer::Usual)
+    });
+    let home = Home::new();
+    let one_each = ["--recipients-per-transaction", "1", "--report-window"];
+    let start = |window| relay_to(&home, &hop, &[&one_each[..], &[window]].concat());
+    let relay = start("1h");
+    let mut client = begun(&relay, "MAIL FROM:<a@sender.test>");
+    client.expect("RCPT TO:<no1@example.test>", 250);
+    client.expect("RCPT TO:<no2@example.test>", 250);
+    finished(client, "no3@example.test", CONTENT);
+    relay.wait_for_count("bounced", 3, |_| true);
+    relay.stop();
+    start("1h").kill();
+    start("1h").stop();
+    assert!(hop.mails().is_empty());
+    let relay = start("0s");
+    let reports = hop.wait_for_mail(1);
+    relay.stop_with_nothing_left();
+    assert_eq!(hop.mails().len(), 1);
+    let all = ["no1", "no2", "no3"].map(|name| format!("rfc822;{name}@example.test"));
+    assert_eq!(spoken_of(&reports), all);
 }
 
 // ---- Sizes ----

@@ -96,6 +96,8 @@ impl Home {
             ("--ingress-cores", "0"),
             ("--delivery-cores", "0"),
             ("--drain-timeout", "20s"),
+            // Few tests wait for a minute.
+            ("--report-window", "50ms"),
         ];
         for (flag, value) in defaults {
             if !flags.contains(&flag) {

@@ -42,7 +42,7 @@ Examples:
       --rate 2000 --duration 60 --json run.json --html run.html
   The page of an earlier run, from its figures:
     ringpost-loadtest html run.json > run.html
-  Twenty kills under load; the relay's command should ask for short retries:
+  Twenty kills under load; the relay's command should ask for short retries, and reports soon:
     ringpost-loadtest kill-test --rounds 20 --fault-4xx 0.05 --latency 5 \\
       --relay-cmd '...'
   Two builds, Postfix and the bare proxy, under three kinds of load:

@@ -56,11 +56,12 @@ pub struct SinkOptions {
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
     pub fault_4xx: f64,
     /// Share of transactions that the sink refuses for good (0 to 1); never that of a report, or
-    /// nobody would hear of it
+    /// nobody would hear of it. If the relay gathers reports, have it do so for a short time
+    /// (--report-window 100ms)
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
     pub fault_5xx: f64,
     /// Share of recipients that the sink does not know: 550 to RCPT, and at every attempt the same
-    /// ones of a message. A report that names each must come back
+    /// ones of a message. A report that names each must come back; see --fault-5xx
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", value_parser = parse_share)]
     pub unknown_recipients: f64,
     /// Share of transactions in which the sink hangs up instead of answering the end of data;

@@ -43,7 +43,11 @@ fn report<'a>(
 ) -> Report<'a> {
     Report {
         reporting_mta: "gw.test",
-        message_id: "1-0-7.dsn@gw.test",
+        id: MessageId {
+            run: 1,
+            core: 0,
+            sequence: 7,
+        },
         boundary: "1-0-7=gw.test",
         now: WallTime(1_800_000_061_000),
         arrived: WallTime(1_800_000_000_000),
@@ -120,7 +124,8 @@ fn cut<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
 
 #[test]
 fn golden_failure() {
-    let envelope = envelope();
+    let mut envelope = envelope();
+    envelope.ret = Some(Ret::Headers);
     let (refused, expired) = (
         no_such_user(),
         diagnosis(
@@ -142,7 +147,7 @@ Date: Fri, 15 Jan 2027 08:01:01 +0000
 From: MAILER-DAEMON (Mail Delivery System) <MAILER-DAEMON@gw.test>
 To: <a@src.test>
 Subject: Undelivered mail returned to sender
-Message-ID: <1-0-7.dsn@gw.test>
+Message-ID: <1-0-7.0.03e888340c219322@gw.test>
 Auto-Submitted: auto-replied
 MIME-Version: 1.0
 Content-Type: multipart/report; report-type=delivery-status;
@@ -274,24 +279,83 @@ fn relayed_and_delayed_return_headers_whatever_ret_says() {
 fn bytes_wanted_of_the_original() {
     let mut envelope = envelope();
     let (small, large) = (1_000_000, 50_000_000);
-    assert_eq!(original_bytes_wanted(&envelope, true, 100), 100);
-    assert_eq!(
-        original_bytes_wanted(&envelope, true, small),
-        HEADER_BYTES_MAX
+    let headers = HEADER_BYTES_MAX;
+    for (ret, reports_failure, most, bytes, wanted) in [
+        (None, true, Extent::Whole, 100, 100),
+        (None, true, Extent::Whole, small, small as usize),
+        (None, true, Extent::Headers, small, headers),
+        (None, true, Extent::Nothing, small, 0),
+        (None, false, Extent::Whole, small, headers),
+        (None, true, Extent::Whole, large, headers),
+        (Some(Ret::Full), true, Extent::Whole, small, small as usize),
+        (Some(Ret::Full), false, Extent::Whole, small, headers),
+        (Some(Ret::Headers), true, Extent::Whole, small, headers),
+    ] {
+        envelope.ret = ret;
+        let found = original_bytes_wanted(&envelope, reports_failure, most, bytes);
+        assert_eq!(
+            found, wanted,
+            "{ret:?}, {most:?}, {bytes}, {reports_failure}"
+        );
+    }
+}
+
+/// The Message-ID of a report on these, and whether the original is in it.
+fn identity(ret: Option<Ret>, recipients: &[Reported<'_>], most: Extent) -> (String, bool) {
+    let mut envelope = envelope();
+    envelope.ret = ret;
+    let wire = b"Subject: hello\r\n\r\nsecret\r\n.\r\n";
+    let mut report = report(&envelope, recipients, wire);
+    report.taker.original = most;
+    let text = text(&render(&report).expect("a sender"));
+    let id = text.split("Message-ID: ").nth(1).expect("one");
+    let id = id.split("\r\n").next().expect("a line");
+    (id.to_owned(), text.contains("secret"))
+}
+
+#[test]
+fn a_message_id_is_the_same_for_the_same_words_and_another_for_others() {
+    let (refused, full) = (
+        no_such_user(),
+        diagnosis((5, 2, 2), "552 full", "mx.dst.test"),
     );
-    envelope.ret = Some(Ret::Full);
-    assert_eq!(
-        original_bytes_wanted(&envelope, true, small),
-        small as usize
+    let of = |recipients: &[Reported<'_>], most| identity(None, recipients, most).0;
+    let one = [reported(0, Action::Failed, &refused)];
+    let id = of(&one, Extent::Whole);
+    assert!(
+        id.starts_with("<1-0-7.0.") && id.ends_with("@gw.test>"),
+        "{id}"
     );
-    assert_eq!(
-        original_bytes_wanted(&envelope, false, small),
-        HEADER_BYTES_MAX
-    );
-    assert_eq!(
-        original_bytes_wanted(&envelope, true, large),
-        HEADER_BYTES_MAX
-    );
+    assert_eq!(of(&one, Extent::Whole), id);
+    let others = [
+        of(&[reported(1, Action::Failed, &refused)], Extent::Whole),
+        of(&[reported(0, Action::Relayed, &refused)], Extent::Whole),
+        of(&[reported(0, Action::Failed, &full)], Extent::Whole),
+        of(
+            &[one[0], reported(1, Action::Failed, &refused)],
+            Extent::Whole,
+        ),
+        of(&one, Extent::Headers),
+        of(&one, Extent::Nothing),
+        id,
+    ];
+    let different: std::collections::BTreeSet<_> = others.iter().collect();
+    assert_eq!(different.len(), others.len(), "{others:?}");
+}
+
+#[test]
+fn the_original_is_returned_unless_ret_or_who_asks_wants_less() {
+    let refused = no_such_user();
+    let one = [reported(0, Action::Failed, &refused)];
+    for (ret, most, is_whole) in [
+        (None, Extent::Whole, true),
+        (None, Extent::Headers, false),
+        (Some(Ret::Full), Extent::Whole, true),
+        (Some(Ret::Full), Extent::Headers, false),
+        (Some(Ret::Headers), Extent::Whole, false),
+    ] {
+        assert_eq!(identity(ret, &one, most).1, is_whole, "{ret:?}, {most:?}");
+    }
 }
 
 #[test]
@@ -312,6 +376,7 @@ fn endless_header_is_cut_at_a_line() {
 fn internationalised_mail_gets_the_forms_of_rfc_6533() {
     let mut envelope = envelope();
     envelope.smtputf8 = true;
+    envelope.ret = Some(Ret::Headers);
     envelope.reverse_path = Some(Mailbox::new("\u{e4}", "src.test"));
     envelope.recipients[0].forward_path = Mailbox::new("j\u{f6}rg", "dst.test");
     envelope.recipients[0].orcpt = Some("utf-8;j\u{f6}rg@dst.test".into());
@@ -358,7 +423,7 @@ fn a_report_to_an_ascii_sender_needs_no_extension_of_the_host_that_refused_the_m
     let wire = "Subject: gr\u{fc}n\r\n..x: y\r\n\r\nb\u{f6}dy\r\n.\r\n".as_bytes();
     for (ret, media_type, returned) in [
         (
-            None,
+            Some(Ret::Headers),
             "message/global-headers",
             "Subject: gr\u{fc}n\r\n.x: y\r\n",
         ),
@@ -618,7 +683,7 @@ proptest! {
         let mut envelope = envelope();
         envelope.envid = Some(envid.into());
         envelope.smtputf8 = smtputf8;
-        envelope.ret = full.then_some(Ret::Full);
+        envelope.ret = Some(if full { Ret::Full } else { Ret::Headers });
         envelope.recipients[0].orcpt = Some(orcpt.into());
         let told = diagnosis((5, 0, 0), &reply, &host);
         let recipients = [

@@ -21,6 +21,8 @@ pub struct Facts<'a> {
     pub retry: &'a RetryPolicy,
     /// For reports, which nobody waits for.
     pub report_retry: &'a RetryPolicy,
+    /// How long a report waits for others to be spoken of in it.
+    pub report_window: Duration,
 }
 
 /// What follows from decisions for the recipients of a job. Every one of them is in exactly one of
@@ -35,7 +37,7 @@ pub struct Consequences {
     pub again: Recipients,
     /// At `due`.
     pub deferred: Recipients,
-    /// Owed a report from now on, which is due at once.
+    /// Owed a report from now on.
     pub reports: Recipients,
     pub finished: u32,
     /// The earliest of `deferred`.
@@ -198,7 +200,7 @@ impl Facts<'_> {
             kind,
             diagnosis,
             attempts: 0,
-            due: WallTime(0),
+            due: self.now + self.report_window,
         })
     }
 

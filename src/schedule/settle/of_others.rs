@@ -4,6 +4,7 @@ use super::*;
 use crate::message::Recipient;
 use crate::schedule::judge::{self, Event, Finding, GoesOn, HopDiagnosis, Situation};
 use crate::schedule::next_hop::{Action, HopId, Schedule, Settings, Take};
+use crate::schedule::reports::WINDOW;
 use crate::schedule::retry::RetryPolicy;
 use crate::smtp::client::RecipientVerdict;
 use crate::smtp::reply::{Reply, Stage};
@@ -332,6 +333,7 @@ fn attempts_beside_poison(count: u32, poison: u32, hang_up: &RecipientVerdict) -
         random: 0,
         retry: &retry,
         report_retry: &retry,
+        report_window: WINDOW,
     };
     let taken = RecipientVerdict::Accepted {
         reply: Rc::new(Reply::new(250, "2.0.0 ok")),

@@ -2,6 +2,7 @@ use super::*;
 use crate::message::{Notify, Recipient};
 use crate::schedule::ending::{Ending, Failure, Untold};
 use crate::schedule::outcome::ReportKind;
+use crate::schedule::reports::WINDOW;
 use crate::schedule::retry::RetryPolicy;
 use crate::smtp::client::RecipientVerdict;
 use crate::smtp::reply::Stage;
@@ -59,6 +60,7 @@ fn settle_at(
         random: 0,
         retry: &retry,
         report_retry: &retry,
+        report_window: WINDOW,
     };
     let recipients: Recipients = (0..3).map(|index| (index, state.clone())).collect();
     let mut decisions = decide_all(&recipients, verdict, &diagnosis());
