@@ -43,6 +43,8 @@ mod relay;
 mod seen;
 #[path = "simulate_relay/sites.rs"]
 mod sites;
+#[path = "simulate_relay/told.rs"]
+mod told;
 #[path = "simulate_relay/trouble.rs"]
 mod trouble;
 
@@ -134,6 +136,11 @@ fn planted_bugs_are_noticed() {
         (Bug::LifetimesIgnored, 0),
         (Bug::SendersPauseHops, 0),
         (Bug::ReportsNeedSmtputf8, 0),
+        (Bug::ReportsUngathered, 0),
+        (Bug::ReportsRepeated, 0),
+        (Bug::GatheredForgotten, 0),
+        (Bug::FormsMixed, 0),
+        (Bug::BodiesRepeated, 0),
         (Bug::HopsTriedThrice, 0),
         (Bug::JoinsUnbounded, 0),
         (Bug::GateNeverShuts, 10),

@@ -429,6 +429,9 @@ impl Session {
             if !is_positive(&said) {
                 self.mail_was_refused = Some(said.as_bytes()[0]);
                 self.mail = None;
+                let is_report = mail.starts_with("<>") && said.starts_with('5');
+                let sites = &mut self.world.ledger.borrow_mut().sites;
+                sites[self.host.site].refused_report |= is_report;
             }
             return Ok(());
         }

@@ -4,6 +4,7 @@
 //! next hop needs to know what the relay calls it.
 
 use crate::bounds::Bounds;
+use crate::told::Told;
 use ringpost::message::{BodyType, Envelope, MessageId, Recipient};
 use ringpost::time::{Now, WallTime};
 use std::collections::BTreeMap;
@@ -100,6 +101,8 @@ pub struct SiteFacts {
     pub size_max: Option<u64>,
     /// Some host of it does not offer SMTPUTF8.
     pub lacks_smtputf8: bool,
+    /// A host of it has said 5yz to MAIL of a report.
+    pub refused_report: bool,
     /// All its hosts are without fault.
     pub is_spotless: bool,
 }
@@ -113,6 +116,7 @@ pub struct Ledger {
     pub report_lifetime: Duration,
     pub stats: Stats,
     pub bounds: Bounds,
+    pub told: Told,
 }
 
 /// How often what the promise speaks of has happened.
@@ -121,6 +125,8 @@ pub struct Stats {
     pub deliveries: u64,
     pub repetitions: u64,
     pub reports: u64,
+    /// That speak of more than one recipient.
+    pub reports_of_many: u64,
 }
 
 impl Ledger {

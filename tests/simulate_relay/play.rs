@@ -34,8 +34,10 @@ const HOLD_US_MAX: usize = 2_000_000;
 /// A drain lets transactions end; none takes longer than this here.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// Once all hosts are well, all mail has gone within this: the longest wait of a recipient, then that of a hop (five
-/// minutes), and the same for a report.
+/// minutes), and the same for a report, which has also waited for its window.
 const EMPTY_MAX: Duration = Duration::from_secs(2 * (100 + 300));
+/// A letter has so few recipients that all are reported within this many of its first window.
+const WINDOWS_MAX: u32 = 1 + 10 + 4 * 60;
 /// A turn takes some microseconds, so this is far more than any time bound above.
 /// The disk gives nothing but errors for so long.
 const DISK_DEAD_FOR: Duration = Duration::from_secs(15);
@@ -114,6 +116,7 @@ impl Play {
             deliveries: stats.deliveries,
             repetitions: stats.repetitions,
             reports: stats.reports,
+            reports_of_many: stats.reports_of_many,
             for_newcomers: self.deliveries_for_newcomers(),
             ..*self.world.seen.borrow()
         }
@@ -168,7 +171,10 @@ impl Play {
         };
         let config = self.setting.config.clone();
         tell!(self.world, "[{cores} cores start]");
-        self.world.ledger.borrow_mut().bounds = Bounds::default();
+        let mut ledger = self.world.ledger.borrow_mut();
+        ledger.bounds = Bounds::default();
+        ledger.told.begin_run(self.host.now());
+        drop(ledger);
         let relay = Relay::start(&self.host, config, keys(), opened, level)?;
         self.relay = Some(relay);
         let is_ready = || self.relay.as_ref().expect("just started").is_ready();
@@ -507,7 +513,8 @@ impl Play {
 
     fn empty(&self) -> Result<(), String> {
         let relay = self.relay.as_ref().expect("it runs");
-        let until = self.host.now() + EMPTY_MAX;
+        let windows = self.setting.config.delivery.report_window * WINDOWS_MAX;
+        let until = self.host.now() + EMPTY_MAX + windows;
         // What nobody has a 250 for, and reports that no host will take, go with their lifetime.
         let ledger = self.world.ledger.borrow();
         let idle_until = until + ledger.lifetime + ledger.report_lifetime;

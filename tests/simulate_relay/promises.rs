@@ -3,6 +3,7 @@
 
 use crate::bounds::is_anothers;
 use crate::ledger::{Answer, Fate, Ledger, Letter, header_of, letter_of, parse_address, site_of};
+use crate::told::Report;
 use ringpost::message::{BodyType, Envelope, MessageId, Notify, Recipient, Ret};
 use ringpost::schedule::outcome::{RecipientState, ReportKind};
 use ringpost::time::Now;
@@ -166,6 +167,15 @@ impl Ledger {
         let reported = reported(&taken.content);
         if reported.is_empty() {
             complaints.push("a report speaks of nobody".to_owned());
+        }
+        if let Some(first) = reported.first() {
+            self.stats.reports_of_many += u64::from(reported.len() > 1);
+            let report = Report {
+                letter: first.letter,
+                spoken: reported.iter().map(|it| (it.index, it.failed)).collect(),
+                content: &taken.content,
+            };
+            complaints.extend(self.told_sender(now, report));
         }
         for said in reported {
             let (index, number, failed) = (said.index, said.letter, said.failed);
@@ -378,7 +388,7 @@ impl Ledger {
 }
 
 impl Letter {
-    fn of(&self, number: usize) -> impl Iterator<Item = (&Recipient, &Fate)> {
+    pub fn of(&self, number: usize) -> impl Iterator<Item = (&Recipient, &Fate)> {
         let recipients = self.envelope.recipients.iter().zip(&self.fates);
         recipients.filter(move |(recipient, _)| {
             let local_part = recipient.forward_path.local_part();

@@ -59,12 +59,13 @@ impl Setting {
             true => format!("--listen-tls {smtps} --tls-out may"),
             false => "--no-starttls --tls-out none".to_owned(),
         };
+        let window = *world.pick(&["0s", "500ms", "1s", "2s"]);
         let held = *world.pick(&["0", "16KiB", "2MiB"]);
         let flags = format!(
             "ringpost --listen {smtp} {tls} --hostname {HOSTNAME} --spool {SPOOL} --tls-dir /tls \
              --relay-domain d0.test,d1.test,d2.test,d3.test,d4.test,gone.test,{} --relay-from none \
              --dns {NAME_SERVER} --dns-timeout 2s --retry-min {min}s --retry-max {}s \
-             --queue-lifetime {lifetime}s --bounce-lifetime {of_reports}s --max-message-size 64KiB \
+             --queue-lifetime {lifetime}s --bounce-lifetime {of_reports}s --report-window {window} --max-message-size 64KiB \
              --chunk-size 16KiB --in-memory-size {held} --idle-timeout 2s --connect-timeout 5s \
              --greeting-timeout 10s --reply-timeout 10s --send-timeout 10s --final-reply-timeout 12s \
              --handshake-timeout 5s --crowded-timeout 5s --command-timeout 30s --data-timeout 20s",
@@ -87,6 +88,7 @@ impl Setting {
         let mut ledger = world.ledger.borrow_mut();
         ledger.lifetime = lifetime_of(&config.delivery.retry);
         ledger.report_lifetime = lifetime_of(&config.delivery.report_retry);
+        ledger.told.window = config.delivery.report_window;
         drop(ledger);
         Setting {
             config,

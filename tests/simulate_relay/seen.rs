@@ -10,7 +10,7 @@ counted! {
     // Next hops.
     restarts dribbles sessions_full senders_refused strangers_refused smtputf8_letters
     refused_for_now refused_for_good broken_off silences nonsense hosts_tired unclear_to_relay
-    deliveries repetitions reports for_newcomers
+    deliveries repetitions reports reports_of_many for_newcomers
     // What the relay has counted.
     delivered bounced expired dropped deferred reports_delivered reports_deferred bodies_read_back resumed
     connections_failed messages_refused

@@ -37,6 +37,7 @@ impl Sites {
         }
         let facts = |hosts_of: &Vec<usize>| SiteFacts {
             refused_us: false,
+            refused_report: false,
             size_max: hosts_of.iter().filter_map(|it| hosts[*it].size_max).min(),
             lacks_smtputf8: hosts_of.iter().any(|it| !hosts[*it].takes_smtputf8()),
             is_spotless: hosts_of
