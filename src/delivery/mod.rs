@@ -35,7 +35,7 @@ use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
 use crate::remote::route::{NextHop, RouteTable, UnusableDomain};
 use crate::schedule::gate::Gate;
 use crate::schedule::judge::{LastWord, Verdict};
-use crate::schedule::next_hop::{self, Action, HopId, HopStatus, Schedule};
+use crate::schedule::next_hop::{self, Action, HopId, HopStatus, Queued, Rank, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::reports::{Gatherer, Windows};
 use crate::schedule::retry::{NextTry, RetryPolicy};
@@ -62,6 +62,9 @@ pub type Finished = Box<dyn Fn(&Message, u32)>;
 
 /// Actions of the schedule that are performed before other tasks of the core get their turn.
 const ACTIONS_PER_TURN: usize = 64;
+
+/// Mail that was accepted longer ago than this, before it comes to its hop, is among the old there.
+const NEW_FOR: Duration = Duration::from_secs(60);
 
 /// A job that comes back untried waits at least for this, at its hop or apart from it.
 const RETURNED_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -322,6 +325,18 @@ struct Way {
     is_report: bool,
     next_hop: NextHop,
     demand: Demand,
+}
+
+impl Queued for Job {
+    fn rank(&self, now: Now) -> Rank {
+        let is_new = |(_, state): &(u32, RecipientState)| decide::attempts_of(state) == 0;
+        let is_young = self.message.born.age(now) < NEW_FOR;
+        Rank {
+            origin: self.message.origin,
+            recipients: self.recipients.len() as u32,
+            is_old: !is_young || self.course.has_returned() || !self.recipients.iter().all(is_new),
+        }
+    }
 }
 
 impl Way {

@@ -26,6 +26,8 @@ pub struct Message {
     pub location: MessageLocation,
     /// The core whose spool holds it and counts its open recipients.
     pub home: usize,
+    /// Whose mail it is, where that of several parties takes turns; 0 after a restart.
+    pub origin: u64,
     open_recipients: AtomicU32,
     /// How often the disk would not give the content; [`CONTENT_TRIES_MAX`]: it is given up.
     content_failures: AtomicU32,
@@ -108,6 +110,7 @@ impl Message {
         envelope: Envelope,
         place: Place,
         home: usize,
+        origin: u64,
         memory: Charge,
     ) -> Arc<Self> {
         let recipients = envelope.recipients.len();
@@ -118,6 +121,7 @@ impl Message {
             envelope,
             location: MessageLocation::fresh(place, recipients),
             home,
+            origin,
             open_recipients: AtomicU32::new(recipients as u32),
             content_failures: AtomicU32::new(0),
             reported: Reported::default(),
@@ -142,6 +146,7 @@ impl Message {
             envelope: found.envelope,
             location: MessageLocation::recovered(found.place, &found.states),
             home: usize::from(found.home),
+            origin: 0,
             open_recipients: AtomicU32::new(open as u32),
             content_failures: AtomicU32::new(match found.is_damaged {
                 true => CONTENT_TRIES_MAX,

@@ -6,6 +6,7 @@
 //! `listener`).
 
 pub mod list_change;
+pub mod origin;
 pub mod port;
 pub mod rates;
 pub mod relaying;

@@ -54,6 +54,7 @@
 //! connections and say nothing do not keep out those who have shown nothing yet. The driver does the same with
 //! one that waits for a reply for as long ([`Schedule::is_crowded`]).
 
+mod backlog;
 mod due;
 mod health;
 mod hop;
@@ -64,6 +65,7 @@ mod slots;
 mod turns;
 
 use crate::time::Now;
+pub use backlog::{Queued, Rank};
 pub use settings::{
     CONNECTIONS_MAX, CONNECTIONS_PER_HOP_MAX, CROWDED_WAIT_MAX, IDLE_WAIT, Settings,
 };
@@ -171,7 +173,7 @@ pub struct Schedule<K, J, C = ()> {
     is_held: bool,
 }
 
-impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
     /// Panics if the settings contradict each other.
     pub fn new(settings: Settings) -> Self {
         settings.assert_sound();
@@ -198,14 +200,14 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         }
     }
 
-    /// Queues a job for its hop, behind those that wait already. Memory is bounded by admission.
+    /// Queues a job for its hop, behind those of its kind and origin that wait already. Memory is bounded by admission.
     pub fn push(&mut self, key: &K, job: J, now: Now) -> HopId {
         let id = match self.by_key.get(key) {
             Some(id) => *id,
             None => self.add_hop(key),
         };
         self.queued += 1;
-        self.hop_mut(id).push(job, now);
+        self.hop_mut(id).todo.push(job, now);
         self.list(id);
         id
     }
@@ -274,7 +276,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
             self.list(id);
             return self.rest(id, now);
         }
-        let Some(job) = hop.pop() else {
+        let Some(job) = hop.todo.pop() else {
             return self.rest(id, now);
         };
         hop.turn_jobs = hop.turn_jobs.saturating_add(1);
@@ -298,7 +300,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
         if self.is_held || yields || too_many || !hop.proven || hop.health.takes_from > now {
             return None;
         }
-        let job = hop.pop()?;
+        let job = hop.todo.pop()?;
         hop.turn_jobs = hop.turn_jobs.saturating_add(1);
         self.queued -= 1;
         Some(job)
@@ -307,7 +309,7 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     /// A job that was taken ahead at `taken`, and still waits behind another: any other connection may take it, before those
     /// that wait. The hop is not quick just now, so nothing is taken ahead there until a transaction is again.
     pub fn give_back(&mut self, id: HopId, job: J, taken: Now) {
-        self.hop_mut(id).push_front(job, taken);
+        self.hop_mut(id).todo.push_front(job, taken);
         self.queued += 1;
         self.set_proven(id, false);
         self.list(id);

@@ -87,6 +87,11 @@ impl Course {
         self.returned
     }
 
+    /// Nobody could be asked about it when it was last to be tried.
+    pub fn has_returned(&self) -> bool {
+        self.returned > 0
+    }
+
     /// Of a report that was refused, and is to be smaller; `None`: it cannot be. `sent`: what it returned of the
     /// original. `count`: of how many recipients it spoke.
     pub fn smaller(self, result: &TransactionResult, sent: Extent, count: usize) -> Option<Course> {
@@ -263,6 +268,7 @@ pub fn due_of(state: &RecipientState) -> WallTime {
     }
 }
 
+/// How often it was tried in vain: its delivery, or its report.
 pub fn attempts_of(state: &RecipientState) -> u32 {
     match state {
         RecipientState::Waiting { attempts, .. } | RecipientState::ReportOwed { attempts, .. } => {

@@ -10,6 +10,7 @@ use crate::handoff::memory::{Charge, Level};
 use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{Bug, clock, planted, pool};
 use crate::message::{Envelope, TlsSummary};
+use crate::policy::origin;
 use crate::policy::port::Port;
 use crate::smtp::server::{Phase, Policy, RejectedAt, Server, Spending, Step};
 use crate::time::Now;
@@ -337,12 +338,15 @@ impl Session {
         if planted(Bug::ChargesKept) {
             std::mem::forget(context.memory.charge(queued_bytes(&envelope)));
         }
+        let peer = self.server.peer();
+        let origin = origin::of(peer.address, peer.trusted, envelope.reverse_path.as_ref());
         let message = Message::new(
             durable.id,
             (durable.received_at, clock::now()),
             envelope,
             durable.receipt.into_place(),
             context.core,
+            origin,
             memory,
         );
         let is_small = durable.body_bytes <= context.terms.settings.body_room.whole_bytes as u64;

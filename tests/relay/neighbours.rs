@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::{DnsServer, Failure};
-use support::next_hop::{Answer, NextHop, Occasion, StartTls, deaf};
+use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls, deaf};
 use support::relay::{Home, Relay};
 use support::{PATIENCE, Watched, relay_to};
 
@@ -57,6 +57,10 @@ impl Gate {
 
     fn open(&self) {
         self.0.change(|held| held.is_open = true);
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.lock().is_open
     }
 }
 
@@ -674,5 +678,52 @@ fn mail_for_a_dead_host_expires_with_what_is_wrong_there() {
     let of_mail = relay.events("deferred");
     let of_mail = of_mail.iter().filter(|event| event["report"].is_null());
     assert_eq!(of_mail.count(), 2, "one line each");
+    relay.stop();
+}
+
+/// Of mail that was put off before.
+const BACKLOG: usize = 40;
+
+#[test]
+fn new_mail_does_not_wait_behind_the_backlog_of_a_hop_that_was_not_well() {
+    let (puts_off, slow) = (Gate::new(), Gate::new());
+    let script = {
+        let (puts_off, slow) = (puts_off.clone(), slow.clone());
+        move |occasion: Occasion<'_>| match occasion.command {
+            command if verb_is(command, "RCPT") && !puts_off.is_open() => {
+                Answer::Say("450 4.2.1 later")
+            }
+            "." => {
+                slow.pass();
+                Answer::Usual
+            }
+            _ => Answer::Usual,
+        }
+    };
+    let hop = NextHop::scripted(StartTls::NotOffered, script);
+    let home = Home::new();
+    let relay = relay_to(&home, &hop, &["--delivery-connections", "1"]);
+    for _ in 0..BACKLOG {
+        send_mail(relay.address(), FROM, &[TO], CONTENT);
+    }
+    relay.wait_for_count("deferred", BACKLOG, |_| true);
+    puts_off.open();
+    slow.wait_until_held(1);
+    let begun = Instant::now();
+    let mut asked = 0;
+    let all_wait = |event: &Value| event["waiting"].as_u64() >= Some(BACKLOG as u64 - 2);
+    while !relay.events("next-hop").iter().any(all_wait) {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", relay.events("next-hop"));
+        relay.signal("USR1");
+        asked += 1;
+        relay.wait_for_count("next-hop", asked, |_| true);
+    }
+    send_mail(relay.address(), "new@sender.test", &[TO], CONTENT);
+    relay.wait_for("accepted", |event| event["from"] == "new@sender.test");
+    slow.open();
+    let mails = hop.wait_for_mail(BACKLOG + 1);
+    let is_new = |mail: &Mail| mail.from.contains("new@sender.test");
+    let place = mails.iter().position(is_new).expect("it is there");
+    assert!(place <= 4, "{place} old ones went first");
     relay.stop();
 }

@@ -1,18 +1,14 @@
 //! One next hop: its queue, its connections, and what it wants to happen next.
 
+use super::backlog::{Backlog, Queued};
 use super::health::Health;
 use super::{HopStatus, Settings};
 use crate::time::Now;
-use std::collections::VecDeque;
-
-/// A queue that has grown past this gives its memory back when it is empty again.
-const SPARE_CAPACITY_MAX: usize = 1024;
 
 pub(super) struct Hop<K, J, C> {
     pub key: K,
     pub context: C,
-    /// Jobs in the order they came, with the time.
-    todo: VecDeque<(Now, J)>,
+    pub todo: Backlog<J>,
     pub health: Health,
     pub opening: u32,
     /// At work, woken, or closing.
@@ -51,12 +47,12 @@ pub(super) enum Step {
     Forget,
 }
 
-impl<K, J, C> Hop<K, J, C> {
+impl<K, J: Queued, C> Hop<K, J, C> {
     pub fn new(key: K, context: C, settings: &Settings) -> Self {
         Hop {
             key,
             context,
-            todo: VecDeque::new(),
+            todo: Backlog::new(),
             health: Health::new(settings),
             opening: 0,
             busy: 0,
@@ -87,23 +83,6 @@ impl<K, J, C> Hop<K, J, C> {
         !self.todo.is_empty()
     }
 
-    pub fn push(&mut self, job: J, now: Now) {
-        self.todo.push_back((now, job));
-    }
-
-    /// It waits since then, and is the next.
-    pub fn push_front(&mut self, job: J, since: Now) {
-        self.todo.push_front((since, job));
-    }
-
-    pub fn pop(&mut self) -> Option<J> {
-        let (_, job) = self.todo.pop_front()?;
-        if self.todo.is_empty() && self.todo.capacity() > SPARE_CAPACITY_MAX {
-            self.todo = VecDeque::new();
-        }
-        Some(job)
-    }
-
     pub fn status(&self, settings: &Settings) -> HopStatus {
         HopStatus {
             todo: self.todo.len(),
@@ -118,14 +97,14 @@ impl<K, J, C> Hop<K, J, C> {
 
     /// Looks at this hop alone; the core's connection limit is the caller's affair.
     pub fn step(&self, now: Now, settings: &Settings) -> Step {
-        let Some((since, _)) = self.todo.front() else {
+        let Some(since) = self.todo.oldest() else {
             return self.step_without_work(now, settings);
         };
         let stale_at = self.stale_at(now, settings);
         if stale_at <= now {
             return Step::Postpone;
         }
-        match self.step_for_work(*since, now, settings) {
+        match self.step_for_work(since, now, settings) {
             Step::Wait(at) => Step::Wait(at.min(stale_at)),
             step => step,
         }
@@ -233,10 +212,9 @@ impl<K, J, C> Hop<K, J, C> {
     /// When the oldest job has waited long enough to be handed back. At a hop that is dead or paused that is counted from the
     /// begin of the trouble: jobs that waited before, for their turn, have lost nothing yet.
     pub fn stale_at(&self, now: Now, settings: &Settings) -> Now {
-        let Some((since, _)) = self.todo.front() else {
+        let Some(since) = self.todo.oldest() else {
             return Now::NEVER;
         };
-        let since = *since;
         let health = &self.health;
         let paused =
             health.takes_from > now || (health.opens_from > now && self.connections() == 0);

@@ -1,11 +1,11 @@
 //! The core's limit of connections: who may open one, who waits for room, and who makes room.
 
-use super::Schedule;
 use super::slots::{HopId, expect_hop};
+use super::{Queued, Schedule};
 use crate::time::Now;
 use std::hash::Hash;
 
-impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
     pub(super) fn has_room(&self, proven: bool) -> bool {
         let unproven_max = self.settings.unproven_connections_max();
         self.connections < self.settings.connections_max

@@ -2,7 +2,7 @@
 
 use super::health::Failure;
 use super::hop::Hop;
-use super::{Schedule, Take};
+use super::{Queued, Schedule, Take};
 use crate::time::Now;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -18,7 +18,7 @@ pub(super) struct Slot<K, J, C> {
     pub(super) hop: Option<Box<Hop<K, J, C>>>,
 }
 
-impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
     pub(super) fn add_hop(&mut self, key: &K) -> HopId {
         let slot = self.free.pop_first().unwrap_or_else(|| {
             self.slots.push(Slot {

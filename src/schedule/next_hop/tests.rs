@@ -2,7 +2,7 @@ use super::hop::Hop;
 use super::*;
 use crate::schedule::retry::RetryPolicy;
 
-impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
     /// The sums and the links between the tables.
     fn check(&self) {
         let hops = || self.slots.iter().filter_map(|slot| slot.hop.as_deref());
@@ -36,6 +36,21 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1_000_000;
+
+/// Of one origin, and new.
+macro_rules! all_equal {
+    ($($job:ty),*) => {
+        $(impl Queued for $job {
+            fn rank(&self, _: Now) -> Rank {
+                Rank {
+                    recipients: 1,
+                    ..Rank::default()
+                }
+            }
+        })*
+    };
+}
+all_equal!(u32, u64, Now);
 
 type TestSchedule = Schedule<&'static str, u32>;
 

@@ -2,11 +2,11 @@
 
 use super::hop::Step;
 use super::slots::{HopId, expect_hop};
-use super::{Action, Schedule};
+use super::{Action, Queued, Schedule};
 use crate::time::Now;
 use std::hash::Hash;
 
-impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
+impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
     pub(super) fn fire_timers(&mut self, now: Now) {
         while let Some((at, slot)) = self.timers.first().copied() {
             if at > now {
@@ -122,7 +122,11 @@ impl<K: Clone + Hash + Eq, J, C: Default> Schedule<K, J, C> {
     }
 
     pub(super) fn postpone(&mut self, id: HopId) -> Action<J> {
-        let job = self.hop_mut(id).pop().expect("a hop postpones what it has");
+        let job = self
+            .hop_mut(id)
+            .todo
+            .pop_oldest()
+            .expect("a hop postpones what it has");
         self.queued -= 1;
         Action::Postpone { hop: id, job }
     }

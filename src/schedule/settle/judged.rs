@@ -5,7 +5,7 @@ use crate::message::Envelope;
 use crate::schedule::judge::{
     self, Echoes, Fallback, Finding, HopDiagnosis, LastWord, Scope, Situation, Verdict,
 };
-use crate::schedule::next_hop::{HopId, Refusal, Schedule};
+use crate::schedule::next_hop::{HopId, Queued, Refusal, Schedule};
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::smtp::client::{RecipientVerdict, TransactionResult};
 use crate::smtp::reply::{Reply, Stage};
@@ -213,7 +213,7 @@ impl Judged {
     }
 
     /// Tells the schedule how its hop did, in `took`. `last` finds the hop's last word in what is kept with it.
-    pub fn tell<K: Clone + Hash + Eq, J, C: Default>(
+    pub fn tell<K: Clone + Hash + Eq, J: Queued, C: Default>(
         &self,
         schedule: &mut Schedule<K, J, C>,
         hop: HopId,
