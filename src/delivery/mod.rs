@@ -69,6 +69,9 @@ const NEW_FOR: Duration = Duration::from_secs(60);
 /// A job that comes back untried waits at least for this, at its hop or apart from it.
 const RETURNED_WAIT_MIN: Duration = Duration::from_secs(1);
 
+/// While so many look-ups are under way, a job that comes back untried causes no further one.
+const REROUTING_MAX: usize = 64;
+
 /// How often memory that nobody uses any more is given back.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -213,6 +216,8 @@ struct Inner {
     leaving: Notify,
     /// Connections, look-ups and outcomes under way.
     at_work: Cell<usize>,
+    /// Look-ups among them.
+    looking_up: Cell<usize>,
     /// Connections among them that are idle.
     idle: Cell<usize>,
     /// Connections among them that only wait for the reply to QUIT.
@@ -248,6 +253,7 @@ impl Delivery {
             draining: Cell::new(false),
             leaving: Notify::new(),
             at_work: Cell::new(0),
+            looking_up: Cell::new(0),
             idle: Cell::new(0),
             farewells: Cell::new(0),
             rested: Notify::new(),
@@ -424,7 +430,7 @@ impl Inner {
         idle.notify.notify_one();
     }
 
-    fn postpone(self: &Rc<Self>, hop: HopId, job: Job) {
+    fn postpone(self: &Rc<Self>, hop: HopId, mut job: Job) {
         if planted(Bug::PostponedForgotten) {
             return job.leave_to_the_spool();
         }
@@ -442,24 +448,40 @@ impl Inner {
             Postponed::Decided(decisions) => self.settle_postponed(job, decisions),
             Postponed::Returned(why) => {
                 let wait = RETURNED_WAIT_MIN.saturating_sub(patience);
-                self.wait_for_hop(job, &why, wait, opens_from);
+                self.tell_wait(&mut job, &why, opens_from);
+                match wait.is_zero() {
+                    true => self.wait_for_hop(hop, job),
+                    false => self.schedule.borrow_mut().defer(job, clock::now() + wait),
+                }
             }
         }
     }
 
-    /// The hop is no better than it was, and the job is routed again: its domain may have other hosts by now. It has waited
-    /// for a while already.
-    fn wait_for_hop(self: &Rc<Self>, mut job: Job, why: &Diagnosis, wait: Duration, next_try: Now) {
-        // Once for each time that it is tried: what the hop does then has lines of its own.
+    /// Once for each time that a job is tried: what the hop does then has lines of its own.
+    fn tell_wait(&self, job: &mut Job, why: &Diagnosis, next_try: Now) {
+        job.body = None;
         if job.course.returns() == 1 {
             let next_try = clock::wall_time() + next_try.since(clock::now());
-            self.tell_returned(&job, why, Some(next_try));
+            self.tell_returned(job, why, Some(next_try));
         }
-        job.body = None;
-        match wait.is_zero() {
-            true => self.clone().submit(job),
-            false => self.schedule.borrow_mut().defer(job, clock::now() + wait),
+    }
+
+    /// The hop is no better than it was, and the job is routed again: its domain may have other hosts by now. But where the
+    /// hosts are dead the name servers may be, too, and all jobs of the hop would wait for them at once.
+    fn wait_for_hop(self: &Rc<Self>, hop: HopId, job: Job) {
+        if self.looking_up.get() < REROUTING_MAX || self.is_way_known(&job) {
+            return self.clone().submit(job);
         }
+        let mut schedule = self.schedule.borrow_mut();
+        let key = schedule.key(hop).clone();
+        schedule.push(&key, job, clock::now());
+    }
+
+    fn is_way_known(&self, job: &Job) -> bool {
+        let (index, state) = &job.recipients[0];
+        let way = self.way(&job.message, *index, state);
+        let is_known = |way: Way| self.context.resolver.remembered(&way.next_hop).is_some();
+        way.is_ok_and(|way| way.is_none_or(is_known))
     }
 
     /// No name server could say where the job goes. It is asked for again as often as mail is tried.
@@ -500,9 +522,11 @@ impl Inner {
             }
             let this = self.clone();
             self.at_work.set(self.at_work.get() + 1);
+            self.looking_up.set(self.looking_up.get() + 1);
             spawn(async move {
                 let answer = this.context.resolver.resolve(&way.next_hop);
                 let answer = this.unless_leaving(answer).await;
+                this.looking_up.set(this.looking_up.get() - 1);
                 this.log_name_servers();
                 match answer {
                     Some(answer) => this.resolved(&way, answer, part),
