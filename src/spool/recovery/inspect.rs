@@ -9,7 +9,7 @@ use crate::spool::SEGMENT_BYTES_DEFAULT;
 use crate::spool::format::Usage;
 use crate::spool::log::segment::Segments;
 use crate::spool::recovery::directory::{Directory, OpenError, io_error};
-use crate::spool::recovery::recover::scan_files;
+use crate::spool::recovery::files::scan_files;
 use crate::spool::recovery::{Condition, FoundMessage, LogScan, RecoveryReport, ScannedSegment};
 use crate::time::WallTime;
 use std::fmt;

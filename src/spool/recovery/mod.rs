@@ -2,6 +2,7 @@
 
 mod commits;
 pub mod directory;
+mod files;
 pub(in crate::spool) mod fold;
 mod found;
 pub mod inspect;

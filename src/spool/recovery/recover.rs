@@ -3,7 +3,6 @@
 //! Blocking, before the rings start. The order is that of the running spool: message segments are
 //! retired first, then the outcome segments that only they needed.
 
-use crate::io::fs::{self, FileExt};
 use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
@@ -11,14 +10,14 @@ use crate::spool::Settings;
 use crate::spool::format::{Generation, RawExtent, SegmentHeader, SegmentId, Usage};
 use crate::spool::location::place::Part;
 use crate::spool::location::place::{Extent, Place, SegmentFile};
-use crate::spool::log::segment::{FreeSegment, Purpose, Segments, sync_directory};
+use crate::spool::log::segment::{FreeSegment, Purpose, Segments};
 use crate::spool::presence::Presence;
 use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error};
+use crate::spool::recovery::files::{scan_files, settle};
 use crate::spool::recovery::fold::{Folded, fold};
 use crate::spool::recovery::scan::FOLDED_PARTS;
 use crate::spool::recovery::{
-    Condition, Disk, FoundBody, FoundMessage, LogScan, RecoveryReport, ScanError, ScannedSegment,
-    What, scan_logs,
+    Condition, FoundBody, FoundMessage, LogScan, RecoveryReport, ScannedSegment, What,
 };
 use crate::time::WallTime;
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,65 +173,6 @@ pub fn check(
         opened.map_err(io_error(segments_path.join(id.file_name()).display()))?;
     }
     Ok(())
-}
-
-/// So that what is read from now on is what the disk has, names included.
-fn settle(segments: &Segments) -> Result<(), OpenError> {
-    let failed = |path: &Path| io_error(path.display().to_string());
-    let path = segments.path();
-    for id in segments.list().map_err(failed(path))?.0 {
-        let settled = segments.settle(id);
-        settled.map_err(failed(&path.join(id.file_name())))?;
-    }
-    sync_directory(path).map_err(failed(path))
-}
-
-pub(in crate::spool) fn scan_files(segments: &Segments) -> Result<LogScan, OpenError> {
-    scan_logs(&mut Files {
-        segments,
-        open: None,
-    })
-    .map_err(|error| match error {
-        ScanError::Io(segment, error) => {
-            let path = segments.path();
-            let path = segment.map_or(path.to_owned(), |id| path.join(id.file_name()));
-            OpenError::Io(format!("reading {}", path.display()), error)
-        }
-        ScanError::Newer { segment, version } => OpenError::Newer {
-            what: segments.path().join(segment.file_name()),
-            version,
-        },
-    })
-}
-
-/// The real disk, read through the page cache: recovery wants reading ahead, not durability.
-struct Files<'a> {
-    segments: &'a Segments,
-    open: Option<(SegmentId, fs::File)>,
-}
-
-impl Disk for Files<'_> {
-    fn segments(&mut self) -> io::Result<Vec<SegmentId>> {
-        Ok(self.segments.list()?.0)
-    }
-
-    fn read(&mut self, segment: SegmentId, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.open.as_ref().is_none_or(|(id, _)| *id != segment) {
-            let path = self.segments.path().join(segment.file_name());
-            self.open = Some((segment, fs::File::open(path)?));
-        }
-        let (_, file) = self.open.as_ref().expect("just opened");
-        let mut done = 0;
-        while done < buffer.len() {
-            match file.read_at(&mut buffer[done..], position + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
-    }
 }
 
 fn segments_of(found: &LogScan, usage: Usage) -> Vec<(&ScannedSegment, &SegmentHeader)> {
