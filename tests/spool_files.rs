@@ -841,6 +841,16 @@ fn mail_is_recovered_whatever_the_number_of_cores() {
     }
 }
 
+/// The power went while the tenth start wrote its number over the ninth's.
+#[test]
+fn a_number_of_a_run_that_has_the_length_of_the_next_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(Durability::Buffered);
+    drop(open(directory.path(), &settings));
+    std::fs::write(directory.path().join("run"), b"9\n\0").unwrap();
+    assert_eq!(open(directory.path(), &settings).run, 10);
+}
+
 #[test]
 fn outcomes_of_another_core_go_when_its_note_arrives() {
     let directory = tempfile::tempdir().unwrap();

@@ -260,7 +260,9 @@ fn read_number(path: &Path) -> io::Result<Option<u32>> {
     };
     let mut text = String::new();
     file.take(SMALL_FILE_BYTES_MAX).read_to_string(&mut text)?;
-    text.trim()
+    // A crash may leave a longer number's length with the bytes of the one before.
+    text.trim_end_matches('\0')
+        .trim()
         .parse()
         .map(Some)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "holds no number"))
