@@ -841,6 +841,23 @@ fn mail_is_recovered_whatever_the_number_of_cores() {
     }
 }
 
+/// What is cached may stay then. A start that fails to settle leaves no mark, and neither does a buffered run.
+#[test]
+fn a_start_knows_whether_the_run_before_wrote_directly() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("spool");
+    let mark = path.join("direct");
+    let ways = [Durability::Direct, Durability::Buffered, Durability::Direct];
+    for way in ways {
+        drop(open(&path, &settings(way)));
+        assert_eq!(mark.exists(), way == Durability::Direct, "after {way:?}");
+    }
+    let unreadable = path.join("segments").join("0000-00000000.seg");
+    std::os::unix::fs::symlink("nothing", unreadable).unwrap();
+    spool::open(&path, &settings(Durability::Direct), 1).expect_err("it cannot be synced");
+    assert!(!mark.exists(), "after a sync that failed");
+}
+
 /// The power went while the tenth start wrote its number over the ninth's.
 #[test]
 fn a_number_of_a_run_that_has_the_length_of_the_next_is_read() {

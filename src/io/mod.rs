@@ -68,6 +68,8 @@ pub enum Bug {
     HoldsIgnored,
     /// A segment is used again with the generation and the nonce it had.
     GenerationsRepeated,
+    /// The next start is told of direct writes, however this run writes.
+    DirectMarkKept,
     /// A run begins without a number of its own.
     RunsNotCounted,
     /// A segment of finished mail is never left for its space.

@@ -124,12 +124,17 @@ impl Segments {
         Ok(File::new(file, self.durability))
     }
 
-    /// Makes durable what a relay that was killed has left in the page cache, and lets go of it: what is read from now on
-    /// is what the disk has. After a sync that failed the cache has more than that, and nobody says so any more.
-    pub fn settle(&self, id: SegmentId) -> io::Result<()> {
+    /// Makes durable what a relay that was killed, or whoever copied the segment, has left in the page cache.
+    pub fn sync(&self, id: SegmentId) -> io::Result<fs::File> {
         let file = fs::File::open(self.path_of(id))?;
         file.sync_all()?;
-        forget_cached_blocking(&file)
+        Ok(file)
+    }
+
+    /// As [`Segments::sync`], and lets go of what is cached: what is read from now on is what the disk has. After a sync
+    /// that failed the cache has more than that, and nobody says so any more.
+    pub fn settle(&self, id: SegmentId) -> io::Result<()> {
+        forget_cached_blocking(&self.sync(id)?)
     }
 
     /// Makes a segment of zeros. On an error nothing of it is left.

@@ -4,8 +4,18 @@
 //! lock        held with flock while a relay or an inspection uses the spool; names the holder
 //! version     the format; a newer one is refused
 //! run         how often a relay was started here; part of every message id
+//! direct      there if the last run wrote directly
 //! segments/   the logs
 //! ```
+//!
+//! After a buffered sync that failed, the page cache has what the disk has not, and no later sync says so. Therefore a
+//! start syncs all segments and then drops what is cached of them. Direct writes leave nothing of that kind, so after
+//! `direct` the cache may stay, and a start need not read everything from the disk again.
+//!
+//! A start removes `direct` first, and makes it again when all is settled and this run writes directly, before it writes.
+//! Neither is synced. A kill loses no change of a name. The power takes the page cache with it: a mark that comes back
+//! then tells of an empty cache, and one that is lost costs a slow start. Segments are synced in any case, since a
+//! copied spool, mark included, may be in the cache alone; if a sync fails the mark has gone.
 
 use crate::io::file::{check_enterable_blocking, check_writable_blocking, existing_part};
 use crate::io::fs::{self, FileExt, OpenOptionsExt, TryLockError};
@@ -20,6 +30,7 @@ use std::path::{Path, PathBuf};
 const LOCK_NAME: &str = "lock";
 const VERSION_NAME: &str = "version";
 const RUN_NAME: &str = "run";
+const DIRECT_NAME: &str = "direct";
 const SEGMENTS_NAME: &str = "segments";
 
 /// None of our small files is longer.
@@ -157,6 +168,24 @@ impl Directory {
     /// The number of the last run as the file has it; zero before the first.
     pub fn last_run(&self) -> Result<u32, OpenError> {
         last_run(&self.path)
+    }
+
+    /// Whether the last run wrote directly; false also if nobody knows. The mark goes, until this start has
+    /// settled what it found and [`Directory::mark_direct`] says so.
+    pub(in crate::spool) fn take_direct_mark(&self) -> Result<bool, OpenError> {
+        let path = self.path.join(DIRECT_NAME);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error(path.display())(error)),
+        }
+    }
+
+    /// Tells the next start that this run writes directly. Without it that start takes longer, so an error is none.
+    pub(in crate::spool) fn mark_direct(&self) {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        drop(options.open(self.path.join(DIRECT_NAME)));
     }
 
     /// Begins a run, durably, before anything is written in its name.

@@ -8,12 +8,16 @@ use crate::spool::recovery::{Disk, LogScan, ScanError, scan_logs};
 use std::io;
 use std::path::Path;
 
-/// So that what is read from now on is what the disk has, names included.
-pub(super) fn settle(segments: &Segments) -> Result<(), OpenError> {
+/// So that what is read from now on is what the disk has, names included. With `trusts_cache` it has all that is cached
+/// once that is synced.
+pub(super) fn settle(segments: &Segments, trusts_cache: bool) -> Result<(), OpenError> {
     let failed = |path: &Path| io_error(path.display().to_string());
     let path = segments.path();
     for id in segments.list().map_err(failed(path))?.0 {
-        let settled = segments.settle(id);
+        let settled = match trusts_cache {
+            true => segments.sync(id).map(drop),
+            false => segments.settle(id),
+        };
         settled.map_err(failed(&path.join(id.file_name())))?;
     }
     sync_directory(path).map_err(failed(path))

@@ -3,6 +3,7 @@
 //! Blocking, before the rings start. The order is that of the running spool: message segments are
 //! retired first, then the outcome segments that only they needed.
 
+use crate::io::file::Durability;
 use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
@@ -120,7 +121,11 @@ pub fn open(path: &Path, settings: &Settings, cores: u16) -> Result<Opened, Open
         settings.durability,
     )
     .map_err(io_error(directory.segments().display()))?;
-    settle(&segments)?;
+    let was_direct = directory.take_direct_mark()?;
+    settle(&segments, was_direct)?;
+    if segments.durability() == Durability::Direct || planted(Bug::DirectMarkKept) {
+        directory.mark_direct();
+    }
     let found = scan_files(&segments)?;
     let run = match planted(Bug::RunsNotCounted) {
         true => 1,
