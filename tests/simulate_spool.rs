@@ -162,18 +162,24 @@ fn planted_bugs_are_noticed() {
         (Bug::AppendWakesNobody, 0),
         (Bug::ReadersIgnored, 0),
         (Bug::NotesLost, 0),
-        (Bug::NotesEarly, 485),
+        (Bug::NotesEarly, 600),
         (Bug::OutcomesForgotten, 0),
         (Bug::CopiesForget, 20),
-        (Bug::OutcomesCovered, 778),
+        (Bug::OutcomesCovered, 900),
         (Bug::GenerationsRepeated, 0),
         (Bug::RunsNotCounted, 0),
         (Bug::SpaceNotLeft, 0),
         (Bug::AbandonedKept, 0),
+        (Bug::DirectMarkKept, 60),
     ];
     let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 8)];
     let of_an_uneven_life = [(Bug::FailedRetirementTaken, 0), (Bug::HoldsIgnored, 0)];
-    let of_a_full_disk = [(Bug::OutcomesNotFolded, 0), (Bug::FoldedEarly, 0)];
+    let of_a_full_disk = [
+        (Bug::OutcomesNotFolded, 0),
+        (Bug::FoldedEarly, 0),
+        (Bug::FreeSegmentsNotShared, 0),
+        (Bug::NothingSpared, 0),
+    ];
     let of_the_relay = |life, (bug, first)| ((life, Canary::Relay(bug)), first);
     let canaries: Vec<((Life, Canary), u64)> = (bugs.into_iter())
         .map(|bug| of_the_relay(Life::Any, bug))

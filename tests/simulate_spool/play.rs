@@ -3,15 +3,17 @@
 
 use crate::host::{Host, Manners};
 use crate::ledger::{Ledger, Stats};
-use crate::mail::{id_of, in_words, stage_of};
+use crate::mail::{headers_in, id_of, in_words, stage_of};
 use ringpost::io::Bug;
-use ringpost::io::file::free_bytes_blocking;
+use ringpost::io::file::{Durability, free_bytes_blocking};
 use ringpost::io::simulated::{Faults, Guard, Order, Owner, World};
+use ringpost::spool::format::Usage;
 use ringpost::spool::{
     self, OpenError, Opened, RecoveredMessage, SEGMENT_BYTES_MIN, Settings, SpoolStats,
 };
 use ringpost::time::Now;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -44,7 +46,7 @@ pub enum Life {
     /// gone when the power does, so that few segments are used again before.
     Uneven,
     /// Others have taken all of the disk that the spool has not, the next hop takes little or nothing, and the relay is
-    /// started anew many times.
+    /// started anew many times, with more or fewer cores.
     Full,
 }
 
@@ -66,6 +68,7 @@ pub struct Seen {
     pub polls: u64,
     pub simulated_s: u64,
     pub cuts: u64,
+    pub kills: u64,
     pub recoveries_cut: u64,
     pub stops: u64,
     pub holes: u64,
@@ -86,7 +89,7 @@ impl Seen {
         }
     }
 
-    fn fields(&mut self) -> [&mut u64; 18] {
+    fn fields(&mut self) -> [&mut u64; 19] {
         [
             &mut self.stats.accepted,
             &mut self.stats.finished,
@@ -95,6 +98,7 @@ impl Seen {
             &mut self.polls,
             &mut self.simulated_s,
             &mut self.cuts,
+            &mut self.kills,
             &mut self.recoveries_cut,
             &mut self.stops,
             &mut self.holes,
@@ -109,8 +113,8 @@ impl Seen {
         ]
     }
 
-    pub fn named(&self) -> [(&'static str, u64); 18] {
-        const NAMES: [&str; 18] = [
+    pub fn named(&self) -> [(&'static str, u64); 19] {
+        const NAMES: [&str; 19] = [
             "accepted",
             "finished",
             "recovered",
@@ -118,6 +122,7 @@ impl Seen {
             "polls",
             "simulated_s",
             "cuts",
+            "kills",
             "recoveries_cut",
             "stops",
             "holes",
@@ -148,6 +153,7 @@ pub struct Play {
     life: Life,
     canary: Canary,
     settings: Settings,
+    cores_max: u16,
     /// What this host's file system cannot do.
     lacks: Faults,
     pub seen: Seen,
@@ -182,7 +188,9 @@ impl Play {
                 ..settings
             };
         }
+        let mut cores_max = 3;
         if life == Life::Full {
+            cores_max = 1 + world.below(3) as u16;
             settings = Settings {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 message_bytes_max: SEGMENT_BYTES_MIN / 2,
@@ -190,7 +198,7 @@ impl Play {
                 outcome_delay: Duration::from_millis(50),
                 ..settings
             };
-            let least = settings.spool_bytes_min(1);
+            let least = settings.spool_bytes_min(cores_max);
             let more = SEGMENT_BYTES_MIN * world.below(6) as u64;
             settings.spool_bytes_max = world.one_in(2).then_some(least + more);
         }
@@ -206,6 +214,7 @@ impl Play {
             life,
             canary,
             settings,
+            cores_max,
             lacks,
             seen: Seen::default(),
         }
@@ -217,7 +226,8 @@ impl Play {
             Life::Any | Life::Uneven => {
                 for _ in 0..1 + self.world.below(3) {
                     self.choose_order();
-                    let host = self.start()?;
+                    let cores = self.choose_cores();
+                    let host = self.start(cores)?;
                     self.run(&host)?;
                 }
             }
@@ -240,6 +250,10 @@ impl Play {
         });
     }
 
+    fn choose_cores(&self) -> u16 {
+        1 + self.world.below(usize::from(self.cores_max)) as u16
+    }
+
     fn segments(&self) -> PathBuf {
         Path::new(SPOOL).join("segments")
     }
@@ -247,15 +261,12 @@ impl Play {
     // ---- the start ----
 
     /// Opens the spool, perhaps only after the power has gone within that, and starts the cores.
-    fn start(&mut self) -> Result<Rc<Host>, String> {
+    fn start(&mut self, cores: u16) -> Result<Rc<Host>, String> {
         self.world.set_faults(self.lacks);
-        let cores = match self.life {
-            Life::Full => 1,
-            Life::Any | Life::Uneven => {
-                self.set_space();
-                1 + self.world.below(3) as u16
-            }
-        };
+        self.settings.durability = self.world.one_in(3).then_some(Durability::Buffered);
+        if self.life != Life::Full {
+            self.set_space();
+        }
         let opened = self.open(cores)?;
         let manners = self.manners();
         let parts = (opened.parts, opened.messages);
@@ -282,9 +293,11 @@ impl Play {
         10_000 * self.settings.segment_bytes
     }
 
-    fn open(&mut self, cores: u16) -> Result<Opened, String> {
+    fn open(&mut self, mut cores: u16) -> Result<Opened, String> {
         loop {
             let calls = self.world.one_in(4).then(|| self.world.below(40) as u32);
+            let headers = headers_in(&self.segments()).into_iter();
+            let last_run = headers.map(|header| header.run).max();
             self.world.set_calls_left(calls);
             let opened = spool::open(Path::new(SPOOL), &self.settings, cores);
             let is_cut = self.world.is_out_of_calls();
@@ -295,7 +308,7 @@ impl Play {
             if is_cut {
                 self.seen.recoveries_cut += 1;
                 drop(opened);
-                self.world.cut_power();
+                self.end_relay();
                 continue;
             }
             let opened = match opened {
@@ -305,6 +318,17 @@ impl Play {
                     if error.kind() == ErrorKind::StorageFull && self.life != Life::Full =>
                 {
                     self.world.set_space(self.plenty(), 0);
+                    continue;
+                }
+                Err(OpenError::NoRoom { lacking, .. }) => {
+                    self.check_refusal(cores, last_run)?;
+                    match self.life {
+                        Life::Full => cores -= lacking as u16,
+                        Life::Any | Life::Uneven => self.world.set_space(self.plenty(), 0),
+                    }
+                    if cores == 0 {
+                        return Err("it does not start, with however few cores".to_owned());
+                    }
                     continue;
                 }
                 Err(error) => return Err(format!("it does not start: {error}")),
@@ -317,6 +341,20 @@ impl Play {
                 return Err(format!("a crash looks like damage:\n{}", opened.report));
             }
             return Ok(opened);
+        }
+    }
+
+    /// A start is refused only if there is no segment to record outcomes in for each core: a free one, or one that the
+    /// refused start has written.
+    fn check_refusal(&self, cores: u16, last_run: Option<u32>) -> Result<(), String> {
+        let headers = headers_in(&self.segments());
+        let free = headers.iter().filter(|it| it.usage == Usage::Free);
+        let begun = headers.iter().filter(|it| Some(it.run) > last_run);
+        let begun = begun.filter(|it| it.usage == Usage::Outcomes);
+        let begun: BTreeSet<u16> = begun.map(|header| header.core).collect();
+        match free.count() + begun.len() < usize::from(cores) {
+            true => Ok(()),
+            false => Err(format!("it does not start with {cores} cores: {headers:?}")),
         }
     }
 
@@ -413,20 +451,37 @@ impl Play {
             self.pass(host, wait, || self.world.helpers_at_work() > 1)?;
         }
         self.end(host);
-        self.seen.cuts += 1;
-        self.world.cut_power();
+        self.end_relay();
         Ok(())
     }
 
+    /// By the power, or by a signal: then the page cache stays.
+    fn end_relay(&mut self) {
+        match self.world.one_in(3) {
+            true => {
+                self.seen.kills += 1;
+                self.world.kill();
+            }
+            false => {
+                self.seen.cuts += 1;
+                self.world.cut_power();
+            }
+        }
+    }
+
     fn play_on_a_full_disk(&mut self) -> Result<(), String> {
-        let least = self.settings.spool_bytes_min(1) / SEGMENT_BYTES_MIN;
+        let least = self.settings.spool_bytes_min(self.cores_max) / SEGMENT_BYTES_MIN;
         let segments = least + 3 + self.world.below(6) as u64;
         let capacity = segments * SEGMENT_BYTES_MIN + SMALL_FILES_BYTES;
         self.world.set_space(capacity, 0);
         let most = self.settings.spool_bytes_max.unwrap_or(capacity) / SEGMENT_BYTES_MIN;
         for restarts in 0..6 + self.world.below(10) {
             self.choose_order();
-            let host = self.start()?;
+            let cores = match restarts {
+                0 => 1,
+                _ => self.choose_cores(),
+            };
+            let host = self.start(cores)?;
             self.world.set_faults(self.lacks);
             let has_grown = || {
                 let stats = host.spool(0).stats();
@@ -517,7 +572,8 @@ impl Play {
 
     /// Nothing goes wrong any more: mail is taken and goes, and space is made.
     fn heal(&mut self) -> Result<(), String> {
-        let host = self.start()?;
+        let cores = self.choose_cores();
+        let host = self.start(cores)?;
         self.world.set_faults(self.lacks);
         let mut quiet = Manners {
             is_quiet: true,
