@@ -14,6 +14,7 @@ use std::time::Duration;
 const QUEUED: u64 = 1_000_000;
 
 /// Of a few origins, and new.
+#[derive(Debug)]
 struct Job(u64);
 
 impl Queued for Job {
