@@ -174,12 +174,7 @@ fn planted_bugs_are_noticed() {
     ];
     let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 8)];
     let of_an_uneven_life = [(Bug::FailedRetirementTaken, 0), (Bug::HoldsIgnored, 0)];
-    let of_a_full_disk = [
-        (Bug::OutcomesNotFolded, 0),
-        (Bug::FoldedEarly, 0),
-        (Bug::FreeSegmentsNotShared, 0),
-        (Bug::NothingSpared, 0),
-    ];
+    let of_a_full_disk = [(Bug::OutcomesNotFolded, 0), (Bug::FoldedEarly, 0)];
     let of_the_relay = |life, (bug, first)| ((life, Canary::Relay(bug)), first);
     let canaries: Vec<((Life, Canary), u64)> = (bugs.into_iter())
         .map(|bug| of_the_relay(Life::Any, bug))

@@ -841,89 +841,6 @@ fn mail_is_recovered_whatever_the_number_of_cores() {
     }
 }
 
-/// As on a full disk: no more segments for messages, and none made without need.
-fn without_room(settings: &Settings) -> Settings {
-    Settings {
-        keep_free_bytes: u64::MAX / 2,
-        ..settings.clone()
-    }
-}
-
-/// One thread wrote, and as many start as there are segments. Some had two then, and others none to record outcomes in.
-#[test]
-fn more_threads_share_what_is_free_before_any_has_two() {
-    both(|path, settings| {
-        run(path, settings, async |spool, _| {
-            let (id, place) = store(spool, &body(3, 3000)).await;
-            finish(spool, id, place).await;
-        });
-        let before = segment_files(path).len();
-        let settings = without_room(settings);
-        let opened = spool::open(path, &settings, before as u16).expect("the spool opens");
-        tokio_uring::start(async move {
-            let parts = opened.parts.into_iter();
-            let spools: Vec<_> = parts.map(|part| Spool::start(part, |_| {})).collect();
-            for spool in &spools {
-                spool.ready().await;
-            }
-            for spool in &spools {
-                assert_eq!(spool.stats().segments_prepared, 1);
-                spool.close().await;
-            }
-        });
-        assert_eq!(segment_files(path).len(), before, "none had to be made");
-    });
-}
-
-/// One thread wrote, and two start: the first has all segments, and the disk has no room for others.
-#[test]
-fn a_core_without_room_gets_a_segment_that_another_can_spare() {
-    both(|path, settings| {
-        run(path, settings, async |spool, _| {
-            let mut stored = Vec::new();
-            for n in 0..70 {
-                stored.push(store(spool, &body(n, 30_000)).await);
-            }
-            for (id, place) in stored {
-                finish(spool, id, place).await;
-            }
-        });
-        let before = segment_files(path).len();
-        let mut opened = spool::open(path, &without_room(settings), 2).expect("the spool opens");
-        let (poor, rich) = (opened.parts.remove(1), opened.parts.remove(0));
-        tokio_uring::start(async move {
-            let notes: [Rc<RefCell<Vec<Note>>>; 2] = Default::default();
-            let [of_rich, of_poor] = notes.clone();
-            let rich = Spool::start(rich, move |note| of_rich.borrow_mut().push(note));
-            let poor = Spool::start(poor, move |note| of_poor.borrow_mut().push(note));
-            rich.ready().await;
-            poor.ready().await;
-            let had = poor.admit(None);
-            assert_eq!(had, Err(SpoolError::Full));
-            for _ in 0..100 {
-                let [of_rich, of_poor] = &notes;
-                of_poor
-                    .take()
-                    .iter()
-                    .for_each(|note| rich.receive_note(note));
-                of_rich
-                    .take()
-                    .iter()
-                    .for_each(|note| poor.receive_note(note));
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                if poor.admit(None).is_ok() {
-                    break;
-                }
-            }
-            assert_eq!(poor.admit(None), Ok(()));
-            store(&poor, &body(1, 3000)).await;
-            rich.close().await;
-            poor.close().await;
-        });
-        assert_eq!(segment_files(path).len(), before, "none was made");
-    });
-}
-
 /// What is cached may stay then. A start that fails to settle leaves no mark, and neither does a buffered run.
 #[test]
 fn a_start_knows_whether_the_run_before_wrote_directly() {
@@ -949,25 +866,6 @@ fn a_number_of_a_run_that_has_the_length_of_the_next_is_read() {
     drop(open(directory.path(), &settings));
     std::fs::write(directory.path().join("run"), b"9\n\0").unwrap();
     assert_eq!(open(directory.path(), &settings).run, 10);
-}
-
-#[test]
-fn a_start_without_room_says_how_much_it_needs_and_how_many_threads_would_do() {
-    let without_room = |lacking| OpenError::NoRoom {
-        path: "/spool/segments".into(),
-        lacking,
-        threads: 4,
-        bytes: lacking as u64 * (64 << 20),
-    };
-    let text = without_room(3).to_string();
-    for part in ["/spool/segments", "3 of 4 threads", "192MiB", "at most 1 "] {
-        assert!(text.contains(part), "{part} is not in: {text}");
-    }
-    let text = without_room(4).to_string();
-    assert!(
-        text.contains("256MiB") && !text.contains("at most"),
-        "{text}"
-    );
 }
 
 #[test]

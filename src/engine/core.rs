@@ -180,12 +180,11 @@ fn open_spool(
 ) -> Spool {
     let (shared, outbox, log) = (shared.clone(), outbox.clone(), log.clone());
     Spool::start(part, move |note: Note| match note {
-        Note::SegmentRetired { .. } | Note::SpaceWanted(_) => {
+        Note::SegmentRetired { .. } | Note::SpaceWanted => {
             for core in shared.cores().filter(|core| *core != number) {
                 outbox.send(core, ToCore::Spool(note.clone()));
             }
         }
-        Note::SegmentGiven { to, .. } => outbox.send(usize::from(to), ToCore::Spool(note)),
         _ => log_note(&log, &shared.config.spool.dir, number, &note),
     })
 }
@@ -199,7 +198,7 @@ fn log_note(log: &Log, dir: &Path, thread: usize, note: &Note) {
         line
     };
     match note {
-        Note::SegmentRetired { .. } | Note::SpaceWanted(_) | Note::SegmentGiven { .. } => {}
+        Note::SegmentRetired { .. } | Note::SpaceWanted => {}
         Note::Unmovable {
             id,
             generation,

@@ -70,10 +70,6 @@ pub enum Bug {
     GenerationsRepeated,
     /// The next start is told of direct writes, however this run writes.
     DirectMarkKept,
-    /// A start gives all free segments to one core.
-    FreeSegmentsNotShared,
-    /// A core without room on the disk is given nothing by others.
-    NothingSpared,
     /// A run begins without a number of its own.
     RunsNotCounted,
     /// A segment of finished mail is never left for its space.

@@ -53,7 +53,6 @@ use crate::smtp::refusals;
 use crate::spool::format::{
     COMMIT_BYTES_MAX, COMMIT_HEADER_BYTES, OUTCOME_META_BYTES_MAX, RECORD_HEAD_BYTES,
 };
-use crate::spool::log::segment::FreeSegment;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -220,16 +219,6 @@ impl fmt::Display for SpoolError {
 
 impl std::error::Error for SpoolError {}
 
-/// What a core without room asks of the others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wanted {
-    pub core: u16,
-    /// It may have more segments: the disk has none for it.
-    pub takes_segment: bool,
-    /// Outcomes have no reserve, and are recorded late.
-    pub is_for_outcomes: bool,
-}
-
 /// What one core's spool tells all others, and the log.
 #[derive(Clone, Debug)]
 pub enum Note {
@@ -241,11 +230,8 @@ pub enum Note {
         moved_to: Arc<[Generation]>,
     },
     /// Mail was refused for want of space: hand this to [`Spool::receive_note`] on every other core, which may have
-    /// a segment at work that holds nothing any more, and that outcomes of this core lean on; or one to spare.
-    SpaceWanted(Wanted),
-    /// A segment that `to` has asked for: hand this to [`Spool::receive_note`] of that core. One that is lost is found
-    /// by the next start.
-    SegmentGiven { to: u16, free: FreeSegment },
+    /// a segment at work that holds nothing any more, and that outcomes of this core lean on.
+    SpaceWanted,
     /// A message cannot be moved, because its body cannot be read. For the log only. It stays where it
     /// is, and is delivered or reported as far as that works.
     Unmovable {

@@ -149,15 +149,11 @@ impl Host {
     fn start_spool(self: &Rc<Self>, part: CorePart) {
         let (core, host) = (part.core(), self.clone());
         let sink = move |note: Note| match note {
-            Note::SegmentRetired { .. } | Note::SpaceWanted(_) => {
+            Note::SegmentRetired { .. } | Note::SpaceWanted => {
                 let others = host.lanes.iter().enumerate();
                 for (_, lane) in others.filter(|(other, _)| *other != usize::from(core)) {
                     lane.borrow_mut().push_back(ToCore::Note(note.clone()));
                 }
-            }
-            Note::SegmentGiven { to, .. } => {
-                let lane = &host.lanes[usize::from(to)];
-                lane.borrow_mut().push_back(ToCore::Note(note));
             }
             note => host.tell(&note),
         };

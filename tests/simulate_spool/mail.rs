@@ -106,18 +106,6 @@ fn newest_log(segments: &Path, core: u16) -> Option<(SegmentHeader, usize)> {
     Some((header, position))
 }
 
-/// What all segments say of themselves.
-pub fn headers_in(segments: &Path) -> Vec<SegmentHeader> {
-    let names = fs::read_dir(segments).into_iter().flatten().flatten();
-    let files = names.map(|entry| fs::File::open(segments.join(entry.file_name())));
-    let headers = files.flatten().filter_map(|file| {
-        let mut block = vec![0; BLOCK_BYTES];
-        file.read_at(&mut block, 0).ok()?;
-        SegmentHeader::decode(&block).ok()
-    });
-    headers.collect()
-}
-
 fn forgery(world: &World, header: &SegmentHeader, place: usize, knows_nonce: bool) -> Vec<u8> {
     let mut block = vec![0; BLOCK_BYTES];
     let mut meta = Vec::new();

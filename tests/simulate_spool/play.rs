@@ -3,17 +3,15 @@
 
 use crate::host::{Host, Manners};
 use crate::ledger::{Ledger, Stats};
-use crate::mail::{headers_in, id_of, in_words, stage_of};
+use crate::mail::{id_of, in_words, stage_of};
 use ringpost::io::Bug;
 use ringpost::io::file::{Durability, free_bytes_blocking};
 use ringpost::io::simulated::{Faults, Guard, Order, Owner, World};
-use ringpost::spool::format::Usage;
 use ringpost::spool::{
     self, OpenError, Opened, RecoveredMessage, SEGMENT_BYTES_MIN, Settings, SpoolStats,
 };
 use ringpost::time::Now;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -46,7 +44,7 @@ pub enum Life {
     /// gone when the power does, so that few segments are used again before.
     Uneven,
     /// Others have taken all of the disk that the spool has not, the next hop takes little or nothing, and the relay is
-    /// started anew many times, with more or fewer cores.
+    /// started anew many times.
     Full,
 }
 
@@ -190,7 +188,7 @@ impl Play {
         }
         let mut cores_max = 3;
         if life == Life::Full {
-            cores_max = 1 + world.below(3) as u16;
+            cores_max = 1;
             settings = Settings {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 message_bytes_max: SEGMENT_BYTES_MIN / 2,
@@ -293,11 +291,9 @@ impl Play {
         10_000 * self.settings.segment_bytes
     }
 
-    fn open(&mut self, mut cores: u16) -> Result<Opened, String> {
+    fn open(&mut self, cores: u16) -> Result<Opened, String> {
         loop {
             let calls = self.world.one_in(4).then(|| self.world.below(40) as u32);
-            let headers = headers_in(&self.segments()).into_iter();
-            let last_run = headers.map(|header| header.run).max();
             self.world.set_calls_left(calls);
             let opened = spool::open(Path::new(SPOOL), &self.settings, cores);
             let is_cut = self.world.is_out_of_calls();
@@ -320,17 +316,6 @@ impl Play {
                     self.world.set_space(self.plenty(), 0);
                     continue;
                 }
-                Err(OpenError::NoRoom { lacking, .. }) => {
-                    self.check_refusal(cores, last_run)?;
-                    match self.life {
-                        Life::Full => cores -= lacking as u16,
-                        Life::Any | Life::Uneven => self.world.set_space(self.plenty(), 0),
-                    }
-                    if cores == 0 {
-                        return Err("it does not start, with however few cores".to_owned());
-                    }
-                    continue;
-                }
                 Err(error) => return Err(format!("it does not start: {error}")),
             };
             self.seen.holes += opened.report.holes;
@@ -341,20 +326,6 @@ impl Play {
                 return Err(format!("a crash looks like damage:\n{}", opened.report));
             }
             return Ok(opened);
-        }
-    }
-
-    /// A start is refused only if there is no segment to record outcomes in for each core: a free one, or one that the
-    /// refused start has written.
-    fn check_refusal(&self, cores: u16, last_run: Option<u32>) -> Result<(), String> {
-        let headers = headers_in(&self.segments());
-        let free = headers.iter().filter(|it| it.usage == Usage::Free);
-        let begun = headers.iter().filter(|it| Some(it.run) > last_run);
-        let begun = begun.filter(|it| it.usage == Usage::Outcomes);
-        let begun: BTreeSet<u16> = begun.map(|header| header.core).collect();
-        match free.count() + begun.len() < usize::from(cores) {
-            true => Ok(()),
-            false => Err(format!("it does not start with {cores} cores: {headers:?}")),
         }
     }
 

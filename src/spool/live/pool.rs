@@ -88,21 +88,6 @@ impl Pool {
         exceeds && self.free.len() as u64 > OUTCOME_RESERVE
     }
 
-    /// Of a free segment of another core, too.
-    pub fn may_have_more(&self) -> bool {
-        self.files_max.is_none_or(|most| self.files < most)
-    }
-
-    /// One that another core has more use for: of those that messages might get, or `also_last` the reserve.
-    pub fn give(&mut self, also_last: bool) -> Option<FreeSegment> {
-        let kept = if also_last { 0 } else { OUTCOME_RESERVE };
-        if self.free.len() as u64 <= kept {
-            return None;
-        }
-        self.files -= 1;
-        self.free.pop_back()
-    }
-
     /// Segments that messages may still get, as far as we know.
     pub fn available(&self) -> u64 {
         let untried = match self.hindrance() {

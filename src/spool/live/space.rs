@@ -7,7 +7,7 @@ use crate::spool::live::pool::MOVE_RESERVE_SEGMENTS;
 use crate::spool::live::shared::Shared;
 use crate::spool::location::place::SegmentRef;
 use crate::spool::shortage::{ENOUGH_PART, Lack, Trouble};
-use crate::spool::{Note, Settings, SpoolError, Wanted};
+use crate::spool::{Note, Settings, SpoolError};
 use crate::time::Now;
 use std::rc::Rc;
 use std::time::Duration;
@@ -157,34 +157,12 @@ impl Shared {
         if self.has_asked.replace(true) {
             return;
         }
-        let is_for_outcomes = !self.outcomes_have_reserve();
-        let may_have_more = self.pool.borrow().may_have_more();
-        (self.sink)(Note::SpaceWanted(Wanted {
-            core: self.core,
-            takes_segment: may_have_more || is_for_outcomes,
-            is_for_outcomes,
-        }));
+        (self.sink)(Note::SpaceWanted);
         let shared = self.clone();
         spawn(async move {
             sleep(ASK_PAUSE).await;
             shared.has_asked.set(false);
         });
-    }
-
-    /// After a start with more threads one core may have all segments, and no room on the disk for those of others.
-    pub fn give_to(&self, wanted: Wanted) {
-        if !wanted.takes_segment || planted(Bug::NothingSpared) {
-            return;
-        }
-        let has_spare = self.outcomes.machine.borrow().spares() > 0;
-        let given = self
-            .pool
-            .borrow_mut()
-            .give(wanted.is_for_outcomes && has_spare);
-        if let Some(free) = given {
-            let to = wanted.core;
-            (self.sink)(Note::SegmentGiven { to, free });
-        }
     }
 
     /// Else a segment would stay the one at work for ever whose mail is long gone, but which has too

@@ -147,14 +147,7 @@ impl Spool {
                 books.messages.retired_elsewhere(*generation);
                 self.shared.allocator.notify_one();
             }
-            Note::SpaceWanted(wanted) => {
-                self.shared.leave_for_space();
-                self.shared.give_to(*wanted);
-            }
-            Note::SegmentGiven { to, free } if *to == self.shared.core => {
-                self.shared.pool.borrow_mut().adopt(vec![free.clone()], 0);
-                self.shared.allocator.notify_one();
-            }
+            Note::SpaceWanted => self.shared.leave_for_space(),
             // For the log only.
             _ => {}
         }

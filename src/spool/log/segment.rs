@@ -25,8 +25,8 @@ const BAD_SUFFIX: &str = ".bad";
 
 const PROBE_NAME: &str = "probe";
 
-/// A retired segment that can be used again. A clone is for the way to another core: one of the two is used.
-#[derive(Clone, Debug)]
+/// A retired segment that can be used again.
+#[derive(Debug)]
 pub struct FreeSegment {
     /// The generation that the free header belongs to.
     pub generation: Generation,

@@ -23,7 +23,6 @@ use crate::io::process_id;
 use crate::spool::format::FORMAT_VERSION;
 use crate::spool::log::segment::{create_directory, sync_directory};
 use crate::spool::presence::Presence;
-use crate::text::units::Bytes;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -48,13 +47,6 @@ pub enum OpenError {
     Absent(PathBuf),
     /// A setting that cannot be used.
     Setting(String),
-    /// Mail waits, and `lacking` of the threads have no segment to record in what they deliver. `bytes` would be enough.
-    NoRoom {
-        path: PathBuf,
-        lacking: usize,
-        threads: usize,
-        bytes: u64,
-    },
     /// Doing what, and what the system said.
     Io(String, io::Error),
 }
@@ -75,27 +67,6 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Absent(path) => write!(f, "there is no spool at {}", path.display()),
             OpenError::Setting(text) => f.write_str(text),
-            OpenError::NoRoom {
-                path,
-                lacking,
-                threads,
-                bytes,
-            } => {
-                write!(
-                    f,
-                    "no space left for {}: mail waits, and {lacking} of {threads} threads could not record what they \
-                     deliver, so it would be delivered again. Free {} on this file system",
-                    path.display(),
-                    Bytes(*bytes)
-                )?;
-                match threads - lacking {
-                    0 => Ok(()),
-                    most => write!(
-                        f,
-                        ", or start with at most {most} of them (--ingress-cores, --delivery-cores)"
-                    ),
-                }
-            }
             OpenError::Io(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -351,7 +322,7 @@ fn write_text(options: &fs::OpenOptions, path: &Path, text: &str) -> io::Result<
     file.sync_all()
 }
 
-pub(super) fn is_full(error: &io::Error) -> bool {
+fn is_full(error: &io::Error) -> bool {
     let kind = error.kind();
     matches!(
         kind,

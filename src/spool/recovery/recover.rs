@@ -3,16 +3,17 @@
 //! Blocking, before the rings start. The order is that of the running spool: message segments are
 //! retired first, then the outcome segments that only they needed.
 
-use crate::io::file::{Durability, free_bytes_blocking};
+use crate::io::file::Durability;
 use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
 use crate::spool::Settings;
 use crate::spool::format::{Generation, RawExtent, SegmentHeader, SegmentId, Usage};
-use crate::spool::location::place::{Extent, Part, Place, SegmentFile};
+use crate::spool::location::place::Part;
+use crate::spool::location::place::{Extent, Place, SegmentFile};
 use crate::spool::log::segment::{FreeSegment, Purpose, Segments};
 use crate::spool::presence::Presence;
-use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error, is_full};
+use crate::spool::recovery::directory::{Directory, OpenError, exists, io_error};
 use crate::spool::recovery::files::{scan_files, settle};
 use crate::spool::recovery::fold::{Folded, fold};
 use crate::spool::recovery::scan::FOLDED_PARTS;
@@ -80,11 +81,6 @@ impl CorePart {
         self.core
     }
 
-    /// Segments that it can record outcomes in from the start.
-    fn ready(&self) -> usize {
-        self.free.len() + usize::from(self.folded.is_some())
-    }
-
     /// All segments that it gets.
     fn files(&self) -> u64 {
         let in_use = self.old_messages.len() + self.old_outcomes.len();
@@ -113,9 +109,6 @@ impl OldSegment {
 
 /// Free segments that a core starts with, if there are so many: the next one for outcomes, and one in reserve.
 const FREE_MIN: usize = 2;
-
-/// Segments that each core prepares when it starts, and one more: with so many no core takes another's.
-const STARTING_SEGMENTS: u64 = 4;
 
 /// Opens the spool in `path`, making it if need be, for `cores` cores whatever their number was
 /// before. Blocking; reads every log through.
@@ -294,9 +287,7 @@ impl<'a> Opening<'a> {
             }
         }
         self.sort_outcomes(found, &retired)?;
-        self.give_each_one();
-        self.share_out(settings)?;
-        self.make_missing(found)
+        self.share_out(settings)
     }
 
     fn sort_outcomes(
@@ -420,18 +411,14 @@ impl<'a> Opening<'a> {
         if let Some(free) = own.or_else(|| self.parts[richest].free.pop()) {
             return Some(free);
         }
-        self.make_free(home).ok()
-    }
-
-    fn make_free(&mut self, home: usize) -> io::Result<FreeSegment> {
         let part = &mut self.parts[home];
         let segment = SegmentId {
             core: part.core,
             number: part.next_number,
         };
         part.next_number += 1;
-        Ok(FreeSegment {
-            file: self.segments.create(segment)?,
+        Some(FreeSegment {
+            file: self.segments.create(segment).ok()?,
             generation: Generation { segment, number: 0 },
         })
     }
@@ -440,51 +427,6 @@ impl<'a> Opening<'a> {
         let parts = self.parts.iter().enumerate();
         let richest = parts.max_by_key(|(_, part)| part.free.len());
         richest.map_or(0, |(core, _)| core)
-    }
-
-    /// Before any core keeps two: without one it could record nothing on a full disk, and mail would be delivered again.
-    fn give_each_one(&mut self) {
-        if planted(Bug::FreeSegmentsNotShared) {
-            return;
-        }
-        while let Some(poor) = self.parts.iter().position(|part| part.ready() == 0) {
-            let rich = self.parts.iter_mut().filter(|part| part.ready() > 1);
-            let rich = rich.max_by_key(|part| part.free.len());
-            let Some(free) = rich.and_then(|part| part.free.pop()) else {
-                return;
-            };
-            self.parts[poor].free.push(free);
-        }
-    }
-
-    /// What is delivered must be recorded, else it is delivered again after each start. So what is missing is made now
-    /// where mail waits and room is scarce, before messages take that.
-    fn make_missing(&mut self, found: &LogScan) -> Result<(), OpenError> {
-        let (segment_bytes, threads) = (self.segments.segment_bytes(), self.parts.len());
-        let wanted = STARTING_SEGMENTS * threads as u64 * segment_bytes;
-        let is_ample = |free: u64| free >= wanted;
-        if found.messages.is_empty()
-            || free_bytes_blocking(self.segments.path()).is_ok_and(is_ample)
-        {
-            return Ok(());
-        }
-        while let Some(poor) = self.parts.iter().position(|part| part.ready() == 0) {
-            match self.make_free(poor) {
-                Ok(free) => self.parts[poor].free.push(free),
-                Err(error) if is_full(&error) => {
-                    let lacking = self.parts.iter().filter(|part| part.ready() == 0).count();
-                    return Err(OpenError::NoRoom {
-                        path: self.segments.path().to_owned(),
-                        lacking,
-                        threads,
-                        bytes: lacking as u64 * segment_bytes,
-                    });
-                }
-                // A disk that fails is tried again while the relay runs.
-                Err(_) => return Ok(()),
-            }
-        }
-        Ok(())
     }
 
     /// Free segments above the bound go. A core without any gets some of another's: it could not begin on a full disk.
