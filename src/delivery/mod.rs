@@ -460,7 +460,7 @@ impl Inner {
     /// Once for each time that a job is tried: what the hop does then has lines of its own.
     fn tell_wait(&self, job: &mut Job, why: &Diagnosis, next_try: Now) {
         job.body = None;
-        if job.course.returns() == 1 {
+        if job.course.returns() {
             let next_try = clock::wall_time() + next_try.since(clock::now());
             self.tell_returned(job, why, Some(next_try));
         }
@@ -487,7 +487,7 @@ impl Inner {
     /// No name server could say where the job goes. It is asked for again as often as mail is tried.
     fn wait_for_names(self: &Rc<Self>, mut job: Job, why: &Diagnosis) {
         let policy = self.retry_of(&job);
-        let times = job.course.returns();
+        let times = job.course.is_unresolved();
         let age = settle::age_of(&job.message);
         match policy.after_failure(times, age, self.random()) {
             NextTry::Expired => self.settle_all(job, Verdict::Defer, why),
@@ -625,6 +625,7 @@ impl Inner {
     }
 
     fn queue(&self, way: &Way, site: Rc<Site>, mut job: Job) {
+        job.course.is_resolved();
         let key = way.hop(&site);
         let now = clock::now();
         let mut schedule = self.schedule.borrow_mut();

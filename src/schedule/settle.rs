@@ -53,8 +53,10 @@ pub const FURTHER_CONNECTIONS_MAX: u32 = 16;
 pub struct Course {
     /// How often it was queued again at once, since anything of it was last done or deferred.
     requeued: u32,
-    /// How often it came back untried since it was last tried: nobody could be asked about it.
-    returned: u32,
+    /// It has come back untried since it was last tried: nobody could be asked about it.
+    has_returned: bool,
+    /// How often no name server could say where it goes, one time after the other.
+    unresolved: u32,
     /// What a report returns of the original, at most.
     pub original: Extent,
     /// Recipients that a report speaks of, at most.
@@ -65,7 +67,8 @@ impl Default for Course {
     fn default() -> Self {
         Course {
             requeued: 0,
-            returned: 0,
+            has_returned: false,
+            unresolved: 0,
             original: Extent::Whole,
             recipients_max: RECIPIENTS_PER_REPORT_MAX,
         }
@@ -81,15 +84,27 @@ impl Course {
         }
     }
 
-    /// It comes back untried, for so many times now.
-    pub fn returns(&mut self) -> u32 {
-        self.returned = self.returned.saturating_add(1);
-        self.returned
+    /// It comes back untried. True: for the first time since it was last tried.
+    pub fn returns(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_returned, true)
+    }
+
+    /// No name server could say where it goes, for so many times now. What it waited for before does not count: the time
+    /// between the questions begins anew.
+    pub fn is_unresolved(&mut self) -> u32 {
+        self.has_returned = true;
+        self.unresolved = self.unresolved.saturating_add(1);
+        self.unresolved
+    }
+
+    /// Its next hop is known.
+    pub fn is_resolved(&mut self) {
+        self.unresolved = 0;
     }
 
     /// Nobody could be asked about it when it was last to be tried.
     pub fn has_returned(&self) -> bool {
-        self.returned > 0
+        self.has_returned
     }
 
     /// Of a report that was refused, and is to be smaller; `None`: it cannot be. `sent`: what it returned of the
@@ -109,7 +124,8 @@ impl Course {
     /// The same once the job has ended with these decisions. Those that would go on at once without end are
     /// deferred.
     pub fn after(mut self, decisions: &mut [(u32, Decision)]) -> Course {
-        self.returned = 0;
+        self.has_returned = false;
+        self.unresolved = 0;
         let reconnects = |(_, it): &(u32, Decision)| it.verdict == Verdict::Reconnect;
         if !decisions.iter().any(reconnects) {
             return Course {

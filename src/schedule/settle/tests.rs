@@ -336,3 +336,16 @@ fn recipients_and_reports_are_split_by_count() {
     let owed: Recipients = (0..5).map(|index| (index, owed.clone())).collect();
     assert_eq!(split_by_count(owed, 2).len(), 3);
 }
+
+/// Hosts and name servers of a domain may be dead together, the ones for longer than the others.
+#[test]
+fn what_a_job_waited_for_at_its_hop_does_not_delay_the_questions_about_it() {
+    let mut course = Course::default();
+    assert!(course.returns() && !course.returns());
+    assert_eq!([course.is_unresolved(), course.is_unresolved()], [1, 2]);
+    course.is_resolved();
+    assert!(!course.returns() && course.has_returned());
+    assert_eq!(course.is_unresolved(), 1);
+    let course = course.after(&mut []);
+    assert!(!course.has_returned());
+}
