@@ -11,7 +11,7 @@ use crate::remote::connection::Connection;
 use crate::schedule::ending::Ending;
 use crate::schedule::judge::Verdict;
 use crate::schedule::next_hop::Refusal;
-use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState};
+use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use crate::schedule::settle::{
     After, Consequences, Course, Decision, Facts, Over, content_lost, decide_all, is_report,
     judge_transaction, judge_without_content, nobody_to_tell,
@@ -82,6 +82,18 @@ fn with_bugs(mut result: TransactionResult) -> TransactionResult {
         }
     }
     result
+}
+
+/// If this outcome is lost, a host gets the mail again.
+fn is_repeated((_, state): &&(u32, RecipientState)) -> bool {
+    matches!(
+        state,
+        RecipientState::Finished
+            | RecipientState::ReportOwed {
+                kind: ReportKind::Relayed,
+                ..
+            }
+    )
 }
 
 impl Inner {
@@ -258,7 +270,7 @@ impl Inner {
             return (self.context.finished)(message, finished);
         }
         let (this, kept) = (self.clone(), message.clone());
-        let count = outcome.recipients.len();
+        let count = outcome.recipients.iter().filter(is_repeated).count();
         self.outcomes_handed_over(count);
         self.at_work.set(self.at_work.get() + 1);
         let spool = &self.context.spool;

@@ -5,8 +5,9 @@
 //! again after the restart. So no transaction begins while the outcomes of too many recipients wait for the disk. Those
 //! that have begun end.
 //!
-//! Transactions under way do not count. Their number is bounded by the connections, and a few hosts that take minutes to
-//! answer would otherwise keep the mail from all others.
+//! What was put off does not count: a crash loses an attempt, and nobody gets anything twice. Nor do transactions under
+//! way. Their number is bounded by the connections, and a few hosts that take minutes to answer would otherwise keep the
+//! mail from all others.
 
 /// Recipients whose outcomes may wait for the disk, for each delivery core. At ten milliseconds a write that is a hundred
 /// thousand recipients a second.
