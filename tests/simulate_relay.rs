@@ -145,6 +145,7 @@ fn planted_bugs_are_noticed() {
         (Bug::JoinsUnbounded, 0),
         (Bug::GateNeverShuts, 10),
         (Bug::GateNeverOpens, 4),
+        (Bug::GateShutsOnFullDisk, 0),
     ];
     assert_noticed(&bugs, SEEDS_TO_FIND_A_BUG, |seed, bug| {
         play_one(seed, Some(bug))

@@ -7,7 +7,7 @@
 //!
 //! What was put off does not count: a crash loses an attempt, and nobody gets anything twice. Nor do transactions under
 //! way. Their number is bounded by the connections, and a few hosts that take minutes to answer would otherwise keep the
-//! mail from all others.
+//! mail from all others. Nor does it shut on a full disk: no room comes of mail that is held.
 
 /// Recipients whose outcomes may wait for the disk, for each delivery core. At ten milliseconds a write that is a hundred
 /// thousand recipients a second.
@@ -32,10 +32,10 @@ impl Gate {
         }
     }
 
-    /// Outcomes of so many more recipients wait for the disk. True if that shuts the gate.
-    pub fn handed_over(&mut self, recipients: usize) -> bool {
+    /// Outcomes of so many more recipients wait for the disk, `is_full`: for space there. True if that shuts the gate.
+    pub fn handed_over(&mut self, recipients: usize, is_full: impl FnOnce() -> bool) -> bool {
         self.unrecorded += recipients;
-        let shuts = !self.is_shut && self.unrecorded >= self.limit;
+        let shuts = !self.is_shut && self.unrecorded >= self.limit && !is_full();
         self.is_shut |= shuts;
         shuts
     }
@@ -59,22 +59,39 @@ impl Gate {
 mod tests {
     use super::*;
 
+    fn works() -> bool {
+        false
+    }
+
     #[test]
     fn it_shuts_at_its_limit_and_opens_at_half_of_it() {
         let mut gate = Gate::new(4);
-        assert!(!gate.handed_over(3));
-        assert!(gate.handed_over(100), "a transaction has many recipients");
-        assert!(!gate.handed_over(1), "it is shut");
+        assert!(!gate.handed_over(3, works));
+        assert!(
+            gate.handed_over(100, works),
+            "a transaction has many recipients"
+        );
+        assert!(!gate.handed_over(1, works), "it is shut");
         assert!(!gate.recorded(101));
         assert!(gate.recorded(1));
         assert!(!gate.recorded(2), "it is open");
-        assert!(gate.handed_over(4));
+        assert!(gate.handed_over(4, works));
+    }
+
+    #[test]
+    fn it_stays_open_as_long_as_the_disk_is_full() {
+        let mut gate = Gate::new(4);
+        assert!(!gate.handed_over(100, || true));
+        assert!(
+            gate.handed_over(1, works),
+            "that is over, and they still wait"
+        );
     }
 
     #[test]
     fn one_recipient_at_a_time_is_a_limit_too() {
         let mut gate = Gate::new(1);
-        assert!(gate.handed_over(1));
+        assert!(gate.handed_over(1, works));
         assert!(gate.recorded(1));
         assert_eq!(gate.unrecorded(), 0);
     }

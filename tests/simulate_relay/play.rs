@@ -5,7 +5,7 @@ use crate::bounds::Bounds;
 use crate::client;
 use crate::ledger::parse_address;
 use crate::link::{End, Tls};
-use crate::neighbours::Ailment;
+use crate::neighbours::{Ailment, Neighbour};
 use crate::network::Network;
 use crate::probe;
 use crate::relay::{SPOOL, Setting, keys, listens_at};
@@ -470,8 +470,8 @@ impl Play {
         self.check_nothing_is_left()
     }
 
-    /// Mail waits for a host, and the disk dies. Little of it goes out, since none of that can be recorded, and all once
-    /// the disk is there again.
+    /// Mail waits for a host, and the disk dies or is full. With a dead one little of it goes out, since none of that can be
+    /// recorded, and all once the disk is there again.
     fn outlive_disk(&self) -> Result<(), String> {
         let mut neighbours = self.network.neighbours.iter();
         let well = neighbours.find(|it| it.ailment() == Ailment::Well);
@@ -482,6 +482,13 @@ impl Play {
         let Some(sent) = well.letters_sent() else {
             return Err(format!("letters to {:?} are not accepted", well.ailment()));
         };
+        match self.host.one_in(2) {
+            true => self.outlive_dead_disk(&well, sent),
+            false => self.outlive_full_disk(&well, sent),
+        }
+    }
+
+    fn outlive_dead_disk(&self, well: &Neighbour, sent: usize) -> Result<(), String> {
         let before = well.letters_taken();
         tell!(
             self.world,
@@ -502,10 +509,28 @@ impl Play {
         }
         self.world.seen.borrow_mut().held_for_disk += u64::from(sent - before > most);
         self.host.set_faults(self.lacks);
+        self.await_letters(well, sent)
+    }
+
+    /// Room comes of mail that goes, so none is held.
+    fn outlive_full_disk(&self, well: &Neighbour, sent: usize) -> Result<(), String> {
+        let before = well.letters_taken();
+        tell!(
+            self.world,
+            "[the disk is full, {before} of {sent} letters have gone]"
+        );
+        self.world.seen.borrow_mut().sent_on_full_disk += u64::from(before < sent);
+        self.host.set_space(PLENTY, PLENTY);
+        let all_gone = self.await_letters(well, sent);
+        self.host.set_space(PLENTY, 0);
+        all_gone
+    }
+
+    fn await_letters(&self, well: &Neighbour, sent: usize) -> Result<(), String> {
         match self.pass(DISK_BACK_MAX, || well.letters_taken() == sent)? {
             true => Ok(()),
             false => Err(format!(
-                "the disk works again, and {} letters are still held",
+                "the disk works, and {} letters are held",
                 sent - well.letters_taken()
             )),
         }

@@ -4,7 +4,7 @@ use ringpost::metrics::Snapshot;
 
 counted! {
     // The world.
-    polls simulated_s power_cuts kills drains reloads holds held_for_disk starts recovered handshakes handshakes_failed probes
+    polls simulated_s power_cuts kills drains reloads holds held_for_disk sent_on_full_disk starts recovered handshakes handshakes_failed probes
     // Clients.
     accepted refused unclear_to_client mail_refused rcpt_refused given_up left_early left_before_250
     // Next hops.

@@ -14,7 +14,7 @@ use crate::spool::location::message_location::{MessageLocation, Movable};
 use crate::spool::location::place::Receipt;
 use crate::spool::log::commit::IN_FLIGHT_MAX;
 use crate::spool::recovery::recover::CorePart;
-use crate::spool::shortage::Trouble;
+use crate::spool::shortage::{Lack, Trouble};
 use crate::spool::{INLINE_BODY_BYTES_MAX, Note, SpoolError, SpoolStats};
 use crate::time::WallTime;
 use std::rc::Rc;
@@ -151,6 +151,13 @@ impl Spool {
             // For the log only.
             _ => {}
         }
+    }
+
+    /// Outcomes wait for a segment, and none can be made because the disk is full.
+    pub fn outcomes_lack_space(&self) -> bool {
+        let pool = self.shared.pool.borrow();
+        let failing = pool.failing.as_ref().map(Lack::trouble);
+        failing == Some(Trouble::Space) && self.shared.outcomes.machine.borrow().is_starved()
     }
 
     /// Is there room for a message of about `bytes`? Cheap. A yes is no promise: an append may
