@@ -9,15 +9,14 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, NextHop, Occasion, StartTls};
-use support::relay::{Home, PROGRAM, Relay, of_threads, set_mode};
+use support::relay::{Home, PROGRAM, Relay, input_from, of_threads, set_mode, with_socket};
 use support::{certificate_files, relay_to};
 
 const FROM: &str = "a@sender.test";
@@ -551,22 +550,6 @@ fn flags_and_units_that_are_installed_are_good() {
             assert!(output.status.success() && words.is_empty(), "{words}");
         }
     }
-}
-
-/// Hands its input over as a service manager does a socket, as descriptor 3 with this name.
-fn with_socket(name: &str) -> Command {
-    let mut shell = Command::new("sh");
-    shell.args([
-        "-c",
-        "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&0 0</dev/null; exec \"$0\" \"$@\"",
-        PROGRAM,
-    ]);
-    shell.env("LISTEN_FDNAMES", name);
-    shell
-}
-
-fn input_from(listener: &TcpListener) -> Stdio {
-    OwnedFd::from(listener.try_clone().unwrap()).into()
 }
 
 #[test]

@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -131,6 +132,22 @@ impl Home {
             reader: Some(reader),
         }
     }
+}
+
+/// Hands its input over as a service manager does a socket, as descriptor 3 with this name.
+pub fn with_socket(name: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&0 0</dev/null; exec \"$0\" \"$@\"",
+        PROGRAM,
+    ]);
+    shell.env("LISTEN_FDNAMES", name);
+    shell
+}
+
+pub fn input_from(listener: &TcpListener) -> Stdio {
+    OwnedFd::from(listener.try_clone().expect("our own")).into()
 }
 
 pub fn set_mode(path: &Path, mode: u32) {
