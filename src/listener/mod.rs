@@ -109,17 +109,11 @@ impl Ingress {
             true => &self.leaving,
             false => &self.stopped,
         };
-        loop {
-            let result = tokio::select! {
-                biased;
-                () = end.notified() => break,
-                ready = listener.ready() => ready,
-            };
-            let result = result.and_then(|()| self.accept_batch(&listener, port));
-            if let Err(error) = result {
-                self.log_failure(&error);
-                sleep(EXHAUSTED_PAUSE).await;
-            }
+        // One wait from the beginning: what is rung during a pause for want of descriptors is heard.
+        tokio::select! {
+            biased;
+            () = end.notified() => {}
+            () = self.accept_all(&listener, port) => {}
         }
         if listener.is_shared() {
             return;
@@ -131,6 +125,17 @@ impl Ingress {
                 peer,
                 port,
             });
+        }
+    }
+
+    /// Does not end by itself.
+    async fn accept_all(self: &Rc<Self>, listener: &Listener, port: Port) {
+        loop {
+            let ready = listener.ready().await;
+            if let Err(error) = ready.and_then(|()| self.accept_batch(listener, port)) {
+                self.log_failure(&error);
+                sleep(EXHAUSTED_PAUSE).await;
+            }
         }
     }
 

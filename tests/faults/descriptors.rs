@@ -1,10 +1,12 @@
 //! No descriptors left: a host with a small limit, and clients that hold theirs.
 
 use crate::load::Load;
+use crate::support::client::Client;
 use crate::support::link::Link;
 use crate::support::next_hop::NextHop;
-use crate::support::relay::{Home, PROGRAM, Relay};
+use crate::support::relay::{Home, PROGRAM, Relay, input_from, with_socket};
 use crate::support::relay_by;
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -65,4 +67,56 @@ fn without_descriptors_clients_wait_deliveries_back_off_and_nothing_is_lost() {
     again.during(CLIENTS, || again.wait_for_accepted(20, 0));
     load.wait_until_delivered(&hop);
     relay.stop();
+}
+
+/// Holds clients until the relay has no descriptor left; and one more, which waits in the queue.
+fn exhaust(relay: &Relay) -> (Vec<Link>, Client) {
+    let limited = Command::new("prlimit")
+        .args(["--pid", &relay.pid().to_string(), DESCRIPTORS])
+        .status();
+    assert!(limited.expect("prlimit runs").success());
+    let connect = || Link::connect(relay.address()).expect("the kernel has a place in the queue");
+    let holders = std::iter::repeat_with(connect).take(HOLDERS).collect();
+    relay.wait_for("accept-failed", |_| true);
+    (holders, Client::connect_silently(relay.address()))
+}
+
+#[test]
+fn a_relay_that_leaves_without_descriptors_leaves_a_shared_queue_to_the_next_one() {
+    let home = Home::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let start = || {
+        let relay = home.spawn_with_input(with_socket("smtp"), input_from(&listener), &[]);
+        relay.wait_until_ready();
+        relay
+    };
+    let mut relay = start();
+    let mut busy = Client::connect(relay.address());
+    busy.expect("EHLO client.test", 250);
+    busy.expect("MAIL FROM:<a@sender.test>", 250);
+    let (holders, mut waiting) = exhaust(&relay);
+    relay.signal("TERM");
+    relay.wait_for("stopping", |_| true);
+    drop(holders);
+    // Nothing happens meanwhile, which is the point: it has descriptors again, and could accept.
+    std::thread::sleep(Duration::from_millis(500));
+    drop(busy);
+    assert!(relay.wait().success());
+    assert_eq!(relay.events("stop")[0]["how"], "drained");
+    let relay = start();
+    waiting.expect_reply(220);
+    relay.stop();
+}
+
+#[test]
+fn who_waits_for_descriptors_is_told_that_the_relay_stops() {
+    let home = Home::new();
+    let mut relay = home.start(&[]);
+    let (holders, mut waiting) = exhaust(&relay);
+    relay.signal("TERM");
+    relay.wait_for("stopping", |_| true);
+    drop(holders);
+    waiting.expect_reply(421);
+    drop(waiting);
+    assert!(relay.wait().success());
 }
