@@ -81,14 +81,13 @@ fn newest_log(segments: &Path, core: u16) -> Option<(SegmentHeader, usize)> {
         let Ok(header) = SegmentHeader::decode(first) else {
             continue;
         };
-        let age = |header: &SegmentHeader| (header.run, header.log_sequence);
         let is_at_work = header.usage == Usage::Messages
             && header.core == core
             && CommitHeader::decode(second, &header, BLOCK_BYTES as u64).is_some();
         if is_at_work
             && newest
                 .as_ref()
-                .is_none_or(|(other, _)| age(other) < age(&header))
+                .is_none_or(|(other, _)| other.age() < header.age())
         {
             newest = Some((header, file));
         }

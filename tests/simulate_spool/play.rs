@@ -151,7 +151,6 @@ pub struct Play {
     life: Life,
     canary: Canary,
     settings: Settings,
-    cores_max: u16,
     /// What this host's file system cannot do.
     lacks: Faults,
     pub seen: Seen,
@@ -186,9 +185,7 @@ impl Play {
                 ..settings
             };
         }
-        let mut cores_max = 3;
         if life == Life::Full {
-            cores_max = 1;
             settings = Settings {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 message_bytes_max: SEGMENT_BYTES_MIN / 2,
@@ -196,7 +193,7 @@ impl Play {
                 outcome_delay: Duration::from_millis(50),
                 ..settings
             };
-            let least = settings.spool_bytes_min(cores_max);
+            let least = settings.spool_bytes_min(1);
             let more = SEGMENT_BYTES_MIN * world.below(6) as u64;
             settings.spool_bytes_max = world.one_in(2).then_some(least + more);
         }
@@ -212,7 +209,6 @@ impl Play {
             life,
             canary,
             settings,
-            cores_max,
             lacks,
             seen: Seen::default(),
         }
@@ -224,8 +220,7 @@ impl Play {
             Life::Any | Life::Uneven => {
                 for _ in 0..1 + self.world.below(3) {
                     self.choose_order();
-                    let cores = self.choose_cores();
-                    let host = self.start(cores)?;
+                    let host = self.start()?;
                     self.run(&host)?;
                 }
             }
@@ -248,10 +243,6 @@ impl Play {
         });
     }
 
-    fn choose_cores(&self) -> u16 {
-        1 + self.world.below(usize::from(self.cores_max)) as u16
-    }
-
     fn segments(&self) -> PathBuf {
         Path::new(SPOOL).join("segments")
     }
@@ -259,7 +250,11 @@ impl Play {
     // ---- the start ----
 
     /// Opens the spool, perhaps only after the power has gone within that, and starts the cores.
-    fn start(&mut self, cores: u16) -> Result<Rc<Host>, String> {
+    fn start(&mut self) -> Result<Rc<Host>, String> {
+        let cores = match self.life {
+            Life::Full => 1,
+            Life::Any | Life::Uneven => 1 + self.world.below(3) as u16,
+        };
         self.world.set_faults(self.lacks);
         self.settings.durability = self.world.one_in(3).then_some(Durability::Buffered);
         if self.life != Life::Full {
@@ -441,18 +436,14 @@ impl Play {
     }
 
     fn play_on_a_full_disk(&mut self) -> Result<(), String> {
-        let least = self.settings.spool_bytes_min(self.cores_max) / SEGMENT_BYTES_MIN;
+        let least = self.settings.spool_bytes_min(1) / SEGMENT_BYTES_MIN;
         let segments = least + 3 + self.world.below(6) as u64;
         let capacity = segments * SEGMENT_BYTES_MIN + SMALL_FILES_BYTES;
         self.world.set_space(capacity, 0);
         let most = self.settings.spool_bytes_max.unwrap_or(capacity) / SEGMENT_BYTES_MIN;
         for restarts in 0..6 + self.world.below(10) {
             self.choose_order();
-            let cores = match restarts {
-                0 => 1,
-                _ => self.choose_cores(),
-            };
-            let host = self.start(cores)?;
+            let host = self.start()?;
             self.world.set_faults(self.lacks);
             let has_grown = || {
                 let stats = host.spool(0).stats();
@@ -543,8 +534,7 @@ impl Play {
 
     /// Nothing goes wrong any more: mail is taken and goes, and space is made.
     fn heal(&mut self) -> Result<(), String> {
-        let cores = self.choose_cores();
-        let host = self.start(cores)?;
+        let host = self.start()?;
         self.world.set_faults(self.lacks);
         let mut quiet = Manners {
             is_quiet: true,
