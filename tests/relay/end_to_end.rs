@@ -8,22 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::{self, DnsServer};
-use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf};
+use support::mx_hosts::{MxHosts, Script};
+use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf, usual, verb_is};
 use support::relay::{Home, PROGRAM, Relay, of_threads};
 use support::{certificate_files, relay_by, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
-
-fn usual(_: Occasion<'_>) -> Answer {
-    Answer::Usual
-}
-
-fn verb_is(command: &str, verb: &str) -> bool {
-    command
-        .get(..verb.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
-}
 
 // ---- TLS in and out ----
 
@@ -1500,45 +1491,12 @@ fn untrusted_certificate_defers_where_verification_is_demanded() {
 
 // ---- MX ----
 
-struct MxHosts {
-    dns: DnsServer,
-    hops: Vec<NextHop>,
-}
-
-/// Hops on 127.0.0.1, 127.0.0.2, ... that share a port, named mx1.example.test, mx2 and so on.
-fn mx_hosts(scripts: Vec<fn(Occasion<'_>) -> Answer>) -> MxHosts {
-    let dns = DnsServer::start();
-    let mut hops: Vec<NextHop> = Vec::new();
-    for (number, script) in (1..).zip(scripts) {
-        let ip = Ipv4Addr::new(127, 0, 0, number);
-        let port = hops.first().map_or(0, |hop| hop.address().port());
-        hops.push(NextHop::on(
-            (ip, port).into(),
-            StartTls::Works,
-            KEYWORDS,
-            script,
-        ));
-        let name = format!("mx{number}.example.test");
-        dns.mx("example.test", u16::from(number) * 10, &format!("{name}."));
-        dns.host(&name, &ip.to_string());
-    }
-    MxHosts { dns, hops }
-}
-
-impl MxHosts {
-    fn relay(&self, home: &Home, flags: &[&str]) -> Relay {
-        let (server, port) = (
-            self.dns.address().to_string(),
-            self.hops[0].address().port(),
-        );
-        let port = port.to_string();
-        let mut all = vec!["--dns", &server, "--mx-port", &port];
-        if !flags.contains(&"--retry-min") {
-            all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
-        }
-        all.extend(flags);
-        home.start(&all)
-    }
+/// All with STARTTLS that works.
+fn mx_hosts(scripts: Vec<Script>) -> MxHosts {
+    let hosts: Vec<_> = (scripts.into_iter())
+        .map(|script| (StartTls::Works, script))
+        .collect();
+    MxHosts::start(&hosts)
 }
 
 #[test]
@@ -1562,19 +1520,12 @@ fn nobody_waits_for_a_reply_to_quit_before_the_next_host_is_tried() {
     relay.kill();
 }
 
-/// As [`mx_hosts`], one host for each kind of STARTTLS.
+/// One host for each kind of STARTTLS.
 fn mx_hosts_with_tls(kinds: &[StartTls]) -> MxHosts {
-    let dns = DnsServer::start();
-    let mut hops: Vec<NextHop> = Vec::new();
-    for (number, kind) in (1..).zip(kinds) {
-        let ip = Ipv4Addr::new(127, 0, 0, number);
-        let port = hops.first().map_or(0, |hop| hop.address().port());
-        hops.push(NextHop::on((ip, port).into(), *kind, KEYWORDS, usual));
-        let name = format!("mx{number}.example.test");
-        dns.mx("example.test", u16::from(number) * 10, &format!("{name}."));
-        dns.host(&name, &ip.to_string());
-    }
-    MxHosts { dns, hops }
+    let hosts: Vec<_> = (kinds.iter())
+        .map(|kind| (*kind, usual as Script))
+        .collect();
+    MxHosts::start(&hosts)
 }
 
 #[test]

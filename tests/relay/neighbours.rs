@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::{DnsServer, Failure};
-use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls, deaf};
+use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls, deaf, verb_is};
 use support::relay::{Home, Relay};
 use support::{PATIENCE, Watched, relay_to};
 
@@ -17,12 +17,6 @@ const TO: &str = "b@example.test";
 
 /// Far below any pause of a next hop, and within reach of a machine under load.
 const SOON: Duration = Duration::from_secs(4);
-
-fn verb_is(command: &str, verb: &str) -> bool {
-    command
-        .get(..verb.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
-}
 
 /// Answers that wait until the test lets them go.
 #[derive(Clone)]

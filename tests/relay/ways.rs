@@ -7,58 +7,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 use support::client::{CONTENT, send_mail};
 use support::dns::DnsServer;
-use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls};
-use support::relay::{Home, Relay};
+use support::mx_hosts::{MxHosts, Script};
+use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, usual, verb_is};
+use support::relay::Home;
 use support::relay_to;
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
 
-type Script = fn(Occasion<'_>) -> Answer;
-
-fn verb_is(command: &str, verb: &str) -> bool {
-    command
-        .get(..verb.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
-}
-
-fn usual(_: Occasion<'_>) -> Answer {
-    Answer::Usual
-}
-
 fn text<'a>(event: &'a Value, field: &str) -> &'a str {
     event[field].as_str().unwrap_or_default()
-}
-
-/// The hosts of example.test, best first, on 127.0.0.1, 127.0.0.2 and so on with one port.
-struct MxHosts {
-    dns: DnsServer,
-    hops: Vec<NextHop>,
-}
-
-fn mx_hosts(hosts: &[(StartTls, Script)]) -> MxHosts {
-    let dns = DnsServer::start();
-    let mut hops: Vec<NextHop> = Vec::new();
-    for (number, (starttls, script)) in (1..).zip(hosts) {
-        let ip = Ipv4Addr::new(127, 0, 0, number);
-        let port = hops.first().map_or(0, |hop| hop.address().port());
-        hops.push(NextHop::on((ip, port).into(), *starttls, KEYWORDS, *script));
-        let name = format!("mx{number}.example.test");
-        dns.mx("example.test", u16::from(number) * 10, &format!("{name}."));
-        dns.host(&name, &ip.to_string());
-    }
-    MxHosts { dns, hops }
-}
-
-impl MxHosts {
-    fn relay(&self, home: &Home, flags: &[&str]) -> Relay {
-        let server = self.dns.address().to_string();
-        let port = self.hops[0].address().port().to_string();
-        let mut all = vec!["--dns", &server, "--mx-port", &port];
-        all.extend(["--retry-min", "1s", "--retry-max", "1s"]);
-        all.extend(flags);
-        home.start(&all)
-    }
 }
 
 // ---- a host that demands TLS ----
@@ -223,7 +181,7 @@ fn refuses(occasion: Occasion<'_>, verb: &str, text: &'static str) -> Answer {
 fn a_secondary_that_refuses_all_keeps_no_mail_from_a_primary_that_takes_plaintext() {
     for broken in [StartTls::Garbage, StartTls::Refused] {
         for (number, fake) in FAKES.into_iter().enumerate() {
-            let hosts = mx_hosts(&[(broken, usual), fake]);
+            let hosts = MxHosts::start(&[(broken, usual), fake]);
             let home = Home::new();
             // What garbage begins as a record is waited for until then.
             let relay = hosts.relay(&home, &["--handshake-timeout", "2s"]);
@@ -251,7 +209,7 @@ fn mail_that_was_begun_behind_one_that_goes_to_another_host_goes_there_as_well()
         "." => Answer::Say("554 5.7.1 not from you"),
         _ => Answer::Usual,
     };
-    let hosts = mx_hosts(&[
+    let hosts = MxHosts::start(&[
         (StartTls::Refused, usual),
         (StartTls::Works, refuses_content),
     ]);
@@ -271,7 +229,7 @@ fn mail_that_was_begun_behind_one_that_goes_to_another_host_goes_there_as_well()
 
 #[test]
 fn a_secondary_that_has_no_tls_does_not_come_before_a_primary_whose_tls_is_broken() {
-    let hosts = mx_hosts(&[(StartTls::Refused, usual), (StartTls::NotOffered, usual)]);
+    let hosts = MxHosts::start(&[(StartTls::Refused, usual), (StartTls::NotOffered, usual)]);
     let home = Home::new();
     let relay = hosts.relay(&home, &[]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);
@@ -307,7 +265,7 @@ fn ends(occasion: Occasion<'_>, verb: &str, answer: Answer) -> Answer {
 #[test]
 fn a_host_that_breaks_within_the_session_keeps_no_mail_from_the_second() {
     for (number, breaks) in BREAKS.into_iter().enumerate() {
-        let hosts = mx_hosts(&[(StartTls::Works, breaks), (StartTls::Works, usual)]);
+        let hosts = MxHosts::start(&[(StartTls::Works, breaks), (StartTls::Works, usual)]);
         let home = Home::new();
         let relay = hosts.relay(&home, &["--reply-timeout", "1s"]);
         send_mail(relay.address(), FROM, &[TO], CONTENT);
@@ -322,7 +280,7 @@ fn a_host_that_breaks_within_the_session_keeps_no_mail_from_the_second() {
 
 /// `primary` takes the mail at last, and the backup, which refuses all, has returned nothing.
 fn mail_goes_to_the_primary_beside_a_fake_backup(primary: Script) {
-    let hosts = mx_hosts(&[(StartTls::Works, primary), FAKES[2]]);
+    let hosts = MxHosts::start(&[(StartTls::Works, primary), FAKES[2]]);
     let home = Home::new();
     let relay = hosts.relay(&home, &[]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);
@@ -354,7 +312,7 @@ fn a_primary_that_is_busy_at_its_greeting_is_not_spoken_for_by_its_backup() {
 #[test]
 fn a_host_that_demands_tls_we_cannot_have_leaves_the_mail_to_the_next_one() {
     let demands: Script = |occasion| refuses(occasion, "MAIL", DEMAND);
-    let hosts = mx_hosts(&[(StartTls::Closes, demands), (StartTls::NotOffered, usual)]);
+    let hosts = MxHosts::start(&[(StartTls::Closes, demands), (StartTls::NotOffered, usual)]);
     let home = Home::new();
     let relay = hosts.relay(&home, &[]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);
@@ -396,7 +354,7 @@ fn a_host_whose_ipv6_side_breaks_after_ehlo_is_asked_over_ipv4() {
 
 #[test]
 fn each_host_that_failed_is_told_and_the_mail_says_what_the_preferred_one_did() {
-    let hosts = mx_hosts(&[(StartTls::Refused, usual), (StartTls::NotOffered, usual)]);
+    let hosts = MxHosts::start(&[(StartTls::Refused, usual), (StartTls::NotOffered, usual)]);
     let home = Home::new();
     let relay = hosts.relay(&home, &["--tls-out", "encrypt"]);
     send_mail(relay.address(), FROM, &[TO], CONTENT);

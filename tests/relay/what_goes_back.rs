@@ -6,7 +6,7 @@ use crate::support;
 use std::collections::BTreeSet;
 use support::client::{CONTENT, Client, send_mail};
 use support::dns::DnsServer;
-use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls};
+use support::next_hop::{Answer, Mail, NextHop, Occasion, StartTls, usual};
 use support::relay::{Home, Relay};
 use support::{PATIENCE, relay_to};
 
@@ -14,10 +14,6 @@ const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
 /// No SMTPUTF8, no 8BITMIME.
 const PLAIN_KEYWORDS: &str = "PIPELINING\nENHANCEDSTATUSCODES";
-
-fn usual(_: Occasion<'_>) -> Answer {
-    Answer::Usual
-}
 
 fn is_report(mail: &Mail) -> bool {
     mail.from.starts_with("MAIL FROM:<>")

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod dns;
 pub mod link;
+pub mod mx_hosts;
 pub mod next_hop;
 pub mod relay;
 pub mod stopped_thread;

@@ -71,6 +71,17 @@ pub struct Occasion<'a> {
     pub over_tls: bool,
 }
 
+/// A script of nothing.
+pub fn usual(_: Occasion<'_>) -> Answer {
+    Answer::Usual
+}
+
+pub fn verb_is(command: &str, verb: &str) -> bool {
+    command
+        .get(..verb.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(verb))
+}
+
 pub type Script = Box<dyn Fn(Occasion<'_>) -> Answer + Send + Sync>;
 
 /// A message as it came.
@@ -116,7 +127,7 @@ pub const KEYWORDS: &str =
 impl NextHop {
     /// Takes everything, over TLS.
     pub fn start() -> Self {
-        Self::scripted(StartTls::Works, |_| Answer::Usual)
+        Self::scripted(StartTls::Works, usual)
     }
 
     pub fn scripted(
