@@ -11,7 +11,7 @@ use support::dns::{self, DnsServer};
 use support::mx_hosts::{MxHosts, Script};
 use support::next_hop::{Answer, KEYWORDS, NextHop, Occasion, StartTls, deaf, usual, verb_is};
 use support::relay::{Home, PROGRAM, Relay, of_threads};
-use support::{certificate_files, relay_by, relay_to};
+use support::{certificate_files, certificate_shown_by, relay_by, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
@@ -117,11 +117,7 @@ fn new_certificate_on_sighup() {
         &hop,
         &["--tls-cert", &certificate, "--tls-key", &key],
     );
-    let shown = || {
-        Client::connect_with_starttls(relay.address())
-            .link
-            .peer_certificate()
-    };
+    let shown = || certificate_shown_by(&relay);
     assert_eq!(shown(), first);
     let (second, _, _) = certificate_files(&home);
     let before = relay.events("certificate").len();

@@ -17,7 +17,7 @@ use std::process::Command;
 use support::client::{CONTENT, Client, send_mail};
 use support::next_hop::{Answer, NextHop, Occasion, StartTls};
 use support::relay::{Home, PROGRAM, Relay, input_from, of_threads, set_mode, with_socket};
-use support::{certificate_files, relay_to};
+use support::{certificate_files, certificate_shown_by, relay_to};
 
 const FROM: &str = "a@sender.test";
 const TO: &str = "b@example.test";
@@ -182,11 +182,7 @@ fn key_that_root_alone_may_read_is_read_once_and_that_is_said() {
         &hop,
         &["--tls-cert", &certificate, "--tls-key", &key],
     );
-    let shown = || {
-        Client::connect_with_starttls(relay.address())
-            .link
-            .peer_certificate()
-    };
+    let shown = || certificate_shown_by(&relay);
     assert_eq!(shown(), first);
     let hint = relay.wait_for("hint", |event| {
         event["text"].as_str().unwrap().contains(&key)
@@ -228,11 +224,7 @@ fn key_that_the_group_may_read_is_read_again() {
     give();
     relay.signal("HUP");
     relay.wait_for_count("certificate", 2, is_given);
-    let shown = || {
-        Client::connect_with_starttls(relay.address())
-            .link
-            .peer_certificate()
-    };
+    let shown = || certificate_shown_by(&relay);
     let deadline = std::time::Instant::now() + support::PATIENCE;
     while shown() != second {
         assert!(std::time::Instant::now() < deadline, "never shown");

@@ -10,6 +10,7 @@ pub mod next_hop;
 pub mod relay;
 pub mod stopped_thread;
 
+use client::Client;
 use next_hop::NextHop;
 use relay::{Home, PROGRAM, Relay};
 use std::process::Command;
@@ -82,4 +83,10 @@ pub fn certificate_files(home: &Home) -> (Vec<u8>, String, String) {
     let certificate = home.file("cert.pem", &made.cert.pem());
     let key = home.file("key.pem", &made.signing_key.serialize_pem());
     (made.cert.der().to_vec(), certificate, key)
+}
+
+/// The certificate, as DER, that whoever connects now is shown after STARTTLS.
+pub fn certificate_shown_by(relay: &Relay) -> Vec<u8> {
+    let client = Client::connect_with_starttls(relay.address());
+    client.link.peer_certificate()
 }
