@@ -396,16 +396,40 @@ fn a_seed_gives_the_same_world_again() {
     }
 }
 
-/// How long 50 domains that answer wait at most, asked for behind so many of which nobody says anything. `MAX`: one is
-/// put off.
+/// How it goes with 50 domains that answer.
+struct Behind {
+    /// The longest wait of one. `MAX`: one is put off.
+    wait: Duration,
+    /// The most queries at a time, for all domains.
+    queries: usize,
+}
+
+/// Asked for behind so many domains of which nobody says anything.
 fn wait_behind_silent(silent: usize, bug: Option<Bug>) -> Duration {
+    let silence = |names: &mut Names, domain: &str| names.fail(domain, Kind::Mx, Fault::Silent);
+    behind(silent, silence, bug).wait
+}
+
+/// Asked for behind so many domains with 50 mail hosts each, of which nobody says anything.
+fn behind_silent_hosts(silent: usize, bug: Option<Bug>) -> Behind {
+    let silence = |names: &mut Names, domain: &str| {
+        for number in 0..50 {
+            let host = format!("mx{number}.{domain}");
+            names.mx(domain, number, &host);
+            names.fail(&host, Kind::A, Fault::Silent);
+            names.fail(&host, Kind::Aaaa, Fault::Silent);
+        }
+    };
+    behind(silent, silence, bug)
+}
+
+fn behind(silent: usize, silence: impl Fn(&mut Names, &str), bug: Option<Bug>) -> Behind {
     let world = World::begin(1, false);
     world.plant(bug);
     let server = SocketAddr::from(([192, 0, 2, 0], 53));
     world.names().serve(server, Manner::default());
     for domain in 0..silent {
-        let name = format!("s{domain}.test");
-        world.names().fail(&name, Kind::Mx, Fault::Silent);
+        silence(&mut world.names(), &format!("s{domain}.test"));
     }
     for domain in 0..50 {
         let name = format!("g{domain}.test");
@@ -441,7 +465,11 @@ fn wait_behind_silent(silent: usize, bug: Option<Bug>) -> Duration {
     while open.get() > 0 {
         assert!(world.step(), "somebody waits for ever");
     }
-    longest.get()
+    let queries = world.names().most_under_way();
+    Behind {
+        wait: longest.get(),
+        queries,
+    }
 }
 
 #[test]
@@ -454,6 +482,22 @@ fn many_silent_domains_hold_up_a_new_one_for_seconds() {
     let wait = wait_behind_silent(600, Some(Bug::SilentLookUpsKeepSlots));
     println!("behind 600, each with its slot: {wait:?}");
     assert!(wait > Duration::from_secs(5));
+}
+
+/// Each query takes descriptors from clients and deliveries.
+#[test]
+fn silent_mail_hosts_take_a_bounded_number_of_queries_and_none_from_other_domains() {
+    let queries_max = Settings::default().queries_max();
+    let [bounded, unbounded, not_kept] =
+        [None, Some(Bug::QueriesUnbounded), Some(Bug::QueriesNotKept)].map(|bug| {
+            let behind = behind_silent_hosts(150, bug);
+            println!("{bug:?}: {:?}, {} queries", behind.wait, behind.queries);
+            behind
+        });
+    assert!(bounded.queries <= queries_max);
+    assert!(bounded.wait <= Duration::from_secs(1));
+    assert!(unbounded.queries > 5 * queries_max);
+    assert!(not_kept.wait > Duration::from_secs(5));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::tls::Level;
 use clap::CommandFactory;
 use std::collections::HashSet;
 
-/// Descriptors that are neither sessions nor deliveries: logs, segments, rings, resolvers.
+/// Descriptors that are neither sessions nor deliveries nor look-ups: logs, segments, rings.
 const OTHER_DESCRIPTORS: u64 = 256;
 
 /// Hints that differ only in what they name; more are counted.
@@ -34,17 +34,7 @@ pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
             config.hostname
         ));
     }
-    let wanted = u64::from(config.listen.connections_max)
-        + u64::from(config.schedule.connections_max)
-        + OTHER_DESCRIPTORS;
-    if let Some(allowed) = surroundings.open_files_max
-        && allowed < wanted
-    {
-        hints.push(format!(
-            "--max-connections and --delivery-connections-total may need {wanted} open files, \
-             and this process may open {allowed} (ulimit -Hn, LimitNOFILE=)"
-        ));
-    }
+    hints.extend(of_open_files(config, surroundings));
     if config.server.bare_line_ends == BareLineEnds::Normalise && config.listen.is_outside() {
         hints.push(
             "--bare-line-ends normalise is for clients inside, but this relay listens outside"
@@ -58,6 +48,22 @@ pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
         unknown_variables().map(|name| format!("{name} is set, but no flag has that name")),
     );
     hints
+}
+
+fn of_open_files(config: &Config, surroundings: &Surroundings) -> Option<String> {
+    let allowed = surroundings.open_files_max?;
+    let threads = (config.cores).threads(&surroundings.cpus, surroundings.parallelism);
+    let look_ups = threads.saturating_mul(config.resolver.sockets_max()) as u64;
+    let wanted = u64::from(config.listen.connections_max)
+        + u64::from(config.schedule.connections_max)
+        + OTHER_DESCRIPTORS
+        + look_ups;
+    (allowed < wanted).then(|| {
+        format!(
+            "--max-connections, --delivery-connections-total and look-ups by silent name servers ({look_ups}) may need \
+             {wanted} open files, and this process may open {allowed} (ulimit -Hn, LimitNOFILE=)"
+        )
+    })
 }
 
 /// Of the lists, which may be read again.
@@ -143,4 +149,39 @@ fn unknown_variables() -> impl Iterator<Item = String> {
     std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
         .filter(move |name| name.starts_with(ENVIRONMENT_PREFIX) && !known.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Command;
+    use std::ffi::OsString;
+
+    fn hints_of_open_files(allowed: u64) -> usize {
+        let surroundings = Surroundings {
+            host_name: "relay.test".into(),
+            state_dir: Some("/a".into()),
+            cpus: vec![0, 1],
+            parallelism: 2,
+            open_files_max: Some(allowed),
+            ..Surroundings::default()
+        };
+        let words = ["ringpost", "--max-connections", "1000"];
+        let words = [&words[..], &["--delivery-connections-total", "500"]].concat();
+        match Config::from_args_on(words.into_iter().map(OsString::from), &surroundings) {
+            Ok(Command::Run(config)) => {
+                let hints = config.hints.iter();
+                hints.filter(|hint| hint.contains("open files")).count()
+            }
+            _ => panic!("these flags are for a run"),
+        }
+    }
+
+    #[test]
+    fn the_look_ups_of_each_thread_need_open_files_too() {
+        // 800 look-ups a thread with two queries each, and 400 for all of them; each query has up to three sockets.
+        let needed = 1000 + 500 + 256 + 2 * 3 * (2 * 800 + 400);
+        assert_eq!(hints_of_open_files(needed), 0);
+        assert_eq!(hints_of_open_files(needed - 1), 1);
+    }
 }

@@ -16,9 +16,12 @@ use std::time::Duration;
 pub struct Settings {
     /// Wait for one query.
     pub query_timeout: Duration,
-    /// Queries under way to one server; one more fails.
+    /// Queries under way at a time, at most. Who asks keeps to it: of one more by TCP nothing would come but a failure.
     pub queries_max: usize,
 }
+
+/// Sockets that a query has open, at most: while nothing comes it is sent again, twice, each time from another port.
+pub const SOCKETS_PER_QUERY: usize = 3;
 
 /// Which records of a name are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

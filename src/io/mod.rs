@@ -150,6 +150,10 @@ pub enum Bug {
     LookUpSlotKept,
     /// A look-up to which no name server says anything keeps its slot to its end.
     SilentLookUpsKeepSlots,
+    /// As many queries may be under way as look-ups ask for.
+    QueriesUnbounded,
+    /// No look-up has queries of its own: all take from what is there for all.
+    QueriesNotKept,
 }
 
 /// Whether the relay has this bug.

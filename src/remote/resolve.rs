@@ -32,6 +32,7 @@ mod line;
 mod own;
 mod pool;
 pub mod probe;
+mod queries;
 mod servers;
 mod site;
 mod turn;
@@ -49,11 +50,12 @@ use crate::time::Now;
 use cache::Cache;
 use error::no_answer;
 use flight::{Flight, Flights};
-use inquiry::{HostAddresses, Inquiry};
+use inquiry::{HostAddresses, Inquiry, LookUp};
 use line::Class;
 use pool::Pool;
+use queries::Queries;
 use site::Mixer;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -154,6 +156,7 @@ pub struct Resolver {
     hosts: RefCell<Cache<Box<str>, HostAddresses>>,
     in_flight: Flights,
     slots: Slots,
+    queries: Queries,
 }
 
 impl Resolver {
@@ -167,6 +170,7 @@ impl Resolver {
             hosts: RefCell::new(Cache::new(HOSTS_REMEMBERED_MAX)),
             in_flight: RefCell::default(),
             slots: Slots::new(line_limits(&settings)),
+            queries: Queries::new(),
             settings,
             own,
         })
@@ -188,8 +192,8 @@ impl Resolver {
         let remembered = self.remembered_at(next_hop, now);
         match next_hop {
             NextHop::Address(address) if remembered.is_none() => {
-                let words = Cell::new(0);
-                let inquiry = Inquiry::new(self, now, &words);
+                let look_up = LookUp::new(&self.queries);
+                let inquiry = Inquiry::new(self, now, &look_up);
                 let answer = inquiry.address_site(next_hop, *address);
                 let answer = answer.map(Rc::new).map_err(Rc::new);
                 let known = Remembered {
@@ -312,8 +316,9 @@ impl Resolver {
         now: Now,
         slot: Option<&mut Slot<'_>>,
     ) -> (Result<Site, ResolveError>, Duration, bool) {
-        let words = Cell::new(0);
-        let inquiry = Inquiry::new(self, now, &words);
+        let look_up = LookUp::new(&self.queries);
+        let words = &look_up.words;
+        let inquiry = Inquiry::new(self, now, &look_up);
         let mut asking = pin!(inquiry.site(next_hop));
         let mut heard = 0;
         let answer = loop {

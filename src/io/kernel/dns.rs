@@ -151,3 +151,36 @@ fn options(settings: &Settings, edns: bool) -> ResolverOpts {
     options.max_active_requests = settings.queries_max;
     options
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::dns::SOCKETS_PER_QUERY;
+    use std::collections::HashSet;
+    use std::net::UdpSocket;
+
+    /// What is reckoned with is what the library does.
+    #[test]
+    fn a_query_that_nobody_answers_is_sent_from_so_many_sockets() {
+        let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addresses = [nobody.local_addr().unwrap()];
+        let settings = Settings {
+            query_timeout: Duration::from_secs(2),
+            queries_max: 1,
+        };
+        let question = Question::new("a.test", Kind::Mx).unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build().unwrap();
+        let reply = runtime.block_on(async {
+            let servers = servers(&addresses, &settings).unwrap();
+            servers[0].ask(&question, true).await
+        });
+        assert_eq!(reply, Reply::Silence);
+        nobody.set_nonblocking(true).unwrap();
+        let mut senders = HashSet::new();
+        while let Ok((_, sender)) = nobody.recv_from(&mut [0; 512]) {
+            senders.insert(sender);
+        }
+        assert_eq!(senders.len(), SOCKETS_PER_QUERY);
+    }
+}

@@ -5,6 +5,7 @@ use super::runtime::sleep;
 use super::world::{self, World};
 use crate::io::dns::{Question, Record, Reply, Settings};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Records that an answer by UDP has room for without EDNS (512 octets), and with it.
@@ -38,6 +39,7 @@ impl Server {
     pub async fn ask(&self, question: &Question, edns: bool) -> Reply {
         let name = question.name.to_ascii();
         let world = world::current();
+        let _under_way = UnderWay::begin(&world);
         let limit = self.settings.query_timeout;
         let manner = world.names().ask(self.address, &name, question.kind);
         let takes = manner
@@ -60,6 +62,22 @@ impl Server {
             _ => {}
         }
         reply
+    }
+}
+
+/// A query until it is answered or given up.
+struct UnderWay(Rc<World>);
+
+impl UnderWay {
+    fn begin(world: &Rc<World>) -> Self {
+        world.names().query_begins();
+        UnderWay(world.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.names().query_ends();
     }
 }
 

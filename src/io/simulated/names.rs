@@ -56,6 +56,8 @@ pub struct Names {
     faults: BTreeMap<(Box<str>, Kind), Fault>,
     servers: BTreeMap<SocketAddr, Manner>,
     asked: BTreeMap<(Box<str>, Kind), usize>,
+    under_way: usize,
+    most_under_way: usize,
     /// Of every record and denial.
     pub ttl: Duration,
 }
@@ -73,6 +75,8 @@ impl Default for Names {
             faults: BTreeMap::new(),
             servers: BTreeMap::new(),
             asked: BTreeMap::new(),
+            under_way: 0,
+            most_under_way: 0,
             ttl: Duration::from_secs(3600),
         }
     }
@@ -87,6 +91,20 @@ impl Names {
     /// From now on there is a server with that address, and it answers so.
     pub fn serve(&mut self, address: SocketAddr, manner: Manner) {
         self.servers.insert(address, manner);
+    }
+
+    pub(super) fn query_begins(&mut self) {
+        self.under_way += 1;
+        self.most_under_way = self.most_under_way.max(self.under_way);
+    }
+
+    pub(super) fn query_ends(&mut self) {
+        self.under_way -= 1;
+    }
+
+    /// The most queries that were under way at a time, to all servers together.
+    pub fn most_under_way(&self) -> usize {
+        self.most_under_way
     }
 
     /// The server is gone: nothing listens there.

@@ -8,6 +8,7 @@ use super::error::{ResolveError, mail_loop, no_answer, no_such_domain};
 use super::first::{Asking, first_of};
 use super::hosts::{drop_from, mx_hosts, site_key};
 use super::pool::Heard;
+use super::queries::{Queries, Share};
 use super::site::{Host, Site, SiteKey};
 use crate::io::clock;
 use crate::io::dns::{Denial, Kind, Question, Record};
@@ -39,8 +40,23 @@ pub(super) struct Inquiry<'a> {
     end: Now,
     /// How long all of it is good.
     pub ttl: Cell<Duration>,
+    look_up: &'a LookUp<'a>,
+}
+
+/// What all questions of one look-up share.
+pub(super) struct LookUp<'a> {
     /// How often a name server said something, whatever it was.
-    words: &'a Cell<u32>,
+    pub words: Cell<u32>,
+    queries: Share<'a>,
+}
+
+impl<'a> LookUp<'a> {
+    pub fn new(queries: &'a Queries) -> Self {
+        LookUp {
+            words: Cell::new(0),
+            queries: queries.share(),
+        }
+    }
 }
 
 /// What the DNS says about one name and type.
@@ -57,14 +73,13 @@ enum Found {
 pub(super) type HostAddresses = (Rc<[IpAddr]>, Now);
 
 impl<'a> Inquiry<'a> {
-    /// Counts in `words` how often a name server says something, whatever it is.
-    pub fn new(resolver: &'a Resolver, now: Now, words: &'a Cell<u32>) -> Self {
+    pub fn new(resolver: &'a Resolver, now: Now, look_up: &'a LookUp<'a>) -> Self {
         Inquiry {
             resolver,
             now,
             end: clock::now() + resolver.settings.resolve_timeout,
             ttl: Cell::new(TTL_MAX),
-            words,
+            look_up,
         }
     }
 
@@ -73,7 +88,8 @@ impl<'a> Inquiry<'a> {
     }
 
     fn note_word(&self) {
-        self.words.set(self.words.get().saturating_add(1));
+        let words = &self.look_up.words;
+        words.set(words.get().saturating_add(1));
     }
 
     pub async fn site(&self, next_hop: &NextHop) -> Result<Site, ResolveError> {
@@ -211,7 +227,7 @@ impl<'a> Inquiry<'a> {
             ips
         } else {
             // How long the answer about the host is good is its own affair.
-            let inquiry = Inquiry::new(self.resolver, now, self.words);
+            let inquiry = Inquiry::new(self.resolver, now, self.look_up);
             let found = inquiry.host_ips(name).await;
             self.keep(inquiry.ttl.get());
             let ips: Rc<[IpAddr]> = match found {
@@ -325,7 +341,8 @@ impl<'a> Inquiry<'a> {
         let Some(question) = Question::new(name, kind) else {
             return Found::NoSuchName;
         };
-        match self.resolver.pool.ask(&question).await {
+        let queries = &self.look_up.queries;
+        match self.resolver.pool.ask(&question, queries).await {
             Heard::Records { records, ttl } => {
                 self.note_word();
                 self.keep(ttl);

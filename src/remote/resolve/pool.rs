@@ -6,6 +6,7 @@
 
 use super::Settings;
 use super::first::{Asking, first_of};
+use super::queries::{Query, Share};
 use super::servers::{Ask, Course, GivenUp, Limits, Said, Servers};
 use crate::io::clock;
 use crate::io::dns::{self, Code, Denial, Question, Record, Reply, Server};
@@ -53,6 +54,7 @@ pub(super) struct Pool {
     servers: RefCell<Servers>,
     notices: RefCell<Vec<Notice>>,
     query_timeout: Duration,
+    hedge_after: Duration,
 }
 
 /// What is kept of a question's failures.
@@ -68,10 +70,11 @@ impl Pool {
     /// Reads the system's configuration where the settings name no server. The error says what is wrong with it.
     pub fn new(settings: &Settings) -> Result<Self, String> {
         let addresses = name_servers(settings);
+        let hedge_after = HEDGE_AFTER.min(settings.query_timeout / 4);
         let limits = Limits {
             query_timeout: settings.query_timeout,
             rounds_more: settings.query_retries,
-            hedge_after: HEDGE_AFTER.min(settings.query_timeout / 4),
+            hedge_after,
         };
         Ok(Pool {
             asked: dns::servers(&addresses, &how_to_ask(settings))?,
@@ -79,6 +82,7 @@ impl Pool {
             addresses,
             notices: RefCell::default(),
             query_timeout: settings.query_timeout,
+            hedge_after,
         })
     }
 
@@ -92,19 +96,21 @@ impl Pool {
     }
 
     /// Asks one server after another until one answers.
-    pub async fn ask(&self, question: &Question) -> Heard {
+    pub async fn ask(&self, question: &Question, queries: &Share<'_>) -> Heard {
+        // To the end, for one query after the other. No server is to blame for the wait.
+        let _query = queries.take().await;
         let mut course = self.servers.borrow_mut().begin(clock::now());
         let mut asking: Vec<Asking<(Ask, Reply)>> = Vec::new();
         let mut failures = Failures::default();
         loop {
-            let now = clock::now();
-            while let Some(ask) = self.servers.borrow_mut().next(&mut course, now) {
-                asking.push(Box::pin(self.ask_one(ask, question)));
-            }
+            let all_sent = self.send(&mut course, &mut asking, question, queries);
             if asking.is_empty() {
                 return failures.into_heard(&self.addresses);
             }
-            let deadline = self.servers.borrow().deadline(&course);
+            let mut deadline = self.servers.borrow().deadline(&course);
+            if !all_sent {
+                deadline = deadline.max(clock::now() + self.hedge_after);
+            }
             let Some((ask, reply)) = first_of(&mut asking, deadline).await else {
                 continue;
             };
@@ -113,6 +119,29 @@ impl Pool {
             if self.heard(&mut course, ask, said, &failures) {
                 return answer_of(reply);
             }
+        }
+    }
+
+    /// Sends what is to be sent now. False: no query was left for what may have to be sent beside the others.
+    fn send<'a>(
+        &'a self,
+        course: &mut Course,
+        asking: &mut Vec<Asking<'a, (Ask, Reply)>>,
+        question: &'a Question,
+        queries: &'a Share<'_>,
+    ) -> bool {
+        loop {
+            let mut beside = None;
+            if !asking.is_empty() {
+                beside = queries.try_take();
+                if beside.is_none() {
+                    return false;
+                }
+            }
+            let Some(ask) = self.servers.borrow_mut().next(course, clock::now()) else {
+                return true;
+            };
+            asking.push(Box::pin(self.ask_one(ask, question, beside)));
         }
     }
 
@@ -141,7 +170,12 @@ impl Pool {
         notices.push(notice);
     }
 
-    async fn ask_one(&self, ask: Ask, question: &Question) -> (Ask, Reply) {
+    async fn ask_one(
+        &self,
+        ask: Ask,
+        question: &Question,
+        _beside: Option<Query<'_>>,
+    ) -> (Ask, Reply) {
         // Aliases that a server has not followed, and answers too large for UDP, are further queries.
         let limit = 2 * self.query_timeout;
         let reply = timeout(limit, self.asked[ask.server].ask(question, ask.edns)).await;
@@ -230,7 +264,6 @@ fn name_servers(settings: &Settings) -> Vec<SocketAddr> {
 fn how_to_ask(settings: &Settings) -> dns::Settings {
     dns::Settings {
         query_timeout: settings.query_timeout,
-        // Each of our look-ups asks a few questions at once; the line is the limit.
-        queries_max: settings.lookups_max.saturating_mul(2 * settings.hosts_max),
+        queries_max: settings.queries_max(),
     }
 }
