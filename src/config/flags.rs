@@ -327,7 +327,8 @@ pub struct Delivery {
     pub bounce_lifetime: Span,
 
     /// How long the failures of one message are gathered for its first report to the sender. The second report
-    /// comes no sooner than 10 times, each later one than 60 times as long after the one before. 0s: at once
+    /// comes no sooner than 10 times, each later one than 60 times as long after the one before. None waits for more
+    /// than half of what is left of --queue-lifetime and --bounce-lifetime. 0s: at once
     #[arg(long, span = "0s..1h", default_value_t = Span(reports::WINDOW))]
     pub report_window: Span,
 

@@ -1,6 +1,7 @@
 //! Gathers the reports of a message on one core, whichever cores have delivered it or failed to, and sends them when
 //! they are due.
 
+use super::settle::age_of;
 use super::{Delivery, Inner};
 use crate::handoff::job::{Job, Message};
 use crate::io::runtime::{sleep, yield_now};
@@ -8,7 +9,7 @@ use crate::io::{Bug, clock, planted};
 use crate::message::Envelope;
 use crate::schedule::dsn::Extent;
 use crate::schedule::outcome::{RecipientState, ReportKind};
-use crate::schedule::reports::{ByForm, Due, by_form, tried_together};
+use crate::schedule::reports::{ByForm, Due, Times, by_form, tried_together};
 use crate::schedule::settle::{self, Course, Recipients};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,14 +70,20 @@ impl Inner {
         if planted(Bug::GatheredForgotten) {
             return;
         }
-        let window = self.context.settings.report_window;
-        let wait = due.since(clock::wall_time()).min(window);
+        let settings = &self.context.settings;
+        let wait = due.since(clock::wall_time()).min(settings.report_window);
         let message = &job.message;
+        let now = clock::now();
+        let times = Times {
+            now,
+            first_due: now + wait,
+            end: now + settings.report_retry.left(age_of(message)),
+        };
         let owed = parted(&message.envelope, owed);
         let known = (message, message.reported.history());
         let mut gatherer = self.gatherer.borrow_mut();
         let deadline = gatherer.deadline();
-        gatherer.add(message.id, known, owed, clock::now() + wait);
+        gatherer.add(message.id, known, owed, times);
         if gatherer.deadline() != deadline {
             self.gathered.notify_one();
         }

@@ -1,7 +1,8 @@
 //! Which reports the sender of a message gets, and when: few, however many hosts and cores refuse its recipients.
 //!
 //! Promise: whoever is added comes back exactly once, from [`Gatherer::take`], in a report with others of the same message
-//! and [`Form`]. Between two reports of a message and form lies the [window](Windows) of the later one.
+//! and [`Form`]. Between two reports of a message and form lies the [window](Windows) of the later one. No window takes more
+//! than half of what is left of the lifetime of the message's reports: each is to have tries.
 //! Not here: the text (`dsn`), and what becomes of a report once it is on its way.
 //!
 //! The first report of a message goes one window after its first failure, and speaks of all that failed by then. A message
@@ -74,15 +75,35 @@ pub fn by_form(envelope: &Envelope, owed: Recipients) -> ByForm {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Windows(pub Duration);
 
+/// As much of a window as leaves half of the lifetime for tries. Once nothing is `left` of that, a report has one try whenever
+/// it goes, and the window costs it nothing.
+pub fn shortened(window: Duration, left: Duration) -> Duration {
+    match left.is_zero() {
+        true => window,
+        false => window.min(left / 2),
+    }
+}
+
+/// Of recipients that begin to wait for a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Times {
+    pub now: Now,
+    /// When it goes if nothing of the message was reported before.
+    pub first_due: Now,
+    /// When the lifetime of the message's reports ends.
+    pub end: Now,
+}
+
 impl Windows {
-    /// When the next report goes. `first_due`: one window after the first failure that it is to speak of.
-    fn due(self, first_due: Now, history: History) -> Now {
+    /// When the next report goes.
+    fn due(self, times: Times, history: History) -> Now {
         let factor = match history.reports {
-            0 => return first_due,
+            0 => 0,
             1 => SECOND_WINDOW,
             _ => LATER_WINDOWS,
         };
-        first_due.max(history.last + self.0.saturating_mul(factor))
+        let due = (times.first_due).max(history.last + self.0.saturating_mul(factor));
+        times.now + shortened(due.since(times.now), times.end.since(times.now))
     }
 }
 
@@ -106,6 +127,8 @@ struct Gathered<M> {
     message: M,
     history: History,
     due: Now,
+    /// See [`Times`].
+    end: Now,
     owed: ByForm,
 }
 
@@ -128,21 +151,21 @@ impl<M: Clone> Gatherer<M> {
         }
     }
 
-    /// Recipients of a message whose report waits for the end of a window. `first_due`: when it would go if nothing of
-    /// the message had been reported before.
+    /// Recipients of a message whose report waits for the end of a window.
     pub fn add(
         &mut self,
         id: MessageId,
         (message, history): (&M, History),
         owed: ByForm,
-        first_due: Now,
+        times: Times,
     ) {
         let windows = self.windows;
-        let due = |history| windows.due(first_due, history);
+        let due = |history| windows.due(times, history);
         let gathered = self.messages.entry(id).or_insert_with(|| Gathered {
             message: message.clone(),
             history,
             due: due(history),
+            end: times.end,
             owed: ByForm::default(),
         });
         for (waiting, more) in gathered.owed.iter_mut().zip(owed) {
@@ -178,7 +201,12 @@ impl<M: Clone> Gatherer<M> {
         if gathered.owed.iter().all(Vec::is_empty) {
             self.messages.remove(&id);
         } else {
-            gathered.due = self.windows.due(now, gathered.history);
+            let times = Times {
+                now,
+                first_due: now,
+                end: gathered.end,
+            };
+            gathered.due = self.windows.due(times, gathered.history);
             self.due.insert((gathered.due, id));
         }
         Some(due)

@@ -55,10 +55,15 @@ impl RetryPolicy {
     ///
     /// `random` is any number, evenly distributed.
     pub fn after_failure(&self, attempts: u32, age: Duration, random: u64) -> NextTry {
-        match self.lifetime.saturating_sub(age) {
+        match self.left(age) {
             Duration::ZERO => NextTry::Expired,
             left => NextTry::After(self.interval(attempts, random).min(left)),
         }
+    }
+
+    /// Of the lifetime, at this age of the message.
+    pub fn left(&self, age: Duration) -> Duration {
+        self.lifetime.saturating_sub(age)
     }
 
     /// The wait after `attempts` tries, from `min` to `max`.

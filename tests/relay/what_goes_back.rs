@@ -405,6 +405,31 @@ fn recipients_that_need_smtputf8_are_reported_apart() {
     assert_eq!(hop.mails().len(), 2);
 }
 
+/// Its lifetime is that of the mail, and the window would take all of it.
+#[test]
+fn a_report_gets_its_tries_though_it_waited_for_its_window() {
+    let back = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        let is_first = occasion.command.starts_with("MAIL") && occasion.before < 1;
+        match is_first {
+            true => Answer::Say("451 4.7.1 greylisted"),
+            false => Answer::Usual,
+        }
+    });
+    let hop = NextHop::scripted(StartTls::NotOffered, |occasion| {
+        no_such_user(&occasion).unwrap_or(Answer::Usual)
+    });
+    let home = Home::new();
+    let (route, back_route) = (hop.route("example.test"), back.route("sender.test"));
+    let flags = "--queue-lifetime 0s --bounce-lifetime 10s --report-window 1h --retry-min 1s --retry-max 1s";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    let relay = home.start(&[&flags[..], &["--route", &route, "--route", &back_route]].concat());
+    send_mail(relay.address(), FROM, &["no@example.test"], CONTENT);
+    let reports = back.wait_for_mail(1);
+    assert_eq!(spoken_of(&reports), ["rfc822;no@example.test"]);
+    assert!(relay.events("dropped").is_empty());
+    relay.stop_with_nothing_left();
+}
+
 /// They are in the spool: neither a drain nor a start sends them early, and the start that does sends one report.
 #[test]
 fn reports_that_wait_survive_drains_and_kills() {

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+/// Two reports do not come together, however short the window has become.
+const WINDOW_MIN: Duration = Duration::from_millis(1);
+
 /// Whom a report speaks of, by number, and of whom it says that mail has failed.
 type Spoken = BTreeSet<(usize, bool)>;
 
@@ -41,19 +44,26 @@ impl Told {
         self.bodies.clear();
     }
 
-    /// How many reports of one form may have come of a letter that began then.
-    fn most(&self, begun: Now, now: Now) -> usize {
+    /// How many reports of one form may have come of a letter that began then. `end`: of their lifetime, which is to come.
+    fn most(&self, (begun, end): (Now, Now), now: Now) -> usize {
         let most_of = |(number, (from, to)): (usize, &(Now, Now))| {
             let from = (*from).max(begun);
-            let time = (*to).min(now).since(from);
             if *to < from {
                 return 0;
             }
-            let window = self.window.as_micros().max(1);
-            let after_second = time.as_micros().checked_sub(10 * window);
-            let later = after_second.map_or(0, |it| 1 + it / (60 * window));
             // What was tried together before a start may be tried once more with others.
-            1 + usize::from(number > 0) + later as usize
+            let mut count = 1 + usize::from(number > 0);
+            let mut window = 10 * self.window;
+            let mut next = from;
+            loop {
+                let window_left = window.min(end.since(next) / 2);
+                next = next + window_left.max(WINDOW_MIN);
+                if next > (*to).min(now) {
+                    return count;
+                }
+                count += 1;
+                window = 60 * self.window;
+            }
         };
         self.runs.iter().enumerate().map(most_of).sum()
     }
@@ -99,9 +109,14 @@ impl Ledger {
         let reports = told.reports.entry((number, is_utf8)).or_default();
         reports.insert(spoken);
         let (count, begun) = (reports.len(), letter.begun);
-        let most = told.most(begun, now);
-        let is_excused = told.window.is_zero() || self.may_get_smaller_ones(letter);
-        if count > most && !is_excused {
+        // The relay counts from when it had the letter, and windows become ever shorter.
+        let end = begun + self.report_lifetime;
+        let is_excused = now >= end || told.window.is_zero() || self.may_get_smaller_ones(letter);
+        if is_excused {
+            return complaints;
+        }
+        let most = self.told.most((begun, end), now);
+        if count > most {
             complaints.push(format!(
                 "letter {number} has {count} reports of one form, and not {most}"
             ));

@@ -37,6 +37,8 @@ fn owed(attempts: u32, due: u64) -> RecipientState {
 struct Story {
     gatherer: Gatherer<()>,
     history: History,
+    /// Of the lifetime of reports.
+    end: Now,
     /// When each report went, and on whom.
     reports: Vec<(Now, Vec<u32>)>,
 }
@@ -46,6 +48,7 @@ impl Story {
         Story {
             gatherer: Gatherer::new(Windows(window)),
             history: History::default(),
+            end: Now::NEVER,
             reports: Vec::new(),
         }
     }
@@ -56,8 +59,12 @@ impl Story {
             Form::Ascii => [owed.collect(), vec![]],
             Form::Utf8 => [vec![], owed.collect()],
         };
-        let due = now + self.gatherer.windows.0;
-        self.gatherer.add(MESSAGE, (&(), self.history), owed, due);
+        let times = Times {
+            now,
+            first_due: now + self.gatherer.windows.0,
+            end: self.end,
+        };
+        self.gatherer.add(MESSAGE, (&(), self.history), owed, times);
     }
 
     /// All that goes by then.
@@ -147,6 +154,34 @@ fn more_than_a_report_can_speak_of_waits_for_the_next() {
 }
 
 #[test]
+fn half_of_the_lifetime_that_is_left_is_for_tries() {
+    let mut story = Story::new(WINDOW);
+    story.end = at(1_000);
+    story.fails(Form::Ascii, 0..4_500, at(0));
+    story.until(at(900));
+    // The first window as ever, and then half of 940 s and of 470 s.
+    let when: Vec<Now> = story.reports.iter().map(|it| it.0).collect();
+    assert_eq!(when[..3], [at(60), at(530), at(765)]);
+    let mut late = Story::new(WINDOW);
+    late.end = at(1_000);
+    late.fails(Form::Ascii, [0], at(990));
+    late.until(at(995));
+    assert_eq!(late.sizes(), [1]);
+}
+
+/// There is one try in any case.
+#[test]
+fn after_its_lifetime_a_report_waits_for_others_as_ever() {
+    let mut story = Story::new(WINDOW);
+    story.end = at(10);
+    for index in 0..10 {
+        story.fails(Form::Ascii, [index], at(10 + u64::from(index)));
+    }
+    story.until(Now::NEVER);
+    assert_eq!(story.reports, [(at(70), (0..10).collect())]);
+}
+
+#[test]
 fn without_a_window_each_failure_goes_at_once() {
     let mut story = Story::new(Duration::ZERO);
     for index in 0..3 {
@@ -224,8 +259,11 @@ proptest! {
     fn everybody_comes_back_once(
         failures in proptest::collection::vec((0_u64..2_000, any::<bool>(), 1_u32..1_500), 1..20),
         window in 0_u64..100,
+        lifetime in proptest::option::of(0_u64..40_000),
     ) {
         let mut story = Story::new(Duration::from_secs(window));
+        story.end = lifetime.map_or(Now::NEVER, at);
+        let began = at(failures[0].0);
         let (mut now, mut next) = (0, 0);
         for (pause, is_utf8, count) in failures {
             now += pause;
@@ -242,7 +280,10 @@ proptest! {
         when.dedup();
         for (number, pair) in when.windows(2).enumerate() {
             let factor = if number == 0 { SECOND_WINDOW } else { LATER_WINDOWS };
-            prop_assert!(pair[1] >= pair[0] + Duration::from_secs(window) * factor);
+            let window = Duration::from_secs(window) * factor;
+            prop_assert!(pair[1] >= pair[0] + shortened(window, story.end.since(pair[0])));
         }
+        let left = story.end.since(began);
+        prop_assert!(when[0].since(began) <= shortened(Duration::from_secs(window), left));
     }
 }

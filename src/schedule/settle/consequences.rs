@@ -5,6 +5,7 @@ use crate::message::Envelope;
 use crate::schedule::ending::{Ending, Failure, Untold};
 use crate::schedule::judge::Verdict;
 use crate::schedule::outcome::{Diagnosis, RecipientState, ReportKind};
+use crate::schedule::reports;
 use crate::schedule::retry::{self, NextTry, RetryPolicy};
 use crate::time::WallTime;
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub struct Facts<'a> {
     pub retry: &'a RetryPolicy,
     /// For reports, which nobody waits for.
     pub report_retry: &'a RetryPolicy,
-    /// How long a report waits for others to be spoken of in it.
+    /// How long a report waits for others to be spoken of in it, unless its lifetime is too short for that.
     pub report_window: Duration,
 }
 
@@ -196,11 +197,12 @@ impl Facts<'_> {
         if !wanted {
             return Err(Untold::NotWanted);
         }
+        let left = self.report_retry.left(self.age);
         Ok(RecipientState::ReportOwed {
             kind,
             diagnosis,
             attempts: 0,
-            due: self.now + self.report_window,
+            due: self.now + reports::shortened(self.report_window, left),
         })
     }
 

@@ -106,6 +106,23 @@ fn a_report_is_delivered_deferred_or_dropped() {
     );
 }
 
+#[test]
+fn a_report_waits_for_others_for_half_of_its_lifetime_at_most() {
+    let told = envelope(Some(Mailbox::new("s", "a.test")));
+    let lifetime = RetryPolicy::default().lifetime;
+    let due_at = |age| {
+        let fresh = RecipientState::fresh();
+        let failed = settle_at(&told, &fresh, Verdict::Bounce, false, age);
+        due_of(&failed.reports[0].1).since(WallTime(1000))
+    };
+    let left = |seconds| lifetime - Duration::from_secs(seconds);
+    assert_eq!(due_at(Duration::ZERO), WINDOW);
+    assert_eq!(due_at(left(120)), WINDOW);
+    assert_eq!(due_at(left(10)), Duration::from_secs(5));
+    // It has one try whenever it goes.
+    assert_eq!(due_at(lifetime), WINDOW);
+}
+
 /// A host that did not know EHLO a moment ago offered no SMTPUTF8 either.
 #[test]
 fn mail_that_needs_what_a_host_lacks_with_ehlo_is_returned_at_the_second_time() {
