@@ -231,6 +231,9 @@ impl Delivery {
         if planted(Bug::JoinsUnbounded) {
             settings.window_initial = settings.window_max;
         }
+        if planted(Bug::ConnectionsNotJoined) {
+            settings.join_wait = settings.queue_wait_max;
+        }
         let windows = Windows(context.settings.report_window);
         let broken_tls = FailureMemory::new(context.settings.broken_tls_remembered);
         let gate = Gate::new(match planted(Bug::GateNeverShuts) {

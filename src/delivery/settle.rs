@@ -9,7 +9,7 @@ use crate::log::{LogLevel, Shown, event};
 use crate::message::TlsSummary;
 use crate::remote::connection::Connection;
 use crate::schedule::ending::Ending;
-use crate::schedule::judge::Verdict;
+use crate::schedule::judge::{Event, Finding, HopDiagnosis, Situation, Verdict};
 use crate::schedule::next_hop::Refusal;
 use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
 use crate::schedule::settle::{
@@ -17,7 +17,7 @@ use crate::schedule::settle::{
     judge_transaction, judge_without_content, nobody_to_tell,
 };
 use crate::smtp::client::{OutOfStep, RecipientVerdict, TransactionResult};
-use crate::smtp::reply::Reply;
+use crate::smtp::reply::{Reply, Stage};
 use crate::time::{Now, WallTime};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -96,6 +96,14 @@ fn is_repeated((_, state): &&(u32, RecipientState)) -> bool {
     )
 }
 
+/// See [`Bug::RecipientsSpeakForHops`].
+fn said_of_hop(diagnosis: &Diagnosis) -> HopDiagnosis {
+    let reply = Reply::new(554, &diagnosis.text);
+    let (event, situation) = (Event::Reply(&reply), Situation::default());
+    let finding = Finding::of(Stage::Greeting, event, situation, &diagnosis.remote_host);
+    finding.of_hop().expect("a greeting speaks of its host")
+}
+
 impl Inner {
     /// Settles what a transaction decided, and says what becomes of the connection.
     pub(super) fn settle(
@@ -129,6 +137,13 @@ impl Inner {
         let is_put_off = |(_, it): &(u32, Decision)| it.diagnosis.status.class == 4;
         if planted(Bug::SendersPauseHops) && judged.decisions.iter().any(is_put_off) {
             schedule.refused(hop, Refusal::Mail, now);
+        }
+        let is_final = |(_, it): &&(u32, Decision)| it.verdict == Verdict::Bounce;
+        if planted(Bug::RecipientsSpeakForHops)
+            && let Some((_, refused)) = judged.decisions.iter().find(is_final)
+        {
+            let word = said_of_hop(&refused.diagnosis);
+            schedule.context(hop).last.heard(word, now);
         }
         drop(schedule);
         self.stir_if_wanted(hop, now);

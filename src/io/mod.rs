@@ -140,6 +140,12 @@ pub enum Bug {
     HopsTriedThrice,
     /// As many connections may open to a hop that greets nobody as to any other.
     JoinsUnbounded,
+    /// What a hop says of a recipient for good counts as said of all mail that waits there.
+    RecipientsSpeakForHops,
+    /// Mail waits behind replies that are late, although more connections are allowed.
+    ConnectionsNotJoined,
+    /// Each octet of a reply gains the host the time for another reply.
+    DribblesGainTime,
     /// Mail goes on however many outcomes wait for the disk.
     GateNeverShuts,
     /// Mail that was held for the disk does not go on.

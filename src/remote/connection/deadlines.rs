@@ -114,7 +114,7 @@ impl Connection {
         let is_same =
             |awaited: &Awaited| (awaited.replies_before, awaited.stage) == (replies, stage);
         let due = match &self.awaited {
-            Some(awaited) if is_same(awaited) => awaited.due,
+            Some(awaited) if is_same(awaited) && !planted(Bug::DribblesGainTime) => awaited.due,
             _ => {
                 let (since, due) = (clock::now(), self.due(stage));
                 self.awaited = Some(Awaited {
