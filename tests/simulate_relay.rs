@@ -143,12 +143,11 @@ fn planted_bugs_are_noticed() {
         (Bug::BodiesRepeated, 0),
         (Bug::HopsTriedThrice, 0),
         (Bug::JoinsUnbounded, 0),
-        (Bug::RecipientsSpeakForHops, 0),
+        (Bug::RecipientsSpeakForHops, 70),
         (Bug::ConnectionsNotJoined, 0),
-        (Bug::DribblesGainTime, 0),
+        (Bug::DribblesGainTime, 30),
         (Bug::GateNeverShuts, 10),
         (Bug::GateNeverOpens, 4),
-        (Bug::GateShutsOnFullDisk, 0),
     ];
     assert_noticed(&bugs, SEEDS_TO_FIND_A_BUG, |seed, bug| {
         play_one(seed, Some(bug))

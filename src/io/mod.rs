@@ -150,8 +150,6 @@ pub enum Bug {
     GateNeverShuts,
     /// Mail that was held for the disk does not go on.
     GateNeverOpens,
-    /// Mail is held as well while outcomes wait for space.
-    GateShutsOnFullDisk,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
     /// A look-up to which no name server says anything keeps its slot to its end.
