@@ -7,7 +7,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::log::event::Event;
 use ringpost::log::{Chunk, Log, event};
 use ringpost::log::{LogFormat, LogLevel};
-use ringpost::message::{Envelope, Mailbox, MessageId, Recipient, SessionId, TlsSummary, Verdict};
+use ringpost::message::{
+    CertificateVerdict, Envelope, Mailbox, MessageId, Recipient, SessionId, TlsSummary,
+};
 use ringpost::smtp::header;
 use ringpost::time::WallTime;
 use std::hint::black_box;
@@ -20,7 +22,7 @@ const TLS: TlsSummary = TlsSummary {
     cipher: "TLS_AES_128_GCM_SHA256",
     key_exchange: "X25519",
     resumed: false,
-    verdict: Verdict::Verified,
+    verdict: CertificateVerdict::Verified,
 };
 
 /// As a mail has it that came through two relays.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::message::Verdict;
+use ringpost::message::CertificateVerdict;
 use ringpost::time::WallTime;
 use ringpost::tls::session::{PLAIN_OFFSET_BYTES, RECORD_PLAIN_BYTES_MAX};
 use ringpost::tls::{
@@ -172,7 +172,7 @@ fn verdicts(c: &mut Criterion) {
     group.bench_function("remembered", |bench| {
         bench.iter(|| {
             let verdict = judge.judge(black_box(chain), "mx.test", NOW);
-            assert_eq!(verdict, Verdict::Verified);
+            assert_eq!(verdict, CertificateVerdict::Verified);
         });
     });
     group.finish();

@@ -15,7 +15,7 @@ pub mod event;
 mod throttle;
 mod timestamp;
 
-use crate::message::{Mailbox, MessageId, SessionId, TlsSummary, Verdict};
+use crate::message::{CertificateVerdict, Mailbox, MessageId, SessionId, TlsSummary};
 use crate::text::{push_decimal, push_ipv4};
 use crate::time::WallTime;
 pub use addressees::Addressee;
@@ -669,7 +669,7 @@ impl Value for WallTime {
     }
 }
 
-impl Value for Verdict {
+impl Value for CertificateVerdict {
     fn write(&self, pen: &mut Pen<'_>) {
         pen.plain(|out| out.extend_from_slice(self.name().as_bytes()));
     }

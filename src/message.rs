@@ -273,7 +273,7 @@ impl Envelope {
 
 /// Why a peer's certificate was, or was not, believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Verdict {
+pub enum CertificateVerdict {
     /// No certificate was asked for or none was judged.
     #[default]
     Unasked,
@@ -289,21 +289,21 @@ pub enum Verdict {
     Unparsable,
 }
 
-impl Verdict {
+impl CertificateVerdict {
     /// For log lines and trace headers.
     pub fn name(self) -> &'static str {
         match self {
-            Verdict::Unasked => "unasked",
-            Verdict::Verified => "verified",
-            Verdict::NameMismatch => "name-mismatch",
-            Verdict::Untrusted => "untrusted",
-            Verdict::Expired => "expired",
-            Verdict::Unparsable => "unparsable",
+            CertificateVerdict::Unasked => "unasked",
+            CertificateVerdict::Verified => "verified",
+            CertificateVerdict::NameMismatch => "name-mismatch",
+            CertificateVerdict::Untrusted => "untrusted",
+            CertificateVerdict::Expired => "expired",
+            CertificateVerdict::Unparsable => "unparsable",
         }
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for CertificateVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -319,7 +319,7 @@ pub struct TlsSummary {
     /// The named group, such as `X25519`; empty when the handshake had none (TLS 1.2 resumed).
     pub key_exchange: &'static str,
     pub resumed: bool,
-    pub verdict: Verdict,
+    pub verdict: CertificateVerdict,
 }
 
 #[cfg(test)]

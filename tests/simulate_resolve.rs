@@ -465,7 +465,7 @@ fn behind(silent: usize, silence: impl Fn(&mut Names, &str), bug: Option<Bug>) -
     while open.get() > 0 {
         assert!(world.step(), "somebody waits for ever");
     }
-    let queries = world.names().most_under_way();
+    let queries = world.names().queries_peak();
     Behind {
         wait: longest.get(),
         queries,

@@ -1,6 +1,6 @@
 //! Certificates of a peer: no bytes panic, and none are believed but those that the operator trusts.
 
-use ringpost::message::Verdict;
+use ringpost::message::CertificateVerdict;
 use ringpost::time::WallTime;
 use ringpost::tls::policy::{Judge, TrustAnchors};
 use rustls_pki_types::CertificateDer;
@@ -21,7 +21,10 @@ pub fn run(mut input: &[u8]) {
     let nobody = Judge::new(Arc::new(TrustAnchors::none()));
     for name in ["mx.test", "192.0.2.1", "[IPv6:2001:db8::1]", ""] {
         let verdict = nobody.judge(&chain, name, NOW);
-        let is_believed = matches!(verdict, Verdict::Verified | Verdict::NameMismatch);
+        let is_believed = matches!(
+            verdict,
+            CertificateVerdict::Verified | CertificateVerdict::NameMismatch
+        );
         assert!(!is_believed, "{verdict}");
         assert_eq!(
             nobody.judge(&chain, name, NOW),
@@ -38,5 +41,5 @@ fn trusted(chain: &[CertificateDer<'_>]) {
     anchors.add(&chain[0], NOW);
     let judge = Judge::new(Arc::new(anchors));
     let verdict = judge.judge(chain, "mx.test", NOW);
-    assert_ne!(verdict, Verdict::Unasked);
+    assert_ne!(verdict, CertificateVerdict::Unasked);
 }

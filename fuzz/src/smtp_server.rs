@@ -1,7 +1,7 @@
 //! The receiving machine under whatever a client sends: the same for all cuts, replies that are
 //! replies, and bodies and envelopes of which no next hop can make anything but one message.
 
-use ringpost::message::{Envelope, Mailbox, MessageId, TlsSummary, Verdict};
+use ringpost::message::{CertificateVerdict, Envelope, Mailbox, MessageId, TlsSummary};
 use ringpost::smtp::extension::Extension;
 use ringpost::smtp::server::{
     BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
@@ -19,7 +19,7 @@ const TLS: TlsSummary = TlsSummary {
     cipher: "TLS_AES_128_GCM_SHA256",
     key_exchange: "X25519",
     resumed: false,
-    verdict: Verdict::Unasked,
+    verdict: CertificateVerdict::Unasked,
 };
 const ID: MessageId = MessageId {
     run: 1,

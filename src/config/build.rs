@@ -1,8 +1,8 @@
 //! From flags to settings, and defaults that depend on the host.
 
+use super::adjust::Adjusted;
 use super::contradictions::contradictions;
 use super::flags::{Delivery, Flags, Limits, Listening, Timeouts, Tls};
-use super::give_way::GaveWay;
 use super::hints::hints;
 use super::lists::{ListFlags, unreadable_files};
 use super::surroundings::SERVICE_STATE_DIR;
@@ -30,7 +30,7 @@ use std::time::Duration;
 /// All settings, or everything that is wrong with them.
 pub fn config(
     flags: Flags,
-    gave_way: Vec<GaveWay>,
+    gave_way: Vec<Adjusted>,
     surroundings: &Surroundings,
 ) -> Result<Config, Vec<String>> {
     let mut complaints = contradictions(&flags);

@@ -18,7 +18,7 @@ use crate::schedule::{next_hop, reports, retry};
 use crate::smtp::data::BareLineEnds;
 use crate::smtp::server;
 use crate::text::units::{Bytes, Span};
-use crate::tls::Level;
+use crate::tls::TlsLevel;
 use crate::{delivery, listener, session, spool};
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
@@ -190,7 +190,7 @@ pub struct Tls {
         default_value = "may",
         ignore_case = true
     )]
-    pub tls_out: Level,
+    pub tls_out: TlsLevel,
 
     /// Level of --tls-out for a recipient domain (.example.com: all below it)
     #[arg(long, value_name = "DOMAIN=LEVEL,...", value_delimiter = ',')]

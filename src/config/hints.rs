@@ -1,12 +1,12 @@
 //! What works but is probably not meant.
 
 use super::flags::{ENVIRONMENT_PREFIX, Flags, variable_of};
-use super::{Config, GaveWay, Surroundings};
+use super::{Adjusted, Config, Surroundings};
 use crate::domain::pattern::DomainPattern;
 use crate::policy::relaying;
 use crate::remote::route::RouteTable;
 use crate::smtp::data::BareLineEnds;
-use crate::tls::Level;
+use crate::tls::TlsLevel;
 use clap::CommandFactory;
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ const OTHER_DESCRIPTORS: u64 = 256;
 const ALIKE_MAX: usize = 10;
 
 pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
-    let mut hints: Vec<String> = config.gave_way.iter().map(GaveWay::to_string).collect();
+    let mut hints: Vec<String> = config.gave_way.iter().map(Adjusted::to_string).collect();
     let outside = config.listen.is_outside();
     hints.extend(of_relaying(&config.relaying, &config.routes, outside));
     let listen = &config.listen;
@@ -41,7 +41,7 @@ pub fn hints(config: &Config, surroundings: &Surroundings) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if config.delivery.levels.of_others() == Level::None {
+    if config.delivery.levels.of_others() == TlsLevel::None {
         hints.push("--tls-out none sends all mail in plaintext".to_owned());
     }
     hints.extend(

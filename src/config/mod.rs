@@ -5,15 +5,15 @@
 //! never the whole.
 //!
 //! Promise: a value that a flag cannot have, or that contradicts another that was given, is an error that names the
-//! flag; all of them are said at once. A default gives way (`give_way`).
+//! flag; all of them are said at once. A default gives way (`adjust`).
 //! Not here: which thread runs on which CPU (`engine::placement`), and what only the host can say (`engine::plan`).
 
+mod adjust;
 mod argument_file;
 mod bounds;
 mod build;
 mod contradictions;
 mod flags;
-mod give_way;
 mod hints;
 mod lists;
 mod places;
@@ -22,7 +22,7 @@ mod source;
 mod surroundings;
 mod values;
 
-pub use give_way::GaveWay;
+pub use adjust::Adjusted;
 pub use hints::first_of;
 pub use lists::{ListFile, ListFlags};
 pub use places::Places;
@@ -66,7 +66,7 @@ pub struct Config {
     pub log: LogConfig,
     pub privileges: privilege::Settings,
     /// Defaults that do not count, since they contradict what was given.
-    pub gave_way: Vec<GaveWay>,
+    pub gave_way: Vec<Adjusted>,
     /// What works but is probably not meant, for the log at start.
     pub hints: Vec<String>,
     /// Which lines of files and variables gave flags, for complaints of the start.
@@ -208,7 +208,7 @@ impl Config {
         let given_in = expanded.given_in;
         let places = Places::new(expanded.lines, &given_in, &matches);
         let cores = build::cores(&flags);
-        let gave_way = give_way::give_way(&mut flags, &matches, &cores, surroundings);
+        let gave_way = adjust::adjust_defaults(&mut flags, &matches, &cores, surroundings);
         let mut config = build::config(flags, gave_way, surroundings).map_err(|complaints| {
             let placed = complaints.into_iter();
             Exit::Refused(placed.map(|text| places.with_places(text)).collect())

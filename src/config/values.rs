@@ -8,7 +8,7 @@ use crate::privilege::UserName;
 use crate::remote::resolve::Families;
 use crate::remote::route::{LINK_LOCAL, is_link_local};
 use crate::smtp::data::BareLineEnds;
-use crate::tls::Level;
+use crate::tls::TlsLevel;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use ipnet::{IpNet, Ipv4Net};
@@ -36,8 +36,8 @@ macro_rules! words {
 words!(LogFormat: LogFormat::Text => "text", LogFormat::Json => "json");
 words!(LogLevel: LogLevel::Error => "error", LogLevel::Warn => "warn", LogLevel::Info => "info",
     LogLevel::Debug => "debug");
-words!(Level: Level::None => "none", Level::May => "may", Level::Encrypt => "encrypt",
-    Level::Verify => "verify");
+words!(TlsLevel: TlsLevel::None => "none", TlsLevel::May => "may", TlsLevel::Encrypt => "encrypt",
+    TlsLevel::Verify => "verify");
 words!(BareLineEnds: BareLineEnds::Refuse => "refuse",
     BareLineEnds::Normalise => "normalise" or "normalize");
 words!(Families: Families::Ipv6First => "both", Families::Ipv4Only => "4", Families::Ipv6Only => "6");
@@ -226,7 +226,7 @@ pub fn user(text: &str) -> Result<UserName, String> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsFor {
     pub domain: DomainPattern,
-    pub level: Level,
+    pub level: TlsLevel,
 }
 
 impl FromStr for TlsFor {
@@ -240,7 +240,7 @@ impl FromStr for TlsFor {
         let (domain, level) = text.rsplit_once('=').ok_or_else(wrong)?;
         Ok(TlsFor {
             domain: domain.parse()?,
-            level: <Level as ValueEnum>::from_str(level, true).map_err(|_| wrong())?,
+            level: <TlsLevel as ValueEnum>::from_str(level, true).map_err(|_| wrong())?,
         })
     }
 }
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn tls_levels_per_domain() {
         let parsed: TlsFor = ".example.com=verify".parse().unwrap();
-        assert_eq!(parsed.level, Level::Verify);
+        assert_eq!(parsed.level, TlsLevel::Verify);
         assert_eq!(parsed.domain.to_string(), ".example.com");
         assert!("example.com".parse::<TlsFor>().is_err());
         assert!("example.com=strict".parse::<TlsFor>().is_err());

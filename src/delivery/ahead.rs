@@ -85,7 +85,7 @@ impl Aheads {
     ) -> Option<Now> {
         let mut first: Option<Now> = None;
         self.listed.borrow_mut().retain(|place| {
-            let late = place.place.borrow_mut().take_late(patience, now);
+            let late = place.place.borrow_mut().take_overdue(patience, now);
             late.into_iter().for_each(|it| give_back(place.hop, it));
             let stays = place.place.borrow().waits_since();
             first = first.into_iter().chain(stays).min();
@@ -105,20 +105,20 @@ impl Inner {
             let now = clock::now();
             let give_back = |hop, Ahead { job, started, .. }| {
                 self.schedule.borrow_mut().give_back(hop, job, started);
-                self.stir();
+                self.wake_scheduler();
             };
             let wait = match self.aheads.look(patience, now, give_back) {
                 Some(first) => (first + patience).since(now),
                 None => {
                     let filled = self.aheads.filled.notified();
-                    if self.unless_leaving(filled).await.is_none() {
+                    if self.unless_draining(filled).await.is_none() {
                         return;
                     }
                     patience
                 }
             };
             // A drain lets transactions end that have begun.
-            if self.unless_leaving(runtime::sleep(wait)).await.is_none() {
+            if self.unless_draining(runtime::sleep(wait)).await.is_none() {
                 return;
             }
         }

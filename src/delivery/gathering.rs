@@ -29,7 +29,7 @@ impl Delivery {
 
 impl Inner {
     fn resume(self: &Rc<Self>, job: Job) {
-        let (job, recipients) = job.dissolve();
+        let (job, recipients) = job.take_recipients();
         let (owed, waiting): (Recipients, Recipients) = recipients
             .into_iter()
             .partition(|(_, state)| is_owed(state));
@@ -41,17 +41,17 @@ impl Inner {
             .partition(|(_, state)| settle::attempts_of(state) > 0);
         self.gather(job.part(untried));
         let envelope = &job.message.envelope;
-        for recipients in tried_together(parted(envelope, tried)) {
+        for recipients in tried_together(split_by_form(envelope, tried)) {
             let due = settle::due_of(&recipients[0].1);
             self.defer(self.report(&job, recipients), due);
         }
     }
 
     /// A report is owed on these from now on.
-    pub(super) fn owe(self: &Rc<Self>, job: Job) {
+    pub(super) fn owe_report(self: &Rc<Self>, job: Job) {
         if planted(Bug::ReportsUngathered) {
-            let (job, recipients) = job.dissolve();
-            let of_forms = parted(&job.message.envelope, recipients);
+            let (job, recipients) = job.take_recipients();
+            let of_forms = split_by_form(&job.message.envelope, recipients);
             let reports = of_forms.into_iter().filter(|it| !it.is_empty());
             return reports.for_each(|it| self.clone().submit(self.report(&job, it)));
         }
@@ -63,7 +63,7 @@ impl Inner {
     /// Keeps them until the window of their message is over, which is no later than one window from now: the calendar may
     /// have been set back since that was decided.
     pub(super) fn gather(&self, job: Job) {
-        let (job, owed) = job.dissolve();
+        let (job, owed) = job.take_recipients();
         let Some(due) = owed.iter().map(|(_, state)| settle::due_of(state)).min() else {
             return;
         };
@@ -79,7 +79,7 @@ impl Inner {
             first_due: now + wait,
             end: now + settings.report_retry.left(age_of(message)),
         };
-        let owed = parted(&message.envelope, owed);
+        let owed = split_by_form(&message.envelope, owed);
         let known = (message, message.reported.history());
         let mut gatherer = self.gatherer.borrow_mut();
         let deadline = gatherer.deadline();
@@ -102,7 +102,7 @@ impl Inner {
             let wait = deadline.map(|it| it.since(clock::now()));
             tokio::select! {
                 biased;
-                () = self.leave() => {}
+                () = self.drain_begun() => {}
                 () = self.gathered.notified() => {}
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
@@ -155,7 +155,7 @@ fn is_failure((_, state): &(u32, RecipientState)) -> bool {
     )
 }
 
-fn parted(envelope: &Envelope, owed: Recipients) -> ByForm {
+fn split_by_form(envelope: &Envelope, owed: Recipients) -> ByForm {
     match planted(Bug::FormsMixed) {
         true => [owed, Recipients::new()],
         false => by_form(envelope, owed),

@@ -25,7 +25,7 @@ impl Inner {
                 since: clock::now(),
                 is_told: false,
             }));
-            self.stir();
+            self.wake_scheduler();
         }
     }
 
@@ -35,7 +35,7 @@ impl Inner {
             return;
         }
         self.schedule.borrow_mut().go_on();
-        self.stir();
+        self.wake_scheduler();
         if let Some(held) = self.held.take()
             && held.is_told
         {

@@ -167,15 +167,15 @@ pub struct HopReport {
     pub last_word: Option<Box<str>>,
 }
 
-/// An idle connection, waiting to be told.
+/// An idle connection that waits for a signal.
 #[derive(Default)]
 struct Idle {
-    told: Cell<Option<Told>>,
+    signal: Cell<Option<IdleSignal>>,
     notify: Notify,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum IdleSignal {
     Work,
     Close,
 }
@@ -320,7 +320,7 @@ impl Delivery {
     pub async fn drain(&self) {
         self.0.draining.set(true);
         self.0.leaving.notify_waiters();
-        self.0.stir();
+        self.0.wake_scheduler();
         while self.0.at_work.get() > 0 {
             self.0.rested.notified().await;
         }
@@ -379,7 +379,7 @@ impl Inner {
     /// Lets go of what is remembered about names and hops that nobody has mail for.
     async fn tidy(self: Rc<Self>) {
         while self
-            .unless_leaving(runtime::sleep(TIDY_INTERVAL))
+            .unless_draining(runtime::sleep(TIDY_INTERVAL))
             .await
             .is_some()
         {
@@ -401,8 +401,8 @@ impl Inner {
                     return Turn::Done(self.look_at_held().or(deadline));
                 }
                 Some(Action::Open { hop }) => self.open(hop),
-                Some(Action::Wake { hop }) => self.tell_idle(hop, Told::Work),
-                Some(Action::Close { hop }) => self.tell_idle(hop, Told::Close),
+                Some(Action::Wake { hop }) => self.signal_idle(hop, IdleSignal::Work),
+                Some(Action::Close { hop }) => self.signal_idle(hop, IdleSignal::Close),
                 Some(Action::Postpone { hop, job }) => self.postpone(hop, job),
                 Some(Action::Retry { job }) => self.clone().submit(job),
             }
@@ -410,18 +410,18 @@ impl Inner {
         Turn::Unfinished
     }
 
-    fn stir(&self) {
+    fn wake_scheduler(&self) {
         self.stirred.notify_one();
     }
 
     /// After a connection has taken or ended a job: others may wait for a further connection.
-    fn stir_if_wanted(&self, hop: HopId, now: Now) {
-        if self.schedule.borrow().wants_look(hop, now) {
-            self.stir();
+    fn wake_scheduler_if_wanted(&self, hop: HopId, now: Now) {
+        if self.schedule.borrow().needs_poll(hop, now) {
+            self.wake_scheduler();
         }
     }
 
-    fn tell_idle(&self, hop: HopId, told: Told) {
+    fn signal_idle(&self, hop: HopId, signal: IdleSignal) {
         let idle = self
             .schedule
             .borrow_mut()
@@ -429,13 +429,13 @@ impl Inner {
             .idle
             .pop_front()
             .expect("the schedule counts idle connections as we do");
-        idle.told.set(Some(told));
+        idle.signal.set(Some(signal));
         idle.notify.notify_one();
     }
 
     fn postpone(self: &Rc<Self>, hop: HopId, mut job: Job) {
         if planted(Bug::PostponedForgotten) {
-            return job.leave_to_the_spool();
+            return job.leave_in_spool();
         }
         let is_too_old = self.is_too_old(&job);
         let (postponed, patience, opens_from) = {
@@ -451,7 +451,7 @@ impl Inner {
             Postponed::Decided(decisions) => self.settle_postponed(job, decisions),
             Postponed::Returned(why) => {
                 let wait = RETURNED_WAIT_MIN.saturating_sub(patience);
-                self.tell_wait(&mut job, &why, opens_from);
+                self.log_wait(&mut job, &why, opens_from);
                 match wait.is_zero() {
                     true => self.wait_for_hop(hop, job),
                     false => self.schedule.borrow_mut().defer(job, clock::now() + wait),
@@ -461,11 +461,11 @@ impl Inner {
     }
 
     /// Once for each time that a job is tried: what the hop does then has lines of its own.
-    fn tell_wait(&self, job: &mut Job, why: &Diagnosis, next_try: Now) {
+    fn log_wait(&self, job: &mut Job, why: &Diagnosis, next_try: Now) {
         job.body = None;
         if job.course.returns() {
             let next_try = clock::wall_time() + next_try.since(clock::now());
-            self.tell_returned(job, why, Some(next_try));
+            self.log_returned(job, why, Some(next_try));
         }
     }
 
@@ -496,7 +496,7 @@ impl Inner {
             NextTry::Expired => self.settle_all(job, Verdict::Defer, why),
             NextTry::After(wait) => {
                 let due = clock::wall_time() + wait;
-                self.tell_returned(&job, why, Some(due));
+                self.log_returned(&job, why, Some(due));
                 self.defer(job, due);
             }
         }
@@ -528,12 +528,12 @@ impl Inner {
             self.looking_up.set(self.looking_up.get() + 1);
             spawn(async move {
                 let answer = this.context.resolver.resolve(&way.next_hop);
-                let answer = this.unless_leaving(answer).await;
+                let answer = this.unless_draining(answer).await;
                 this.looking_up.set(this.looking_up.get() - 1);
                 this.log_name_servers();
                 match answer {
                     Some(answer) => this.resolved(&way, answer, part),
-                    None => part.leave_to_the_spool(),
+                    None => part.leave_in_spool(),
                 }
                 this.work_done();
             });
@@ -604,7 +604,7 @@ impl Inner {
     }
 
     /// Resolves when the drain begins.
-    async fn leave(&self) {
+    async fn drain_begun(&self) {
         if !self.draining.get() {
             self.leaving.notified().await;
         }
@@ -612,10 +612,10 @@ impl Inner {
 
     /// The result of preparations that a drain need not wait for; `None`: it has begun, and they
     /// were given up.
-    async fn unless_leaving<T>(&self, preparations: impl Future<Output = T>) -> Option<T> {
+    async fn unless_draining<T>(&self, preparations: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.leave() => None,
+            () = self.drain_begun() => None,
             result = preparations => Some(result),
         }
     }
@@ -648,7 +648,7 @@ impl Inner {
             state.charge.get_or_insert_with(charge);
         }
         drop(schedule);
-        self.stir();
+        self.wake_scheduler();
     }
 
     /// Tries again when `due`, but no later than the longest wait between attempts: the calendar may
@@ -660,10 +660,10 @@ impl Inner {
             .min(self.context.settings.retry.max);
         let due = clock::now() + wait;
         match planted(Bug::DeferredForgotten) {
-            true => job.leave_to_the_spool(),
+            true => job.leave_in_spool(),
             false => self.schedule.borrow_mut().defer(job, due),
         }
-        self.stir();
+        self.wake_scheduler();
     }
 
     /// Splitmix64: spreads retries and equal MX preferences; nothing depends on its quality.

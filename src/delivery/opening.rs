@@ -70,15 +70,15 @@ impl Failed {
 
 /// What is said of a hop after several of its hosts have failed: what the most preferred one did.
 #[derive(Default)]
-struct MostTelling {
+struct MostRelevant {
     failed: Option<Failed>,
     /// The preference of the best host that was there, and would not talk today.
     busy: Option<u16>,
 }
 
-impl MostTelling {
+impl MostRelevant {
     /// Of one host's addresses the last counts, unless it cannot be reached and one before it could.
-    fn hear(&mut self, failed: Failed, preference: u16) {
+    fn note(&mut self, failed: Failed, preference: u16) {
         if failed.is_reached() && !failed.finding.host_refuses() {
             self.busy = self.busy.into_iter().chain([preference]).min();
         }
@@ -187,7 +187,7 @@ impl Inner {
         spawn(async move {
             let started = clock::now();
             let connecting = this.unless_crowded_out(hop, this.connect(hop, &[]));
-            match this.unless_leaving(connecting).await {
+            match this.unless_draining(connecting).await {
                 Some(Tried::Open(connection, peer)) => {
                     let took = clock::now().since(started);
                     this.schedule.borrow_mut().connected(hop, took);
@@ -204,7 +204,7 @@ impl Inner {
                 None => {}
             }
             this.work_done();
-            this.stir();
+            this.wake_scheduler();
         });
     }
 
@@ -256,7 +256,7 @@ impl Inner {
     pub(super) async fn connect(self: &Rc<Self>, hop: HopId, declined: &[SocketAddr]) -> Tried {
         let key = self.schedule.borrow().key(hop).clone();
         let site = self.schedule.borrow_mut().context(hop).site.clone();
-        let mut told = MostTelling::default();
+        let mut told = MostRelevant::default();
         let Some(site) = site else {
             return Tried::Failed(told.finding());
         };
@@ -288,7 +288,7 @@ impl Inner {
                         return Tried::Open(connection, peer.before(better).behind(told.busy));
                     }
                     Some(aside) => {
-                        self.take_leave(*connection);
+                        self.quit_in_background(*connection);
                         match aside {
                             Aside::TlsFailed(trouble) => {
                                 self.tls_failed(&mut tries, tried, trouble)
@@ -302,14 +302,14 @@ impl Inner {
                     may_recover |= !failed.finding.host_refuses();
                     let Attempt { host, address } = tried.what.attempt;
                     self.log_host_failed(address, failed.finding.diagnosis());
-                    told.hear(failed, host.preference);
+                    told.note(failed, host.preference);
                 }
                 Ended::Failed(failed) if failed.finding.verdict() == Verdict::Defer => {
                     let Attempt { host, address } = tried.what.attempt;
                     if told.failed.is_some() {
                         self.log_host_failed(address, failed.finding.diagnosis());
                     }
-                    told.hear(failed, host.preference);
+                    told.note(failed, host.preference);
                     break;
                 }
                 Ended::Failed(failed) => return Tried::Failed(failed.finding),
@@ -541,7 +541,7 @@ fn judge_opening(error: &OpenError, host: &str, situation: Situation) -> Finding
     let finding = Finding::of(stage, event, situation, host);
     match (error, detail_of(error)) {
         (OpenError::Tls(failure), _) => finding.told(&failure.to_string()),
-        (_, Some(detail)) => finding.remarked(&detail),
+        (_, Some(detail)) => finding.with_remark(&detail),
         (_, None) => finding,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::peer::{Peer, TlsFault};
 use super::{HopId, Inner};
-use crate::handoff::job::{Job, Message, words_of};
+use crate::handoff::job::{Job, Message, diagnosis_bytes_of};
 use crate::io::clock;
 use crate::io::{Bug, planted};
 use crate::log::{LogLevel, Shown, event};
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The session that a transaction went over.
-pub(super) struct Session<'a> {
+pub(super) struct TransactionContext<'a> {
     pub connection: &'a Connection,
     pub peer: &'a Peer,
     /// When the transaction began.
@@ -37,7 +37,7 @@ pub(super) struct Session<'a> {
 
 /// How a transaction went, for the log.
 #[derive(Default)]
-struct Told<'a> {
+struct AttemptContext<'a> {
     peer: Option<&'a Peer>,
     tls: Option<TlsSummary>,
     started: Option<Now>,
@@ -111,9 +111,9 @@ impl Inner {
         hop: HopId,
         job: Job,
         result: TransactionResult,
-        session: &Session<'_>,
+        session: &TransactionContext<'_>,
     ) -> After {
-        let Session {
+        let TransactionContext {
             connection, peer, ..
         } = *session;
         let reusable = result.reusable && connection.lives();
@@ -133,7 +133,7 @@ impl Inner {
         let now = clock::now();
         let took = now.since(session.started);
         let mut schedule = self.schedule.borrow_mut();
-        judged.tell(&mut schedule, hop, (took, now), |hop| &mut hop.last);
+        judged.update_schedule(&mut schedule, hop, (took, now), |hop| &mut hop.last);
         let is_put_off = |(_, it): &(u32, Decision)| it.diagnosis.status.class == 4;
         if planted(Bug::SendersPauseHops) && judged.decisions.iter().any(is_put_off) {
             schedule.refused(hop, Refusal::Mail, now);
@@ -146,14 +146,14 @@ impl Inner {
             schedule.context(hop).last.heard(word, now);
         }
         drop(schedule);
-        self.stir_if_wanted(hop, now);
-        let told = Told {
+        self.wake_scheduler_if_wanted(hop, now);
+        let context = AttemptContext {
             peer: Some(peer),
             tls: connection.tls().copied(),
             started: Some(session.started),
         };
         let after = judged.after(reusable);
-        self.apply(job, judged.decisions, &told);
+        self.apply(job, judged.decisions, &context);
         after
     }
 
@@ -163,14 +163,14 @@ impl Inner {
         job: Job,
         result: &TransactionResult,
         error: &std::io::Error,
-        session: &Session<'_>,
+        session: &TransactionContext<'_>,
     ) -> After {
         let is_damaged = error.kind() == std::io::ErrorKind::InvalidData;
         let is_lost = job.message.content_failed(is_damaged);
         self.log_unreadable(&job, error, is_lost);
         let decisions =
             judge_without_content(&job.message.envelope, result, is_lost, &session.over);
-        self.apply(job, decisions, &Told::default());
+        self.apply(job, decisions, &AttemptContext::default());
         After::Close
     }
 
@@ -179,7 +179,7 @@ impl Inner {
         if job.body.is_some() || !job.message.is_content_lost() {
             return Some(job);
         }
-        let (job, recipients) = job.dissolve();
+        let (job, recipients) = job.take_recipients();
         let is_owed =
             |(_, state): &(u32, RecipientState)| matches!(state, RecipientState::ReportOwed { .. });
         let (owed, waiting): (Vec<_>, Vec<_>) = recipients.into_iter().partition(is_owed);
@@ -193,16 +193,16 @@ impl Inner {
     /// Gives all recipients of a job the same verdict, without a transaction.
     pub(super) fn settle_all(self: &Rc<Self>, job: Job, verdict: Verdict, diagnosis: &Diagnosis) {
         let decisions = decide_all(&job.recipients, verdict, diagnosis);
-        self.apply(job, decisions, &Told::default());
+        self.apply(job, decisions, &AttemptContext::default());
     }
 
     /// A job that no connection came to take.
     pub(super) fn settle_postponed(self: &Rc<Self>, job: Job, decisions: Vec<(u32, Decision)>) {
-        self.apply(job, decisions, &Told::default());
+        self.apply(job, decisions, &AttemptContext::default());
     }
 
     /// A job comes back untried, for this reason. `next_try`: if it has a time of its own.
-    pub(super) fn tell_returned(&self, job: &Job, why: &Diagnosis, next_try: Option<WallTime>) {
+    pub(super) fn log_returned(&self, job: &Job, why: &Diagnosis, next_try: Option<WallTime>) {
         let is_report = is_report(&job.recipients);
         let decisions = decide_all(&job.recipients, Verdict::Defer, why);
         let told = match is_report {
@@ -217,12 +217,17 @@ impl Inner {
                 decision,
                 next_try,
             };
-            self.log_attempt(&job.message, &attempt, &Told::default());
+            self.log_attempt(&job.message, &attempt, &AttemptContext::default());
         }
     }
 
-    fn apply(self: &Rc<Self>, job: Job, mut decisions: Vec<(u32, Decision)>, told: &Told<'_>) {
-        let (mut job, recipients) = job.dissolve();
+    fn apply(
+        self: &Rc<Self>,
+        job: Job,
+        mut decisions: Vec<(u32, Decision)>,
+        context: &AttemptContext<'_>,
+    ) {
+        let (mut job, recipients) = job.take_recipients();
         job.course = job.course.after(&mut decisions);
         let message = job.message.clone();
         let is_report = is_report(&recipients);
@@ -235,10 +240,11 @@ impl Inner {
             report_retry: &self.context.settings.report_retry,
             report_window: self.context.settings.report_window,
         };
-        let words_before = words_of(&recipients);
+        let words_before = diagnosis_bytes_of(&recipients);
         let mut consequences = Consequences::of(&facts, recipients, &decisions);
-        let words_after = words_of(&consequences.recorded) + words_of(&consequences.again);
-        message.weigh_words(words_before, words_after);
+        let words_after =
+            diagnosis_bytes_of(&consequences.recorded) + diagnosis_bytes_of(&consequences.again);
+        message.charge_diagnoses(words_before, words_after);
         // Of a report there is one ending for all that it speaks of.
         for ((index, decision), ending) in decisions.iter().zip(&consequences.endings) {
             self.count(*ending, is_report, &message);
@@ -248,7 +254,7 @@ impl Inner {
                 decision,
                 next_try: consequences.due,
             };
-            self.log_attempt(&message, &attempt, told);
+            self.log_attempt(&message, &attempt, context);
         }
         self.record(&message, &mut consequences);
         self.queue_again(job, consequences);
@@ -308,7 +314,7 @@ impl Inner {
         if !consequences.reports.is_empty() {
             let mut reports = job.part(consequences.reports);
             reports.course = Course::default();
-            self.owe(reports);
+            self.owe_report(reports);
         }
         if let Some(due) = consequences.due {
             for recipients in deferred {
@@ -337,7 +343,7 @@ impl Inner {
         counter.increment();
     }
 
-    fn log_attempt(&self, message: &Message, attempt: &Attempt<'_>, told: &Told<'_>) {
+    fn log_attempt(&self, message: &Message, attempt: &Attempt<'_>, context: &AttemptContext<'_>) {
         let (event, level) = match attempt.ending {
             Ending::Delivered => (event::DELIVERED, LogLevel::Info),
             Ending::Deferred { .. } | Ending::Returned => (event::DEFERRED, LogLevel::Info),
@@ -359,11 +365,11 @@ impl Inner {
                 .field("report", "yes"),
         };
         let diagnosis = &attempt.decision.diagnosis;
-        match told.peer {
+        match context.peer {
             Some(peer) => line
                 .field("host", &peer.host)
                 .field("address", peer.address)
-                .tls(told.tls.as_ref())
+                .tls(context.tls.as_ref())
                 .field("plaintext", peer.plaintext.as_ref().map(Shown)),
             // The host of an earlier connection, if any.
             None => line.field("host", not_empty(&diagnosis.remote_host)),
@@ -373,7 +379,7 @@ impl Inner {
         }
         let delay = clock::wall_time().since(message.received_at);
         line.field("delay_ms", delay.as_millis() as u64);
-        if let Some(started) = told.started {
+        if let Some(started) = context.started {
             let took = clock::now().since(started);
             line.field("transaction_ms", took.as_millis() as u64);
         }

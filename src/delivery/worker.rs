@@ -3,8 +3,8 @@
 use super::ahead::AheadPlace;
 use super::opening::{Candidate, Ended, Tried};
 use super::peer::{Better, Peer};
-use super::settle::Session;
-use super::{Idle, Inner, Told};
+use super::settle::TransactionContext;
+use super::{Idle, IdleSignal, Inner};
 use crate::handoff::job::Job;
 use crate::io::clock;
 use crate::io::runtime::{self, spawn};
@@ -60,14 +60,14 @@ impl Inner {
                 Take::Wait { until } => match self.wait(hop, &mut worker.connection, until).await {
                     // The peer may have closed, or the time may have been up, just before: then
                     // the job is for another connection.
-                    Some(Told::Work) if worker.connection.is_quiet().await => {
+                    Some(IdleSignal::Work) if worker.connection.is_quiet().await => {
                         worker.has_rested = true;
                         After::GoOn
                     }
                     Some(_) => After::Close,
                     None => {
-                        self.stir();
-                        return self.say_quit(worker.connection).await;
+                        self.wake_scheduler();
+                        return self.quit_session(worker.connection).await;
                     }
                 },
             };
@@ -75,21 +75,21 @@ impl Inner {
                 After::GoOn => {}
                 After::Close => {
                     self.schedule.borrow_mut().closed(hop);
-                    self.stir();
-                    return self.say_quit(worker.connection).await;
+                    self.wake_scheduler();
+                    return self.quit_session(worker.connection).await;
                 }
                 After::Broke => {
                     let mut schedule = self.schedule.borrow_mut();
                     schedule.broke(hop, worker.opened_at, clock::now());
                     drop(schedule);
-                    return self.stir();
+                    return self.wake_scheduler();
                 }
             }
         }
     }
 
     /// Says QUIT, while whoever has no more use for the connection goes on.
-    pub(super) fn take_leave(self: &Rc<Self>, connection: Connection) {
+    pub(super) fn quit_in_background(self: &Rc<Self>, connection: Connection) {
         if self.farewells.get() >= FAREWELLS_MAX {
             return connection.leave();
         }
@@ -97,16 +97,16 @@ impl Inner {
         self.at_work.set(self.at_work.get() + 1);
         self.farewells.set(self.farewells.get() + 1);
         spawn(async move {
-            this.say_quit(connection).await;
+            this.quit_session(connection).await;
             this.farewells.set(this.farewells.get() - 1);
             this.work_done();
         });
     }
 
     /// Says QUIT and waits for its answer; while the relay stops, only for a moment.
-    async fn say_quit(&self, connection: Connection) {
+    async fn quit_session(&self, connection: Connection) {
         let patience = async {
-            self.leave().await;
+            self.drain_begun().await;
             runtime::sleep(FAREWELL_TIMEOUT_AT_THE_END).await;
         };
         tokio::select! {
@@ -118,24 +118,29 @@ impl Inner {
 
     /// Waits idle until told what to do. `None`: time is up, the peer has ended the session or the
     /// drain has begun, and the schedule has been told.
-    async fn wait(&self, hop: HopId, connection: &mut Connection, until: Now) -> Option<Told> {
+    async fn wait(
+        &self,
+        hop: HopId,
+        connection: &mut Connection,
+        until: Now,
+    ) -> Option<IdleSignal> {
         let idle = Rc::new(Idle::default());
         self.schedule
             .borrow_mut()
             .context(hop)
             .idle
             .push_back(idle.clone());
-        self.stir();
+        self.wake_scheduler();
         self.idle.set(self.idle.get() + 1);
         tokio::select! {
             biased;
             () = idle.notify.notified() => {}
-            () = self.leave() => {}
+            () = self.drain_begun() => {}
             () = connection.wait_idle(until) => {}
         }
         self.idle.set(self.idle.get() - 1);
-        if let Some(told) = idle.told.get() {
-            return Some(told);
+        if let Some(signal) = idle.signal.get() {
+            return Some(signal);
         }
         let mut schedule = self.schedule.borrow_mut();
         let waiting = &mut schedule.context(hop).idle;
@@ -178,12 +183,12 @@ impl Worker {
     fn may_carry_more(&self) -> bool {
         let most = self.inner.context.settings.transactions_per_connection;
         let most_here = self.connection.limits().mail_max.unwrap_or(most);
-        let goes_elsewhere = self.carried > 0 && (self.is_detour || self.falls_back_no_more());
+        let goes_elsewhere = self.carried > 0 && (self.is_detour || self.may_retry_tls());
         self.carried < most.min(most_here) && !self.inner.draining.get() && !goes_elsewhere
     }
 
     /// The session is in plaintext, and TLS is to be tried again by now.
-    fn falls_back_no_more(&self) -> bool {
+    fn may_retry_tls(&self) -> bool {
         let now = clock::now();
         let memory = self.inner.broken_tls.borrow();
         match self.peer.fallback.map(|it| it.until) {
@@ -214,7 +219,7 @@ impl Worker {
             let key = schedule.key(self.hop).clone();
             schedule.push(&key, job.part(rest), clock::now());
             drop(schedule);
-            self.inner.stir();
+            self.inner.wake_scheduler();
         }
         job.recipients = recipients;
         job
@@ -226,7 +231,7 @@ impl Worker {
         }
         let now = clock::now();
         let take = self.inner.schedule.borrow_mut().take(self.hop, now);
-        self.inner.stir_if_wanted(self.hop, now);
+        self.inner.wake_scheduler_if_wanted(self.hop, now);
         take
     }
 
@@ -318,7 +323,7 @@ impl Worker {
         // A better host is asked at the next attempt, and this session not found again.
         let is_refused = |(_, it): &(u32, _)| matches!(it, RecipientVerdict::Refused { .. });
         let makes_way = self.peer.is_substitute && result.verdicts.iter().any(is_refused);
-        let session = Session {
+        let session = TransactionContext {
             connection: &self.connection,
             peer: &self.peer,
             started,
@@ -430,7 +435,7 @@ impl Worker {
             let way = Way::Plaintext;
             let inner = self.inner.clone();
             let connecting = inner.connect_address(&key, &candidate, way, Situation::default());
-            match inner.unless_leaving(connecting).await {
+            match inner.unless_draining(connecting).await {
                 Some(Ended::Open(connection)) => {
                     let peer = inner.peer(&candidate, way, &connection);
                     self.moves(*connection, peer, opened_at);
@@ -451,7 +456,7 @@ impl Worker {
     async fn goes_over_new_connection(&mut self, declined: &[SocketAddr]) -> bool {
         let opened_at = clock::now();
         let connecting = self.inner.connect(self.hop, declined);
-        match self.inner.unless_leaving(connecting).await {
+        match self.inner.unless_draining(connecting).await {
             Some(Tried::Open(connection, mut peer)) => {
                 let before = &self.peer;
                 peer.is_substitute |= peer.preference > before.preference
@@ -474,7 +479,7 @@ impl Worker {
         self.carried = 0;
         self.has_rested = false;
         self.ahead.moves();
-        self.inner.take_leave(before);
+        self.inner.quit_in_background(before);
     }
 
     async fn carry_message(&mut self, job: &Job, begun: bool) -> TransactionResult {
@@ -509,7 +514,7 @@ impl Worker {
 
     /// Sends the content, and the commands of the next job with its end if there is one.
     async fn send_body(&mut self, content: &Content<'_>) {
-        let Some(last) = self.connection.send_most(content).await else {
+        let Some(last) = self.connection.send_all_but_last(content).await else {
             return;
         };
         if let Some(job) = self.take_ahead() {

@@ -23,7 +23,7 @@ pub struct Asker<'a> {
     conversations: u64,
     /// Cores that have nothing under way any more.
     drained: usize,
-    /// Cores without a session, after [`Asker::dismiss`].
+    /// Cores without a session, after [`Asker::end_sessions`].
     dismissed: usize,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Asker<'a> {
             }
             self.handoff.outbox.flush();
             let left = deadline.since(clock::now());
-            if silent.is_empty() || runtime::timeout(left, self.spoken_to()).await.is_err() {
+            if silent.is_empty() || runtime::timeout(left, self.notified()).await.is_err() {
                 break;
             }
         }
@@ -75,7 +75,7 @@ impl<'a> Asker<'a> {
     }
 
     /// Something that nobody has asked for comes; [`Asker::hear`] takes it.
-    pub async fn spoken_to(&self) {
+    pub async fn notified(&self) {
         self.handoff.inbox.wait().await;
     }
 
@@ -102,25 +102,25 @@ impl<'a> Asker<'a> {
 
     /// Resolves when all cores have. What was heard is kept if this is given up.
     pub async fn drained(&mut self) {
-        self.until_all(|it| it.drained).await;
+        self.wait_for_all(|it| it.drained).await;
     }
 
     /// Has every core end the sessions that a drain has left, and waits for a moment until they have.
-    pub async fn dismiss(&mut self) {
+    pub async fn end_sessions(&mut self) {
         for core in self.cores.clone() {
             self.handoff.outbox.send(core, ToCore::Dismiss);
         }
-        let all = self.until_all(|it| it.dismissed);
+        let all = self.wait_for_all(|it| it.dismissed);
         let _ = runtime::timeout(LAST_WORDS_WITHIN, all).await;
     }
 
-    async fn until_all(&mut self, count: impl Fn(&Self) -> usize) {
+    async fn wait_for_all(&mut self, count: impl Fn(&Self) -> usize) {
         loop {
             self.hear();
             if count(self) >= self.cores.len() {
                 return;
             }
-            self.spoken_to().await;
+            self.notified().await;
         }
     }
 

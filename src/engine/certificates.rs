@@ -1,7 +1,7 @@
 //! The certificates for clients at a start, at its check, and at a reload.
 
 use super::confinement::{self, Confinement};
-use super::{Context as _, StartError};
+use super::{ErrorContext as _, StartError};
 use crate::config::Config;
 use crate::io::clock;
 use crate::io::whole::Kinds;
@@ -35,7 +35,7 @@ pub fn with_generated(
     let load_or_generate = |dir: &Path, hostname: &str, now| {
         certificate::load_or_generate(dir, hostname, now).map(|(keys, _)| keys)
     };
-    beside_kept(config, owner, given, load_or_generate)
+    add_kept(config, owner, given, load_or_generate)
 }
 
 /// As [`with_generated`], with what this start would make.
@@ -47,11 +47,11 @@ pub fn check_generated(
     let check_or_generate = |dir: &Path, hostname: &str, now| {
         certificate::check_or_generate(dir, hostname, now, confinement.makes_directories())
     };
-    beside_kept(config, confinement.identity(), given, check_or_generate)
+    add_kept(config, confinement.identity(), given, check_or_generate)
 }
 
 /// `given`, and what `kept` finds in the directory of the generated one, if there is such a directory.
-fn beside_kept(
+fn add_kept(
     config: &Config,
     owner: &Identity,
     given: Option<ServerKeys>,
@@ -85,7 +85,7 @@ pub fn reload(
 }
 
 /// A line for each, and what is wrong with it.
-pub fn say(keys: &ServerKeys, hostname: &str, log: &Log, begin: Begin) {
+pub fn log_certificates(keys: &ServerKeys, hostname: &str, log: &Log, begin: Begin) {
     let now = clock::wall_time();
     for shown in keys.shown() {
         let mut line = begin(log, LogLevel::Info, event::CERTIFICATE, now);

@@ -7,7 +7,7 @@
 //! A relay within another program leaves that program as it is.
 
 use super::plan::Intent;
-use super::{Context, StartError};
+use super::{ErrorContext, StartError};
 use crate::config::Config;
 use crate::privilege::{
     Access, Grant, Identity, Landlock, Loose, Sealed, Seccomp, Wishes, check_directory,

@@ -99,7 +99,7 @@ impl AtWork<'_> {
                     Wish::Report => report::report(self.shared, &mut self.asker, self.log).await,
                     Wish::Reload => self.reload.begin(),
                 },
-                () = self.asker.spoken_to() => drop(self.asker.hear()),
+                () = self.asker.notified() => drop(self.asker.hear()),
                 () = runtime::sleep(HAND_OVER_AGAIN), if has_lines_left => {}
             }
         }
@@ -116,7 +116,7 @@ impl AtWork<'_> {
         if self.until_drained_or(end).await {
             return Stopped::Drained;
         }
-        self.asker.dismiss().await;
+        self.asker.end_sessions().await;
         Stopped::AtOnce
     }
 

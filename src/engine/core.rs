@@ -75,7 +75,7 @@ pub struct RecoveredJobs(pub Vec<Job>);
 
 impl Drop for RecoveredJobs {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(Job::leave_to_the_spool);
+        self.0.drain(..).for_each(Job::leave_in_spool);
     }
 }
 
@@ -100,13 +100,13 @@ pub async fn run(seed: Seed, started: impl FnOnce(Result<(), String>)) {
         Ok(core) => core,
         Err(complaint) => return started(Err(complaint)),
     };
-    spawn(core.clone().keep_house());
+    spawn(core.clone().run_housekeeping());
     kept.into_iter().for_each(|message| spool.keep(message));
     spool.ready().await;
     if let Some(delivery) = &core.delivery {
         let jobs = recovered.0.drain(..);
         jobs.for_each(|job| match planted(Bug::RecoveredForgotten) {
-            true => job.leave_to_the_spool(),
+            true => job.leave_in_spool(),
             false => delivery.resume(job),
         });
     }
@@ -321,7 +321,7 @@ impl Core {
     }
 
     /// What must be done now and then, however quiet or busy the core is.
-    async fn keep_house(self: Rc<Self>) {
+    async fn run_housekeeping(self: Rc<Self>) {
         let mut crowd_due = clock::now();
         loop {
             sleep(HOUSEKEEPING).await;
@@ -381,7 +381,7 @@ impl Core {
     fn log_suppressed(&self, at_once: bool) {
         let now = (clock::now(), clock::wall_time());
         let mut late_lines = self.late_lines.borrow_mut();
-        late_lines.say_unsaid(&self.log, now, at_once);
+        late_lines.flush_suppressed(&self.log, now, at_once);
         if let Some(ingress) = &*self.ingress.borrow() {
             ingress.context.log_suppressed(at_once);
         }
@@ -444,7 +444,7 @@ impl Core {
                 }
             }
             ToCore::Drain => self.clone().drain(),
-            ToCore::Dismiss => self.clone().dismiss(),
+            ToCore::Dismiss => self.clone().end_sessions(),
             ToCore::Ask(asked) => self.answer(asked),
             ToCore::Drained | ToCore::Dismissed | ToCore::Answer(_) => {}
         }
@@ -542,7 +542,7 @@ impl Core {
             if let Some(ingress) = ingress {
                 ingress.refusals.all_ended().await;
             }
-            self.spool.say_what_is_lost().await;
+            self.spool.warn_if_lost().await;
             self.count();
             self.log_suppressed(true);
             self.log.flush(clock::wall_time());
@@ -551,7 +551,7 @@ impl Core {
     }
 
     /// Ends what a drain has left of sessions (RFC 5321 section 3.8); tells the control thread.
-    fn dismiss(self: Rc<Self>) {
+    fn end_sessions(self: Rc<Self>) {
         self.stop_accepting();
         net::interrupt_all(Direction::Inbound);
         spawn(async move {

@@ -11,7 +11,7 @@ use crate::remote::resolve::probe;
 use crate::remote::route::{NextHop, RouteTable};
 use crate::spool::Settings;
 use crate::text::units::Bytes;
-use crate::tls::Level;
+use crate::tls::TlsLevel;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub fn hints(shared: &Shared, rules: &Rules) -> Vec<String> {
     let mut hints = routes_to_itself(shared, &rules.lists.routes);
     hints.extend(file_system(&shared.config.spool, &shared.specs));
     let cpus = cpu::allowed().map_or(usize::MAX, |cpus| cpus.len());
-    hints.extend(nobody_trusted(shared));
+    hints.extend(lacks_trust_anchors(shared));
     hints.extend(too_many_threads(shared.specs.len(), cpus));
     hints.extend(silent_name_servers(&shared.config.resolver.name_servers));
     hints
@@ -90,8 +90,8 @@ fn nearly_full(settings: &Settings, free: u64) -> Option<String> {
 }
 
 /// Then a level that demands trust is a level that delivers nothing.
-fn nobody_trusted(shared: &Shared) -> Option<String> {
-    let demands_trust = shared.config.delivery.levels.demands(Level::Verify);
+fn lacks_trust_anchors(shared: &Shared) -> Option<String> {
+    let demands_trust = shared.config.delivery.levels.demands(TlsLevel::Verify);
     (demands_trust && shared.anchors.is_empty()).then(|| {
         "no certificate is trusted (--tls-ca, --tls-ca-only), but TLS level verify demands one: its mail waits, and \
          bounces in the end"

@@ -198,8 +198,8 @@ impl Output {
 
     fn write_some(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
         match &mut self.target {
-            Target::Stream(stream) => write_patiently(stream.as_mut(), bytes),
-            Target::File { file, .. } => write_patiently(file, bytes),
+            Target::Stream(stream) => write_until_refused(stream.as_mut(), bytes),
+            Target::File { file, .. } => write_until_refused(file, bytes),
         }
     }
 
@@ -212,14 +212,14 @@ impl Output {
     }
 
     /// The file cannot say why it cannot be written, so standard error does.
-    fn complain(&mut self, error: &io::Error, now: Now, say: impl FnOnce(&str)) {
+    fn complain(&mut self, error: &io::Error, now: Now, print: impl FnOnce(&str)) {
         if let Target::File { path, .. } = &self.target
             && now >= self.complaint_due
         {
             self.complaint_due = now + COMPLAINT_INTERVAL;
             let error = naming(path, error);
             // There is nobody else to be told.
-            say(&format!(
+            print(&format!(
                 "{error}; log lines are lost; the log says later how many"
             ));
         }
@@ -272,7 +272,7 @@ fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
                 Ok(()) => chunk.written(),
                 Err(error) => {
                     drop(chunk);
-                    output.complain(&error, clock::now(), stderr::say);
+                    output.complain(&error, clock::now(), stderr::print);
                 }
             },
             Order::Reopen(done) => {
@@ -287,7 +287,7 @@ fn write_until_stopped(mut output: Output, queue: &Receiver<Order>) {
 }
 
 /// How many octets were written, and why not all.
-fn write_patiently(stream: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+fn write_until_refused(stream: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut tries_left = FULL_PIPE_TRIES;
     let mut done = 0;
     while done < bytes.len() {
@@ -330,7 +330,7 @@ mod tests {
         }
     }
 
-    fn say(log: &Log, number: u64) {
+    fn log_number(log: &Log, number: u64) {
         log.line(LogLevel::Info, E, AT).field("number", number);
     }
 
@@ -364,12 +364,12 @@ mod tests {
         let writer = Writer::start(&config(Some(path.clone()))).unwrap();
         let (one, two) = (writer.log(), writer.log());
         thread::spawn(move || {
-            say(&one, 1);
+            log_number(&one, 1);
             one.flush(AT);
         })
         .join()
         .unwrap();
-        say(&two, 2);
+        log_number(&two, 2);
         two.flush(AT);
         assert!(writer.stop(PATIENCE));
         assert_eq!(
@@ -384,11 +384,11 @@ mod tests {
         let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
         let writer = Writer::start(&config(Some(path.clone()))).unwrap();
         let log = writer.log();
-        say(&log, 1);
+        log_number(&log, 1);
         log.flush(AT);
         fs::rename(&path, &old).unwrap();
         writer.reopen(PATIENCE).unwrap();
-        say(&log, 2);
+        log_number(&log, 2);
         log.flush(AT);
         assert!(writer.stop(PATIENCE));
         assert!(fs::read_to_string(&old).unwrap().ends_with("number=1\n"));
@@ -404,7 +404,7 @@ mod tests {
         fs::rename(dir.path().join("logs"), &moved).unwrap();
         assert!(writer.reopen(PATIENCE).is_err());
         let log = writer.log();
-        say(&log, 1);
+        log_number(&log, 1);
         log.flush(AT);
         assert!(writer.stop(PATIENCE));
         let text = fs::read_to_string(moved.join("log")).unwrap();
@@ -446,7 +446,7 @@ mod tests {
         writer.begin().unwrap();
         let log = writer.log();
         for number in 0..100 {
-            say(&log, number);
+            log_number(&log, number);
             // What cannot be written is known at once, and reported in vain with the next line.
             log.flush(AT);
             writer.reopen(PATIENCE).unwrap();
@@ -455,7 +455,7 @@ mod tests {
         while log.flush(AT) {
             thread::yield_now();
         }
-        say(&log, 100);
+        log_number(&log, 100);
         log.flush(AT);
         assert!(writer.stop(PATIENCE));
         let text = String::from_utf8(held.lock().unwrap().clone()).unwrap();
@@ -510,7 +510,7 @@ mod tests {
         let log = writer.log();
         // The pipe holds 64 KiB, so the writer is stuck from early on; this loop must still end.
         for number in 0..LINES {
-            say(&log, number);
+            log_number(&log, number);
         }
         assert!(log.dropped_total() > 0);
 
@@ -544,7 +544,7 @@ mod tests {
         writer.begin().unwrap();
         let log = writer.log();
         for number in 0..10_000 {
-            say(&log, number);
+            log_number(&log, number);
         }
         assert!(!writer.stop(Duration::from_millis(50)));
         drop(reader);

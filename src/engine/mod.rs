@@ -74,11 +74,11 @@ impl StartError {
 }
 
 /// Adds what was being done to an error.
-trait Context<T> {
+trait ErrorContext<T> {
     fn context(self, what: impl fmt::Display) -> Result<T, StartError>;
 }
 
-impl<T, E: fmt::Display + 'static> Context<T> for Result<T, E> {
+impl<T, E: fmt::Display + 'static> ErrorContext<T> for Result<T, E> {
     fn context(self, what: impl fmt::Display) -> Result<T, StartError> {
         self.map_err(|error| StartError::new(what)(Box::new(error)))
     }
@@ -112,7 +112,7 @@ pub fn run(config: Config) -> ExitCode {
 
 /// Why there is no relay. Whoever does not listen sees the exit code.
 fn complain(why: impl fmt::Display) {
-    stderr::say_last(format!("ringpost: {why}\n"));
+    stderr::print_last(format!("ringpost: {why}\n"));
 }
 
 fn harden(config: &Config) -> Result<(), StartError> {
@@ -241,7 +241,7 @@ impl Relay {
             thread.run(async {
                 let drained = runtime::timeout(wait, asker.drained()).await.is_ok();
                 if !drained {
-                    asker.dismiss().await;
+                    asker.end_sessions().await;
                 }
                 drained
             })
@@ -345,11 +345,11 @@ fn start(
     let opened = prepared.opened.expect("a start opens the spool");
     writer.begin().context("starting the thread of the log")?;
 
-    say_hello(&shared, &rules, log, &opened, |line| {
+    log_start(&shared, &rules, log, &opened, |line| {
         line.field("descriptors", prepared.descriptors);
-        say_privileges(line, &prepared.identity, prepared.sealed.as_ref());
+        add_privileges(line, &prepared.identity, prepared.sealed.as_ref());
     });
-    say_hints(&shared, &prepared.hints, log);
+    log_hints(&shared, &prepared.hints, log);
     // A start that hangs or is killed from here on is to be seen in the log.
     log.flush(clock::wall_time());
     let (seeds, own_handoff) = assemble::seeds(
@@ -368,7 +368,7 @@ fn start(
         })
     });
     start_cores(threads)?;
-    say_ready(&shared, log);
+    log_ready(&shared, log);
     Ok(Running {
         shared,
         rules,
@@ -462,7 +462,7 @@ fn wait_for_start(
     Ok(())
 }
 
-fn say_hello(
+fn log_start(
     shared: &Shared,
     rules: &Rules,
     log: &Log,
@@ -476,7 +476,7 @@ fn say_hello(
         .field("threads", Shown(explain(&shared.specs)));
     more(&mut line);
     drop(line);
-    certificates::say(&rules.keys, &shared.config.hostname, log, Log::line);
+    certificates::log_certificates(&rules.keys, &shared.config.hostname, log, Log::line);
     log.line(LogLevel::Info, event::TRUSTED_ROOTS, now)
         .field("roots", shared.anchors.len() as u64)
         .field("left_out", shared.anchors.left_out() as u64);
@@ -488,11 +488,11 @@ fn say_hello(
         .field("dir", Shown(shared.config.spool.dir.display()))
         .field("run", u64::from(opened.run))
         .field("recovered_messages", opened.messages.len() as u64);
-    say_recovery(&opened.report, log, now);
+    log_recovery(&opened.report, log, now);
 }
 
 /// What was found in the spool; each damage is a line of its own.
-fn say_recovery(report: &RecoveryReport, log: &Log, now: WallTime) {
+fn log_recovery(report: &RecoveryReport, log: &Log, now: WallTime) {
     log.line(LogLevel::Info, event::RECOVERY, now)
         .field("messages", report.messages)
         .field("open_recipients", report.recipients_open)
@@ -521,7 +521,7 @@ fn not_zero(count: u64) -> Option<u64> {
 }
 
 /// Who we are, and what is out of our reach.
-fn say_privileges(line: &mut Line<'_>, identity: &Identity, sealed: Option<&Sealed>) {
+fn add_privileges(line: &mut Line<'_>, identity: &Identity, sealed: Option<&Sealed>) {
     line.field("user", Shown(identity));
     let Some(sealed) = sealed else {
         return;
@@ -533,7 +533,7 @@ fn say_privileges(line: &mut Line<'_>, identity: &Identity, sealed: Option<&Seal
         .field("core_dumps", if sealed.core_dumps { "on" } else { "off" });
 }
 
-fn say_hints(shared: &Shared, more: &[String], log: &Log) {
+fn log_hints(shared: &Shared, more: &[String], log: &Log) {
     for hint in shared.config.hints.iter().chain(more) {
         log.line(LogLevel::Warn, event::HINT, clock::wall_time())
             .field("text", hint);
@@ -541,7 +541,7 @@ fn say_hints(shared: &Shared, more: &[String], log: &Log) {
 }
 
 /// The last lines of the start: where to send mail, and how to send a first message.
-fn say_ready(shared: &Shared, log: &Log) {
+fn log_ready(shared: &Shared, log: &Log) {
     let now = clock::wall_time();
     let offers_starttls = shared.config.server.offers.has(Extension::StartTls);
     let require_tls = shared.config.server.require_tls;

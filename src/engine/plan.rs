@@ -2,7 +2,7 @@
 //! start there is to be.
 
 use super::placement::{CoreSpec, Topology, place};
-use super::{Context, StartError, ports};
+use super::{ErrorContext, StartError, ports};
 use crate::config::Config;
 use crate::io::cpu::{self, TIED_BELOW};
 use crate::io::limits;
@@ -51,7 +51,9 @@ impl Plan {
         // Whose threads are not tied shares its CPUs with others, which it may push off.
         let are_tied = specs.iter().all(|core| core.cpu.is_some());
         let is_patient = !shares_cpus && are_tied;
-        let impatience = is_patient.then(cpu::wake_patiently).and_then(Result::err);
+        let impatience = is_patient
+            .then(cpu::use_batch_scheduling)
+            .and_then(Result::err);
         ports::check_sources(config)?;
         let (anchors, anchor_complaints) = TrustAnchors::load(
             config.tls.roots.as_deref(),

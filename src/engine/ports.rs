@@ -1,7 +1,7 @@
 //! Where the relay listens and connects from: bound at the start, and only judged by `--check`.
 
 use super::placement::CoreSpec;
-use super::{Context, StartError};
+use super::{ErrorContext, StartError};
 use crate::config::Config;
 use crate::io::net::Bound;
 use crate::io::{clock, handed_over};
@@ -31,7 +31,7 @@ pub fn bind(config: &Config, specs: &[CoreSpec]) -> Result<Vec<Listeners>, Start
     let handed_over = handed_over::listeners().context("sockets of the service manager")?;
     match handed_over.is_empty() {
         true => bind_own(config, cores),
-        false => share_out(&handed_over, cores),
+        false => distribute(&handed_over, cores),
     }
 }
 
@@ -40,7 +40,7 @@ pub fn bind(config: &Config, specs: &[CoreSpec]) -> Result<Vec<Listeners>, Start
 pub fn check(config: &Config) -> Result<Vec<Listening>, StartError> {
     let handed_over = handed_over::listeners().context("sockets of the service manager")?;
     if !handed_over.is_empty() {
-        let addresses = share_out(&handed_over, 1)?;
+        let addresses = distribute(&handed_over, 1)?;
         return Ok(addresses_of(&addresses));
     }
     for Listening { address, .. } in config.listen.ports.iter().copied() {
@@ -91,7 +91,7 @@ pub fn check_sources(config: &Config) -> Result<(), StartError> {
 
 /// All cores accept from the same queue: the ports may be out of our reach, so none gets one of
 /// its own.
-fn share_out(handed_over: &[(Bound, String)], cores: usize) -> Result<Vec<Listeners>, StartError> {
+fn distribute(handed_over: &[(Bound, String)], cores: usize) -> Result<Vec<Listeners>, StartError> {
     let share = |(bound, name): &(Bound, String)| {
         let bound = bound
             .share()

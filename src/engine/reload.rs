@@ -129,9 +129,9 @@ impl<'a> Reload<'a> {
         }
         let silent = asker.until_received().await;
         let effect = "what was read again is not in force there yet";
-        report::say_silent(&silent, effect, self.log);
+        report::log_silent(&silent, effect, self.log);
         self.rules.tidy();
-        self.say(again, None);
+        self.log_reload(again, None);
         match std::mem::take(&mut self.once_more) {
             true => self.reader.begin(self.shared, self.rules.in_force()),
             false => service::ready(self.log),
@@ -141,13 +141,13 @@ impl<'a> Reload<'a> {
     /// What SIGHUP does during a stop.
     pub fn only_reopen_log(&mut self) {
         self.log_file = self.reopen_log();
-        self.say(Vec::new(), Some(DURING_A_STOP));
+        self.log_reload(Vec::new(), Some(DURING_A_STOP));
     }
 
     /// The relay stops: what is being read changes nothing any more.
     pub fn give_up(&mut self) {
         if self.reader.give_up() {
-            self.say(Vec::new(), Some(DURING_A_STOP));
+            self.log_reload(Vec::new(), Some(DURING_A_STOP));
         }
     }
 
@@ -156,14 +156,14 @@ impl<'a> Reload<'a> {
         let new = match read {
             Ok(new) => new,
             Err(error) => {
-                self.say_bad_certificate(error, "the old one stays in use");
+                self.log_bad_certificate(error, "the old one stays in use");
                 return false;
             }
         };
         let hostname = &self.shared.config.hostname;
-        certificates::say(&new.keys, hostname, self.log, Log::answer);
+        certificates::log_certificates(&new.keys, hostname, self.log, Log::answer);
         if let Some(error) = new.spare_is_old {
-            self.say_bad_certificate(error, "the old spare one stays in use");
+            self.log_bad_certificate(error, "the old spare one stays in use");
         }
         self.rules.keys = new.keys;
         for (core, tls) in self.shared.cores().zip(new.of_cores) {
@@ -172,7 +172,7 @@ impl<'a> Reload<'a> {
         true
     }
 
-    fn say_bad_certificate(&self, StartError(complaint): StartError, effect: &str) {
+    fn log_bad_certificate(&self, StartError(complaint): StartError, effect: &str) {
         self.log
             .answer(LogLevel::Error, event::CERTIFICATE, clock::wall_time())
             .field("error", complaint)
@@ -184,22 +184,22 @@ impl<'a> Reload<'a> {
         let new = match read {
             Ok(new) => new,
             Err(complaints) => {
-                self.say_bad_lists(&complaints);
+                self.log_bad_lists(&complaints);
                 return false;
             }
         };
         let lists = &self.shared.config.lists;
-        self.say_list(lists.relay_domains_file(), new.of_domains);
-        self.say_list(lists.recipients_file(), new.of_recipients);
-        self.say_list(lists.routes_file(), new.of_routes);
+        self.log_list(lists.relay_domains_file(), new.of_domains);
+        self.log_list(lists.recipients_file(), new.of_recipients);
+        self.log_list(lists.routes_file(), new.of_routes);
         if let Some(new) = new.changed {
-            self.say_hints(new.hints);
+            self.log_hints(new.hints);
             replace_lists(self.rules, new.lists, self.shared.cores(), self.handoff);
         }
         true
     }
 
-    fn say_list(&self, list: Option<ListFile<'_>>, change: ListChange) {
+    fn log_list(&self, list: Option<ListFile<'_>>, change: ListChange) {
         let Some(list) = list else {
             return;
         };
@@ -211,7 +211,7 @@ impl<'a> Reload<'a> {
             .field("removed", change.removed as u64);
     }
 
-    fn say_bad_lists(&self, complaints: &[String]) {
+    fn log_bad_lists(&self, complaints: &[String]) {
         let places = &self.shared.config.places;
         let first = complaints.iter().take(COMPLAINTS_MAX);
         let first = first.map(|complaint| places.with_places(complaint.clone()));
@@ -228,7 +228,7 @@ impl<'a> Reload<'a> {
     }
 
     /// Those that did not hold before.
-    fn say_hints(&mut self, hints: Vec<String>) {
+    fn log_hints(&mut self, hints: Vec<String>) {
         for hint in hints.iter().filter(|hint| !self.hints.contains(hint)) {
             self.log
                 .answer(LogLevel::Warn, event::HINT, clock::wall_time())
@@ -252,7 +252,7 @@ impl<'a> Reload<'a> {
             _ => (error.to_string(), "the old file stays in use"),
         };
         // It may have been renamed or removed: then nobody reads there.
-        stderr::say(&format!("{error}; {effect}"));
+        stderr::print(&format!("{error}; {effect}"));
         self.log
             .answer(LogLevel::Warn, event::LOG, clock::wall_time())
             .field("error", error)
@@ -261,7 +261,7 @@ impl<'a> Reload<'a> {
     }
 
     /// What was read again, and what was not.
-    fn say(&self, mut again: Vec<String>, not_now: Option<&str>) {
+    fn log_reload(&self, mut again: Vec<String>, not_now: Option<&str>) {
         if self.log_file == LogFile::Anew {
             again.push("the log file, opened anew".to_owned());
         }

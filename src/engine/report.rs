@@ -19,7 +19,7 @@ const HOPS_KEPT_MAX: usize = 10 * HOPS_MAX;
 /// Writes all of it.
 pub async fn report(shared: &Shared, asker: &mut Asker<'_>, log: &Log) {
     let silent = asker.ask(Question::Counts, |_, _| None).await;
-    say_silent(&silent, "its counts may be a moment old", log);
+    log_silent(&silent, "its counts may be a moment old", log);
     let snapshot = snapshot_of(shared);
     for text in snapshot.summary().lines() {
         log.answer(LogLevel::Info, event::METRICS, clock::wall_time())
@@ -27,8 +27,8 @@ pub async fn report(shared: &Shared, asker: &mut Asker<'_>, log: &Log) {
     }
     log_counters(&snapshot, log, Log::answer);
     let (hops, silent) = next_hops(asker).await;
-    hops.say(log);
-    say_silent(&silent, "its next hops are not all here", log);
+    hops.log_hops(log);
+    log_silent(&silent, "its next hops are not all here", log);
 }
 
 pub fn snapshot_of(shared: &Shared) -> Snapshot {
@@ -56,7 +56,7 @@ pub fn log_counters(snapshot: &Snapshot, log: &Log, begin: Begin) {
 }
 
 /// Cores that were asked, because an operator asks, and have not answered.
-pub fn say_silent(silent: &Silent, effect: &str, log: &Log) {
+pub fn log_silent(silent: &Silent, effect: &str, log: &Log) {
     if silent.is_empty() {
         return;
     }
@@ -89,10 +89,10 @@ struct NextHops {
 }
 
 impl NextHops {
-    /// One that several cores serve is one: their queues together.
+    /// One that several cores serve is one: their queues merge.
     fn add(&mut self, hop: HopReport) {
         let mut hop = match self.by_name.remove(&hop.name) {
-            Some(same) => together(hop, same),
+            Some(same) => merge(hop, same),
             None => hop,
         };
         if let Some(status) = self.others.remove(&hop.name) {
@@ -115,7 +115,7 @@ impl NextHops {
         hops
     }
 
-    fn say(mut self, log: &Log) {
+    fn log_hops(mut self, log: &Log) {
         let (now, wall_time) = (clock::now(), clock::wall_time());
         for hop in self.take_fullest(HOPS_MAX) {
             let status = hop.status;
@@ -149,7 +149,7 @@ fn state(status: &HopStatus, is_paused: bool) -> &'static str {
     }
 }
 
-fn together(a: HopReport, b: HopReport) -> HopReport {
+fn merge(a: HopReport, b: HopReport) -> HopReport {
     HopReport {
         name: a.name,
         status: both(a.status, b.status),

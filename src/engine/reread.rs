@@ -7,7 +7,7 @@ use super::certificates;
 use super::hints;
 use super::rules::{self, InForce, Lists};
 use super::shared::Shared;
-use super::{Context as _, StartError};
+use super::{ErrorContext as _, StartError};
 use crate::config::ListFlags;
 use crate::policy::list_change::ListChange;
 use crate::tls::{ServerKeys, ServerTls};

@@ -8,7 +8,7 @@
 //! ([`CoreRules::catch_up`]). An item of a lane alone would come too late: a core reads its lanes in turn, and may have
 //! read the control thread's just before.
 
-use super::{Context as _, StartError};
+use super::{ErrorContext as _, StartError};
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::handoff::current::{Current, Follower, Published};

@@ -20,7 +20,7 @@ static AT_WORK: AtomicBool = AtomicBool::new(false);
 
 /// Says `line` from a thread of its own. While another waits for its reader, and if there can be no thread, it is left
 /// out: the log has it too.
-pub fn say(line: &str) {
+pub fn print(line: &str) {
     let Ok(stderr) = own_descriptor() else {
         return;
     };
@@ -44,7 +44,7 @@ fn own_descriptor() -> io::Result<OwnedFd> {
 }
 
 /// Says `text` before the process ends, whatever else is being said. Waits a second at most for its reader.
-pub fn say_last(text: String) {
+pub fn print_last(text: String) {
     let Ok(stderr) = own_descriptor() else {
         return;
     };
@@ -59,10 +59,10 @@ pub fn say_last(text: String) {
     }
 }
 
-/// From now on a panic's message is said by [`say_last`]. By the usual hook, a process whose standard error nobody reads
+/// From now on a panic's message is said by [`print_last`]. By the usual hook, a process whose standard error nobody reads
 /// would stand still with it, and nobody would start another one.
 pub fn bound_panics() {
-    panic::set_hook(Box::new(|panic| say_last(last_words(panic))));
+    panic::set_hook(Box::new(|panic| print_last(last_words(panic))));
 }
 
 /// As the usual hook has it.

@@ -1,6 +1,6 @@
 //! What travels between cores: accepted messages on their way, and news about them.
 
-use crate::handoff::memory::{Budget, Charge, Level, Memory};
+use crate::handoff::memory::{Budget, Charge, Memory, MemoryLevel};
 use crate::io::{self, net::Descriptor};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::policy::port::Port;
@@ -98,7 +98,7 @@ fn words_bytes(state: &RecipientState) -> u64 {
 }
 
 /// The same of all these recipients.
-pub fn words_of(recipients: &[(u32, RecipientState)]) -> u64 {
+pub fn diagnosis_bytes_of(recipients: &[(u32, RecipientState)]) -> u64 {
     recipients.iter().map(|(_, state)| words_bytes(state)).sum()
 }
 
@@ -173,8 +173,8 @@ impl Message {
         self.content_failures.load(Ordering::Relaxed) >= CONTENT_TRIES_MAX
     }
 
-    /// What is kept of refusals is part of what a message holds: [`words_of`] a job, and of what becomes of it.
-    pub fn weigh_words(&self, before: u64, after: u64) {
+    /// What is kept of refusals is part of what a message holds: [`diagnosis_bytes_of`] a job, and of what becomes of it.
+    pub fn charge_diagnoses(&self, before: u64, after: u64) {
         if before != after {
             self.memory.replace(before, after);
         }
@@ -221,7 +221,7 @@ impl Body {
     /// Keeps a body in memory if there is plenty.
     pub fn keep(bytes: Vec<u8>, budget: &Budget) -> Option<Arc<Body>> {
         let size = bytes.capacity() as u64;
-        (budget.level_with(size) == Level::Plenty).then(|| {
+        (budget.level_with(size) == MemoryLevel::Plenty).then(|| {
             Arc::new(Body {
                 bytes,
                 _memory: budget.charge(size),
@@ -263,13 +263,13 @@ impl Job {
     }
 
     /// The job ends, and its recipients are the caller's.
-    pub fn dissolve(mut self) -> (Job, Recipients) {
+    pub fn take_recipients(mut self) -> (Job, Recipients) {
         let recipients = std::mem::take(&mut self.recipients);
         (self, recipients)
     }
 
     /// This run does nothing more for it. The next one finds it in the spool.
-    pub fn leave_to_the_spool(mut self) {
+    pub fn leave_in_spool(mut self) {
         self.recipients.clear();
     }
 }

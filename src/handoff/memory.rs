@@ -4,7 +4,7 @@
 //! wait for delivery, messages in the queue. Not counted is what each thread has in any case.
 //!
 //! Promise: nothing is ever dropped for the sake of the ceiling. Whoever wants more asks for the
-//! [`Level`] first and waits, or refuses.
+//! [`MemoryLevel`] first and waits, or refuses.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const LOOKS_PER_SUM: u32 = 16;
 
 /// How full memory is. Each level includes what is said of those before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Level {
+pub enum MemoryLevel {
     Plenty,
     /// From 1/2: bodies are no longer kept for delivery, but read back when they are due, and those
     /// that come in go to the disk sooner.
@@ -31,15 +31,15 @@ pub enum Level {
     Spent,
 }
 
-impl Level {
-    fn of(held_bytes: u64, max_bytes: u64) -> Level {
+impl MemoryLevel {
+    fn of(held_bytes: u64, max_bytes: u64) -> MemoryLevel {
         let sixteenths = held_bytes.saturating_mul(16) / max_bytes.max(1);
         match sixteenths {
-            0..8 => Level::Plenty,
-            8..12 => Level::Warm,
-            12..14 => Level::Tight,
-            14..15 => Level::Full,
-            _ => Level::Spent,
+            0..8 => MemoryLevel::Plenty,
+            8..12 => MemoryLevel::Warm,
+            12..14 => MemoryLevel::Tight,
+            14..15 => MemoryLevel::Full,
+            _ => MemoryLevel::Spent,
         }
     }
 }
@@ -110,22 +110,22 @@ impl Budget {
 
     /// How full memory would be with `more_bytes`. Mostly one load: the other cores are asked at
     /// every [`LOOKS_PER_SUM`]th question, and each time when there is no longer plenty.
-    pub fn level_with(&self, more_bytes: u64) -> Level {
+    pub fn level_with(&self, more_bytes: u64) -> MemoryLevel {
         let own = self.memory.cores[self.core].0.load(Ordering::Relaxed);
         let looks = self.looks.get();
         let known = own + self.others_bytes.get() + more_bytes;
-        let level = Level::of(known, self.memory.max_bytes);
-        if looks > 0 && level == Level::Plenty {
+        let level = MemoryLevel::of(known, self.memory.max_bytes);
+        if looks > 0 && level == MemoryLevel::Plenty {
             self.looks.set(looks - 1);
             return level;
         }
         let all = self.memory.held_bytes();
         self.others_bytes.set(all.saturating_sub(own));
         self.looks.set(LOOKS_PER_SUM);
-        Level::of(all + more_bytes, self.memory.max_bytes)
+        MemoryLevel::of(all + more_bytes, self.memory.max_bytes)
     }
 
-    pub fn level(&self) -> Level {
+    pub fn level(&self) -> MemoryLevel {
         self.level_with(0)
     }
 }
@@ -185,13 +185,13 @@ mod tests {
         let memory = Memory::new(2, 800);
         let budget = Budget::new(memory.clone(), 0);
         let mut first = budget.charge(300);
-        assert_eq!(budget.level(), Level::Plenty);
-        assert_eq!(budget.level_with(100), Level::Warm);
+        assert_eq!(budget.level(), MemoryLevel::Plenty);
+        assert_eq!(budget.level_with(100), MemoryLevel::Warm);
         first.set(600);
-        assert_eq!(budget.level(), Level::Tight);
+        assert_eq!(budget.level(), MemoryLevel::Tight);
         let second = budget.charge(100);
-        assert_eq!(budget.level(), Level::Full);
-        assert_eq!(budget.level_with(50), Level::Spent);
+        assert_eq!(budget.level(), MemoryLevel::Full);
+        assert_eq!(budget.level_with(50), MemoryLevel::Spent);
         first.set(10);
         drop(second);
         assert_eq!(memory.held_bytes(), 10);
@@ -214,11 +214,11 @@ mod tests {
     fn what_other_cores_hold_is_seen_after_some_questions_at_the_latest() {
         let memory = Memory::new(2, 800);
         let (one, other) = (Budget::new(memory.clone(), 0), Budget::new(memory, 1));
-        assert_eq!(one.level(), Level::Plenty);
+        assert_eq!(one.level(), MemoryLevel::Plenty);
         let charge = other.charge(790);
-        let seen = (0..=LOOKS_PER_SUM).position(|_| one.level() == Level::Spent);
+        let seen = (0..=LOOKS_PER_SUM).position(|_| one.level() == MemoryLevel::Spent);
         assert!(seen.is_some());
         std::thread::spawn(move || drop(charge)).join().unwrap();
-        assert_eq!(one.level(), Level::Plenty);
+        assert_eq!(one.level(), MemoryLevel::Plenty);
     }
 }

@@ -58,7 +58,7 @@ pub fn pin_this_thread(cpu: usize) -> io::Result<()> {
 /// The calling thread and those that it starts later never push another thread off a CPU by waking
 /// up (`SCHED_BATCH`, sched(7)): they wait until it sleeps or its turn is over, and meanwhile more
 /// comes to do. Any other policy than the default was somebody's decision, and stays.
-pub fn wake_patiently() -> io::Result<()> {
+pub fn use_batch_scheduling() -> io::Result<()> {
     // SAFETY: asks about the calling thread.
     if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
         return Ok(());
@@ -110,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn who_wakes_patiently_starts_threads_that_do() {
+    fn threads_inherit_batch_scheduling() {
         // SAFETY: asks about the calling thread.
         let policy = || unsafe { libc::sched_getscheduler(0) };
         let before = policy();
         let policies = std::thread::spawn(move || {
-            wake_patiently().unwrap();
+            use_batch_scheduling().unwrap();
             (policy(), std::thread::spawn(policy).join().unwrap())
         });
         let patient = match before {

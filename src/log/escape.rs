@@ -45,7 +45,7 @@ impl<'a> Escaper<'a> {
             '\n' => self.out.extend_from_slice(b"\\n"),
             '\r' => self.out.extend_from_slice(b"\\r"),
             '\t' => self.out.extend_from_slice(b"\\t"),
-            c if hides(c) => self.escape_as_units(c),
+            c if is_deceptive(c) => self.escape_as_units(c),
             c => self
                 .out
                 .extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -135,7 +135,7 @@ static KINDS: [u8; 256] = {
 
 /// Control characters, and what makes text look like other text: invisible characters, marks
 /// that turn the direction of writing, line and paragraph separators, tags.
-fn hides(c: char) -> bool {
+fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(
             c,

@@ -56,7 +56,7 @@ fn delivered(log: &Log) {
         .field("to", Mailbox::new("a", "b.test"))
         .field("relay", "192.0.2.1:25".parse::<SocketAddr>().unwrap())
         .field("delay", Duration::from_millis(1_250))
-        .field("verdict", Verdict::NameMismatch)
+        .field("verdict", CertificateVerdict::NameMismatch)
         .field("tls", None::<&str>)
         .field("bytes", 10_240_u64)
         .field("reused", true)

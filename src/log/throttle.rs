@@ -92,15 +92,15 @@ impl Throttle {
 
     /// Says how many lines were suppressed where no later line has said it: once nothing more has come for a
     /// while, or `at_once`. To be called now and then, and at the end.
-    pub fn say_unsaid(&mut self, log: &Log, (now, at): (Now, WallTime), at_once: bool) {
-        if let Some(suppressed) = self.unsaid(now, at_once) {
+    pub fn flush_suppressed(&mut self, log: &Log, (now, at): (Now, WallTime), at_once: bool) {
+        if let Some(suppressed) = self.take_suppressed(now, at_once) {
             log.line(LogLevel::Info, event::SUPPRESSED, at)
                 .field("of", self.event.name())
                 .field("lines_suppressed", suppressed);
         }
     }
 
-    fn unsaid(&mut self, now: Now, at_once: bool) -> Option<Suppressed> {
+    fn take_suppressed(&mut self, now: Now, at_once: bool) -> Option<Suppressed> {
         let is_due = at_once || now >= self.suppressed_at + SUPPRESSED_UNSAID_FOR;
         let is_due = is_due && self.suppressed > 0;
         is_due.then(|| Suppressed(std::mem::take(&mut self.suppressed)))
@@ -152,14 +152,14 @@ mod tests {
             lines.count()
         };
         assert_eq!(written(&mut throttle, 6), 3);
-        let unsaid = |throttle: &mut Throttle, after_ms, at_once| {
+        let take_suppressed = |throttle: &mut Throttle, after_ms, at_once| {
             let now = START + Duration::from_millis(after_ms);
-            Some(throttle.unsaid(now, at_once)?.0)
+            Some(throttle.take_suppressed(now, at_once)?.0)
         };
-        assert_eq!(unsaid(&mut throttle, 500, false), None);
-        assert_eq!(unsaid(&mut throttle, 1000, false), Some(3));
-        assert_eq!(unsaid(&mut throttle, 5000, true), None);
+        assert_eq!(take_suppressed(&mut throttle, 500, false), None);
+        assert_eq!(take_suppressed(&mut throttle, 1000, false), Some(3));
+        assert_eq!(take_suppressed(&mut throttle, 5000, true), None);
         assert_eq!(written(&mut throttle, 3), 0);
-        assert_eq!(unsaid(&mut throttle, 0, true), Some(3));
+        assert_eq!(take_suppressed(&mut throttle, 0, true), Some(3));
     }
 }

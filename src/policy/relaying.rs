@@ -52,7 +52,7 @@ impl FromStr for KnownRecipient {
         // A quoted local-part may hold an '@', a domain never does.
         let (local_part, name) = text.rsplit_once('@').ok_or(wrong)?;
         let domain = recipient_domain(name).map_err(|error| format!("{error}; {wrong}"))?;
-        if let Some(character) = first_unseen(local_part) {
+        if let Some(character) = first_invisible(local_part) {
             let name = character.escape_unicode();
             return Err(format!("{name} in the local-part cannot be seen"));
         }
@@ -101,7 +101,7 @@ const UNSEEN: [RangeInclusive<char>; 12] = [
 const JOINERS: RangeInclusive<char> = '\u{200c}'..='\u{200d}';
 
 /// A character that no operator sees in the list, and no client will send: it came along with a copied address.
-fn first_unseen(local_part: &str) -> Option<char> {
+fn first_invisible(local_part: &str) -> Option<char> {
     let mut before = None;
     let mut characters = local_part.chars().peekable();
     while let Some(character) = characters.next() {

@@ -207,7 +207,7 @@ impl Connection {
     /// would be read as the reply to what is said now.
     pub async fn begin(&mut self, transaction: &Transaction<'_>) -> Result<(), TransactionResult> {
         if self.client.transactions_ended() > 0 && !self.is_quiet().await {
-            self.hear_unasked();
+            self.take_unsolicited();
             return Err(TransactionResult::not_attempted(transaction));
         }
         self.client
@@ -216,7 +216,7 @@ impl Connection {
     }
 
     /// The session ends, also if what came is not a whole reply.
-    fn hear_unasked(&mut self) {
+    fn take_unsolicited(&mut self) {
         let input = &self.input[self.parsed..];
         let (taken, step) = self.client.handle(input, &mut self.out);
         self.parsed += taken;
@@ -279,7 +279,7 @@ impl Connection {
 
     async fn exchange(&mut self) -> Result<(), StreamError> {
         match self.flush().await {
-            Err(StreamError::Gone(error)) => self.hears_last_word(error).await,
+            Err(StreamError::Gone(error)) => self.read_last_reply(error).await,
             Err(error) => Err(error),
             Ok(()) => {
                 self.arm_deadline();
@@ -298,7 +298,7 @@ impl Connection {
     }
 
     /// Who closed before our command had come may have said why: by a reply, or by an alert.
-    async fn hears_last_word(&mut self, gone: std::io::Error) -> Result<(), StreamError> {
+    async fn read_last_reply(&mut self, gone: std::io::Error) -> Result<(), StreamError> {
         self.stream.set_deadline(clock::now() + LAST_WORD_TIMEOUT);
         match self.receive().await {
             Err(StreamError::Gone(_) | StreamError::TimedOut) => Err(StreamError::Gone(gone)),
@@ -336,7 +336,7 @@ impl Connection {
     }
 
     /// Sends what the machine still wanted to say, if that needs no waiting.
-    fn say_last_word(&mut self) {
+    fn send_pending(&mut self) {
         if !self.stream.is_encrypted() {
             let _ = self.stream.socket().send_now(&self.out);
         }
@@ -387,7 +387,7 @@ impl Connection {
     /// Says QUIT, if that needs no waiting, and closes.
     pub fn leave(mut self) {
         self.client.quit(&mut self.out);
-        self.say_last_word();
+        self.send_pending();
     }
 
     /// Ends the session with QUIT, waiting only briefly for its answer.

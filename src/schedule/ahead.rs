@@ -1,7 +1,7 @@
 //! The one job that a connection has taken ahead of its turn.
 //!
 //! Promise: a place holds one job at most, and none is lost here. A second one is refused and stays with whoever brought it; the
-//! first leaves by [`Place::take`] or [`Place::take_late`] alone.
+//! first leaves by [`Place::take`] or [`Place::take_overdue`] alone.
 
 use crate::time::Now;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl<J> Place<J> {
     }
 
     /// The job, if it has waited for so long. If it was begun, the connection is void.
-    pub fn take_late(&mut self, patience: Duration, now: Now) -> Option<Ahead<J>> {
+    pub fn take_overdue(&mut self, patience: Duration, now: Now) -> Option<Ahead<J>> {
         let is_late = |ahead: &mut Ahead<J>| now.since(ahead.started) >= patience;
         let late = self.ahead.take_if(is_late)?;
         self.is_void |= late.begun;
@@ -109,9 +109,9 @@ mod tests {
         let patience = Duration::from_micros(10);
         let mut place = Place::default();
         assert_eq!(place.put(begun(1, 5)), Ok(()));
-        assert_eq!(place.take_late(patience, Now(14)), None);
+        assert_eq!(place.take_overdue(patience, Now(14)), None);
         assert_eq!(place.waits_since(), Some(Now(5)));
-        assert_eq!(place.take_late(patience, Now(15)), Some(begun(1, 5)));
+        assert_eq!(place.take_overdue(patience, Now(15)), Some(begun(1, 5)));
         assert!(place.is_void() && !place.is_free());
         assert_eq!(place.put(begun(2, 16)), Err(begun(2, 16)));
         place.moves();
@@ -126,7 +126,7 @@ mod tests {
             ..begun(1, 5)
         };
         assert_eq!(place.put(waits), Ok(()));
-        assert!(place.take_late(Duration::ZERO, Now(5)).is_some());
+        assert!(place.take_overdue(Duration::ZERO, Now(5)).is_some());
         assert!(!place.is_void() && place.is_free());
     }
 }

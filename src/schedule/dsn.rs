@@ -36,7 +36,7 @@ pub const FULL_BYTES_MAX: usize = 1_024 * 1_024;
 
 /// What is reported of a recipient: `Action:` of RFC 3464 section 2.3.3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
+pub enum ReportedAction {
     Failed,
     /// Passed on to a host that sends no reports of success.
     Relayed,
@@ -46,11 +46,11 @@ pub enum Action {
     },
 }
 
-impl From<ReportKind> for Action {
+impl From<ReportKind> for ReportedAction {
     fn from(kind: ReportKind) -> Self {
         match kind {
-            ReportKind::Failed => Action::Failed,
-            ReportKind::Relayed => Action::Relayed,
+            ReportKind::Failed => ReportedAction::Failed,
+            ReportKind::Relayed => ReportedAction::Relayed,
         }
     }
 }
@@ -60,7 +60,7 @@ impl From<ReportKind> for Action {
 pub struct Reported<'a> {
     /// Into the original envelope's recipients.
     pub index: u32,
-    pub action: Action,
+    pub action: ReportedAction,
     pub diagnosis: &'a Diagnosis,
     pub last_attempt: Option<WallTime>,
 }
@@ -185,7 +185,9 @@ impl<'a> Owed<'a> {
     /// How many bytes of the stored original, from its start, [`Self::render`] can use to return at most this.
     pub fn original_bytes_wanted(&self, most: Extent) -> usize {
         let reported = self.reported();
-        let reports_failure = reported.iter().any(|it| it.action == Action::Failed);
+        let reports_failure = reported
+            .iter()
+            .any(|it| it.action == ReportedAction::Failed);
         original_bytes_wanted(self.envelope, reports_failure, most, self.body_bytes)
     }
 
@@ -381,7 +383,7 @@ impl Lines {
     /// For people, who read every script.
     fn human_part(&mut self, report: &Report<'_>, boundary: &str, extent: Extent) {
         let mut text = Lines::text();
-        text.told_to_people(report, extent);
+        text.explanation_part(report, extent);
         let (charset, encoding) = match (self.form, text.out.is_ascii()) {
             (Form::Ascii, true) => ("us-ascii", None),
             (Form::Ascii, false) => ("utf-8", Some(QUOTED_PRINTABLE)),
@@ -395,7 +397,7 @@ impl Lines {
         }
     }
 
-    fn told_to_people(&mut self, report: &Report<'_>, extent: Extent) {
+    fn explanation_part(&mut self, report: &Report<'_>, extent: Extent) {
         let host = report.reporting_mta;
         self.line(&format!(
             "This is the mail system at {}.",
@@ -440,7 +442,7 @@ impl Lines {
             (host, false) => format!("{text} (host {})", self.form.text(host)),
         };
         self.wrapped("    ", &reason);
-        if let Action::Delayed { retry_until } = reported.action {
+        if let ReportedAction::Delayed { retry_until } = reported.action {
             self.wrapped(
                 "    ",
                 &format!("It will be tried until {}.", date(retry_until)),
@@ -502,7 +504,7 @@ impl Lines {
         if let Some(last_attempt) = reported.last_attempt {
             self.line(&format!("Last-Attempt-Date: {}", date(last_attempt)));
         }
-        if let Action::Delayed { retry_until } = reported.action {
+        if let ReportedAction::Delayed { retry_until } = reported.action {
             self.line(&format!("Will-Retry-Until: {}", date(retry_until)));
         }
     }
@@ -570,11 +572,11 @@ const INTRODUCTIONS: &[(&str, &str)] = &[
     ),
 ];
 
-fn kind_of(action: Action) -> &'static str {
+fn kind_of(action: ReportedAction) -> &'static str {
     match action {
-        Action::Failed => "failed",
-        Action::Delayed { .. } => "delayed",
-        Action::Relayed => "relayed",
+        ReportedAction::Failed => "failed",
+        ReportedAction::Delayed { .. } => "delayed",
+        ReportedAction::Relayed => "relayed",
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Ending {
     /// Not delivered within its lifetime; the reverse-path is owed a report.
     Expired,
     /// Not delivered, and nobody will be told.
-    Dropped(Failure, Untold),
+    Dropped(Failure, Unreported),
 }
 
 /// Why no further attempt is made.
@@ -34,7 +34,7 @@ pub enum Failure {
 
 /// Why nobody is told.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Untold {
+pub enum Unreported {
     /// There is nobody to tell (RFC 5321 section 4.5.5).
     NullReversePath,
     /// `NOTIFY` does not ask for it (RFC 3461 section 4.1).
@@ -55,18 +55,20 @@ impl Ending {
     /// Why mail is gone without a word to its sender; `None` if it is not.
     pub fn drop_reason(self) -> Option<&'static str> {
         use Failure::{Expired, Undeliverable};
-        let Ending::Dropped(failure, untold) = self else {
+        let Ending::Dropped(failure, unreported) = self else {
             return None;
         };
-        Some(match (untold, failure) {
-            (Untold::NullReversePath, Undeliverable) => {
+        Some(match (unreported, failure) {
+            (Unreported::NullReversePath, Undeliverable) => {
                 "undeliverable, and the reverse-path is null"
             }
-            (Untold::NullReversePath, Expired) => "expired, and the reverse-path is null",
-            (Untold::NotWanted, Undeliverable) => "undeliverable, and NOTIFY asks for no report",
-            (Untold::NotWanted, Expired) => "expired, and NOTIFY asks for no report",
-            (Untold::IsReport, Undeliverable) => "the report is undeliverable",
-            (Untold::IsReport, Expired) => "the report expired",
+            (Unreported::NullReversePath, Expired) => "expired, and the reverse-path is null",
+            (Unreported::NotWanted, Undeliverable) => {
+                "undeliverable, and NOTIFY asks for no report"
+            }
+            (Unreported::NotWanted, Expired) => "expired, and NOTIFY asks for no report",
+            (Unreported::IsReport, Undeliverable) => "the report is undeliverable",
+            (Unreported::IsReport, Expired) => "the report expired",
         })
     }
 }

@@ -6,7 +6,7 @@
 
 mod fallback;
 mod finding;
-mod whom;
+mod wording;
 
 use crate::schedule::outcome::Diagnosis;
 use crate::smtp::client::{Cause, RecipientVerdict, TransactionResult};
@@ -14,8 +14,8 @@ use crate::smtp::reply::{EnhancedStatus, Reply, Stage, printable_str};
 use crate::text;
 pub use fallback::{Fallback, demands_tls};
 pub use finding::{Finding, HopDiagnosis, LastWord};
-pub use whom::Echoes;
-use whom::{counts_mail, whom};
+pub use wording::Echoes;
+use wording::{counts_mail, scope_of};
 
 const _: () = assert!(Reply::ONE_LINE_BYTES_MAX <= Diagnosis::TEXT_BYTES_MAX);
 
@@ -132,7 +132,7 @@ pub struct Situation {
 ///   cannot be reached today may take the mail tomorrow.
 /// * So is our own name in the greeting. The hosts that are left are not asked then: we are one of the destination's, and
 ///   those of the same preference and behind would send the mail back to us (RFC 5321 section 5.1).
-/// * 4yz says little by its code, so [`whom()`] reads further: the host's (4.3.2, a rate, connections, us as a client)
+/// * 4yz says little by its code, so [`scope_of()`] reads further: the host's (4.3.2, a rate, connections, us as a client)
 ///   pauses the next hop; the sender's, the recipient's (greylisting, a full mailbox) and the message's are
 ///   nobody else's.
 /// * 421 from MAIL on ends this connection, and says no more unless its words do: how the host fares, the next
@@ -242,7 +242,7 @@ fn asks_for_less(reply: &Reply) -> bool {
     let is_policy = matches!(reply.code, 450 | 451) && reply.status.is_some_and(policy);
     let of_us = [Scope::Session, Scope::Connection, Scope::NextHop];
     let is_of_us = |scope: Scope| of_us.contains(&scope);
-    is_policy || (reply.is_transient() && whom(reply, Echoes::default()).is_some_and(is_of_us))
+    is_policy || (reply.is_transient() && scope_of(reply, Echoes::default()).is_some_and(is_of_us))
 }
 
 /// A refusal that may be for what this session has carried before.
@@ -251,7 +251,7 @@ fn is_about_session(reply: &Reply, echoes: Echoes) -> bool {
     let is_of_sequence = matches!(reply.code, 500 | 502 | 503);
     is_of_sequence
         || matches!(
-            whom(reply, echoes),
+            scope_of(reply, echoes),
             Some(Scope::Session | Scope::Connection)
         )
         || counts_mail(reply)
@@ -259,7 +259,7 @@ fn is_about_session(reply: &Reply, echoes: Echoes) -> bool {
 
 /// The reply speaks of the session. Of 421, which ends it, nobody knows.
 pub fn speaks_of_session(reply: &Reply, echoes: Echoes) -> bool {
-    reply.code != 421 && whom(reply, echoes) == Some(Scope::Session)
+    reply.code != 421 && scope_of(reply, echoes) == Some(Scope::Session)
 }
 
 /// A refusal for other recipients of the same transaction. They have had their answer, and do not come again, so a new session has
@@ -280,7 +280,7 @@ fn judge_mail(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
         return (Scope::Message, Verdict::Defer);
     }
     let next_host = situation.more_hosts && reply.code != 421;
-    match whom(reply, situation.echoes) {
+    match scope_of(reply, situation.echoes) {
         Some(Scope::NextHop) if next_host && is_of_system(reply) => {
             (Scope::Message, Verdict::TryNextHost)
         }
@@ -322,7 +322,10 @@ fn judge_rcpt(reply: &Reply, situation: Situation) -> (Scope, Verdict) {
     let is_too_many = match reply.status {
         Some(status) => (status.subject, status.detail) == (5, 3),
         // Too many recipients, or a full mailbox: the next transaction shows.
-        None => matches!(whom(reply, situation.echoes), None | Some(Scope::Session)),
+        None => matches!(
+            scope_of(reply, situation.echoes),
+            None | Some(Scope::Session)
+        ),
     };
     match reply.code {
         // No transaction over this session is small enough.
@@ -356,7 +359,7 @@ fn judge_transient(stage: Stage, reply: &Reply, situation: Situation) -> (Scope,
     let is_of_content = matches!(stage, Stage::Body | Stage::FinalDot);
     let is_of_host = is_of_system(reply) && reply.code != 421 && !is_of_content;
     let next_host = situation.more_hosts && is_of_host;
-    match whom(reply, situation.echoes) {
+    match scope_of(reply, situation.echoes) {
         Some(Scope::NextHop) if next_host => (usual, Verdict::TryNextHost),
         Some(Scope::NextHop) => (Scope::NextHop, Verdict::Throttle),
         Some(Scope::Sender) => (Scope::Sender, Verdict::Defer),
@@ -461,7 +464,7 @@ pub fn goes_on(verdict: &RecipientVerdict, situation: Situation) -> Option<GoesO
 
 /// 421 before the content that does not ask for less, and that no refused recipient is the reason of: another host may have time.
 fn ends_session(stage: Stage, reply: &Reply, situation: Situation) -> bool {
-    let says_no_more = match whom(reply, situation.echoes) {
+    let says_no_more = match scope_of(reply, situation.echoes) {
         Some(Scope::Session | Scope::Connection) => true,
         Some(Scope::NextHop) => is_of_system(reply),
         _ => false,
@@ -565,7 +568,7 @@ fn describe(stage: Stage, trouble: Trouble) -> String {
 }
 
 /// What ended a session before it had an answer for a recipient, where that is known better than from its verdict.
-pub fn what_was_missed(result: &TransactionResult, verdict: &RecipientVerdict) -> Option<String> {
+pub fn session_end_cause(result: &TransactionResult, verdict: &RecipientVerdict) -> Option<String> {
     let failure = result.cut_short.as_ref()?;
     let what = match (&failure.cause, failure.stage) {
         (Cause::TimedOut, Stage::Body) => "the next hop accepted no more of the content".into(),

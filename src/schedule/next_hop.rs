@@ -72,7 +72,7 @@ pub use settings::{
 pub use slots::HopId;
 
 use due::DueQueue;
-use health::Failure;
+use health::ConnectionFailure;
 use proven::Proven;
 use slots::{Slot, expect_hop};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -352,7 +352,7 @@ impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
         assert!(hop.opening > 0);
         hop.opening -= 1;
         self.connection_gone(id);
-        self.failed(id, Failure::NotOpened, began, now);
+        self.failed(id, ConnectionFailure::NotOpened, began, now);
     }
 
     /// A busy connection, or one that was told to close, has ended without anybody's fault.
@@ -371,7 +371,7 @@ impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
     /// A busy connection that began to open at `began` was lost in mid-session. Counts as a failure of the hop.
     pub fn broke(&mut self, id: HopId, began: Now, now: Now) {
         self.closed(id);
-        self.failed(id, Failure::Broke, began, now);
+        self.failed(id, ConnectionFailure::Broke, began, now);
     }
 
     /// An idle connection has ended: its time was up, or the peer closed it.
@@ -419,7 +419,7 @@ impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
 
     /// Whether the hop may want something that nobody is about to ask for: after a connection has taken or ended a job, and unless it is
     /// looked at soon in any case. Then the driver is to poll.
-    pub fn wants_look(&self, id: HopId, now: Now) -> bool {
+    pub fn needs_poll(&self, id: HopId, now: Now) -> bool {
         let hop = self.known(id);
         let may_open = hop.has_work() && hop.staying() < hop.health.window_max();
         hop.listed && may_open && hop.timer > now + self.settings.join_wait

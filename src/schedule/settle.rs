@@ -162,7 +162,7 @@ pub fn nobody_to_tell() -> Diagnosis {
 }
 
 /// A job that waited for connections that others used all the time. Nothing is wrong with the hop.
-pub fn waited_in_vain() -> Diagnosis {
+pub fn no_connection_available() -> Diagnosis {
     Diagnosis {
         status: CONGESTION,
         text: "waited too long for its turn at the next hop".into(),
@@ -193,7 +193,7 @@ pub fn postponed(
     let refuses = last.refuses_since(blocked_wait_max / 2, now);
     let for_now = last
         .diagnosis()
-        .map_or_else(waited_in_vain, HopDiagnosis::for_now);
+        .map_or_else(no_connection_available, HopDiagnosis::for_now);
     if !refuses && !is_too_old {
         return Postponed::Returned(for_now);
     }

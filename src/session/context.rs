@@ -4,7 +4,7 @@ use super::incoming::Room;
 use super::tls_memory::TlsMemory;
 use crate::handoff::current::Current;
 use crate::handoff::job::{Body, Message};
-use crate::handoff::memory::{Budget, Level};
+use crate::handoff::memory::{Budget, MemoryLevel};
 use crate::io::clock;
 use crate::log::{Log, LogLevel, Throttle, event};
 use crate::message::Mailbox;
@@ -165,7 +165,7 @@ impl Default for Lines {
 
 impl Lines {
     /// Says how many lines were suppressed where no later line of the kind has said it; `at_once` at the end.
-    fn say_suppressed(&self, log: &Log, at_once: bool) {
+    fn log_suppressed(&self, log: &Log, at_once: bool) {
         let [strangers, trusted] = &self.rejected;
         let now = (clock::now(), clock::wall_time());
         for lines in [
@@ -175,7 +175,7 @@ impl Lines {
             trusted,
             &self.refused,
         ] {
-            lines.borrow_mut().say_unsaid(log, now, at_once);
+            lines.borrow_mut().flush_suppressed(log, now, at_once);
         }
     }
 }
@@ -201,16 +201,16 @@ impl Context {
     /// clients. Says so once when that changes.
     pub fn has_memory_for(&self, trusted: bool) -> bool {
         let level = self.memory.level();
-        let is_full = level >= Level::Full;
+        let is_full = level >= MemoryLevel::Full;
         if is_full != self.state.is_out_of_memory.replace(is_full) {
             self.log_memory(is_full);
         }
-        !is_full || trusted && level < Level::Spent
+        !is_full || trusted && level < MemoryLevel::Spent
     }
 
     /// Says how many lines were suppressed where no later line of the kind has said it; `at_once` at the end.
     pub fn log_suppressed(&self, at_once: bool) {
-        self.state.lines.say_suppressed(&self.log, at_once);
+        self.state.lines.log_suppressed(&self.log, at_once);
     }
 
     fn log_memory(&self, is_full: bool) {

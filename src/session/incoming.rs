@@ -1,7 +1,7 @@
 //! The message that is being received: in memory while it is small, in the spool's log beyond.
 
 use crate::handoff::job::BODY_OFFSET_BYTES;
-use crate::handoff::memory::Level;
+use crate::handoff::memory::MemoryLevel;
 use crate::io::clock;
 use crate::io::net::SCRATCH_BYTES;
 use crate::message::{Envelope, MessageId};
@@ -34,11 +34,13 @@ pub struct Room {
 }
 
 impl Room {
-    fn chunk_bytes_at(&self, level: Level) -> usize {
+    fn chunk_bytes_at(&self, level: MemoryLevel) -> usize {
         match level {
-            Level::Plenty => self.chunk_bytes,
-            Level::Warm => WARM_BODY_BYTES.min(self.chunk_bytes),
-            Level::Tight | Level::Full | Level::Spent => TIGHT_BODY_BYTES.min(self.chunk_bytes),
+            MemoryLevel::Plenty => self.chunk_bytes,
+            MemoryLevel::Warm => WARM_BODY_BYTES.min(self.chunk_bytes),
+            MemoryLevel::Tight | MemoryLevel::Full | MemoryLevel::Spent => {
+                TIGHT_BODY_BYTES.min(self.chunk_bytes)
+            }
         }
     }
 }
@@ -122,9 +124,9 @@ impl Held {
 
     /// Makes room for all that will be held, once enough has come to believe what was declared, and
     /// while memory is plentiful.
-    pub fn make_room(&mut self, room: Room, level: Level) {
+    pub fn make_room(&mut self, room: Room, level: MemoryLevel) {
         let is_believed = self.text().len() >= TRUSTED_BODY_BYTES.min(room.chunk_bytes);
-        if !is_believed || level != Level::Plenty {
+        if !is_believed || level != MemoryLevel::Plenty {
             return;
         }
         let declared = self.declared_bytes as usize;
@@ -137,7 +139,7 @@ impl Held {
     }
 
     /// True if what is unwritten is due to be written, with so much memory left.
-    pub fn has_outgrown(&self, room: Room, level: Level) -> bool {
+    pub fn has_outgrown(&self, room: Room, level: MemoryLevel) -> bool {
         match self.may_be_whole(room, level) {
             true => self.unwritten().len() > room.chunk_bytes,
             false => self.text().len() > room.chunk_bytes_at(level),
@@ -145,7 +147,7 @@ impl Held {
     }
 
     /// All is written, or (`is_lost`) will never be: lets go of it, unless the whole may be held.
-    pub fn written(&mut self, room: Room, level: Level, is_lost: bool) {
+    pub fn written(&mut self, room: Room, level: MemoryLevel, is_lost: bool) {
         if !is_lost && self.may_be_whole(room, level) {
             self.written_bytes = self.text().len() as u32;
             return;
@@ -154,14 +156,14 @@ impl Held {
         self.written_bytes = 0;
         self.body.truncate(BODY_OFFSET_BYTES);
         self.body.shrink_to(match level {
-            Level::Plenty => capacity(room.chunk_bytes + SCRATCH_BYTES),
+            MemoryLevel::Plenty => capacity(room.chunk_bytes + SCRATCH_BYTES),
             _ => BODY_CAPACITY_BYTES,
         });
     }
 
-    fn may_be_whole(&self, room: Room, level: Level) -> bool {
+    fn may_be_whole(&self, room: Room, level: MemoryLevel) -> bool {
         let expected = self.text().len().max(self.declared_bytes as usize);
-        level == Level::Plenty && self.dropped_bytes == 0 && expected <= room.whole_bytes
+        level == MemoryLevel::Plenty && self.dropped_bytes == 0 && expected <= room.whole_bytes
     }
 
     fn text(&self) -> &[u8] {
@@ -197,7 +199,7 @@ impl Incoming {
     /// Hands what is in memory to the log. Waits while the log is behind: that is how a fast
     /// sender is slowed down. An error is kept for [`Self::commit`], since a reply is due only at
     /// the end of the data; until then the rest is dropped.
-    pub async fn spill(&mut self, spool: &Spool, room: Room, level: Level) {
+    pub async fn spill(&mut self, spool: &Spool, room: Room, level: MemoryLevel) {
         if self.failed.is_none() {
             self.failed = self.write(spool).await.err();
         }
@@ -260,7 +262,7 @@ mod tests {
     };
 
     /// Takes in so many bytes, which are written when that is due.
-    fn receive(held: &mut Held, bytes: usize, level: Level) -> bool {
+    fn receive(held: &mut Held, bytes: usize, level: MemoryLevel) -> bool {
         held.body.extend(vec![b'x'; bytes]);
         let is_due = held.has_outgrown(ROOM, level);
         if is_due {
@@ -272,7 +274,7 @@ mod tests {
     #[test]
     fn a_body_is_held_until_it_is_whole_although_it_is_written_in_pieces() {
         let mut held = Held::new(0);
-        let due = [900, 200, 900, 200].map(|bytes| receive(&mut held, bytes, Level::Plenty));
+        let due = [900, 200, 900, 200].map(|bytes| receive(&mut held, bytes, MemoryLevel::Plenty));
         assert_eq!(due, [false, true, false, true]);
         assert_eq!((held.unwritten().len(), held.body_bytes()), (0, 2200));
         let whole = held.into_whole().expect("it fits");
@@ -288,22 +290,22 @@ mod tests {
         let mut held = Held::new(1 << 20);
         let modest = held.body.capacity();
         held.body.extend(vec![b'x'; TRUSTED_BODY_BYTES - 1]);
-        held.make_room(ROOM, Level::Plenty);
+        held.make_room(ROOM, MemoryLevel::Plenty);
         assert_eq!(held.body.capacity(), modest);
         held.body.push(b'x');
-        held.make_room(ROOM, Level::Warm);
+        held.make_room(ROOM, MemoryLevel::Warm);
         assert!(held.body.capacity() < 2 * modest);
-        held.make_room(ROOM, Level::Plenty);
+        held.make_room(ROOM, MemoryLevel::Plenty);
         assert!(held.body.capacity() >= 1 << 20);
     }
 
     #[test]
     fn a_body_that_is_too_large_is_let_go_and_not_held_again() {
         let mut held = Held::new(0);
-        assert!(receive(&mut held, 4000, Level::Plenty));
-        assert!(receive(&mut held, 1001, Level::Plenty));
+        assert!(receive(&mut held, 4000, MemoryLevel::Plenty));
+        assert!(receive(&mut held, 1001, MemoryLevel::Plenty));
         assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
-        assert!(!receive(&mut held, 1000, Level::Plenty));
+        assert!(!receive(&mut held, 1000, MemoryLevel::Plenty));
         assert_eq!((held.unwritten().len(), held.body_bytes()), (1000, 6001));
         assert!(held.into_whole().is_none());
     }
@@ -311,15 +313,15 @@ mod tests {
     #[test]
     fn who_declares_too_much_is_not_held_at_all() {
         let mut held = Held::new(5001);
-        assert!(receive(&mut held, 1001, Level::Plenty));
+        assert!(receive(&mut held, 1001, MemoryLevel::Plenty));
         assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
     }
 
     #[test]
     fn what_is_held_is_let_go_when_memory_is_no_longer_plentiful() {
         let mut held = Held::new(0);
-        assert!(receive(&mut held, 1001, Level::Plenty));
-        assert!(receive(&mut held, 1, Level::Warm));
+        assert!(receive(&mut held, 1001, MemoryLevel::Plenty));
+        assert!(receive(&mut held, 1, MemoryLevel::Warm));
         assert_eq!(held.body.len(), BODY_OFFSET_BYTES);
         assert!(held.body.capacity() <= BODY_CAPACITY_BYTES);
         assert_eq!(held.body_bytes(), 1002);
@@ -329,7 +331,7 @@ mod tests {
     fn what_could_not_be_written_is_not_held() {
         let mut held = Held::new(0);
         held.body.extend([b'x'; 1001]);
-        held.written(ROOM, Level::Plenty, true);
+        held.written(ROOM, MemoryLevel::Plenty, true);
         assert_eq!((held.unwritten().len(), held.body_bytes()), (0, 1001));
         assert!(held.into_whole().is_none());
     }

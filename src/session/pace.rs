@@ -2,7 +2,7 @@
 
 use super::end::End;
 use super::serve::{SESSION_BYTES, Session};
-use crate::handoff::memory::Level;
+use crate::handoff::memory::MemoryLevel;
 use crate::io::clock;
 use crate::io::net::SCRATCH_BYTES;
 use crate::smtp::server::Phase;
@@ -34,9 +34,9 @@ const CROWDED_WAITS_PER_MESSAGE: u32 = 4;
 
 impl Session {
     /// The client is not to blame for the time since `from`.
-    pub(super) fn excuse(&mut self, from: Now) {
+    pub(super) fn exclude(&mut self, from: Now) {
         if let Some(pace) = &mut self.pace {
-            pace.excuse(clock::now().since(from));
+            pace.exclude(clock::now().since(from));
         }
     }
 
@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// Counts what the session holds against the ceiling.
-    pub(super) fn weigh(&mut self) {
+    pub(super) fn charge_memory(&mut self) {
         let tls = usize::from(self.stream.is_encrypted()) * TLS_BYTES;
         let body = self
             .incoming
@@ -140,7 +140,7 @@ impl Session {
     /// How much is received at once.
     pub(super) fn receive_bytes_max(&self) -> usize {
         match self.server.phase() {
-            Phase::Command if self.context.memory.level() >= Level::Tight => {
+            Phase::Command if self.context.memory.level() >= MemoryLevel::Tight => {
                 COMMANDS_BYTES_WHEN_TIGHT
             }
             Phase::Command => COMMANDS_BYTES,

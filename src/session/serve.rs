@@ -6,7 +6,7 @@ use super::end::End;
 use super::incoming::{Durable, Incoming};
 use super::tls_memory::Failure;
 use crate::handoff::job::{Body, Message, queued_bytes};
-use crate::handoff::memory::{Charge, Level};
+use crate::handoff::memory::{Charge, MemoryLevel};
 use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{Bug, clock, planted, pool};
 use crate::message::{Envelope, TlsSummary};
@@ -52,7 +52,7 @@ pub fn serve(
     // Made here and captured: arguments of an async function would stay in the task as well.
     let mut session = Session::new(context, socket, Who { peer, number });
     async move {
-        let end = match session.converse(port).await {
+        let end = match session.run(port).await {
             Ok(()) => End::Closed,
             Err(end) => end,
         };
@@ -114,7 +114,7 @@ impl Session {
         }
     }
 
-    async fn converse(&mut self, port: Port) -> Result<(), End> {
+    async fn run(&mut self, port: Port) -> Result<(), End> {
         if port.has_implicit_tls() {
             let mut info = self.context.peer_info(self.who.peer.ip());
             let spent = self.context.spend(&info, Spending::Handshake);
@@ -146,7 +146,7 @@ impl Session {
     fn must_take_turns(&self) -> bool {
         self.incoming.is_some()
             && self.server.phase() != Phase::Command
-            && self.context.memory.level() >= Level::Tight
+            && self.context.memory.level() >= MemoryLevel::Tight
     }
 
     /// Receives one piece of content and brings it to the log, a few sessions at a time. Whoever
@@ -161,7 +161,7 @@ impl Session {
         let came = clock::now();
         context.metrics.body_pauses.increment();
         let _turn = context.state.turns.acquire().await;
-        self.excuse(came);
+        self.exclude(came);
         self.stream.socket().set_receive_bytes_max(SCRATCH_BYTES);
         let received = self.stream.receive_unasked(&mut self.input).await;
         note_progress(&mut self.pace, self.input.len() - self.parsed);
@@ -227,9 +227,9 @@ impl Session {
                     }
                     self.note_phase();
                     // Before and after: others go on while this one waits for the disk.
-                    self.weigh();
+                    self.charge_memory();
                     self.spill().await;
-                    self.weigh();
+                    self.charge_memory();
                     return Ok(Flow::Continue);
                 }
                 Step::BeginBody => self.begin_body(),
@@ -282,12 +282,12 @@ impl Session {
         }
         let began = clock::now();
         Box::pin(incoming.spill(&context.spool, context.terms.settings.body_room, level)).await;
-        self.excuse(began);
+        self.exclude(began);
     }
 
     /// Makes the received message durable and lets the machine answer.
     async fn commit(&mut self, envelope: Box<Envelope>) {
-        self.weigh();
+        self.charge_memory();
         let incoming = self
             .incoming
             .take()
@@ -416,15 +416,15 @@ impl Session {
         self.set_deadlines();
         let counts = self.replies_bytes() > 0;
         if counts {
-            if self.context.memory.level() >= Level::Tight {
+            if self.context.memory.level() >= MemoryLevel::Tight {
                 self.out.shrink_to_fit();
             }
-            self.weigh();
+            self.charge_memory();
         }
         let sent = self.stream.send(&self.out).await;
         pool::give(std::mem::take(&mut self.out));
         if counts {
-            self.weigh();
+            self.charge_memory();
         }
         sent.map_err(|error| self.failed(error))
     }

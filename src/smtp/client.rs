@@ -223,7 +223,7 @@ impl Client {
                     self.is_early = is_said_now && consumed < input.len();
                 }
                 Err(error) => {
-                    self.hear_the_rest();
+                    self.take_partial_reply();
                     self.end(Cause::Malformed(error));
                 }
             }
@@ -322,14 +322,14 @@ impl Client {
     /// The peer has closed or the connection broke, reading or writing. Returns the first step;
     /// [`Client::handle`] with no input returns the others.
     pub fn peer_closed(&mut self) -> ClientStep {
-        self.hear_the_rest();
+        self.take_partial_reply();
         self.end(Cause::PeerClosed);
         self.next_step().unwrap_or(ClientStep::NeedInput)
     }
 
     /// The deadline for this [`Client::phase`] has passed. Steps as with [`Client::peer_closed`].
     pub fn timed_out(&mut self) -> ClientStep {
-        self.hear_the_rest();
+        self.take_partial_reply();
         self.end(Cause::TimedOut);
         self.next_step().unwrap_or(ClientStep::NeedInput)
     }

@@ -246,7 +246,7 @@ pub fn printable(bytes: &[u8]) -> Box<str> {
     }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        text.extend(chunk.valid().chars().map(harmless));
+        text.extend(chunk.valid().chars().map(printable_char));
         if !chunk.invalid().is_empty() {
             text.push('?');
         }
@@ -256,14 +256,14 @@ pub fn printable(bytes: &[u8]) -> Box<str> {
 
 /// [`printable`] for text that is already UTF-8.
 pub fn printable_str(text: &str) -> Cow<'_, str> {
-    if text.chars().all(|c| harmless(c) == c) {
+    if text.chars().all(|c| printable_char(c) == c) {
         Cow::Borrowed(text)
     } else {
-        Cow::Owned(text.chars().map(harmless).collect())
+        Cow::Owned(text.chars().map(printable_char).collect())
     }
 }
 
-fn harmless(c: char) -> char {
+fn printable_char(c: char) -> char {
     match c {
         '\t' => ' ',
         '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}' => '?',
@@ -294,7 +294,7 @@ impl fmt::Display for ReplyError {
 
 /// Cuts the bytes of a peer into replies, as they come.
 ///
-/// Tolerated, because it is seen in the wild and harmless here: a bare LF as a line's end (as
+/// Tolerated, because it is seen in the wild and printable_char here: a bare LF as a line's end (as
 /// Postfix does; a reply has no content that a line end could smuggle), no text, no space before
 /// the text, codes that differ within a reply, empty lines within one. Within a refusal also lines
 /// without a code: their text is the refusal's, as long as the lines that have a code agree on it.

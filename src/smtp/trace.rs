@@ -147,7 +147,7 @@ fn push_two_digits(number: u8, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Mailbox, Recipient, Verdict};
+    use crate::message::{CertificateVerdict, Mailbox, Recipient};
     use proptest::prelude::*;
 
     const TLS: TlsSummary = TlsSummary {
@@ -155,7 +155,7 @@ mod tests {
         cipher: "TLS_AES_128_GCM_SHA256",
         key_exchange: "X25519",
         resumed: false,
-        verdict: Verdict::Unasked,
+        verdict: CertificateVerdict::Unasked,
     };
     const ID: MessageId = MessageId {
         run: 0x2f,

@@ -59,7 +59,7 @@ impl Presence {
         let lack = self
             .names
             .iter()
-            .find_map(|(path, file)| astray(path, file));
+            .find_map(|(path, file)| path_mismatch(path, file));
         let is_spoilt = |watched: &&Watched| {
             let found = watched.file.blocking().links_and_length();
             found.is_ok_and(|(links, length)| {
@@ -75,7 +75,7 @@ impl Presence {
 }
 
 /// Why `path` does not lead to `file` any more.
-fn astray(path: &Path, file: &fs::File) -> Option<Lack> {
+fn path_mismatch(path: &Path, file: &fs::File) -> Option<Lack> {
     let described = || path.display();
     let there = match fs::metadata(path) {
         Ok(there) => there,

@@ -35,7 +35,7 @@ impl Pace {
         self.moved_bytes += bytes as u64;
     }
 
-    pub fn excuse(&mut self, waited: Duration) {
+    pub fn exclude(&mut self, waited: Duration) {
         self.excused += waited;
     }
 
@@ -84,7 +84,7 @@ mod tests {
     fn a_wait_of_ours_is_not_held_against_the_client() {
         let mut pace = Pace::new(Now(0));
         let before = pace.deadline(RATE);
-        pace.excuse(Duration::from_secs(7));
+        pace.exclude(Duration::from_secs(7));
         assert_eq!(pace.deadline(RATE), before + Duration::from_secs(7));
     }
 

@@ -163,7 +163,7 @@ impl ServerCertVerifier for AnyCertificate {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, certificate, signed, &self.algorithms).or_else(|error| {
             verify_beyond_webpki(message, certificate, signed, tls12_algorithm)
-                .ok_or_else(|| why_not(certificate, signed, error))
+                .ok_or_else(|| signature_error(certificate, signed, error))
         })
     }
 
@@ -175,7 +175,7 @@ impl ServerCertVerifier for AnyCertificate {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, certificate, signed, &self.algorithms).or_else(|error| {
             verify_beyond_webpki(message, certificate, signed, tls13_algorithm)
-                .ok_or_else(|| why_not(certificate, signed, error))
+                .ok_or_else(|| signature_error(certificate, signed, error))
         })
     }
 
@@ -197,7 +197,7 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 /// A signature that ring cannot check is not a wrong one.
-fn why_not(
+fn signature_error(
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,
     error: rustls::Error,

@@ -53,7 +53,9 @@ impl From<Error> for TlsError {
             | Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => {
                 TlsError::PeerMisbehaved(BAD_SERVER_NAME.into())
             }
-            Error::PeerIncompatible(why) => TlsError::Incompatible(what_is_missing(why).into()),
+            Error::PeerIncompatible(why) => {
+                TlsError::Incompatible(describe_incompatibility(why).into())
+            }
             Error::General(text) if text == SHORT_RSA_KEY => {
                 TlsError::Incompatible(SHORT_RSA_KEY.into())
             }
@@ -62,7 +64,7 @@ impl From<Error> for TlsError {
             }
             Error::General(text) if text == NO_SIGNATURE => {
                 let why = PeerIncompatible::NoSignatureSchemesInCommon;
-                TlsError::Incompatible(what_is_missing(&why).into())
+                TlsError::Incompatible(describe_incompatibility(&why).into())
             }
             Error::General(_) | Error::FailedToGetRandomBytes | Error::FailedToGetCurrentTime => {
                 TlsError::Ours(bounded(&error))
@@ -81,7 +83,7 @@ fn bounded(error: &Error) -> Box<str> {
         .into()
 }
 
-fn what_is_missing(why: &PeerIncompatible) -> String {
+fn describe_incompatibility(why: &PeerIncompatible) -> String {
     use PeerIncompatible as Why;
     let text = match why {
         Why::Tls12NotOffered

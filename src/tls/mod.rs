@@ -37,7 +37,7 @@ use rustls::version::{TLS12, TLS13};
 pub use certificate::{CertificateError, Origin, ServerKeys};
 pub use client::ClientTls;
 pub use levels::LevelTable;
-pub use policy::{Judge, Level, TrustAnchors};
+pub use policy::{Judge, TlsLevel, TrustAnchors};
 pub use server::ServerTls;
 pub use session::{Progress, Session, TlsError};
 

@@ -20,7 +20,7 @@ use super::cache::Generations;
 use super::certificate::{CertificateError, read_chain};
 use super::der;
 use super::server_name::parse_server_name;
-use crate::message::Verdict;
+use crate::message::CertificateVerdict;
 use crate::time::WallTime;
 
 /// Chains whose verdict is remembered, per core; 100 bytes each. Checking one costs 53 us,
@@ -32,7 +32,7 @@ pub const VERDICT_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// How much TLS a destination demands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Level {
+pub enum TlsLevel {
     /// Never TLS.
     None,
     /// TLS if it works (RFC 7435): plaintext if it is not offered or fails.
@@ -44,45 +44,50 @@ pub enum Level {
     Verify,
 }
 
-impl Level {
-    pub const ALL: [Level; 4] = [Level::None, Level::May, Level::Encrypt, Level::Verify];
+impl TlsLevel {
+    pub const ALL: [TlsLevel; 4] = [
+        TlsLevel::None,
+        TlsLevel::May,
+        TlsLevel::Encrypt,
+        TlsLevel::Verify,
+    ];
 
     /// True if mail may go out without TLS, also after TLS was tried and failed.
     pub fn allows_plaintext(self) -> bool {
-        self <= Level::May
+        self <= TlsLevel::May
     }
 
     /// True if STARTTLS is used where it is offered.
     pub fn wants_tls(self) -> bool {
-        self != Level::None
+        self != TlsLevel::None
     }
 
     /// True if mail may go over TLS with a peer judged so.
-    pub fn accepts(self, verdict: Verdict) -> bool {
-        self < Level::Verify || verdict == Verdict::Verified
+    pub fn accepts(self, verdict: CertificateVerdict) -> bool {
+        self < TlsLevel::Verify || verdict == CertificateVerdict::Verified
     }
 
     fn as_str(self) -> &'static str {
         match self {
-            Level::None => "none",
-            Level::May => "may",
-            Level::Encrypt => "encrypt",
-            Level::Verify => "verify",
+            TlsLevel::None => "none",
+            TlsLevel::May => "may",
+            TlsLevel::Encrypt => "encrypt",
+            TlsLevel::Verify => "verify",
         }
     }
 }
 
-impl fmt::Display for Level {
+impl fmt::Display for TlsLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Level {
+impl FromStr for TlsLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Level::ALL
+        TlsLevel::ALL
             .into_iter()
             .find(|level| level.as_str() == text)
             .ok_or_else(|| format!("{text:?} is none of none, may, encrypt, verify"))
@@ -100,7 +105,7 @@ pub struct TrustAnchors {
 }
 
 impl TrustAnchors {
-    /// Nobody is trusted: every chain is [`Verdict::Untrusted`] at best.
+    /// Nobody is trusted: every chain is [`CertificateVerdict::Untrusted`] at best.
     pub fn none() -> Self {
         TrustAnchors {
             anchors: Vec::new(),
@@ -194,7 +199,7 @@ pub struct Judge {
 }
 
 struct Remembered {
-    verdict: Verdict,
+    verdict: CertificateVerdict,
     from: WallTime,
     until: WallTime,
 }
@@ -216,9 +221,9 @@ impl Judge {
         peer_certificates: &[CertificateDer<'_>],
         server_name: &str,
         now: WallTime,
-    ) -> Verdict {
+    ) -> CertificateVerdict {
         if peer_certificates.is_empty() {
-            return Verdict::Unasked;
+            return CertificateVerdict::Unasked;
         }
         let key = memory_key(peer_certificates, server_name);
         let mut memory = self.memory.borrow_mut();
@@ -227,7 +232,7 @@ impl Judge {
         {
             return remembered.verdict;
         }
-        let verdict = self.judge_afresh(peer_certificates, server_name, now);
+        let verdict = self.judge_uncached(peer_certificates, server_name, now);
         let until = (now + VERDICT_LIFETIME).min(next_expiry(peer_certificates, now));
         memory.insert(
             key,
@@ -240,32 +245,32 @@ impl Judge {
         verdict
     }
 
-    fn judge_afresh(
+    fn judge_uncached(
         &self,
         peer_certificates: &[CertificateDer<'_>],
         server_name: &str,
         now: WallTime,
-    ) -> Verdict {
+    ) -> CertificateVerdict {
         let (own, others) = (&peer_certificates[0], &peer_certificates[1..]);
         let Ok(parsed) = EndEntityCert::try_from(own) else {
-            return Verdict::Unparsable;
+            return CertificateVerdict::Unparsable;
         };
         let chain = if self.trusted.named.contains(&sha256(own)) {
             judge_validity(own, now)
         } else {
             self.judge_chain(&parsed, others, now)
         };
-        if chain != Verdict::Verified {
+        if chain != CertificateVerdict::Verified {
             return chain;
         }
         if der::fields(own).is_none_or(|fields| fields.key_kind.is_weak_rsa()) {
-            return Verdict::Untrusted;
+            return CertificateVerdict::Untrusted;
         }
         match parse_server_name(server_name) {
             Some(name) if parsed.verify_is_valid_for_subject_name(&name).is_ok() => {
-                Verdict::Verified
+                CertificateVerdict::Verified
             }
-            _ => Verdict::NameMismatch,
+            _ => CertificateVerdict::NameMismatch,
         }
     }
 
@@ -274,7 +279,7 @@ impl Judge {
         own: &EndEntityCert<'_>,
         others: &[CertificateDer<'_>],
         now: WallTime,
-    ) -> Verdict {
+    ) -> CertificateVerdict {
         let time = UnixTime::since_unix_epoch(Duration::from_millis(now.0));
         let path = own.verify_for_usage(
             self.algorithms,
@@ -286,23 +291,23 @@ impl Judge {
             None,
         );
         match path {
-            Ok(_) => Verdict::Verified,
+            Ok(_) => CertificateVerdict::Verified,
             Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
-                Verdict::Expired
+                CertificateVerdict::Expired
             }
-            Err(_) => Verdict::Untrusted,
+            Err(_) => CertificateVerdict::Untrusted,
         }
     }
 }
 
 /// For a certificate that is trusted by itself: only the clock can speak against it.
-fn judge_validity(certificate: &CertificateDer<'_>, now: WallTime) -> Verdict {
+fn judge_validity(certificate: &CertificateDer<'_>, now: WallTime) -> CertificateVerdict {
     let now = (now.0 / 1000) as i64;
     let validity = der::fields(certificate).and_then(|f| Some((f.not_before?, f.not_after?)));
     match validity {
-        Some((from, to)) if from <= now && now <= to => Verdict::Verified,
-        Some(_) => Verdict::Expired,
-        None => Verdict::Untrusted,
+        Some((from, to)) if from <= now && now <= to => CertificateVerdict::Verified,
+        Some(_) => CertificateVerdict::Expired,
+        None => CertificateVerdict::Untrusted,
     }
 }
 
@@ -397,15 +402,15 @@ mod tests {
         )];
         let judge = judge_trusting(&ca.certificate);
         for (name, verdict) in [
-            ("mx.test", Verdict::Verified),
-            ("MX.test.", Verdict::Verified),
-            ("a.wild.test", Verdict::Verified),
-            ("[192.0.2.1]", Verdict::Verified),
-            ("192.0.2.2", Verdict::NameMismatch),
-            ("a.b.wild.test", Verdict::NameMismatch),
-            ("other.test", Verdict::NameMismatch),
-            ("no name", Verdict::NameMismatch),
-            ("", Verdict::NameMismatch),
+            ("mx.test", CertificateVerdict::Verified),
+            ("MX.test.", CertificateVerdict::Verified),
+            ("a.wild.test", CertificateVerdict::Verified),
+            ("[192.0.2.1]", CertificateVerdict::Verified),
+            ("192.0.2.2", CertificateVerdict::NameMismatch),
+            ("a.b.wild.test", CertificateVerdict::NameMismatch),
+            ("other.test", CertificateVerdict::NameMismatch),
+            ("no name", CertificateVerdict::NameMismatch),
+            ("", CertificateVerdict::NameMismatch),
         ] {
             assert_eq!(judge.judge(&leaf, name, NOW), verdict, "{name}");
         }
@@ -416,11 +421,23 @@ mod tests {
         let leaf = [issue(&authority(), &params(&["mx.test"]))];
         let nobody = Judge::new(Arc::new(TrustAnchors::none()));
         let another = judge_trusting(&authority().certificate);
-        assert_eq!(nobody.judge(&leaf, "mx.test", NOW), Verdict::Untrusted);
-        assert_eq!(another.judge(&leaf, "mx.test", NOW), Verdict::Untrusted);
-        assert_eq!(nobody.judge(&[], "mx.test", NOW), Verdict::Unasked);
+        assert_eq!(
+            nobody.judge(&leaf, "mx.test", NOW),
+            CertificateVerdict::Untrusted
+        );
+        assert_eq!(
+            another.judge(&leaf, "mx.test", NOW),
+            CertificateVerdict::Untrusted
+        );
+        assert_eq!(
+            nobody.judge(&[], "mx.test", NOW),
+            CertificateVerdict::Unasked
+        );
         let noise = CertificateDer::from(vec![0x30; 20]);
-        assert_eq!(nobody.judge(&[noise], "mx.test", NOW), Verdict::Unparsable);
+        assert_eq!(
+            nobody.judge(&[noise], "mx.test", NOW),
+            CertificateVerdict::Unparsable
+        );
     }
 
     #[test]
@@ -432,15 +449,27 @@ mod tests {
         let just_before = WallTime(end.0 - 60_000);
         assert_eq!(
             judge.judge(&leaf, "mx.test", just_before),
-            Verdict::Verified
+            CertificateVerdict::Verified
         );
-        assert_eq!(judge.judge(&leaf, "mx.test", end), Verdict::Verified);
+        assert_eq!(
+            judge.judge(&leaf, "mx.test", end),
+            CertificateVerdict::Verified
+        );
         let after = WallTime(end.0 + 1000);
-        assert_eq!(judge.judge(&leaf, "mx.test", after), Verdict::Expired);
+        assert_eq!(
+            judge.judge(&leaf, "mx.test", after),
+            CertificateVerdict::Expired
+        );
         // The clock was set back: what was remembered for later does not count.
-        assert_eq!(judge.judge(&leaf, "mx.test", NOW), Verdict::Verified);
+        assert_eq!(
+            judge.judge(&leaf, "mx.test", NOW),
+            CertificateVerdict::Verified
+        );
         let early = WallTime(1_500_000_000_000);
-        assert_eq!(judge.judge(&leaf, "mx.test", early), Verdict::Expired);
+        assert_eq!(
+            judge.judge(&leaf, "mx.test", early),
+            CertificateVerdict::Expired
+        );
     }
 
     /// With its key anybody could else be signed for.
@@ -457,10 +486,13 @@ mod tests {
         };
         let forged = issue(&leaf, &params(&["mx.test"]));
         let chain = [forged, named.clone()];
-        assert_eq!(judge.judge(&chain, "mx.test", NOW), Verdict::Untrusted);
+        assert_eq!(
+            judge.judge(&chain, "mx.test", NOW),
+            CertificateVerdict::Untrusted
+        );
         assert_eq!(
             judge.judge(&[named], "exchange.test", NOW),
-            Verdict::Verified
+            CertificateVerdict::Verified
         );
     }
 
@@ -484,28 +516,37 @@ mod tests {
         let own = params(&["exchange.test"]).self_signed(&key).unwrap();
         let chain = [own.der().clone()];
         let judge = judge_trusting(own.der());
-        assert_eq!(judge.judge(&chain, "exchange.test", NOW), Verdict::Verified);
-        assert_eq!(judge.judge(&chain, "mx.test", NOW), Verdict::NameMismatch);
+        assert_eq!(
+            judge.judge(&chain, "exchange.test", NOW),
+            CertificateVerdict::Verified
+        );
+        assert_eq!(
+            judge.judge(&chain, "mx.test", NOW),
+            CertificateVerdict::NameMismatch
+        );
         let late = WallTime(1_900_000_000_000);
-        assert_eq!(judge.judge(&chain, "exchange.test", late), Verdict::Expired);
+        assert_eq!(
+            judge.judge(&chain, "exchange.test", late),
+            CertificateVerdict::Expired
+        );
         let nobody = Judge::new(Arc::new(TrustAnchors::none()));
         assert_eq!(
             nobody.judge(&chain, "exchange.test", NOW),
-            Verdict::Untrusted
+            CertificateVerdict::Untrusted
         );
     }
 
     #[test]
     fn levels_read_back_and_demand_more_and_more() {
-        for level in Level::ALL {
+        for level in TlsLevel::ALL {
             assert_eq!(level.to_string().parse(), Ok(level));
         }
-        assert!("Verify".parse::<Level>().is_err());
-        assert!(Level::May.allows_plaintext() && !Level::Encrypt.allows_plaintext());
-        assert!(!Level::None.wants_tls() && Level::May.wants_tls());
-        assert!(Level::Encrypt.accepts(Verdict::Untrusted));
-        assert!(!Level::Verify.accepts(Verdict::NameMismatch));
-        assert!(!Level::Verify.accepts(Verdict::Unasked));
-        assert!(Level::Verify.accepts(Verdict::Verified));
+        assert!("Verify".parse::<TlsLevel>().is_err());
+        assert!(TlsLevel::May.allows_plaintext() && !TlsLevel::Encrypt.allows_plaintext());
+        assert!(!TlsLevel::None.wants_tls() && TlsLevel::May.wants_tls());
+        assert!(TlsLevel::Encrypt.accepts(CertificateVerdict::Untrusted));
+        assert!(!TlsLevel::Verify.accepts(CertificateVerdict::NameMismatch));
+        assert!(!TlsLevel::Verify.accepts(CertificateVerdict::Unasked));
+        assert!(TlsLevel::Verify.accepts(CertificateVerdict::Verified));
     }
 }

@@ -22,7 +22,7 @@ pub use super::error::TlsError;
 use super::hello::{HELLO_KEPT_BYTES_MAX, fingerprint};
 use super::tickets::HostTickets;
 use crate::io::{PAGE_BYTES, page_offset};
-use crate::message::{TlsSummary, Verdict};
+use crate::message::{CertificateVerdict, TlsSummary};
 
 /// The plaintext of one record (RFC 8446 section 5.1).
 pub const RECORD_PLAIN_BYTES_MAX: usize = 16 * 1024;
@@ -282,7 +282,7 @@ impl Session {
                 .and_then(|group| group.name().as_str())
                 .unwrap_or(""),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
-            verdict: Verdict::Unasked,
+            verdict: CertificateVerdict::Unasked,
         })
     }
 

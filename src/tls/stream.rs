@@ -121,7 +121,7 @@ impl Stream {
         if let Some(end) = self.ended {
             return Ok(end);
         }
-        self.send_what_is_awaited().await?;
+        self.send_before_wait().await?;
         let has_come = Cell::new(false);
         let mut each = |text: &[u8]| {
             if !text.is_empty() {
@@ -158,7 +158,7 @@ impl Stream {
     }
 
     /// Before a wait: what the peer needs in order to go on.
-    async fn send_what_is_awaited(&mut self) -> Result<(), StreamError> {
+    async fn send_before_wait(&mut self) -> Result<(), StreamError> {
         if self.tls.as_ref().is_some_and(|tls| tls.owes_only_tickets()) {
             return Ok(());
         }
@@ -237,7 +237,7 @@ impl Stream {
     /// Sends `last_words`, which may be empty, with a close_notify if TLS is on, and closes.
     /// For a peer that has nothing left to say: bytes unread would turn the end into a reset.
     pub async fn close(&mut self, last_words: &[u8]) {
-        self.say_goodbye(last_words).await;
+        self.send_close(last_words).await;
     }
 
     /// The same for a peer that may still be sending: reads on until it stops, the deadline or a
@@ -245,7 +245,7 @@ impl Stream {
     /// before the peer has read them.
     pub async fn linger(&mut self, last_words: &[u8], deadline: Now) {
         self.socket.set_deadline(deadline);
-        self.say_goodbye(last_words).await;
+        self.send_close(last_words).await;
         self.socket.finish_sending();
         let mut left = LINGER_BYTES_MAX;
         while let Ok(received @ 1..) = self.socket.receive_with(|bytes| bytes.len()).await {
@@ -256,7 +256,7 @@ impl Stream {
         }
     }
 
-    async fn say_goodbye(&mut self, last_words: &[u8]) {
+    async fn send_close(&mut self, last_words: &[u8]) {
         let Some(tls) = &mut self.tls else {
             let _ = self.socket.send_all(last_words).await;
             return;

@@ -8,23 +8,23 @@
 //!
 //! Not here: certificates and who is trusted ([`policy`](super::policy)).
 
-use super::policy::Level;
+use super::policy::TlsLevel;
 use crate::domain::Domain;
 use std::fmt;
 
 /// What a recipient domain demands of its hosts. Mail with different demands shares no connection.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Demand {
-    pub level: Level,
+    pub level: TlsLevel,
     /// The certificate is judged against the host's name, but who vouches for that name is the domain.
     pub vouching_domain: Option<Domain<'static>>,
 }
 
 impl Demand {
-    pub fn new(level: Level, domain: Domain<'_>) -> Self {
+    pub fn new(level: TlsLevel, domain: Domain<'_>) -> Self {
         Demand {
             level,
-            vouching_domain: (level == Level::Verify).then(|| domain.into_owned()),
+            vouching_domain: (level == TlsLevel::Verify).then(|| domain.into_owned()),
         }
     }
 }
@@ -34,7 +34,7 @@ impl fmt::Display for Demand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.vouching_domain {
             Some(domain) => write!(f, " for {domain} ({})", self.level),
-            None if self.level == Level::May => Ok(()),
+            None if self.level == TlsLevel::May => Ok(()),
             None => write!(f, " ({})", self.level),
         }
     }
@@ -43,7 +43,7 @@ impl fmt::Display for Demand {
 /// On what terms one host is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Terms<'a> {
-    pub level: Level,
+    pub level: TlsLevel,
     /// What its certificate must name, where the level asks for that: a host name or an address.
     pub certificate_name: &'a str,
 }
@@ -62,16 +62,16 @@ mod tests {
     #[test]
     fn only_who_demands_a_name_vouches_for_it() {
         let demand = |level| Demand::new(level, "a.test".parse().unwrap());
-        assert_eq!(demand(Level::May).to_string(), "");
-        assert_eq!(demand(Level::Encrypt).to_string(), " (encrypt)");
-        assert_eq!(demand(Level::Verify).to_string(), " for a.test (verify)");
+        assert_eq!(demand(TlsLevel::May).to_string(), "");
+        assert_eq!(demand(TlsLevel::Encrypt).to_string(), " (encrypt)");
+        assert_eq!(demand(TlsLevel::Verify).to_string(), " for a.test (verify)");
         assert_eq!(
-            demand(Level::May),
-            Demand::new(Level::May, "b.test".parse().unwrap())
+            demand(TlsLevel::May),
+            Demand::new(TlsLevel::May, "b.test".parse().unwrap())
         );
         assert_ne!(
-            demand(Level::Verify),
-            Demand::new(Level::Verify, "b.test".parse().unwrap())
+            demand(TlsLevel::Verify),
+            Demand::new(TlsLevel::Verify, "b.test".parse().unwrap())
         );
     }
 }

@@ -16,7 +16,7 @@ use super::session::{Session, TlsError, UNREAD_BYTES_MAX, UNREAD_BYTES_MAX_CONNE
 use super::tickets::TICKETS_PER_HOST_MAX;
 use super::{ClientTls, ServerTls, Versions};
 use crate::io::whole::Kinds;
-use crate::message::Verdict;
+use crate::message::CertificateVerdict;
 use crate::time::WallTime;
 
 const NOW: WallTime = WallTime(1_780_000_000_000); // in 2026
@@ -184,7 +184,7 @@ fn summaries_use_the_registered_names() {
     assert_eq!(summary.version, "TLSv1.3");
     assert_eq!(summary.cipher, "TLS_AES_128_GCM_SHA256");
     assert_eq!(summary.key_exchange, "X25519");
-    assert_eq!(summary.verdict, Verdict::Unasked);
+    assert_eq!(summary.verdict, CertificateVerdict::Unasked);
 
     let (client, server) = sides(Versions::Tls12Only);
     let summary = Pair::shake_hands(&client, &server)
@@ -394,7 +394,11 @@ fn a_long_chain_needs_several_records_and_leaves_no_ticket() {
     }
 }
 
-fn verdict(server: &ServerTls, versions: Versions, trusted: &CertificateDer<'_>) -> Verdict {
+fn verdict(
+    server: &ServerTls,
+    versions: Versions,
+    trusted: &CertificateDer<'_>,
+) -> CertificateVerdict {
     let client = ClientTls::new(versions).unwrap();
     let pair = Pair::shake_hands(&client, server);
     let again = Pair::shake_hands(&client, server);
@@ -429,12 +433,21 @@ fn no_certificate_makes_opportunistic_tls_fail() {
             let server = server_of(vec![certificate.clone()], key, 0);
             verdict(&server, versions, certificate)
         };
-        assert_eq!(judged(&good), Verdict::Verified);
-        assert_eq!(judged(&self_signed(unknown_critical)), Verdict::Unparsable);
-        assert_eq!(judged(&self_signed(expired)), Verdict::Expired);
-        assert_eq!(judged(&self_signed(wrong_name)), Verdict::NameMismatch);
+        assert_eq!(judged(&good), CertificateVerdict::Verified);
+        assert_eq!(
+            judged(&self_signed(unknown_critical)),
+            CertificateVerdict::Unparsable
+        );
+        assert_eq!(judged(&self_signed(expired)), CertificateVerdict::Expired);
+        assert_eq!(
+            judged(&self_signed(wrong_name)),
+            CertificateVerdict::NameMismatch
+        );
         let server = server_of(vec![good.0.clone()], &good.1, 0);
-        assert_eq!(verdict(&server, versions, &stranger), Verdict::Untrusted);
+        assert_eq!(
+            verdict(&server, versions, &stranger),
+            CertificateVerdict::Untrusted
+        );
     }
 }
 
@@ -450,7 +463,7 @@ fn x509_v1_completes_and_is_unparsable() {
         for versions in EACH {
             assert_eq!(
                 verdict(&server, versions, &certificate),
-                Verdict::Unparsable
+                CertificateVerdict::Unparsable
             );
         }
     }

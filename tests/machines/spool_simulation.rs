@@ -701,7 +701,7 @@ impl Simulation {
                 segment: Some(segment),
             }) => {
                 self.doubtful += 1;
-                if book.doubtful(id, &from, segment) {
+                if book.note_uncertain_copy(id, &from, segment) {
                     truth.parts.push((segment, 0));
                     truth.snapshot = snapshot;
                 }

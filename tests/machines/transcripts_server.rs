@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use ringpost::message::{BodyType, Envelope, Mailbox, MessageId, TlsSummary, Verdict};
+use ringpost::message::{BodyType, CertificateVerdict, Envelope, Mailbox, MessageId, TlsSummary};
 use ringpost::smtp::extension::{Extension, Extensions};
 use ringpost::smtp::server::{
     BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
@@ -99,7 +99,7 @@ const TLS: TlsSummary = TlsSummary {
     cipher: "TLS_AES_128_GCM_SHA256",
     key_exchange: "X25519",
     resumed: false,
-    verdict: Verdict::Unasked,
+    verdict: CertificateVerdict::Unasked,
 };
 
 fn peer() -> PeerInfo {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ringpost::io::whole::Kinds;
-use ringpost::message::{TlsSummary, Verdict};
+use ringpost::message::{CertificateVerdict, TlsSummary};
 use ringpost::time::WallTime;
 use ringpost::tls::{
     ClientTls, Judge, ServerKeys, ServerTls, Session, TrustAnchors, Versions, certificate,
@@ -391,18 +391,18 @@ fn our_client_talks_to_openssl_with_every_kind_of_key() {
     if !openssl_is_here() {
         return;
     }
-    let kinds: [(&[&str], Verdict); 5] = [
+    let kinds: [(&[&str], CertificateVerdict); 5] = [
         (
             &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
-            Verdict::Verified,
+            CertificateVerdict::Verified,
         ),
         (
             &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"],
-            Verdict::Verified,
+            CertificateVerdict::Verified,
         ),
-        (&["-newkey", "ed25519"], Verdict::Verified),
-        (&["-newkey", "rsa:2048"], Verdict::Verified),
-        (&["-newkey", "rsa:1024"], Verdict::Untrusted),
+        (&["-newkey", "ed25519"], CertificateVerdict::Verified),
+        (&["-newkey", "rsa:2048"], CertificateVerdict::Verified),
+        (&["-newkey", "rsa:1024"], CertificateVerdict::Untrusted),
     ];
     for (key_args, verdict) in kinds {
         let directory = tempfile::tempdir().unwrap();
@@ -412,7 +412,7 @@ fn our_client_talks_to_openssl_with_every_kind_of_key() {
             .0;
         let judge = Judge::new(Arc::new(trusted));
         for flag in ["-tls1_2", "-tls1_3"] {
-            if flag == "-tls1_3" && verdict == Verdict::Untrusted {
+            if flag == "-tls1_3" && verdict == CertificateVerdict::Untrusted {
                 continue; // ring has no PSS for keys under 2,048 bits
             }
             let (_server, address) = s_server(&certificate, &key, &[flag]);

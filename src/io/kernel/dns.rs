@@ -62,7 +62,7 @@ impl Server {
         let wanted = record_type(question.kind);
         match resolver.lookup(question.name.clone(), wanted).await {
             Ok(lookup) => records(&lookup, question),
-            Err(error) => what_it_means(&error, question),
+            Err(error) => reply_of_error(&error, question),
         }
     }
 }
@@ -87,7 +87,7 @@ fn records(lookup: &Lookup, question: &Question) -> Reply {
     }
 }
 
-fn what_it_means(error: &NetError, question: &Question) -> Reply {
+fn reply_of_error(error: &NetError, question: &Question) -> Reply {
     match error {
         NetError::Timeout => Reply::Silence,
         NetError::Dns(DnsError::NoRecordsFound(denial)) => denied(denial, question),

@@ -57,7 +57,7 @@ pub struct Names {
     servers: BTreeMap<SocketAddr, Manner>,
     asked: BTreeMap<(Box<str>, Kind), usize>,
     under_way: usize,
-    most_under_way: usize,
+    queries_peak: usize,
     /// Of every record and denial.
     pub ttl: Duration,
 }
@@ -76,7 +76,7 @@ impl Default for Names {
             servers: BTreeMap::new(),
             asked: BTreeMap::new(),
             under_way: 0,
-            most_under_way: 0,
+            queries_peak: 0,
             ttl: Duration::from_secs(3600),
         }
     }
@@ -95,7 +95,7 @@ impl Names {
 
     pub(super) fn query_begins(&mut self) {
         self.under_way += 1;
-        self.most_under_way = self.most_under_way.max(self.under_way);
+        self.queries_peak = self.queries_peak.max(self.under_way);
     }
 
     pub(super) fn query_ends(&mut self) {
@@ -103,8 +103,8 @@ impl Names {
     }
 
     /// The most queries that were under way at a time, to all servers together.
-    pub fn most_under_way(&self) -> usize {
-        self.most_under_way
+    pub fn queries_peak(&self) -> usize {
+        self.queries_peak
     }
 
     /// The server is gone: nothing listens there.

@@ -432,7 +432,7 @@ impl Network {
         let end = self.end(number)?;
         let there = end.unread.len().min(out.len());
         if there == 0 {
-            return end.nothing_to_read();
+            return end.read_nothing();
         }
         let taken = match is_short && !peeks {
             true => 1 + world.below(there),
@@ -502,7 +502,7 @@ impl Network {
         if let Some(socket) = self.descriptors.get(&number).copied() {
             let passive = self.passives.get_mut(&socket).expect("it has a descriptor");
             passive.backlog = None;
-            self.let_queue_go(world, socket);
+            self.drop_accept_queue(world, socket);
             self.look_at(world, socket);
             return Ok(());
         }
@@ -546,13 +546,13 @@ impl Network {
     fn close_passive(&mut self, world: &Clockwork, socket: RawFd) {
         let is_shared = self.descriptors.values().any(|it| *it == socket);
         if !is_shared {
-            self.let_queue_go(world, socket);
+            self.drop_accept_queue(world, socket);
             self.passives.remove(&socket);
         }
     }
 
     /// Nobody will take these any more.
-    fn let_queue_go(&mut self, world: &Clockwork, socket: RawFd) {
+    fn drop_accept_queue(&mut self, world: &Clockwork, socket: RawFd) {
         let passive = self.passives.get_mut(&socket).expect("just seen");
         for number in std::mem::take(&mut passive.queue) {
             self.send_over(world, number, Arrival::Reset);
@@ -585,7 +585,7 @@ impl Network {
         let passives = self.passives.iter().filter(|(_, it)| are_meant(it.owner));
         let passives: Vec<RawFd> = passives.map(|(number, _)| *number).collect();
         for socket in passives {
-            self.let_queue_go(world, socket);
+            self.drop_accept_queue(world, socket);
             self.passives.remove(&socket);
             self.descriptors.retain(|_, it| *it != socket);
         }
@@ -639,7 +639,7 @@ impl End {
         self.other = None;
     }
 
-    fn nothing_to_read(&mut self) -> io::Result<usize> {
+    fn read_nothing(&mut self) -> io::Result<usize> {
         if self.has_ended {
             return Ok(0);
         }

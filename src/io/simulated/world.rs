@@ -190,7 +190,7 @@ impl World {
             self.happen(event);
             return true;
         }
-        if self.let_one_run() {
+        if self.run_one() {
             return true;
         }
         let next = self.events.borrow().first_key_value().map(|(key, _)| key.0);
@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    fn let_one_run(&self) -> bool {
+    fn run_one(&self) -> bool {
         let draw = |bound| self.below(bound);
         let taken = self.tasks.borrow_mut().take(self.order.get(), draw);
         let Some((number, mut task)) = taken else {

@@ -45,13 +45,13 @@ fn split_last_slice(bytes: &[u8]) -> (&[u8], &[u8]) {
 impl Connection {
     /// Sends the content.
     pub async fn send_body(&mut self, content: &Content<'_>) {
-        if let Some(last) = self.send_most(content).await {
+        if let Some(last) = self.send_all_but_last(content).await {
             self.send_last(last).await;
         }
     }
 
     /// Sends the content but for its last piece, which [`Connection::send_last`] must send now. `None`: the session is over.
-    pub async fn send_most<'a>(&mut self, content: &Content<'a>) -> Option<LastPiece<'a>> {
+    pub async fn send_all_but_last<'a>(&mut self, content: &Content<'a>) -> Option<LastPiece<'a>> {
         if self.is_refused_early() {
             return None;
         }
@@ -95,7 +95,7 @@ impl Connection {
 
     async fn body_broke_off(&mut self, error: &StreamError) {
         self.client.body_broke_off();
-        if self.content_error.is_some() || !self.hears_why().await {
+        if self.content_error.is_some() || !self.read_early_reply().await {
             self.lost(error);
         }
     }
@@ -118,7 +118,7 @@ impl Connection {
 
     /// After the content could not be sent: a host that finds a message too large half way answers
     /// and closes, and its reply is still there to be read.
-    async fn hears_why(&mut self) -> bool {
+    async fn read_early_reply(&mut self) -> bool {
         let deadline = clock::now() + LAST_WORD_TIMEOUT;
         loop {
             self.forget_input();
@@ -190,7 +190,7 @@ impl Connection {
         };
         let began = clock::now();
         let (read, returned) = reader.next(lent).await;
-        self.pace.excuse(clock::now().since(began));
+        self.pace.exclude(clock::now().since(began));
         *buffer = returned;
         read.map_err(|error| {
             self.content_error = Some(error);

@@ -79,7 +79,7 @@ impl Connection {
                 ClientStep::StartTls => self.start_tls(target).await?,
                 ClientStep::Ready => return Ok(()),
                 ClientStep::Failed(failure) => {
-                    self.say_last_word();
+                    self.send_pending();
                     return Err(self.failed(failure, target));
                 }
                 _ => {

@@ -111,7 +111,7 @@ impl<'n> Candidates<'n> {
             self.own = Some(self.own.map_or(preference, |own| own.min(preference)));
         }
         self.learned[index] = Some(learned);
-        if !self.may_get_better() {
+        if !self.may_improve() {
             self.settled.get_or_insert(now);
         }
     }
@@ -137,13 +137,13 @@ impl<'n> Candidates<'n> {
         }
         match self.settled {
             Some(settled) if planted(Bug::FirstHostWins) => settled,
-            Some(settled) if !self.may_get_better() => self.half.min(settled + WORSE_WAIT),
+            Some(settled) if !self.may_improve() => self.half.min(settled + WORSE_WAIT),
             _ => self.half,
         }
     }
 
     /// No host is known, or one may still come that is as good as the best, or better.
-    fn may_get_better(&self) -> bool {
+    fn may_improve(&self) -> bool {
         let Some((best, ..)) = self.usable().next() else {
             return true;
         };
@@ -187,7 +187,7 @@ impl<'n> Candidates<'n> {
     }
 
     /// There are hosts that could not be learned about.
-    pub fn lacks_answers(&self) -> bool {
+    pub fn has_unanswered(&self) -> bool {
         self.asked()
             .any(|(_, _, learned)| matches!(learned, None | Some(Learned::Failed(_))))
     }
@@ -210,7 +210,7 @@ impl<'n> Candidates<'n> {
         if hosts.is_empty() {
             let answered_for = self.answered_for(domain)?;
             return Err(match self.own {
-                Some(_) => loop_behind(next_hop, &answered_for),
+                Some(_) => loop_error(next_hop, &answered_for),
                 None => no_address_of(domain, &answered_for),
             });
         }
@@ -239,7 +239,7 @@ impl<'n> Candidates<'n> {
 }
 
 /// This relay is the best host, since no better one has an address.
-fn loop_behind(next_hop: &NextHop, _better: &AnsweredFor) -> ResolveError {
+fn loop_error(next_hop: &NextHop, _better: &AnsweredFor) -> ResolveError {
     mail_loop(next_hop)
 }
 
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(candidates.deadline(), at(4500), "only a worse one may come");
         assert!(!candidates.is_over(at(4499)) && candidates.is_over(at(4500)));
         assert_eq!(outcome(&candidates), "mx1.test mx2.test");
-        assert!(candidates.lacks_answers());
+        assert!(candidates.has_unanswered());
     }
 
     #[test]

@@ -209,7 +209,7 @@ impl<'a> Inquiry<'a> {
                 candidates.learn(index, learned, clock::now());
             }
         }
-        if candidates.lacks_answers() {
+        if candidates.has_unanswered() {
             self.keep(self.resolver.settings.failure_ttl);
         }
         if candidates.leaves_out() {

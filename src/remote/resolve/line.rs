@@ -1,6 +1,6 @@
 //! Who may look up now: the slots of a resolver, and the line before them. Pure: the time comes in.
 //!
-//! Promise: whoever joins is told exactly once ([`Line::next_told`]): to ask, or why not.
+//! Promise: whoever joins is told exactly once ([`Line::next_notification`]): to ask, or why not.
 //! The line is bounded in places and in time, also when no name server answers.
 //!
 //! ```text
@@ -82,7 +82,7 @@ impl SentAway {
 pub(super) type Turn = Result<(), SentAway>;
 
 /// What one who has joined is to be told.
-pub(super) struct Told<W> {
+pub(super) struct Notification<W> {
     pub waiter: W,
     pub class: Class,
     pub turn: Turn,
@@ -104,7 +104,7 @@ pub(super) struct Line<W> {
     /// By class, first come first. Who is no longer interested is still in it.
     places: [VecDeque<Place<W>>; 2],
     /// Decided, and not told yet.
-    told: VecDeque<Told<W>>,
+    notifications: VecDeque<Notification<W>>,
     proven_first: bool,
     /// When the first look-up ended without any answer, if none was answered since.
     silent_since: Option<Now>,
@@ -119,7 +119,7 @@ impl<W> Line<W> {
             silent: [0, 0],
             newest_first: true,
             places: [VecDeque::new(), VecDeque::new()],
-            told: VecDeque::new(),
+            notifications: VecDeque::new(),
             proven_first: true,
             silent_since: None,
         }
@@ -128,7 +128,7 @@ impl<W> Line<W> {
     /// Asks for a slot. Who is told `Ok` has one, and must [`Line::leave`] it, also if nobody waits for it any more.
     pub fn join(&mut self, class: Class, waiter: W, now: Now) {
         if self.waiting() >= self.limits.line_max && !self.has_slot(class) {
-            self.tell(class, waiter, Err(SentAway::LineFull));
+            self.notify(class, waiter, Err(SentAway::LineFull));
             return;
         }
         let place = Place { since: now, waiter };
@@ -137,12 +137,12 @@ impl<W> Line<W> {
     }
 
     /// Who is to be told something. To be asked until there is nobody, after each [`Line::join`] and [`Line::leave`].
-    pub fn next_told(&mut self) -> Option<Told<W>> {
-        self.told.pop_front()
+    pub fn next_notification(&mut self) -> Option<Notification<W>> {
+        self.notifications.pop_front()
     }
 
-    fn tell(&mut self, class: Class, waiter: W, turn: Turn) {
-        self.told.push_back(Told {
+    fn notify(&mut self, class: Class, waiter: W, turn: Turn) {
+        self.notifications.push_back(Notification {
             waiter,
             class,
             turn,
@@ -158,7 +158,7 @@ impl<W> Line<W> {
             Some(false) => _ = self.silent_since.get_or_insert(now),
             None => {}
         }
-        self.send_away(now);
+        self.expire_waiting(now);
         self.advance();
     }
 
@@ -188,7 +188,7 @@ impl<W> Line<W> {
             .is_some_and(|since| now.since(since) >= self.limits.silence_max)
     }
 
-    fn send_away(&mut self, now: Now) {
+    fn expire_waiting(&mut self, now: Now) {
         let (wait_max, why) = match self.is_dead(now) {
             true => (self.limits.silence_max, SentAway::NobodyAnswers),
             false => (self.limits.wait_max, SentAway::WaitedTooLong),
@@ -196,12 +196,12 @@ impl<W> Line<W> {
         for class in [Class::Unproven, Class::Proven] {
             let places = &mut self.places[class as usize];
             let waited = places.partition_point(|place| now.since(place.since) >= wait_max);
-            let told = places.drain(..waited).map(|place| Told {
+            let told = places.drain(..waited).map(|place| Notification {
                 waiter: place.waiter,
                 class,
                 turn: Err(why),
             });
-            self.told.extend(told);
+            self.notifications.extend(told);
         }
     }
 
@@ -229,7 +229,7 @@ impl<W> Line<W> {
             };
             self.taken[class as usize] += 1;
             self.proven_first = class == Class::Unproven;
-            self.tell(class, place.waiter, Ok(()));
+            self.notify(class, place.waiter, Ok(()));
         }
         for places in &mut self.places {
             if places.is_empty() {
@@ -273,7 +273,7 @@ mod tests {
     /// Who was told to ask, and who was sent away.
     fn told(line: &mut Line<u32>) -> (Vec<u32>, Vec<(u32, SentAway)>) {
         let (mut asking, mut sent_away) = (Vec::new(), Vec::new());
-        while let Some(told) = line.next_told() {
+        while let Some(told) = line.next_notification() {
             match told.turn {
                 Ok(()) => asking.push(told.waiter),
                 Err(why) => sent_away.push((told.waiter, why)),

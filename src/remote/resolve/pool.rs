@@ -77,7 +77,7 @@ impl Pool {
             hedge_after,
         };
         Ok(Pool {
-            asked: dns::servers(&addresses, &how_to_ask(settings))?,
+            asked: dns::servers(&addresses, &dns_settings(settings))?,
             servers: RefCell::new(Servers::new(addresses.len(), limits)),
             addresses,
             notices: RefCell::default(),
@@ -261,7 +261,7 @@ fn name_servers(settings: &Settings) -> Vec<SocketAddr> {
     addresses
 }
 
-fn how_to_ask(settings: &Settings) -> dns::Settings {
+fn dns_settings(settings: &Settings) -> dns::Settings {
     dns::Settings {
         query_timeout: settings.query_timeout,
         queries_max: settings.queries_max(),

@@ -110,7 +110,7 @@ pub(super) struct Course {
     denied_by: Option<usize>,
 }
 
-fn lies_ahead(until: Option<Now>, now: Now) -> bool {
+fn is_future(until: Option<Now>, now: Now) -> bool {
     until.is_some_and(|until| until > now)
 }
 
@@ -141,9 +141,9 @@ impl Servers {
     /// As configured, those that are given up last.
     fn order(&mut self, now: Now) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.servers.len()).collect();
-        order.sort_by_key(|server| lies_ahead(self.servers[*server].given_up_until, now));
+        order.sort_by_key(|server| is_future(self.servers[*server].given_up_until, now));
         for server in &mut self.servers {
-            if server.given_up > 0 && !lies_ahead(server.given_up_until, now) {
+            if server.given_up > 0 && !is_future(server.given_up_until, now) {
                 server.is_tried = true;
                 server.given_up_until = Some(now + self.limits.query_timeout);
             }
@@ -152,13 +152,13 @@ impl Servers {
     }
 
     fn first_ask(&self, server: usize, now: Now) -> Ask {
-        let edns = !lies_ahead(self.servers[server].plain_until, now);
+        let edns = !is_future(self.servers[server].plain_until, now);
         Ask { server, edns }
     }
 
     /// What is to be asked now. `None`: nothing yet, or, if nothing is under way, the question is over.
     pub fn next(&mut self, course: &mut Course, now: Now) -> Option<Ask> {
-        if let Some(ask) = self.plain_for_the_silent(course, now) {
+        if let Some(ask) = self.without_edns_if_silent(course, now) {
             return Some(course.ask(ask, now));
         }
         let is_alone = course.under_way.is_empty();
@@ -174,7 +174,7 @@ impl Servers {
     }
 
     /// A server that drops what it does not know is silent to EDNS alone.
-    fn plain_for_the_silent(&self, course: &mut Course, now: Now) -> Option<Ask> {
+    fn without_edns_if_silent(&self, course: &mut Course, now: Now) -> Option<Ask> {
         let is_late = |it: &&(Ask, Now)| self.plain_at(course, it).is_some_and(|at| at <= now);
         let server = course.under_way.iter().find(is_late)?.0.server;
         course.edns_in_vain.push(server);
@@ -187,7 +187,7 @@ impl Servers {
     /// When a silent server is asked without EDNS as well.
     fn plain_at(&self, course: &Course, (ask, since): &(Ask, Now)) -> Option<Now> {
         let at = *since + self.limits.query_timeout / 2;
-        let is_proven = lies_ahead(self.servers[ask.server].edns_proven_until, at);
+        let is_proven = is_future(self.servers[ask.server].edns_proven_until, at);
         let was_tried = course.edns_in_vain.contains(&ask.server);
         (ask.edns && !is_proven && !was_tried).then_some(at)
     }
@@ -224,7 +224,7 @@ impl Servers {
     ) -> bool {
         course.under_way.retain(|(other, _)| *other != ask);
         course.is_urgent = true;
-        let proven = lies_ahead(self.servers[ask.server].edns_proven_until, now);
+        let proven = is_future(self.servers[ask.server].edns_proven_until, now);
         match said {
             Said::Answer | Said::UnprovenDenial => {
                 self.answered(course, ask, now);
@@ -234,8 +234,7 @@ impl Servers {
                 }
                 course.denied_by.get_or_insert(ask.server);
                 // Better is hoped for, but not from who was silent lately.
-                let is_given_up =
-                    |it: &Ask| lies_ahead(self.servers[it.server].given_up_until, now);
+                let is_given_up = |it: &Ask| is_future(self.servers[it.server].given_up_until, now);
                 course.queue.retain(|it| !is_given_up(it));
             }
             Said::NotUnderstood | Said::Error | Said::Silence => {
@@ -307,7 +306,7 @@ impl Servers {
         let span = GIVEN_UP_MIN * (1 << self.servers[server].given_up.min(10));
         let span = span.min(GIVEN_UP_MAX);
         let it = &mut self.servers[server];
-        if lies_ahead(it.given_up_until, now) && !it.is_tried {
+        if is_future(it.given_up_until, now) && !it.is_tried {
             return None;
         }
         it.is_tried = false;

@@ -83,7 +83,7 @@ impl Site {
         let mut hosts: Vec<_> = self.hosts.iter().map(|host| (mixer.next(), host)).collect();
         hosts.sort_by_key(|(order, host)| (host.preference, *order));
         let attempts = hosts.into_iter().flat_map(|(order, host)| {
-            let addresses = in_turn(&host.addresses, families, order);
+            let addresses = alternate_families(&host.addresses, families, order);
             addresses
                 .into_iter()
                 .map(move |address| Attempt { host, address })
@@ -93,7 +93,11 @@ impl Site {
 }
 
 /// The addresses of both families in turn, each family rotated.
-fn in_turn(addresses: &[SocketAddr], families: Families, rotation: u64) -> Vec<SocketAddr> {
+fn alternate_families(
+    addresses: &[SocketAddr],
+    families: Families,
+    rotation: u64,
+) -> Vec<SocketAddr> {
     let of_family = |ipv6: bool| {
         let mut of_family: Vec<_> = addresses
             .iter()

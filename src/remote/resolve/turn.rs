@@ -37,7 +37,7 @@ impl Slots {
         let now = clock::now();
         let mut line = self.0.borrow_mut();
         change(&mut line, now);
-        while let Some(told) = line.next_told() {
+        while let Some(told) = line.next_notification() {
             // Where nobody waits any more, the slot is for the next.
             if told.waiter.send(told.turn).is_err() && told.turn.is_ok() {
                 line.leave(told.class, None, now);

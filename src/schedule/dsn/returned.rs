@@ -2,7 +2,7 @@
 
 use super::lines::{QUOTED_PRINTABLE, quoted_printable};
 use super::{
-    Action, Extent, FULL_BYTES_MAX, Form, HEADER_BYTES_MAX, Report, Reported, returns_full,
+    Extent, FULL_BYTES_MAX, Form, HEADER_BYTES_MAX, Report, Reported, ReportedAction, returns_full,
 };
 use crate::smtp::data::unstuffed;
 use std::borrow::Cow;
@@ -45,7 +45,7 @@ impl<'a> Returned<'a> {
     /// `None`: not due, not at hand, or in no form that the taker can take.
     fn whole(report: &Report<'a>, form: Form) -> Option<Self> {
         let wire = report.original.wire;
-        let failed = |reported: &Reported<'_>| reported.action == Action::Failed;
+        let failed = |reported: &Reported<'_>| reported.action == ReportedAction::Failed;
         let is_due = returns_full(report.envelope, report.recipients.iter().any(failed));
         if !is_due || !report.original.is_whole || wire.len() > FULL_BYTES_MAX {
             return None;

@@ -27,7 +27,7 @@ fn envelope() -> Envelope {
     }
 }
 
-fn reported<'a>(index: u32, action: Action, diagnosis: &'a Diagnosis) -> Reported<'a> {
+fn reported<'a>(index: u32, action: ReportedAction, diagnosis: &'a Diagnosis) -> Reported<'a> {
     Reported {
         index,
         action,
@@ -135,8 +135,8 @@ fn golden_failure() {
         ),
     );
     let recipients = [
-        reported(0, Action::Failed, &refused),
-        reported(1, Action::Failed, &expired),
+        reported(0, ReportedAction::Failed, &refused),
+        reported(1, ReportedAction::Failed, &expired),
     ];
     let wire = b"Subject: hello\r\nFrom: a@src.test\r\n\r\nsecret\r\n.\r\n";
     let rendered = render(&report(&envelope, &recipients, wire)).expect("a sender");
@@ -211,7 +211,7 @@ fn nobody_is_told_about_a_report() {
     let mut envelope = envelope();
     envelope.reverse_path = None;
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     assert_eq!(render(&report(&envelope, &recipients, b"")), None);
 }
 
@@ -219,7 +219,7 @@ fn nobody_is_told_about_a_report() {
 fn a_report_asks_for_no_report() {
     let envelope = envelope();
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let rendered = render(&report(&envelope, &recipients, b"")).expect("a sender");
     let own = rendered.envelope();
     assert_eq!(own.reverse_path, None);
@@ -237,7 +237,7 @@ fn full_original_is_returned_to_the_byte() {
     let mut envelope = envelope();
     envelope.ret = Some(Ret::Full);
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let wire = b"Subject: x\r\n\r\n..stuffed\r\n...\r\ngr\xfc\xdfe\r\n\r\n.\r\n";
     let rendered = render(&report(&envelope, &recipients, wire)).expect("a sender");
     assert_eq!(rendered.body_type, BodyType::EightBitMime);
@@ -257,8 +257,8 @@ fn relayed_and_delayed_return_headers_whatever_ret_says() {
     let waiting = diagnosis((4, 4, 1), "cannot connect (at connect)", "");
     let until = WallTime(1_800_400_000_000);
     let recipients = [
-        reported(0, Action::from(ReportKind::Relayed), &relayed),
-        reported(1, Action::Delayed { retry_until: until }, &waiting),
+        reported(0, ReportedAction::from(ReportKind::Relayed), &relayed),
+        reported(1, ReportedAction::Delayed { retry_until: until }, &waiting),
     ];
     let wire = b"Subject: x\r\n\r\nbody\r\n.\r\n";
     let rendered = render(&report(&envelope, &recipients, wire)).expect("a sender");
@@ -320,7 +320,7 @@ fn a_message_id_is_the_same_for_the_same_words_and_another_for_others() {
         diagnosis((5, 2, 2), "552 full", "mx.dst.test"),
     );
     let of = |recipients: &[Reported<'_>], most| identity(None, recipients, most).0;
-    let one = [reported(0, Action::Failed, &refused)];
+    let one = [reported(0, ReportedAction::Failed, &refused)];
     let id = of(&one, Extent::Whole);
     assert!(
         id.starts_with("<1-0-7.0.") && id.ends_with("@gw.test>"),
@@ -328,11 +328,17 @@ fn a_message_id_is_the_same_for_the_same_words_and_another_for_others() {
     );
     assert_eq!(of(&one, Extent::Whole), id);
     let others = [
-        of(&[reported(1, Action::Failed, &refused)], Extent::Whole),
-        of(&[reported(0, Action::Relayed, &refused)], Extent::Whole),
-        of(&[reported(0, Action::Failed, &full)], Extent::Whole),
         of(
-            &[one[0], reported(1, Action::Failed, &refused)],
+            &[reported(1, ReportedAction::Failed, &refused)],
+            Extent::Whole,
+        ),
+        of(
+            &[reported(0, ReportedAction::Relayed, &refused)],
+            Extent::Whole,
+        ),
+        of(&[reported(0, ReportedAction::Failed, &full)], Extent::Whole),
+        of(
+            &[one[0], reported(1, ReportedAction::Failed, &refused)],
             Extent::Whole,
         ),
         of(&one, Extent::Headers),
@@ -346,7 +352,7 @@ fn a_message_id_is_the_same_for_the_same_words_and_another_for_others() {
 #[test]
 fn the_original_is_returned_unless_ret_or_who_asks_wants_less() {
     let refused = no_such_user();
-    let one = [reported(0, Action::Failed, &refused)];
+    let one = [reported(0, ReportedAction::Failed, &refused)];
     for (ret, most, is_whole) in [
         (None, Extent::Whole, true),
         (None, Extent::Headers, false),
@@ -362,7 +368,7 @@ fn the_original_is_returned_unless_ret_or_who_asks_wants_less() {
 fn endless_header_is_cut_at_a_line() {
     let envelope = envelope();
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let wire = b"X-Line: 0123456789\r\n".repeat(HEADER_BYTES_MAX / 10);
     let mut report = report(&envelope, &recipients, &wire);
     report.original.is_whole = false;
@@ -382,8 +388,8 @@ fn internationalised_mail_gets_the_forms_of_rfc_6533() {
     envelope.recipients[0].orcpt = Some("utf-8;j\u{f6}rg@dst.test".into());
     let refused = diagnosis((5, 1, 1), "550 5.1.1 j\u{f6}rg is gone", "mx.dst.test");
     let recipients = [
-        reported(0, Action::Failed, &refused),
-        reported(1, Action::Failed, &refused),
+        reported(0, ReportedAction::Failed, &refused),
+        reported(1, ReportedAction::Failed, &refused),
     ];
     let wire = "Subject: gr\u{fc}n\r\n\r\nx\r\n.\r\n".as_bytes();
     let rendered = render(&report(&envelope, &recipients, wire)).expect("a sender");
@@ -417,8 +423,8 @@ fn a_report_to_an_ascii_sender_needs_no_extension_of_the_host_that_refused_the_m
     let mut envelope = internationalised();
     let refused = diagnosis((5, 6, 7), "550 j\u{f6}rg is gone", "mx.dst.test");
     let recipients = [
-        reported(0, Action::Failed, &refused),
-        reported(1, Action::Failed, &refused),
+        reported(0, ReportedAction::Failed, &refused),
+        reported(1, ReportedAction::Failed, &refused),
     ];
     let wire = "Subject: gr\u{fc}n\r\n..x: y\r\n\r\nb\u{f6}dy\r\n.\r\n".as_bytes();
     for (ret, media_type, returned) in [
@@ -465,7 +471,7 @@ fn a_sender_whose_domain_alone_is_not_ascii_is_told_in_ascii() {
     let mut envelope = envelope();
     envelope.reverse_path = Some(Mailbox::new("a", "b\u{fc}cher.test"));
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let rendered = render(&report(&envelope, &recipients, b"A: b\r\n\r\n.\r\n")).expect("a sender");
     assert!(rendered.wire.is_ascii() && !rendered.smtputf8);
     assert!(text(&rendered).contains("To: <a@xn--bcher-kva.test>\r\n"));
@@ -478,7 +484,7 @@ fn a_report_has_no_8_bits_for_a_host_without_8bitmime() {
     let mut envelope = envelope();
     envelope.ret = Some(Ret::Full);
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let utf8 = "Subject: x\r\n\r\ngr\u{fc}\u{df}e\r\n.\r\n".as_bytes();
     let latin1 = b"Subject: x.\r\n\r\ngr\xfc\xdfe\r\n.\r\n";
     for (wire, media_type, original) in [
@@ -502,7 +508,7 @@ fn a_report_is_not_larger_than_the_host_takes() {
     let mut envelope = envelope();
     envelope.ret = Some(Ret::Full);
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let header = format!("X-Long: {}\r\n", "x".repeat(5_000));
     let wire = format!("{header}\r\n{}.\r\n", "body\r\n".repeat(10_000));
     for (bytes_max, original) in [
@@ -576,7 +582,7 @@ fn smtputf8_mail_that_is_all_ascii_gets_a_plain_report() {
     let mut envelope = envelope();
     envelope.smtputf8 = true;
     let refused = diagnosis((5, 1, 1), "550 gr\u{fc}\u{df}e", "mx.dst.test");
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let rendered = render(&report(&envelope, &recipients, b"A: b\r\n\r\n.\r\n")).expect("a sender");
     assert!(!rendered.smtputf8 && rendered.wire.is_ascii());
     assert!(text(&rendered).contains("smtp; 550 gr??e\r\n"));
@@ -587,7 +593,7 @@ fn a_boundary_in_the_original_is_avoided() {
     let mut envelope = envelope();
     envelope.ret = Some(Ret::Full);
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     let wire = b"A: b\r\n\r\n--1-0-7=gw.test--\r\n--1-0-7=gw.test=1\r\n.\r\n";
     let rendered = render(&report(&envelope, &recipients, wire)).expect("a sender");
     let (header, parts) = parts(&rendered.wire);
@@ -608,7 +614,7 @@ fn a_broken_original_is_left_out() {
     let mut envelope = envelope();
     envelope.ret = Some(Ret::Full);
     let refused = no_such_user();
-    let recipients = [reported(0, Action::Failed, &refused)];
+    let recipients = [reported(0, ReportedAction::Failed, &refused)];
     for wire in [
         &b"A: b\r\n\r\nx\r\n.\r\nMAIL FROM:<x@y>\r\n.\r\n"[..],
         b"A: b\r\n\r\nbare\nlf\r\n.\r\n",
@@ -687,8 +693,8 @@ proptest! {
         envelope.recipients[0].orcpt = Some(orcpt.into());
         let told = diagnosis((5, 0, 0), &reply, &host);
         let recipients = [
-            reported(0, Action::Failed, &told),
-            reported(1, Action::Relayed, &told),
+            reported(0, ReportedAction::Failed, &told),
+            reported(1, ReportedAction::Relayed, &told),
         ];
         let mut report = report(&envelope, &recipients, &original);
         report.original.is_whole = is_whole;

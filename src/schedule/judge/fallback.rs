@@ -1,9 +1,9 @@
 //! What is said to a session in plaintext whose host offers TLS: TLS failed, was refused, or is remembered as broken.
 //!
 //! Promise: a host that demands TLS of such a session has refused our fallback, and no mail is returned for it. Bounded
-//! as in [`whom`](super::whom()): no address or quoted text of a reply is read, and no word that we sent ourselves.
+//! as in [`scope_of`](super::wording::scope_of()): no address or quoted text of a reply is read, and no word that we sent ourselves.
 
-use super::whom::{OF_TLS, plain_words, says};
+use super::wording::{OF_TLS, plain_words, says};
 use super::{Echoes, Scope, Verdict};
 use crate::smtp::reply::{EnhancedStatus, Reply, Stage};
 

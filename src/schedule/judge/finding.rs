@@ -60,7 +60,7 @@ impl Finding {
     }
 
     /// With a remark behind the text: what the system or TLS said.
-    pub fn remarked(mut self, remark: &str) -> Self {
+    pub fn with_remark(mut self, remark: &str) -> Self {
         self.diagnosis.text = bounded(format!("{} ({remark})", self.diagnosis.text));
         self
     }

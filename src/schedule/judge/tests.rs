@@ -519,7 +519,7 @@ fn mail_that_waits_for_a_host_out_of_step_says_so() {
         }),
         waited: None,
     };
-    let told = what_was_missed(&result, &RecipientVerdict::NotAttempted);
+    let told = session_end_cause(&result, &RecipientVerdict::NotAttempted);
     let told = told.expect("it is known");
     assert!(
         told.contains("out of step") && told.contains("250 ok"),

@@ -121,7 +121,7 @@ impl<J: Queued> Backlog<J> {
 
     pub fn pop(&mut self) -> Option<J> {
         let entry = self.given_back.pop_front().or_else(|| self.pop_in_turn())?;
-        self.went(entry)
+        self.note_taken(entry)
     }
 
     fn pop_in_turn(&mut self) -> Option<Entry<J>> {
@@ -163,10 +163,10 @@ impl<J: Queued> Backlog<J> {
             self.leave_lane(at);
             entry
         };
-        self.went(entry?)
+        self.note_taken(entry?)
     }
 
-    fn went(&mut self, entry: Entry<J>) -> Option<J> {
+    fn note_taken(&mut self, entry: Entry<J>) -> Option<J> {
         self.length -= 1;
         Some(entry.job)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// How a connection failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Failure {
+pub(super) enum ConnectionFailure {
     NotOpened,
     Broke,
 }
@@ -110,7 +110,13 @@ impl Health {
 
     /// A connection that began to open at `began` could not be made, or broke. What fails together is one failure: one within a
     /// pause, or of a connection that was there when the last one failed, counts no further.
-    pub fn failed(&mut self, failure: Failure, began: Now, now: Now, settings: &Settings) {
+    pub fn failed(
+        &mut self,
+        failure: ConnectionFailure,
+        began: Now,
+        now: Now,
+        settings: &Settings,
+    ) {
         let is_of_last = self.failed_at.is_some_and(|failed_at| began < failed_at);
         if self.opens_from > now || is_of_last {
             return;
@@ -123,19 +129,19 @@ impl Health {
     }
 
     /// The first connection that breaks costs no pause: its host may just have been restarted.
-    fn failure_wait(&self, failure: Failure, settings: &Settings) -> Duration {
+    fn failure_wait(&self, failure: ConnectionFailure, settings: &Settings) -> Duration {
         if let Some(excess) = self.failures.checked_sub(settings.failures_until_dead) {
             return doubled(settings.probe_wait_min, excess, settings.probe_wait_max);
         }
         let before = self.failures - 1;
         match failure {
-            Failure::Broke if before == 0 => Duration::ZERO,
-            Failure::Broke => doubled(
+            ConnectionFailure::Broke if before == 0 => Duration::ZERO,
+            ConnectionFailure::Broke => doubled(
                 settings.failure_wait_min,
                 before - 1,
                 settings.probe_wait_min,
             ),
-            Failure::NotOpened => {
+            ConnectionFailure::NotOpened => {
                 doubled(settings.failure_wait_min, before, settings.probe_wait_min)
             }
         }
@@ -211,12 +217,27 @@ mod tests {
         };
         let mut health = Health::new(&settings);
         for _ in 0..5 {
-            health.failed(Failure::NotOpened, seconds(1), seconds(1), &settings);
+            health.failed(
+                ConnectionFailure::NotOpened,
+                seconds(1),
+                seconds(1),
+                &settings,
+            );
         }
         assert_eq!(health.opens_from, seconds(11));
-        health.failed(Failure::NotOpened, seconds(11), seconds(11), &settings);
+        health.failed(
+            ConnectionFailure::NotOpened,
+            seconds(11),
+            seconds(11),
+            &settings,
+        );
         assert_eq!(health.opens_from, seconds(31));
-        health.failed(Failure::NotOpened, seconds(31), seconds(31), &settings);
+        health.failed(
+            ConnectionFailure::NotOpened,
+            seconds(31),
+            seconds(31),
+            &settings,
+        );
         assert_eq!(health.opens_from, seconds(66));
         assert!(health.is_dead(&settings));
         health.succeeded();
@@ -229,20 +250,35 @@ mod tests {
         let settings = Settings::default();
         let mut health = Health::new(&settings);
         for _ in 0..20 {
-            health.failed(Failure::Broke, seconds(1), seconds(75), &settings);
+            health.failed(ConnectionFailure::Broke, seconds(1), seconds(75), &settings);
         }
         // One that notices late, as a peer that is silent and not gone.
-        health.failed(Failure::Broke, seconds(74), seconds(300), &settings);
+        health.failed(
+            ConnectionFailure::Broke,
+            seconds(74),
+            seconds(300),
+            &settings,
+        );
         assert!(!health.is_dead(&settings));
         assert_eq!((health.window(), health.opens_from), (2, seconds(75)));
-        health.failed(Failure::Broke, seconds(76), seconds(301), &settings);
+        health.failed(
+            ConnectionFailure::Broke,
+            seconds(76),
+            seconds(301),
+            &settings,
+        );
         assert_eq!(
             health.opens_from,
             seconds(302),
             "one that came after it counts"
         );
         health.succeeded();
-        health.failed(Failure::Broke, seconds(1), seconds(303), &settings);
+        health.failed(
+            ConnectionFailure::Broke,
+            seconds(1),
+            seconds(303),
+            &settings,
+        );
         assert_eq!(
             health.troubled_since,
             seconds(303),
@@ -257,7 +293,7 @@ mod tests {
         let mut now = seconds(0);
         let mut waits = Vec::new();
         for _ in 0..6 {
-            health.failed(Failure::NotOpened, now, now, &settings);
+            health.failed(ConnectionFailure::NotOpened, now, now, &settings);
             waits.push(health.opens_from.since(now).as_secs());
             now = health.opens_from;
         }

@@ -1,6 +1,6 @@
 //! Where hops are kept: places that are used again, and the tables that name them.
 
-use super::health::Failure;
+use super::health::ConnectionFailure;
 use super::hop::Hop;
 use super::{Queued, Schedule, Take};
 use crate::time::Now;
@@ -119,7 +119,7 @@ impl<K: Clone + Hash + Eq, J: Queued, C: Default> Schedule<K, J, C> {
         self.list(id);
     }
 
-    pub(super) fn failed(&mut self, id: HopId, failure: Failure, began: Now, now: Now) {
+    pub(super) fn failed(&mut self, id: HopId, failure: ConnectionFailure, began: Now, now: Now) {
         let hop = expect_hop(&mut self.slots, id);
         hop.health.failed(failure, began, now, &self.settings);
         self.set_proven(id, false);

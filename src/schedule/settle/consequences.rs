@@ -2,7 +2,7 @@
 
 use super::{Decision, Recipients, attempts_of, is_report, split_by_count};
 use crate::message::Envelope;
-use crate::schedule::ending::{Ending, Failure, Untold};
+use crate::schedule::ending::{Ending, Failure, Unreported};
 use crate::schedule::judge::Verdict;
 use crate::schedule::outcome::{Diagnosis, RecipientState, ReportKind};
 use crate::schedule::reports;
@@ -122,7 +122,7 @@ impl Facts<'_> {
             Verdict::Delivered => (Ending::Delivered, Some(RecipientState::Finished)),
             Verdict::Bounce => self.failed(index, Failure::Undeliverable, diagnosis.clone()),
             Verdict::Reconnect | Verdict::NextTransaction => (Ending::Requeued, None),
-            Verdict::DeferOnce if was_so_before(state, diagnosis) => {
+            Verdict::DeferOnce if is_as_before(state, diagnosis) => {
                 let diagnosis = Diagnosis {
                     status: diagnosis.status.with_class(5),
                     ..diagnosis.clone()
@@ -170,7 +170,10 @@ impl Facts<'_> {
                 },
                 owed,
             ),
-            Err(untold) => (Ending::Dropped(failure, untold), RecipientState::Finished),
+            Err(unreported) => (
+                Ending::Dropped(failure, unreported),
+                RecipientState::Finished,
+            ),
         };
         (ending, Some(state))
     }
@@ -185,17 +188,17 @@ impl Facts<'_> {
         index: u32,
         kind: ReportKind,
         diagnosis: Diagnosis,
-    ) -> Result<RecipientState, Untold> {
+    ) -> Result<RecipientState, Unreported> {
         let recipient = &self.envelope.recipients[index as usize];
         let wanted = match kind {
             ReportKind::Failed => recipient.wants_failure_report(),
             ReportKind::Relayed => recipient.wants_success_report(),
         };
         if self.envelope.reverse_path.is_none() {
-            return Err(Untold::NullReversePath);
+            return Err(Unreported::NullReversePath);
         }
         if !wanted {
-            return Err(Untold::NotWanted);
+            return Err(Unreported::NotWanted);
         }
         let left = self.report_retry.left(self.age);
         Ok(RecipientState::ReportOwed {
@@ -214,7 +217,7 @@ impl Facts<'_> {
         decision: &Decision,
     ) -> (Ending, Option<RecipientState>) {
         let dropped = |failure| {
-            let ending = Ending::Dropped(failure, Untold::IsReport);
+            let ending = Ending::Dropped(failure, Unreported::IsReport);
             (ending, Some(RecipientState::Finished))
         };
         let RecipientState::ReportOwed {
@@ -248,7 +251,7 @@ impl Facts<'_> {
 }
 
 /// The attempt before has ended in just the same way.
-fn was_so_before(state: &RecipientState, diagnosis: &Diagnosis) -> bool {
+fn is_as_before(state: &RecipientState, diagnosis: &Diagnosis) -> bool {
     let before = match state {
         RecipientState::Waiting { last, .. } => last.as_ref(),
         RecipientState::ReportOwed { .. } | RecipientState::Finished => None,

@@ -153,7 +153,7 @@ pub fn judge_transaction(
     };
     for (index, recipient) in &result.verdicts {
         let mut finding = judge::find_of_recipient(recipient, situation, host);
-        if let Some(why) = judge::what_was_missed(result, recipient) {
+        if let Some(why) = judge::session_end_cause(result, recipient) {
             finding = finding.told(&why);
         }
         let verdict = match finding.verdict() {
@@ -165,7 +165,7 @@ pub fn judge_transaction(
         judged.broke |= is_silence(recipient) && verdict != Verdict::Reconnect;
         // The next attempt is to ask for extensions, and not to find this session.
         judged.is_spoilt |= scope == Scope::Session || verdict == Verdict::DeferOnce;
-        judged.hear_of_hop(&finding);
+        judged.note_hop(&finding);
         let is_unexplained = has_no_answer(recipient) && !finding.throttles();
         judged.decisions.push((
             *index,
@@ -197,7 +197,7 @@ pub fn tls_demanded(result: &TransactionResult, situation: Situation) -> Option<
 
 impl Judged {
     /// Keeps what a finding says of the hop: the most that it asks for, and why.
-    fn hear_of_hop(&mut self, finding: &Finding) {
+    fn note_hop(&mut self, finding: &Finding) {
         let asks = match finding.scope() {
             Scope::NextHop if finding.throttles() => Some(Refusal::Mail),
             Scope::Connection => Some(Refusal::Session),
@@ -213,7 +213,7 @@ impl Judged {
     }
 
     /// Tells the schedule how its hop did, in `took`. `last` finds the hop's last word in what is kept with it.
-    pub fn tell<K: Clone + Hash + Eq, J: Queued, C: Default>(
+    pub fn update_schedule<K: Clone + Hash + Eq, J: Queued, C: Default>(
         &self,
         schedule: &mut Schedule<K, J, C>,
         hop: HopId,

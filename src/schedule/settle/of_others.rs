@@ -44,7 +44,7 @@ fn said_to_others(verdicts: Vec<RecipientVerdict>) -> Option<String> {
     let mut schedule = Hops::new(Settings::default());
     let hop = hop_at_work(&mut schedule);
     let judged = judged(verdicts);
-    judged.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    judged.update_schedule(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
     let tried = RecipientState::Waiting {
         attempts: 7,
         due: WallTime(0),
@@ -177,7 +177,7 @@ fn pauses_of_a_hop_that_goes_on_refusing_double() {
     let mut pauses = Vec::new();
     for _ in 0..4 {
         let busy = judged(vec![refused(Stage::Mail, 450, "4.3.2 not now")]);
-        busy.tell(&mut schedule, hop, (Duration::ZERO, now), |last| last);
+        busy.update_schedule(&mut schedule, hop, (Duration::ZERO, now), |last| last);
         let until = schedule.status(hop).expect("at work").paused_until;
         pauses.push(until.since(now).as_secs());
         now = until;
@@ -198,7 +198,7 @@ fn a_stranger_who_writes_to_unknown_recipients_costs_the_hop_nothing() {
         refused(Stage::Rcpt, 421, "4.7.0 Error: too many errors"),
     );
     let judged = judged(verdicts);
-    judged.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    judged.update_schedule(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
     assert_eq!(judged.after(false), After::Close);
     let status = schedule.status(hop).expect("at work");
     assert_eq!((status.paused_until, status.window), (Now(0), window));
@@ -210,7 +210,7 @@ fn a_session_that_ends_without_a_reason_pauses_nobody_and_is_no_success() {
     let hop = hop_at_work(&mut schedule);
     let window = schedule.status(hop).expect("at work").window;
     let judged = judged(vec![refused(Stage::Rcpt, 421, "4.7.0 bye")]);
-    judged.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    judged.update_schedule(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
     assert_eq!(judged.after(false), After::Close);
     let status = schedule.status(hop).expect("at work");
     assert_eq!((status.paused_until, status.window), (Now(0), window / 2));
@@ -309,7 +309,7 @@ fn a_refused_sender_does_not_pause_the_hop() {
     let hop = hop_at_work(&mut schedule);
     let window = schedule.status(hop).expect("at work").window;
     let spf = judged(vec![refused(Stage::Mail, 451, "4.7.24 SPF")]);
-    spf.tell(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
+    spf.update_schedule(&mut schedule, hop, (Duration::ZERO, Now(1)), |last| last);
     let status = schedule.status(hop).expect("at work");
     assert_eq!((status.paused_until, status.window), (Now(0), window));
     schedule.push(&"b", 2, Now(2));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::message::{Notify, Recipient};
-use crate::schedule::ending::{Ending, Failure, Untold};
+use crate::schedule::ending::{Ending, Failure, Unreported};
 use crate::schedule::outcome::ReportKind;
 use crate::schedule::reports::WINDOW;
 use crate::schedule::retry::RetryPolicy;
@@ -139,7 +139,7 @@ fn mail_that_needs_what_a_host_lacks_with_ehlo_is_returned_at_the_second_time() 
     let otherwise = RecipientState::Waiting {
         attempts,
         due,
-        last: Some(waited_in_vain()),
+        last: Some(no_connection_available()),
     };
     let later = settle(&told, &otherwise, Verdict::DeferOnce, false);
     assert_eq!(indices(&later.deferred), [0, 1, 2]);
@@ -180,13 +180,13 @@ fn content_that_cannot_be_read_speaks_of_the_message_and_leaves_refusals_alone()
 #[test]
 fn whoever_is_gone_without_a_report_is_said_to_be_dropped() {
     use Ending::{Bounced, Delivered, Dropped, Expired};
-    use Untold::{NotWanted, NullReversePath};
+    use Unreported::{NotWanted, NullReversePath};
     let (told, null) = (envelope(Some(Mailbox::new("s", "a.test"))), envelope(None));
     let fresh = RecipientState::fresh();
     let endings = |envelope, verdict, age| settle_at(envelope, &fresh, verdict, false, age).endings;
     let (young, old) = (Duration::from_secs(1), Duration::from_secs(6 * 24 * 3600));
-    let undeliverable = |untold| Dropped(Failure::Undeliverable, untold);
-    let expired = |untold| Dropped(Failure::Expired, untold);
+    let undeliverable = |unreported| Dropped(Failure::Undeliverable, unreported);
+    let expired = |unreported| Dropped(Failure::Expired, unreported);
     assert_eq!(
         endings(&told, Verdict::Bounce, young),
         [Bounced, undeliverable(NotWanted), undeliverable(NotWanted)]
@@ -224,7 +224,7 @@ fn a_report_has_one_ending_for_all_that_it_speaks_of() {
         due: WallTime(0),
     };
     let old = Duration::from_secs(6 * 24 * 3600);
-    let dropped = |failure| vec![Ending::Dropped(failure, Untold::IsReport)];
+    let dropped = |failure| vec![Ending::Dropped(failure, Unreported::IsReport)];
     let table = [
         (Verdict::Delivered, Duration::ZERO, vec![Ending::Delivered]),
         (

@@ -7,14 +7,14 @@ use std::rc::Rc;
 
 impl Client {
     /// With a QUIT that nobody waits for.
-    pub(super) fn end_politely(&mut self, cause: Cause, out: &mut Vec<u8>) {
+    pub(super) fn end_with_quit(&mut self, cause: Cause, out: &mut Vec<u8>) {
         out.extend_from_slice(b"QUIT\r\n");
         self.end(cause);
     }
 
     /// A refusal that the peer began and did not end counts for what it answers. Not for STARTTLS:
     /// there it would open a session in plaintext, which has ended.
-    pub(super) fn hear_the_rest(&mut self) {
+    pub(super) fn take_partial_reply(&mut self) {
         let refusal = self.parser.end();
         if let Some(reply) = refusal
             && !matches!(self.state, State::StartTls)

@@ -11,9 +11,9 @@ impl Client {
     pub(super) fn on_greeting(&mut self, reply: Reply, out: &mut Vec<u8>) {
         self.greeting = bounded(&reply.lines[0]);
         if !reply.is_positive() {
-            self.end_politely(refusal(reply), out);
+            self.end_with_quit(refusal(reply), out);
         } else if self.is_ourselves(&reply) {
-            self.end_politely(Cause::Loop(Rc::new(reply)), out);
+            self.end_with_quit(Cause::Loop(Rc::new(reply)), out);
         } else {
             self.send_ehlo(out);
         }
@@ -38,9 +38,9 @@ impl Client {
             self.state = State::Helo;
             self.hello("HELO", out);
         } else if !reply.is_positive() {
-            self.end_politely(refusal(reply), out);
+            self.end_with_quit(refusal(reply), out);
         } else if self.is_ourselves(&reply) {
-            self.end_politely(Cause::Loop(Rc::new(reply)), out);
+            self.end_with_quit(Cause::Loop(Rc::new(reply)), out);
         } else {
             self.peer_name = bounded(reply.first_word());
             self.features = Features::parse(&reply);
@@ -50,9 +50,9 @@ impl Client {
 
     pub(super) fn on_helo(&mut self, reply: Reply, out: &mut Vec<u8>) {
         if !reply.is_positive() {
-            self.end_politely(refusal(reply), out);
+            self.end_with_quit(refusal(reply), out);
         } else if self.is_ourselves(&reply) {
-            self.end_politely(Cause::Loop(Rc::new(reply)), out);
+            self.end_with_quit(Cause::Loop(Rc::new(reply)), out);
         } else {
             self.peer_name = bounded(reply.first_word());
             self.tls_or_session(out);
@@ -66,7 +66,7 @@ impl Client {
                 self.state = State::StartTls;
                 out.extend_from_slice(b"STARTTLS\r\n");
             }
-            TlsWish::Required => self.end_politely(Cause::TlsUnavailable(None), out),
+            TlsWish::Required => self.end_with_quit(Cause::TlsUnavailable(None), out),
             TlsWish::Never | TlsWish::IfOffered => self.enter_session(),
         }
     }
@@ -78,7 +78,7 @@ impl Client {
             self.state = State::Handshake;
             self.steps.push_back(ClientStep::StartTls);
         } else if self.settings.starttls == TlsWish::Required {
-            self.end_politely(Cause::TlsUnavailable(Some(Rc::new(reply))), out);
+            self.end_with_quit(Cause::TlsUnavailable(Some(Rc::new(reply))), out);
         } else {
             self.starttls_refusal = Some(Rc::new(reply));
             self.enter_session();

@@ -19,7 +19,7 @@ impl Server {
             State::Mail(_) => match policy.admit(&self.peer, None) {
                 Ok(()) => return Some(self.begin_data(out)),
                 Err(refusal) => {
-                    self.tell_of_body(RejectedAt::Data, &refusal, policy);
+                    self.report_refused_body(RejectedAt::Data, &refusal, policy);
                     refusal
                 }
             },
@@ -65,7 +65,7 @@ impl Server {
 
     fn swallow_data(&mut self, violation: Violation, policy: &dyn Policy) -> Step {
         let refusal = answers::content_refusal(violation);
-        self.tell_of_body(RejectedAt::Content, &refusal, policy);
+        self.report_refused_body(RejectedAt::Content, &refusal, policy);
         let incoming = self.take_incoming();
         self.state = State::RefusedData(Refused {
             swallower: incoming.scanner.into_swallower(),
@@ -114,7 +114,7 @@ impl Server {
         let refusal = refused.refusal.clone();
         if swallowed == Swallowed::End {
             self.state = State::Ready;
-            self.say_no(&refusal, out)
+            self.reply_refusal(&refusal, out)
         } else {
             self.close(&refusal, out)
         }
@@ -130,7 +130,7 @@ impl Server {
         match self.admit_chunk(chunk_bytes, policy) {
             Ok(()) => self.begin_chunk(chunk_bytes, last),
             Err(refusal) => {
-                self.tell_of_body(RejectedAt::Data, &refusal, policy);
+                self.report_refused_body(RejectedAt::Data, &refusal, policy);
                 self.refuse_chunk(chunk_bytes, refusal, out)
             }
         }
@@ -224,7 +224,7 @@ impl Server {
         out: &mut Vec<u8>,
     ) -> Next {
         let refusal = answers::content_refusal(violation);
-        self.tell_of_body(RejectedAt::Content, &refusal, policy);
+        self.report_refused_body(RejectedAt::Content, &refusal, policy);
         self.refuse_chunk(left, refusal, out)
     }
 
@@ -267,7 +267,7 @@ impl Server {
         }
         let refusal = refusal.clone();
         self.state = State::Ready;
-        (consumed, self.say_no(&refusal, out))
+        (consumed, self.reply_refusal(&refusal, out))
     }
 }
 

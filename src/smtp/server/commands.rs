@@ -42,7 +42,7 @@ impl Server {
                 self.handle_command(&line, policy, out)
             }
             Reading::TooLong if self.text_may_follow() => self.close(&TEXT_WITHOUT_354, out),
-            Reading::TooLong => self.say_no(&LINE_TOO_LONG, out),
+            Reading::TooLong => self.reply_refusal(&LINE_TOO_LONG, out),
             Reading::TooLongData => self.refuse_data(&LINE_TOO_LONG, out),
             Reading::TooLongChunk => self.close(&CHUNK_SIZE, out),
             Reading::BareLf => self.close(&BARE_LF_IN_COMMAND, out),
@@ -71,13 +71,13 @@ impl Server {
             Err(CommandError::OtherProtocol) => self.close(&NOT_SMTP, out),
             Err(CommandError::ChunkSize) => self.close(&CHUNK_SIZE, out),
             Err(_) if is_text => self.close(&TEXT_WITHOUT_354, out),
-            Err(CommandError::Unknown) => self.say_no(&UNKNOWN_COMMAND, out),
+            Err(CommandError::Unknown) => self.reply_refusal(&UNKNOWN_COMMAND, out),
             Err(CommandError::Refused(refusal)) => {
                 if command::asks_for_data(text) {
                     self.waits = Waits::Refused;
                 }
-                self.tell_of_line(line, &refusal, policy);
-                self.say_no(&refusal, out)
+                self.report_refused_line(line, &refusal, policy);
+                self.reply_refusal(&refusal, out)
             }
         }
     }
@@ -92,7 +92,7 @@ impl Server {
             Command::Data => self.data(policy, out),
             Command::Bdat { chunk_bytes, last } => self.bdat(chunk_bytes, last, policy, out),
             Command::Ehlo(name) | Command::Helo(name) if !self.takes_hello(&name) => {
-                self.say_no(&HELLO, out)
+                self.reply_refusal(&HELLO, out)
             }
             Command::Ehlo(name) => self.ehlo(&name, policy, out),
             Command::Helo(name) => self.helo(&name, out),
@@ -102,9 +102,9 @@ impl Server {
             Command::Noop => self.idle(b"250 2.0.0 Ok", out),
             Command::Help => self.idle(b"214 2.0.0 See RFC 5321", out),
             Command::Vrfy => self.idle(b"252 2.0.0 Send some mail, and we shall see", out),
-            Command::Expn => self.say_no(&NO_EXPN, out),
-            Command::Auth if self.hello.is_none() => self.say_no(&HELLO_FIRST, out),
-            Command::Auth => self.say_no(&NO_AUTH, out),
+            Command::Expn => self.reply_refusal(&NO_EXPN, out),
+            Command::Auth if self.hello.is_none() => self.reply_refusal(&HELLO_FIRST, out),
+            Command::Auth => self.reply_refusal(&NO_AUTH, out),
         }
     }
 
@@ -135,16 +135,16 @@ impl Server {
         out: &mut Vec<u8>,
     ) -> Next {
         if let Command::Mail(mail) = command {
-            self.tell_of_mail(mail, &MUST_STARTTLS, policy);
+            self.report_refused_mail(mail, &MUST_STARTTLS, policy);
         }
         match *command {
             Command::Bdat { chunk_bytes, .. } => self.refuse_chunk(chunk_bytes, MUST_STARTTLS, out),
             Command::Data => self.refuse_data(&MUST_STARTTLS, out),
-            _ => self.say_no(&MUST_STARTTLS, out),
+            _ => self.reply_refusal(&MUST_STARTTLS, out),
         }
     }
 
-    pub(super) fn say_no(&mut self, refusal: &Refusal, out: &mut Vec<u8>) -> Next {
+    pub(super) fn reply_refusal(&mut self, refusal: &Refusal, out: &mut Vec<u8>) -> Next {
         self.refuse(refusal, out);
         None
     }
@@ -158,7 +158,7 @@ impl Server {
             message_bytes_max: self.settings.max_message_bytes,
         };
         offer.write(&self.settings.hostname, out);
-        self.meet(name, true)
+        self.accept_hello(name, true)
     }
 
     fn lists_starttls(&mut self, name: &str, policy: &dyn Policy) -> bool {
@@ -176,10 +176,10 @@ impl Server {
     fn helo(&mut self, name: &str, out: &mut Vec<u8>) -> Next {
         out.extend_from_slice(b"250 ");
         answers::write_line(self.settings.hostname.as_bytes(), out);
-        self.meet(name, false)
+        self.accept_hello(name, false)
     }
 
-    fn meet(&mut self, name: &str, is_esmtp: bool) -> Next {
+    fn accept_hello(&mut self, name: &str, is_esmtp: bool) -> Next {
         self.idle_commands += 1;
         self.summary.hello = name.into();
         self.hello = Some(Hello {
@@ -209,13 +209,13 @@ impl Server {
 
     fn starttls(&mut self, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         if self.peer.tls.is_some() {
-            return self.say_no(&TLS_ACTIVE, out);
+            return self.reply_refusal(&TLS_ACTIVE, out);
         }
         if !self.offers().has(Extension::StartTls) {
-            return self.say_no(&NO_STARTTLS, out);
+            return self.reply_refusal(&NO_STARTTLS, out);
         }
         if !matches!(self.state, State::Ready) {
-            return self.say_no(&IN_TRANSACTION, out);
+            return self.reply_refusal(&IN_TRANSACTION, out);
         }
         if let Err(refusal) = policy.spend(&self.peer, Spending::Handshake) {
             return self.close(&refusal, out);
@@ -227,10 +227,10 @@ impl Server {
 
     fn mail(&mut self, mail: MailCommand<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         if let Err(refusal) = self.judge_mail(&mail, policy) {
-            self.tell_of_mail(&mail, &refusal, policy);
+            self.report_refused_mail(&mail, &refusal, policy);
             return match refusal == TOO_MANY_TRANSACTIONS {
                 true => self.close(&refusal, out),
-                false => self.say_no(&refusal, out),
+                false => self.reply_refusal(&refusal, out),
             };
         }
         self.summary.transactions += 1;
@@ -269,11 +269,11 @@ impl Server {
 
     fn rcpt(&mut self, rcpt: RcptCommand<'_>, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         let State::Mail(envelope) = &self.state else {
-            return self.say_no(&self.out_of_sequence(), out);
+            return self.reply_refusal(&self.out_of_sequence(), out);
         };
         if let Err(refusal) = self.judge_rcpt(&rcpt, envelope, policy) {
-            self.tell_of_rcpt(rcpt.forward_path.as_str(), &refusal, policy);
-            return self.say_no(&refusal, out);
+            self.report_refused_rcpt(rcpt.forward_path.as_str(), &refusal, policy);
+            return self.reply_refusal(&refusal, out);
         }
         let mut rcpt = rcpt;
         if rcpt.forward_path.domain_as_written().is_empty()

@@ -61,7 +61,12 @@ impl Server {
         }
     }
 
-    pub(super) fn tell_of_mail(&self, mail: &MailCommand<'_>, refusal: &Refusal, to: &dyn Policy) {
+    pub(super) fn report_refused_mail(
+        &self,
+        mail: &MailCommand<'_>,
+        refusal: &Refusal,
+        to: &dyn Policy,
+    ) {
         let from = mail
             .reverse_path
             .as_ref()
@@ -73,7 +78,12 @@ impl Server {
     }
 
     /// `forward_path`: as text, if it could be read or not.
-    pub(super) fn tell_of_rcpt(&self, forward_path: &str, refusal: &Refusal, to: &dyn Policy) {
+    pub(super) fn report_refused_rcpt(
+        &self,
+        forward_path: &str,
+        refusal: &Refusal,
+        to: &dyn Policy,
+    ) {
         let envelope = match &self.state {
             State::Mail(envelope) => Some(envelope),
             _ => None,
@@ -86,7 +96,7 @@ impl Server {
     }
 
     /// Of the transaction that is open, if it has got as far as having a recipient.
-    pub(super) fn tell_of_body(&self, at: RejectedAt, refusal: &Refusal, to: &dyn Policy) {
+    pub(super) fn report_refused_body(&self, at: RejectedAt, refusal: &Refusal, to: &dyn Policy) {
         let envelope = match &self.state {
             State::Mail(envelope) => envelope,
             State::Data(incoming)
@@ -114,7 +124,7 @@ impl Server {
     }
 
     /// A line that was meant to be MAIL or RCPT and could not be read.
-    pub(super) fn tell_of_line(&self, line: &[u8], refusal: &Refusal, to: &dyn Policy) {
+    pub(super) fn report_refused_line(&self, line: &[u8], refusal: &Refusal, to: &dyn Policy) {
         let text = String::from_utf8_lossy(line);
         let Some((verb, arguments)) = text.trim_end().split_once(' ') else {
             return;
@@ -128,7 +138,7 @@ impl Server {
                 ..self.rejection(RejectedAt::Mail, refusal)
             });
         } else if verb.eq_ignore_ascii_case("RCPT") {
-            self.tell_of_rcpt(path.trim(), refusal, to);
+            self.report_refused_rcpt(path.trim(), refusal, to);
         }
     }
 }

@@ -24,7 +24,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 const MESSAGE_SPARES: usize = 2;
 
 /// The allocator's task: runs until the spool has closed.
-pub(super) async fn keep(shared: Rc<Shared>) {
+pub(super) async fn run(shared: Rc<Shared>) {
     while !shared.is_closed() {
         let retired = retire(&shared).await;
         let prepared = prepare(&shared).await;

@@ -59,7 +59,7 @@ impl Parts {
         }
     }
 
-    fn lie_in(&self, generation: Generation) -> bool {
+    fn is_in(&self, generation: Generation) -> bool {
         self.as_slice()
             .iter()
             .any(|(other, _)| *other == generation)
@@ -229,7 +229,7 @@ impl MessageLiveness {
         for (generation, _) in to {
             let segment = self.count(*generation, bytes);
             segment.copied_bytes += bytes;
-            if !before.lie_in(*generation) {
+            if !before.is_in(*generation) {
                 segment.ids.push(id);
             }
         }
@@ -239,7 +239,7 @@ impl MessageLiveness {
 
     /// Writing a copy to `to` failed, and perhaps it is there all the same: until the message
     /// is finished or has moved elsewhere, it is alive there, too. False if it was finished meanwhile.
-    pub fn doubtful(&mut self, id: MessageId, from: &[Part], to: Generation) -> bool {
+    pub fn note_uncertain_copy(&mut self, id: MessageId, from: &[Part], to: Generation) -> bool {
         for (old, _) in from {
             self.pass_on(*old, to);
         }
@@ -362,7 +362,7 @@ impl MessageLiveness {
             if self
                 .live
                 .get(id)
-                .is_some_and(|parts| parts.lie_in(generation))
+                .is_some_and(|parts| parts.is_in(generation))
             {
                 return Ok(Some(*id));
             }
@@ -579,7 +579,7 @@ mod tests {
         let mut book = MessageLiveness::default();
         book.stored(id(1), &[(generation(1), 10)]);
         sealed(generation(1), &mut book);
-        assert!(book.doubtful(id(1), &[(generation(1), 10)], generation(2)));
+        assert!(book.note_uncertain_copy(id(1), &[(generation(1), 10)], generation(2)));
         sealed(generation(2), &mut book);
         assert_eq!(book.idle().count(), 0);
         assert!(book.moved(
@@ -602,7 +602,7 @@ mod tests {
         sealed(generation(1), &mut book);
         let mut from = vec![(generation(1), 10)];
         for (number, failed) in (2..).zip(0..3) {
-            assert!(book.doubtful(id(1), &from, generation(number)));
+            assert!(book.note_uncertain_copy(id(1), &from, generation(number)));
             from.push((generation(number), 0));
             let mut cursor = 0;
             let mut next = || book.next_to_move(generation(1), &mut cursor);
@@ -722,7 +722,7 @@ mod tests {
         book.retired(generation(1));
         sealed(generation(2), &mut book);
         assert_eq!(book.candidate(100, 100, true), None);
-        assert!(book.doubtful(id(2), &[(generation(2), 10)], generation(3)));
+        assert!(book.note_uncertain_copy(id(2), &[(generation(2), 10)], generation(3)));
         assert_eq!(book.candidate(100, 100, true), None);
         assert!(book.finished(id(2)));
         assert_eq!(book.candidate(100, 100, true), Some(generation(2)));

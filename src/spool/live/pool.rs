@@ -90,7 +90,7 @@ impl Pool {
 
     /// Segments that messages may still get, as far as we know.
     pub fn available(&self) -> u64 {
-        let untried = match self.hindrance() {
+        let untried = match self.missing() {
             Some(_) => self.free.len() as u64,
             None => self.free.len() as u64 + self.creatable,
         };
@@ -98,14 +98,14 @@ impl Pool {
     }
 
     /// What keeps new segments from being made, room aside.
-    pub fn hindrance(&self) -> Option<&Lack> {
+    pub fn missing(&self) -> Option<&Lack> {
         let seen = self.astray.as_ref().or(self.failing.as_ref());
         seen.or(self.blind.as_ref())
     }
 
     /// Why mail cannot be taken while there is no segment for it.
     pub fn lack(&self) -> Lack {
-        match (self.hindrance(), self.bytes_max) {
+        match (self.missing(), self.bytes_max) {
             (Some(lack), _) => lack.clone(),
             (None, Some(most)) if self.is_bound_by_size => Lack::Size(most),
             (None, _) => Lack::KeepFree(self.keep_free_bytes),

@@ -93,9 +93,10 @@ impl Shared {
             Err(WriteFailed {
                 segment: Some(segment),
             }) => {
-                let doubtful = |from: &[Part]| books.doubtful(id, from, segment.generation);
+                let doubtful =
+                    |from: &[Part]| books.note_uncertain_copy(id, from, segment.generation);
                 let is_alive = from.with_parts(doubtful);
-                (from.doubting(segment), is_alive, Err(()))
+                (from.with_possible_copy(segment), is_alive, Err(()))
             }
             Err(WriteFailed { segment: None }) => return Err(()),
         };

@@ -138,7 +138,7 @@ impl Shared {
         }
         self.make_room();
         self.allocator.notify_one();
-        let is_hindered = self.pool.borrow().hindrance().is_some();
+        let is_hindered = self.pool.borrow().missing().is_some();
         if is_hindered || !self.has_enough_room() || !self.outcomes_have_reserve() {
             return;
         }

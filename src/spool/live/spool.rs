@@ -41,7 +41,7 @@ impl Spool {
         let spool = Spool {
             shared: Rc::new(Shared::new(part, in_flight, Box::new(sink))),
         };
-        spawn(allocator::keep(spool.shared.clone()));
+        spawn(allocator::run(spool.shared.clone()));
         spawn(compactor::run(spool.shared.clone()));
         spawn(watch::run(spool.shared.clone()));
         for _ in 0..in_flight {
@@ -180,7 +180,7 @@ impl Spool {
     }
 
     /// Before the end: looks whether a next start will find what is not delivered, and says so if not.
-    pub async fn say_what_is_lost(&self) {
+    pub async fn warn_if_lost(&self) {
         watch::look(&self.shared).await;
         let lack = self.shared.pool.borrow().lack();
         let messages = self.shared.books.borrow().messages.live_messages() as u64;

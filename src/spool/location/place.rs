@@ -130,7 +130,7 @@ impl Place {
     }
 
     /// The same place, with another segment that may hold a copy.
-    pub(in crate::spool) fn doubting(&self, segment: Arc<SegmentFile>) -> Place {
+    pub(in crate::spool) fn with_possible_copy(&self, segment: Arc<SegmentFile>) -> Place {
         let known = self.doubtful.iter().flat_map(|segments| segments.iter());
         Place {
             doubtful: Some(known.cloned().chain([segment]).collect()),

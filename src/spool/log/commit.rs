@@ -168,7 +168,7 @@ impl<T> Batch<T> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
+enum WriteState {
     Writing,
     Done,
     Failed,
@@ -179,7 +179,7 @@ struct Flight<S, T> {
     head_number: u64,
     segment: S,
     position: u64,
-    progress: Progress,
+    state: WriteState,
     /// Its segment was given up: nothing of it is believed, however its own write ends.
     doomed: bool,
     batch: Batch<T>,
@@ -424,7 +424,7 @@ impl<S: Clone, T> Machine<S, T> {
             head_number,
             segment: segment.clone(),
             position,
-            progress: Progress::Writing,
+            state: WriteState::Writing,
             doomed: false,
             batch,
         });
@@ -493,13 +493,13 @@ impl<S: Clone, T> Machine<S, T> {
         let flight = self
             .in_flight
             .iter_mut()
-            .find(|flight| flight.number == number && flight.progress == Progress::Writing)
+            .find(|flight| flight.number == number && flight.state == WriteState::Writing)
             .expect("every write is given back once");
         flight.batch.buffer = Some(buffer);
         if ok {
-            flight.progress = Progress::Done;
+            flight.state = WriteState::Done;
         } else {
-            flight.progress = Progress::Failed;
+            flight.state = WriteState::Failed;
             let head_number = flight.head_number;
             self.give_up(head_number);
         }
@@ -525,7 +525,7 @@ impl<S: Clone, T> Machine<S, T> {
         while self
             .in_flight
             .front()
-            .is_some_and(|flight| flight.progress != Progress::Writing)
+            .is_some_and(|flight| flight.state != WriteState::Writing)
         {
             let flight = self.in_flight.pop_front().expect("just seen");
             if flight.doomed && self.after_failure == AfterFailure::WriteAgain {
@@ -542,10 +542,10 @@ impl<S: Clone, T> Machine<S, T> {
             segment,
             position,
             doomed,
-            progress,
+            state,
             ..
         } = flight;
-        assert!(doomed || progress == Progress::Done);
+        assert!(doomed || state == WriteState::Done);
         if !doomed {
             self.counters.commits += 1;
             self.counters.records += batch.entries.len() as u64;

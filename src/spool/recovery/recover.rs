@@ -287,7 +287,7 @@ impl<'a> Opening<'a> {
             }
         }
         self.sort_outcomes(found, &retired)?;
-        self.share_out(settings)
+        self.distribute(settings)
     }
 
     fn sort_outcomes(
@@ -406,9 +406,9 @@ impl<'a> Opening<'a> {
 
     /// Of this core, else of another one, else a new one.
     fn take_free(&mut self, home: usize) -> Option<FreeSegment> {
-        let richest = self.richest();
+        let core_with_most_spares = self.core_with_most_spares();
         let own = self.parts[home].free.pop();
-        if let Some(free) = own.or_else(|| self.parts[richest].free.pop()) {
+        if let Some(free) = own.or_else(|| self.parts[core_with_most_spares].free.pop()) {
             return Some(free);
         }
         let part = &mut self.parts[home];
@@ -423,19 +423,19 @@ impl<'a> Opening<'a> {
         })
     }
 
-    fn richest(&self) -> usize {
+    fn core_with_most_spares(&self) -> usize {
         let parts = self.parts.iter().enumerate();
-        let richest = parts.max_by_key(|(_, part)| part.free.len());
-        richest.map_or(0, |(core, _)| core)
+        let core_with_most_spares = parts.max_by_key(|(_, part)| part.free.len());
+        core_with_most_spares.map_or(0, |(core, _)| core)
     }
 
     /// Free segments above the bound go. A core without any gets some of another's: it could not begin on a full disk.
-    fn share_out(&mut self, settings: &Settings) -> Result<(), OpenError> {
+    fn distribute(&mut self, settings: &Settings) -> Result<(), OpenError> {
         let most = settings.spool_bytes_max.unwrap_or(u64::MAX) / settings.segment_bytes;
         let mut files: u64 = self.parts.iter().map(CorePart::files).sum();
         loop {
-            let richest = self.richest();
-            if self.parts[richest].free.len() <= FREE_MIN {
+            let core_with_most_spares = self.core_with_most_spares();
+            if self.parts[core_with_most_spares].free.len() <= FREE_MIN {
                 return Ok(());
             }
             let poor = self
@@ -445,7 +445,7 @@ impl<'a> Opening<'a> {
             if files <= most && poor.is_none() {
                 return Ok(());
             }
-            let Some(free) = self.parts[richest].free.pop() else {
+            let Some(free) = self.parts[core_with_most_spares].free.pop() else {
                 return Ok(());
             };
             match poor {
@@ -597,7 +597,7 @@ impl<'a> Opening<'a> {
             |generation: &&Generation| self.homes[generation] == self.homes[&message.generation];
         let doubtful = message.doubtful.iter().filter(is_home);
         doubtful.fold(place, |place, generation| {
-            place.doubting(self.files[generation].clone())
+            place.with_possible_copy(self.files[generation].clone())
         })
     }
 }

@@ -354,7 +354,7 @@ impl Scanner {
             self.known.learn(None, id, damaged.states.clone());
             if !was_accepted || self.is_not_needed(&damaged.message) {
                 self.unfinished.insert(commit);
-                self.doubt(damaged.message.id, damaged.message.generation);
+                self.note_partial_copy(damaged.message.id, damaged.message.generation);
             } else {
                 self.name_damage(commit.0, position, What::Body(damaged.message.id));
                 self.damaged.push(damaged);
@@ -364,7 +364,7 @@ impl Scanner {
         for Damaged { message, states } in std::mem::take(&mut self.damaged) {
             let (id, generation) = (message.id, message.generation);
             self.known.learn(None, id, states);
-            self.doubt(id, generation);
+            self.note_partial_copy(id, generation);
             if let Entry::Vacant(entry) = self.seen.entry(id) {
                 entry.insert(generation);
                 self.messages.push(message);
@@ -382,7 +382,7 @@ impl Scanner {
     }
 
     /// In `generation` is a copy of the message that is not whole.
-    fn doubt(&mut self, id: MessageId, generation: Generation) {
+    fn note_partial_copy(&mut self, id: MessageId, generation: Generation) {
         self.note_references(id, generation);
         let Some(&counts) = self.seen.get(&id) else {
             return;

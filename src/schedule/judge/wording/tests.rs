@@ -332,8 +332,8 @@ fn wordings_of_providers_and_servers() {
         let got = judge(stage, Event::Reply(&reply), Situation::default());
         assert_eq!(got, expected, "{stage:?} {text}");
         let shouted = Reply::new(reply.code, &reply.lines.join("\n").to_uppercase());
-        let heard = whom(&reply, Echoes::NONE);
-        assert_eq!(whom(&shouted, Echoes::NONE), heard, "{text}");
+        let heard = scope_of(&reply, Echoes::NONE);
+        assert_eq!(scope_of(&shouted, Echoes::NONE), heard, "{text}");
     }
 }
 
@@ -360,7 +360,7 @@ fn addresses_that_a_reply_echoes_do_not_speak() {
         "451 4.3.0 too many <a@spam.test> connections",
     ];
     for text in echoes {
-        assert_eq!(whom(&reply(text), Echoes::NONE), None, "{text}");
+        assert_eq!(scope_of(&reply(text), Echoes::NONE), None, "{text}");
     }
 }
 
@@ -409,7 +409,7 @@ fn a_sender_does_not_pause_the_hop_by_an_address_that_it_echoes_in_any_form() {
             let echoes = Echoes::of(&envelope, envelope.recipients.iter());
             for form in forms(local_part) {
                 let text = format!("451 4.3.0 {form}: connection refused, not now");
-                assert_eq!(whom(&reply(&text), echoes), None, "{text}");
+                assert_eq!(scope_of(&reply(&text), echoes), None, "{text}");
             }
         }
     }
@@ -419,7 +419,7 @@ fn a_sender_does_not_pause_the_hop_by_an_address_that_it_echoes_in_any_form() {
     };
     let busy = reply("451 Server busy");
     let echoes = Echoes::of(&honest, honest.recipients.iter());
-    assert_eq!(whom(&busy, echoes), Some(Scope::NextHop));
+    assert_eq!(scope_of(&busy, echoes), Some(Scope::NextHop));
 }
 
 fn all_wordings() -> impl Iterator<Item = &'static str> {

@@ -19,7 +19,7 @@ const MESSAGE_BYTES_LEAST: u64 = 64 << 10;
 
 /// A default that does not count.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GaveWay {
+pub struct Adjusted {
     /// Its flag without the dashes.
     pub flag: &'static str,
     pub default: String,
@@ -29,9 +29,9 @@ pub struct GaveWay {
     pub to: String,
 }
 
-impl Display for GaveWay {
+impl Display for Adjusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let GaveWay {
+        let Adjusted {
             flag,
             default,
             value,
@@ -45,12 +45,12 @@ impl Display for GaveWay {
 }
 
 /// Changes the defaults among `flags` that contradict what was given, and says which.
-pub fn give_way(
+pub fn adjust_defaults(
     flags: &mut Flags,
     matches: &ArgMatches,
     cores: &CoreConfig,
     surroundings: &Surroundings,
-) -> Vec<GaveWay> {
+) -> Vec<Adjusted> {
     let mut yielding = Yielding {
         matches,
         gave_way: Vec::new(),
@@ -65,7 +65,7 @@ pub fn give_way(
 
 struct Yielding<'a> {
     matches: &'a ArgMatches,
-    gave_way: Vec<GaveWay>,
+    gave_way: Vec<Adjusted>,
 }
 
 impl Yielding<'_> {
@@ -79,7 +79,7 @@ impl Yielding<'_> {
 
     fn replace<T: Display>(&mut self, flag: &'static str, place: &mut T, value: T, to: String) {
         let default = std::mem::replace(place, value).to_string();
-        self.gave_way.push(GaveWay {
+        self.gave_way.push(Adjusted {
             flag,
             default,
             value: place.to_string(),
@@ -119,7 +119,7 @@ impl Yielding<'_> {
         let in_tls = &listening.listen_tls;
         let taken = |address| in_tls.iter().find(|other| *other == address);
         if let Some(address) = listening.listen.iter().find_map(taken) {
-            self.gave_way.push(GaveWay {
+            self.gave_way.push(Adjusted {
                 flag: "listen",
                 default: address.to_string(),
                 value: "none".to_owned(),

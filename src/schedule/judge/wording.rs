@@ -249,7 +249,7 @@ impl Echoes {
 /// * [`Scope::Connection`]: it ends, and no more is said (421).
 /// * [`Scope::Session`]: what went over this connection before, or the order of commands.
 /// * [`Scope::Recipient`]: or the pair of sender and recipient.
-pub(super) fn whom(reply: &Reply, echoes: Echoes) -> Option<Scope> {
+pub(super) fn scope_of(reply: &Reply, echoes: Echoes) -> Option<Scope> {
     let text = plain_words(&reply.one_line());
     let others = OF_OTHERS.iter().find(|(wording, _)| says(&text, wording));
     if let Some((_, scope)) = others {
