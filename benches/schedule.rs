@@ -5,7 +5,7 @@
 //! 78 ns over one hop, 95 over 100,000; 0.87 us to defer and hand back one of a million.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringpost::schedule::next_hop::{Action, HopId, Queued, Rank, Schedule, Settings, Take};
+use ringpost::schedule::next_hop::{Action, HopId, Origin, Queued, Rank, Schedule, Settings, Take};
 use ringpost::time::Now;
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -20,7 +20,10 @@ struct Job(u64);
 impl Queued for Job {
     fn rank(&self, _: Now) -> Rank {
         Rank {
-            origin: self.0 % 4,
+            origin: Origin {
+                party: (self.0 % 4) as u32,
+                sender: 0,
+            },
             recipients: 1,
             is_old: false,
         }

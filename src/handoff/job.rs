@@ -4,6 +4,7 @@ use crate::handoff::memory::{Budget, Charge, Memory, MemoryLevel};
 use crate::io::{self, net::Descriptor};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::policy::port::Port;
+use crate::schedule::next_hop::Origin;
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::reports::History;
 use crate::schedule::settle::{Course, Recipients};
@@ -26,8 +27,8 @@ pub struct Message {
     pub location: MessageLocation,
     /// The core whose spool holds it and counts its open recipients.
     pub home: usize,
-    /// Whose mail it is, where that of several parties takes turns; 0 after a restart.
-    pub origin: u64,
+    /// Whose mail it is, where that of several parties takes turns; nobody's after a restart.
+    pub origin: Origin,
     open_recipients: AtomicU32,
     /// How often the disk would not give the content; [`CONTENT_TRIES_MAX`]: it is given up.
     content_failures: AtomicU32,
@@ -110,7 +111,7 @@ impl Message {
         envelope: Envelope,
         place: Place,
         home: usize,
-        origin: u64,
+        origin: Origin,
         memory: Charge,
     ) -> Arc<Self> {
         let recipients = envelope.recipients.len();
@@ -146,7 +147,7 @@ impl Message {
             envelope: found.envelope,
             location: MessageLocation::recovered(found.place, &found.states),
             home: usize::from(found.home),
-            origin: 0,
+            origin: Origin::default(),
             open_recipients: AtomicU32::new(open as u32),
             content_failures: AtomicU32::new(match found.is_damaged {
                 true => CONTENT_TRIES_MAX,

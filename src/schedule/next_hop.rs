@@ -58,6 +58,7 @@ mod backlog;
 mod due;
 mod health;
 mod hop;
+mod lanes;
 mod limits;
 mod proven;
 mod settings;
@@ -65,7 +66,7 @@ mod slots;
 mod turns;
 
 use crate::time::Now;
-pub use backlog::{Queued, Rank};
+pub use backlog::{Origin, Queued, Rank};
 pub use settings::{
     CONNECTIONS_MAX, CONNECTIONS_PER_HOP_MAX, CROWDED_WAIT_MAX, IDLE_WAIT, Settings,
 };

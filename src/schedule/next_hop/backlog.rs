@@ -4,27 +4,27 @@
 //! untried, or had been accepted long before they came here. What was given back goes first. Of new and old, three new ones
 //! go for each old one, so that the backlog of a host that was down does not keep today's mail waiting.
 //!
-//! The new ones stand in *lanes*, one for each origin. The lanes take turns, by recipients, so that ten thousand messages
-//! of one client do not keep those of another waiting. Beyond [`LANES_MAX`] origins share lanes, and which ones share
-//! changes with the turns. Within a lane, and among the old, jobs go in the order in which they came.
+//! The new ones stand in *lanes* (`lanes.rs`), one for each party, and in each of them in one for each of its senders.
 
+use super::lanes::{Entry, Jobs, Lanes, Queue, give_back_memory};
 use crate::time::Now;
-use std::collections::VecDeque;
 
-/// A hop has as many lanes as that.
-const LANES_MAX: usize = 64;
-/// A lane sends about so many recipients, and then it is the turn of the next.
-const QUANTUM: i64 = 50;
 /// So many new jobs go for each old one.
 const NEW_PER_OLD: u8 = 3;
-/// A queue that has grown past this gives its memory back when it is empty again.
-const SPARE_CAPACITY_MAX: usize = 1024;
+
+/// Whose mail it is, where the mail of several takes turns. Hashes: who falls together takes turns together.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Origin {
+    pub party: u32,
+    /// One of the party's.
+    pub sender: u32,
+}
 
 /// How a job stands among those that wait for the same hop.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Rank {
-    /// Whose mail it is: new jobs of different origins take turns.
-    pub origin: u64,
+    /// New jobs of different origins take turns.
+    pub origin: Origin,
     /// What it costs its origin.
     pub recipients: u32,
     pub is_old: bool,
@@ -36,25 +36,14 @@ pub trait Queued {
     fn rank(&self, now: Now) -> Rank;
 }
 
-struct Entry<J> {
-    since: Now,
-    recipients: u32,
-    job: J,
-}
-
-type Jobs<J> = VecDeque<Entry<J>>;
-
-struct Lane<J> {
-    origin: u64,
-    jobs: Jobs<J>,
-    /// Recipients that it may send in this turn. A job may leave a debt.
-    credit: i64,
-}
+/// Those of a sender wait in the lane of the sender, which is in that of the party.
+type Senders<J> = Lanes<Jobs<J>, 10>;
+/// A party sends about as many recipients as make a few transactions, and then it is the turn of the next.
+type Parties<J> = Lanes<Senders<J>, 50>;
 
 pub(super) struct Backlog<J> {
     given_back: Jobs<J>,
-    /// The first one's turn it is. None is empty, unless it is the only one.
-    lanes: VecDeque<Lane<J>>,
+    new: Parties<J>,
     old: Jobs<J>,
     /// New jobs that went since an old one did, while there were both.
     new_since_old: u8,
@@ -65,7 +54,7 @@ impl<J: Queued> Backlog<J> {
     pub fn new() -> Self {
         Backlog {
             given_back: Jobs::new(),
-            lanes: VecDeque::new(),
+            new: Parties::default(),
             old: Jobs::new(),
             new_since_old: 0,
             length: 0,
@@ -82,7 +71,10 @@ impl<J: Queued> Backlog<J> {
         self.length += 1;
         match rank.is_old {
             true => self.old.push_back(entry),
-            false => self.lane_of(rank.origin).jobs.push_back(entry),
+            false => {
+                let Origin { party, sender } = rank.origin;
+                self.new.push(&[party, sender], entry);
+            }
         }
     }
 
@@ -96,37 +88,13 @@ impl<J: Queued> Backlog<J> {
         });
     }
 
-    fn lane_of(&mut self, origin: u64) -> &mut Lane<J> {
-        let count = self.lanes.len();
-        let found = self.lanes.iter().position(|lane| lane.origin == origin);
-        let at = match found {
-            Some(at) => at,
-            None if count == 1 && self.lanes[0].jobs.is_empty() => {
-                self.lanes[0].origin = origin;
-                self.lanes[0].credit = QUANTUM;
-                0
-            }
-            None if count < LANES_MAX => {
-                self.lanes.push_back(Lane {
-                    origin,
-                    jobs: Jobs::new(),
-                    credit: QUANTUM,
-                });
-                count
-            }
-            None => (origin % LANES_MAX as u64) as usize,
-        };
-        &mut self.lanes[at]
-    }
-
     pub fn pop(&mut self) -> Option<J> {
         let entry = self.given_back.pop_front().or_else(|| self.pop_in_turn())?;
         self.note_taken(entry)
     }
 
     fn pop_in_turn(&mut self) -> Option<Entry<J>> {
-        let has_new = self.lanes.front().is_some_and(|lane| !lane.jobs.is_empty());
-        let is_turn_of_old = !has_new || self.new_since_old >= NEW_PER_OLD;
+        let is_turn_of_old = self.new.is_empty() || self.new_since_old >= NEW_PER_OLD;
         if is_turn_of_old && let Some(entry) = self.old.pop_front() {
             self.new_since_old = 0;
             give_back_memory(&mut self.old);
@@ -135,33 +103,19 @@ impl<J: Queued> Backlog<J> {
         if !self.old.is_empty() {
             self.new_since_old += 1;
         }
-        let only = self.lanes.len() == 1;
-        while !only && self.lanes.front()?.credit <= 0 {
-            self.lanes.rotate_left(1);
-            self.lanes.back_mut()?.credit += QUANTUM;
-        }
-        let lane = self.lanes.front_mut()?;
-        let entry = lane.jobs.pop_front()?;
-        if !only {
-            lane.credit -= i64::from(entry.recipients);
-        }
-        self.leave_lane(0);
-        Some(entry)
+        self.new.pop()
     }
 
     /// Takes out the one that has waited longest.
     pub fn pop_oldest(&mut self) -> Option<J> {
         let oldest = self.oldest()?;
-        let is_it = |jobs: &Jobs<J>| jobs.front().is_some_and(|entry| entry.since == oldest);
-        let entry = if is_it(&self.given_back) {
+        let is_it = |since: Option<Now>| since == Some(oldest);
+        let entry = if is_it(self.given_back.oldest()) {
             self.given_back.pop_front()
-        } else if is_it(&self.old) {
+        } else if is_it(self.old.oldest()) {
             self.old.pop_front()
         } else {
-            let at = self.lanes.iter().position(|lane| is_it(&lane.jobs))?;
-            let entry = self.lanes[at].jobs.pop_front();
-            self.leave_lane(at);
-            entry
+            self.new.pop_oldest()
         };
         self.note_taken(entry?)
     }
@@ -171,25 +125,14 @@ impl<J: Queued> Backlog<J> {
         Some(entry.job)
     }
 
-    /// An empty lane goes, but for the last: most hops have mail of one origin at a time.
-    fn leave_lane(&mut self, at: usize) {
-        if !self.lanes[at].jobs.is_empty() {
-            return;
-        }
-        match self.lanes.len() {
-            1 => give_back_memory(&mut self.lanes[0].jobs),
-            _ => _ = self.lanes.remove(at),
-        }
-    }
-
     /// Since when the one waits that has waited longest.
     pub fn oldest(&self) -> Option<Now> {
-        let lanes = self.lanes.iter().map(|lane| &lane.jobs);
-        let fronts = lanes.chain([&self.given_back, &self.old]);
-        fronts
-            .filter_map(|jobs| jobs.front())
-            .map(|it| it.since)
-            .min()
+        let oldest = [
+            self.given_back.oldest(),
+            self.new.oldest(),
+            self.old.oldest(),
+        ];
+        oldest.into_iter().flatten().min()
     }
 
     pub fn len(&self) -> usize {
@@ -201,17 +144,11 @@ impl<J: Queued> Backlog<J> {
     }
 }
 
-fn give_back_memory<J>(jobs: &mut Jobs<J>) {
-    if jobs.is_empty() && jobs.capacity() > SPARE_CAPACITY_MAX {
-        *jobs = Jobs::new();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, VecDeque};
 
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     struct Job {
@@ -225,13 +162,19 @@ mod tests {
         }
     }
 
-    fn job(number: u32, origin: u64, recipients: u32, is_old: bool) -> Job {
+    fn job(number: u32, party: u32, recipients: u32, is_old: bool) -> Job {
         let rank = Rank {
-            origin,
+            origin: Origin { party, sender: 0 },
             recipients,
             is_old,
         };
         Job { number, rank }
+    }
+
+    fn of_sender(number: u32, party: u32, sender: u32) -> Job {
+        let mut job = job(number, party, 1, false);
+        job.rank.origin.sender = sender;
+        job
     }
 
     fn popped(backlog: &mut Backlog<Job>, count: usize) -> Vec<u32> {
@@ -272,6 +215,29 @@ mod tests {
         assert!(order.contains(&10_000), "{order:?}");
     }
 
+    /// Each message of a list has a reverse-path of its own, and nothing tells that they are one list's but their domain.
+    #[test]
+    fn a_list_with_a_sender_for_each_message_keeps_nobody_waiting() {
+        let mut backlog = Backlog::new();
+        for number in 0..4_000 {
+            backlog.push(of_sender(number, 1, number), Now(0));
+        }
+        backlog.push(of_sender(10_000, 2, 0), Now(1));
+        let order = popped(&mut backlog, 60);
+        assert!(order.contains(&10_000), "{order:?}");
+    }
+
+    #[test]
+    fn a_flood_of_one_sender_keeps_others_of_its_domain_waiting_for_one_turn() {
+        let mut backlog = Backlog::new();
+        for number in 0..4_000 {
+            backlog.push(of_sender(number, 1, 1), Now(0));
+        }
+        backlog.push(of_sender(10_000, 1, 2), Now(1));
+        let order = popped(&mut backlog, 12);
+        assert!(order.contains(&10_000), "{order:?}");
+    }
+
     #[test]
     fn turns_are_counted_in_recipients() {
         let mut backlog = Backlog::new();
@@ -303,21 +269,29 @@ mod tests {
         /// Whatever comes in goes out once, in its order within origin and kind, and no lane waits for ever.
         #[test]
         fn nothing_is_lost_and_each_lane_keeps_its_order(
-            steps in prop::collection::vec((0_u64..60, 1_u32..300, any::<bool>(), 0_u8..4), 1..300),
+            steps in prop::collection::vec(
+                ((0_u32..20, 0_u32..20), 1_u32..300, any::<bool>(), 0_u8..4),
+                1..300,
+            ),
         ) {
+            type Waiting = BTreeMap<(bool, u32, u32), VecDeque<u32>>;
+            let key_of = |rank: Rank| match rank.is_old {
+                true => (true, 0, 0),
+                false => (false, rank.origin.party, rank.origin.sender),
+            };
             let mut backlog = Backlog::new();
-            let mut waiting: BTreeMap<(bool, u64), VecDeque<u32>> = BTreeMap::new();
-            let gone = |job: Option<Job>, waiting: &mut BTreeMap<(bool, u64), VecDeque<u32>>| {
+            let mut waiting = Waiting::new();
+            let gone = |job: Option<Job>, waiting: &mut Waiting| {
                 let job = job.expect("there is one");
-                let key = (job.rank.is_old, if job.rank.is_old { 0 } else { job.rank.origin });
+                let key = key_of(job.rank);
                 let first = waiting.get_mut(&key).and_then(VecDeque::pop_front);
                 prop_assert_eq!(first, Some(job.number));
                 Ok(())
             };
-            for (number, (origin, recipients, is_old, pops)) in (0..).zip(steps) {
-                let key = (is_old, if is_old { 0 } else { origin });
-                waiting.entry(key).or_default().push_back(number);
-                backlog.push(job(number, origin, recipients, is_old), Now(u64::from(number)));
+            for (number, ((party, sender), recipients, is_old, pops)) in (0..).zip(steps) {
+                let rank = Rank { origin: Origin { party, sender }, recipients, is_old };
+                waiting.entry(key_of(rank)).or_default().push_back(number);
+                backlog.push(Job { number, rank }, Now(u64::from(number)));
                 if pops == 3 {
                     gone(backlog.pop(), &mut waiting)?;
                 }
