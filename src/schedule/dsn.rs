@@ -8,7 +8,7 @@
 //! that has 7 bits, text and returned headers in quoted-printable. Only an original that is asked for
 //! whole goes back in 8 bits, where the host takes them; and no more of it than the host has room for.
 //! Pure: time and boundary are handed in, so the same report is rendered twice alike. Its Message-ID follows from what it
-//! says: it is the same again after a crash, and never that of another report.
+//! says: a report that says the same after a crash has it again, and no other ever does.
 //! Not here: when a report is due, and its delivery. A report has a null reverse-path.
 
 use std::borrow::Cow;

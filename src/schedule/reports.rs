@@ -223,7 +223,7 @@ impl<M: Clone> Gatherer<M> {
     }
 }
 
-/// As many as one report can speak of, in their order: after a crash they are the same again.
+/// As many as one report can speak of, in their order: unless more are owed after a crash, they are the same again.
 fn first_of(owed: &mut Recipients) -> Recipients {
     let most = RECIPIENTS_PER_REPORT_MAX;
     let mut rest = Recipients::new();
