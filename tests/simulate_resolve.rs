@@ -36,7 +36,7 @@ const QUIET_MAX: Duration = Duration::from_millis(500);
 enum Times {
     /// The last is well.
     Troubled,
-    /// Nobody says anything.
+    /// Nobody says anything, but that all others than the last may have lost their way.
     Silent,
     Quiet,
 }
@@ -192,6 +192,7 @@ fn manner(random: &mut Random) -> Manner {
         1 => Some(Fault::Code(Code::REFUSED)),
         2 => Some(Fault::Referral),
         3 => Some(Fault::Silent),
+        4 => Some(Fault::Lost),
         _ => None,
     };
     let slow = Duration::from_millis(random.below(6000) as u64);
@@ -203,7 +204,7 @@ fn manner(random: &mut Random) -> Manner {
         loses_one_in: [0, 2, 10][random.below(3)],
         fault,
         fault_of_edns: random.one_in(4).then_some(Fault::Code(Code::FORMERR)),
-        denies_without_soa: false,
+        denies_without_soa: random.one_in(4),
         has_tcp: true,
     }
 }
@@ -234,12 +235,16 @@ impl Play {
     }
 
     fn begin(&self, times: Times) {
+        let is_lost = self.below(2) == 0;
         let last = self.servers.last().copied();
         for server in &self.servers {
             let manner = match times {
                 Times::Troubled if Some(*server) != last => manner(&mut self.random.borrow_mut()),
                 Times::Silent => Manner {
-                    fault: Some(Fault::Silent),
+                    fault: match last {
+                        Some(last) if is_lost && last != *server => Some(Fault::Lost),
+                        _ => Some(Fault::Silent),
+                    },
                     ..Manner::default()
                 },
                 _ => Manner::default(),
@@ -508,6 +513,7 @@ fn planted_bugs_are_noticed() {
         (Bug::SilenceSpeaksForHost, 0),
         (Bug::SilentHostHoldsOthers, 0),
         (Bug::FirstHostWins, 0),
+        (Bug::DenialsBelieved, 0),
     ];
     assert_noticed(&bugs, SEEDS, |seed, bug| Play::new(seed, Some(bug)).play());
 }

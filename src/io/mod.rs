@@ -100,6 +100,8 @@ pub enum Bug {
     SilenceSpeaksForHost,
     /// Mail waits for what the name servers say of each of a domain's hosts.
     SilentHostHoldsOthers,
+    /// What one name server denies without proof is denied, whatever the others may know.
+    DenialsBelieved,
     /// The host whose addresses come first is the best.
     FirstHostWins,
     /// 250 is said when the message goes to the spool, whatever comes of that.

@@ -21,6 +21,8 @@ pub enum Fault {
     Code(Code),
     Referral,
     Silent,
+    /// It has lost its way: no name exists, without SOA.
+    Lost,
 }
 
 /// How a server answers.
@@ -178,6 +180,12 @@ impl Names {
             Some(Fault::Code(code)) => Reply::Code(code),
             Some(Fault::Referral) => Reply::Referral,
             Some(Fault::Silent) => Reply::Silence,
+            Some(Fault::Lost) => Reply::Denied(Denial {
+                name_exists: false,
+                ttl: None,
+                is_proven: false,
+                is_of_alias: false,
+            }),
         }
     }
 

@@ -11,6 +11,7 @@ use super::servers::{Ask, Course, GivenUp, Limits, Said, Servers};
 use crate::io::clock;
 use crate::io::dns::{self, Code, Denial, Question, Record, Reply, Server};
 use crate::io::runtime::timeout;
+use crate::io::{Bug, planted};
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -60,6 +61,7 @@ pub(super) struct Pool {
 /// What is kept of a question's failures.
 #[derive(Default)]
 struct Failures {
+    /// Without SOA.
     denial: Option<Denial>,
     /// By server, the last word of each.
     words: Vec<(usize, String)>,
@@ -105,7 +107,9 @@ impl Pool {
         loop {
             let all_sent = self.send(&mut course, &mut asking, question, queries);
             if asking.is_empty() {
-                return failures.into_heard(&self.addresses);
+                let is_denied = self.servers.borrow().is_denied(&course, clock::now());
+                let is_believed = is_denied || planted(Bug::DenialsBelieved);
+                return failures.into_heard(&self.addresses, is_believed);
             }
             let mut deadline = self.servers.borrow().deadline(&course);
             if !all_sent {
@@ -188,16 +192,17 @@ impl Failures {
         let word = match reply {
             Reply::Records { .. } => return,
             Reply::Denied(denial) => {
-                self.anybody_spoke = true;
-                self.denial.get_or_insert_with(|| denial.clone());
-                return;
+                let known = self.denial.get_or_insert_with(|| denial.clone());
+                // Who knows the name knows more.
+                known.name_exists |= denial.name_exists;
+                "denies it without an SOA".to_owned()
             }
             Reply::Referral => "refers to other name servers".to_owned(),
             Reply::Code(code) => code.to_string(),
             Reply::Failed(why) => why.to_string(),
             Reply::Silence => "no answer in time".to_owned(),
         };
-        self.anybody_spoke |= matches!(reply, Reply::Referral | Reply::Code(_));
+        self.anybody_spoke |= matches!(reply, Reply::Denied(_) | Reply::Referral | Reply::Code(_));
         self.words.retain(|(other, _)| *other != server);
         self.words.push((server, word));
     }
@@ -207,9 +212,9 @@ impl Failures {
         word.map_or("", |it| &it.1)
     }
 
-    /// Nobody gave a sure answer.
-    fn into_heard(self, addresses: &[SocketAddr]) -> Heard {
-        if let Some(denial) = self.denial {
+    /// Nobody gave a sure answer. `is_believed`: a denial without SOA is.
+    fn into_heard(self, addresses: &[SocketAddr], is_believed: bool) -> Heard {
+        if is_believed && let Some(denial) = self.denial {
             return Heard::Denied(denial);
         }
         let named = self.words.iter().take(SERVERS_NAMED_MAX);

@@ -7,7 +7,7 @@
 //! | a server says | then |
 //! |---|---|
 //! | records, or a denial with SOA (NXDOMAIN, NODATA; RFC 2308) | that is the answer |
-//! | a denial without SOA, as small forwarders do | the next is asked; the answer if nobody says better |
+//! | a denial without SOA, as small forwarders do | the next is asked; see below |
 //! | SERVFAIL, REFUSED, a referral, nonsense, an error of the connection | the next is asked at once |
 //! | FORMERR, NOTIMP, BADVERS to EDNS | the same one is asked again without (RFC 6891 section 6.2.2) |
 //! | any error, or nothing for half its time, and it is not known to speak EDNS | likewise |
@@ -17,6 +17,10 @@
 //! **Health.** A server that failed where another answered is *given up* for a while that doubles: others
 //! are asked first, and it comes last. One whose while is over is tried by one question, not by all. A domain
 //! that no server can resolve says nothing about the servers.
+//!
+//! **A denial without SOA** is what forwarders make of a denial that they remember, and also what a box says that has lost
+//! its way, of every name. Mail is returned for it, or goes to a domain's own address instead of its MX hosts. So it counts if
+//! all servers say the same, but for those that have done nothing but fail for [`GONE_AFTER`].
 
 use crate::time::Now;
 use std::collections::VecDeque;
@@ -34,6 +38,9 @@ const PLAIN_SPAN: Duration = Duration::from_secs(3600);
 
 /// An answer to EDNS shows for so long that silence has another reason.
 const EDNS_PROVEN_SPAN: Duration = Duration::from_secs(60);
+
+/// A server of which only failures were heard for so long is not waited for to confirm what another says.
+const GONE_AFTER: Duration = Duration::from_secs(3600);
 
 /// The bounds of one question.
 #[derive(Clone, Debug)]
@@ -81,6 +88,8 @@ struct Server {
     /// Times given up since it last answered.
     given_up: u32,
     given_up_until: Option<Now>,
+    /// Its first failure since it last answered.
+    failing_since: Option<Now>,
     /// That time was over, and one question tries it; set aside for the others meanwhile.
     is_tried: bool,
     overtaken: u32,
@@ -107,7 +116,10 @@ pub(super) struct Course {
     last_asked: Now,
     /// What came calls for the next server at once.
     is_urgent: bool,
-    denied_by: Option<usize>,
+    /// Servers that denied it without SOA.
+    denied_by: Vec<usize>,
+    /// Servers that were given up, and that this question tries.
+    on_trial: Vec<usize>,
 }
 
 fn is_future(until: Option<Now>, now: Now) -> bool {
@@ -124,7 +136,7 @@ impl Servers {
 
     /// Begins a question.
     pub fn begin(&mut self, now: Now) -> Course {
-        let order = self.order(now);
+        let (order, on_trial) = self.order(now);
         let queue = order.into_iter().map(|server| self.first_ask(server, now));
         Course {
             queue: queue.collect(),
@@ -134,21 +146,24 @@ impl Servers {
             rounds_left: self.limits.rounds_more,
             last_asked: now,
             is_urgent: true,
-            denied_by: None,
+            denied_by: Vec::new(),
+            on_trial,
         }
     }
 
-    /// As configured, those that are given up last.
-    fn order(&mut self, now: Now) -> Vec<usize> {
+    /// As configured, those that are given up last; and which of them this question tries.
+    fn order(&mut self, now: Now) -> (Vec<usize>, Vec<usize>) {
+        let mut on_trial = Vec::new();
         let mut order: Vec<usize> = (0..self.servers.len()).collect();
         order.sort_by_key(|server| is_future(self.servers[*server].given_up_until, now));
-        for server in &mut self.servers {
+        for (at, server) in self.servers.iter_mut().enumerate() {
             if server.given_up > 0 && !is_future(server.given_up_until, now) {
+                on_trial.push(at);
                 server.is_tried = true;
                 server.given_up_until = Some(now + self.limits.query_timeout);
             }
         }
-        order
+        (order, on_trial)
     }
 
     fn first_ask(&self, server: usize, now: Now) -> Ask {
@@ -193,7 +208,7 @@ impl Servers {
     }
 
     fn begin_round(&self, course: &mut Course, now: Now) {
-        if course.rounds_left == 0 || course.denied_by.is_some() {
+        if course.rounds_left == 0 || self.is_denied(course, now) {
             return;
         }
         course.rounds_left -= 1;
@@ -232,19 +247,27 @@ impl Servers {
                 if said == Said::Answer {
                     return true;
                 }
-                course.denied_by.get_or_insert(ask.server);
-                // Better is hoped for, but not from who was silent lately.
-                let is_given_up = |it: &Ask| is_future(self.servers[it.server].given_up_until, now);
-                course.queue.retain(|it| !is_given_up(it));
+                if !course.denied_by.contains(&ask.server) {
+                    course.denied_by.push(ask.server);
+                }
+                if self.is_denied(course, now) {
+                    // Better is hoped for, but not from who was silent lately.
+                    let is_given_up =
+                        |it: &Ask| is_future(self.servers[it.server].given_up_until, now);
+                    let on_trial = &course.on_trial;
+                    let may_be_back = |it: &Ask| on_trial.contains(&it.server);
+                    (course.queue).retain(|it| !is_given_up(it) || may_be_back(it));
+                }
             }
             Said::NotUnderstood | Said::Error | Said::Silence => {
                 let plain_may_help = said == Said::NotUnderstood || said == Said::Error && !proven;
                 course.note_failure(ask.server, said);
+                self.servers[ask.server].failing_since.get_or_insert(now);
                 if ask.edns && plain_may_help && !course.edns_in_vain.contains(&ask.server) {
                     course.edns_in_vain.push(ask.server);
                     course.queue.push_front(Ask { edns: false, ..ask });
                 }
-                if let Some(denied_by) = course.denied_by {
+                if let Some(&denied_by) = course.denied_by.first() {
                     self.judge_others(course, denied_by, now, given_up);
                 }
             }
@@ -252,11 +275,23 @@ impl Servers {
         false
     }
 
+    /// Whether what was heard without SOA is a denial, should nobody say better.
+    pub fn is_denied(&self, course: &Course, now: Now) -> bool {
+        let is_gone = |server: &Server| {
+            let since = server.failing_since;
+            since.is_some_and(|since| now.since(since) >= GONE_AFTER)
+        };
+        let denied = |server: &usize| course.denied_by.contains(server);
+        let mut others = (0..self.servers.len()).filter(|it| !denied(it));
+        !course.denied_by.is_empty() && others.all(|it| is_gone(&self.servers[it]))
+    }
+
     fn answered(&mut self, course: &mut Course, ask: Ask, now: Now) {
         course.failed.retain(|(failed, _)| *failed != ask.server);
         let server = &mut self.servers[ask.server];
         server.given_up = 0;
         server.given_up_until = None;
+        server.failing_since = None;
         server.is_tried = false;
         server.overtaken = 0;
         if ask.edns {
@@ -288,7 +323,8 @@ impl Servers {
                 told.extend(self.give_up(server, None, other, now));
             }
         }
-        for (server, said) in std::mem::take(&mut course.failed) {
+        // Those who were silent are kept: they may be asked once more.
+        for (server, said) in course.failed.clone() {
             if server != other {
                 told.extend(self.give_up(server, Some(said), other, now));
             }
@@ -414,7 +450,7 @@ mod tests {
                 "0 1",
                 false,
             ),
-            (&[("0", UnprovenDenial), ("1", Silence)], "0 1", false),
+            (&[("0", UnprovenDenial), ("1", Silence)], "0 1 1", false),
             (
                 &[("0", UnprovenDenial), ("1", Error), ("1p", Error)],
                 "0 1 1p",
@@ -485,6 +521,40 @@ mod tests {
         );
         assert_eq!(servers.next(&mut course, ms(900)), None);
         assert!(servers.heard(&mut course, first, Answer, ms(901), &mut Vec::new()));
+    }
+
+    #[test]
+    fn a_denial_without_soa_counts_if_all_others_say_the_same() {
+        let is_denied = |servers: &mut Servers, says: &[(&str, Said)], now| {
+            let mut course = servers.begin(now);
+            while let Some(ask) = servers.next(&mut course, now) {
+                let said = says.iter().find(|it| it.0 == show(ask)).unwrap().1;
+                if servers.heard(&mut course, ask, said, now, &mut Vec::new()) {
+                    return false;
+                }
+            }
+            servers.is_denied(&course, now)
+        };
+        let denial = |server| (server, UnprovenDenial);
+        assert!(is_denied(&mut servers(1), &[denial("0")], ms(0)));
+        assert!(is_denied(
+            &mut servers(2),
+            &[denial("0"), denial("1")],
+            ms(0)
+        ));
+        let third_is_silent = [denial("0"), denial("1"), ("2", Silence)];
+        assert!(!is_denied(&mut servers(3), &third_is_silent, ms(0)));
+        let errs = [denial("0"), ("1", Error), ("1p", Error)];
+        assert!(!is_denied(&mut servers(2), &errs, ms(0)));
+        // One that is dead for good does not keep typing errors waiting for days.
+        let mut servers = servers(2);
+        let silent = [denial("0"), ("1", Silence)];
+        assert!(!is_denied(&mut servers, &silent, ms(0)));
+        assert!(!is_denied(&mut servers, &silent, ms(3_599_999)));
+        assert!(is_denied(&mut servers, &silent, ms(3_600_000)));
+        let back = [denial("0"), ("1", Answer)];
+        is_denied(&mut servers, &back, ms(3_900_000));
+        assert!(!is_denied(&mut servers, &silent, ms(3_900_001)));
     }
 
     #[test]

@@ -579,6 +579,33 @@ fn a_denial_without_soa_is_believed_when_nobody_says_better() {
     });
 }
 
+/// A box that has lost its way says so of every name, and mail that is returned for that does not come back.
+#[test]
+fn a_denial_without_soa_is_not_believed_while_the_other_servers_are_silent_or_fail() {
+    for failure in [Failure::Silent, Failure::ServFail] {
+        let (lost, other) = (DnsServer::start(), DnsServer::start());
+        lost.deny_without_soa();
+        other.fail_all(failure);
+        run(async {
+            let resolver = Resolver::new(with_servers(&[&lost, &other]), own()).unwrap();
+            let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
+            let answer = &show(&answer)[0];
+            assert!(answer.starts_with("4.4.3"), "{answer}");
+            assert!(answer.contains("denies it without an SOA"), "{answer}");
+        });
+    }
+    // Where nobody else can be asked, or another says the same, it counts.
+    let (first, second) = (DnsServer::start(), DnsServer::start());
+    first.deny_without_soa();
+    second.deny_without_soa();
+    assert!(resolve(&first, "a.test")[0].starts_with("5.1.2"));
+    run(async {
+        let resolver = Resolver::new(with_servers(&[&first, &second]), own()).unwrap();
+        let answer = resolver.resolve(&"a.test".parse().unwrap()).await;
+        assert!(show(&answer)[0].starts_with("5.1.2"), "{:?}", show(&answer));
+    });
+}
+
 #[test]
 fn a_referral_is_no_answer() {
     let dns = DnsServer::start();
