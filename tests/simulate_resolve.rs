@@ -505,6 +505,36 @@ fn silent_mail_hosts_take_a_bounded_number_of_queries_and_none_from_other_domain
     assert!(not_kept.wait > Duration::from_secs(5));
 }
 
+/// An operator who gives them more time expects that they have it for each question that a domain takes.
+#[test]
+fn slow_name_servers_have_their_time_for_each_question() {
+    let world = World::begin(1, false);
+    let server = SocketAddr::from(([192, 0, 2, 0], 53));
+    let takes = Duration::from_secs(12)..Duration::from_secs(13);
+    let manner = Manner {
+        takes,
+        ..Manner::default()
+    };
+    world.names().serve(server, manner);
+    fill(&mut world.names());
+    let settings = Settings {
+        name_servers: vec![server],
+        ..Settings::of(Duration::from_secs(15))
+    };
+    let make = || Resolver::new(settings, OwnNames::default());
+    let resolver = world.act_as(Owner::Core(0), make).expect("a resolver");
+    let said = Rc::new(RefCell::new(None));
+    let answer = said.clone();
+    world.spawn(Owner::Core(0), async move {
+        let next_hop = "d7.test".parse().expect("a next hop");
+        *answer.borrow_mut() = Some(show(&resolver.resolve(&next_hop).await));
+    });
+    while said.borrow().is_none() {
+        assert!(world.step(), "somebody waits for ever");
+    }
+    assert_eq!(said.take(), Some(expected(7)));
+}
+
 #[test]
 fn planted_bugs_are_noticed() {
     let bugs = [

@@ -68,9 +68,8 @@ pub fn config(
         cores: cores(&flags),
         resolver: resolve::Settings {
             name_servers: flags.dns.dns,
-            query_timeout: flags.dns.dns_timeout.0,
             families: flags.delivery.ip_version,
-            ..resolve::Settings::default()
+            ..resolve::Settings::of(flags.dns.dns_timeout.0)
         },
         log: LogConfig {
             format: flags.logging.log_format,

@@ -379,7 +379,7 @@ pub struct Dns {
           value_parser = values::resolver_address, value_delimiter = ',')]
     pub dns: Vec<SocketAddr>,
 
-    /// How long one name server has for an answer
+    /// How long one name server has for an answer; all that a next hop takes has four times as long, and 20 s at least
     #[arg(long, span = "100ms..1m", default_value_t = Span(resolve::QUERY_TIMEOUT))]
     pub dns_timeout: Span,
 }

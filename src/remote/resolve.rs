@@ -69,6 +69,11 @@ const HOSTS_REMEMBERED_MAX: usize = 10_000;
 /// Default of [`Settings::query_timeout`].
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A next hop takes several questions, one after the other: so many times what one server has for one, and no less than
+/// [`RESOLVE_TIMEOUT_MIN`].
+const QUERIES_PER_RESOLVE: u32 = 4;
+const RESOLVE_TIMEOUT_MIN: Duration = Duration::from_secs(20);
+
 /// A look-up to which no name server has said anything for so long leaves its slot to others, and goes on beside them.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 
@@ -111,13 +116,26 @@ pub struct Settings {
     pub silence_max: Duration,
 }
 
+impl Settings {
+    /// For name servers that take so long for an answer. Whatever waits for several answers waits longer, too.
+    pub fn of(query_timeout: Duration) -> Self {
+        let patience = (QUERIES_PER_RESOLVE * query_timeout).max(RESOLVE_TIMEOUT_MIN);
+        Settings {
+            query_timeout,
+            resolve_timeout: patience,
+            silence_max: patience,
+            ..Settings::default()
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
             name_servers: Vec::new(),
             query_timeout: QUERY_TIMEOUT,
             query_retries: 2,
-            resolve_timeout: Duration::from_secs(20),
+            resolve_timeout: RESOLVE_TIMEOUT_MIN,
             families: Families::default(),
             hosts_max: 20,
             addresses_per_host_max: 16,
@@ -128,7 +146,7 @@ impl Default for Settings {
             lookups_max: 200,
             line_max: 100_000,
             line_wait_max: Duration::from_secs(600),
-            silence_max: Duration::from_secs(20),
+            silence_max: RESOLVE_TIMEOUT_MIN,
         }
     }
 }
