@@ -13,7 +13,7 @@ use ringpost::message::{Mailbox, MessageId};
 use ringpost::smtp::client::{Client, ClientSettings, ClientStep, TlsWish, Transaction};
 use ringpost::smtp::data::to_wire_form;
 use ringpost::smtp::server::{
-    PeerInfo, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
+    Claim, PeerInfo, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
 };
 use ringpost::time::WallTime;
 use std::hint::black_box;
@@ -43,6 +43,10 @@ impl Policy for Everything {
     }
 
     fn admit(&self, _: &PeerInfo, _: Option<u64>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn share(&self, _: &PeerInfo, _: Claim<'_>, _: u64) -> Result<(), Refusal> {
         Ok(())
     }
 

@@ -254,6 +254,8 @@ metrics! {
         limited_errors,
         /// Replies 452 and 421 because `--memory-max` was near.
         refused_for_memory,
+        /// Replies 452 because a destination or an origin had its share of the room for mail.
+        refused_for_share,
         /// Times that a session waited with content until it was its turn, memory being short.
         body_pauses,
         /// Turns of a thread's loop that took too long by their own doing.
@@ -324,6 +326,8 @@ metrics! {
         sessions_open,
         /// Memory that sessions and mail hold, in bytes.
         memory_held,
+        /// Octets of mail in the spool that counts against shares, and of mail that comes in.
+        mail_held,
         /// Outbound connections open.
         connections_out_open,
         /// Items that wait outside full lanes between threads.

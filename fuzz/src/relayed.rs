@@ -6,7 +6,7 @@ use ringpost::smtp::client::{
     Client, ClientSettings, ClientStep, RecipientVerdict, TlsWish, Transaction, TransactionResult,
 };
 use ringpost::smtp::server::{
-    PeerInfo, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
+    Claim, PeerInfo, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
 };
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -29,6 +29,10 @@ impl Policy for TakesAll {
     }
 
     fn admit(&self, _peer: &PeerInfo, _declared_bytes: Option<u64>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn share(&self, _: &PeerInfo, _: Claim<'_>, _: u64) -> Result<(), Refusal> {
         Ok(())
     }
 

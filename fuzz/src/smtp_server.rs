@@ -4,7 +4,8 @@
 use ringpost::message::{CertificateVerdict, Envelope, Mailbox, MessageId, TlsSummary};
 use ringpost::smtp::extension::Extension;
 use ringpost::smtp::server::{
-    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
+    BareLineEnds, Claim, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending,
+    Step,
 };
 use ringpost::time::WallTime;
 use std::net::IpAddr;
@@ -52,6 +53,10 @@ impl Policy for Host {
             Some(77) => Err(Refusal::new(452, 3, 1, "Full")),
             _ => Ok(()),
         }
+    }
+
+    fn share(&self, _: &PeerInfo, _: Claim<'_>, _: u64) -> Result<(), Refusal> {
+        Ok(())
     }
 
     fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {

@@ -30,6 +30,7 @@ use crate::io::runtime::spawn;
 use crate::io::{Bug, clock, planted, runtime};
 use crate::log::Log;
 use crate::metrics::CoreMetrics;
+use crate::policy::shares::Shares;
 use crate::remote::connection;
 use crate::remote::resolve::{Answer, Resolver, Site, SiteKey};
 use crate::remote::route::{NextHop, RouteTable, UnusableDomain};
@@ -123,6 +124,7 @@ pub struct Context {
     pub finished: Finished,
     pub pass_on: PassOn,
     pub memory: Arc<Memory>,
+    pub shares: Arc<Shares>,
     /// Which core's memory it is.
     pub core: usize,
     pub metrics: Arc<CoreMetrics>,
@@ -531,6 +533,10 @@ impl Inner {
                 let answer = this.unless_draining(answer).await;
                 this.looking_up.set(this.looking_up.get() - 1);
                 this.log_name_servers();
+                if let (NextHop::Mx { domain, .. }, Some(Ok(site))) = (&way.next_hop, &answer) {
+                    let site = site.key.as_str();
+                    this.context.shares.learn(domain.as_str(), site);
+                }
                 match answer {
                     Some(answer) => this.resolved(&way, answer, part),
                     None => part.leave_in_spool(),

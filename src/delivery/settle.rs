@@ -256,6 +256,10 @@ impl Inner {
             };
             self.log_attempt(&message, &attempt, context);
         }
+        if !is_report {
+            let states = consequences.recorded.iter();
+            message.ended(states.map(|(index, state)| (*index as usize, state)));
+        }
         self.record(&message, &mut consequences);
         self.queue_again(job, consequences);
     }

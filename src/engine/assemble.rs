@@ -5,18 +5,21 @@ use super::lane::ToCore;
 use super::placement::CoreSpec;
 use super::plan::Plan;
 use super::ports::Listeners;
+use super::routed;
 use super::rules::Rules;
 use super::shared::Shared;
 use crate::config::Config;
-use crate::handoff::job::{Job, Message};
+use crate::handoff::job::{Charged, Job, Message};
 use crate::handoff::memory::Memory;
 use crate::handoff::{Handoff, lanes};
 use crate::io::{Bug, clock, planted, random};
 use crate::listener::{AddressCounts, Load};
 use crate::log::Log;
+use crate::message::Envelope;
 use crate::metrics::{CoreMetrics, Counter};
 use crate::policy::port::Listening;
 use crate::policy::rates::Rates;
+use crate::policy::shares::{Shares, Ways};
 use crate::privilege::Identity;
 use crate::schedule::outcome::RecipientState;
 use crate::schedule::settle::Course;
@@ -41,6 +44,7 @@ pub fn share(config: Config, plan: Plan, identity: Identity, listening: Vec<List
         addresses: Arc::new(AddressCounts::default()),
         rates: Arc::new(Rates::new(&config.rates)),
         tls_memory: Arc::default(),
+        shares: Shares::new(specs.len()),
         memory: Memory::new(specs.len(), config.spool.memory_bytes_max),
         metrics: specs
             .iter()
@@ -106,9 +110,23 @@ struct Recovered {
 fn distribute(shared: &Shared, rules: &Rules, messages: Vec<RecoveredMessage>) -> Vec<Recovered> {
     let mut cores: Vec<Recovered> = shared.cores().map(|_| Recovered::default()).collect();
     let clocks = (clock::wall_time(), clock::now());
+    let routes = &rules.lists.routes;
     for (turn, recovered) in messages.into_iter().enumerate() {
         let recovered = with_bugs(recovered);
-        let (message, states) = Message::recovered(recovered, &shared.memory, clocks);
+        let charge = |envelope: &Envelope, home, weight| {
+            let (shares, hostname) = (&shared.shares, &shared.config.hostname);
+            let ways = Ways::of(envelope.recipients.len(), |index| {
+                let path = &envelope.recipients[index].forward_path;
+                routed::way(shares, hostname, routes, path).party
+            });
+            let mut share = shared.shares.charge(home, None, ways, weight);
+            share.accepted();
+            Charged {
+                memory: shared.memory.charge(home, weight.memory),
+                share,
+            }
+        };
+        let (message, states) = Message::recovered(recovered, charge, clocks);
         for (core, job) in recovered_jobs(shared, rules, &message, states, turn) {
             cores[core].jobs.0.push(job);
         }

@@ -396,6 +396,8 @@ impl Core {
         metrics
             .memory_held
             .set(self.shared.memory.held_by(self.number));
+        let mail = self.shared.shares.held_by(self.number);
+        metrics.mail_held.set(mail.all.spool);
         metrics.lane_backlog.set(self.outbox.backlog() as u64);
         metrics
             .log_lines_dropped

@@ -25,6 +25,7 @@ mod questions;
 mod reload;
 mod report;
 mod reread;
+mod routed;
 mod rules;
 mod service;
 mod shared;

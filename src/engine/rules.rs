@@ -11,6 +11,7 @@
 use super::{ErrorContext as _, StartError};
 use crate::config::Config;
 use crate::domain::Domain;
+use crate::domain::pattern::DomainPattern;
 use crate::handoff::current::{Current, Follower, Published};
 use crate::policy::relaying::{self, RelayPolicy};
 use crate::remote::route::RouteTable;
@@ -156,5 +157,19 @@ fn relay_policy(settings: &relaying::Settings, routes: &RouteTable, hostname: &s
     if Domain::parse(hostname).is_ok_and(|name| routes.route(&name).is_some()) {
         policy.has_route_for_own_name();
     }
+    if routes.leads_one_way() || has_one_domain(settings, routes) {
+        policy.goes_one_way();
+    }
     policy
+}
+
+/// Nobody may send anywhere but to domains with one next hop.
+fn has_one_domain(settings: &relaying::Settings, routes: &RouteTable) -> bool {
+    let next_hop = |pattern: &DomainPattern| match pattern {
+        DomainPattern::Exact(domain) => Some(routes.next_hop(domain)),
+        DomainPattern::Below(_) => None,
+    };
+    let mut next_hops = settings.domains.iter().map(next_hop);
+    let first = next_hops.next().flatten();
+    settings.trusted_nets.is_empty() && first.is_some() && next_hops.all(|it| it == first)
 }

@@ -4,6 +4,7 @@
 //! else is shared: spool logs, schedules, DNS answers, tickets, verdicts, buffers and log lines belong to one core each.
 
 use super::placement::CoreSpec;
+use super::routed::Routed;
 use super::rules::CoreRules;
 use crate::config::Config;
 use crate::delivery::{self, Delivery};
@@ -16,6 +17,7 @@ use crate::message::Mailbox;
 use crate::metrics::{CoreMetrics, Counter};
 use crate::policy::port::Listening;
 use crate::policy::rates::Rates;
+use crate::policy::shares::{Shares, View};
 use crate::privilege::Identity;
 use crate::remote::connection;
 use crate::remote::resolve::{OwnNames, Resolver};
@@ -46,6 +48,7 @@ pub struct Shared {
     pub rates: Arc<Rates>,
     pub tls_memory: Arc<TlsMemory>,
     pub memory: Arc<Memory>,
+    pub shares: Arc<Shares>,
     pub metrics: Vec<Arc<CoreMetrics>>,
     /// Grows as long as a core's loop turns.
     pub heartbeats: Vec<Counter>,
@@ -151,6 +154,12 @@ impl Shared {
             core,
             spool,
             memory: Budget::new(self.memory.clone(), core),
+            shares: View::new(self.shares.clone(), core),
+            destinations: Box::new(Routed::new(
+                self.shares.clone(),
+                self.config.hostname.clone(),
+                rules.routes.clone(),
+            )),
             tls_memory: self.tls_memory.clone(),
             rates: self.rates.clone(),
             accepted,
@@ -192,6 +201,7 @@ impl Shared {
             finished,
             pass_on,
             memory: self.memory.clone(),
+            shares: self.shares.clone(),
             core,
             metrics: self.metrics[core].clone(),
             log,

@@ -1,9 +1,10 @@
 //! What travels between cores: accepted messages on their way, and news about them.
 
-use crate::handoff::memory::{Budget, Charge, Memory, MemoryLevel};
+use crate::handoff::memory::{Budget, Charge, MemoryLevel};
 use crate::io::{self, net::Descriptor};
 use crate::message::{Envelope, MessageId, Recipient};
 use crate::policy::port::Port;
+use crate::policy::shares::{ShareCharge, Weight};
 use crate::schedule::next_hop::Origin;
 use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::reports::History;
@@ -33,7 +34,13 @@ pub struct Message {
     /// How often the disk would not give the content; [`CONTENT_TRIES_MAX`]: it is given up.
     content_failures: AtomicU32,
     pub reported: Reported,
-    memory: Charge,
+    charged: Charged,
+}
+
+/// What a message counts against, until nothing is left to do for it.
+pub struct Charged {
+    pub memory: Charge,
+    pub share: ShareCharge,
 }
 
 /// What this run has told the sender of a message. Only the core that gathers its reports reads and writes it.
@@ -72,6 +79,9 @@ pub const CONTENT_TRIES_MAX: u32 = 3;
 const QUEUED_MESSAGE_BYTES: usize = 768;
 /// Of a recipient: its state and its jobs.
 const QUEUED_RECIPIENT_BYTES: usize = 256;
+
+/// What no message in the queue holds less than.
+pub const LEAST_QUEUED_BYTES: u64 = (QUEUED_MESSAGE_BYTES + QUEUED_RECIPIENT_BYTES) as u64;
 
 /// About what a message holds while it is in the queue, its body and what next hops say of it apart.
 pub fn queued_bytes(envelope: &Envelope) -> u64 {
@@ -112,7 +122,7 @@ impl Message {
         place: Place,
         home: usize,
         origin: Origin,
-        memory: Charge,
+        charged: Charged,
     ) -> Arc<Self> {
         let recipients = envelope.recipients.len();
         Arc::new(Message {
@@ -126,7 +136,7 @@ impl Message {
             open_recipients: AtomicU32::new(recipients as u32),
             content_failures: AtomicU32::new(0),
             reported: Reported::default(),
-            memory,
+            charged,
         })
     }
 
@@ -134,11 +144,16 @@ impl Message {
     /// unless that stands before its arrival: then it is new.
     pub fn recovered(
         found: RecoveredMessage,
-        memory: &Memory,
+        charge: impl FnOnce(&Envelope, usize, Weight) -> Charged,
         (calendar, now): (WallTime, Now),
     ) -> (Arc<Self>, Vec<RecipientState>) {
         let words: u64 = found.states.iter().map(words_bytes).sum();
-        let bytes = queued_bytes(&found.envelope) + words;
+        let home = usize::from(found.home);
+        let weight = Weight {
+            memory: queued_bytes(&found.envelope) + words,
+            spool: found.place.body_bytes(),
+        };
+        let charged = charge(&found.envelope, home, weight);
         let open = found.states.iter().filter(|s| !s.is_finished()).count();
         let message = Arc::new(Message {
             id: found.id,
@@ -146,7 +161,7 @@ impl Message {
             born: Birth::of_age(calendar.since(found.received_at), now),
             envelope: found.envelope,
             location: MessageLocation::recovered(found.place, &found.states),
-            home: usize::from(found.home),
+            home,
             origin: Origin::default(),
             open_recipients: AtomicU32::new(open as u32),
             content_failures: AtomicU32::new(match found.is_damaged {
@@ -154,8 +169,9 @@ impl Message {
                 false => 0,
             }),
             reported: Reported::default(),
-            memory: memory.charge(usize::from(found.home), bytes),
+            charged,
         });
+        message.ended(found.states.iter().enumerate());
         (message, found.states)
     }
 
@@ -177,8 +193,17 @@ impl Message {
     /// What is kept of refusals is part of what a message holds: [`diagnosis_bytes_of`] a job, and of what becomes of it.
     pub fn charge_diagnoses(&self, before: u64, after: u64) {
         if before != after {
-            self.memory.replace(before, after);
+            self.charged.memory.replace(before, after);
         }
+    }
+
+    /// Recipients have these states now, and waited for delivery before. Those who do so no more count at no destination.
+    pub fn ended<'a>(&self, states: impl Iterator<Item = (usize, &'a RecipientState)>) {
+        let is_over = |(_, state): &(usize, &RecipientState)| {
+            !matches!(state, RecipientState::Waiting { .. })
+        };
+        let over = states.filter(is_over);
+        over.for_each(|(index, _)| self.charged.share.done(index));
     }
 
     /// Counts recipients as finished, which must be durable; true if these were the last.
@@ -293,6 +318,7 @@ pub struct Accepted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handoff::memory::Memory;
 
     #[test]
     fn what_the_queue_keeps_of_a_recipient_is_weighed_whole() {

@@ -6,6 +6,7 @@
 //! Promise: nothing is ever dropped for the sake of the ceiling. Whoever wants more asks for the
 //! [`MemoryLevel`] first and waits, or refuses.
 
+use crate::policy::shares::Room;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Ceiling of all cores together unless it is said otherwise.
 pub const BYTES_MAX: u64 = 512 << 20;
 
-/// What other cores hold is summed up once in so many questions while there is plenty.
+/// What other cores hold is summed up once in so many questions while there is plenty, up to this part.
 const LOOKS_PER_SUM: u32 = 16;
+const PLENTY_SIXTEENTHS: u64 = 6;
+
+/// Where mail is refused to strangers, and to all.
+const FULL_SIXTEENTHS: u64 = 14;
+const SPENT_SIXTEENTHS: u64 = 15;
 
 /// How full memory is. Each level includes what is said of those before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,8 +43,8 @@ impl MemoryLevel {
         match sixteenths {
             0..8 => MemoryLevel::Plenty,
             8..12 => MemoryLevel::Warm,
-            12..14 => MemoryLevel::Tight,
-            14..15 => MemoryLevel::Full,
+            12..FULL_SIXTEENTHS => MemoryLevel::Tight,
+            FULL_SIXTEENTHS..SPENT_SIXTEENTHS => MemoryLevel::Full,
             _ => MemoryLevel::Spent,
         }
     }
@@ -108,21 +114,39 @@ impl Budget {
         self.memory.charge(self.core, bytes)
     }
 
-    /// How full memory would be with `more_bytes`. Mostly one load: the other cores are asked at
-    /// every [`LOOKS_PER_SUM`]th question, and each time when there is no longer plenty.
+    /// How full memory would be with `more_bytes`.
     pub fn level_with(&self, more_bytes: u64) -> MemoryLevel {
+        MemoryLevel::of(self.held_with(more_bytes), self.memory.max_bytes)
+    }
+
+    /// What is held, and what mail may still take, of trusted clients or of all.
+    pub fn room(&self, trusted: bool) -> Room {
+        let used = self.held_with(0);
+        let full = match trusted {
+            true => SPENT_SIXTEENTHS,
+            false => FULL_SIXTEENTHS,
+        };
+        let most = self.memory.max_bytes / 16 * full;
+        Room {
+            used,
+            left: most.saturating_sub(used),
+        }
+    }
+
+    /// What all cores would hold with `more_bytes`. Mostly one load: the other cores are asked at every
+    /// [`LOOKS_PER_SUM`]th question, and each time when there is no longer plenty, or soon may not be.
+    fn held_with(&self, more_bytes: u64) -> u64 {
         let own = self.memory.cores[self.core].0.load(Ordering::Relaxed);
         let looks = self.looks.get();
         let known = own + self.others_bytes.get() + more_bytes;
-        let level = MemoryLevel::of(known, self.memory.max_bytes);
-        if looks > 0 && level == MemoryLevel::Plenty {
+        if looks > 0 && known < self.memory.max_bytes / 16 * PLENTY_SIXTEENTHS {
             self.looks.set(looks - 1);
-            return level;
+            return known;
         }
         let all = self.memory.held_bytes();
         self.others_bytes.set(all.saturating_sub(own));
         self.looks.set(LOOKS_PER_SUM);
-        MemoryLevel::of(all + more_bytes, self.memory.max_bytes)
+        all + more_bytes
     }
 
     pub fn level(&self) -> MemoryLevel {

@@ -80,6 +80,9 @@ events! {
     ];
     REFUSED = "refused" ["client", "client_port", "reason", "lines_suppressed"];
     LIMITED = "limited" ["client", "limit", "code", "lines_suppressed"];
+    SHARE_REFUSED = "share-refused" [
+        "client", "destination", "sender", "waiting", "share", "limit", "lines_suppressed"
+    ];
     SUPPRESSED = "suppressed" ["of", "lines_suppressed"];
     MEMORY_FULL = "memory-full" ["limit", "effect"];
     MEMORY_HAS_ROOM = "memory-has-room" [];

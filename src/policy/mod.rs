@@ -1,4 +1,5 @@
-//! What clients may do here: at which port, whom they may send to, and how often they may ask.
+//! What clients may do here: at which port, whom they may send to, and how often they may ask, and how
+//! much of the relay's room their mail may hold.
 //!
 //! Promise: one immutable value that all cores share, and counters without a lock.
 //!
@@ -10,3 +11,4 @@ pub mod origin;
 pub mod port;
 pub mod rates;
 pub mod relaying;
+pub mod shares;

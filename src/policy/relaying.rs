@@ -167,6 +167,7 @@ pub struct RelayPolicy {
     parents: DomainMap<()>,
     recipients: Option<Recipients>,
     postmaster: Postmaster,
+    has_one_way: bool,
 }
 
 /// Where mail to the bare `Postmaster` goes.
@@ -209,6 +210,7 @@ impl RelayPolicy {
                 Some(mailbox) => Postmaster::Mailbox(mailbox.clone()),
                 None => Postmaster::Nowhere,
             },
+            has_one_way: false,
         }
     }
 
@@ -217,6 +219,16 @@ impl RelayPolicy {
         if matches!(self.postmaster, Postmaster::Nowhere) {
             self.postmaster = Postmaster::Routed;
         }
+    }
+
+    /// All mail goes to one next hop.
+    pub fn goes_one_way(&mut self) {
+        self.has_one_way = true;
+    }
+
+    /// There is no other destination that mail could be in the way of.
+    pub fn has_one_way(&self) -> bool {
+        self.has_one_way
     }
 
     /// How the relay domains differ from those of `old`.

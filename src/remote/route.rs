@@ -296,6 +296,12 @@ impl RouteTable {
         parents.find_map(|parent| self.wildcard.get(&parent))
     }
 
+    /// Whatever the domain, mail goes to one next hop.
+    pub fn leads_one_way(&self) -> bool {
+        let everything = self.everything.as_ref();
+        everything.is_some_and(|all| self.next_hops().all(|(it, _)| *it == all.next_hop))
+    }
+
     /// Each route's next hop, and where the route stands.
     pub fn next_hops(&self) -> impl Iterator<Item = (&NextHop, &str)> {
         let all = self.exact.values().chain(self.wildcard.values());

@@ -11,7 +11,7 @@ use crate::smtp::refusals::{
     ERROR_RATE, MESSAGE_RATE, OUT_OF_MEMORY, RECIPIENT_RATE, TOO_MANY_HANDSHAKES,
     TOO_MANY_HANDSHAKES_OF_ALL,
 };
-use crate::smtp::server::{PeerInfo, Policy, RejectedAt, Rejection, Spending};
+use crate::smtp::server::{Claim, PeerInfo, Policy, RejectedAt, Rejection, Spending};
 use crate::time::Now;
 use std::net::{IpAddr, SocketAddr};
 
@@ -45,6 +45,10 @@ impl Policy for Asked<'_> {
 
     fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal> {
         self.context.admit(peer, declared_bytes)
+    }
+
+    fn share(&self, peer: &PeerInfo, claim: Claim<'_>, declared_bytes: u64) -> Result<(), Refusal> {
+        self.context.share(peer, claim, declared_bytes)
     }
 
     fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool {

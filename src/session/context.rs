@@ -11,6 +11,7 @@ use crate::message::Mailbox;
 use crate::metrics::CoreMetrics;
 use crate::policy::rates::Rates;
 use crate::policy::relaying::RelayPolicy;
+use crate::policy::shares::{View, Way};
 use crate::smtp::refusal::Refusal;
 use crate::smtp::server;
 use crate::spool::Spool;
@@ -30,6 +31,9 @@ const LIMIT_LINES_PER_SECOND: u32 = 10;
 
 /// Lines about connections that could not be accepted: all say the same.
 const FAILURE_LINES_PER_SECOND: u32 = 1;
+
+/// Lines about shares that are used up: that lasts.
+const SHARE_LINES_PER_SECOND: u32 = 1;
 
 /// How long a client may take. Every wait has one of these; none is lifted by single bytes.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +109,15 @@ pub type TakeOver = Box<dyn Fn(Arc<Message>, Option<Arc<Body>>)>;
 /// then it is not taken.
 pub type DeadEnd = Box<dyn Fn(&Mailbox) -> Option<Refusal>>;
 
+/// Where mail goes next.
+pub trait Destinations {
+    /// Where mail for this recipient counts.
+    fn way(&self, recipient: &Mailbox) -> Way;
+
+    /// The next hop as routed, for people.
+    fn name(&self, recipient: &Mailbox) -> String;
+}
+
 /// What sessions keep to.
 pub struct Terms {
     pub settings: Settings,
@@ -117,6 +130,8 @@ pub struct Terms {
 pub struct State {
     pub sessions: Sessions,
     pub draining: Cell<bool>,
+    /// More than half of the room for mail was used at the last look: shares count.
+    pub(super) is_scarce: Cell<bool>,
     /// The last message or connection was refused for want of memory.
     is_out_of_memory: Cell<bool>,
     /// Whose turn it is to read content while memory is tight: [`TURNS`] of them.
@@ -132,6 +147,8 @@ pub struct Lines {
     pub limited: RefCell<Throttle>,
     /// Connections that could not be accepted.
     pub failed: RefCell<Throttle>,
+    /// Who has its share of the room.
+    pub shares: RefCell<Throttle>,
     /// Refused mail: of strangers, and of trusted clients, who are not to be drowned by them.
     pub rejected: [RefCell<Throttle>; 2],
 }
@@ -141,6 +158,7 @@ impl Default for State {
         State {
             sessions: Sessions::default(),
             draining: Cell::new(false),
+            is_scarce: Cell::new(false),
             is_out_of_memory: Cell::new(false),
             turns: Semaphore::new(TURNS),
             lines: Lines::default(),
@@ -155,6 +173,7 @@ impl Default for Lines {
             refused: lines(event::REFUSED, LIMIT_LINES_PER_SECOND),
             limited: lines(event::LIMITED, LIMIT_LINES_PER_SECOND),
             failed: lines(event::ACCEPT_FAILED, FAILURE_LINES_PER_SECOND),
+            shares: lines(event::SHARE_REFUSED, SHARE_LINES_PER_SECOND),
             rejected: [
                 lines(event::REJECTED, LIMIT_LINES_PER_SECOND),
                 lines(event::REJECTED, LIMIT_LINES_PER_SECOND),
@@ -174,6 +193,7 @@ impl Lines {
             strangers,
             trusted,
             &self.refused,
+            &self.shares,
         ] {
             lines.borrow_mut().flush_suppressed(log, now, at_once);
         }
@@ -187,6 +207,8 @@ pub struct Context {
     pub core: usize,
     pub spool: Spool,
     pub memory: Budget,
+    pub shares: View,
+    pub destinations: Box<dyn Destinations>,
     pub tls_memory: Arc<TlsMemory>,
     pub rates: Arc<Rates>,
     /// Takes over a message that is durable.

@@ -5,7 +5,10 @@ use crate::handoff::memory::MemoryLevel;
 use crate::io::clock;
 use crate::io::net::SCRATCH_BYTES;
 use crate::message::{Envelope, MessageId};
+use crate::policy::shares::{ShareCharge, Who};
 use crate::smtp::header;
+use crate::smtp::refusal::Refusal;
+use crate::smtp::refusals::{DESTINATION_HAS_SHARE, ORIGIN_HAS_SHARE};
 use crate::spool::{Receipt, Spool, SpoolError, Writer};
 use crate::time::WallTime;
 
@@ -63,7 +66,33 @@ pub struct Incoming {
     pub held: Held,
     /// Present once the message has outgrown memory. In a box: few have, and sessions are to be small.
     spilled: Option<Box<Spilled>>,
-    failed: Option<SpoolError>,
+    failed: Option<NotTaken>,
+    /// What it holds of the shares.
+    pub share: ShareCharge,
+}
+
+/// Why a message is not taken once its body has begun.
+pub enum NotTaken {
+    Spool(SpoolError),
+    /// Whose share of the room does not have it.
+    Share(Who),
+}
+
+impl NotTaken {
+    /// What the sender is told.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            NotTaken::Spool(error) => error.refusal(),
+            NotTaken::Share(Who::Destination) => DESTINATION_HAS_SHARE,
+            NotTaken::Share(Who::Origin) => ORIGIN_HAS_SHARE,
+        }
+    }
+}
+
+impl From<SpoolError> for NotTaken {
+    fn from(error: SpoolError) -> Self {
+        NotTaken::Spool(error)
+    }
 }
 
 struct Spilled {
@@ -91,6 +120,7 @@ pub struct Durable {
     /// With its padding, if it is held.
     pub body: Option<Vec<u8>>,
     pub body_bytes: u64,
+    pub share: ShareCharge,
     message_id: Option<Box<[u8]>>,
 }
 
@@ -186,14 +216,24 @@ impl Held {
 }
 
 impl Incoming {
-    pub fn new(id: MessageId, declared_bytes: u32) -> Self {
+    pub fn new(id: MessageId, declared_bytes: u32, share: ShareCharge) -> Self {
         Incoming {
             id,
             received_at: clock::wall_time(),
             held: Held::new(declared_bytes),
             spilled: None,
             failed: None,
+            share,
         }
+    }
+
+    /// It will not be taken: what comes of it is dropped.
+    pub fn refuse(&mut self, why: NotTaken) {
+        self.failed = Some(why);
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.failed.is_some()
     }
 
     /// Hands what is in memory to the log. Waits while the log is behind: that is how a fast
@@ -201,7 +241,7 @@ impl Incoming {
     /// the end of the data; until then the rest is dropped.
     pub async fn spill(&mut self, spool: &Spool, room: Room, level: MemoryLevel) {
         if self.failed.is_none() {
-            self.failed = self.write(spool).await.err();
+            self.failed = self.write(spool).await.err().map(NotTaken::Spool);
         }
         self.held.written(room, level, self.failed.is_some());
     }
@@ -218,11 +258,7 @@ impl Incoming {
     }
 
     /// Makes the message durable with its envelope.
-    pub async fn commit(
-        mut self,
-        spool: &Spool,
-        envelope: &Envelope,
-    ) -> Result<Durable, SpoolError> {
+    pub async fn commit(mut self, spool: &Spool, envelope: &Envelope) -> Result<Durable, NotTaken> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -246,6 +282,7 @@ impl Incoming {
             received_at: self.received_at,
             receipt,
             body_bytes: self.held.body_bytes(),
+            share: self.share,
             message_id,
             body: self.held.into_whole(),
         })

@@ -5,7 +5,7 @@ use super::context::Context;
 use super::end::End;
 use super::incoming::{Durable, Incoming};
 use super::tls_memory::Failure;
-use crate::handoff::job::{Body, Message, queued_bytes};
+use crate::handoff::job::{Body, Charged, Message};
 use crate::handoff::memory::{Charge, MemoryLevel};
 use crate::io::net::{SCRATCH_BYTES, Socket};
 use crate::io::{Bug, clock, planted, pool};
@@ -228,6 +228,7 @@ impl Session {
                     self.note_phase();
                     // Before and after: others go on while this one waits for the disk.
                     self.charge_memory();
+                    self.incoming.iter_mut().for_each(Incoming::weigh);
                     self.spill().await;
                     self.charge_memory();
                     return Ok(Flow::Continue);
@@ -257,7 +258,9 @@ impl Session {
     fn begin_body(&mut self) {
         let id = self.context.spool.next_id();
         let declared_bytes = self.server.declared_bytes();
-        let mut incoming = Incoming::new(id, declared_bytes);
+        let envelope = self.server.envelope().expect("its body begins");
+        let share = (self.context).charge(self.server.peer(), envelope, declared_bytes.into());
+        let mut incoming = Incoming::new(id, declared_bytes, share);
         self.server
             .trace(id, incoming.received_at, &mut incoming.held.body);
         self.incoming = Some(incoming);
@@ -280,6 +283,9 @@ impl Session {
         {
             return;
         }
+        if let Some(envelope) = self.server.envelope() {
+            incoming.keep_share(context, self.server.peer(), envelope);
+        }
         let began = clock::now();
         Box::pin(incoming.spill(&context.spool, context.terms.settings.body_room, level)).await;
         self.exclude(began);
@@ -288,10 +294,12 @@ impl Session {
     /// Makes the received message durable and lets the machine answer.
     async fn commit(&mut self, envelope: Box<Envelope>) {
         self.charge_memory();
-        let incoming = self
+        let mut incoming = self
             .incoming
             .take()
             .expect("a body ends only after it began");
+        incoming.weigh_whole(&envelope);
+        incoming.keep_share(&self.context, self.server.peer(), &envelope);
         self.pace = None;
         self.stream.set_deadline(Now::NEVER);
         let complete = clock::now();
@@ -322,7 +330,7 @@ impl Session {
         }
     }
 
-    fn hand_over(&mut self, durable: Durable, mut envelope: Envelope) {
+    fn hand_over(&mut self, mut durable: Durable, mut envelope: Envelope) {
         if planted(Bug::NotifyForgotten) {
             (envelope.recipients.iter_mut()).for_each(|recipient| recipient.notify = None);
         }
@@ -334,9 +342,14 @@ impl Session {
             .recipients_accepted
             .add(envelope.recipients.len() as u64);
         self.log_accepted(&durable, &envelope);
-        let memory = context.memory.charge(queued_bytes(&envelope));
+        durable.share.accepted();
+        let memory = durable.share.weight().memory;
+        let charged = Charged {
+            memory: context.memory.charge(memory),
+            share: durable.share,
+        };
         if planted(Bug::ChargesKept) {
-            std::mem::forget(context.memory.charge(queued_bytes(&envelope)));
+            std::mem::forget(context.memory.charge(memory));
         }
         let peer = self.server.peer();
         let origin = origin::of(peer.address, peer.trusted, envelope.reverse_path.as_ref());
@@ -347,7 +360,7 @@ impl Session {
             durable.receipt.into_place(),
             context.core,
             origin,
-            memory,
+            charged,
         );
         let is_small = durable.body_bytes <= context.terms.settings.body_room.whole_bytes as u64;
         let body = durable.body.filter(|_| is_small);

@@ -97,6 +97,10 @@ pub trait Policy {
     /// if not.
     fn admit(&self, peer: &PeerInfo, declared_bytes: Option<u64>) -> Result<(), Refusal>;
 
+    /// May mail of so many declared octets (0: nothing was said) count at these shares of the room? 452 4.3.1 if one of
+    /// them is used up.
+    fn share(&self, peer: &PeerInfo, claim: Claim<'_>, declared_bytes: u64) -> Result<(), Refusal>;
+
     /// Is STARTTLS listed for a peer that gives this name? Asked at the first EHLO, once for the whole session:
     /// a no is used up by it. STARTTLS that comes without is accepted.
     fn lists_starttls(&self, peer: &PeerInfo, hello: &str) -> bool;
@@ -108,6 +112,17 @@ pub trait Policy {
     /// Mail was refused: for a log. A message whose content is refused comes here when that is found,
     /// its reply at the end of the data.
     fn rejected(&self, rejection: &Rejection<'_>);
+}
+
+/// Whose share of the room mail wants a part of.
+#[derive(Clone, Copy, Debug)]
+pub enum Claim<'a> {
+    /// At MAIL: that of its origin. `None`: the null reverse-path.
+    Sender(Option<&'a Mailbox>),
+    /// At RCPT: that of its destination.
+    Recipient(&'a Mailbox),
+    /// At DATA or the first BDAT: all of these once more, since others may have come in between.
+    Message(&'a Envelope),
 }
 
 /// What a client may have only so often.
@@ -331,6 +346,16 @@ impl Server {
         match self.peer.tls {
             Some(_) => self.settings.offers.without(Extension::StartTls),
             None => self.settings.offers,
+        }
+    }
+
+    /// Of the message whose body is coming.
+    pub fn envelope(&self) -> Option<&Envelope> {
+        match &self.state {
+            State::Data(incoming)
+            | State::BetweenChunks(incoming)
+            | State::Chunk { incoming, .. } => Some(&incoming.envelope),
+            _ => None,
         }
     }
 

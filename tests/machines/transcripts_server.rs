@@ -18,7 +18,8 @@ use proptest::prelude::*;
 use ringpost::message::{BodyType, CertificateVerdict, Envelope, Mailbox, MessageId, TlsSummary};
 use ringpost::smtp::extension::{Extension, Extensions};
 use ringpost::smtp::server::{
-    BareLineEnds, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending, Step,
+    BareLineEnds, Claim, PeerInfo, Phase, Policy, Refusal, Rejection, Server, Settings, Spending,
+    Step,
 };
 use ringpost::time::{Now, WallTime};
 
@@ -65,6 +66,18 @@ impl Policy for TestPolicy {
         let refusal = rejection.refusal;
         text.push_str(&format!(": {} {}", refusal.code, refusal.status));
         self.rejections.borrow_mut().push(text);
+    }
+
+    fn share(&self, _: &PeerInfo, claim: Claim<'_>, _: u64) -> Result<(), Refusal> {
+        match claim {
+            Claim::Recipient(path) if path.local_part() == "hog" => {
+                Err(Refusal::new(452, 3, 1, "Enough for this destination"))
+            }
+            Claim::Sender(Some(path)) if path.local_part() == "hog" => {
+                Err(Refusal::new(452, 3, 1, "Enough of yours"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lists_starttls(&self, _peer: &PeerInfo, _hello: &str) -> bool {
@@ -1008,6 +1021,35 @@ fn no_room_at_data_or_commit() {
          C: MAIL FROM:<a@a.test>
          S: 250 2.1.0 ...
          E: begin",
+    );
+}
+
+/// Who has its share is refused by itself: others of the message go on.
+#[test]
+fn a_destination_that_has_its_share_keeps_nobody_else_from_it() {
+    let envelopes = greeted(
+        "C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<hog@c.test>
+         S: 452 4.3.1 Enough for this destination
+         C: RCPT TO:<b@c.test>
+         S: 250 2.1.5 ...
+         C: RCPT TO:<hog@c.test>
+         S: 452 4.3.1 Enough for this destination
+         C: BDAT 4 LAST
+         C: hi
+         S: 250 2.0.0 ...",
+    );
+    assert_eq!(envelopes[0].recipients.len(), 1);
+    greeted(
+        "C: MAIL FROM:<hog@a.test>
+         S: 452 4.3.1 Enough of yours
+         C: MAIL FROM:<a@a.test>
+         S: 250 2.1.0 ...
+         C: RCPT TO:<hog@c.test>
+         C: DATA
+         S: 452 4.3.1 Enough for this destination
+         S: 554 5.5.1 ...",
     );
 }
 

@@ -14,6 +14,7 @@ mod neighbours;
 mod privileges;
 mod reload;
 mod resolve;
+mod shares;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;

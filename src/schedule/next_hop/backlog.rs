@@ -13,7 +13,7 @@ use crate::time::Now;
 const NEW_PER_OLD: u8 = 3;
 
 /// Whose mail it is, where the mail of several takes turns. Hashes: who falls together takes turns together.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash, Debug)]
 pub struct Origin {
     pub party: u32,
     /// One of the party's.

@@ -8,15 +8,15 @@ use crate::smtp::refusals::*;
 use super::answers;
 use super::rejection::RejectedAt;
 use super::{
-    Incoming, Next, Policy, Refusal, Refused, SMALL_CHUNK_BYTES, SWALLOWED_BYTES_MAX, Server,
-    State, Step, Waits,
+    Claim, Incoming, Next, Policy, Refusal, Refused, SMALL_CHUNK_BYTES, SWALLOWED_BYTES_MAX,
+    Server, State, Step, Waits,
 };
 
 impl Server {
     pub(super) fn data(&mut self, policy: &dyn Policy, out: &mut Vec<u8>) -> Next {
         let refusal = match &self.state {
             State::Mail(envelope) if envelope.recipients.is_empty() => NO_RECIPIENTS,
-            State::Mail(_) => match policy.admit(&self.peer, None) {
+            State::Mail(envelope) => match self.admit_body(envelope, None, policy) {
                 Ok(()) => return Some(self.begin_data(out)),
                 Err(refusal) => {
                     self.report_refused_body(RejectedAt::Data, &refusal, policy);
@@ -147,10 +147,22 @@ impl Server {
         if message_bytes.saturating_add(chunk_bytes) > self.settings.max_message_bytes {
             return Err(TOO_LARGE);
         }
-        if matches!(self.state, State::Mail(_)) {
-            policy.admit(&self.peer, Some(chunk_bytes))?;
+        match &self.state {
+            State::Mail(envelope) => self.admit_body(envelope, Some(chunk_bytes), policy),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Is there room for the body of a message of which so many octets come first?
+    fn admit_body(
+        &self,
+        envelope: &Envelope,
+        first_bytes: Option<u64>,
+        policy: &dyn Policy,
+    ) -> Result<(), Refusal> {
+        policy.admit(&self.peer, first_bytes)?;
+        let bytes = first_bytes.unwrap_or(0).max(self.declared_bytes.into());
+        policy.share(&self.peer, Claim::Message(envelope), bytes)
     }
 
     fn begin_chunk(&mut self, left: u64, last: bool) -> Next {

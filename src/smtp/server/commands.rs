@@ -9,7 +9,8 @@ use crate::smtp::refusals::*;
 use super::answers;
 use super::lines::Reading;
 use super::{
-    COMMAND_LINE_BYTES_MIN, Hello, Next, Policy, Refusal, Server, Spending, State, Step, Waits,
+    COMMAND_LINE_BYTES_MIN, Claim, Hello, Next, Policy, Refusal, Server, Spending, State, Step,
+    Waits,
 };
 
 /// What a reverse-path may take (RFC 5321 section 4.5.3.1.3).
@@ -264,6 +265,8 @@ impl Server {
             return Err(TOO_LARGE);
         }
         policy.admit(&self.peer, mail.declared_bytes)?;
+        let claim = Claim::Sender(mail.reverse_path.as_ref());
+        policy.share(&self.peer, claim, mail.declared_bytes.unwrap_or(0))?;
         policy.spend(&self.peer, Spending::Message)
     }
 
@@ -311,6 +314,8 @@ impl Server {
             return Err(TOO_MANY_RECIPIENTS);
         }
         policy.recipient(self.peer.trusted, &rcpt.forward_path)?;
+        let claim = Claim::Recipient(&rcpt.forward_path);
+        policy.share(&self.peer, claim, self.declared_bytes.into())?;
         policy.spend(&self.peer, Spending::Recipient)
     }
 

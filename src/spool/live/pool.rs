@@ -97,6 +97,17 @@ impl Pool {
         untried.saturating_sub(OUTCOME_RESERVE) + u64::from(self.coming)
     }
 
+    /// The core has a number of segments to itself.
+    pub fn is_bounded(&self) -> bool {
+        self.files_max.is_some()
+    }
+
+    /// What messages could have if nothing else were there: the rest is for outcomes and for moves.
+    pub fn bytes_for_messages(&self) -> u64 {
+        let segments = self.files + self.creatable;
+        segments.saturating_sub(Settings::SEGMENTS_PER_CORE_MIN) * self.segment_bytes()
+    }
+
     /// What keeps new segments from being made, room aside.
     pub fn missing(&self) -> Option<&Lack> {
         let seen = self.astray.as_ref().or(self.failing.as_ref());

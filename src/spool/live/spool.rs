@@ -6,6 +6,8 @@ use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::Outcome;
 use crate::spool::format::{Kind, MessageMeta, Record};
+use crate::spool::live::liveness::WORTHWHILE_PARTS;
+use crate::spool::live::pool::MOVE_RESERVE_SEGMENTS;
 use crate::spool::live::shared::Shared;
 use crate::spool::live::writer::Writer;
 use crate::spool::live::writers::{write_messages, write_outcomes};
@@ -177,6 +179,20 @@ impl Spool {
             true => Err(shared.refusal_of_size()),
             false => Err(shared.refusal()),
         }
+    }
+
+    /// About how many octets of mail there is room for, of which the mail of this core that is not done takes
+    /// `live_bytes`; and whether that is this core's alone. What dead mail takes counts as far as moves would free it.
+    pub fn room_for_mail(&self, live_bytes: u64) -> (u64, bool) {
+        let pool = self.shared.pool.borrow();
+        let reserve = MOVE_RESERVE_SEGMENTS * pool.segment_bytes() + self.shared.least_room_bytes();
+        let room = self.shared.room().saturating_sub(reserve);
+        let by_moves = pool.bytes_for_messages() / WORTHWHILE_PARTS;
+        let left = match pool.is_gone() {
+            true => 0,
+            false => room.max(by_moves.saturating_sub(live_bytes)),
+        };
+        (left, pool.is_bounded())
     }
 
     /// Before the end: looks whether a next start will find what is not delivered, and says so if not.
