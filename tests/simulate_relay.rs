@@ -27,6 +27,8 @@ mod host;
 mod ledger;
 #[path = "simulate_relay/link.rs"]
 mod link;
+#[path = "simulate_relay/logged.rs"]
+mod logged;
 #[path = "simulate_relay/neighbours.rs"]
 mod neighbours;
 #[path = "simulate_relay/network.rs"]
@@ -135,6 +137,7 @@ fn planted_bugs_are_noticed() {
         (Bug::ContentCut, 0),
         (Bug::LifetimesIgnored, 0),
         (Bug::SendersPauseHops, 0),
+        (Bug::LastWordsLost, 0),
         (Bug::ReportsNeedSmtputf8, 0),
         (Bug::ReportsUngathered, 0),
         (Bug::ReportsRepeated, 0),

@@ -348,6 +348,10 @@ impl Inner {
     }
 
     fn log_attempt(&self, message: &Message, attempt: &Attempt<'_>, context: &AttemptContext<'_>) {
+        let is_second = attempt.recipient.is_some_and(|it| it % 2 == 1);
+        if planted(Bug::LastWordsLost) && is_second && attempt.ending.is_final() {
+            return;
+        }
         let (event, level) = match attempt.ending {
             Ending::Delivered => (event::DELIVERED, LogLevel::Info),
             Ending::Deferred { .. } | Ending::Returned => (event::DEFERRED, LogLevel::Info),

@@ -147,11 +147,10 @@ impl Relay {
     }
 }
 
-/// Lines of the log go into the story.
 fn tell(chunk: Chunk) {
     let world = World::of_this_thread();
     for line in String::from_utf8_lossy(chunk.bytes()).lines() {
-        world.tell(|| line.to_owned());
+        world.log(line);
     }
     chunk.written();
 }

@@ -126,6 +126,8 @@ pub enum Bug {
     LifetimesIgnored,
     /// Whatever is refused for now pauses the hop.
     SendersPauseHops,
+    /// Of every other recipient of a message nothing is said in the end.
+    LastWordsLost,
     /// A report on mail that needs SMTPUTF8 needs it, too.
     ReportsNeedSmtputf8,
     /// Whatever a transaction decides is reported at once, and by itself.

@@ -5,6 +5,7 @@ use crate::bounds::Bounds;
 use crate::client;
 use crate::ledger::parse_address;
 use crate::link::{End, Tls};
+use crate::logged::Logged;
 use crate::neighbours::{Ailment, Neighbour};
 use crate::network::Network;
 use crate::probe;
@@ -62,12 +63,18 @@ pub struct Play {
     /// Of the relay that was started last.
     cores: u16,
     is_told: bool,
+    /// `None`: nobody reads the log.
+    logged: Option<Logged>,
 }
 
 impl Play {
     pub fn new(seed: u64, bug: Option<Bug>, is_told: bool) -> Play {
         let host = simulated::World::begin(seed, is_told);
         host.plant(bug);
+        let is_log_read = seed % 2 == 0;
+        if is_log_read {
+            host.keep_log();
+        }
         let world = World::new(&host);
         let setting = Setting::draw(&world);
         let server = || ServerTls::new(&keys(), Versions::default()).expect("it has a key");
@@ -92,6 +99,7 @@ impl Play {
             relay: None,
             cores: 0,
             is_told,
+            logged: is_log_read.then(Logged::default),
         }
     }
 
@@ -165,7 +173,10 @@ impl Play {
         self.check(&opened.messages)?;
         self.world.seen.borrow_mut().starts += 1;
         self.world.seen.borrow_mut().recovered += opened.messages.len() as u64;
-        let level = match self.is_told {
+        if let Some(logged) = &mut self.logged {
+            logged.begin(&opened.messages);
+        }
+        let level = match self.is_told || self.logged.is_some() {
             true => LogLevel::Info,
             false => LogLevel::Error,
         };
@@ -361,10 +372,12 @@ impl Play {
 
     fn end(&mut self) -> Result<(), String> {
         self.note_counted();
+        self.read_log()?;
         match self.host.below(5) {
             0 => {
                 // All that is known is durable, so nothing comes twice for that.
                 self.drain()?;
+                self.read_log()?;
                 return self.stop();
             }
             1 => {
@@ -381,6 +394,17 @@ impl Play {
         self.host.cut_power();
         self.relay = None;
         Ok(())
+    }
+
+    /// Of all that has been written so far.
+    fn read_log(&mut self) -> Result<(), String> {
+        let lines = self.host.take_log();
+        let ledger = self.world.ledger.borrow();
+        let logged = self.logged.as_mut();
+        match logged.and_then(|it| it.read(&lines, &ledger)) {
+            Some(complaint) => Err(complaint),
+            None => Ok(()),
+        }
     }
 
     fn note_counted(&self) {
@@ -466,6 +490,10 @@ impl Play {
         self.empty()?;
         self.note_counted();
         self.drain()?;
+        self.read_log()?;
+        if let Some(complaint) = self.logged.as_ref().and_then(Logged::end) {
+            return Err(complaint);
+        }
         self.host.kill();
         self.check_nothing_is_left()
     }

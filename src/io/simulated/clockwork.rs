@@ -19,6 +19,7 @@ pub struct Clockwork {
     pub(super) owner: Cell<Owner>,
     pub(super) digest: Cell<u32>,
     story: RefCell<Option<Vec<String>>>,
+    log: RefCell<Option<Vec<String>>>,
 }
 
 impl Clockwork {
@@ -31,6 +32,7 @@ impl Clockwork {
             owner: Cell::new(Owner::Outside),
             digest: Cell::new(0),
             story: RefCell::new(is_told.then(Vec::new)),
+            log: RefCell::default(),
         }
     }
 
@@ -102,6 +104,25 @@ impl Clockwork {
         if let Some(story) = &mut *self.story.borrow_mut() {
             story.push(format!("{:>10} {}", self.now.get().0, line()));
         }
+    }
+
+    /// From now on lines of the relay's log are kept.
+    pub fn keep_log(&self) {
+        *self.log.borrow_mut() = Some(Vec::new());
+    }
+
+    /// A line of the relay's log, which is one of the story.
+    pub fn log(&self, line: &str) {
+        self.tell(|| line.to_owned());
+        if let Some(log) = &mut *self.log.borrow_mut() {
+            log.push(line.to_owned());
+        }
+    }
+
+    /// Lines of the log that were kept since this was last asked for.
+    pub fn take_log(&self) -> Vec<String> {
+        let mut log = self.log.borrow_mut();
+        log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The last lines of the story.
