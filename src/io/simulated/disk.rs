@@ -1,14 +1,15 @@
 //! A disk in memory, with what its cache holds and what would survive.
 
+mod content;
+mod in_flight;
+
 use super::clockwork::Clockwork;
-use super::executor::Event;
 use crate::io::buffer::BLOCK_BYTES;
+use content::Content;
+use in_flight::{Kind, Operation};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 const SECTOR_BYTES: u64 = 512;
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -41,51 +42,6 @@ pub fn error(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-/// Blocks that are not zeros.
-#[derive(Clone, Default)]
-struct Content(BTreeMap<u64, Rc<[u8; BLOCK_BYTES]>>);
-
-impl Content {
-    fn write(&mut self, position: u64, bytes: &[u8]) {
-        let (mut position, mut bytes) = (position, bytes);
-        while !bytes.is_empty() {
-            let (number, skip) = (position / BLOCK, (position % BLOCK) as usize);
-            let length = bytes.len().min(BLOCK_BYTES - skip);
-            let (piece, rest) = bytes.split_at(length);
-            let is_zeros = piece.iter().all(|byte| *byte == 0);
-            if is_zeros && length == BLOCK_BYTES {
-                self.0.remove(&number);
-            } else if !is_zeros || self.0.contains_key(&number) {
-                let block = self.0.entry(number);
-                let block = block.or_insert_with(|| Rc::new([0; BLOCK_BYTES]));
-                Rc::make_mut(block)[skip..skip + length].copy_from_slice(piece);
-            }
-            (position, bytes) = (position + length as u64, rest);
-        }
-    }
-
-    fn read(&self, position: u64, out: &mut [u8]) {
-        let mut at = 0;
-        while at < out.len() {
-            let place = position + at as u64;
-            let (number, skip) = (place / BLOCK, (place % BLOCK) as usize);
-            let length = (out.len() - at).min(BLOCK_BYTES - skip);
-            match self.0.get(&number) {
-                Some(block) => out[at..at + length].copy_from_slice(&block[skip..skip + length]),
-                None => out[at..at + length].fill(0),
-            }
-            at += length;
-        }
-    }
-
-    /// Takes whole blocks or sectors over from another.
-    fn copy_sector(&mut self, other: &Content, sector: u64) {
-        let mut bytes = [0; SECTOR_BYTES as usize];
-        other.read(sector * SECTOR_BYTES, &mut bytes);
-        self.write(sector * SECTOR_BYTES, &bytes);
-    }
-}
-
 #[derive(Clone, Default)]
 struct Inode {
     /// What a read sees.
@@ -114,20 +70,6 @@ pub struct Handle {
     pub is_synchronous: bool,
     /// Of which start; after a power cut it means nothing.
     start: u64,
-}
-
-enum Kind {
-    Write { position: u64, bytes: Vec<u8> },
-    Read { position: u64, length: usize },
-    Sync,
-}
-
-struct Operation {
-    handle: Handle,
-    kind: Kind,
-    waker: Option<Waker>,
-    is_abandoned: bool,
-    result: Option<io::Result<Vec<u8>>>,
 }
 
 /// How a call that changes something ends.
@@ -598,157 +540,9 @@ fn check_alignment(handle: Handle, position: u64, address: usize, length: usize)
     );
 }
 
-// ---- operations on the ring ----
+// ---- the power ----
 
 impl Disk {
-    fn submit(&mut self, world: &Clockwork, handle: Handle, kind: Kind) -> u64 {
-        let number = self.number();
-        let operation = Operation {
-            handle,
-            kind,
-            waker: None,
-            is_abandoned: false,
-            result: None,
-        };
-        self.operations.insert(number, operation);
-        let wait = if world.one_in(self.faults.delays) {
-            Duration::from_secs(10)
-        } else if world.one_in(20) {
-            Duration::from_micros(world.below(45_000) as u64)
-        } else {
-            Duration::from_micros(80 + world.below(300) as u64)
-        };
-        world.event_in(wait, Event::Disk(number));
-        number
-    }
-
-    pub fn submit_write(
-        &mut self,
-        world: &Clockwork,
-        handle: Handle,
-        position: u64,
-        bytes: &[u8],
-    ) -> u64 {
-        check_alignment(handle, position, bytes.as_ptr() as usize, bytes.len());
-        let bytes = bytes.to_vec();
-        self.submit(world, handle, Kind::Write { position, bytes })
-    }
-
-    pub fn submit_read(
-        &mut self,
-        world: &Clockwork,
-        handle: Handle,
-        position: u64,
-        bytes: &[u8],
-    ) -> u64 {
-        let length = bytes.len();
-        check_alignment(handle, position, bytes.as_ptr() as usize, length);
-        self.submit(world, handle, Kind::Read { position, length })
-    }
-
-    pub fn submit_sync(&mut self, world: &Clockwork, handle: Handle) -> u64 {
-        self.submit(world, handle, Kind::Sync)
-    }
-
-    /// What was read, or as many bytes as were written.
-    pub fn poll(&mut self, number: u64, context: &Context<'_>) -> Poll<io::Result<Vec<u8>>> {
-        // One that the power cut away never ends.
-        let Some(operation) = self.operations.get_mut(&number) else {
-            return Poll::Pending;
-        };
-        match operation.result.take() {
-            Some(result) => {
-                self.operations.remove(&number);
-                Poll::Ready(result)
-            }
-            None => {
-                operation.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Nobody waits for it any more; it ends all the same.
-    pub fn abandon(&mut self, number: u64) {
-        let Some(operation) = self.operations.get_mut(&number) else {
-            return;
-        };
-        operation.is_abandoned = true;
-        if operation.result.is_some() {
-            self.operations.remove(&number);
-        }
-    }
-
-    /// The operation ends.
-    pub fn finish(&mut self, world: &Clockwork, number: u64) -> Option<Waker> {
-        let operation = self.operations.remove(&number)?;
-        let result = self.carry_out(world, operation.handle, &operation.kind);
-        if operation.is_abandoned {
-            return None;
-        }
-        let waker = operation.waker;
-        let ended = Operation {
-            waker: None,
-            result: Some(result),
-            kind: Kind::Sync,
-            ..operation
-        };
-        self.operations.insert(number, ended);
-        waker
-    }
-
-    fn carry_out(&mut self, world: &Clockwork, handle: Handle, kind: &Kind) -> io::Result<Vec<u8>> {
-        if self.faults.is_dead {
-            return Err(error(libc::EIO));
-        }
-        if world.one_in(self.faults.interruptions) {
-            return Err(error(libc::EINTR));
-        }
-        match kind {
-            Kind::Sync => self.sync_content(world, handle).map(|()| Vec::new()),
-            Kind::Read { position, length } => {
-                if world.one_in(self.faults.read_errors) {
-                    return Err(error(libc::EIO));
-                }
-                let mut bytes = vec![0; *length];
-                let read = self.read(handle, *position, &mut bytes)?;
-                bytes.truncate(read);
-                Ok(bytes)
-            }
-            Kind::Write { position, bytes } => {
-                self.carry_out_write(world, handle, *position, bytes)
-            }
-        }
-    }
-
-    fn carry_out_write(
-        &mut self,
-        world: &Clockwork,
-        handle: Handle,
-        position: u64,
-        bytes: &[u8],
-    ) -> io::Result<Vec<u8>> {
-        self.inode(handle)?;
-        if world.one_in(self.faults.write_errors) {
-            world.tell(|| format!("[disk: a write of {} fails at {position}]", handle.inode));
-            self.tear(world, handle, position, bytes);
-            return Err(error(libc::EIO));
-        }
-        if world.one_in(self.faults.vanishing_writes) {
-            return Ok(bytes.to_vec());
-        }
-        let blocks = bytes.len() / BLOCK_BYTES;
-        let bytes = match blocks > 1 && world.one_in(self.faults.short_writes) {
-            true => &bytes[..(1 + world.below(blocks - 1)) * BLOCK_BYTES],
-            false => bytes,
-        };
-        self.claim(handle.inode, position + bytes.len() as u64)?;
-        self.land(handle, position, bytes);
-        Ok(bytes.to_vec())
-    }
-
-    // ---- the power ----
-
     pub fn cut_power(&mut self, world: &Clockwork) {
         for operation in std::mem::take(&mut self.operations).into_values() {
             if let (Kind::Write { position, bytes }, None) = (operation.kind, operation.result) {
