@@ -21,6 +21,8 @@ mod world;
 mod bounds;
 #[path = "simulate_relay/client.rs"]
 mod client;
+#[path = "simulate_relay/hog.rs"]
+mod hog;
 #[path = "simulate_relay/host.rs"]
 mod host;
 #[path = "simulate_relay/ledger.rs"]
@@ -146,11 +148,14 @@ fn planted_bugs_are_noticed() {
         (Bug::BodiesRepeated, 0),
         (Bug::HopsTriedThrice, 0),
         (Bug::JoinsUnbounded, 0),
-        (Bug::RecipientsSpeakForHops, 70),
+        (Bug::RecipientsSpeakForHops, 10),
         (Bug::ConnectionsNotJoined, 0),
         (Bug::DribblesGainTime, 30),
         (Bug::GateNeverShuts, 10),
         (Bug::GateNeverOpens, 4),
+        (Bug::SharesKept, 0),
+        (Bug::SharesGivenBackTwice, 0),
+        (Bug::IncomingNotCharged, 0),
     ];
     assert_noticed(&bugs, SEEDS_TO_FIND_A_BUG, |seed, bug| {
         play_one(seed, Some(bug))

@@ -141,6 +141,11 @@ impl Relay {
         Snapshot::of(self.shared.metrics.iter().map(Arc::as_ref))
     }
 
+    /// No mail counts at any share.
+    pub fn shares_are_given_back(&self) -> bool {
+        self.shared.shares.are_given_back()
+    }
+
     /// What sessions, bodies and the queue hold of the memory.
     pub fn memory_held(&self) -> u64 {
         self.shared.memory.held_bytes()

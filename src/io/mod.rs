@@ -92,6 +92,12 @@ pub enum Bug {
     RecoveredForgotten,
     /// The memory of a message is not given back.
     ChargesKept,
+    /// Recipients that are done count against the shares all the same.
+    SharesKept,
+    /// What the last recipient of a way is done with is given back to its share twice.
+    SharesGivenBackTwice,
+    /// Mail counts against shares once it is accepted, not as it comes in.
+    IncomingNotCharged,
     /// Mail that another core took is routed by whatever lists are at hand.
     RulesOfBefore,
     /// What the hosts say that were asked for first counts for all hosts of a domain.

@@ -16,6 +16,7 @@
 //! Not here: how much room there is, and what a party is called.
 
 use crate::io::random::{self, Keyed};
+use crate::io::{Bug, planted};
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -627,7 +628,8 @@ impl ShareCharge {
     /// From now on it weighs so much.
     pub fn set(&mut self, weight: Weight) {
         let before = std::mem::replace(&mut self.weight, weight);
-        if before == weight {
+        let is_bare = self.is_incoming && planted(Bug::IncomingNotCharged);
+        if before == weight || is_bare {
             return;
         }
         let core = self.of_core();
@@ -643,7 +645,11 @@ impl ShareCharge {
 
     /// The message is in memory and in the spool, whose own counts have it from now on.
     pub fn accepted(&mut self) {
-        if std::mem::replace(&mut self.is_incoming, false) {
+        let was_incoming = std::mem::replace(&mut self.is_incoming, false);
+        if was_incoming && planted(Bug::IncomingNotCharged) {
+            let weight = std::mem::take(&mut self.weight);
+            self.set(weight);
+        } else if was_incoming {
             self.of_core().incoming.subtract(self.weight);
         }
     }
@@ -665,9 +671,15 @@ impl ShareCharge {
 
     /// A recipient needs no delivery any more. Each is told of once.
     pub fn done(&self, index: usize) {
+        if planted(Bug::SharesKept) {
+            return;
+        }
         let open = self.ways.of_recipient(index);
         if open.done() {
             self.give_back(open.way);
+            if planted(Bug::SharesGivenBackTwice) {
+                self.give_back(open.way);
+            }
         }
     }
 
@@ -679,6 +691,9 @@ impl ShareCharge {
 
 impl Drop for ShareCharge {
     fn drop(&mut self) {
+        if planted(Bug::SharesKept) {
+            return;
+        }
         self.set(Weight::default());
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::bounds::Bounds;
 use crate::client;
+use crate::hog::{Hog, LETTER_BYTES};
 use crate::ledger::parse_address;
 use crate::link::{End, Tls};
 use crate::logged::Logged;
@@ -40,6 +41,10 @@ const EMPTY_MAX: Duration = Duration::from_secs(2 * (100 + 300));
 /// A letter has so few recipients that all are reported within this many of its first window.
 const WINDOWS_MAX: u32 = 1 + 10 + 4 * 60;
 /// A turn takes some microseconds, so this is far more than any time bound above.
+/// A spool that a hog can fill, in segments a core.
+const SEGMENTS_FOR_HOG: u64 = 24;
+/// All letters of a hog have begun, or all have been answered, within this.
+const RUSH_MAX: Duration = Duration::from_secs(60);
 /// The disk gives nothing but errors for so long.
 const DISK_DEAD_FOR: Duration = Duration::from_secs(15);
 /// Mail that was held for the disk has gone within this. A delivery core may have one connection to the host.
@@ -165,9 +170,13 @@ impl Play {
     // ---- the start ----
 
     fn start(&mut self) -> Result<(), String> {
+        let cores = 1 + self.host.below(4) as u16;
+        self.start_with(cores)
+    }
+
+    fn start_with(&mut self, cores: u16) -> Result<(), String> {
         self.host.set_faults(self.lacks);
         self.host.set_space(PLENTY, 0);
-        let cores = 1 + self.host.below(4) as u16;
         self.cores = cores;
         let opened = self.open(cores)?;
         self.check(&opened.messages)?;
@@ -495,7 +504,59 @@ impl Play {
             return Err(complaint);
         }
         self.host.kill();
+        self.outlive_hog()?;
+        self.drain()?;
+        self.host.kill();
         self.check_nothing_is_left()
+    }
+
+    /// With a small spool: more mail comes at once for a dead host than half of it holds, and then some more. Others are
+    /// served as if nothing were.
+    fn outlive_hog(&mut self) -> Result<(), String> {
+        let settings = &mut self.setting.config.spool.settings;
+        let bytes = SEGMENTS_FOR_HOG * settings.segment_bytes;
+        settings.spool_bytes_max = Some(bytes);
+        self.start_with(1)?;
+        let hog = Hog::new(&self.world, Ailment::Leaves.domain());
+        let rush = bytes as usize / LETTER_BYTES;
+        for _ in 0..rush {
+            let hog = hog.clone();
+            self.connect(move |world, end| hog.send(world, end));
+        }
+        if !self.pass(RUSH_MAX, || hog.begun() == rush)? {
+            return Err(format!("of {rush} letters of a hog {} begin", hog.begun()));
+        }
+        hog.go_on();
+        if !self.pass(RUSH_MAX, || hog.ended() == rush)? {
+            return Err(format!("of {rush} letters of a hog {} end", hog.ended()));
+        }
+        let most = bytes as usize / 2 / LETTER_BYTES + 1;
+        let accepted = hog.accepted.get();
+        tell!(self.world, "[a hog has {accepted} of {rush} letters in]");
+        if accepted == 0 || accepted > most {
+            return Err(format!(
+                "of {rush} letters of a hog {accepted} are taken, not up to {most}"
+            ));
+        }
+        // Until it has its share, one by one.
+        while hog.refused.get() <= rush - accepted {
+            let (sender, before) = (hog.clone(), hog.ended());
+            self.connect(move |world, end| sender.send(world, end));
+            if !self.pass(RUSH_MAX, || hog.ended() > before)? {
+                return Err("a letter of a hog does not end".to_owned());
+            }
+        }
+        let accepted = hog.accepted.get();
+        if accepted > most {
+            return Err(format!(
+                "{accepted} letters of a hog are taken, not up to {most}"
+            ));
+        }
+        self.world.seen.borrow_mut().hogs += 1;
+        (0..2).for_each(|_| self.connect(probe::send));
+        self.pass(Duration::from_secs(10), || false)?;
+        self.note_counted();
+        self.empty()
     }
 
     /// Mail waits for a host, and the disk dies or is full. With a dead one little of it goes out, since none of that can be
@@ -575,7 +636,8 @@ impl Play {
         loop {
             self.pass(Duration::from_secs(1), || false)?;
             let left = self.world.ledger.borrow().at_the_end(self.world.now());
-            let is_idle = Rc::strong_count(&self.clients) == 1 && relay.memory_held() == 0;
+            let is_given_back = relay.memory_held() == 0 && relay.shares_are_given_back();
+            let is_idle = Rc::strong_count(&self.clients) == 1 && is_given_back;
             if left.is_empty() && is_idle {
                 return Ok(());
             }
@@ -585,7 +647,10 @@ impl Play {
             }
             if now > idle_until {
                 let held = relay.memory_held();
-                return Err(format!("the relay is idle and holds {held} bytes"));
+                return Err(match held {
+                    0 => "the relay is idle, and some share is not given back".to_owned(),
+                    _ => format!("the relay is idle and holds {held} bytes"),
+                });
             }
         }
     }

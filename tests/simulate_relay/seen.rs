@@ -4,7 +4,7 @@ use ringpost::metrics::Snapshot;
 
 counted! {
     // The world.
-    polls simulated_s power_cuts kills drains reloads holds held_for_disk sent_on_full_disk starts recovered handshakes handshakes_failed probes
+    polls simulated_s power_cuts kills drains reloads holds held_for_disk sent_on_full_disk starts recovered hogs handshakes handshakes_failed probes
     // Clients.
     accepted refused unclear_to_client mail_refused rcpt_refused given_up left_early left_before_250
     // Next hops.
@@ -13,7 +13,7 @@ counted! {
     deliveries repetitions reports reports_of_many for_newcomers
     // What the relay has counted.
     delivered bounced expired dropped deferred reports_delivered reports_deferred bodies_read_back resumed
-    connections_failed messages_refused
+    connections_failed messages_refused refused_for_share
 }
 
 impl Seen {
@@ -30,6 +30,7 @@ impl Seen {
         self.resumed += counted.handshakes_in_resumed + counted.handshakes_out_resumed;
         self.connections_failed += counted.connections_out_failed;
         self.messages_refused += counted.messages_refused;
+        self.refused_for_share += counted.refused_for_share;
     }
 
     pub fn note_handshake(&mut self, is_done: bool) {
