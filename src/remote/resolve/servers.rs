@@ -88,7 +88,8 @@ struct Server {
     /// Times given up since it last answered.
     given_up: u32,
     given_up_until: Option<Now>,
-    /// Its first failure since it last answered.
+    /// Its first failure since it last answered, of those beside which another server had something to say: a domain that
+    /// no server can resolve says nothing about the servers.
     failing_since: Option<Now>,
     /// That time was over, and one question tries it; set aside for the others meanwhile.
     is_tried: bool,
@@ -262,7 +263,6 @@ impl Servers {
             Said::NotUnderstood | Said::Error | Said::Silence => {
                 let plain_may_help = said == Said::NotUnderstood || said == Said::Error && !proven;
                 course.note_failure(ask.server, said);
-                self.servers[ask.server].failing_since.get_or_insert(now);
                 if ask.edns && plain_may_help && !course.edns_in_vain.contains(&ask.server) {
                     course.edns_in_vain.push(ask.server);
                     course.queue.push_front(Ask { edns: false, ..ask });
@@ -326,6 +326,7 @@ impl Servers {
         // Those who were silent are kept: they may be asked once more.
         for (server, said) in course.failed.clone() {
             if server != other {
+                self.servers[server].failing_since.get_or_insert(now);
                 told.extend(self.give_up(server, Some(said), other, now));
             }
         }
@@ -418,6 +419,28 @@ mod tests {
             }
         }
         (asks.join(" "), false, given_up)
+    }
+
+    /// Only broken domains are asked for at the second server as long as the first one answers.
+    #[test]
+    fn a_domain_that_nobody_can_resolve_makes_no_server_count_as_gone() {
+        let mut servers = servers(2);
+        let broken = [("0", Error), ("0p", Error), ("1", Error), ("1p", Error)];
+        ask_all(&mut servers, &broken, ms(0));
+        ask_all(&mut servers, &[("0", Answer)], ms(1_000));
+        // An hour later the first one denies everything, and the domain is still broken.
+        let later = |seconds| ms(0) + GONE_AFTER + Duration::from_secs(seconds);
+        let says = [("0", UnprovenDenial), ("1", Error), ("1p", Error)];
+        for seconds in [1, 20] {
+            let mut course = servers.begin(later(seconds));
+            let mut given_up = Vec::new();
+            while let Some(ask) = servers.next(&mut course, later(seconds)) {
+                let said = says.iter().find(|it| it.0 == show(ask));
+                let said = said.expect("the table has it").1;
+                servers.heard(&mut course, ask, said, later(seconds), &mut given_up);
+            }
+            assert!(!servers.is_denied(&course, later(seconds)));
+        }
     }
 
     #[test]
