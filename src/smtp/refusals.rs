@@ -95,7 +95,7 @@ refusals! {
 refusals! {
     OUT_OF_MEMORY = 452, 3, 1, "Insufficient system memory, try later";
     SPOOL_FULL = 452, 3, 1, "Insufficient system storage, try later";
-    DESTINATION_HAS_SHARE = 452, 3, 1, "Too much mail is waiting for this destination, try later";
+    DESTINATION_HAS_SHARE = 452, 3, 1, "Too much mail is waiting for this recipient's destination, try later";
     ORIGIN_HAS_SHARE = 452, 3, 1, "Too much of your mail is waiting, try later";
     ENVELOPE_TOO_LARGE = 552, 3, 4, "The envelope is too large";
     SPOOL_CLOSING = 421, 3, 2, "The relay is shutting down, try later";

@@ -88,7 +88,7 @@ fn mail_for_living_hosts_is_taken_and_delivered_while_a_dead_one_has_its_share()
     println!("{sent} messages of {RECIPIENTS} recipients");
     assert_eq!(at, "RCPT", "{text}");
     assert!(
-        text.contains("4.3.1 Too much mail is waiting for this destination"),
+        text.contains("4.3.1 Too much mail is waiting for this recipient's destination"),
         "{text}"
     );
     let line = relay.wait_for("share-refused", |_| true);

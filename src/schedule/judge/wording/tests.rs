@@ -14,6 +14,17 @@ fn wordings_of_providers_and_servers() {
     use Stage::*;
     use Verdict::*;
     let table = [
+        // ringpost, where a destination or a sender has its share of the queue
+        (
+            Rcpt,
+            "452 4.3.1 Too much mail is waiting for this recipient's destination, try later",
+            (Recipient, Defer),
+        ),
+        (
+            Mail,
+            "452 4.3.1 Too much of your mail is waiting, try later",
+            (Message, Defer),
+        ),
         // Gmail
         (
             FinalDot,
