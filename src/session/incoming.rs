@@ -5,7 +5,7 @@ use crate::handoff::memory::MemoryLevel;
 use crate::io::clock;
 use crate::io::net::SCRATCH_BYTES;
 use crate::message::{Envelope, MessageId};
-use crate::policy::shares::{ShareCharge, Who};
+use crate::policy::shares::{ShareCharge, Weight, Who};
 use crate::smtp::header;
 use crate::smtp::refusal::Refusal;
 use crate::smtp::refusals::{DESTINATION_HAS_SHARE, ORIGIN_HAS_SHARE};
@@ -227,9 +227,10 @@ impl Incoming {
         }
     }
 
-    /// It will not be taken: what comes of it is dropped.
+    /// It will not be taken: what comes of it is dropped, and counts at nobody's share.
     pub fn refuse(&mut self, why: NotTaken) {
         self.failed = Some(why);
+        self.share.set(Weight::default());
     }
 
     pub fn is_refused(&self) -> bool {
@@ -240,8 +241,10 @@ impl Incoming {
     /// sender is slowed down. An error is kept for [`Self::commit`], since a reply is due only at
     /// the end of the data; until then the rest is dropped.
     pub async fn spill(&mut self, spool: &Spool, room: Room, level: MemoryLevel) {
-        if self.failed.is_none() {
-            self.failed = self.write(spool).await.err().map(NotTaken::Spool);
+        if !self.is_refused()
+            && let Err(error) = self.write(spool).await
+        {
+            self.refuse(NotTaken::Spool(error));
         }
         self.held.written(room, level, self.failed.is_some());
     }

@@ -29,6 +29,9 @@ fn weight(envelope: &Envelope, body_bytes: u64) -> Weight {
 impl Incoming {
     /// What has come counts, if it is more than was charged for.
     pub(super) fn weigh(&mut self) {
+        if self.is_refused() {
+            return;
+        }
         let weight = self.share.weight();
         let body_bytes = self.held.body_bytes();
         if body_bytes > weight.spool {
@@ -41,6 +44,9 @@ impl Incoming {
 
     /// It is whole, and counts as what it is.
     pub(super) fn weigh_whole(&mut self, envelope: &Envelope) {
+        if self.is_refused() {
+            return;
+        }
         self.share.set(weight(envelope, self.held.body_bytes()));
     }
 
@@ -128,7 +134,7 @@ impl Context {
         asked.map_err(|over| self.refuse(peer, None, Some(recipient), over))
     }
 
-    /// Charges mail whose body begins.
+    /// Charges mail whose body begins. Whoever declares much and sends nothing takes no room from others.
     pub(super) fn charge(
         &self,
         peer: &PeerInfo,
@@ -140,7 +146,7 @@ impl Context {
         let party = |index: usize| self.destinations.way(&recipients[index].forward_path).party;
         let bytes = match declared_bytes {
             0 => UNDECLARED_BYTES,
-            declared => declared,
+            declared => declared.min(STEP_BYTES),
         };
         let ways = Ways::of(recipients.len(), party);
         let origin = self.shares.shares.party(origin);

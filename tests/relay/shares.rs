@@ -198,3 +198,34 @@ fn a_relay_with_one_smarthost_may_fill_as_before() {
     );
     drop(relay);
 }
+
+/// A client may declare what it likes.
+#[test]
+fn sizes_that_are_declared_and_never_sent_take_no_room_from_others() {
+    let (home, hop) = (Home::new(), NextHop::start());
+    let (dead, live) = (format!("dead.test={DEAD}"), hop.route("live.test"));
+    let flags = "--ingress-cores 0 --delivery-cores 0 --segment-size 4MiB --spool-size 256MiB --max-message-size 50MiB";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    let relay = home.start(&[&flags[..], &["--route", &dead, "--route", &live]].concat());
+    let mut silent = Vec::new();
+    for number in 0..20 {
+        let mut client = client_of(&relay);
+        let from = format!("MAIL FROM:<a@silent{number}.test> SIZE=50000000");
+        for (command, code) in [
+            (&from[..], 250),
+            ("RCPT TO:<b@dead.test>", 250),
+            ("RCPT TO:<b@live.test>", 250),
+            ("DATA", 354),
+        ] {
+            client.expect(command, code);
+        }
+        silent.push(client);
+    }
+    let mut client = client_of(&relay);
+    sends(&mut client, "a@sender.test", "live.test").expect("nothing takes the room");
+    hop.wait_for_mail(1);
+    assert!(relay.events("share-refused").is_empty());
+    client.quit();
+    drop(silent);
+    relay.stop();
+}
