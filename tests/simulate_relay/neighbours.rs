@@ -42,6 +42,8 @@ pub struct Neighbour {
     open_max: Cell<usize>,
     open: Cell<usize>,
     last_opened: Cell<Option<Now>>,
+    /// So much mail waits for it that it gets several connections at a time.
+    is_busy: Cell<bool>,
     connections: Cell<usize>,
     /// All of its letters were accepted by the relay.
     is_all_sent: Cell<bool>,
@@ -91,6 +93,7 @@ pub fn settle(world: &Rc<World>) -> Vec<Rc<Neighbour>> {
             open_max: Cell::new(usize::MAX),
             open: Cell::default(),
             last_opened: Cell::default(),
+            is_busy: Cell::default(),
             connections: Cell::default(),
             is_all_sent: Cell::default(),
             letters_begun: Cell::default(),
@@ -121,6 +124,11 @@ impl Neighbour {
                 ));
             }
         }
+    }
+
+    /// From now on much mail waits for it.
+    pub fn gets_busy(&self) {
+        self.is_busy.set(true);
     }
 
     pub fn ailment(&self) -> Ailment {
@@ -205,6 +213,7 @@ impl Neighbour {
         let now = self.world.now();
         if let Some(before) = self.last_opened.replace(Some(now))
             && now.since(before) < PAUSE_MIN
+            && !self.is_busy.get()
         {
             let pause = now.since(before);
             self.world.accuse(format!(

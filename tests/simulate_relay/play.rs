@@ -76,7 +76,7 @@ impl Play {
     pub fn new(seed: u64, bug: Option<Bug>, is_told: bool) -> Play {
         let host = simulated::World::begin(seed, is_told);
         host.plant(bug);
-        let is_log_read = seed % 2 == 0;
+        let is_log_read = seed.is_multiple_of(2);
         if is_log_read {
             host.keep_log();
         }
@@ -517,7 +517,12 @@ impl Play {
         let bytes = SEGMENTS_FOR_HOG * settings.segment_bytes;
         settings.spool_bytes_max = Some(bytes);
         self.start_with(1)?;
-        let hog = Hog::new(&self.world, Ailment::Leaves.domain());
+        let leaves = Ailment::Leaves;
+        let mut neighbours = self.network.neighbours.iter();
+        if let Some(neighbour) = neighbours.find(|it| it.ailment() == leaves) {
+            neighbour.gets_busy();
+        }
+        let hog = Hog::new(&self.world, leaves.domain());
         let rush = bytes as usize / LETTER_BYTES;
         for _ in 0..rush {
             let hog = hog.clone();
