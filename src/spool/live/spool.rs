@@ -22,6 +22,9 @@ use crate::time::WallTime;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Segments' worth of mail of which nobody has too large a share.
+const SHARED_SEGMENTS_MIN: u64 = 4;
+
 /// One core's spool. Clones are the same spool. Ends with [`Spool::close`].
 #[derive(Clone)]
 pub struct Spool {
@@ -183,6 +186,7 @@ impl Spool {
 
     /// About how many octets of mail there is room for, of which the mail of this core that is not done takes
     /// `live_bytes`; and whether that is this core's alone. What dead mail takes counts as far as moves would free it.
+    /// `u64::MAX`: it takes little, and if there is no room all the same, that is none of its doing: see [`Spool::admit`].
     pub fn room_for_mail(&self, live_bytes: u64) -> (u64, bool) {
         let pool = self.shared.pool.borrow();
         let reserve = MOVE_RESERVE_SEGMENTS * pool.segment_bytes() + self.shared.least_room_bytes();
@@ -190,6 +194,7 @@ impl Spool {
         let by_moves = pool.bytes_for_messages() / WORTHWHILE_PARTS;
         let left = match pool.is_gone() {
             true => 0,
+            false if live_bytes < SHARED_SEGMENTS_MIN * pool.segment_bytes() => u64::MAX,
             false => room.max(by_moves.saturating_sub(live_bytes)),
         };
         (left, pool.is_bounded())
