@@ -9,6 +9,9 @@ use std::time::Duration;
 /// The log says that mail is held once that has lasted so long.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
+/// How often it is asked whether the disk is full, while mail is held.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
 #[derive(Clone, Copy)]
 pub(super) struct Held {
     since: Now,
@@ -31,9 +34,12 @@ impl Inner {
 
     /// They are durable.
     pub(super) fn outcomes_recorded(&self, recipients: usize) {
-        if !self.gate.borrow_mut().recorded(recipients) || planted(Bug::GateNeverOpens) {
-            return;
+        if self.gate.borrow_mut().recorded(recipients) && !planted(Bug::GateNeverOpens) {
+            self.mail_goes_on();
         }
+    }
+
+    fn mail_goes_on(&self) {
         self.schedule.borrow_mut().go_on();
         self.wake_scheduler();
         if let Some(held) = self.held.take()
@@ -47,12 +53,18 @@ impl Inner {
         }
     }
 
-    /// Says that mail is held, if it is time for that. When to look again.
+    /// Says that mail is held, if it is time for that, and lets it go if the disk is full. When to look again.
     pub(super) fn look_at_held(&self) -> Option<Now> {
-        let held = self.held.get().filter(|held| !held.is_told)?;
-        let at = held.since + TOLD_AFTER;
-        if clock::now() < at {
-            return Some(at);
+        let held = self.held.get()?;
+        let is_full = || self.context.spool.outcomes_lack_space();
+        if self.gate.borrow_mut().look(is_full) {
+            self.mail_goes_on();
+            return None;
+        }
+        let now = clock::now();
+        let again = Some(now + LOOK_INTERVAL);
+        if held.is_told || now < held.since + TOLD_AFTER {
+            return again;
         }
         self.held.set(Some(Held {
             is_told: true,
@@ -66,6 +78,6 @@ impl Inner {
                 "effect",
                 "what became of these recipients is not on the disk; no more mail goes out until it is",
             );
-        None
+        again
     }
 }

@@ -49,6 +49,13 @@ impl Gate {
         opens
     }
 
+    /// Shut, it is asked now and then whether `is_full` has become so since. True if that opens the gate.
+    pub fn look(&mut self, is_full: impl FnOnce() -> bool) -> bool {
+        let opens = self.is_shut && is_full();
+        self.is_shut &= !opens;
+        opens
+    }
+
     /// Recipients whose outcomes wait for the disk.
     pub fn unrecorded(&self) -> usize {
         self.unrecorded
@@ -86,6 +93,9 @@ mod tests {
             gate.handed_over(1, works),
             "that is over, and they still wait"
         );
+        assert!(!gate.look(works));
+        assert!(gate.look(|| true), "it has become full");
+        assert!(!gate.look(|| true), "it is open");
     }
 
     #[test]
