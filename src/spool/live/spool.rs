@@ -162,7 +162,8 @@ impl Spool {
     pub fn outcomes_lack_space(&self) -> bool {
         let pool = self.shared.pool.borrow();
         let failing = pool.failing.as_ref().map(Lack::trouble);
-        failing == Some(Trouble::Space) && self.shared.outcomes.machine.borrow().is_starved()
+        let is_starved = || self.shared.outcomes.machine.borrow().is_starved();
+        failing == Some(Trouble::Space) && (self.shared.outcomes_in_line.get() > 0 || is_starved())
     }
 
     /// Is there room for a message of about `bytes`? Cheap. A yes is no promise: an append may
