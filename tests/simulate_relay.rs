@@ -148,7 +148,6 @@ fn planted_bugs_are_noticed() {
         (Bug::BodiesRepeated, 0),
         (Bug::HopsTriedThrice, 0),
         (Bug::JoinsUnbounded, 0),
-        (Bug::RecipientsSpeakForHops, 10),
         (Bug::ConnectionsNotJoined, 0),
         (Bug::DribblesGainTime, 30),
         (Bug::GateNeverShuts, 10),
