@@ -161,16 +161,16 @@ fn planted_bugs_are_noticed() {
         (Bug::SecondSyncBelieved, 0),
         (Bug::AppendWakesNobody, 0),
         (Bug::ReadersIgnored, 0),
-        (Bug::NotesLost, 0),
-        (Bug::NotesEarly, 600),
+        (Bug::NotesLost, 1100),
+        (Bug::NotesEarly, 1300),
         (Bug::OutcomesForgotten, 0),
         (Bug::CopiesForget, 20),
-        (Bug::OutcomesCovered, 900),
+        (Bug::OutcomesCovered, 1000),
         (Bug::GenerationsRepeated, 0),
         (Bug::RunsNotCounted, 0),
         (Bug::SpaceNotLeft, 0),
         (Bug::AbandonedKept, 0),
-        (Bug::DirectMarkKept, 60),
+        (Bug::DirectMarkKept, 160),
     ];
     let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 8)];
     let of_an_uneven_life = [(Bug::FailedRetirementTaken, 0), (Bug::HoldsIgnored, 0)];

@@ -125,7 +125,6 @@ fn scene(path: &Path, durability: Durability) {
         spool_bytes_max: None,
         message_bytes_max: 0,
         keep_free_bytes: 0,
-        outcome_delay: Duration::from_millis(1),
         durability: Some(durability),
     };
     let mut opened = spool::open(path, &settings, 1).expect("the spool opens");

@@ -27,7 +27,6 @@ fn settings(durability: Durability) -> Settings {
         spool_bytes_max: None,
         message_bytes_max: 0,
         keep_free_bytes: 0,
-        outcome_delay: Duration::from_millis(1),
         durability: Some(durability),
     }
 }
@@ -1018,7 +1017,6 @@ fn a_full_spool_does_not_move_its_mail_for_ever() {
         let settings = Settings {
             segment_bytes,
             spool_bytes_max: Some(files * segment_bytes),
-            outcome_delay: Duration::ZERO,
             ..settings(Durability::Buffered)
         };
         let path = directory.path().join("spool");
@@ -1220,7 +1218,6 @@ fn buffered_segments_are_on_the_disk_when_a_receipt_comes() {
 fn run_with_little_room(path: &Path, settings: &Settings, numbers: std::ops::Range<u64>) -> u64 {
     let settings = Settings {
         spool_bytes_max: Some(14 * SEGMENT_BYTES),
-        outcome_delay: Duration::ZERO,
         ..settings.clone()
     };
     let stats = run(path, &settings, async |spool, recovered| {

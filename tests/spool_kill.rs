@@ -30,7 +30,6 @@ fn settings(durability: Durability) -> Settings {
         spool_bytes_max: Some(400 * 1024 * 1024),
         message_bytes_max: 0,
         keep_free_bytes: 0,
-        outcome_delay: Duration::from_millis(2),
         durability: Some(durability),
     }
 }

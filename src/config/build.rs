@@ -14,9 +14,9 @@ use crate::policy::port::{self, Port};
 use crate::policy::rates;
 use crate::remote::connection;
 use crate::remote::resolve;
-use crate::schedule::gate;
 use crate::schedule::next_hop;
 use crate::schedule::retry::RetryPolicy;
+use crate::schedule::{gate, hand_over};
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::server;
 use crate::text::units::Bytes;
@@ -302,7 +302,6 @@ fn spool_part(flags: &Flags, dir: PathBuf) -> SpoolConfig {
                 None => spool::keep_free_bytes(existing_part(&dir)),
             },
             durability: spool.spool_durability.0,
-            ..spool::Settings::default()
         },
         dir,
         memory_bytes_max: spool.memory_max.0,
@@ -328,6 +327,7 @@ fn delivery(flags: &Delivery, tls: &Tls) -> delivery::Settings {
         recipients_per_transaction: flags.recipients_per_transaction as usize,
         transactions_per_connection: flags.max_deliveries_per_connection,
         unrecorded_max: gate::UNRECORDED_MAX,
+        hand_over_delay: hand_over::HAND_OVER_DELAY,
         broken_tls_remembered: tls.tls_broken_for.0,
         levels: LevelTable::new(tls.tls_out, levels.collect()),
     }

@@ -11,6 +11,7 @@
 
 mod ahead;
 mod gathering;
+mod hand_over;
 mod held;
 mod opening;
 mod peer;
@@ -20,6 +21,8 @@ mod worker;
 
 use self::ahead::Aheads;
 pub use self::gathering::PassOn;
+pub use self::hand_over::Homes;
+use self::hand_over::Unrecorded;
 use self::held::Held;
 use self::peer::TlsFault;
 use crate::domain::Domain;
@@ -42,7 +45,6 @@ use crate::schedule::reports::{Gatherer, Windows};
 use crate::schedule::retry::{NextTry, RetryPolicy};
 use crate::schedule::settle as decide;
 use crate::schedule::settle::Postponed;
-use crate::spool::Spool;
 use crate::time::{Now, WallTime};
 use crate::tls::failures::FailureMemory;
 use crate::tls::levels::LevelTable;
@@ -57,9 +59,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-
-/// Told of so many more recipients of a message that are finished.
-pub type Finished = Box<dyn Fn(&Message, u32)>;
 
 /// Actions of the schedule that are performed before other tasks of the core get their turn.
 const ACTIONS_PER_TURN: usize = 64;
@@ -106,6 +105,8 @@ pub struct Settings {
     pub transactions_per_connection: u32,
     /// See [`Gate`].
     pub unrecorded_max: usize,
+    /// How long outcomes wait for others before they are handed over to their home; zero: they do not.
+    pub hand_over_delay: Duration,
     /// How long a host whose TLS is broken is spoken to in plaintext (level `may` only).
     pub broken_tls_remembered: Duration,
     /// How much TLS a recipient domain demands.
@@ -119,9 +120,7 @@ pub struct Context {
     pub routes: Current<RouteTable>,
     pub resolver: Resolver,
     pub remote: Rc<connection::Context>,
-    pub spool: Spool,
-    /// So many more recipients of a message are finished, and that is durable.
-    pub finished: Finished,
+    pub homes: Box<dyn Homes>,
     pub pass_on: PassOn,
     pub memory: Arc<Memory>,
     pub shares: Arc<Shares>,
@@ -205,6 +204,7 @@ struct Inner {
     content_lost: RefCell<FailureMemory<SocketAddr>>,
     aheads: Aheads,
     gate: RefCell<Gate>,
+    unrecorded: Unrecorded,
     /// While the gate is shut.
     held: Cell<Option<Held>>,
     gatherer: RefCell<Gatherer<Arc<Message>>>,
@@ -242,6 +242,7 @@ impl Delivery {
             true => usize::MAX,
             false => context.settings.unrecorded_max,
         });
+        let unrecorded = Unrecorded::new(context.settings.unrecorded_max);
         let delivery = Delivery(Rc::new(Inner {
             context,
             schedule: RefCell::new(Schedule::new(settings)),
@@ -250,6 +251,7 @@ impl Delivery {
             content_lost: RefCell::new(FailureMemory::new(LOST_CONTENT_REMEMBERED)),
             aheads: Aheads::default(),
             gate: RefCell::new(gate),
+            unrecorded,
             held: Cell::new(None),
             gatherer: RefCell::new(Gatherer::new(windows)),
             gathered: Notify::new(),
@@ -317,12 +319,10 @@ impl Delivery {
     }
 
     /// No new transaction begins from now on, nor is one waited for that has not begun; resolves
-    /// when the last one has ended and idle connections have said QUIT. What is left is in the
+    /// when the last one has ended, its outcome is durable, and idle connections have said QUIT. What is left is in the
     /// spool.
     pub async fn drain(&self) {
-        self.0.draining.set(true);
-        self.0.leaving.notify_waiters();
-        self.0.wake_scheduler();
+        self.0.begin_drain();
         while self.0.at_work.get() > 0 {
             self.0.rested.notified().await;
         }
@@ -607,6 +607,13 @@ impl Inner {
 
     fn unroutable(self: &Rc<Self>, domain: &UnusableDomain, job: Job) {
         self.settle_all(job, Verdict::Bounce, &domain.diagnosis());
+    }
+
+    fn begin_drain(&self) {
+        self.draining.set(true);
+        self.leaving.notify_waiters();
+        self.wake_scheduler();
+        self.hand_over_all();
     }
 
     /// Resolves when the drain begins.

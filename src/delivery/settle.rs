@@ -3,6 +3,7 @@
 use super::peer::{Peer, TlsFault};
 use super::{HopId, Inner};
 use crate::handoff::job::{Job, Message, diagnosis_bytes_of};
+use crate::handoff::settled::Settled;
 use crate::io::clock;
 use crate::io::{Bug, planted};
 use crate::log::{LogLevel, Shown, event};
@@ -11,7 +12,7 @@ use crate::remote::connection::Connection;
 use crate::schedule::ending::Ending;
 use crate::schedule::judge::{Event, Finding, HopDiagnosis, Situation, Verdict};
 use crate::schedule::next_hop::Refusal;
-use crate::schedule::outcome::{Diagnosis, Outcome, RecipientState, ReportKind};
+use crate::schedule::outcome::{Diagnosis, RecipientState};
 use crate::schedule::settle::{
     After, Consequences, Course, Decision, Facts, Over, content_lost, decide_all, is_report,
     judge_transaction, judge_without_content, nobody_to_tell,
@@ -82,18 +83,6 @@ fn with_bugs(mut result: TransactionResult) -> TransactionResult {
         }
     }
     result
-}
-
-/// If this outcome is lost, a host gets the mail again.
-fn is_repeated((_, state): &&(u32, RecipientState)) -> bool {
-    matches!(
-        state,
-        RecipientState::Finished
-            | RecipientState::ReportOwed {
-                kind: ReportKind::Relayed,
-                ..
-            }
-    )
 }
 
 /// See [`Bug::RecipientsSpeakForHops`].
@@ -279,33 +268,15 @@ impl Inner {
         self.settle_all(job, Verdict::Bounce, &nobody_to_tell());
     }
 
-    /// Writes the new states to the log of outcomes. Recipients count as finished once that is
-    /// durable; until then a crash would only repeat them.
     fn record(self: &Rc<Self>, message: &Arc<Message>, consequences: &mut Consequences) {
         let recipients = std::mem::take(&mut consequences.recorded);
-        if recipients.is_empty() {
-            return;
+        if !recipients.is_empty() {
+            self.hand_over(Settled {
+                message: message.clone(),
+                recipients,
+                finished: consequences.finished,
+            });
         }
-        let outcome = Outcome {
-            message: message.id,
-            recipients,
-        };
-        let finished = consequences.finished;
-        if planted(Bug::OutcomesLost) && self.random().is_multiple_of(2) {
-            return (self.context.finished)(message, finished);
-        }
-        let (this, kept) = (self.clone(), message.clone());
-        let count = outcome.recipients.iter().filter(is_repeated).count();
-        self.outcomes_handed_over(count);
-        self.at_work.set(self.at_work.get() + 1);
-        let spool = &self.context.spool;
-        spool.record(&outcome, &message.location, move || {
-            this.outcomes_recorded(count);
-            if finished > 0 {
-                (this.context.finished)(&kept, finished);
-            }
-            this.work_done();
-        });
     }
 
     /// `job`: what those that go on were part of.

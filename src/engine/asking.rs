@@ -7,14 +7,15 @@ use super::lane::ToCore;
 use super::questions::{Answer, Asked, Question, Said};
 use crate::handoff::Handoff;
 use crate::io::{clock, runtime};
+use crate::log::{Log, LogLevel, event};
 use std::ops::Range;
 use std::time::Duration;
 
 /// What the control thread waits for all answers of all cores together. Its signals and the watchdog wait as long.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long clients in the middle of a transaction may take to hear that the relay stops.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+/// What all cores together may take to end at once: they bound it themselves, and one that stands still is not waited for.
+const DISMISSED_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Asks cores, on the control thread.
 pub struct Asker<'a> {
@@ -22,9 +23,40 @@ pub struct Asker<'a> {
     cores: Range<usize>,
     conversations: u64,
     /// Cores that have nothing under way any more.
+    rested: usize,
+    /// ... and nothing left to do, after [`Asker::close`].
     drained: usize,
-    /// Cores without a session, after [`Asker::end_sessions`].
+    /// Cores that have said their last words, after [`Asker::end_at_once`].
     dismissed: usize,
+    unrecorded: usize,
+}
+
+/// What an end at once leaves to the next start.
+pub struct Left {
+    /// Recipients whose outcomes are not durable.
+    pub unrecorded: usize,
+    /// Cores that have not told theirs.
+    pub silent: usize,
+}
+
+impl Left {
+    /// Says it, if it is something.
+    pub fn log(&self, log: &Log) {
+        if self.unrecorded == 0 && self.silent == 0 {
+            return;
+        }
+        let now = clock::wall_time();
+        let mut line = log.line(LogLevel::Warn, event::DELIVERY_UNRECORDED, now);
+        line.field("recipients", self.unrecorded as u64);
+        if self.silent > 0 {
+            line.field("threads_silent", self.silent as u64);
+        }
+        line.field(
+            "effect",
+            "outcomes of these recipients are not on disk: they may be delivered again, or reported again after the next \
+             start",
+        );
+    }
 }
 
 /// Cores that have not answered in time.
@@ -36,8 +68,10 @@ impl<'a> Asker<'a> {
             handoff,
             cores,
             conversations: 0,
+            rested: 0,
             drained: 0,
             dismissed: 0,
+            unrecorded: 0,
         }
     }
 
@@ -86,8 +120,12 @@ impl<'a> Asker<'a> {
             ToCore::Answer(answer) if answer.number == self.conversations => {
                 answers.push(*answer);
             }
+            ToCore::Rested => self.rested += 1,
             ToCore::Drained => self.drained += 1,
-            ToCore::Dismissed => self.dismissed += 1,
+            ToCore::Dismissed(unrecorded) => {
+                self.dismissed += 1;
+                self.unrecorded += unrecorded;
+            }
             _ => {}
         });
         answers
@@ -95,9 +133,17 @@ impl<'a> Asker<'a> {
 
     /// Has every core bring what is under way to its end. They go on answering.
     pub fn begin_drain(&self) {
-        for core in self.cores.clone() {
-            self.handoff.outbox.send(core, ToCore::Drain);
-        }
+        self.tell_all(|| ToCore::Drain);
+    }
+
+    /// Resolves when all cores have. What was heard is kept if this is given up.
+    pub async fn rested(&mut self) {
+        self.wait_for_all(|it| it.rested).await;
+    }
+
+    /// All cores have rested: what others have settled is durable, so each may end.
+    pub fn close(&self) {
+        self.tell_all(|| ToCore::Close);
     }
 
     /// Resolves when all cores have. What was heard is kept if this is given up.
@@ -105,13 +151,29 @@ impl<'a> Asker<'a> {
         self.wait_for_all(|it| it.drained).await;
     }
 
-    /// Has every core end the sessions that a drain has left, and waits for a moment until they have.
-    pub async fn end_sessions(&mut self) {
-        for core in self.cores.clone() {
-            self.handoff.outbox.send(core, ToCore::Dismiss);
-        }
+    /// All of a drain, without a bound.
+    pub async fn drain(&mut self) {
+        self.begin_drain();
+        self.rested().await;
+        self.close();
+        self.drained().await;
+    }
+
+    /// Has every core end what a drain has left, and waits for a moment until they have.
+    pub async fn end_at_once(&mut self) -> Left {
+        self.tell_all(|| ToCore::Dismiss);
         let all = self.wait_for_all(|it| it.dismissed);
-        let _ = runtime::timeout(LAST_WORDS_WITHIN, all).await;
+        let _ = runtime::timeout(DISMISSED_WITHIN, all).await;
+        Left {
+            unrecorded: self.unrecorded,
+            silent: self.cores.len() - self.dismissed.min(self.cores.len()),
+        }
+    }
+
+    fn tell_all(&self, item: impl Fn() -> ToCore) {
+        for core in self.cores.clone() {
+            self.handoff.outbox.send(core, item());
+        }
     }
 
     async fn wait_for_all(&mut self, count: impl Fn(&Self) -> usize) {
@@ -227,5 +289,17 @@ mod tests {
             answer(&second, asked, None);
         }
         assert_eq!(run(ask(&mut asker)), (vec![0], vec![1]));
+    }
+
+    #[test]
+    fn an_end_at_once_adds_up_what_is_not_recorded_and_counts_who_does_not_say() {
+        let [first, _silent, control] = three();
+        let mut asker = Asker::new(&control, 0..2);
+        first.outbox.send(2, ToCore::Dismissed(3));
+        let left = run(asker.end_at_once());
+        assert_eq!((left.unrecorded, left.silent), (3, 1));
+        first.inbox.drain(usize::MAX, |item| {
+            assert!(matches!(item, ToCore::Dismiss));
+        });
     }
 }

@@ -11,6 +11,7 @@ use super::shared::Shared;
 use crate::config::Config;
 use crate::handoff::job::{Charged, Job, Message};
 use crate::handoff::memory::Memory;
+use crate::handoff::settled::Signs;
 use crate::handoff::{Handoff, lanes};
 use crate::io::{Bug, clock, planted, random};
 use crate::listener::{AddressCounts, Load};
@@ -51,6 +52,7 @@ pub fn share(config: Config, plan: Plan, identity: Identity, listening: Vec<List
             .map(|_| Arc::new(CoreMetrics::default()))
             .collect(),
         heartbeats: specs.iter().map(|_| Counter::default()).collect(),
+        homes: specs.iter().map(|_| Signs::default()).collect(),
         random_seed: random::u64(),
         ingress_cores,
         delivery_cores,

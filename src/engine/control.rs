@@ -22,6 +22,9 @@ use std::time::Duration;
 /// Lines that found no room at the log's writer are handed over again after this time.
 const HAND_OVER_AGAIN: Duration = Duration::from_millis(100);
 
+/// What cores that have rested may take to end, if a drain has no more time left.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How the relay ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stopped {
@@ -105,28 +108,34 @@ impl AtWork<'_> {
         }
     }
 
-    /// Has the cores end what is under way, within `--drain-timeout`. Whoever is in the middle of a transaction after
-    /// that, or after a second signal, is told so.
+    /// Has the cores end what is under way, within `--drain-timeout`: first all transactions, then, as each core is home to
+    /// what others deliver, the cores. Whoever is in the middle of a transaction after that, or after a second signal, is
+    /// told so.
     async fn until_drained(&mut self) -> Stopped {
         service::stopping(self.log);
         (self.log).line(LogLevel::Info, event::STOPPING, clock::wall_time());
         self.reload.give_up();
         self.asker.begin_drain();
         let end = clock::now() + self.shared.config.listen.drain_timeout;
-        if self.until_drained_or(end).await {
-            return Stopped::Drained;
+        if self.until_all_or(Phase::Rest, end).await {
+            self.asker.close();
+            let end = end.max(clock::now() + CLOSE_WITHIN);
+            if self.until_all_or(Phase::Close, end).await {
+                return Stopped::Drained;
+            }
         }
-        self.asker.end_sessions().await;
+        let left = self.asker.end_at_once().await;
+        left.log(self.log);
         Stopped::AtOnce
     }
 
-    /// False if it is `end`, or a second signal has come, before all is done.
-    async fn until_drained_or(&mut self, end: Now) -> bool {
+    /// False if it is `end`, or a second signal has come, before all cores are so far.
+    async fn until_all_or(&mut self, phase: Phase, end: Now) -> bool {
         loop {
             let has_lines_left = self.log.flush(clock::wall_time());
             tokio::select! {
                 biased;
-                () = self.asker.drained() => return true,
+                () = phase.done(&mut self.asker) => return true,
                 () = runtime::sleep_until(end) => return false,
                 () = self.watchdog.pause() => self.watchdog.look(&self.shared.heartbeats, self.log),
                 wish = self.signals.next() => match wish {
@@ -140,6 +149,24 @@ impl AtWork<'_> {
                 },
                 () = runtime::sleep(HAND_OVER_AGAIN), if has_lines_left => {}
             }
+        }
+    }
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Sessions and transactions end, and what was settled becomes durable.
+    Rest,
+    /// The cores end.
+    Close,
+}
+
+impl Phase {
+    async fn done(self, asker: &mut Asker<'_>) {
+        match self {
+            Phase::Rest => asker.rested().await,
+            Phase::Close => asker.drained().await,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One core: its roles, and the pump that connects it with the others.
 
+use super::home::Home;
 use super::lane::ToCore;
 use super::questions::{Asked, Question, Said};
 use super::rules::{CoreRules, Rules};
@@ -10,7 +11,7 @@ use crate::handoff::job::{Accepted, Body, Job, Message};
 use crate::handoff::{Handoff, Inbox, Outbox};
 use crate::io::clock;
 use crate::io::net::{self, Bound, Direction, Listener};
-use crate::io::runtime::{sleep, spawn, yield_now};
+use crate::io::runtime::{sleep, spawn, timeout, yield_now};
 use crate::io::watch::{self, Noticed};
 use crate::io::{Bug, planted};
 use crate::listener::Ingress;
@@ -36,6 +37,10 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 const CROWD_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Lines about a loop that was late, that a core writes in a second.
 const LATE_LINES_PER_SECOND: u32 = 1;
+/// What a core that is told to end at once takes for its last clients and writes.
+const LAST_WORK_WITHIN: Duration = Duration::from_secs(1);
+/// ... and then for its last words, if the disk does not answer.
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(300);
 /// How often items that did not fit into a lane are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
@@ -60,6 +65,7 @@ struct Core {
     rules: CoreRules,
     outbox: Rc<Outbox<ToCore>>,
     spool: Spool,
+    home: Rc<Home>,
     delivery: Option<Delivery>,
     ingress: RefCell<Option<Rc<Ingress>>>,
     log: Rc<Log>,
@@ -125,18 +131,12 @@ fn build(
     log: &Rc<Log>,
 ) -> Result<Rc<Core>, String> {
     let rules = rules.on_core().map_err(|error| error.to_string())?;
-    let finished = {
-        let (spool, outbox) = (spool.clone(), outbox.clone());
-        move |message: &Message, recipients: u32| {
-            if !message.finish(recipients) {
-                return;
-            }
-            match message.home == number {
-                true => spool.message_finished(message.id),
-                false => outbox.send(message.home, ToCore::Finished(message.id)),
-            }
-        }
-    };
+    let home = Rc::new(Home::new(
+        number,
+        spool.clone(),
+        shared.clone(),
+        outbox.clone(),
+    ));
     let pass_on = {
         let (shared, outbox) = (shared.clone(), outbox.clone());
         move |job: Job| match shared.gathering_core(job.message.home) {
@@ -152,9 +152,9 @@ fn build(
         true => Some(shared.delivery(
             number,
             &rules,
-            spool.clone(),
             log.clone(),
-            (Box::new(finished), Box::new(pass_on)),
+            Box::new(home.clone()),
+            Box::new(pass_on),
         )?),
     };
     Ok(Rc::new(Core {
@@ -163,6 +163,7 @@ fn build(
         rules,
         outbox: outbox.clone(),
         spool: spool.clone(),
+        home,
         delivery,
         ingress: RefCell::new(None),
         log: log.clone(),
@@ -334,6 +335,7 @@ impl Core {
             self.log_suppressed(false);
             self.log.flush(clock::wall_time());
             self.count();
+            self.home.show();
         }
     }
 
@@ -437,7 +439,12 @@ impl Core {
                 }
                 self.deliver(job);
             }
-            ToCore::Finished(message) => self.spool.message_finished(message),
+            ToCore::Settled { from, settled } => self.home.record(from, settled),
+            ToCore::Recorded(recorded) => {
+                if let Some(delivery) = &self.delivery {
+                    delivery.recorded(recorded);
+                }
+            }
             ToCore::Spool(note) => self.spool.receive_note(&note),
             ToCore::Rule(new) => self.rules.replace(*new),
             ToCore::Connection(accepted) => {
@@ -446,9 +453,10 @@ impl Core {
                 }
             }
             ToCore::Drain => self.clone().drain(),
-            ToCore::Dismiss => self.clone().end_sessions(),
+            ToCore::Close => self.clone().close(),
+            ToCore::Dismiss => self.clone().end_at_once(),
             ToCore::Ask(asked) => self.answer(asked),
-            ToCore::Drained | ToCore::Dismissed | ToCore::Answer(_) => {}
+            ToCore::Rested | ToCore::Drained | ToCore::Dismissed(_) | ToCore::Answer(_) => {}
         }
     }
 
@@ -527,10 +535,17 @@ impl Core {
         self.stop_accepting();
         self.spool.stop_moving();
         spawn(async move {
-            let ingress = self.ingress.borrow().clone();
-            if let Some(ingress) = ingress {
-                ingress.context.state.sessions.all_ended().await;
+            self.sessions_ended().await;
+            if let Some(delivery) = &self.delivery {
+                delivery.drain().await;
             }
+            (self.outbox).send(self.shared.control(), ToCore::Rested);
+        });
+    }
+
+    /// No core hands anything over any more, but what mail that came last was refused for; tells the control thread.
+    fn close(self: Rc<Self>) {
+        spawn(async move {
             if let Some(delivery) = &self.delivery {
                 delivery.drain().await;
             }
@@ -544,25 +559,46 @@ impl Core {
             if let Some(ingress) = ingress {
                 ingress.refusals.all_ended().await;
             }
-            self.spool.warn_if_lost().await;
-            self.count();
-            self.log_suppressed(true);
-            self.log.flush(clock::wall_time());
-            self.outbox.send(self.shared.control(), ToCore::Drained);
+            self.say_last_words().await;
+            (self.outbox).send(self.shared.control(), ToCore::Drained);
         });
     }
 
-    /// Ends what a drain has left of sessions (RFC 5321 section 3.8); tells the control thread.
-    fn end_sessions(self: Rc<Self>) {
+    /// Ends what a drain has left of sessions (RFC 5321 section 3.8), and waits a moment for what was settled; tells the
+    /// control thread.
+    fn end_at_once(self: Rc<Self>) {
         self.stop_accepting();
+        self.spool.stop_moving();
         net::interrupt_all(Direction::Inbound);
         spawn(async move {
-            let ingress = self.ingress.borrow().clone();
-            if let Some(ingress) = ingress {
-                ingress.context.state.sessions.all_ended().await;
-            }
-            self.log.flush(clock::wall_time());
-            self.outbox.send(self.shared.control(), ToCore::Dismissed);
+            let outcomes = async {
+                if let Some(delivery) = &self.delivery {
+                    delivery.outcomes_recorded().await;
+                }
+                self.spool.flush().await;
+            };
+            let all = async { tokio::join!(self.sessions_ended(), outcomes) };
+            let _ = timeout(LAST_WORK_WITHIN, all).await;
+            let _ = timeout(LAST_WORDS_WITHIN, self.say_last_words()).await;
+            let unrecorded = self.delivery.as_ref().map_or(0, Delivery::unrecorded);
+            let dismissed = ToCore::Dismissed(unrecorded);
+            (self.outbox).send(self.shared.control(), dismissed);
         });
+    }
+
+    async fn sessions_ended(&self) {
+        let ingress = self.ingress.borrow().clone();
+        if let Some(ingress) = ingress {
+            ingress.context.state.sessions.all_ended().await;
+        }
+    }
+
+    /// What is said and counted at the end, however it comes.
+    async fn say_last_words(&self) {
+        self.count();
+        self.log_suppressed(true);
+        self.log.flush(clock::wall_time());
+        self.spool.warn_if_lost().await;
+        self.log.flush(clock::wall_time());
     }
 }

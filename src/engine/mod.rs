@@ -16,6 +16,7 @@ mod confinement;
 mod control;
 mod core;
 mod hints;
+mod home;
 mod lane;
 pub mod log;
 pub mod placement;
@@ -238,11 +239,10 @@ impl Relay {
         let drained = runtime::control().is_ok_and(|thread| {
             let wait = shared.config.listen.drain_timeout;
             let mut asker = Asker::new(handoff, shared.cores());
-            asker.begin_drain();
             thread.run(async {
-                let drained = runtime::timeout(wait, asker.drained()).await.is_ok();
+                let drained = runtime::timeout(wait, asker.drain()).await.is_ok();
                 if !drained {
-                    asker.end_sessions().await;
+                    asker.end_at_once().await.log(&self.log);
                 }
                 drained
             })

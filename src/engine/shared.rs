@@ -11,6 +11,7 @@ use crate::delivery::{self, Delivery};
 use crate::domain::Domain;
 use crate::handoff::job::Message;
 use crate::handoff::memory::{Budget, Memory};
+use crate::handoff::settled::Signs;
 use crate::listener::{AddressCounts, Admission, Load};
 use crate::log::Log;
 use crate::message::Mailbox;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub metrics: Vec<Arc<CoreMetrics>>,
     /// Grows as long as a core's loop turns.
     pub heartbeats: Vec<Counter>,
+    /// Each core as a home.
+    pub homes: Vec<Signs>,
     pub random_seed: u64,
 }
 
@@ -187,9 +190,9 @@ impl Shared {
         &self,
         core: usize,
         rules: &CoreRules,
-        spool: Spool,
         log: Rc<Log>,
-        (finished, pass_on): (delivery::Finished, delivery::PassOn),
+        homes: Box<dyn delivery::Homes>,
+        pass_on: delivery::PassOn,
     ) -> Result<Delivery, String> {
         let context = delivery::Context {
             hostname: self.config.hostname.clone(),
@@ -197,8 +200,7 @@ impl Shared {
             routes: rules.routes.clone(),
             resolver: self.resolver()?,
             remote: Rc::new(self.remote().map_err(|error| error.to_string())?),
-            spool,
-            finished,
+            homes,
             pass_on,
             memory: self.memory.clone(),
             shares: self.shares.clone(),

@@ -131,9 +131,7 @@ impl Relay {
 
     /// As on SIGTERM: ends when all that is under way has come to its end.
     pub async fn drain(&self) {
-        let mut asker = Asker::new(&self.handoff, self.shared.cores());
-        asker.begin_drain();
-        asker.drained().await;
+        Asker::new(&self.handoff, self.shared.cores()).drain().await;
     }
 
     /// What its cores have counted so far.

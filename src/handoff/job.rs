@@ -206,9 +206,11 @@ impl Message {
         over.for_each(|(index, _)| self.charged.share.done(index));
     }
 
-    /// Counts recipients as finished, which must be durable; true if these were the last.
+    /// Counts recipients as finished, which must be durable; true if these were the last. The home does.
     pub fn finish(&self, recipients: u32) -> bool {
-        let before = self.open_recipients.fetch_sub(recipients, Ordering::AcqRel);
+        let before = self
+            .open_recipients
+            .fetch_sub(recipients, Ordering::Relaxed);
         assert!(before >= recipients, "a recipient was finished twice");
         before == recipients
     }

@@ -9,6 +9,7 @@ mod bell;
 pub mod current;
 pub mod job;
 pub mod memory;
+pub mod settled;
 
 /// What `bell` is made of. `tests/interleavings.rs` has others in its place.
 mod sync {

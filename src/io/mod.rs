@@ -160,6 +160,14 @@ pub enum Bug {
     GateNeverShuts,
     /// Mail that was held for the disk does not go on.
     GateNeverOpens,
+    /// What was settled last before the end is not handed over to its home.
+    HandOverForgottenAtDrain,
+    /// What was settled on its home does not come there.
+    OwnHandOverLost,
+    /// A home tells that it has recorded what it has only begun to write.
+    RecordedEarly,
+    /// The next core writes what a home should.
+    HomesMistaken,
     /// A look-up that is given up keeps its slot in the line for name servers.
     LookUpSlotKept,
     /// A look-up to which no name server says anything keeps its slot to its end.

@@ -121,8 +121,9 @@ events! {
     TLS_FAILED = "tls-failed" ["host", "address", "reason", "effect"];
     PLAINTEXT_FALLBACK = "plaintext-fallback" ["host", "address", "reason"];
     TLS_DEMANDED = "tls-demanded" ["host", "address", "reply", "reason", "effect"];
-    DELIVERY_HELD = "delivery-held" ["thread", "recipients", "effect"];
-    DELIVERY_GOES_ON = "delivery-goes-on" ["thread", "held_ms"];
+    DELIVERY_HELD = "delivery-held" ["thread", "home", "recipients", "effect"];
+    DELIVERY_GOES_ON = "delivery-goes-on" ["thread", "home", "held_ms"];
+    DELIVERY_UNRECORDED = "delivery-unrecorded" ["recipients", "threads_silent", "effect"];
     CONTENT_UNREADABLE = "content-unreadable" ["id", "error", "effect"];
     SPOOL_FULL = "spool-full" ["thread", "dir", "reason", "used", "free", "effect"];
     SPOOL_HAS_ROOM = "spool-has-room" ["thread", "dir"];

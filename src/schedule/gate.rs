@@ -17,7 +17,9 @@ pub const UNRECORDED_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Gate {
     limit: usize,
-    unrecorded: usize,
+    /// By the home that is to record them.
+    unrecorded: Vec<usize>,
+    total: usize,
     is_shut: bool,
 }
 
@@ -27,38 +29,66 @@ impl Gate {
         assert!(limit > 0);
         Gate {
             limit,
-            unrecorded: 0,
+            unrecorded: Vec::new(),
+            total: 0,
             is_shut: false,
         }
     }
 
-    /// Outcomes of so many more recipients wait for the disk, `is_full`: for space there. True if that shuts the gate.
-    pub fn handed_over(&mut self, recipients: usize, is_full: impl FnOnce() -> bool) -> bool {
-        self.unrecorded += recipients;
-        let shuts = !self.is_shut && self.unrecorded >= self.limit && !is_full();
+    /// Outcomes of so many more recipients wait for the disk at this home. `lacks_space`: what waits at a home waits for
+    /// space there. True if that shuts the gate.
+    pub fn handed_over(
+        &mut self,
+        home: usize,
+        recipients: usize,
+        lacks_space: impl Fn(usize) -> bool,
+    ) -> bool {
+        if self.unrecorded.len() <= home {
+            self.unrecorded.resize(home + 1, 0);
+        }
+        self.unrecorded[home] += recipients;
+        self.total += recipients;
+        let is_over = |it: &Self| it.total >= it.limit && it.counted(lacks_space) >= it.limit;
+        let shuts = !self.is_shut && is_over(self);
         self.is_shut |= shuts;
         shuts
     }
 
-    /// Outcomes of so many recipients are durable. True if that opens the gate: not before half of the limit is free, so
-    /// that connections do not wake up for one transaction each.
-    pub fn recorded(&mut self, recipients: usize) -> bool {
-        self.unrecorded -= recipients;
-        let opens = self.is_shut && self.unrecorded <= self.limit / 2;
+    /// Outcomes of so many recipients are durable there. True if that opens the gate: not before half of the limit is free,
+    /// so that connections do not wake up for one transaction each.
+    pub fn recorded(
+        &mut self,
+        home: usize,
+        recipients: usize,
+        lacks_space: impl Fn(usize) -> bool,
+    ) -> bool {
+        self.unrecorded[home] -= recipients;
+        self.total -= recipients;
+        self.look(lacks_space)
+    }
+
+    /// Shut, it is asked now and then whether some home `lacks_space` by now. True if that opens the gate.
+    pub fn look(&mut self, lacks_space: impl Fn(usize) -> bool) -> bool {
+        let opens = self.is_shut && self.counted(lacks_space) <= self.limit / 2;
         self.is_shut &= !opens;
         opens
     }
 
-    /// Shut, it is asked now and then whether `is_full` has become so since. True if that opens the gate.
-    pub fn look(&mut self, is_full: impl FnOnce() -> bool) -> bool {
-        let opens = self.is_shut && is_full();
-        self.is_shut &= !opens;
-        opens
+    fn counted(&self, lacks_space: impl Fn(usize) -> bool) -> usize {
+        let homes = self.unrecorded.iter().enumerate();
+        let waits = homes.filter(|(home, recipients)| **recipients > 0 && !lacks_space(*home));
+        waits.map(|(_, recipients)| recipients).sum()
     }
 
     /// Recipients whose outcomes wait for the disk.
     pub fn unrecorded(&self) -> usize {
-        self.unrecorded
+        self.total
+    }
+
+    /// The home at which most of them wait.
+    pub fn slowest(&self) -> usize {
+        let homes = self.unrecorded.iter().enumerate();
+        homes.max_by_key(|(_, it)| **it).map_or(0, |(home, _)| home)
     }
 }
 
@@ -66,43 +96,61 @@ impl Gate {
 mod tests {
     use super::*;
 
-    fn works() -> bool {
+    fn works(_: usize) -> bool {
         false
+    }
+
+    fn full(_: usize) -> bool {
+        true
     }
 
     #[test]
     fn it_shuts_at_its_limit_and_opens_at_half_of_it() {
         let mut gate = Gate::new(4);
-        assert!(!gate.handed_over(3, works));
+        assert!(!gate.handed_over(0, 3, works));
         assert!(
-            gate.handed_over(100, works),
+            gate.handed_over(1, 100, works),
             "a transaction has many recipients"
         );
-        assert!(!gate.handed_over(1, works), "it is shut");
-        assert!(!gate.recorded(101));
-        assert!(gate.recorded(1));
-        assert!(!gate.recorded(2), "it is open");
-        assert!(gate.handed_over(4, works));
+        assert!(!gate.handed_over(0, 1, works), "it is shut");
+        assert_eq!(gate.slowest(), 1);
+        assert!(!gate.recorded(1, 100, works));
+        assert!(!gate.recorded(0, 1, works));
+        assert!(gate.recorded(0, 1, works));
+        assert!(!gate.recorded(0, 2, works), "it is open");
+        assert!(gate.handed_over(0, 4, works));
     }
 
     #[test]
     fn it_stays_open_as_long_as_the_disk_is_full() {
         let mut gate = Gate::new(4);
-        assert!(!gate.handed_over(100, || true));
+        assert!(!gate.handed_over(0, 100, full));
         assert!(
-            gate.handed_over(1, works),
+            gate.handed_over(0, 1, works),
             "that is over, and they still wait"
         );
         assert!(!gate.look(works));
-        assert!(gate.look(|| true), "it has become full");
-        assert!(!gate.look(|| true), "it is open");
+        assert!(gate.look(full), "it has become full");
+        assert!(!gate.look(full), "it is open");
+    }
+
+    #[test]
+    fn a_home_without_space_does_not_count_and_the_others_do() {
+        let mut gate = Gate::new(4);
+        let first = |home| home == 0;
+        assert!(!gate.handed_over(0, 100, first));
+        assert!(!gate.handed_over(1, 3, first));
+        assert!(gate.handed_over(1, 1, first));
+        assert!(!gate.recorded(1, 1, first));
+        assert!(gate.recorded(1, 1, first));
+        assert_eq!(gate.unrecorded(), 102);
     }
 
     #[test]
     fn one_recipient_at_a_time_is_a_limit_too() {
         let mut gate = Gate::new(1);
-        assert!(gate.handed_over(1, works));
-        assert!(gate.recorded(1));
+        assert!(gate.handed_over(0, 1, works));
+        assert!(gate.recorded(0, 1, works));
         assert_eq!(gate.unrecorded(), 0);
     }
 }

@@ -10,6 +10,7 @@ pub mod ahead;
 pub mod dsn;
 pub mod ending;
 pub mod gate;
+pub mod hand_over;
 pub mod judge;
 pub mod limits;
 pub mod next_hop;

@@ -88,7 +88,7 @@ impl RecipientState {
     }
 }
 
-/// What a delivery core writes to its log: new states of some recipients of one message.
+/// What the home of a message writes to its log: new states of some of its recipients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
     pub message: MessageId,

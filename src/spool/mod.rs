@@ -55,7 +55,6 @@ use crate::spool::format::{
 };
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Smallest segment that makes sense; tests use it.
 pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
@@ -67,8 +66,6 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 pub const INLINE_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Longer chunks are split.
 pub const CHUNK_BYTES_MAX: usize = 128 * 1024;
-/// Outcomes are written at once when this much waits.
-pub const OUTCOME_FLUSH_BYTES: usize = 64 * 1024;
 /// Bound on a commit of outcomes.
 pub const OUTCOME_STAGING_BYTES: usize = 256 * 1024;
 
@@ -104,9 +101,6 @@ pub struct Settings {
     pub message_bytes_max: u64,
     /// Bytes that are left free on the file system. Only outcomes may use them.
     pub keep_free_bytes: u64,
-    /// How long an outcome may wait for others before it is written; zero writes at once. A crash
-    /// within it costs a second delivery, never a lost one.
-    pub outcome_delay: Duration,
     /// `None` asks the file system which one it can do.
     pub durability: Option<Durability>,
 }
@@ -118,7 +112,6 @@ impl Default for Settings {
             spool_bytes_max: None,
             message_bytes_max: 0,
             keep_free_bytes: KEEP_FREE_BYTES_MAX,
-            outcome_delay: Duration::from_millis(5),
             durability: None,
         }
     }

@@ -83,7 +83,7 @@ impl Setting {
         config.schedule.window_initial = 1 + world.below(3) as u32;
         config.schedule.jobs_per_new_connection = 1 + world.below(3) as u32;
         if world.one_in(2) {
-            config.spool.settings.outcome_delay = Duration::from_millis(world.below(50) as u64);
+            config.delivery.hand_over_delay = Duration::from_millis(world.below(50) as u64);
         }
         let mut ledger = world.ledger.borrow_mut();
         ledger.lifetime = lifetime_of(&config.delivery.retry);

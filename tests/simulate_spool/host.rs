@@ -35,6 +35,8 @@ pub struct Manners {
     /// The longest pause of each between two things.
     pub pause: Duration,
     pub body_bytes_max: usize,
+    /// How long outcomes wait for others before they go to their home.
+    pub hand_over_delay: Duration,
     /// How soon recipients are finished: see [`next_state`].
     pub patience: usize,
     /// One new message in so many is left lying until the next start, and nobody moves it; 0: none.
@@ -79,9 +81,13 @@ struct Job {
     is_recovered: bool,
 }
 
+/// New states of recipients of a message.
+type Settled = (Arc<Message>, Vec<(u32, RecipientState)>);
+
 enum ToCore {
     Note(Note),
-    Finished(MessageId),
+    /// To the home of the message.
+    Settled(Settled),
 }
 
 pub struct Host {
@@ -91,6 +97,8 @@ pub struct Host {
     pub spools: RefCell<Vec<Spool>>,
     segments: PathBuf,
     lanes: Vec<RefCell<VecDeque<ToCore>>>,
+    /// What was settled on each core and waits.
+    settled: Vec<RefCell<Vec<Settled>>>,
     queue: RefCell<Vec<Job>>,
     neglected: RefCell<Vec<Arc<Message>>>,
     /// No new mail.
@@ -123,6 +131,7 @@ impl Host {
             spools: RefCell::default(),
             segments,
             lanes: parts.iter().map(|_| RefCell::default()).collect(),
+            settled: parts.iter().map(|_| RefCell::default()).collect(),
             queue: RefCell::default(),
             neglected: RefCell::default(),
             is_ending: Cell::new(false),
@@ -250,7 +259,7 @@ impl Host {
                 let next = self.lanes[usize::from(core)].borrow_mut().pop_front();
                 match next {
                     Some(ToCore::Note(note)) => self.spool(core).receive_note(&note),
-                    Some(ToCore::Finished(id)) => self.spool(core).message_finished(id),
+                    Some(ToCore::Settled(settled)) => self.record(settled),
                     None => break,
                 }
             }
@@ -460,13 +469,7 @@ impl Host {
             let mut ledger = self.ledger.borrow_mut();
             ledger.recording(id_of(id), *index, stage);
         }
-        let outcome = Outcome {
-            message: id,
-            recipients: recipients.clone(),
-        };
-        let (host, of_message) = (self.clone(), message.clone());
-        let then = move || host.recorded(of_message, recipients);
-        self.spool(core).record(&outcome, &message.location, then);
+        self.settle(core, (message.clone(), recipients));
         if !rest.is_empty() {
             self.queue.borrow_mut().push(Job {
                 message,
@@ -474,6 +477,50 @@ impl Host {
                 is_recovered: job.is_recovered,
             });
         }
+    }
+
+    fn settle(self: &Rc<Self>, core: u16, settled: Settled) {
+        let delay = self.manners.get().hand_over_delay;
+        let mut waiting = self.settled[usize::from(core)].borrow_mut();
+        waiting.push(settled);
+        if waiting.len() > 1 {
+            return;
+        }
+        drop(waiting);
+        if delay.is_zero() {
+            return self.hand_over(core);
+        }
+        self.users.set(self.users.get() + 1);
+        let host = self.clone();
+        self.world.spawn(Owner::Core(core), async move {
+            sleep(delay).await;
+            host.hand_over(core);
+            host.users.set(host.users.get() - 1);
+        });
+    }
+
+    fn hand_over(self: &Rc<Self>, core: u16) {
+        for settled in self.settled[usize::from(core)].take() {
+            match settled.0.home {
+                home if home == core => self.record(settled),
+                home => {
+                    let mut lane = self.lanes[usize::from(home)].borrow_mut();
+                    lane.push_back(ToCore::Settled(settled));
+                }
+            }
+        }
+    }
+
+    /// On the home of the message.
+    fn record(self: &Rc<Self>, (message, recipients): Settled) {
+        let outcome = Outcome {
+            message: message.id,
+            recipients: recipients.clone(),
+        };
+        let (host, of_message) = (self.clone(), message.clone());
+        let then = move || host.recorded(of_message, recipients);
+        let spool = self.spool(message.home);
+        spool.record(&outcome, &message.location, then);
     }
 
     fn recorded(&self, message: Arc<Message>, recipients: Vec<(u32, RecipientState)>) {
@@ -487,8 +534,7 @@ impl Host {
             .filter(|(_, state)| !state.is_finished())
             .collect();
         if is_last {
-            let mut lane = self.lanes[usize::from(message.home)].borrow_mut();
-            lane.push_back(ToCore::Finished(message.id));
+            self.spool(message.home).message_finished(message.id);
         } else if !open.is_empty() {
             self.queue.borrow_mut().push(Job {
                 message,

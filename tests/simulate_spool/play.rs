@@ -151,6 +151,7 @@ pub struct Play {
     life: Life,
     canary: Canary,
     settings: Settings,
+    hand_over_delay: Duration,
     /// What this host's file system cannot do.
     lacks: Faults,
     pub seen: Seen,
@@ -168,9 +169,13 @@ impl Play {
             segment_bytes,
             message_bytes_max,
             keep_free_bytes: segment_bytes * world.below(2) as u64,
-            outcome_delay: Duration::from_millis([0, 5, 50][world.below(3)]),
             ..Settings::default()
         };
+        let hand_over_delay = Duration::from_millis(match (life, world.below(3)) {
+            (Life::Full, _) | (Life::Any, 0) => 50,
+            (Life::Any, 1) => 5,
+            _ => 0,
+        });
         let is_tight = world.one_in(3);
         if is_tight || world.one_in(2) {
             let more = segment_bytes * world.below(if is_tight { 6 } else { 20 }) as u64;
@@ -180,7 +185,6 @@ impl Play {
             settings = Settings {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 message_bytes_max: SEGMENT_BYTES_MIN / 2,
-                outcome_delay: Duration::ZERO,
                 spool_bytes_max: None,
                 ..settings
             };
@@ -190,7 +194,6 @@ impl Play {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 message_bytes_max: SEGMENT_BYTES_MIN / 2,
                 keep_free_bytes: 0,
-                outcome_delay: Duration::from_millis(50),
                 ..settings
             };
             let least = settings.spool_bytes_min(1);
@@ -209,6 +212,7 @@ impl Play {
             life,
             canary,
             settings,
+            hand_over_delay,
             lacks,
             seen: Seen::default(),
         }
@@ -342,6 +346,7 @@ impl Play {
             deliverers: 1 + world.below(3),
             pause: Duration::from_millis([2, 10, 40][world.below(3)]),
             body_bytes_max: self.settings.message_bytes_max as usize,
+            hand_over_delay: self.hand_over_delay,
             patience: 3 + world.below([3, 20][world.below(2)]),
             neglects: 0,
             is_quiet: false,

@@ -18,27 +18,31 @@ pub(super) struct Log<T> {
     gate: Mutex<()>,
     /// For those who wait until nothing waits or is in flight.
     pub idle: Notify,
-    /// Waiting records are to be written although they are few. Always true for messages.
-    pub due: Cell<bool>,
     /// Takes no more records, also of those who wait for room.
     pub ended: Cell<bool>,
 }
 
 impl<T> Log<T> {
-    pub fn new(
-        staging_bytes: usize,
-        in_flight: usize,
-        after_failure: AfterFailure,
-        due: bool,
-    ) -> Self {
+    pub fn new(staging_bytes: usize, in_flight: usize, after_failure: AfterFailure) -> Self {
         Log {
             machine: RefCell::new(Machine::new(staging_bytes, in_flight, after_failure)),
             work: Notify::new(),
             room: Notify::new(),
             gate: Mutex::new(()),
             idle: Notify::new(),
-            due: Cell::new(due),
             ended: Cell::new(false),
+        }
+    }
+
+    /// Waits until that is so; looked at whenever nothing waits or is in flight.
+    pub async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let idle = self.idle.notified();
+            if is_so() {
+                return;
+            }
+            self.work.notify_one();
+            idle.await;
         }
     }
 

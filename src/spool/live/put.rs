@@ -1,15 +1,15 @@
 //! Records on their way into a log.
 
-use crate::io::runtime::{sleep, spawn};
+use crate::io::runtime::spawn;
 use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::Outcome;
+use crate::spool::SpoolError;
 use crate::spool::format::{Kind, Record, encode_outcome};
 use crate::spool::live::shared::Shared;
 use crate::spool::live::tickets::{MessageTicket, OutcomeTicket};
 use crate::spool::location::message_location::MessageLocation;
 use crate::spool::location::place::{Extent, Receipt};
-use crate::spool::{OUTCOME_FLUSH_BYTES, SpoolError};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -84,7 +84,7 @@ impl Shared {
         parts.push_back((last, ticket(Some(Box::new(then)))));
         while let Some((meta, ticket)) = parts.pop_front() {
             match self.outcomes.put_now(&outcome_record(id, &meta), ticket) {
-                Ok(()) => self.outcomes_wait(),
+                Ok(()) => self.outcomes.work.notify_one(),
                 Err(ticket) => {
                     parts.push_front((meta, ticket));
                     let in_line = &self.outcomes_in_line;
@@ -94,29 +94,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// Outcomes are few and small: they wait a little for others.
-    fn outcomes_wait(self: &Rc<Self>) {
-        let log = &self.outcomes;
-        let at_once = log.due.get() || self.outcome_delay.is_zero() || self.closing.get();
-        if at_once || self.outcomes_fill_a_write() {
-            log.due.set(true);
-            log.work.notify_one();
-        } else if !self.timer_runs.replace(true) {
-            let shared = self.clone();
-            spawn(async move {
-                sleep(shared.outcome_delay).await;
-                shared.timer_runs.set(false);
-                shared.outcomes.due.set(true);
-                shared.outcomes.work.notify_one();
-            });
-        }
-    }
-
-    fn outcomes_fill_a_write(&self) -> bool {
-        let machine = self.outcomes.machine.borrow();
-        machine.waiting_bytes() >= OUTCOME_FLUSH_BYTES.min(machine.record_bytes_max() / 2)
     }
 }
 
@@ -141,7 +118,7 @@ async fn put_outcomes(
             .put(&outcome_record(id, &meta), ticket, || true)
             .await;
         put.expect("outcomes fit into a commit and are not refused");
-        shared.outcomes_wait();
+        shared.outcomes.work.notify_one();
     }
     let in_line = &shared.outcomes_in_line;
     in_line.set(in_line.get() - 1);

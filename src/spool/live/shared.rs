@@ -18,14 +18,12 @@ use crate::spool::shortage::Shortage;
 use crate::spool::{Note, OUTCOME_STAGING_BYTES};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What the tasks of one core's spool share.
 pub(super) struct Shared {
     pub core: u16,
     pub run: u32,
-    pub outcome_delay: Duration,
     pub messages: Log<MessageTicket>,
     pub outcomes: Log<OutcomeTicket>,
     pub books: RefCell<Books>,
@@ -48,7 +46,6 @@ pub(super) struct Shared {
     pub scratch: RefCell<Vec<u8>>,
     /// Outcomes for whose records there is no room yet.
     pub outcomes_in_line: Cell<usize>,
-    pub timer_runs: Cell<bool>,
     /// The other cores were just asked to make space.
     pub has_asked: Cell<bool>,
     pub closing: Cell<bool>,
@@ -70,7 +67,7 @@ impl Shared {
         let in_use = part.old_messages.len() + part.old_outcomes.len();
         pool.adopt(part.free, in_use + usize::from(part.folded.is_some()));
         let mut books = Books::of(part.live, part.old_messages, part.old_outcomes);
-        let outcomes = Log::new(outcome_staging, in_flight, AfterFailure::WriteAgain, false);
+        let outcomes = Log::new(outcome_staging, in_flight, AfterFailure::WriteAgain);
         if let Some(Folded { stop, refers_to }) = part.folded {
             books.go_on(stop.head.segment.clone(), refers_to);
             outcomes.machine.borrow_mut().go_on(stop);
@@ -78,8 +75,7 @@ impl Shared {
         Shared {
             core: part.core,
             run: part.run,
-            outcome_delay: part.settings.outcome_delay,
-            messages: Log::new(staging, in_flight, AfterFailure::Fail, true),
+            messages: Log::new(staging, in_flight, AfterFailure::Fail),
             outcomes,
             books: RefCell::new(books),
             pool: RefCell::new(pool),
@@ -95,7 +91,6 @@ impl Shared {
             next_sequence: Cell::new(0),
             scratch: RefCell::new(Vec::new()),
             outcomes_in_line: Cell::new(0),
-            timer_runs: Cell::new(false),
             has_asked: Cell::new(false),
             closing: Cell::new(false),
             abandoned: Cell::new(0),

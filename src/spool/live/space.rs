@@ -64,6 +64,7 @@ impl Shared {
             }
             let error = self.pool.borrow().lack().error();
             self.release_messages(releases, error);
+            self.turn_over(&self.messages);
         }
         self.messages.room.notify_one();
     }

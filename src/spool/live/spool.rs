@@ -227,17 +227,12 @@ impl Spool {
         }
     }
 
-    /// Waits until all outcomes handed in so far are durable.
+    /// Waits until all outcomes handed in so far are durable, and all messages durable or refused.
     pub async fn flush(&self) {
-        loop {
-            let idle = self.shared.outcomes.idle.notified();
-            if self.shared.has_no_outcomes_to_write() {
-                return;
-            }
-            self.shared.outcomes.due.set(true);
-            self.shared.outcomes.work.notify_one();
-            idle.await;
-        }
+        let shared = &self.shared;
+        let messages = &shared.messages;
+        (messages.until(|| messages.machine.borrow().is_idle())).await;
+        (shared.outcomes.until(|| shared.has_no_outcomes_to_write())).await;
     }
 
     /// Takes no more mail, writes what waits, and ends the tasks. Await it before the ring's
@@ -249,14 +244,6 @@ impl Spool {
         self.shared.closing.set(true);
         self.shared.messages.ended.set(true);
         self.shared.messages.room.notify_one();
-        loop {
-            let idle = self.shared.messages.idle.notified();
-            if self.shared.messages.machine.borrow().is_idle() {
-                break;
-            }
-            self.shared.messages.work.notify_one();
-            idle.await;
-        }
         self.flush().await;
         self.shared.wake_all();
     }

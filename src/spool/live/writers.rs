@@ -69,19 +69,11 @@ pub(super) async fn write_messages(shared: Rc<Shared>) {
 pub(super) async fn write_outcomes(shared: Rc<Shared>) {
     let log = &shared.outcomes;
     while !shared.is_closed() {
-        let write = match log.due.get() {
-            true => log.machine.borrow_mut().next_write(),
-            false => None,
-        };
+        let write = log.machine.borrow_mut().next_write();
         let Some(write) = write else {
-            if log.machine.borrow().waiting_bytes() == 0 {
-                log.due.set(false);
-            }
             log.work.notified().await;
             continue;
         };
-        // What a batch that is written again leaves behind was due as well.
-        log.due.set(log.machine.borrow().waiting_bytes() > 0);
         shared.write_began(log);
         let written = make_durable(write).await;
         shared.outcome_written(written);
@@ -102,7 +94,7 @@ impl Shared {
     }
 
     /// After a write: the other writer, the allocator and those who close may have something to do.
-    fn turn_over<T>(&self, log: &Log<T>) {
+    pub(super) fn turn_over<T>(&self, log: &Log<T>) {
         log.work.notify_one();
         log.room.notify_one();
         if log.machine.borrow().is_idle() {
@@ -147,10 +139,6 @@ impl Shared {
             );
             machine.take_sealed()
         };
-        // Also if this write went well, and another one on its segment did not.
-        if self.outcomes.machine.borrow().writes_again() {
-            self.outcomes.due.set(true);
-        }
         self.note_failure(write.segment.generation, write.result);
         drop(write.segment);
         self.release_outcomes(releases);

@@ -9,8 +9,8 @@ use crate::time::WallTime;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
-/// A message's place and how its recipients stand. Shared by all cores that deliver it; only its
-/// home moves it. Reading the place takes no lock.
+/// A message's place and how its recipients stand. All cores that deliver it read the place, which takes no lock. Only its
+/// home moves it, and notes how its recipients stand.
 pub struct MessageLocation {
     place: ArcSwap<Place>,
     progress: RecipientProgress,
@@ -59,7 +59,7 @@ impl MessageLocation {
         self.place.load().body_bytes()
     }
 
-    /// The order of these steps matters: see [`RecipientProgress`].
+    /// In one turn: see [`RecipientProgress`].
     pub(in crate::spool) fn note(&self, recipients: &[(u32, RecipientState)]) -> LocationPin {
         let snapshots_begun = self.progress.note(recipients);
         let place = self.place.load_full();

@@ -351,11 +351,6 @@ impl<S: Clone, T> Machine<S, T> {
         self.again.iter().chain(&self.open).map(|b| b.filled).sum()
     }
 
-    /// Something waits because its write, or another one on its generation, has failed.
-    pub fn writes_again(&self) -> bool {
-        !self.again.is_empty()
-    }
-
     /// Nothing waits and nothing is in flight.
     pub fn is_idle(&self) -> bool {
         self.open.is_none() && self.again.is_empty() && self.in_flight.is_empty()
