@@ -1,4 +1,4 @@
-//! Whose mail a message is, where the mail of several parties waits for the same next hop and takes turns.
+//! Whose mail a message is: parties take turns at a next hop, and each has a share of the room for mail.
 
 use super::rates::prefix_of;
 use crate::message::Mailbox;

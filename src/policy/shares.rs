@@ -15,12 +15,16 @@
 //! Promise: what was charged is given back once, whatever the order, and all counts are zero when no mail is left.
 //! Not here: how much room there is, and what a party is called.
 
+mod ways;
+
+pub use ways::{Way, Ways};
+
 use crate::io::random::{self, Keyed};
 use crate::io::{Bug, planted};
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Cells of a row. A core has two rows for destinations and two for origins: 128 KB.
 const CELLS: usize = 1 << 11;
@@ -63,23 +67,6 @@ impl Party {
     fn cells(self) -> [usize; 2] {
         let [one, other] = [self.0, self.0 >> 16];
         [one as usize % CELLS, other as usize % CELLS]
-    }
-}
-
-/// Where mail for a recipient counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Way {
-    pub party: Party,
-    /// The domain of a site: its mail counted there until the site was known.
-    pub before: Option<Party>,
-}
-
-impl From<Party> for Way {
-    fn from(party: Party) -> Way {
-        Way {
-            party,
-            before: None,
-        }
     }
 }
 
@@ -526,84 +513,6 @@ impl Totals {
     }
 }
 
-/// Recipients of a message that go the same way, and how many are not done.
-struct Open {
-    way: Party,
-    recipients: AtomicU32,
-}
-
-impl Open {
-    fn new(way: Party, recipients: usize) -> Self {
-        Open {
-            way,
-            recipients: AtomicU32::new(recipients as u32),
-        }
-    }
-
-    /// One of them is done. True if it was the last.
-    fn done(&self) -> bool {
-        let less = |recipients: u32| recipients.checked_sub(1);
-        let before = (self.recipients).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        before == Ok(1)
-    }
-
-    fn is_open(&self) -> bool {
-        self.recipients.load(Ordering::Relaxed) > 0
-    }
-}
-
-/// The ways that the recipients of a message go. Nearly always one.
-pub struct Ways(Which);
-
-enum Which {
-    One(Open),
-    Many(Box<Many>),
-}
-
-struct Many {
-    /// By recipient: its place in `ways`.
-    places: Box<[u32]>,
-    ways: Box<[Open]>,
-}
-
-impl Ways {
-    /// Of so many recipients in the order of the envelope. Allocates if they go more than one way.
-    pub fn of(recipients: usize, party: impl Fn(usize) -> Party) -> Ways {
-        let first = match recipients {
-            0 => Party(0),
-            _ => party(0),
-        };
-        if (1..recipients).all(|index| party(index) == first) {
-            return Ways(Which::One(Open::new(first, recipients)));
-        }
-        let parties: Vec<Party> = (0..recipients).map(party).collect();
-        let mut sorted = parties.clone();
-        sorted.sort_unstable();
-        let ways = sorted.chunk_by(|one, other| one == other);
-        let ways: Box<[Open]> = ways.map(|same| Open::new(same[0], same.len())).collect();
-        let place = |party: &Party| {
-            let found = ways.binary_search_by_key(party, |open| open.way);
-            found.expect("it is one of them") as u32
-        };
-        let places = parties.iter().map(place).collect();
-        Ways(Which::Many(Box::new(Many { places, ways })))
-    }
-
-    fn all(&self) -> &[Open] {
-        match &self.0 {
-            Which::One(open) => std::slice::from_ref(open),
-            Which::Many(many) => &many.ways,
-        }
-    }
-
-    fn of_recipient(&self, index: usize) -> &Open {
-        match &self.0 {
-            Which::One(open) => open,
-            Which::Many(many) => &many.ways[many.places[index] as usize],
-        }
-    }
-}
-
 /// What one message holds of the shares, from the beginning of its body on. Given back by way, and the rest when it is
 /// dropped. Any core may do either.
 pub struct ShareCharge {
@@ -654,10 +563,11 @@ impl ShareCharge {
         }
     }
 
-    /// Whether all whose share it counts at may have it.
+    /// Whether the origin and the destinations at which it counts may have it, as far as `counts` says that they have
+    /// shares.
     ///
     /// # Errors
-    /// One of them has its share without it; which recipient's way it is, if it is one's.
+    /// One of them has its share without it: of a destination, the party that was charged (see [`Way::counts_at`]).
     pub fn ask(&self, rooms: &Rooms, counts: impl Fn(Who) -> bool) -> Result<(), Over> {
         let origin = self.origin.map(|party| (Who::Origin, party));
         let ways = self.ways.all().iter().map(|it| (Who::Destination, it.way));

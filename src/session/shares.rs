@@ -167,7 +167,7 @@ impl Context {
         let has_one_way = self.terms.relay.get().has_one_way();
         let asked = charge.ask(&rooms, |who| who == Who::Origin || !has_one_way);
         asked.map_err(|over| {
-            let is_its = |path: &&Mailbox| self.destinations.way(path).party == over.party;
+            let is_its = |path: &&Mailbox| self.destinations.way(path).counts_at(over.party);
             let mut paths = envelope.recipients.iter().map(|it| &it.forward_path);
             let recipient = match over.who {
                 Who::Destination => paths.find(is_its),

@@ -410,3 +410,15 @@ proptest! {
         prop_assert!(relay.send(0, "friend", "new"));
     }
 }
+
+#[test]
+fn mail_that_was_charged_at_its_domain_is_found_by_it_when_the_site_is_known() {
+    let relay = Relay::new(1);
+    let shares = relay.shares();
+    let charged = shares.way_of_domain("a.test").party;
+    shares.learn("a.test", "mx.a.test");
+    let way = shares.way_of_domain("a.test");
+    assert_ne!(way.party, charged);
+    assert!(way.counts_at(charged) && way.counts_at(way.party));
+    assert!(!shares.way_of_domain("b.test").counts_at(charged));
+}
