@@ -13,7 +13,7 @@
 //! | 0 | `text` `domain` `message` `time` `metrics` `log` | plain values; what a log line looks like |
 //! | 1 | `smtp` `schedule` | pure machines: events and the time in, actions out |
 //! | 2 | `io` `tls` `spool` `handoff` `policy` `privilege` | the ring, rustls, the disk, other threads, what clients may do, what the kernel lets us do |
-//! | 3 | `listener` `session` `delivery` `remote` | one connection, one next hop |
+//! | 3 | `listener` `session` `delivery` `remote` `transfer` | one connection, one next hop; mail as files |
 //! | 4 | `config` | flags, and the settings of all rooms that they come to |
 //! | 5 | `engine` | threads, start, drain; the list of all that cores share |
 //!
@@ -50,6 +50,7 @@ pub mod delivery;
 pub mod listener;
 pub mod remote;
 pub mod session;
+pub mod transfer;
 
 pub mod config;
 

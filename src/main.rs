@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         Ok(Command::Check(config, report)) => check(*config, &report),
         Ok(Command::SpoolList(dir)) => engine::spool_list(&dir),
         Ok(Command::SpoolVerify(dir)) => engine::spool_verify(&dir),
+        Ok(Command::SpoolExport(export)) => engine::spool_export(&export),
+        Ok(Command::SpoolImport(import)) => engine::spool_import(import),
         Err(exit) => ExitCode::from(exit.print()),
     }
 }

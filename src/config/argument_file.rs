@@ -24,7 +24,7 @@ const DEPTH_MAX: usize = 8;
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// The command and what it can do: what comes behind is for it, except files.
-const ACTION: (&str, [&str; 2]) = ("spool", ["list", "verify"]);
+const ACTION: (&str, [&str; 4]) = ("spool", ["list", "verify", "export", "import"]);
 
 /// The command line with its files of flags written out.
 #[derive(Default)]

@@ -291,20 +291,25 @@ fn min_rate(bytes_per_s: Bytes, grace: Duration) -> Option<MinRate> {
 }
 
 fn spool_part(flags: &Flags, dir: PathBuf) -> SpoolConfig {
-    let spool = &flags.spool;
     SpoolConfig {
-        settings: spool::Settings {
-            segment_bytes: spool.segment_size.0,
-            spool_bytes_max: none_if_zero(spool.spool_size.0),
-            message_bytes_max: flags.limits.max_message_size.0,
-            keep_free_bytes: match spool.spool_keep_free {
-                Some(bytes) => bytes.0,
-                None => spool::keep_free_bytes(existing_part(&dir)),
-            },
-            durability: spool.spool_durability.0,
-        },
+        settings: spool_settings(flags, &dir),
         dir,
-        memory_bytes_max: spool.memory_max.0,
+        memory_bytes_max: flags.spool.memory_max.0,
+    }
+}
+
+/// Of the spool in `dir`.
+pub fn spool_settings(flags: &Flags, dir: &Path) -> spool::Settings {
+    let spool = &flags.spool;
+    spool::Settings {
+        segment_bytes: spool.segment_size.0,
+        spool_bytes_max: none_if_zero(spool.spool_size.0),
+        message_bytes_max: flags.limits.max_message_size.0,
+        keep_free_bytes: match spool.spool_keep_free {
+            Some(bytes) => bytes.0,
+            None => spool::keep_free_bytes(existing_part(dir)),
+        },
+        durability: spool.spool_durability.0,
     }
 }
 

@@ -42,7 +42,11 @@ ringpost [FLAGS] [@FILE]     run the relay until Ctrl-C or SIGTERM
        ringpost spool list [DIR|@FILE]
                                     show what waits in a stopped relay's spool
        ringpost spool verify [DIR|@FILE]
-                                    check every record of that spool";
+                                    check every record of that spool
+       ringpost spool export TO [DIR|@FILE] [--take]
+                                    write its mail to files in a new directory
+       ringpost spool import FROM [DIR|@FILE]
+                                    take such files into that spool";
 
 const EPILOGUE: &str = "\
 Values:
@@ -125,6 +129,21 @@ pub enum SpoolAction {
     List { dir: Option<PathBuf> },
     /// Check every record; exit code 1 if something is damaged
     Verify { dir: Option<PathBuf> },
+    /// Write the mail of a stopped relay to files
+    Export {
+        /// Make this directory
+        to: PathBuf,
+        dir: Option<PathBuf>,
+        /// Leave an empty spool behind, so that its next start delivers none of it
+        #[arg(long)]
+        take: bool,
+    },
+    /// Take exported mail into the spool of a stopped relay
+    Import {
+        /// The directory that an export has made
+        from: PathBuf,
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -35,6 +35,8 @@ use crate::remote::route::RouteTable;
 use crate::remote::{connection, resolve};
 use crate::schedule::next_hop;
 use crate::smtp::server;
+use crate::transfer::export::Export;
+use crate::transfer::import::Import;
 use crate::{delivery, listener, privilege, session, spool, tls};
 use clap::FromArgMatches;
 use flags::{Action, Flags, SpoolAction};
@@ -130,6 +132,8 @@ pub enum Command {
     Check(Box<Config>, String),
     SpoolList(PathBuf),
     SpoolVerify(PathBuf),
+    SpoolExport(Export),
+    SpoolImport(Import),
 }
 
 /// Why the program ends before it began: help, version, or a bad flag.
@@ -194,15 +198,7 @@ impl Config {
         let mut flags = Flags::from_arg_matches(&matches).map_err(Exit::Clap)?;
 
         if let Some(Action::Spool(action)) = flags.action.take() {
-            let (SpoolAction::List { dir } | SpoolAction::Verify { dir }) = &action;
-            let dir = match dir {
-                Some(named) => named.clone(),
-                None => build::spool_to_look_into(&flags, surroundings).map_err(refused)?,
-            };
-            return Ok(match action {
-                SpoolAction::List { .. } => Command::SpoolList(dir),
-                SpoolAction::Verify { .. } => Command::SpoolVerify(dir),
-            });
+            return of_spool(action, &flags, surroundings).map_err(refused);
         }
         let check = flags.general.check;
         let given_in = expanded.given_in;
@@ -221,4 +217,32 @@ impl Config {
         let report = report::effective(&config, &matches, &given_in);
         Ok(Command::Check(config, report))
     }
+}
+
+fn of_spool(
+    action: SpoolAction,
+    flags: &Flags,
+    surroundings: &Surroundings,
+) -> Result<Command, String> {
+    let named = |dir: Option<PathBuf>| match dir {
+        Some(named) => Ok(named),
+        None => build::spool_to_look_into(flags, surroundings),
+    };
+    Ok(match action {
+        SpoolAction::List { dir } => Command::SpoolList(named(dir)?),
+        SpoolAction::Verify { dir } => Command::SpoolVerify(named(dir)?),
+        SpoolAction::Export { to, dir, take } => Command::SpoolExport(Export {
+            spool: named(dir)?,
+            to,
+            take,
+        }),
+        SpoolAction::Import { from, dir } => {
+            let spool = named(dir)?;
+            Command::SpoolImport(Import {
+                from,
+                settings: build::spool_settings(flags, &spool),
+                spool,
+            })
+        }
+    })
 }

@@ -33,7 +33,10 @@ mod shared;
 mod signals;
 #[cfg(feature = "simulate")]
 pub mod simulated;
+mod spool_commands;
 mod stderr;
+
+pub use spool_commands::{spool_export, spool_import, spool_list, spool_verify};
 
 use crate::config::Config;
 use crate::handoff::Handoff;
@@ -56,8 +59,6 @@ use rules::Rules;
 use shared::Shared;
 use std::fmt;
 use std::future::Future;
-use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -570,36 +571,4 @@ fn log_ready(shared: &Shared, log: &Log) {
     }
     drop(line);
     log.flush(now);
-}
-
-/// `ringpost spool list`: the mail that waits in the spool of a stopped relay.
-pub fn spool_list(dir: &Path) -> ExitCode {
-    print(spool::recovery::inspect::list(dir).map(|listing| (listing.to_string(), 0)))
-}
-
-/// `ringpost spool verify`: checks every record; a failure if something is damaged.
-pub fn spool_verify(dir: &Path) -> ExitCode {
-    print(
-        spool::recovery::inspect::verify(dir).map(|found| (found.to_string(), found.exit_status())),
-    )
-}
-
-fn print(result: Result<(String, u8), spool::OpenError>) -> ExitCode {
-    match result {
-        Ok((text, code)) => {
-            // A reader that went away has seen enough.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-            ExitCode::from(code)
-        }
-        Err(error) => {
-            let advice = match error {
-                spool::OpenError::Absent(_) => {
-                    "; name its directory, or the flags of its relay: @/etc/ringpost/flags"
-                }
-                _ => "",
-            };
-            complain(format_args!("{error}{advice}"));
-            ExitCode::FAILURE
-        }
-    }
 }

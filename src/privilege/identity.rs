@@ -91,6 +91,11 @@ impl Identity {
         &self.group
     }
 
+    /// The number of the user.
+    pub fn user_id(&self) -> u32 {
+        self.uid.as_raw()
+    }
+
     /// True if this process is that user already.
     pub fn is_current(&self) -> bool {
         self.uid == geteuid()

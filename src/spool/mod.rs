@@ -9,7 +9,7 @@
 //! log        batch, sync, release (pure); files with headers
 //! live       one core's spool on its ring: writers, what may be let go, segments made and emptied
 //! location   where a message lies and how its recipients stand; reading it back
-//! recovery   what a crash left (pure), opening the spool on it, `ringpost spool list|verify`
+//! recovery   what a crash left (pure), opening the spool on it, looking at one that is not in use
 //! shortage   why there is no room (pure)
 //! presence   whether a next start would find the spool
 //! ```

@@ -112,14 +112,25 @@ fn flags_of_the_load_generator() -> BTreeSet<String> {
     fields.collect()
 }
 
-/// The page of all flags, from what `--help` says.
-fn page_of_flags() -> String {
+fn help() -> String {
     let help = Command::new(env!("CARGO_BIN_EXE_ringpost"))
         .arg("--help")
         .env_clear()
         .output()
         .unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
+    String::from_utf8(help.stdout).unwrap()
+}
+
+/// Those that stand behind a command, as `--take` behind `spool export`.
+fn flags_of_commands() -> BTreeSet<String> {
+    let help = help();
+    let (usage, _) = help.split_once("\nListening:").expect("the first heading");
+    flags_in(usage)
+}
+
+/// The page of all flags, from what `--help` says.
+fn page_of_flags() -> String {
+    let help = help();
     let mut page = "# Every flag\n\nMade from `ringpost --help`. A flag can also stand in a file (`ringpost @FILE`) or in a variable:\n\
                     `RINGPOST_MAX_HOPS=50` is `--max-hops 50`. The flags that matter first:\n\
                     [operations.md](operations.md#flags-that-matter).\n"
@@ -167,6 +178,7 @@ fn the_page_of_flags_is_what_the_help_says() {
 #[test]
 fn every_flag_that_is_written_about_exists() {
     let mut known: BTreeSet<String> = defaults().into_keys().collect();
+    known.extend(flags_of_commands());
     known.extend(flags_of_the_load_generator());
     known.extend(OF_OTHERS.map(str::to_owned));
     for path in documents() {

@@ -13,7 +13,7 @@ const LEVELS: [&[&str]; 6] = [
     &["text", "domain", "message", "time", "metrics", "log"],
     &["smtp", "schedule"],
     &["io", "tls", "spool", "handoff", "policy", "privilege"],
-    &["listener", "session", "delivery", "remote"],
+    &["listener", "session", "delivery", "remote", "transfer"],
     &["config"],
     &["engine"],
 ];
@@ -152,6 +152,7 @@ const THROUGH_IO: [(&[&str], &[&str]); 10] = [
             "config",
             "privilege",
             "tls/certificate.rs",
+            "transfer",
             "engine/confinement.rs",
             "engine/log.rs",
             "engine/placement.rs",

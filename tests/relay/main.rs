@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod damaged_content;
 mod end_to_end;
+mod exported_mail;
 mod hostile_peers;
 mod log_lines;
 mod neighbours;

@@ -6,6 +6,7 @@
 //! run         how often a relay was started here; part of every message id
 //! direct      there if the last run wrote directly
 //! segments/   the logs
+//! exported-N/ logs whose mail was exported, for nobody but people
 //! ```
 //!
 //! After a buffered sync that failed, the page cache has what the disk has not, and no later sync says so. Therefore a
@@ -32,6 +33,7 @@ const VERSION_NAME: &str = "version";
 const RUN_NAME: &str = "run";
 const DIRECT_NAME: &str = "direct";
 const SEGMENTS_NAME: &str = "segments";
+const SET_ASIDE_NAME: &str = "exported";
 
 /// None of our small files is longer.
 const SMALL_FILE_BYTES_MAX: u64 = 64;
@@ -155,6 +157,17 @@ impl Directory {
 
     pub fn segments(&self) -> PathBuf {
         self.path.join(SEGMENTS_NAME)
+    }
+
+    /// Renames the directory of the logs, durably; where they are now. The next start makes an empty one.
+    pub(in crate::spool) fn set_segments_aside(&self) -> Result<PathBuf, OpenError> {
+        let name = |number: u32| self.path.join(format!("{SET_ASIDE_NAME}-{number}"));
+        let aside = (1..).map(name).find(|path| !exists(path));
+        let aside = aside.expect("a directory has fewer entries");
+        fs::rename(self.segments(), &aside)
+            .and_then(|()| sync_directory(&self.path))
+            .map_err(io_error(aside.display()))?;
+        Ok(aside)
     }
 
     fn check_version(&self) -> Result<(), OpenError> {

@@ -2,15 +2,12 @@
 //!
 //! Both take the lock, so that they never read what a relay is writing, and change nothing else.
 
-use crate::io::file::Durability;
 use crate::message::{Mailbox, Recipient};
 use crate::schedule::outcome::{Diagnosis, RecipientState, ReportKind};
-use crate::spool::SEGMENT_BYTES_DEFAULT;
 use crate::spool::format::Usage;
-use crate::spool::log::segment::Segments;
-use crate::spool::recovery::directory::{Directory, OpenError, io_error};
-use crate::spool::recovery::files::scan_files;
-use crate::spool::recovery::{Condition, FoundMessage, LogScan, RecoveryReport, ScannedSegment};
+use crate::spool::recovery::directory::OpenError;
+use crate::spool::recovery::stopped::Stopped;
+use crate::spool::recovery::{Condition, FoundMessage, RecoveryReport, ScannedSegment};
 use crate::time::WallTime;
 use std::fmt;
 use std::path::Path;
@@ -38,7 +35,7 @@ impl Verification {
 
 /// Reads the spool in `path` and lists the messages with open recipients.
 pub fn list(path: &Path) -> Result<Listing, OpenError> {
-    let mut found = read(path)?;
+    let mut found = Stopped::open(path)?.scan;
     found
         .messages
         .sort_by_key(|message| (message.received_at, message.id));
@@ -50,23 +47,11 @@ pub fn list(path: &Path) -> Result<Listing, OpenError> {
 
 /// Reads the spool in `path` and checks every segment, commit, record and body.
 pub fn verify(path: &Path) -> Result<Verification, OpenError> {
-    let found = read(path)?;
+    let found = Stopped::open(path)?.scan;
     Ok(Verification {
         segments: found.segments,
         report: found.report,
     })
-}
-
-fn read(path: &Path) -> Result<LogScan, OpenError> {
-    let directory = Directory::open(path, false)?;
-    // Only read: neither the size of new segments nor the way of writing matters.
-    let segments = Segments::new(
-        directory.segments(),
-        SEGMENT_BYTES_DEFAULT,
-        Some(Durability::Buffered),
-    )
-    .map_err(io_error(directory.segments().display()))?;
-    scan_files(&segments)
 }
 
 impl fmt::Display for Listing {

@@ -10,6 +10,7 @@ mod known;
 pub mod recover;
 mod report;
 mod scan;
+pub mod stopped;
 mod window;
 
 pub use found::{Condition, FoundBody, FoundMessage, HeldOutcome, ScannedSegment};
