@@ -8,6 +8,8 @@
 //! it is, in the words of its declaration.
 //! Not here: who shows the numbers.
 
+pub mod exposition;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -44,7 +46,7 @@ impl Gauge {
         self.0.store(value, Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
@@ -132,6 +134,13 @@ impl Distribution {
 
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+
+    /// How many values do not exceed `bound`; those within an eighth below it may be left out.
+    pub fn at_most(&self, bound: u64) -> u64 {
+        let buckets = self.buckets.iter().enumerate();
+        let below = buckets.take_while(|(bucket, _)| largest_in(*bucket) <= bound);
+        below.map(|(_, count)| count).sum()
     }
 
     /// The value that `share` (0 to 1) of all values do not exceed, at most 12.5 % too high; zero
@@ -325,9 +334,11 @@ metrics! {
         /// Inbound sessions open.
         sessions_open,
         /// Memory that sessions and mail hold, in bytes.
-        memory_held,
+        memory_held_bytes,
         /// Octets of mail in the spool that counts against shares, and of mail that comes in.
-        mail_held,
+        mail_held_bytes,
+        /// Threads that refuse mail because of their part of the spool.
+        spool_refusing,
         /// Outbound connections open.
         connections_out_open,
         /// Items that wait outside full lanes between threads.
@@ -398,7 +409,7 @@ impl Snapshot {
             self.limited_errors,
             self.sessions_timed_out,
             self.sessions_too_slow,
-            self.memory_held,
+            self.memory_held_bytes,
             self.refused_for_memory,
             self.body_pauses,
         )

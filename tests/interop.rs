@@ -87,6 +87,7 @@ cases! {
     commands_injected_before_the_handshake_are_not_obeyed
     exchange_client_sends_by_bdat
     clients_that_put_a_space_before_the_path
+    promtool_has_nothing_to_say_of_the_metrics
     a_host_that_is_away_gets_its_mail_when_it_is_back
     accepted_mail_survives_kill_9_and_a_restart
     mx_hosts_are_tried_in_order_of_preference

@@ -7,7 +7,7 @@ use super::hints::hints;
 use super::lists::{ListFlags, unreadable_files};
 use super::surroundings::SERVICE_STATE_DIR;
 use super::values::ClientNet;
-use super::{Config, CoreConfig, LogConfig, SpoolConfig, Surroundings};
+use super::{Config, CoreConfig, HttpConfig, LogConfig, SpoolConfig, Surroundings};
 use crate::io::file::existing_part;
 use crate::io::whole::Kinds;
 use crate::policy::port::{self, Port};
@@ -66,6 +66,10 @@ pub fn config(
         schedule: schedule(&flags),
         connections: connections(&flags),
         cores: cores(&flags),
+        http: HttpConfig {
+            address: flags.listening.http.0,
+            is_default: false,
+        },
         resolver: resolve::Settings {
             name_servers: flags.dns.dns,
             families: flags.delivery.ip_version,

@@ -5,7 +5,7 @@
 #![allow(rustdoc::invalid_html_tags)]
 
 use super::bounds::Bounded;
-use super::values::{self, ClientNet, CpuList, SpoolDurability, TlsFor};
+use super::values::{self, AddressOrNone, ClientNet, CpuList, SpoolDurability, TlsFor};
 use crate::domain::Domain;
 use crate::domain::pattern::DomainPattern;
 use crate::handoff::memory;
@@ -158,6 +158,11 @@ pub struct Listening {
     #[arg(long, value_name = "ADDR:PORT,...",
           value_parser = values::listen_address, value_delimiter = ',')]
     pub listen_tls: Vec<SocketAddr>,
+
+    /// Answer whoever looks at the relay here by HTTP: /metrics, /healthz, /readyz, /v1/status. Nobody is asked who
+    /// it is, and nothing can be changed
+    #[arg(long, value_name = "ADDR:PORT", default_value = super::HTTP_ADDRESS)]
+    pub http: AddressOrNone,
 
     /// What this host calls itself in greetings, EHLO and trace headers [default: the host's
     /// full name]

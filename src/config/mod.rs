@@ -39,9 +39,11 @@ use crate::transfer::export::Export;
 use crate::transfer::import::Import;
 use crate::{delivery, listener, privilege, session, spool, tls};
 use clap::FromArgMatches;
+use clap::parser::ValueSource;
 use flags::{Action, Flags, SpoolAction};
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// All settings. Every value is inside the bounds of its flag and no two contradict each other.
@@ -65,6 +67,7 @@ pub struct Config {
     pub connections: connection::Settings,
     pub resolver: resolve::Settings,
     pub cores: CoreConfig,
+    pub http: HttpConfig,
     pub log: LogConfig,
     pub privileges: privilege::Settings,
     /// Defaults that do not count, since they contradict what was given.
@@ -113,6 +116,18 @@ impl CoreConfig {
             }
         }
     }
+}
+
+/// Where whoever looks at the relay is answered, unless it is said otherwise.
+const HTTP_ADDRESS: &str = "127.0.0.1:2580";
+
+/// For `engine::http`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HttpConfig {
+    /// `None`: nobody is answered.
+    pub address: Option<SocketAddr>,
+    /// Nobody has asked for it: a relay that cannot have it does without.
+    pub is_default: bool,
 }
 
 /// For `engine::log`.
@@ -210,6 +225,7 @@ impl Config {
             Exit::Refused(placed.map(|text| places.with_places(text)).collect())
         })?;
         config.places = places;
+        config.http.is_default = matches.value_source("http") == Some(ValueSource::DefaultValue);
         let config = Box::new(config);
         if !check {
             return Ok(Command::Run(config));

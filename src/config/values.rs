@@ -63,6 +63,24 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Where to listen, or `none`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressOrNone(pub Option<SocketAddr>);
+
+impl FromStr for AddressOrNone {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.eq_ignore_ascii_case("none") {
+            true => Ok(AddressOrNone(None)),
+            false => listen_address(text)
+                .map(Some)
+                .map(AddressOrNone)
+                .map_err(|error| format!("{error}; or none")),
+        }
+    }
+}
+
 fn with_scope(address: SocketAddr) -> Result<SocketAddr, String> {
     match address {
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {

@@ -26,6 +26,7 @@ use crate::schedule::outcome::RecipientState;
 use crate::schedule::settle::Course;
 use crate::spool::{CorePart, RecoveredMessage};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// All that cores share.
 pub fn share(config: Config, plan: Plan, identity: Identity, listening: Vec<Listening>) -> Shared {
@@ -54,6 +55,7 @@ pub fn share(config: Config, plan: Plan, identity: Identity, listening: Vec<List
         heartbeats: specs.iter().map(|_| Counter::default()).collect(),
         homes: specs.iter().map(|_| Signs::default()).collect(),
         random_seed: random::u64(),
+        is_stopping: AtomicBool::new(false),
         ingress_cores,
         delivery_cores,
         specs,

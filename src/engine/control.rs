@@ -17,6 +17,7 @@ use crate::log::{Log, LogLevel, event};
 use crate::time::Now;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Lines that found no room at the log's writer are handed over again after this time.
@@ -113,6 +114,7 @@ impl AtWork<'_> {
     /// told so.
     async fn until_drained(&mut self) -> Stopped {
         service::stopping(self.log);
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
         (self.log).line(LogLevel::Info, event::STOPPING, clock::wall_time());
         self.reload.give_up();
         self.asker.begin_drain();

@@ -186,8 +186,27 @@ fn open_spool(
                 outbox.send(core, ToCore::Spool(note.clone()));
             }
         }
-        _ => log_note(&log, &shared.config.spool.dir, number, &note),
+        _ => {
+            if let Some(refuses) = refuses_mail(&note) {
+                shared.metrics[number]
+                    .spool_refusing
+                    .set(u64::from(refuses));
+            }
+            log_note(&log, &shared.config.spool.dir, number, &note);
+        }
     })
+}
+
+/// Whether mail is refused because of the spool, if this says something of it.
+fn refuses_mail(note: &Note) -> Option<bool> {
+    match note {
+        Note::NoSpace { .. } | Note::DiskFails { .. } | Note::Gone { .. } => Some(true),
+        Note::SpaceAgain | Note::DiskWorks | Note::ThereAgain => Some(false),
+        Note::SegmentRetired { .. }
+        | Note::SpaceWanted
+        | Note::Unmovable { .. }
+        | Note::SegmentFailed { .. } => None,
+    }
 }
 
 fn log_note(log: &Log, dir: &Path, thread: usize, note: &Note) {
@@ -396,10 +415,10 @@ impl Core {
         metrics.commit_messages.set_total(spool.message_records);
         metrics.commit_bytes.set_total(spool.message_bytes);
         metrics
-            .memory_held
+            .memory_held_bytes
             .set(self.shared.memory.held_by(self.number));
         let mail = self.shared.shares.held_by(self.number);
-        metrics.mail_held.set(mail.all.spool);
+        metrics.mail_held_bytes.set(mail.all.spool);
         metrics.lane_backlog.set(self.outbox.backlog() as u64);
         metrics
             .log_lines_dropped

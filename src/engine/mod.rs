@@ -17,6 +17,7 @@ mod control;
 mod core;
 mod hints;
 mod home;
+mod http;
 mod lane;
 pub mod log;
 pub mod placement;
@@ -59,6 +60,7 @@ use rules::Rules;
 use shared::Shared;
 use std::fmt;
 use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -277,6 +279,8 @@ struct Prepared {
     rules: Rules,
     descriptors: u64,
     listeners: Vec<Listeners>,
+    /// For whoever looks at the relay.
+    http: Option<TcpListener>,
     /// `None` if the start is only judged.
     opened: Option<spool::Opened>,
     identity: Identity,
@@ -308,6 +312,15 @@ fn prepare(mut config: Config, process: Process, intent: Intent) -> Result<Prepa
         }
         Intent::Check => (Vec::new(), ports::check(&config)?),
     };
+    // A relay within another program is looked at by that.
+    let http = match (process, intent) {
+        (Process::Host, _) => http::Bound::default(),
+        (Process::Own, Intent::Start) => http::bind(config.http)?,
+        (Process::Own, Intent::Check) => {
+            http::check(config.http)?;
+            http::Bound::default()
+        }
+    };
     let identity = confinement::future_identity(&config, process)?;
     let given_keys = certificates::load_given(&config, &identity, Kinds::Any)?;
     let confinement = Confinement::begin(&config, process, intent)?;
@@ -319,6 +332,7 @@ fn prepare(mut config: Config, process: Process, intent: Intent) -> Result<Prepa
     let descriptors = plan.descriptors;
     let mut hints = confinement.hints().to_vec();
     hints.extend(plan.hints.iter().cloned());
+    hints.extend(http.hint);
     let rules = Rules::new(&mut config, keys)?;
     let shared = Arc::new(assemble::share(config, plan, identity.clone(), listening));
     hints.extend(hints::hints(&shared, &rules));
@@ -329,6 +343,7 @@ fn prepare(mut config: Config, process: Process, intent: Intent) -> Result<Prepa
         rules,
         descriptors,
         listeners,
+        http: http.listener,
         opened,
         identity,
         sealed,
@@ -370,7 +385,11 @@ fn start(
         })
     });
     start_cores(threads)?;
-    log_ready(&shared, log);
+    let looked_at = prepared.http.as_ref().and_then(|it| it.local_addr().ok());
+    if let Some(listener) = prepared.http {
+        http::serve(listener, shared.clone()).context("the thread for --http")?;
+    }
+    log_ready(&shared, looked_at, log);
     Ok(Running {
         shared,
         rules,
@@ -543,7 +562,7 @@ fn log_hints(shared: &Shared, more: &[String], log: &Log) {
 }
 
 /// The last lines of the start: where to send mail, and how to send a first message.
-fn log_ready(shared: &Shared, log: &Log) {
+fn log_ready(shared: &Shared, looked_at: Option<SocketAddr>, log: &Log) {
     let now = clock::wall_time();
     let offers_starttls = shared.config.server.offers.has(Extension::StartTls);
     let require_tls = shared.config.server.require_tls;
@@ -557,6 +576,10 @@ fn log_ready(shared: &Shared, log: &Log) {
         log.line(LogLevel::Info, event::LISTENING, now)
             .field("address", *address)
             .field("tls", tls);
+    }
+    if let Some(address) = looked_at {
+        log.line(LogLevel::Info, event::HTTP, now)
+            .field("address", address);
     }
     let mut line = log.line(LogLevel::Info, event::READY, now);
     let with_starttls = |it: &&Listening| !it.port.has_implicit_tls();

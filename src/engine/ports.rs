@@ -138,19 +138,19 @@ fn wait_until_free(address: SocketAddr) -> io::Result<()> {
 }
 
 /// The address is one of this host: a port of the kernel's choice can be bound at it.
-fn check_address(mut address: SocketAddr) -> io::Result<()> {
+pub(super) fn check_address(mut address: SocketAddr) -> io::Result<()> {
     address.set_port(0);
     Bound::new(address).map(drop)
 }
 
-fn check_port(port: u16) -> io::Result<()> {
+pub(super) fn check_port(port: u16) -> io::Result<()> {
     match privilege::may_bind(port) {
         true => Ok(()),
         false => Err(io::ErrorKind::PermissionDenied.into()),
     }
 }
 
-fn unusable(address: SocketAddr, error: &io::Error) -> StartError {
+pub(super) fn unusable(address: SocketAddr, error: &io::Error) -> StartError {
     StartError(format!(
         "listening on {address}: {}",
         Advice { address, error }

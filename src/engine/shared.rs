@@ -31,6 +31,7 @@ use crate::spool::Spool;
 use crate::tls::{ClientTls, Judge, TlsError, TrustAnchors, Versions};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 pub struct Shared {
     pub config: Config,
@@ -56,6 +57,8 @@ pub struct Shared {
     /// Each core as a home.
     pub homes: Vec<Signs>,
     pub random_seed: u64,
+    /// The relay has been told to stop.
+    pub is_stopping: AtomicBool,
 }
 
 impl Shared {

@@ -75,6 +75,11 @@ impl Memory {
         of_cores.sum()
     }
 
+    /// How full it is. Reads a cache line of each core.
+    pub fn level(&self) -> MemoryLevel {
+        MemoryLevel::of(self.held_bytes(), self.max_bytes)
+    }
+
     /// What was charged for one core.
     pub fn held_by(&self, core: usize) -> u64 {
         self.cores[core].0.load(Ordering::Relaxed)

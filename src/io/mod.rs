@@ -17,6 +17,7 @@ pub mod pool;
 #[cfg(feature = "simulate")]
 pub mod simulated;
 pub mod watch;
+pub mod web;
 pub mod whole;
 
 #[cfg(all(feature = "simulate", not(debug_assertions)))]

@@ -66,6 +66,7 @@ events! {
     ];
     HINT = "hint" ["text"];
     LISTENING = "listening" ["address", "tls"];
+    HTTP = "http" ["address"];
     READY = "ready" ["try"];
     ACCEPTED = "accepted" [
         "id", "session", "from", "recipients", "to", "to_left_out", "message_id", "bytes", "client", TLS

@@ -1,6 +1,6 @@
 //! docs/counters.md against the items that the code counts, and each of these against the places that count it.
 
-use ringpost::metrics::{Item, Snapshot, Value};
+use ringpost::metrics::{Item, Snapshot, Value, exposition};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,10 +30,16 @@ fn kind(item: &Item<'_>) -> &'static str {
 fn page() -> String {
     let mut page = "# What is counted\n\nMade from the code. The log line `counters` has all of it (SIGUSR1, and at the end of a run): a counter grows from \
                     the\nstart on, a gauge is as it is now, and of a histogram there are `NAME_count` and `NAME_sum`. All threads together.\n\n\
-                    | name | kind | what |\n|---|---|---|\n"
+                    The page `/metrics` (`--http`) has the same under the names of the second column, times in seconds.\n\n\
+                    | name | in `/metrics` | kind | what |\n|---|---|---|---|\n"
         .to_owned();
     for item in Snapshot::default().items() {
-        page += &format!("| `{}` | {} | {} |\n", item.name, kind(&item), item.help);
+        let (name, there) = (item.name, exposition::name(&item));
+        page += &format!(
+            "| `{name}` | `{there}` | {} | {} |\n",
+            kind(&item),
+            item.help
+        );
     }
     page
 }

@@ -4,6 +4,7 @@ import re
 import smtplib
 import ssl
 import subprocess
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -622,6 +623,21 @@ def clients_that_put_a_space_before_the_path(bench: Bench) -> None:
 
 
 # Hosts that are away, and a relay that dies
+
+
+@case
+def promtool_has_nothing_to_say_of_the_metrics(bench: Bench) -> None:
+    """Debian's Prometheus reads them, and its rules for names, units and help texts hold."""
+    mail, port = Mail(), free_port()
+    with bench.host("exchange") as hop, bench.relay(hop.port, http=f"127.0.0.1:{port}") as relay:
+        submit(relay, mail)
+        wait_for_arrivals(hop)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            metrics = answer.read()
+        promtool = str(bench.programs.path("/usr/bin/promtool"))
+        done = bench.tool([promtool, "check", "metrics"], metrics)
+        check(done.returncode == 0 and not done.stdout, f"promtool ended with {done.returncode}: {done.stdout}")
+        check(b"\nringpost_delivered_total 1\n" in metrics, metrics.decode())
 
 
 @case

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 # Always unpacked, even where the machine has one of them: its own configuration must stay out of the tests.
-PRIVATE = ["postfix", "sendmail-bin", "sendmail-base", "sendmail-cf", "testssl.sh"]
+PRIVATE = ["postfix", "sendmail-bin", "sendmail-base", "sendmail-cf", "testssl.sh", "prometheus"]
 # Unpacked where the machine lacks them; apt's resolver adds the libraries and Perl modules they need.
 # The two mail servers exclude each other, so each line is resolved alone.
 RESOLVED = [
@@ -23,11 +23,11 @@ RESOLVED = [
     ["sendmail-bin"],
     ["swaks", "libio-socket-ssl-perl", "libnet-ssleay-perl", "m4", "openssl", "bsdextrautils"],
 ]
-CACHE_FORMAT = "2"
+CACHE_FORMAT = "3"
 APT_SECONDS_MAX = 300
 
 HOW_TO_INSTALL = """\
-The interop tests need Postfix, Sendmail, swaks, m4, openssl and testssl.sh from Debian's packages. They are downloaded and
+The interop tests need Postfix, Sendmail, swaks, m4, openssl, testssl.sh and promtool from Debian's packages. They are downloaded and
 unpacked (not installed) below {root} on the first run, which needs apt-get, dpkg-deb, a package mirror, and a
 C compiler as `cc` (apt-get install gcc libc6-dev):
     python3 tests/interop/programs.py

@@ -33,6 +33,7 @@ class Relay:
         places = {
             "listen": f"127.0.0.1:{self.port}",
             "listen-tls": f"127.0.0.1:{self.tls_port}",
+            "http": "none",
             "spool": str(directory / "spool"),
             "tls-dir": str(directory / "tls"),
             "route": routes,

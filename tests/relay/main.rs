@@ -11,6 +11,7 @@ mod end_to_end;
 mod exported_mail;
 mod hostile_peers;
 mod log_lines;
+mod looked_at;
 mod neighbours;
 mod privileges;
 mod reload;

@@ -91,6 +91,8 @@ impl Home {
         let defaults = [
             ("--listen", "127.0.0.1:0"),
             ("--hostname", "relay.test"),
+            // Many relays run at a time.
+            ("--http", "none"),
             ("--segment-size", "4MiB"),
             ("--log-format", "json"),
             ("--log-level", "debug"),
