@@ -313,6 +313,8 @@ impl Connection {
             StreamError::TimedOut => {
                 let since = self.awaited.as_ref().map(|awaited| awaited.since);
                 self.waited = since.map(|since| clock::now().since(since));
+                // It is kept until another host has been found, and its peer is to know that nobody waits for it.
+                self.stream.socket().finish_sending();
                 self.client.timed_out()
             }
             StreamError::Gone(_) | StreamError::Tls(_) => self.client.peer_closed(),

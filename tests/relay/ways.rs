@@ -367,3 +367,30 @@ fn each_host_that_failed_is_told_and_the_mail_says_what_the_preferred_one_did() 
     }
     relay.stop();
 }
+
+// ---- a host that does not answer ----
+
+/// The next one takes its time, too: until it has said something, nobody is to believe that the first is still waited for.
+#[test]
+fn a_host_that_did_not_answer_in_time_is_left_before_the_next_one_is_there() {
+    let no_answer: Script = |occasion| match verb_is(occasion.command, "MAIL") {
+        true => Answer::Stall,
+        false => Answer::Usual,
+    };
+    let no_greeting: Script = |occasion| match occasion.command {
+        "CONNECT" => Answer::Stall,
+        _ => Answer::Usual,
+    };
+    let scripts = [no_answer, no_greeting];
+    let hosts = MxHosts::start(&scripts.map(|script| (StartTls::Works, script)));
+    let home = Home::new();
+    let flags = ["--reply-timeout", "1s", "--greeting-timeout", "10m"];
+    let relay = hosts.relay(&home, &flags);
+    send_mail(relay.address(), FROM, &[TO], CONTENT);
+    let (first, second) = (&hosts.hops[0], &hosts.hops[1]);
+    first.wait_for_command(|command| verb_is(command, "MAIL"));
+    second.wait_for_command(|command| command == "CONNECT");
+    // The second one gives up by itself after all of it.
+    assert!(first.wait_until_no_connection(support::PATIENCE / 3));
+    relay.kill();
+}
