@@ -15,6 +15,10 @@ pub const MIN: Duration = Duration::from_secs(5 * 60);
 pub const MAX: Duration = Duration::from_secs(60 * 60);
 pub const LIFETIME: Duration = Duration::from_secs(5 * 24 * 60 * 60);
 
+/// The calendar knows no less: a try that is due when the lifetime ends may come this much before. So the last one is due
+/// this much behind it: else there would be one more after it, and one more, until the lifetime is over.
+const CALENDAR_STEP: Duration = Duration::from_millis(1);
+
 /// Exponential back-off with a lifetime.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RetryPolicy {
@@ -57,7 +61,10 @@ impl RetryPolicy {
     pub fn after_failure(&self, attempts: u32, age: Duration, random: u64) -> NextTry {
         match self.left(age) {
             Duration::ZERO => NextTry::Expired,
-            left => NextTry::After(self.interval(attempts, random).min(left)),
+            left => {
+                let last = left + CALENDAR_STEP;
+                NextTry::After(self.interval(attempts, random).min(last))
+            }
         }
     }
 
@@ -161,9 +168,22 @@ mod tests {
         let after = |age_ms| policy.after_failure(1, Duration::from_millis(age_ms), 0);
         let wait = |ms| NextTry::After(Duration::from_millis(ms));
         assert_eq!(after(0), wait(300_000));
-        assert_eq!(after(900_000), wait(100_000));
-        assert_eq!(after(999_999), wait(1));
+        assert_eq!(after(900_000), wait(100_001));
+        assert_eq!(after(999_999), wait(2));
         assert_eq!(after(1_000_000), NextTry::Expired);
+    }
+
+    /// What waits until a time of the calendar may wait a fraction of a millisecond less.
+    #[test]
+    fn no_try_follows_the_last_one_at_once() {
+        let policy = policy(300, 300, 1000);
+        let failed_at = Duration::from_micros(900_000_700);
+        let NextTry::After(wait) = policy.after_failure(1, failed_at, 0) else {
+            panic!("the lifetime is not over");
+        };
+        let on_calendar = Duration::from_millis(failed_at.as_millis() as u64);
+        let last = policy.after_failure(2, on_calendar + wait, 0);
+        assert_eq!(last, NextTry::Expired);
     }
 
     #[test]
@@ -215,7 +235,7 @@ mod tests {
                 NextTry::Expired => prop_assert!(age >= policy.lifetime),
                 NextTry::After(wait) => {
                     prop_assert!(wait > Duration::ZERO);
-                    prop_assert!(age + wait <= policy.lifetime);
+                    prop_assert!(age + wait <= policy.lifetime + CALENDAR_STEP);
                 }
             }
         }
