@@ -149,6 +149,7 @@ fn planted_bugs_are_noticed() {
         (Bug::HopsTriedThrice, 0),
         (Bug::JoinsUnbounded, 0),
         (Bug::ConnectionsNotJoined, 0),
+        (Bug::RecipientsSpeakForHops, 0),
         (Bug::DribblesGainTime, 30),
         (Bug::GateNeverShuts, 10),
         (Bug::GateNeverOpens, 4),

@@ -137,6 +137,8 @@ impl Client {
         drop(ledger);
         let count = match world.one_in(12) {
             true => RECIPIENTS_MAX + 1,
+            // Of two in a row one lives at the site that restarts, and one does not.
+            false if self.network.sites.has_spell.get() => 2 + world.below(2),
             false => 1 + world.below(3),
         };
         let is_utf8 = |index| utf8 == Utf8::Recipient && index == 0;

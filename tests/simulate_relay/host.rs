@@ -69,8 +69,8 @@ pub struct Host {
     /// For [`Manner::Restarting`].
     pub down_until: Cell<Now>,
     connections: RefCell<Vec<Open>>,
-    /// Sessions that have refused a recipient, and wait for content, or have it and have not said so.
-    receiving: Rc<()>,
+    /// Sessions that wait for content, or have it and have not said so: all, and those that have refused a recipient.
+    receiving: [Rc<()>; 2],
 }
 
 /// A connection that a restart breaks.
@@ -97,21 +97,22 @@ impl Host {
             knows_ehlo: !world.one_in(10),
             down_until: Cell::new(Now(0)),
             connections: RefCell::default(),
-            receiving: Rc::default(),
+            receiving: Default::default(),
         }
     }
 
-    /// How many messages are under way to it that somebody was refused for.
-    pub fn receiving(&self) -> usize {
-        Rc::strong_count(&self.receiving) - 1
+    /// How many messages are under way to it: of all, or of those that somebody was refused for.
+    pub fn receiving(&self, of_all: bool) -> usize {
+        let [all, mixed] = &self.receiving;
+        Rc::strong_count(if of_all { all } else { mixed }) - 1
     }
 
     pub fn takes_smtputf8(&self) -> bool {
         self.smtputf8 && self.knows_ehlo
     }
 
-    /// Breaks all connections, and refuses new ones for a while.
-    pub fn restart(&self, world: &World) {
+    /// Breaks all connections, and refuses new ones for so long.
+    pub fn restart(&self, world: &World, away: Duration) {
         tell!(world, "mx{} restarts", self.number);
         for open in self.connections.take() {
             if open.breaker.reset()
@@ -121,7 +122,6 @@ impl Host {
                 world.ledger.borrow_mut().told(taken, false);
             }
         }
-        let away = Duration::from_millis(world.below(20_000) as u64);
         self.down_until.set(world.now() + away);
     }
 
@@ -138,12 +138,22 @@ impl Host {
         }
     }
 
+    /// It wants no mail of this sender.
+    fn refuses(&self, reverse_path: &str) -> bool {
+        self.manner == Manner::Restarting && is_one_in(8, reverse_path)
+    }
+
     /// It does not like this sender, today.
     fn dislikes(&self, world: &World, reverse_path: &str) -> bool {
-        let who = parse_address(reverse_path);
-        let is_disliked = matches!(who, Some((None, number)) if number % 4 == 0);
+        let is_disliked = is_one_in(4, reverse_path);
         self.manner == Manner::Spotless && is_disliked && !world.is_healed.get()
     }
+}
+
+/// One sender in so many, always the same ones.
+fn is_one_in(chances: u32, reverse_path: &str) -> bool {
+    let who = parse_address(reverse_path);
+    matches!(who, Some((None, number)) if number.is_multiple_of(chances))
 }
 
 const DISLIKES: [&str; 3] = [
@@ -423,6 +433,14 @@ impl Session {
             self.mail = None;
             return self.say(&said).await;
         }
+        if self.host.refuses(path) {
+            self.world.seen.borrow_mut().senders_refused += 1;
+            self.note_refusal(At::Mail);
+            let said = format!("550 5.7.1 <{path}> sender rejected");
+            self.mail_was_refused = Some(b'5');
+            self.mail = None;
+            return self.say(&said).await;
+        }
         // Whose mail without a sender is can only be told by its recipients, and they may not follow.
         let is_nobodys = mail.starts_with("<>") && self.host.manner == Manner::Strict;
         if !is_nobodys && let Some(said) = self.instead(At::Mail).await? {
@@ -510,7 +528,8 @@ impl Session {
             }
         }
         let is_mixed = self.rcpts.iter().any(|it| !it.1);
-        let receiving = is_mixed.then(|| self.host.receiving.clone());
+        let [all, mixed] = &self.host.receiving;
+        let receiving = (all.clone(), is_mixed.then(|| mixed.clone()));
         let content = self.content(true).await?;
         if self.host.manner == Manner::Restarting {
             // Time for it to restart.

@@ -1,6 +1,7 @@
 //! What the log says of the end of each recipient, against what happened: one last word in a run, none too many, and none
-//! that is not so. Once all mail has gone, each that was open has had its own.
+//! that is not so; and what is said of one was not said of another. Once all mail has gone, each that was open has had its own.
 
+use crate::bounds::is_anothers;
 use crate::ledger::{Ledger, parse_address};
 use ringpost::message::Recipient;
 use ringpost::schedule::outcome::RecipientState;
@@ -49,10 +50,20 @@ impl Logged {
             self.open.insert(id, recipients);
             return None;
         }
-        if !LAST_WORDS.contains(&event) || field(line, "report") == Some("yes") {
+        let is_last = LAST_WORDS.contains(&event);
+        if !is_last && event != "deferred" || field(line, "report") == Some("yes") {
             return None;
         }
         let to = field(line, "to")?.trim_matches('"');
+        if let Some((Some(number), letter)) = parse_address(to)
+            && let Some((_, reply)) = line.split_once(" reply=")
+            && is_anothers(reply, number, letter)
+        {
+            return Some(format!("said of somebody else: {line}"));
+        }
+        if !is_last {
+            return None;
+        }
         let said = self.over.entry((id, to.to_owned())).or_default();
         *said += 1;
         let (named, taken) = match parse_address(to) {

@@ -1,6 +1,8 @@
 //! One seed: several runs of a relay, each ended by a power cut, a kill or a drain, each with another number of cores;
 //! then everything heals, and whoever waits too long complains.
 
+mod spell;
+
 use crate::bounds::Bounds;
 use crate::client;
 use crate::hog::{Hog, LETTER_BYTES};
@@ -281,6 +283,9 @@ impl Play {
         let of_writes = faults.write_errors + faults.call_errors;
         let of_syncs = faults.sync_errors + faults.interruptions;
         self.world.has_disk_trouble.set(of_writes + of_syncs > 0);
+        if self.host.one_in(3) {
+            return self.have_spell();
+        }
         let length = Duration::from_millis(200 + self.host.below(6000) as u64);
         let until = self.host.now() + length;
         let is_rush = self.host.one_in(4);

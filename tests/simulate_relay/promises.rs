@@ -7,6 +7,10 @@ use crate::told::Report;
 use ringpost::message::{BodyType, Envelope, MessageId, Notify, Recipient, Ret};
 use ringpost::schedule::outcome::{RecipientState, ReportKind};
 use ringpost::time::Now;
+use std::time::Duration;
+
+/// A relay that has restarted knows ages by the calendar, which has no less.
+const CALENDAR_STEP: Duration = Duration::from_millis(1);
 
 /// A transaction that a next hop took, as it came.
 pub struct Taken {
@@ -237,7 +241,7 @@ impl Ledger {
     ) -> bool {
         let domain = recipient.forward_path.domain_as_written();
         fate.refused
-            || now.since(letter.begun) >= self.lifetime
+            || now.since(letter.begun) + CALENDAR_STEP >= self.lifetime
             || self.cannot_be_reached(domain, letter.content.len())
             || letter.needs_smtputf8(recipient) && self.lacks_smtputf8(domain)
     }
@@ -264,7 +268,7 @@ impl Ledger {
         let is_utf8 = reverse_path.needs_smtputf8();
         letter.report_refused
             || is_utf8 && self.lacks_smtputf8(reverse_path.domain_as_written())
-            || now.since(letter.begun) >= self.report_lifetime
+            || now.since(letter.begun) + CALENDAR_STEP >= self.report_lifetime
             || self.cannot_be_reached(
                 reverse_path.domain_as_written(),
                 letter.content.len() + 5000,

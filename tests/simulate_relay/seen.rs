@@ -8,7 +8,7 @@ counted! {
     // Clients.
     accepted refused unclear_to_client mail_refused rcpt_refused given_up left_early left_before_250
     // Next hops.
-    restarts dribbles sessions_full senders_refused strangers_refused smtputf8_letters
+    restarts spells dribbles sessions_full senders_refused strangers_refused smtputf8_letters
     refused_for_now refused_for_good broken_off silences nonsense hosts_tired unclear_to_relay
     deliveries repetitions reports reports_of_many for_newcomers
     // What the relay has counted.

@@ -5,6 +5,7 @@ use crate::ledger::SiteFacts;
 use crate::world::World;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 pub const SITES: usize = 5;
 /// Its hosts are without fault: what happens to its mail is the relay's doing.
@@ -12,12 +13,17 @@ pub const SPOTLESS_SITE: usize = 0;
 /// Its hosts restart as a whole.
 pub const RESTARTING_SITE: usize = 1;
 
+/// Mostly it listens again at once, so that what it last said counts, and not that it is away.
+const AWAY_IN_A_SPELL_MS: [u64; 5] = [0, 0, 0, 50, 3000];
+
 pub struct Sites {
     pub hosts: Vec<Rc<Host>>,
     /// The hosts of each site, best first.
     pub of_site: Vec<Vec<usize>>,
     /// Where most mail goes now.
     pub favourite: Cell<Option<usize>>,
+    /// The site that restarts does so again and again: see the `spell`.
+    pub has_spell: Cell<bool>,
     /// Relay domains that came while the relay ran.
     pub newcomers: RefCell<Vec<String>>,
 }
@@ -49,6 +55,7 @@ impl Sites {
             hosts,
             of_site,
             favourite: Cell::new(None),
+            has_spell: Cell::new(false),
             newcomers: RefCell::default(),
         }
     }
@@ -76,15 +83,20 @@ impl Sites {
 
     /// All hosts of the site that does so restart: every connection is reset, and new ones are refused for a while.
     pub fn restart(&self, world: &World) {
+        let away_ms = match self.has_spell.get() {
+            true => *world.pick(&AWAY_IN_A_SPELL_MS),
+            false => world.below(20_000) as u64,
+        };
         for host in &self.of_site[RESTARTING_SITE] {
-            self.hosts[*host].restart(world);
+            self.hosts[*host].restart(world, Duration::from_millis(away_ms));
         }
         world.seen.borrow_mut().restarts += 1;
     }
 
-    /// Messages under way to the site that restarts, of those that some recipient was refused for.
+    /// Messages under way to the site that restarts. In a spell all, otherwise those that some recipient was refused for.
     pub fn receiving(&self) -> usize {
         let hosts = self.of_site[RESTARTING_SITE].iter();
-        hosts.map(|host| self.hosts[*host].receiving()).sum()
+        let count = |host: &usize| self.hosts[*host].receiving(self.has_spell.get());
+        hosts.map(count).sum()
     }
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Two reports do not come together, however short the window has become.
 const WINDOW_MIN: Duration = Duration::from_millis(1);
 
+/// What went out before a run ended may be taken so much later.
+const ON_THE_WAY_MAX: Duration = Duration::from_millis(100);
+
 /// Whom a report speaks of, by number, and of whom it says that mail has failed.
 type Spoken = BTreeSet<(usize, bool)>;
 
@@ -98,7 +101,9 @@ impl Ledger {
             ));
         }
         let told = &mut self.told;
-        if has_body && letter.envelope.ret != Some(Ret::Full) {
+        let begun = told.runs.last().map_or(Now(0), |run| run.0);
+        let is_of_this_run = now.since(begun) > ON_THE_WAY_MAX;
+        if has_body && is_of_this_run && letter.envelope.ret != Some(Ret::Full) {
             let bodies = told.bodies.entry(number).or_default();
             bodies.insert(spoken.clone());
             if letter.envelope.ret.is_some() || bodies.len() > 1 {
