@@ -161,18 +161,18 @@ fn planted_bugs_are_noticed() {
         (Bug::SecondSyncBelieved, 0),
         (Bug::AppendWakesNobody, 0),
         (Bug::ReadersIgnored, 0),
-        (Bug::NotesLost, 1100),
-        (Bug::NotesEarly, 1300),
+        (Bug::NotesLost, 1184),
+        (Bug::NotesEarly, 1374),
         (Bug::OutcomesForgotten, 0),
-        (Bug::CopiesForget, 20),
-        (Bug::OutcomesCovered, 1000),
+        (Bug::CopiesForget, 29),
+        (Bug::OutcomesCovered, 1085),
         (Bug::GenerationsRepeated, 0),
         (Bug::RunsNotCounted, 0),
         (Bug::SpaceNotLeft, 0),
         (Bug::AbandonedKept, 0),
-        (Bug::DirectMarkKept, 160),
+        (Bug::DirectMarkKept, 189),
     ];
-    let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 8)];
+    let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 67)];
     let of_an_uneven_life = [(Bug::FailedRetirementTaken, 0), (Bug::HoldsIgnored, 0)];
     let of_a_full_disk = [(Bug::OutcomesNotFolded, 0), (Bug::FoldedEarly, 0)];
     let of_the_relay = |life, (bug, first)| ((life, Canary::Relay(bug)), first);

@@ -246,7 +246,7 @@ impl Host {
     pub fn is_drained(&self) -> bool {
         let has_letters = self.lanes.iter().any(|lane| !lane.borrow().is_empty());
         let is_idle = self.queue.borrow().is_empty() && self.sending.get() == 0;
-        self.ledger.borrow().open() == 0 && !has_letters && is_idle
+        !has_letters && is_idle && self.ledger.borrow().open() == 0
     }
 
     // ---- between cores ----

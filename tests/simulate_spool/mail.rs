@@ -40,9 +40,9 @@ pub fn envelope(world: &World) -> Envelope {
 /// Of about that length.
 pub fn body(world: &World, bytes_max: usize) -> Vec<u8> {
     let length = world.below(bytes_max);
-    let mut body = Vec::with_capacity(length + 8);
-    while body.len() < length {
-        body.extend_from_slice(&world.random().to_le_bytes());
+    let mut body = vec![0; length.next_multiple_of(8)];
+    for eight in body.chunks_exact_mut(8) {
+        eight.copy_from_slice(&world.random().to_le_bytes());
     }
     body.truncate(length);
     body

@@ -229,9 +229,13 @@ impl Disk {
             self.check_parent(path)?;
             let inode = self.number();
             self.inodes.insert(inode, Inode::default());
-            self.change_names(world, |names| {
+            let made = self.change_names(world, |names| {
                 let _ = names.insert(path.to_owned(), inode);
-            })?;
+            });
+            if made.is_err() {
+                self.forget_unused();
+            }
+            made?;
         }
         let inode = self.find(path)?;
         if how.truncates {
@@ -249,8 +253,9 @@ impl Disk {
         if inode.lock == Some(handle.number) {
             inode.lock = None;
         }
-        if inode.handles == 0 {
-            self.forget_unused();
+        let mut names = self.names.values().chain(self.stable_names.values());
+        if inode.handles == 0 && !names.any(|it| *it == handle.inode) {
+            self.inodes.remove(&handle.inode);
         }
     }
 

@@ -80,17 +80,43 @@ impl TaskWaker {
 #[derive(Default)]
 pub struct Tasks {
     tasks: BTreeMap<u64, Task>,
+    /// Whose each task is, by its number; `None`: it is over, or has its turn.
+    owners: Vec<Option<Owner>>,
     ready: Arc<Mutex<VecDeque<u64>>>,
-    next: u64,
     /// It comes to nothing, as one to which the kernel gives no CPU.
     pub still: Option<Owner>,
     last_owner: Option<Owner>,
 }
 
+/// Places of tasks that can have the next turn. Looked at for every turn of a world, so no list is made.
+struct Runnable<'a> {
+    ready: &'a VecDeque<u64>,
+    owners: &'a [Option<Owner>],
+    still: Option<Owner>,
+}
+
+impl Runnable<'_> {
+    fn places(&self, are_meant: impl Fn(Owner) -> bool) -> impl Iterator<Item = usize> {
+        let is_meant = move |owner| Some(owner) != self.still && are_meant(owner);
+        let places = self.ready.iter().enumerate();
+        places
+            .filter(move |(_, number)| self.owners[**number as usize].is_some_and(&is_meant))
+            .map(|(place, _)| place)
+    }
+
+    fn count(&self, are_meant: impl Fn(Owner) -> bool) -> usize {
+        self.places(are_meant).count()
+    }
+
+    fn nth(&self, count: usize, are_meant: impl Fn(Owner) -> bool) -> Option<usize> {
+        self.places(are_meant).nth(count)
+    }
+}
+
 impl Tasks {
     pub fn add(&mut self, owner: Owner, future: Future_) {
-        let number = self.next;
-        self.next += 1;
+        let number = self.owners.len() as u64;
+        self.owners.push(Some(owner));
         let waker = Arc::new(TaskWaker {
             number,
             is_ready: AtomicBool::new(false),
@@ -112,40 +138,42 @@ impl Tasks {
         mut draw: impl FnMut(usize) -> usize,
     ) -> Option<(u64, Task)> {
         let mut ready = self.ready.lock().expect("nobody panics with it");
-        ready.retain(|number| self.tasks.contains_key(number));
-        let owner = |place: usize| self.tasks[&ready[place]].owner;
-        let can: Vec<usize> = (0..ready.len())
-            .filter(|place| Some(owner(*place)) != self.still)
-            .collect();
-        let first = *can.first()?;
-        let among = |wanted: &dyn Fn(Owner) -> bool| -> Vec<usize> {
-            let all = can.iter().copied();
-            all.filter(|place| wanted(owner(*place))).collect()
+        ready.retain(|number| self.owners[*number as usize].is_some());
+        let can = Runnable {
+            ready: &ready,
+            owners: &self.owners,
+            still: self.still,
         };
+        let (any, all) = (|_| true, can.count(|_| true));
+        if all == 0 {
+            return None;
+        }
         let place = match order {
-            Order::Fifo => first,
-            Order::Any => can[draw(can.len())],
+            Order::Fifo => can.nth(0, any),
+            Order::Any => can.nth(draw(all), any),
             Order::Starves(starved) => {
-                let others = among(&|owner| owner != starved);
-                match others.is_empty() || draw(50) == 0 {
-                    true => can[draw(can.len())],
-                    false => others[draw(others.len())],
+                let is_other = |owner| owner != starved;
+                let others = can.count(is_other);
+                match others == 0 || draw(50) == 0 {
+                    true => can.nth(draw(all), any),
+                    false => can.nth(draw(others), is_other),
                 }
             }
             Order::WholeTurns => {
-                let same = among(&|owner| Some(owner) == self.last_owner);
-                let same = same.first().copied();
-                same.unwrap_or_else(|| can[draw(can.len())])
+                let same = can.nth(0, |owner| Some(owner) == self.last_owner);
+                same.or_else(|| can.nth(draw(all), any))
             }
         };
-        let number = ready.remove(place).expect("it is there");
+        let number = ready.remove(place?).expect("it is there");
         drop(ready);
+        self.owners[number as usize] = None;
         let task = self.tasks.remove(&number).expect("it was kept");
         self.last_owner = Some(task.owner);
         Some((number, task))
     }
 
     pub fn put_back(&mut self, number: u64, task: Task) {
+        self.owners[number as usize] = Some(task.owner);
         self.tasks.insert(number, task);
     }
 
@@ -155,7 +183,10 @@ impl Tasks {
         let mut taken = Vec::new();
         for (number, task) in all {
             match are_meant(task.owner) {
-                true => taken.push(task),
+                true => {
+                    self.owners[number as usize] = None;
+                    taken.push(task);
+                }
                 false => drop(self.tasks.insert(number, task)),
             }
         }
