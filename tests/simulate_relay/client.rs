@@ -4,6 +4,7 @@
 use crate::ledger::Answer;
 use crate::link::{End, Received};
 use crate::network::Network;
+use crate::plan::Choice;
 use crate::relay::RECIPIENTS_MAX;
 use crate::world::World;
 use ringpost::message::{BodyType, Envelope, Mailbox, Notify, Recipient, Ret};
@@ -58,6 +59,7 @@ struct Draft {
 
 pub async fn visit(world: Rc<World>, network: Rc<Network>, end: End) {
     let restless = *world.pick(&[0, 0, 0, 40, 15]);
+    let restless = restless * world.plan.most(Choice::Restless);
     let pipelines = world.one_in(2);
     let mut client = Client {
         world,
@@ -79,7 +81,8 @@ impl Client {
         };
         self.say(&format!("{hello}\r\n"))?;
         self.reply().await?;
-        for _ in 0..1 + self.world.below(4) {
+        let letters = 1 + self.world.below(4);
+        for _ in 0..letters.min(self.world.plan.most(Choice::Letters)) {
             let draft = self.draft();
             match self.world.one_in(3) && hello.starts_with('E') {
                 true => self.send_by_bdat(draft).await?,
@@ -99,7 +102,7 @@ impl Client {
         let number = ledger.begin(Envelope::default(), world.now());
         let mut envelope = Envelope::default();
         let mut mail = String::from("MAIL FROM:<");
-        let utf8 = match world.one_in(5) {
+        let utf8 = match world.may(Choice::Smtputf8, 5) {
             true => *world.pick(&UTF8S),
             false => Utf8::No,
         };
@@ -141,6 +144,7 @@ impl Client {
             false if self.network.sites.has_spell.get() => 2 + world.below(2),
             false => 1 + world.below(3),
         };
+        let count = count.min(world.plan.most(Choice::Recipients));
         let is_utf8 = |index| utf8 == Utf8::Recipient && index == 0;
         let recipients = (0..count)
             .map(|it| self.recipient(number, it, tail(is_utf8(it))))
@@ -195,7 +199,7 @@ impl Client {
             1 | 2 => 20 + world.below(200),
             _ => world.below(12),
         };
-        for _ in 0..lines {
+        for _ in 0..lines.min(world.plan.most(Choice::Lines)) {
             content.extend_from_slice(match world.below(12) {
                 0 => b"." as &[u8],
                 1 => b"..",

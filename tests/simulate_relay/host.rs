@@ -2,6 +2,7 @@
 
 use crate::ledger::parse_address;
 use crate::link::{Breaker, End, Received};
+use crate::plan::Choice;
 use crate::promises::{Taken, split_path, unstuffed};
 use crate::relay::HOSTNAME;
 use crate::sites::{RESTARTING_SITE, SPOTLESS_SITE};
@@ -70,7 +71,7 @@ pub struct Host {
     pub down_until: Cell<Now>,
     connections: RefCell<Vec<Open>>,
     /// Sessions that wait for content, or have it and have not said so: all, and those that have refused a recipient.
-    receiving: [Rc<()>; 2],
+    receiving: RefCell<[Rc<()>; 2]>,
 }
 
 /// A connection that a restart breaks.
@@ -87,7 +88,10 @@ impl Host {
             manner: match site {
                 SPOTLESS_SITE => Manner::Spotless,
                 RESTARTING_SITE => Manner::Restarting,
-                _ => *world.pick(&MANNERS),
+                _ => match *world.pick(&MANNERS) {
+                    _ if !world.plan.allows(Choice::Manners) => Manner::Good,
+                    manner => manner,
+                },
             },
             pipelining: !world.one_in(4),
             dsn: world.one_in(2),
@@ -103,7 +107,7 @@ impl Host {
 
     /// How many messages are under way to it: of all, or of those that somebody was refused for.
     pub fn receiving(&self, of_all: bool) -> usize {
-        let [all, mixed] = &self.receiving;
+        let [all, mixed] = &*self.receiving.borrow();
         Rc::strong_count(if of_all { all } else { mixed }) - 1
     }
 
@@ -114,6 +118,8 @@ impl Host {
     /// Breaks all connections, and refuses new ones for so long.
     pub fn restart(&self, world: &World, away: Duration) {
         tell!(world, "mx{} restarts", self.number);
+        // What was under way is lost, although its session may not know it yet.
+        self.receiving.take();
         for open in self.connections.take() {
             if open.breaker.reset()
                 && let Some(taken) = &*open.last_taken.borrow()
@@ -528,8 +534,8 @@ impl Session {
             }
         }
         let is_mixed = self.rcpts.iter().any(|it| !it.1);
-        let [all, mixed] = &self.host.receiving;
-        let receiving = (all.clone(), is_mixed.then(|| mixed.clone()));
+        let [all, mixed] = self.host.receiving.borrow().clone();
+        let receiving = (all, is_mixed.then_some(mixed));
         let content = self.content(true).await?;
         if self.host.manner == Manner::Restarting {
             // Time for it to restart.

@@ -1,18 +1,17 @@
 //! One seed: several runs of a relay, each ended by a power cut, a kill or a drain, each with another number of cores;
 //! then everything heals, and whoever waits too long complains.
 
+mod quiet;
 mod spell;
 
 use crate::bounds::Bounds;
 use crate::client;
-use crate::hog::{Hog, LETTER_BYTES};
 use crate::ledger::parse_address;
 use crate::link::{End, Tls};
 use crate::logged::Logged;
-use crate::neighbours::{Ailment, Neighbour};
 use crate::network::Network;
-use crate::probe;
-use crate::relay::{SPOOL, Setting, keys, listens_at};
+use crate::plan::{Choice, Plan};
+use crate::relay::{Setting, keys, listens_at};
 use crate::seen::Seen;
 use crate::sites::{RESTARTING_SITE, SITES, SPOTLESS_SITE};
 use crate::world::World;
@@ -21,13 +20,12 @@ use ringpost::io::Bug;
 use ringpost::io::net::Socket;
 use ringpost::io::simulated::{self, Faults, Guard, Links, Order, Owner};
 use ringpost::log::LogLevel;
-use ringpost::spool::{self, OpenError, Opened, RecoveredMessage};
+use ringpost::spool::{OpenError, Opened, RecoveredMessage};
 use ringpost::time::Now;
 use ringpost::tls::{ClientTls, ServerTls, Versions};
 use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,24 +35,20 @@ const CLIENTS_IN_A_RUSH: usize = 20;
 const HOLD_US_MAX: usize = 2_000_000;
 /// A drain lets transactions end; none takes longer than this here.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
-/// Once all hosts are well, all mail has gone within this: the longest wait of a recipient, then that of a hop (five
-/// minutes), and the same for a report, which has also waited for its window.
-const EMPTY_MAX: Duration = Duration::from_secs(2 * (100 + 300));
-/// A letter has so few recipients that all are reported within this many of its first window.
-const WINDOWS_MAX: u32 = 1 + 10 + 4 * 60;
-/// A turn takes some microseconds, so this is far more than any time bound above.
-/// A spool that a hog can fill, in segments a core.
-const SEGMENTS_FOR_HOG: u64 = 24;
-/// All letters of a hog have begun, or all have been answered, within this.
-const RUSH_MAX: Duration = Duration::from_secs(60);
-/// The disk gives nothing but errors for so long.
-const DISK_DEAD_FOR: Duration = Duration::from_secs(15);
-/// Mail that was held for the disk has gone within this. A delivery core may have one connection to the host.
-const DISK_BACK_MAX: Duration = Duration::from_secs(60);
 /// The outcomes of so many recipients never wait for the disk at once, but when it is dead.
 const RECIPIENTS_HELD_NEVER: usize = 1000;
+/// A turn takes some microseconds, so this is far more than any time bound above.
 const POLLS_MAX: u64 = 6_000_000;
 const PLENTY: u64 = 1 << 40;
+
+/// A network without fault.
+fn quiet_links() -> Links {
+    Links {
+        window: 64 * 1024,
+        latency_max: Duration::from_millis(1),
+        ..Links::default()
+    }
+}
 
 pub struct Play {
     pub host: Guard,
@@ -75,23 +69,23 @@ pub struct Play {
 }
 
 impl Play {
-    pub fn new(seed: u64, bug: Option<Bug>, is_told: bool) -> Play {
-        let host = simulated::World::begin(seed, is_told);
+    pub fn new(seed: u64, plan: &Plan, bug: Option<Bug>, is_told: bool) -> Play {
+        let host = simulated::World::begin(plan.stream(seed), is_told);
         host.plant(bug);
         let is_log_read = seed.is_multiple_of(2);
         if is_log_read {
             host.keep_log();
         }
-        let world = World::new(&host);
+        let world = World::new(&host, plan);
         let setting = Setting::draw(&world);
         let server = || ServerTls::new(&keys(), Versions::default()).expect("it has a key");
         let client = || ClientTls::new(Versions::default()).expect("it needs nothing");
         let network = Network::new(&world, setting.has_tls.then(|| Rc::new(server())));
         host.spawn(Owner::Outside, ringpost::io::runtime::tick());
         let lacks = Faults {
-            has_no_direct: host.one_in(4),
-            has_no_unnamed: host.one_in(4),
-            has_no_fallocate: host.one_in(4),
+            has_no_direct: world.may(Choice::Lacks, 4),
+            has_no_unnamed: world.may(Choice::Lacks, 4),
+            has_no_fallocate: world.may(Choice::Lacks, 4),
             ..Faults::default()
         };
         Play {
@@ -112,7 +106,8 @@ impl Play {
 
     pub fn play(&mut self) -> Result<(), String> {
         self.choose_links();
-        for _ in 0..1 + self.host.below(3) {
+        let runs = 1 + self.host.below(3);
+        for _ in 0..runs.min(self.world.plan.most(Choice::Runs)) {
             self.choose_order();
             self.start()?;
             self.run()?;
@@ -150,6 +145,7 @@ impl Play {
     fn choose_order(&self) {
         let starved = Owner::Core(self.host.below(3) as u16);
         self.host.set_order(match self.host.below(6) {
+            _ if !self.world.plan.allows(Choice::Orders) => Order::Fifo,
             0 | 1 => Order::Fifo,
             2 => Order::WholeTurns,
             3 => Order::Starves(starved),
@@ -159,20 +155,26 @@ impl Play {
 
     fn choose_links(&self) {
         let pick = |chances: [usize; 3]| chances[self.host.below(3)];
-        self.host.set_links(Links {
+        let links = Links {
             window: pick([4, 64, 1024]) * 1024,
             latency_max: Duration::from_micros(pick([10, 1000, 20_000]) as u64),
             short_reads: pick([0, 4, 4]),
             short_writes: pick([0, 4, 40]),
             losses_at_reset: pick([0, 2, 2]),
             accept_errors: pick([0, 0, 20]),
-        });
+        };
+        self.host
+            .set_links(match self.world.plan.allows(Choice::Links) {
+                true => links,
+                false => quiet_links(),
+            });
     }
 
     // ---- the start ----
 
     fn start(&mut self) -> Result<(), String> {
-        let cores = 1 + self.host.below(4) as u16;
+        let cores = 1 + self.host.below(4);
+        let cores = cores.min(self.world.plan.most(Choice::Cores)) as u16;
         self.start_with(cores)
     }
 
@@ -209,7 +211,10 @@ impl Play {
     /// Perhaps only after the power has gone within that.
     fn open(&self, cores: u16) -> Result<Opened, String> {
         loop {
-            let calls = self.host.one_in(6).then(|| self.host.below(40) as u32);
+            let calls = self
+                .world
+                .may(Choice::Ends, 6)
+                .then(|| self.host.below(40) as u32);
             self.host.set_calls_left(calls);
             let opened = open_spool(&self.setting.config, cores);
             let is_cut = self.host.is_out_of_calls();
@@ -259,7 +264,7 @@ impl Play {
     fn faults(&self) -> Faults {
         let host = &self.host;
         let pick = |chances: [usize; 4]| chances[host.below(4)];
-        Faults {
+        let faults = Faults {
             write_errors: pick([0, 0, 0, 60]),
             short_writes: pick([0, 4, 4, 4]),
             interruptions: pick([0, 20, 20, 20]),
@@ -268,6 +273,10 @@ impl Play {
             call_errors: pick([0, 0, 0, 30]),
             delays: pick([0, 0, 0, 100]),
             ..self.lacks
+        };
+        match self.world.plan.allows(Choice::DiskFaults) {
+            true => faults,
+            false => self.lacks,
         }
     }
 
@@ -283,7 +292,7 @@ impl Play {
         let of_writes = faults.write_errors + faults.call_errors;
         let of_syncs = faults.sync_errors + faults.interruptions;
         self.world.has_disk_trouble.set(of_writes + of_syncs > 0);
-        if self.host.one_in(3) {
+        if self.world.may(Choice::Spells, 3) {
             return self.have_spell();
         }
         let length = Duration::from_millis(200 + self.host.below(6000) as u64);
@@ -306,10 +315,11 @@ impl Play {
             }
             // At the worst time, mostly.
             let is_worst = self.network.sites.receiving() > 0;
-            if self.host.one_in(if is_worst { 8 } else { 100 }) {
+            let chances = if is_worst { 8 } else { 100 };
+            if self.world.may(Choice::Restarts, chances) {
                 self.network.restart();
             }
-            if self.host.one_in(30) {
+            if self.world.may(Choice::Reloads, 30) {
                 self.reload();
             }
             let pause = Duration::from_micros(self.host.below(100_000) as u64);
@@ -330,7 +340,7 @@ impl Play {
         tell!(self.world, "[SIGHUP: {domain} is new]");
         self.setting.add_domain(&domain, &format!("d{site}.test"));
         newcomers.borrow_mut().push(domain);
-        if self.host.one_in(2) && !self.host.is_any_held() {
+        if self.world.may(Choice::Holds, 2) && !self.host.is_any_held() {
             self.world.seen.borrow_mut().holds += 1;
             let core = Owner::Core(self.host.below(3) as u16);
             let time = Duration::from_micros(self.host.below(HOLD_US_MAX) as u64);
@@ -378,6 +388,9 @@ impl Play {
     }
 
     fn visit(&self) {
+        if self.sources.get() as usize >= self.world.plan.most(Choice::Clients) {
+            return;
+        }
         let network = self.network.clone();
         self.connect(|world, end| client::visit(world, network, end));
     }
@@ -388,24 +401,27 @@ impl Play {
         self.note_counted();
         self.read_log()?;
         match self.host.below(5) {
+            _ if !self.world.plan.allows(Choice::Ends) => return self.kill(),
             0 => {
                 // All that is known is durable, so nothing comes twice for that.
                 self.drain()?;
                 self.read_log()?;
                 return self.stop();
             }
-            1 => {
-                self.world.seen.borrow_mut().kills += 1;
-                self.world.ledger.borrow_mut().power_cut();
-                self.host.kill();
-                self.relay = None;
-                return Ok(());
-            }
+            1 => return self.kill(),
             _ => {}
         }
         self.world.seen.borrow_mut().power_cuts += 1;
         self.world.ledger.borrow_mut().power_cut();
         self.host.cut_power();
+        self.relay = None;
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<(), String> {
+        self.world.seen.borrow_mut().kills += 1;
+        self.world.ledger.borrow_mut().power_cut();
+        self.host.kill();
         self.relay = None;
         Ok(())
     }
@@ -472,210 +488,5 @@ impl Play {
             }
         }
         Ok(is_so())
-    }
-
-    // ---- all is well ----
-
-    /// Nothing goes wrong any more: whoever comes is served soon, and all mail goes.
-    fn heal(&mut self) -> Result<(), String> {
-        self.world.is_healed.set(true);
-        self.host.set_links(Links {
-            window: 64 * 1024,
-            latency_max: Duration::from_millis(1),
-            ..Links::default()
-        });
-        self.start()?;
-        // Those of before have gone, or are let go of.
-        self.pass(Duration::from_secs(2), || false)?;
-        let window = self.setting.config.schedule.window_initial as usize;
-        let open_max = window * usize::from(self.cores);
-        let neighbours = self.network.neighbours.iter();
-        for neighbour in neighbours.filter(|it| it.ailment() != Ailment::Well) {
-            let neighbour = neighbour.clone();
-            self.connect(move |_, end| neighbour.send_letters(end, open_max));
-        }
-        for _ in 0..2 + self.host.below(4) {
-            self.connect(probe::send);
-            let pause = Duration::from_micros(self.host.below(3_000_000) as u64);
-            self.pass(pause, || false)?;
-        }
-        self.empty()?;
-        self.outlive_disk()?;
-        self.empty()?;
-        self.note_counted();
-        self.drain()?;
-        self.read_log()?;
-        if let Some(complaint) = self.logged.as_ref().and_then(Logged::end) {
-            return Err(complaint);
-        }
-        self.host.kill();
-        self.outlive_hog()?;
-        self.drain()?;
-        self.host.kill();
-        self.check_nothing_is_left()
-    }
-
-    /// With a small spool: more mail comes at once for a dead host than half of it holds, and then some more. Others are
-    /// served as if nothing were.
-    fn outlive_hog(&mut self) -> Result<(), String> {
-        let settings = &mut self.setting.config.spool.settings;
-        let bytes = SEGMENTS_FOR_HOG * settings.segment_bytes;
-        settings.spool_bytes_max = Some(bytes);
-        self.start_with(1)?;
-        let leaves = Ailment::Leaves;
-        let mut neighbours = self.network.neighbours.iter();
-        if let Some(neighbour) = neighbours.find(|it| it.ailment() == leaves) {
-            neighbour.gets_busy();
-        }
-        let hog = Hog::new(&self.world, leaves.domain());
-        let rush = bytes as usize / LETTER_BYTES;
-        for _ in 0..rush {
-            let hog = hog.clone();
-            self.connect(move |world, end| hog.send(world, end));
-        }
-        if !self.pass(RUSH_MAX, || hog.begun() == rush)? {
-            return Err(format!("of {rush} letters of a hog {} begin", hog.begun()));
-        }
-        hog.go_on();
-        if !self.pass(RUSH_MAX, || hog.ended() == rush)? {
-            return Err(format!("of {rush} letters of a hog {} end", hog.ended()));
-        }
-        let most = bytes as usize / 2 / LETTER_BYTES + 1;
-        let accepted = hog.accepted.get();
-        tell!(self.world, "[a hog has {accepted} of {rush} letters in]");
-        if accepted == 0 || accepted > most {
-            return Err(format!(
-                "of {rush} letters of a hog {accepted} are taken, not up to {most}"
-            ));
-        }
-        // Until it has its share, one by one.
-        while hog.refused.get() <= rush - accepted {
-            let (sender, before) = (hog.clone(), hog.ended());
-            self.connect(move |world, end| sender.send(world, end));
-            if !self.pass(RUSH_MAX, || hog.ended() > before)? {
-                return Err("a letter of a hog does not end".to_owned());
-            }
-        }
-        let accepted = hog.accepted.get();
-        if accepted > most {
-            return Err(format!(
-                "{accepted} letters of a hog are taken, not up to {most}"
-            ));
-        }
-        self.world.seen.borrow_mut().hogs += 1;
-        (0..2).for_each(|_| self.connect(probe::send));
-        self.pass(Duration::from_secs(10), || false)?;
-        self.note_counted();
-        self.empty()
-    }
-
-    /// Mail waits for a host, and the disk dies or is full. With a dead one little of it goes out, since none of that can be
-    /// recorded, and all once the disk is there again.
-    fn outlive_disk(&self) -> Result<(), String> {
-        let mut neighbours = self.network.neighbours.iter();
-        let well = neighbours.find(|it| it.ailment() == Ailment::Well);
-        let well = well.expect("there is one").clone();
-        let sender = well.clone();
-        self.connect(move |_, end| sender.send_letters(end, usize::MAX));
-        self.pass(Duration::from_secs(20), || well.letters_sent().is_some())?;
-        let Some(sent) = well.letters_sent() else {
-            return Err(format!("letters to {:?} are not accepted", well.ailment()));
-        };
-        match self.host.one_in(2) {
-            true => self.outlive_dead_disk(&well, sent),
-            false => self.outlive_full_disk(&well, sent),
-        }
-    }
-
-    fn outlive_dead_disk(&self, well: &Neighbour, sent: usize) -> Result<(), String> {
-        let before = well.letters_taken();
-        tell!(
-            self.world,
-            "[the disk dies, {before} of {sent} letters have gone]"
-        );
-        self.host.set_faults(Faults {
-            is_dead: true,
-            ..self.lacks
-        });
-        self.pass(DISK_DEAD_FOR, || false)?;
-        let gone = well.letters_taken() - before;
-        let gate = self.setting.config.delivery.unrecorded_max;
-        let most = gate * usize::from(self.cores) + 2 * well.connections();
-        if gone > most {
-            return Err(format!(
-                "{gone} letters have gone out with a dead disk, which takes no outcomes: more than {most}"
-            ));
-        }
-        self.world.seen.borrow_mut().held_for_disk += u64::from(sent - before > most);
-        self.host.set_faults(self.lacks);
-        self.await_letters(well, sent)
-    }
-
-    /// Room comes of mail that goes, so none is held.
-    fn outlive_full_disk(&self, well: &Neighbour, sent: usize) -> Result<(), String> {
-        let before = well.letters_taken();
-        tell!(
-            self.world,
-            "[the disk is full, {before} of {sent} letters have gone]"
-        );
-        self.world.seen.borrow_mut().sent_on_full_disk += u64::from(before < sent);
-        self.host.set_space(PLENTY, PLENTY);
-        let all_gone = self.await_letters(well, sent);
-        self.host.set_space(PLENTY, 0);
-        all_gone
-    }
-
-    fn await_letters(&self, well: &Neighbour, sent: usize) -> Result<(), String> {
-        match self.pass(DISK_BACK_MAX, || well.letters_taken() == sent)? {
-            true => Ok(()),
-            false => Err(format!(
-                "the disk works, and {} letters are held",
-                sent - well.letters_taken()
-            )),
-        }
-    }
-
-    fn empty(&self) -> Result<(), String> {
-        let relay = self.relay.as_ref().expect("it runs");
-        let windows = self.setting.config.delivery.report_window * WINDOWS_MAX;
-        let until = self.host.now() + EMPTY_MAX + windows;
-        // What nobody has a 250 for, and reports that no host will take, go with their lifetime.
-        let ledger = self.world.ledger.borrow();
-        let idle_until = until + ledger.lifetime + ledger.report_lifetime;
-        drop(ledger);
-        loop {
-            self.pass(Duration::from_secs(1), || false)?;
-            let left = self.world.ledger.borrow().at_the_end(self.world.now());
-            let is_given_back = relay.memory_held() == 0 && relay.shares_are_given_back();
-            let is_idle = Rc::strong_count(&self.clients) == 1 && is_given_back;
-            if left.is_empty() && is_idle {
-                return Ok(());
-            }
-            let now = self.host.now();
-            if let Some(complaint) = left.first().filter(|_| now > until) {
-                return Err(complaint.clone());
-            }
-            if now > idle_until {
-                let held = relay.memory_held();
-                return Err(match held {
-                    0 => "the relay is idle, and some share is not given back".to_owned(),
-                    _ => format!("the relay is idle and holds {held} bytes"),
-                });
-            }
-        }
-    }
-
-    fn check_nothing_is_left(&self) -> Result<(), String> {
-        let left = spool::recovery::inspect::verify(Path::new(SPOOL))
-            .map_err(|error| error.to_string())?;
-        if left.exit_status() != 0 {
-            return Err(format!("it is damaged: {left}"));
-        }
-        let opened = self.open(1)?;
-        self.check(&opened.messages)?;
-        match &opened.messages[..] {
-            [] => Ok(()),
-            [left, ..] => Err(format!("{} is left: {:?}", left.id, left.states)),
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::neighbours;
 use crate::network::NAME_SERVER;
+use crate::plan::Choice;
 use crate::world::World;
 use ringpost::config::{Command, Config, Surroundings};
 use ringpost::io::whole::Kinds;
@@ -50,7 +51,7 @@ pub struct Setting {
 
 impl Setting {
     pub fn draw(world: &World) -> Setting {
-        let has_tls = world.one_in(4);
+        let has_tls = world.may(Choice::Tls, 4);
         let min = 1 + world.below(20) as u64;
         let lifetime = *world.pick(&[60, 60, 300]);
         let of_reports = *world.pick(&[60, 300]);

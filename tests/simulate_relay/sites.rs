@@ -2,6 +2,7 @@
 
 use crate::host::{Host, Manner};
 use crate::ledger::SiteFacts;
+use crate::plan::Choice;
 use crate::world::World;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -35,6 +36,7 @@ impl Sites {
         let mut of_site = Vec::new();
         for site in 0..SITES {
             let count = 1 + usize::from(world.one_in(3));
+            let count = count.min(world.plan.most(Choice::Hosts));
             let numbers: Vec<usize> = (0..count).map(|it| hosts.len() + it).collect();
             for number in &numbers {
                 hosts.push(Rc::new(Host::new(world, *number, site)));

@@ -1,6 +1,7 @@
 //! What clients and next hops see of the world: its clock and its chance, what they have found out, and whether all is well.
 
 use crate::ledger::Ledger;
+use crate::plan::{Choice, Plan};
 use crate::seen::Seen;
 use ringpost::io::runtime;
 use ringpost::io::simulated::{self, Owner};
@@ -14,6 +15,7 @@ pub struct World {
     pub host: Rc<simulated::World>,
     pub ledger: RefCell<Ledger>,
     pub seen: RefCell<Seen>,
+    pub plan: Plan,
     /// From here on everything outside is well, and nothing new comes in.
     pub is_healed: Cell<bool>,
     /// Operations of the disk fail.
@@ -22,11 +24,12 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(host: &Rc<simulated::World>) -> Rc<World> {
+    pub fn new(host: &Rc<simulated::World>, plan: &Plan) -> Rc<World> {
         Rc::new(World {
             host: host.clone(),
             ledger: RefCell::default(),
             seen: RefCell::default(),
+            plan: plan.clone(),
             is_healed: Cell::new(false),
             has_disk_trouble: Cell::new(false),
             broken: RefCell::default(),
@@ -39,6 +42,11 @@ impl World {
 
     pub fn one_in(&self, chances: usize) -> bool {
         self.host.one_in(chances)
+    }
+
+    /// One in so many, if the plan allows it. Chance goes the same way in any case.
+    pub fn may(&self, choice: Choice, chances: usize) -> bool {
+        self.one_in(chances) && self.plan.allows(choice)
     }
 
     pub fn pick<'a, T>(&self, among: &'a [T]) -> &'a T {

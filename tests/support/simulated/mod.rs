@@ -12,5 +12,6 @@ pub mod random;
 #[macro_use]
 pub mod seen;
 pub mod seeds;
+pub mod shrink;
 
 pub use seeds::seeds;
