@@ -96,6 +96,7 @@ const PURE: [&str; 17] = [
     "spool/format",
     "spool/log/commit.rs",
     "spool/live/liveness.rs",
+    "spool/live/liveness/outcomes.rs",
     "spool/recovery/commits.rs",
     "spool/recovery/found.rs",
     "spool/recovery/known.rs",
