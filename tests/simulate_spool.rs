@@ -60,6 +60,7 @@ fn play_lives(seed: u64) -> Result<Seen, String> {
     let other = match seed % 4 {
         0 => Life::Uneven,
         1 => Life::Full,
+        2 => Life::Long,
         _ => return Ok(seen),
     };
     let of_other = play_one(seed, other, Canary::None);
@@ -161,24 +162,33 @@ fn planted_bugs_are_noticed() {
         (Bug::SecondSyncBelieved, 0),
         (Bug::AppendWakesNobody, 0),
         (Bug::ReadersIgnored, 0),
-        (Bug::NotesLost, 1184),
-        (Bug::NotesEarly, 1374),
+        (Bug::NotesLost, 1100),
+        (Bug::NotesEarly, 300),
         (Bug::OutcomesForgotten, 0),
-        (Bug::CopiesForget, 29),
-        (Bug::OutcomesCovered, 1085),
+        (Bug::CopiesForget, 20),
+        (Bug::OutcomesCovered, 1700),
         (Bug::GenerationsRepeated, 0),
         (Bug::RunsNotCounted, 0),
         (Bug::SpaceNotLeft, 0),
         (Bug::AbandonedKept, 0),
-        (Bug::DirectMarkKept, 189),
+        (Bug::DirectMarkKept, 500),
     ];
-    let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 67)];
-    let of_an_uneven_life = [(Bug::FailedRetirementTaken, 0), (Bug::HoldsIgnored, 0)];
+    let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 30)];
+    let of_an_uneven_life = [(Bug::FailedRetirementTaken, 30), (Bug::HoldsIgnored, 1000)];
+    let of_a_long_life = [
+        (Bug::RewritesBelieved, 0),
+        (Bug::RewrittenEarly, 0),
+        (Bug::FinishedNotRewritten, 0),
+        (Bug::FinishedCopiesNotRewritten, 0),
+        (Bug::RewritesForgetFinished, 0),
+        (Bug::OutcomesNotRewritten, 0),
+    ];
     let of_a_full_disk = [(Bug::OutcomesNotFolded, 0), (Bug::FoldedEarly, 0)];
     let of_the_relay = |life, (bug, first)| ((life, Canary::Relay(bug)), first);
     let canaries: Vec<((Life, Canary), u64)> = (bugs.into_iter())
         .map(|bug| of_the_relay(Life::Any, bug))
         .chain(of_an_uneven_life.map(|bug| of_the_relay(Life::Uneven, bug)))
+        .chain(of_a_long_life.map(|bug| of_the_relay(Life::Long, bug)))
         .chain(of_a_full_disk.map(|bug| of_the_relay(Life::Full, bug)))
         .chain(in_the_world.map(|(canary, first)| ((Life::Any, canary), first)))
         .collect();

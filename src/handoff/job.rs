@@ -96,16 +96,15 @@ pub fn queued_bytes(envelope: &Envelope) -> u64 {
     (QUEUED_MESSAGE_BYTES + recipients + reverse_path + length(&envelope.envid)) as u64
 }
 
-/// What is kept of a recipient's last refusal. What a report is to say stands with the job, and once more for a copy of
-/// the message that may be made.
+/// What is kept of a recipient's last refusal: it stands with the job, and once more for outcomes that are written again.
 fn words_bytes(state: &RecipientState) -> u64 {
-    let (diagnosis, times) = match state {
-        RecipientState::Waiting { last, .. } => (last.as_ref(), 1),
-        RecipientState::ReportOwed { diagnosis, .. } => (Some(diagnosis), 2),
-        RecipientState::Finished => (None, 0),
+    let diagnosis = match state {
+        RecipientState::Waiting { last, .. } => last.as_ref(),
+        RecipientState::ReportOwed { diagnosis, .. } => Some(diagnosis),
+        RecipientState::Finished => None,
     };
     let bytes = |it: &Diagnosis| it.text.len() + it.remote_host.len();
-    times * diagnosis.map_or(0, bytes) as u64
+    2 * diagnosis.map_or(0, bytes) as u64
 }
 
 /// The same of all these recipients.
@@ -344,7 +343,7 @@ mod tests {
             }),
         };
         assert_eq!(words_bytes(&RecipientState::fresh()), 0);
-        assert_eq!(words_bytes(&refused), 909);
+        assert_eq!(words_bytes(&refused), 2 * 909);
         assert_eq!(words_bytes(&RecipientState::Finished), 0);
     }
 

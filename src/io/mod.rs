@@ -57,6 +57,18 @@ pub enum Bug {
     NotesEarly,
     /// Segments of outcomes go without waiting for their messages.
     OutcomesForgotten,
+    /// Segments of outcomes go before what is needed of them is durable elsewhere.
+    RewritesBelieved,
+    /// ... before it is written elsewhere.
+    RewrittenEarly,
+    /// Messages that are finished are not written again, though they can be found.
+    FinishedNotRewritten,
+    /// ... of which a copy came to a segment when they were.
+    FinishedCopiesNotRewritten,
+    /// Of a message that waits it is not written again who is finished.
+    RewritesForgetFinished,
+    /// What is needed of outcomes is never written again.
+    OutcomesNotRewritten,
     /// Old segments of outcomes stay as they are, one more with each restart.
     OutcomesNotFolded,
     /// Old segments of outcomes go before what they say is written elsewhere.

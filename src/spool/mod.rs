@@ -281,5 +281,7 @@ pub struct SpoolStats {
     pub abandoned: u64,
     /// Messages that were copied because their segment was wanted.
     pub moved: u64,
+    /// Outcomes that were written again so that their segments may go.
+    pub rewritten: u64,
     pub outcome_segments: u64,
 }

@@ -680,13 +680,13 @@ impl Simulation {
             if let Ok(stored) = result {
                 truth.parts = parts_of(&chunks, &stored);
             }
-            return book.stored(id, &truth.parts);
+            return book.stored(id, &truth.parts, 1);
         }
         match result {
             Ok(stored) => {
                 self.moved += 1;
                 let to = parts_of(&chunks, &stored);
-                if book.moved(id, &from, &to) {
+                if book.moved(id, &from, &to, 1) {
                     truth.parts = to;
                     truth.snapshot = snapshot;
                 } else {
@@ -701,7 +701,7 @@ impl Simulation {
                 segment: Some(segment),
             }) => {
                 self.doubtful += 1;
-                if book.note_uncertain_copy(id, &from, segment) {
+                if book.note_uncertain_copy(id, &from, segment, 1) {
                     truth.parts.push((segment, 0));
                     truth.snapshot = snapshot;
                 }
@@ -890,7 +890,7 @@ impl Simulation {
                 for extent in &extents {
                     self.unpin(&[extent.generation]);
                 }
-                self.cores[core].message_book.stored(id, &parts);
+                self.cores[core].message_book.stored(id, &parts, 1);
                 let truth = self.truths.get_mut(&id).expect("remembered");
                 truth.released = true;
                 truth.parts = parts;
@@ -1274,7 +1274,7 @@ impl Simulation {
             truth.moving = false;
             truth.home = homes[&message.generation];
             let book = &mut self.cores[truth.home].message_book;
-            book.stored(message.id, &truth.parts);
+            book.stored(message.id, &truth.parts, 1);
         }
         for segment in &found.segments {
             let Condition::Generation(header) = &segment.condition else {

@@ -3,8 +3,11 @@
 use crate::support;
 
 use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use support::Watched;
 use support::client::{CONTENT, Client};
-use support::next_hop::NextHop;
+use support::next_hop::{Answer, NextHop, StartTls, verb_is};
 use support::relay::{Home, Relay};
 
 const RECIPIENTS: usize = 20;
@@ -227,5 +230,56 @@ fn sizes_that_are_declared_and_never_sent_take_no_room_from_others() {
     assert!(relay.events("share-refused").is_empty());
     client.quit();
     drop(silent);
+    relay.stop();
+}
+
+/// Each refusal is a record, and most are alone in a block of the disk. What waits takes some kilobytes.
+#[test]
+fn mail_that_is_put_off_again_and_again_does_not_fill_the_spool() {
+    const MAILS: usize = 200;
+    const REFUSALS: usize = 6_000;
+    const SEGMENT_BYTES: u64 = 4 << 20;
+    const SPOOL_BYTES: u64 = 24 << 20;
+    let refusals = Arc::new(Watched::new(0));
+    let counted = refusals.clone();
+    let busy = NextHop::scripted(StartTls::NotOffered, move |occasion| {
+        if !verb_is(occasion.command, "RCPT") {
+            return Answer::Usual;
+        }
+        counted.change(|count| *count += 1);
+        // A little slower than outcomes are gathered.
+        std::thread::sleep(Duration::from_millis(6));
+        Answer::Say("450 4.2.1 not now")
+    });
+    let (home, live) = (Home::new(), NextHop::start());
+    let (busy, route) = (busy.route("busy.test"), live.route("live.test"));
+    let flags = [
+        ["--route", &busy],
+        ["--route", &route],
+        ["--retry-min", "1s"],
+        ["--retry-max", "1s"],
+        ["--segment-size", "4MiB"],
+        ["--spool-size", "24MiB"],
+        ["--max-message-size", "64KiB"],
+        ["--delivery-connections", "1"],
+        ["--ingress-cores", "0"],
+        ["--delivery-cores", "0"],
+    ];
+    let relay = home.start(&flags.concat());
+    let mut client = client_of(&relay);
+    for _ in 0..MAILS {
+        client.accepted("a@sender.test", &["b@busy.test"], CONTENT);
+    }
+    let patience = Duration::from_secs(150);
+    let many = refusals.wait(patience, |count| (*count >= REFUSALS).then_some(()));
+    assert!(many.is_some(), "{} refusals", *refusals.lock());
+    client.accepted("a@sender.test", &["b@live.test"], CONTENT);
+    live.wait_for_mail(1);
+    let segments = std::fs::read_dir(home.path("spool/segments")).expect("it is there");
+    let bytes = segments.map(|it| it.expect("a name").metadata().expect("a file").len());
+    let bytes: u64 = bytes.sum();
+    println!("{bytes} bytes");
+    assert!(bytes <= SPOOL_BYTES + 2 * SEGMENT_BYTES, "{bytes}");
+    assert!(relay.events("spool-full").is_empty());
     relay.stop();
 }

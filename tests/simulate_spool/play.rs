@@ -33,6 +33,11 @@ const POLLS_MAX: u64 = 3_000_000;
 
 /// Of an uneven life: how long deliverers go on, and files fail, when no more mail comes.
 const EBB: Duration = Duration::from_secs(2);
+/// Of a long life: how long mail is tried again and again.
+const LONG: Duration = Duration::from_secs(4);
+/// ... and the outcome segments that each core has after that. States of all mail there take three, so three may be written
+/// beside twice as many; the rest are those of earlier runs, those at work, and those that wait to be retired.
+const OUTCOME_SEGMENTS_MAX: u64 = 20;
 /// Of an uneven life: one message in so many is left lying. Some segments hold none of these.
 const NEGLECTS: usize = 40;
 
@@ -43,6 +48,8 @@ pub enum Life {
     /// Segments and outcomes go fast, while some mail is left lying between mail that has moved; and most mail has
     /// gone when the power does, so that few segments are used again before.
     Uneven,
+    /// Some mail waits for long, tried again and again, beside mail that has gone.
+    Long,
     /// Others have taken all of the disk that the spool has not, the next hop takes little or nothing, and the relay is
     /// started anew many times.
     Full,
@@ -74,6 +81,7 @@ pub struct Seen {
     pub duplicates: u64,
     pub retired: u64,
     pub moved: u64,
+    pub rewritten: u64,
     pub write_failures: u64,
     pub refused: u64,
     pub abandoned: u64,
@@ -87,7 +95,7 @@ impl Seen {
         }
     }
 
-    fn fields(&mut self) -> [&mut u64; 19] {
+    fn fields(&mut self) -> [&mut u64; 20] {
         [
             &mut self.stats.accepted,
             &mut self.stats.finished,
@@ -104,6 +112,7 @@ impl Seen {
             &mut self.duplicates,
             &mut self.retired,
             &mut self.moved,
+            &mut self.rewritten,
             &mut self.write_failures,
             &mut self.refused,
             &mut self.abandoned,
@@ -111,8 +120,8 @@ impl Seen {
         ]
     }
 
-    pub fn named(&self) -> [(&'static str, u64); 19] {
-        const NAMES: [&str; 19] = [
+    pub fn named(&self) -> [(&'static str, u64); 20] {
+        const NAMES: [&str; 20] = [
             "accepted",
             "finished",
             "recovered",
@@ -128,6 +137,7 @@ impl Seen {
             "duplicates",
             "retired",
             "moved",
+            "rewritten",
             "write_failures",
             "refused",
             "abandoned",
@@ -141,6 +151,7 @@ impl Seen {
     fn note(&mut self, stats: &SpoolStats) {
         self.retired += stats.segments_retired;
         self.moved += stats.moved;
+        self.rewritten += stats.rewritten;
         self.write_failures += stats.write_failures;
     }
 }
@@ -181,7 +192,7 @@ impl Play {
             let more = segment_bytes * world.below(if is_tight { 6 } else { 20 }) as u64;
             settings.spool_bytes_max = Some(settings.spool_bytes_min(3) + more);
         }
-        if life == Life::Uneven {
+        if matches!(life, Life::Uneven | Life::Long) {
             settings = Settings {
                 segment_bytes: SEGMENT_BYTES_MIN,
                 message_bytes_max: SEGMENT_BYTES_MIN / 2,
@@ -221,7 +232,7 @@ impl Play {
     pub fn play(&mut self) -> Result<(), String> {
         match self.life {
             Life::Full => self.play_on_a_full_disk()?,
-            Life::Any | Life::Uneven => {
+            Life::Any | Life::Uneven | Life::Long => {
                 for _ in 0..1 + self.world.below(3) {
                     self.choose_order();
                     let host = self.start()?;
@@ -257,7 +268,7 @@ impl Play {
     fn start(&mut self) -> Result<Rc<Host>, String> {
         let cores = match self.life {
             Life::Full => 1,
-            Life::Any | Life::Uneven => 1 + self.world.below(3) as u16,
+            Life::Any | Life::Uneven | Life::Long => 1 + self.world.below(3) as u16,
         };
         self.world.set_faults(self.lacks);
         self.settings.durability = self.world.one_in(3).then_some(Durability::Buffered);
@@ -361,6 +372,14 @@ impl Play {
                 patience: 1 + world.below(2),
                 ..manners
             },
+            Life::Long => Manners {
+                appenders: 2,
+                deliverers: 3,
+                pause: Duration::from_millis(4),
+                patience: 3 + world.below(3),
+                neglects: NEGLECTS,
+                ..manners
+            },
             Life::Uneven => Manners {
                 appenders: 4,
                 deliverers: 3,
@@ -401,6 +420,9 @@ impl Play {
             host.is_ending.set(true);
             self.pass(host, EBB, || false)?;
         }
+        if self.life == Life::Long {
+            self.try_for_long(host)?;
+        }
         if dies {
             self.world.set_faults(Faults {
                 is_dead: true,
@@ -413,6 +435,25 @@ impl Play {
             self.stop(host)?;
         }
         self.cut(host)
+    }
+
+    /// No more mail comes, and what is there is tried again and again. That takes no more of the disk, however often.
+    fn try_for_long(&mut self, host: &Rc<Host>) -> Result<(), String> {
+        host.is_ending.set(true);
+        let patient = Manners {
+            patience: 1,
+            ..host.manners.get()
+        };
+        host.manners.set(patient);
+        self.pass(host, LONG, || false)?;
+        let spools = host.spools.borrow();
+        let mut stats = spools.iter().map(|it| it.stats());
+        // A failed write gives up its segment, and it takes a while until files that fail have gone.
+        let most = |it: &SpoolStats| OUTCOME_SEGMENTS_MAX + it.write_failures;
+        match stats.find(|it| it.outcome_segments > most(it)) {
+            Some(stats) => Err(format!("tries without end fill the disk: {stats:?}")),
+            None => Ok(()),
+        }
     }
 
     /// At the worst time, mostly: while helpers are at work.
@@ -553,7 +594,7 @@ impl Play {
                 quiet.patience = 20;
                 quiet.pause = Duration::from_millis(5);
             }
-            Life::Any | Life::Uneven => self.world.set_space(self.plenty(), 0),
+            Life::Any | Life::Uneven | Life::Long => self.world.set_space(self.plenty(), 0),
         }
         host.manners.set(quiet);
         self.pass(&host, Duration::from_secs(1), || false)?;

@@ -69,6 +69,7 @@ async fn prepare(shared: &Rc<Shared>) -> Progress {
     };
     let Some(job) = job else {
         shared.no_segment_available();
+        shared.rewriter.notify_one();
         shared.set_prepared();
         return Progress::Stuck;
     };
@@ -111,9 +112,10 @@ fn failed(shared: &Rc<Shared>, lack: Lack) {
     }
     shared.report_trouble();
     shared.no_segment_available();
+    shared.rewriter.notify_one();
 }
 
-/// Retires what is idle and not read by anybody.
+/// Retires one segment that is idle and not read by anybody: many at once would keep others waiting for one of them.
 async fn retire(shared: &Rc<Shared>) -> Progress {
     let mut progress = Progress::Nothing;
     for usage in [Usage::Messages, Usage::Outcomes] {
@@ -140,7 +142,7 @@ async fn retire(shared: &Rc<Shared>) -> Progress {
                     pool.look();
                     drop(pool);
                     shared.segment_retired(usage, generation);
-                    progress = Progress::Some;
+                    return Progress::Some;
                 }
                 Err((segment, error)) => {
                     shared.mark_bad(generation);

@@ -4,9 +4,9 @@ use crate::message::MessageId;
 use crate::spool::format::Generation;
 use crate::spool::live::liveness::{MessageLiveness, OutcomeLiveness};
 use crate::spool::location::message_location::Movable;
-use crate::spool::location::place::{Part, SegmentRef};
-use crate::spool::recovery::recover::OldSegment;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::spool::location::place::SegmentRef;
+use crate::spool::recovery::recover::{LiveMessage, OldSegment};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 pub(super) struct Books {
@@ -18,12 +18,14 @@ pub(super) struct Books {
     pub bad: BTreeSet<Generation>,
     /// Unfinished messages of this home that can be moved.
     pub kept: HashMap<MessageId, Arc<dyn Movable>>,
+    /// Others that outcomes name: nobody here knows how they stand.
+    pub unshown: HashSet<MessageId>,
 }
 
 impl Books {
     /// What earlier runs left to this core.
     pub fn of(
-        live: Vec<(MessageId, Vec<Part>)>,
+        live: Vec<LiveMessage>,
         old_messages: Vec<OldSegment>,
         old_outcomes: Vec<(OldSegment, BTreeSet<Generation>)>,
     ) -> Self {
@@ -33,6 +35,7 @@ impl Books {
             files: BTreeMap::new(),
             bad: BTreeSet::new(),
             kept: HashMap::new(),
+            unshown: HashSet::new(),
         };
         // Oldest first: that is the order in which the book learns of them.
         for old in &old_messages {
@@ -41,8 +44,8 @@ impl Books {
                 books.messages.held(old.file.generation, *holder);
             }
         }
-        for (id, parts) in live {
-            books.messages.stored(id, &parts);
+        for live in live {
+            (books.messages).stored(live.id, &live.parts, live.recipients);
         }
         for old in old_messages {
             books.messages.sealed(old.file.generation);
@@ -61,9 +64,15 @@ impl Books {
     /// A segment of this run's outcomes that has some of earlier ones.
     pub fn go_on(&mut self, file: SegmentRef, refers_to: BTreeSet<Generation>) {
         let refers_to: Vec<Generation> = refers_to.into_iter().collect();
-        self.outcomes.opened(file.generation);
         self.outcomes.refers(file.generation, &refers_to, true);
         self.files.insert(file.generation, file);
+    }
+
+    /// An outcome names the message.
+    pub fn named(&mut self, id: MessageId) {
+        if !self.kept.contains_key(&id) && self.messages.is_live(id) {
+            self.unshown.insert(id);
+        }
     }
 
     fn adopt(&mut self, file: SegmentRef, is_damaged: bool) {

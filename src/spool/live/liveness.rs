@@ -30,7 +30,7 @@
 
 mod outcomes;
 
-pub use outcomes::OutcomeLiveness;
+pub use outcomes::{Extent, OutcomeLiveness, Round};
 
 use crate::message::MessageId;
 use crate::spool::format::Generation;
@@ -105,9 +105,13 @@ struct MessageSegment {
     sealed: bool,
     /// Grows in the order in which segments are begun.
     order: u64,
-    /// All messages ever stored here, alive or not, in their order, each once: those that are named twice would be
-    /// copied twice at a time.
-    ids: Vec<MessageId>,
+    /// All messages that may ever have a record here, alive or not, in their order. One that is alive is named once: else it
+    /// would be copied twice at a time.
+    stored: Vec<Stored>,
+    /// Of all of them.
+    recipients: u64,
+    /// So many copies came here, or may have.
+    copies: u64,
     /// Older segments that are retired first: messages here have another copy there.
     held_by: BTreeSet<Generation>,
     /// Where copies of messages from here lie.
@@ -115,7 +119,19 @@ struct MessageSegment {
     moving: Moving,
 }
 
+/// A message in a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    pub id: MessageId,
+    pub recipients: u32,
+}
+
 impl MessageSegment {
+    fn names(&mut self, stored: Stored) {
+        self.recipients += u64::from(stored.recipients);
+        self.stored.push(stored);
+    }
+
     fn is_worth_emptying(&self, segment_bytes: u64) -> bool {
         self.live_bytes * WORTHWHILE_PARTS < segment_bytes && self.is_paid()
     }
@@ -176,11 +192,12 @@ impl MessageLiveness {
     }
 
     /// A message is durable; `parts` are all segments that its parts lie in, each once.
-    pub fn stored(&mut self, id: MessageId, parts: &[Part]) {
+    pub fn stored(&mut self, id: MessageId, parts: &[Part], recipients: u32) {
         assert!(!parts.is_empty());
         let bytes = total(parts);
         for (generation, _) in parts {
-            self.count(*generation, bytes).ids.push(id);
+            let segment = self.count(*generation, bytes);
+            segment.names(Stored { id, recipients });
         }
         let before = self.live.insert(id, Parts::of(parts));
         assert!(before.is_none(), "a message id is stored once");
@@ -219,22 +236,26 @@ impl MessageLiveness {
 
     /// A copy of a message that lies in `from` is durable in `to`. False if the message was
     /// finished meanwhile: the copy is left to its segment. Nobody may have retired `from`.
-    pub fn moved(&mut self, id: MessageId, from: &[Part], to: &[Part]) -> bool {
+    pub fn moved(&mut self, id: MessageId, from: &[Part], to: &[Part], recipients: u32) -> bool {
         for (old, _) in from {
             for (new, _) in to.iter().filter(|(new, _)| new != old) {
                 self.pass_on(*old, *new);
                 self.held(*new, *old);
             }
         }
+        let stored = Stored { id, recipients };
         let Some(before) = self.take(id) else {
+            let generations = to.iter().map(|(generation, _)| *generation);
+            generations.for_each(|generation| self.copied(generation, stored));
             return false;
         };
         let bytes = total(to);
         for (generation, _) in to {
             let segment = self.count(*generation, bytes);
             segment.copied_bytes += bytes;
-            if !before.is_in(*generation) {
-                segment.ids.push(id);
+            match before.is_in(*generation) {
+                true => segment.copies += 1,
+                false => self.copied(*generation, stored),
             }
         }
         self.live.insert(id, Parts::of(to));
@@ -243,18 +264,32 @@ impl MessageLiveness {
 
     /// Writing a copy to `to` failed, and perhaps it is there all the same: until the message
     /// is finished or has moved elsewhere, it is alive there, too. False if it was finished meanwhile.
-    pub fn note_uncertain_copy(&mut self, id: MessageId, from: &[Part], to: Generation) -> bool {
+    pub fn note_uncertain_copy(
+        &mut self,
+        id: MessageId,
+        from: &[Part],
+        to: Generation,
+        recipients: u32,
+    ) -> bool {
         for (old, _) in from {
             self.pass_on(*old, to);
         }
+        self.copied(to, Stored { id, recipients });
         let Some(parts) = self.live.get_mut(&id) else {
             return false;
         };
         let bytes = total(parts.as_slice());
         let more: Vec<Part> = parts.as_slice().iter().copied().chain([(to, 0)]).collect();
         *parts = Parts::of(&more);
-        self.count(to, bytes).ids.push(id);
+        self.count(to, bytes);
         true
+    }
+
+    /// A copy is or may be there. Outcomes that name the message lean on the segment from now on, also if it is finished.
+    fn copied(&mut self, generation: Generation, stored: Stored) {
+        let segment = self.segment(generation);
+        segment.copies += 1;
+        segment.names(stored);
     }
 
     fn pass_on(&mut self, from: Generation, to: Generation) {
@@ -359,15 +394,12 @@ impl MessageLiveness {
         generation: Generation,
         cursor: &mut usize,
     ) -> Result<Option<MessageId>, Busy> {
-        let ids = self.segments.get(&generation).map_or(&[][..], |s| &s.ids);
-        let left = ids.get(*cursor..).unwrap_or_default();
-        for id in left.iter().take(LOOK_MAX) {
+        let left = self.stored_in(generation).get(*cursor..);
+        let left = left.unwrap_or_default();
+        for Stored { id, .. } in left.iter().take(LOOK_MAX) {
             *cursor += 1;
-            if self
-                .live
-                .get(id)
-                .is_some_and(|parts| parts.is_in(generation))
-            {
+            let parts = self.live.get(id);
+            if parts.is_some_and(|parts| parts.is_in(generation)) {
                 return Ok(Some(*id));
             }
         }
@@ -391,6 +423,32 @@ impl MessageLiveness {
         if let Some(segment) = self.segments.get_mut(&generation) {
             segment.moving = Moving::Never;
         }
+    }
+
+    // ---- what outcomes name ----
+
+    /// All messages that may have a record in the segment, alive or not, in the order in which they came there.
+    pub fn stored_in(&self, generation: Generation) -> &[Stored] {
+        let segment = self.segments.get(&generation);
+        segment.map_or(&[], |segment| &segment.stored)
+    }
+
+    /// How many copies came to the segment, or may have.
+    pub fn copies_in(&self, generation: Generation) -> u64 {
+        let segment = self.segments.get(&generation);
+        segment.map_or(0, |segment| segment.copies)
+    }
+
+    /// All segments, and of their messages in all: how many, with how many recipients.
+    pub fn all_stored(&self) -> (Vec<Generation>, u64, u64) {
+        let segments = || self.segments.values();
+        let messages = segments().map(|segment| segment.stored.len() as u64).sum();
+        let recipients = segments().map(|segment| segment.recipients).sum();
+        (
+            self.segments.keys().copied().collect(),
+            messages,
+            recipients,
+        )
     }
 
     pub fn is_live(&self, id: MessageId) -> bool {
@@ -437,8 +495,8 @@ mod tests {
     fn a_segment_is_idle_when_sealed_and_all_finished() {
         let mut book = MessageLiveness::default();
         book.opened(generation(1));
-        book.stored(id(1), &[(generation(1), 10)]);
-        book.stored(id(2), &[(generation(1), 10), (generation(2), 5)]);
+        book.stored(id(1), &[(generation(1), 10)], 1);
+        book.stored(id(2), &[(generation(1), 10), (generation(2), 5)], 1);
         book.sealed(generation(1));
         assert!(book.finished(id(1)));
         assert_eq!(book.idle().count(), 0);
@@ -458,10 +516,10 @@ mod tests {
     #[test]
     fn the_copy_waits_for_the_original() {
         let mut book = MessageLiveness::default();
-        book.stored(id(1), &[(generation(1), 10)]);
-        book.stored(id(2), &[(generation(1), 10)]);
+        book.stored(id(1), &[(generation(1), 10)], 1);
+        book.stored(id(2), &[(generation(1), 10)], 1);
         sealed(generation(1), &mut book);
-        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
+        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)], 1));
         sealed(generation(2), &mut book);
         assert!(book.finished(id(1)));
         assert_eq!(
@@ -479,10 +537,10 @@ mod tests {
     #[test]
     fn mail_that_finished_while_it_was_copied_leaves_its_copy_behind() {
         let mut book = MessageLiveness::default();
-        book.stored(id(1), &[(generation(1), 10)]);
+        book.stored(id(1), &[(generation(1), 10)], 1);
         sealed(generation(1), &mut book);
         assert!(book.finished(id(1)));
-        assert!(!book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
+        assert!(!book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)], 1));
         assert_eq!(book.retired(generation(1)), [generation(2)]);
         let mut outcomes = OutcomeLiveness::default();
         outcomes.refers(generation(7), &[generation(1)], false);
@@ -501,15 +559,16 @@ mod tests {
     #[test]
     fn a_copy_whose_write_failed_is_reckoned_with() {
         let mut book = MessageLiveness::default();
-        book.stored(id(1), &[(generation(1), 10)]);
+        book.stored(id(1), &[(generation(1), 10)], 1);
         sealed(generation(1), &mut book);
-        assert!(book.note_uncertain_copy(id(1), &[(generation(1), 10)], generation(2)));
+        assert!(book.note_uncertain_copy(id(1), &[(generation(1), 10)], generation(2), 1));
         sealed(generation(2), &mut book);
         assert_eq!(book.idle().count(), 0);
         assert!(book.moved(
             id(1),
             &[(generation(1), 10), (generation(2), 0)],
-            &[(generation(3), 10)]
+            &[(generation(3), 10)],
+            1
         ));
         assert_eq!(
             book.idle().collect::<Vec<_>>(),
@@ -522,11 +581,11 @@ mod tests {
     #[test]
     fn a_message_is_named_once_to_those_who_move_it_although_a_copy_failed() {
         let mut book = MessageLiveness::default();
-        book.stored(id(1), &[(generation(1), 10)]);
+        book.stored(id(1), &[(generation(1), 10)], 1);
         sealed(generation(1), &mut book);
         let mut from = vec![(generation(1), 10)];
         for (number, failed) in (2..).zip(0..3) {
-            assert!(book.note_uncertain_copy(id(1), &from, generation(number)));
+            assert!(book.note_uncertain_copy(id(1), &from, generation(number), 1));
             from.push((generation(number), 0));
             let mut cursor = 0;
             let mut next = || book.next_to_move(generation(1), &mut cursor);
@@ -545,9 +604,9 @@ mod tests {
     fn a_message_that_moved_within_a_segment_is_named_once() {
         let mut book = MessageLiveness::default();
         let from = [(generation(1), 10), (generation(2), 5)];
-        book.stored(id(1), &from);
+        book.stored(id(1), &from, 1);
         sealed(generation(1), &mut book);
-        assert!(book.moved(id(1), &from, &[(generation(2), 15)]));
+        assert!(book.moved(id(1), &from, &[(generation(2), 15)], 1));
         sealed(generation(2), &mut book);
         let mut cursor = 0;
         assert_eq!(
@@ -561,10 +620,10 @@ mod tests {
     fn a_message_that_has_left_a_segment_is_not_moved_for_its_sake() {
         let mut book = MessageLiveness::default();
         for n in [1, 2] {
-            book.stored(id(n), &[(generation(1), 10)]);
+            book.stored(id(n), &[(generation(1), 10)], 1);
         }
         sealed(generation(1), &mut book);
-        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
+        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)], 1));
         let mut cursor = 0;
         assert_eq!(
             book.next_to_move(generation(1), &mut cursor),
@@ -577,7 +636,7 @@ mod tests {
     fn the_emptiest_segment_is_moved_when_that_is_worthwhile() {
         let mut book = MessageLiveness::default();
         for (number, bytes) in [(1, 30), (2, 10), (3, 5)] {
-            book.stored(id(u64::from(number)), &[(generation(number), bytes)]);
+            book.stored(id(u64::from(number)), &[(generation(number), bytes)], 1);
             sealed(generation(number), &mut book);
         }
         assert_eq!(
@@ -611,12 +670,12 @@ mod tests {
     fn copied() -> MessageLiveness {
         let mut book = MessageLiveness::default();
         for n in [1, 2] {
-            book.stored(id(n), &[(generation(1), 10)]);
+            book.stored(id(n), &[(generation(1), 10)], 1);
         }
         sealed(generation(1), &mut book);
         assert_eq!(book.candidate(100, 100, true), Some(generation(1)));
         for n in [1, 2] {
-            assert!(book.moved(id(n), &[(generation(1), 10)], &[(generation(2), 10)]));
+            assert!(book.moved(id(n), &[(generation(1), 10)], &[(generation(2), 10)], 1));
         }
         book.retired(generation(1));
         sealed(generation(2), &mut book);
@@ -630,7 +689,7 @@ mod tests {
         assert!(!book.is_worth_leaving(generation(2), 100, 100));
         assert!(book.finished(id(1)));
         assert_eq!(book.candidate(100, 100, true), Some(generation(2)));
-        assert!(book.moved(id(2), &[(generation(2), 10)], &[(generation(3), 10)]));
+        assert!(book.moved(id(2), &[(generation(2), 10)], &[(generation(3), 10)], 1));
         sealed(generation(3), &mut book);
         book.retired(generation(2));
         assert_eq!(book.candidate(100, 100, true), None);
@@ -639,14 +698,14 @@ mod tests {
     #[test]
     fn mail_beside_copies_is_copied_once_and_a_failed_copy_pays_for_nothing() {
         let mut book = MessageLiveness::default();
-        book.stored(id(1), &[(generation(1), 10)]);
+        book.stored(id(1), &[(generation(1), 10)], 1);
         sealed(generation(1), &mut book);
-        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)]));
-        book.stored(id(2), &[(generation(2), 10)]);
+        assert!(book.moved(id(1), &[(generation(1), 10)], &[(generation(2), 10)], 1));
+        book.stored(id(2), &[(generation(2), 10)], 1);
         book.retired(generation(1));
         sealed(generation(2), &mut book);
         assert_eq!(book.candidate(100, 100, true), None);
-        assert!(book.note_uncertain_copy(id(2), &[(generation(2), 10)], generation(3)));
+        assert!(book.note_uncertain_copy(id(2), &[(generation(2), 10)], generation(3), 1));
         assert_eq!(book.candidate(100, 100, true), None);
         assert!(book.finished(id(2)));
         assert_eq!(book.candidate(100, 100, true), Some(generation(2)));
@@ -658,7 +717,7 @@ mod tests {
         book.outcomes_grew();
         assert_eq!(book.candidate(100, 100, true), Some(generation(2)));
         for n in [1, 2] {
-            assert!(book.moved(id(n), &[(generation(2), 10)], &[(generation(3), 10)]));
+            assert!(book.moved(id(n), &[(generation(2), 10)], &[(generation(3), 10)], 1));
         }
         book.retired(generation(2));
         sealed(generation(3), &mut book);
@@ -669,7 +728,7 @@ mod tests {
     fn dead_messages_are_passed_in_turns() {
         let mut book = MessageLiveness::default();
         for n in 0..2500 {
-            book.stored(id(n), &[(generation(1), 1)]);
+            book.stored(id(n), &[(generation(1), 1)], 1);
             assert!(n == 2400 || book.finished(id(n)));
         }
         let mut cursor = 0;

@@ -8,6 +8,7 @@ mod log;
 mod pool;
 mod put;
 mod release;
+mod rewriter;
 mod shared;
 mod space;
 pub(super) mod spool;

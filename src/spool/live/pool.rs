@@ -156,6 +156,11 @@ impl Pool {
         self.free.is_empty() || self.is_scarce()
     }
 
+    /// No further segment is to be had, not for outcomes either.
+    pub fn is_exhausted(&self) -> bool {
+        self.free.is_empty() && (self.creatable == 0 || self.missing().is_some())
+    }
+
     pub fn segment_bytes(&self) -> u64 {
         self.segments.segment_bytes()
     }

@@ -5,9 +5,9 @@ use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::Outcome;
 use crate::spool::SpoolError;
-use crate::spool::format::{Kind, Record, encode_outcome};
+use crate::spool::format::{Kind, RECORD_HEAD_BYTES, Record, encode_outcome};
 use crate::spool::live::shared::Shared;
-use crate::spool::live::tickets::{MessageTicket, OutcomeTicket};
+use crate::spool::live::tickets::{LeansOn, MessageTicket, OutcomeTicket};
 use crate::spool::location::message_location::MessageLocation;
 use crate::spool::location::place::{Extent, Receipt};
 use std::collections::VecDeque;
@@ -69,14 +69,28 @@ impl Shared {
         home: &MessageLocation,
         then: impl FnOnce() + 'static,
     ) {
+        self.books.borrow_mut().named(outcome.message);
+        let pin = LeansOn::Message(home.note(&outcome.recipients));
+        self.put_outcome(outcome, pin, then);
+    }
+
+    /// The same of an outcome that leans on this. How many bytes its records take.
+    pub(super) fn put_outcome(
+        self: &Rc<Self>,
+        outcome: &Outcome,
+        leans_on: LeansOn,
+        then: impl FnOnce() + 'static,
+    ) -> usize {
         let id = outcome.message;
-        let home = Rc::new(home.note(&outcome.recipients));
+        let leans_on = Rc::new(leans_on);
         let mut metas = encode_outcome(outcome);
+        let bytes = metas.iter().map(|it| RECORD_HEAD_BYTES + it.len()).sum();
         let Some(last) = metas.pop() else {
-            return then();
+            then();
+            return bytes;
         };
         let ticket = |then| OutcomeTicket {
-            home: home.clone(),
+            leans_on: leans_on.clone(),
             then,
         };
         // Tickets come back in their order, so the last record is the last to be durable.
@@ -90,10 +104,11 @@ impl Shared {
                     let in_line = &self.outcomes_in_line;
                     in_line.set(in_line.get() + 1);
                     spawn(put_outcomes(self.clone(), id, parts));
-                    return;
+                    return bytes;
                 }
             }
         }
+        bytes
     }
 }
 

@@ -6,7 +6,7 @@ use crate::schedule::outcome::{Outcome, RecipientState};
 use crate::spool::SpoolError;
 use crate::spool::format::Generation;
 use crate::spool::live::shared::Shared;
-use crate::spool::live::tickets::{Copy, MessageTicket, OutcomeTicket};
+use crate::spool::live::tickets::{Copy, LeansOn, MessageTicket, OutcomeTicket};
 use crate::spool::location::message_location::{LocationPin, MessageLocation};
 use crate::spool::location::place::{Extent, Part, Place, Receipt, SegmentRef};
 use crate::spool::log::commit::{Release, Stored, WriteFailed};
@@ -34,7 +34,7 @@ impl Shared {
                     answer,
                 } => {
                     let result = result
-                        .map(|stored| self.message_stored(id, &stored, chunks))
+                        .map(|stored| self.message_stored((id, recipients), &stored, chunks))
                         .map_err(|_| failure);
                     if let Err(Ok(receipt)) = answer.send(result) {
                         self.abandon(receipt, recipients);
@@ -46,13 +46,13 @@ impl Shared {
 
     fn message_stored(
         &self,
-        id: MessageId,
+        (id, recipients): (MessageId, u32),
         stored: &Stored<SegmentRef>,
         chunks: Vec<Extent>,
     ) -> Receipt {
         let receipt = Receipt::new(id, stored, chunks);
         let books = &mut self.books.borrow_mut().messages;
-        receipt.place().with_parts(|parts| books.stored(id, parts));
+        (receipt.place()).with_parts(|parts| books.stored(id, parts, recipients));
         receipt
     }
 
@@ -70,6 +70,10 @@ impl Shared {
             chunks,
         } = copy;
         let id = message.id();
+        let recipients = match planted(Bug::FinishedCopiesNotRewritten) {
+            true => 0,
+            false => message.envelope().recipients.len() as u32,
+        };
         // Of two copies under way the books would know only the last, and the other could be found again.
         assert!(
             Arc::ptr_eq(&from, &message.location().place()),
@@ -81,7 +85,7 @@ impl Shared {
                 self.moved.set(self.moved.get() + 1);
                 let place = Place::of(&stored, chunks);
                 let moved = |from: &[Part]| {
-                    let is_alive = place.with_parts(|to| books.moved(id, from, to));
+                    let is_alive = place.with_parts(|to| books.moved(id, from, to, recipients));
                     if planted(Bug::HoldsIgnored) {
                         from.iter()
                             .for_each(|(generation, _)| books.retired_elsewhere(*generation));
@@ -93,8 +97,9 @@ impl Shared {
             Err(WriteFailed {
                 segment: Some(segment),
             }) => {
-                let doubtful =
-                    |from: &[Part]| books.note_uncertain_copy(id, from, segment.generation);
+                let doubtful = |from: &[Part]| {
+                    books.note_uncertain_copy(id, from, segment.generation, recipients)
+                };
                 let is_alive = from.with_parts(doubtful);
                 (from.with_possible_copy(segment), is_alive, Err(()))
             }
@@ -127,16 +132,20 @@ impl Shared {
         for Release { ticket, result } in releases {
             let stored = result.expect("outcomes are written again until they are stored");
             let generation = stored.segment().generation();
-            let OutcomeTicket { home, then } = ticket;
-            let LocationPin { place, is_covered } = &*home;
-            let is_covered = &(*is_covered || planted(Bug::OutcomesCovered));
-            let refers = |generations: &[Generation]| {
+            let OutcomeTicket { leans_on, then } = ticket;
+            let refers = |generations: &[Generation], is_covered| {
                 let books = &mut self.books.borrow_mut().outcomes;
+                let is_covered = is_covered || planted(Bug::OutcomesCovered);
                 if !planted(Bug::OutcomesForgotten) {
-                    books.refers(generation, generations, *is_covered);
+                    books.refers(generation, generations, is_covered);
                 }
             };
-            place.with_generations(refers);
+            match &*leans_on {
+                LeansOn::Message(LocationPin { place, is_covered }) => {
+                    place.with_generations(|generations| refers(generations, *is_covered));
+                }
+                LeansOn::Segment(segment) => refers(&[segment.generation], false),
+            }
             if let Some(then) = then {
                 then();
             }
@@ -148,6 +157,9 @@ impl Shared {
     pub fn message_finished(&self, id: MessageId) {
         let mut books = self.books.borrow_mut();
         let kept = books.kept.remove(&id);
+        if kept.is_none() {
+            books.unshown.remove(&id);
+        }
         let finished = books.messages.finished(id);
         drop(books);
         drop(kept);

@@ -32,9 +32,12 @@ pub(super) struct Shared {
     pub allocator: Notify,
     /// For the compactor: a segment is wanted.
     pub compactor: Notify,
+    /// For the rewriter: outcomes may take more than they need.
+    pub rewriter: Notify,
     /// Nothing is to be moved any more.
     pub resting: Cell<bool>,
     pub moved: Cell<u64>,
+    pub rewritten: Cell<u64>,
     pub sink: Box<dyn Fn(Note)>,
     pub presence: Arc<Presence>,
     pub shortage: RefCell<Shortage>,
@@ -81,8 +84,10 @@ impl Shared {
             pool: RefCell::new(pool),
             allocator: Notify::new(),
             compactor: Notify::new(),
+            rewriter: Notify::new(),
             resting: Cell::new(false),
             moved: Cell::new(0),
+            rewritten: Cell::new(0),
             sink,
             presence: part.presence,
             shortage: RefCell::default(),

@@ -80,6 +80,7 @@ impl Shared {
     pub(super) fn make_room(self: &Rc<Self>) {
         self.leave_for_space();
         self.compactor.notify_one();
+        self.rewriter.notify_one();
         self.ask_others_for_space();
     }
 

@@ -11,7 +11,7 @@ use crate::spool::live::pool::MOVE_RESERVE_SEGMENTS;
 use crate::spool::live::shared::Shared;
 use crate::spool::live::writer::Writer;
 use crate::spool::live::writers::{write_messages, write_outcomes};
-use crate::spool::live::{allocator, compactor, watch};
+use crate::spool::live::{allocator, compactor, rewriter, watch};
 use crate::spool::location::message_location::{MessageLocation, Movable};
 use crate::spool::location::place::Receipt;
 use crate::spool::log::commit::IN_FLIGHT_MAX;
@@ -48,6 +48,7 @@ impl Spool {
         };
         spawn(allocator::run(spool.shared.clone()));
         spawn(compactor::run(spool.shared.clone()));
+        spawn(rewriter::run(spool.shared.clone()));
         spawn(watch::run(spool.shared.clone()));
         for _ in 0..in_flight {
             spawn(write_messages(spool.shared.clone()));
@@ -114,6 +115,7 @@ impl Spool {
     pub fn keep(&self, message: Arc<dyn Movable>) {
         let mut books = self.shared.books.borrow_mut();
         if books.messages.is_live(message.id()) {
+            books.unshown.remove(&message.id());
             books.kept.insert(message.id(), message);
         }
     }
@@ -270,6 +272,7 @@ impl Spool {
             live_messages: books.messages.live_messages() as u64,
             abandoned: shared.abandoned.get(),
             moved: shared.moved.get(),
+            rewritten: shared.rewritten.get(),
             outcome_segments: books.outcomes.segments() as u64,
         }
     }

@@ -27,9 +27,17 @@ pub(super) enum MessageTicket {
     },
 }
 
+/// What an outcome is needed for, and pins.
+pub(super) enum LeansOn {
+    /// All that may ever be found of a message that is unfinished here.
+    Message(LocationPin),
+    /// What there is of a finished message in this segment, and of copies that were made of it there.
+    Segment(SegmentRef),
+}
+
 /// What waits for a record of the outcome log.
 pub(super) struct OutcomeTicket {
-    pub home: Rc<LocationPin>,
+    pub leans_on: Rc<LeansOn>,
     /// Called when the record is durable; with the last record of an outcome.
     pub then: Option<Box<dyn FnOnce()>>,
 }

@@ -105,6 +105,7 @@ impl Shared {
     pub(super) fn wake_all(&self) {
         self.allocator.notify_one();
         self.compactor.notify_one();
+        self.rewriter.notify_one();
         self.messages.work.notify_waiters();
         self.outcomes.work.notify_waiters();
     }
@@ -145,6 +146,7 @@ impl Shared {
         for segment in sealed {
             self.books.borrow_mut().outcomes.sealed(segment.generation);
             self.allocator.notify_one();
+            self.rewriter.notify_one();
         }
     }
 

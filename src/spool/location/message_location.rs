@@ -3,6 +3,7 @@
 use crate::io::{Bug, planted};
 use crate::message::{Envelope, MessageId};
 use crate::schedule::outcome::RecipientState;
+use crate::spool::format::States;
 use crate::spool::location::place::Place;
 use crate::spool::location::progress::{RecipientProgress, Snapshot};
 use crate::time::WallTime;
@@ -75,6 +76,12 @@ impl MessageLocation {
             snapshot.states.clear();
         }
         snapshot
+    }
+
+    /// What outcomes say of the recipients, if one of this run names the message, and what they lean on.
+    pub(in crate::spool) fn named(&self) -> Option<(States, LocationPin)> {
+        let states = self.progress.named()?;
+        Some((states, self.note(&[])))
     }
 
     pub(in crate::spool) fn replace(&self, place: Place) {

@@ -74,6 +74,8 @@ struct Known {
     open: States,
     /// So many have begun.
     snapshots: u32,
+    /// Some outcome of this run names the message.
+    is_named: bool,
 }
 
 /// All that was known when a message was about to be copied.
@@ -94,6 +96,7 @@ impl RecipientProgress {
                 finished: Bits::new(recipients),
                 open: Vec::new(),
                 snapshots: 0,
+                is_named: false,
             }),
         }
     }
@@ -115,6 +118,7 @@ impl RecipientProgress {
     /// they are reached is true already. Returns how many snapshots had begun by then.
     pub fn note(&self, recipients: &[(u32, RecipientState)]) -> u32 {
         let mut known = self.known();
+        known.is_named = true;
         for (index, state) in recipients {
             if *index < self.recipients {
                 known.note(*index, state);
@@ -131,37 +135,47 @@ impl RecipientProgress {
     pub fn snapshot(&self) -> Snapshot {
         let mut known = self.known();
         known.snapshots += 1;
-        let finished = &known.finished;
-        let mut states = known.open.clone();
-        states.retain(|(index, _)| !finished.is_set(*index));
-        let open_ones = states.len();
-        let done = (0..self.recipients).filter(|index| finished.is_set(*index));
-        states.extend(done.map(|index| (index, RecipientState::Finished)));
+        let mut states = known.states(self.recipients);
+        let is_finished = |(_, state): &(u32, RecipientState)| state.is_finished();
+        let finished = states.iter().filter(|it| is_finished(it)).count();
+        // A copy is no longer than it must be: why somebody was deferred the last time is known again after the next try.
+        for (_, state) in &mut states {
+            if let RecipientState::Waiting { last, .. } = state {
+                *last = None;
+            }
+        }
         Snapshot {
             number: known.snapshots,
-            is_finished: states.len() - open_ones == self.recipients as usize,
+            is_finished: finished == self.recipients as usize,
             states,
         }
+    }
+
+    /// What outcomes say, if one of this run names the message.
+    pub fn named(&self) -> Option<States> {
+        let known = self.known();
+        known.is_named.then(|| known.states(self.recipients))
     }
 }
 
 impl Known {
+    fn states(&self, recipients: u32) -> States {
+        let finished = &self.finished;
+        let open = self.open.iter().filter(|it| !finished.is_set(it.0));
+        let done = (0..recipients).filter(|index| finished.is_set(*index));
+        let done = done.map(|index| (index, RecipientState::Finished));
+        open.cloned().chain(done).collect()
+    }
+
     /// What the cores that deliver a message hand over may come in another order than it happened: the state that is
     /// further counts.
     fn note(&mut self, index: u32, state: &RecipientState) {
-        let state = match state {
-            RecipientState::Finished => return self.finished.set(index),
-            // Why it was deferred the last time is known again after the next try.
-            RecipientState::Waiting { attempts, due, .. } => RecipientState::Waiting {
-                attempts: *attempts,
-                due: *due,
-                last: None,
-            },
-            owed @ RecipientState::ReportOwed { .. } => owed.clone(),
-        };
+        if state.is_finished() {
+            return self.finished.set(index);
+        }
         match self.open.iter_mut().find(|(other, _)| *other == index) {
-            Some((_, known)) => known.merge(state),
-            None => self.open.push((index, state)),
+            Some((_, known)) => known.merge(state.clone()),
+            None => self.open.push((index, state.clone())),
         }
     }
 }

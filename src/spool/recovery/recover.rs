@@ -72,8 +72,8 @@ pub struct CorePart {
     pub(in crate::spool) folded: Option<Folded>,
     /// The last one that was given in this run.
     pub(in crate::spool) log_sequence: u64,
-    /// Unfinished messages of this home, and the segments they need.
-    pub(in crate::spool) live: Vec<(MessageId, Vec<Part>)>,
+    /// Unfinished messages of this home.
+    pub(in crate::spool) live: Vec<LiveMessage>,
 }
 
 impl CorePart {
@@ -86,6 +86,14 @@ impl CorePart {
         let in_use = self.old_messages.len() + self.old_outcomes.len();
         (in_use + self.free.len()) as u64 + u64::from(self.folded.is_some())
     }
+}
+
+/// An unfinished message, and the segments it needs.
+#[derive(Debug)]
+pub(in crate::spool) struct LiveMessage {
+    pub id: MessageId,
+    pub parts: Vec<Part>,
+    pub recipients: u32,
 }
 
 /// A segment of an earlier run: read and retired here, never appended to.
@@ -549,7 +557,7 @@ impl<'a> Opening<'a> {
             parts.retain(|(generation, _)| {
                 self.homes[generation] == self.homes[&message.generation]
             });
-            let home = self.keep_live(message.id, parts);
+            let home = self.keep_live(message.id, parts, message.states.len() as u32);
             messages.push(RecoveredMessage {
                 id: message.id,
                 received_at: message.received_at,
@@ -564,7 +572,7 @@ impl<'a> Opening<'a> {
     }
 
     /// All parts of a message are in one log, so they have one home.
-    fn keep_live(&mut self, id: MessageId, parts: Vec<Part>) -> usize {
+    fn keep_live(&mut self, id: MessageId, parts: Vec<Part>, recipients: u32) -> usize {
         let home = parts
             .first()
             .map_or(0, |(generation, _)| self.homes[generation]);
@@ -573,7 +581,12 @@ impl<'a> Opening<'a> {
                 .iter()
                 .all(|(generation, _)| self.homes[generation] == home)
         );
-        self.parts[home].live.push((id, parts));
+        let live = LiveMessage {
+            id,
+            parts,
+            recipients,
+        };
+        self.parts[home].live.push(live);
         home
     }
 
