@@ -156,17 +156,17 @@ fn what_a_failed_sync_has_left_in_the_cache_is_not_believed() {
 /// Each of these breaks a promise, so the checks must notice each, some sooner than others.
 #[test]
 fn planted_bugs_are_noticed() {
-    // Where each was found when it was planted: the search begins there.
+    // Where each was found when it was planted: the search begins there. `NotesEarly` is not looked for: outcomes of this
+    // run lean on no segment of another core any more, and in 4,000 seeds it harmed none of an earlier one.
     let bugs = [
         (Bug::WriteErrorSwallowed, 0),
         (Bug::SecondSyncBelieved, 0),
         (Bug::AppendWakesNobody, 0),
         (Bug::ReadersIgnored, 0),
         (Bug::NotesLost, 1100),
-        (Bug::NotesEarly, 300),
         (Bug::OutcomesForgotten, 0),
         (Bug::CopiesForget, 20),
-        (Bug::OutcomesCovered, 1700),
+        (Bug::OutcomesCovered, 2200),
         (Bug::GenerationsRepeated, 0),
         (Bug::RunsNotCounted, 0),
         (Bug::SpaceNotLeft, 0),
@@ -174,7 +174,7 @@ fn planted_bugs_are_noticed() {
         (Bug::DirectMarkKept, 500),
     ];
     let in_the_world = [(Canary::WritesVanish, 0), (Canary::NonceLeaks, 30)];
-    let of_an_uneven_life = [(Bug::FailedRetirementTaken, 30), (Bug::HoldsIgnored, 1000)];
+    let of_an_uneven_life = [(Bug::FailedRetirementTaken, 30), (Bug::HoldsIgnored, 2200)];
     let of_a_long_life = [
         (Bug::RewritesBelieved, 0),
         (Bug::RewrittenEarly, 0),

@@ -25,8 +25,10 @@ use tokio::sync::Notify;
 /// Messages that are looked at in one turn.
 const LOOK_MAX: usize = 1000;
 
-/// Bytes that are under way at once, about.
-const STEP_BYTES: usize = 64 * 1024;
+/// Bytes that are under way at once, about, ...
+const STEP_BYTES: u64 = 64 * 1024;
+/// ... and at most this part of a segment.
+const STEP_PARTS: u64 = 8;
 
 /// How long after a look that found nothing worthwhile to look again, and how long a step without room waits.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -77,7 +79,7 @@ async fn rewrite(shared: &Rc<Shared>, round: &Round, generations: Vec<Generation
         match restate(shared, &segment).await {
             Ok(of_segment) => bytes += of_segment,
             Err(NotDone::Unknown) => continue,
-            Err(NotDone::GivenUp) => return,
+            Err(NotDone::GivenUp) => return shared.books.borrow_mut().outcomes.give_up_round(),
         }
         shared.restated(round, &segment);
         drop(segment);
@@ -118,8 +120,7 @@ async fn has_room(shared: &Shared) -> Result<(), NotDone> {
         if shared.rests() {
             break;
         }
-        let room = shared.outcomes.machine.borrow().room_bytes();
-        if room >= 2 * STEP_BYTES.min(shared.pool.borrow().segment_bytes() as usize / 4) as u64 {
+        if shared.has_room_for_a_step() {
             return Ok(());
         }
         sleep(PAUSE).await;
@@ -128,6 +129,18 @@ async fn has_room(shared: &Shared) -> Result<(), NotDone> {
 }
 
 impl Shared {
+    fn step_bytes(&self) -> u64 {
+        STEP_BYTES.min(self.pool.borrow().segment_bytes() / STEP_PARTS)
+    }
+
+    /// No step takes the reserve without which mail is refused; where that is gone already, it may use the rest.
+    fn has_room_for_a_step(&self) -> bool {
+        let room = self.outcomes.machine.borrow().room_bytes();
+        let step = 2 * self.step_bytes();
+        let reserve = self.outcome_reserve_bytes();
+        room >= reserve + step || (step..reserve).contains(&room)
+    }
+
     /// What is to be rewritten, and the message segments that outcomes may lean on.
     fn begin_round(&self) -> Option<(Round, Vec<Generation>)> {
         let books = &mut *self.books.borrow_mut();
@@ -157,8 +170,8 @@ impl Shared {
         under_way: &Rc<UnderWay>,
     ) -> Result<u64, NotDone> {
         let first = *cursor;
-        let mut bytes = 0;
-        while *cursor < end && *cursor - first < LOOK_MAX && bytes < STEP_BYTES {
+        let (mut bytes, step) = (0, self.step_bytes());
+        while *cursor < end && *cursor - first < LOOK_MAX && bytes < step {
             let stored = self.books.borrow().messages.stored_in(segment.generation)[*cursor];
             *cursor += 1;
             let Some((recipients, leans_on)) = self.stands(stored, segment)? else {
@@ -176,10 +189,10 @@ impl Shared {
                     under_way.durable.notify_one();
                 }
             };
-            bytes += self.put_outcome(&outcome, leans_on, then);
+            bytes += self.put_outcome(&outcome, leans_on, then) as u64;
             self.rewritten.set(self.rewritten.get() + 1);
         }
-        Ok(bytes as u64)
+        Ok(bytes)
     }
 
     /// How the recipients of a message stand, if outcomes of this run say anything of them.

@@ -18,8 +18,12 @@ const ASK_PAUSE: Duration = Duration::from_secs(1);
 impl Shared {
     /// Half a segment: the spare has just been begun, and the next one is being prepared.
     pub(super) fn outcomes_have_reserve(&self) -> bool {
-        let room = self.outcomes.machine.borrow().room_bytes();
-        room >= self.pool.borrow().segment_bytes() / 2
+        self.outcomes.machine.borrow().room_bytes() >= self.outcome_reserve_bytes()
+    }
+
+    /// Without so much room for outcomes no mail is taken.
+    pub(super) fn outcome_reserve_bytes(&self) -> u64 {
+        self.pool.borrow().segment_bytes() / 2
     }
 
     /// Records and commits cost some bytes besides the body.

@@ -165,6 +165,11 @@ impl OutcomeLiveness {
         }
     }
 
+    /// There was no room for the rest. The next look may begin another one.
+    pub fn give_up_round(&mut self) {
+        self.sealed_before = 0;
+    }
+
     /// All of the round is written; that took so many bytes.
     pub fn end_round(&mut self, round: &Round, bytes: u64) {
         let Extent {
